@@ -1,0 +1,154 @@
+"""What stages hand on besides datasets: checkpoints, reports and predictions, each a folder with its lineage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from medvit import __version__
+from medvit.config import Tree, read_yaml
+from medvit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
+    "model.safetensors",
+    "adapter.safetensors",
+    "model.yaml",
+    "preprocess.json",
+    "lineage.json",
+)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What made an artifact: the stage, the version, its config and its inputs by hash, and its MLflow run."""
+
+    stage: str
+    config_sha256: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Name of an input -> its hash."""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """Name of an input -> the MLflow run that made it."""
+    run_id: str | None = None
+    version: str = __version__
+    schema: int = SCHEMA_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Writes `lineage.json` into a folder."""
+        write_text(folder / LINEAGE, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Lineage | None:
+        """The lineage of an artifact; none where the folder has none."""
+        path = folder / LINEAGE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at rest.
+
+    `model` describes how to build it (`kind` is backbone, classification or segmentation), `preprocess` the chain its
+    input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to keep apart.
+    """
+
+    folder: Path
+    model: Tree
+    preprocess: Tree
+    state: Mapping[str, Tensor] = field(repr=False)
+    adapter: Mapping[str, Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """What it was made for: backbone, classification or segmentation."""
+        return str(self.model["kind"])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the weights and the two descriptions."""
+        digest = hashlib.sha256((self.folder / WEIGHTS).read_bytes())
+        digest.update(json.dumps([self.model, self.preprocess], sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def save(self) -> Checkpoint:
+        """Writes the folder; weights as safetensors, never pickle."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, state in ((WEIGHTS, self.state), (ADAPTER, self.adapter)):
+            if state is not None:
+                partial = self.folder / f".{name}.partial"
+                save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
+                os.replace(partial, self.folder / name)
+        write_text(self.folder / MODEL, yaml.safe_dump({"schema": SCHEMA_VERSION, **self.model}, sort_keys=False))
+        write_text(self.folder / PREPROCESS, json.dumps(self.preprocess, indent=2) + "\n")
+        return self
+
+    @classmethod
+    def load(cls, folder: Path) -> Checkpoint:
+        """The checkpoint in a folder.
+
+        Raises:
+            CheckpointError: If the folder is not a checkpoint, is incomplete or of another schema.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        missing = [name for name in (MODEL, WEIGHTS, PREPROCESS) if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder} is not a checkpoint: no {' and no '.join(missing)} in it; give the output of pretrain or finetune")
+        try:
+            model = read_yaml(folder / MODEL)
+            preprocess = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
+            state = load_file(folder / WEIGHTS)
+            adapter = load_file(folder / ADAPTER) if (folder / ADAPTER).is_file() else None
+        except (SafetensorError, ConfigError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{folder} is damaged: {error}") from None
+        if model.pop("schema", None) != SCHEMA_VERSION:
+            raise CheckpointError(f"{folder / MODEL} has another schema; this medvit reads version {SCHEMA_VERSION}")
+        return cls(folder, model, preprocess, state, adapter)
+
+    def require(self, *kinds: str) -> Checkpoint:
+        """Itself, if it was made for one of these purposes.
+
+        Raises:
+            CheckpointError: If it was made for another.
+        """
+        if self.kind not in kinds:
+            raise CheckpointError(f"{self.folder} is a {self.kind} checkpoint; this stage needs {' or '.join(kinds)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` as in the file."""
+
+    folder: Path
+    metrics: Tree
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study."""
+
+    folder: Path
+    num_done: int
+    num_skipped: int
+    num_failed: int
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

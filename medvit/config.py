@@ -1,0 +1,199 @@
+"""Configuration: frozen pydantic models, YAML, `key=value`, and errors a person can read.
+
+Unknown keys are refused with the nearest known one. The text under a field is its help. Nothing is written back into a
+config: what is saved is what was given and defaulted, and it runs again unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, get_args, runtime_checkable
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticUndefined
+
+from medvit.errors import ConfigError
+
+Tree = dict[str, Any]
+
+
+class Config(BaseModel):
+    """A frozen set of options; unknown keys are refused, numbers may come as text (`1e-4` is text to YAML)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
+        """The config of a tree of plain values.
+
+        Raises:
+            ConfigError: One sentence for every key that is unknown, missing or has a wrong value; `source` is named.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: " + "; ".join(_explain(error, cls))) from None
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
+        """The config in a YAML file, if any, with `key.subkey=value` on top."""
+        tree = {} if path is None else read_yaml(path)
+        for override in overrides:
+            _assign(tree, override)
+        return cls.parse(tree, source="the arguments" if path is None else str(path))
+
+    def tree(self, *, private: bool = True) -> Tree:
+        """Plain values, as for YAML. Without `private`, keys that may name a patient (raw sources) are left out."""
+        tree: Tree = self.model_dump(mode="json")
+        if not private:
+            for key, field in type(self).model_fields.items():
+                if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("private"):
+                    tree.pop(key)
+        return tree
+
+    def to_yaml(self, *, private: bool = True) -> str:
+        """The resolved config as YAML; `load` gives it back unchanged."""
+        return str(yaml.safe_dump(self.tree(private=private), sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: Path) -> Tree:
+    """The mapping a YAML file holds.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or is not a mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at {path}; give a YAML file or key=value")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; expected keys and values")
+    return tree
+
+
+def _assign(tree: Tree, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"found the argument {override!r}; expected key=value, as in trainer.epochs=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if isinstance(child, str):  # `objective: mae` is short for `objective: {name: mae}`
+            child = tree[parent] = {"name": child}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {parent} is a single value and has no keys of its own")
+        tree = child
+    tree[last] = value
+
+
+def _explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for problem in error.errors():
+        key = prefix + ".".join(str(part) for part in problem["loc"])
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ChoiceError):
+            yield from _explain(cause.error, cause.kind, f"{key}.")
+        elif problem["type"] == "extra_forbidden":
+            yield f"unknown key {key!r}{_nearest(key.removeprefix(prefix), [k.name for k in keys(kind)])}"
+        elif problem["type"] == "missing":
+            yield f"{key} is missing; give {key}=..."
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            found = "" if isinstance(cause, ValueError) else f" (found {problem['input']!r})"
+            yield f"{key}: {message}{found}" if key else message
+
+
+class ChoiceError(ValueError):
+    """Carries the errors of a choice made by name through pydantic, so that their keys are told in full."""
+
+    def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
+        super().__init__(str(error))
+        self.error, self.kind = error, kind
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if len(known) <= 12 else ""
+
+
+def unknown_name(what: str, name: object, known: list[str]) -> str:
+    """One sentence for a misspelt name: the nearest known one, and the list."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"no {what} is named {name!r}; {hint}known are {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One option as help shows it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+@runtime_checkable
+class OffersChoices(Protocol):
+    """The mark of a field whose value is a choice made by name (see `medvit.registry`)."""
+
+    default: str
+
+    def names(self) -> list[str]:
+        """The names on offer."""
+
+    def find(self, name: str) -> type[Config]:
+        """The config class under a name."""
+
+
+def keys(kind: type[BaseModel], prefix: str = "") -> list[Key]:
+    """Every option of a config type, nested ones with dots, in the order they are written."""
+    found: list[Key] = []
+    for name, field in kind.model_fields.items():
+        text = " ".join((field.description or "").split())
+        choice = next((m for m in field.metadata if isinstance(m, OffersChoices)), None)
+        if choice is not None:
+            found.append(Key(f"{prefix}{name}.name", " or ".join(choice.names()), choice.default, text))
+            found += [k for k in keys(choice.find(choice.default), f"{prefix}{name}.") if k.name != f"{prefix}{name}.name"]
+            continue
+        nested = _nested(field.annotation)
+        default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
+        if nested is not None and not isinstance(default, Mapping):
+            found += keys(nested, f"{prefix}{name}.")
+            continue
+        shown = "required" if default is PydanticUndefined else _show(default)
+        found.append(Key(f"{prefix}{name}", _type_name(field.annotation), shown, text))
+    return found
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", type(value).__name__))
+    if isinstance(value, Mapping):
+        return str(value.get("name", dict(value)))
+    return "none" if value is None else str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return "name" if issubclass(annotation, BaseModel) else annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "none")
+    return text.replace("Literal", "").replace(" | None", " or none") if text.startswith("Literal") else text

@@ -1,0 +1,74 @@
+"""What can go wrong, in kinds a user can act upon.
+
+Every message is one sentence for a person: what was found, where, what was expected, and what to do.
+It names no patient: where a file must be named, its pseudonym is.
+"""
+
+from typing import ClassVar
+
+
+class MedvitError(ValueError):
+    """A failure that the user can mend; the command line prints it without a traceback."""
+
+    code: ClassVar[str] = "failed"
+    """One word for tables (`quarantine.parquet`, `status.csv`)."""
+
+
+class ConfigError(MedvitError):
+    """The configuration or the arguments are wrong; exit status 2."""
+
+    code = "config"
+
+
+class DataError(MedvitError):
+    """The data are not what the stage needs."""
+
+    code = "data"
+
+
+class NotAnImageError(DataError):
+    """A file that holds no image: a report, a directory record, a text."""
+
+    code = "not_an_image"
+
+
+class UnreadableError(DataError):
+    """A file that should hold an image but cannot be read or decoded."""
+
+    code = "unreadable"
+
+
+class UnsupportedError(DataError):
+    """An image of a kind that medvit does not take."""
+
+    code = "unsupported"
+
+
+class GeometryError(DataError):
+    """Positions, orientations or spacings that do not make one regular grid."""
+
+    code = "geometry"
+
+
+class CheckpointError(MedvitError):
+    """A checkpoint or public weights that do not fit the purpose."""
+
+    code = "checkpoint"
+
+
+class OutputError(MedvitError):
+    """The output folder cannot be used: taken, not writable, or the disk is full."""
+
+    code = "output"
+
+
+class TrainingError(MedvitError):
+    """Training cannot go on, as when the loss is not finite."""
+
+    code = "training"
+
+
+class TrackingError(MedvitError):
+    """The MLflow store cannot be reached or refuses."""
+
+    code = "tracking"

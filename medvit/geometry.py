@@ -1,0 +1,139 @@
+"""Where voxels lie: one affine type, in RAS+ and millimeters, float64.
+
+DICOM and ITK say LPS. Their readers and writers convert at the door with `lps_to_ras`; inside, all is RAS+.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Num, Shaped
+from numpy import ndarray as Array
+
+from medvit.errors import GeometryError
+
+AXIS_TOLERANCE = 1e-3
+"""Largest deviation of a direction cosine from a unit or right-angled frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Maps voxel indices (i, j, k) to world coordinates in mm, RAS+ (first axis to the patient's right).
+
+    The index of a voxel names its center. The matrix is (4, 4), float64, copied from its input.
+
+    Raises:
+        GeometryError: If the matrix is not (4, 4), not finite, or singular.
+    """
+
+    matrix: Float[Array, "4 4"]
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise GeometryError(f"expected a finite affine of shape (4, 4), found {matrix.shape}")
+        if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+            raise GeometryError("the affine is singular: two voxel axes point the same way or a spacing is zero")
+        matrix.setflags(write=False)
+        object.__setattr__(self, "matrix", matrix)
+
+    @classmethod
+    def from_spacing(cls, spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Affine:
+        """The affine of an axis-aligned grid with the given spacing and center of the first voxel, in mm."""
+        matrix = np.diag([*spacing_mm, 1.0])
+        matrix[:3, 3] = origin_mm
+        return cls(matrix)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighboring voxel centers along i, j, k, in mm."""
+        i, j, k = np.linalg.norm(self.matrix[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def origin_mm(self) -> tuple[float, float, float]:
+        """World position of the center of voxel (0, 0, 0), in mm, RAS+."""
+        r, a, s = self.matrix[:3, 3]
+        return float(r), float(a), float(s)
+
+    @property
+    def orientation(self) -> str:
+        """The nearest anatomical direction of each voxel axis, such as `"RAS"` or `"LPS"`."""
+        return "".join(nib.orientations.aff2axcodes(self.matrix))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, in mL."""
+        return float(abs(np.linalg.det(self.matrix[:3, :3]))) / 1000.0
+
+    def inverse(self) -> Affine:
+        """Maps world coordinates in mm to voxel indices."""
+        return Affine(np.linalg.inv(self.matrix))
+
+    def __matmul__(self, other: Affine) -> Affine:
+        return Affine(self.matrix @ other.matrix)
+
+    def __call__(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+        """World positions of voxel indices `(..., 3)`, in mm."""
+        return np.asarray(points, dtype=np.float64) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+
+    def is_close(self, other: Affine, tolerance_mm: float = 1e-3) -> bool:
+        """Whether no entry of the two matrices differs by more than `tolerance_mm`."""
+        return bool(np.abs(self.matrix - other.matrix).max() <= tolerance_mm)
+
+    def __repr__(self) -> str:
+        spacing = ", ".join(f"{s:.3f}" for s in self.spacing_mm)
+        origin = ", ".join(f"{o:.1f}" for o in self.origin_mm)
+        return f"Affine({self.orientation}, spacing ({spacing}) mm, origin ({origin}) mm)"
+
+
+def lps_to_ras(matrix: Float[Array, "4 4"]) -> Float[Array, "4 4"]:
+    """The same map with world axes turned from LPS (DICOM, ITK) to RAS+, or back: it is its own inverse."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+
+
+def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Array, "*c a b d"], Affine]:
+    """Permutes and flips the last three axes so that they point nearest to R, A, S; no voxel value changes.
+
+    Oblique grids stay oblique: only the order and direction of the axes change, and the affine follows.
+    """
+    return _orient(voxels, affine, nib.orientations.io_orientation(affine.matrix))
+
+
+def like(voxels: Shaped[Array, "*c i j k"], affine: Affine, target: Affine) -> Shaped[Array, "*c a b d"]:
+    """Voxels on a grid that differs from `target` by order and direction of axes only, put in its order.
+
+    Raises:
+        GeometryError: If the two grids do not lie on the same voxels.
+    """
+    step = target.inverse().matrix @ affine.matrix
+    rotation = np.round(step[:3, :3])
+    if np.abs(step[:3, :3] - rotation).max() > AXIS_TOLERANCE or not (np.abs(rotation).sum(axis=0) == 1).all():
+        raise GeometryError(f"grids differ by more than an order of axes: {affine} and {target}")
+    turned, _ = _orient(voxels, affine, nib.orientations.io_orientation(step))
+    return turned
+
+
+def _orient(voxels: Array, affine: Affine, orientation: Num[Array, "3 2"]) -> tuple[Array, Affine]:
+    num_leading = voxels.ndim - 3
+    leading = np.stack([np.arange(num_leading), np.ones(num_leading)], axis=1)
+    trailing = orientation + [[num_leading, 0]]
+    turned = nib.orientations.apply_orientation(voxels, np.concatenate([leading, trailing]))
+    matrix = affine.matrix @ nib.orientations.inv_ornt_aff(orientation, voxels.shape[-3:])
+    return np.ascontiguousarray(turned), Affine(matrix)
+
+
+def resampled_grid(
+    shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[int, int, int], Affine]:
+    """Shape and affine of the grid with another spacing that covers the same field of view.
+
+    The outer faces of the two grids coincide at the first voxel, so centers shift by half the change of spacing.
+    """
+    factors = np.array(affine.spacing_mm) / np.array(spacing_mm)
+    i, j, k = (max(1, round(n * f)) for n, f in zip(shape[-3:], factors, strict=True))
+    scale = np.diag([*(1.0 / factors), 1.0])
+    scale[:3, 3] = (1.0 / factors - 1.0) / 2.0
+    return (i, j, k), affine @ Affine(scale)

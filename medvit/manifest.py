@@ -1,0 +1,146 @@
+"""The list of what a dataset holds: `manifest.parquet`, a row an image, volume or slide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medvit.errors import DataError
+from medvit.samples import Row, Split
+from medvit.store import Store
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.parquet"
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("image_id", "patient_id", "study_id", "series_id")),
+        *((name, pa.string()) for name in ("modality", "kind", "dataset", "split")),
+        ("shape", pa.list_(pa.int64())),
+        ("dtype", pa.string()),
+        ("sha256", pa.string()),
+        ("labels", pa.map_(pa.string(), pa.string())),
+        ("mask", pa.string()),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("affine", pa.list_(pa.float64())),
+        ("mpp", pa.float64()),
+        ("slope", pa.float64()),
+        ("intercept", pa.float64()),
+        ("unit", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of a dataset as a whole; empty texts are said to be missing on its card.
+
+    `classes` gives for each label key its classes in order; `mask_classes` the names of label-map values 0, 1, 2...
+    """
+
+    name: str
+    licence: str = ""
+    source: str = ""
+    description: str = ""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mask_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows in the order of their `image_id`, the facts of the dataset, and the folder whose store holds the pixels."""
+
+    rows: tuple[Row, ...]
+    facts: Facts
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a dataset folder.
+
+        Raises:
+            DataError: If the folder holds no dataset or one of a newer schema.
+        """
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise DataError(f"{folder} is not a dataset: no {FILE_NAME} in it; make one with `medvit ingest source=... dataset={folder}`")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError):
+            raise DataError(f"{path} is damaged and cannot be read; run ingest again") from None
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        version = int(metadata.get("medvit_schema", "0"))
+        if version != SCHEMA_VERSION:
+            raise DataError(f"{path} has schema version {version}; this medvit reads version {SCHEMA_VERSION}")
+        return cls(tuple(_row(line) for line in table.to_pylist()), _facts(metadata["medvit_facts"]), folder)
+
+    def write(self) -> None:
+        """Writes `manifest.parquet` into the folder, whole or not at all."""
+        lines = [{**asdict(row), "labels": sorted(row.labels.items())} for row in sorted(self.rows, key=lambda r: r.image_id)]
+        metadata = {"medvit_schema": str(SCHEMA_VERSION), "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True)}
+        table = pa.Table.from_pylist(lines, schema=_SCHEMA.with_metadata(metadata))
+        partial = self.folder / f".{FILE_NAME}.partial"
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, self.folder / FILE_NAME)
+
+    @property
+    def store(self) -> Store:
+        """The pixels and label maps of the rows."""
+        return Store(self.folder / "images")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
+        lines = sorted(json.dumps({**asdict(row), "labels": sorted(row.labels.items())}, sort_keys=True) for row in self.rows)
+        facts = json.dumps(asdict(self.facts), sort_keys=True)
+        return hashlib.sha256("\n".join([facts, *lines]).encode()).hexdigest()
+
+    def filter(self, keep: Callable[[Row], bool]) -> Manifest:
+        """The rows for which `keep` is true."""
+        return replace(self, rows=tuple(row for row in self.rows if keep(row)))
+
+    def split(self, name: Split) -> Manifest:
+        """The rows of one split.
+
+        Raises:
+            DataError: If there are none.
+        """
+        chosen = self.filter(lambda row: row.split == name)
+        if not chosen.rows:
+            counts = dict(Counter(row.split for row in self.rows))
+            raise DataError(f"{self.folder}: no row is in the split {name!r} (found {counts}); change splits.* and ingest again")
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+def _row(line: dict[str, Any]) -> Row:
+    spacing, affine = line["spacing_mm"], line["affine"]
+    return Row(
+        **{
+            **line,
+            "shape": tuple(line["shape"]),
+            "labels": dict(line["labels"] or ()),
+            "spacing_mm": None if spacing is None else tuple(spacing),
+            "affine": None if affine is None else tuple(affine),
+        }
+    )
+
+
+def _facts(text: str) -> Facts:
+    facts = json.loads(text)
+    classes = {key: tuple(names) for key, names in facts.pop("classes").items()}
+    return Facts(**{**facts, "classes": classes, "mask_classes": tuple(facts["mask_classes"])})

@@ -1,0 +1,237 @@
+"""A recipe becomes a stage: a config type, a seed, an output folder, lineage and tracking around one function.
+
+A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the final
+name. An unfinished run goes on with `resume=true`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+
+from pydantic import Field
+
+from medvit.artifacts import Checkpoint, Lineage, write_text
+from medvit.config import Config, read_yaml
+from medvit.errors import ConfigError, MedvitError, OutputError
+from medvit.manifest import Manifest
+from medvit.tracking import Tracker, TrackingConfig, start
+
+log = logging.getLogger("medvit")
+
+CONFIG, RUN_ID = "config.yaml", ".run_id"
+FREE_BYTES = 2**20
+"""A disk with less than this free is called full when a write fails."""
+
+
+class StageConfig(Config):
+    """Options of every stage."""
+
+    OUTPUT: ClassVar[str] = "output"
+    """The key that names the folder the stage makes."""
+
+    seed: int = 0
+    """Seed of every random draw."""
+    resume: bool = False
+    """Go on with the unfinished run in the output folder."""
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The folder the stage makes."""
+        return Path(getattr(self, self.OUTPUT))
+
+
+@dataclass
+class Run:
+    """One run of a stage: where it writes, what it read, what failed, and its tracker."""
+
+    stage: str
+    folder: Path
+    tracker: Tracker
+    inputs: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """A line for every item that failed; any makes the exit status 3."""
+
+    def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
+        """Reads a dataset and records it as an input of this run."""
+        manifest = Manifest.read(folder)
+        self._uses(name, folder, manifest.hash)
+        self.tracker.dataset(manifest.facts.name, manifest.hash, self.stage)
+        return manifest
+
+    def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
+        """Loads a checkpoint and records it as an input of this run."""
+        checkpoint = Checkpoint.load(folder)
+        self._uses(name, folder, checkpoint.hash)
+        return checkpoint
+
+    def _uses(self, name: str, folder: Path, digest: str) -> None:
+        self.inputs[name] = digest
+        self.tracker.tags({f"medvit.input.{name}": digest})
+        lineage = Lineage.read(folder)
+        if lineage is not None and lineage.run_id is not None:
+            self.parents[name] = lineage.run_id
+            # The MLflow page nests a run under its parent; the checkpoint, read after the dataset, is the nearer one.
+            self.tracker.tags({f"medvit.parent.{name}": lineage.run_id, "mlflow.parentRunId": lineage.run_id})
+
+
+class Artifact(Protocol):
+    """What a recipe returns: a frozen dataclass with the folder it lies in."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+ArtifactT = TypeVar("ArtifactT", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Finished(Generic[ArtifactT]):
+    """What a stage made, and a line for every item that failed on the way."""
+
+    artifact: ArtifactT
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[ConfigT, ArtifactT]):
+    """A recipe as a command and a function: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
+
+    name: str
+    config_type: type[ConfigT]
+    recipe: Callable[[ConfigT, Run], ArtifactT]
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.recipe.__doc__
+
+    def __call__(self, config: ConfigT | None = None, **options: Any) -> ArtifactT:
+        """Runs the stage; what it made, at its final place."""
+        return self.run(config or self.config_type.parse(options, source=self.name)).artifact
+
+    def run(self, config: ConfigT) -> Finished[ArtifactT]:
+        """Runs the stage.
+
+        Raises:
+            MedvitError: In one sentence for the user; the output folder has its final name only if none was raised.
+        """
+        final = config.folder.absolute()
+        partial = final.with_name(f"{final.name}.partial")
+        _open_folder(partial, final, config)
+        with _explained_disk_errors(partial), _removed_if_empty(partial):
+            run = Run(self.name, partial, start(config.tracking, self.name, _earlier_run(partial)))
+            try:
+                _begin(run, config)
+                artifact = self.recipe(config, run)
+                _end(run, config)
+                os.replace(partial, final)
+            except BaseException:
+                run.tracker.finish("FAILED")
+                raise
+            run.tracker.finish("FINISHED")
+        log.info("%s: done, see %s", self.name, final)
+        return Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
+
+
+def stage(recipe: Callable[[ConfigT, Run], ArtifactT]) -> Stage[ConfigT, ArtifactT]:
+    """Makes a stage of a function `(config, run) -> artifact`; the config's type is read from its annotation."""
+    return Stage(recipe.__name__, get_type_hints(recipe)["config"], recipe)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _open_folder(partial: Path, final: Path, config: StageConfig) -> None:
+    key = config.OUTPUT
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise OutputError(f"{final} exists already; give another {key}=... or remove it first")
+    if partial.exists() and not config.resume:
+        raise OutputError(f"an unfinished run lies in {partial}; go on with resume=true, or remove it")
+    if partial.exists():
+        _refuse_other_options(partial, config)
+    try:
+        if final.exists():
+            final.rmdir()
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{final} cannot be made: {error.strerror}; give another {key}=...") from None
+
+
+def _refuse_other_options(partial: Path, config: StageConfig) -> None:
+    if not (partial / CONFIG).is_file():
+        return
+    before, now = read_yaml(partial / CONFIG), config.tree(private=False)
+    changed = [key for key in now if key not in ("resume", "tracking") and before.get(key) != now[key]]
+    if changed:
+        raise ConfigError(
+            f"the unfinished run in {partial} was started with other options ({', '.join(changed)}); "
+            "resume with the same ones, or remove it"
+        )
+
+
+def _earlier_run(partial: Path) -> str | None:
+    path = partial / RUN_ID
+    return path.read_text(encoding="utf-8") or None if path.is_file() else None
+
+
+def _begin(run: Run, config: StageConfig) -> None:
+    seed_everything(config.seed)
+    resolved = config.to_yaml(private=False)
+    write_text(run.folder / CONFIG, resolved)
+    if _earlier_run(run.folder) is None:
+        run.tracker.params(config.tree(private=False))
+        run.tracker.text(resolved, CONFIG)
+    write_text(run.folder / RUN_ID, run.tracker.run_id or "")
+
+
+def _end(run: Run, config: StageConfig) -> None:
+    tree = {key: value for key, value in config.tree(private=False).items() if key not in ("resume", "tracking")}
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
+    (run.folder / RUN_ID).unlink()
+
+
+@contextmanager
+def _removed_if_empty(partial: Path) -> Iterator[None]:
+    """A run that failed before it made anything leaves nothing to resume."""
+    try:
+        yield
+    except BaseException:
+        if partial.exists() and all(p.name in (CONFIG, RUN_ID) for p in partial.rglob("*") if p.is_file()):
+            shutil.rmtree(partial)
+        raise
+
+
+@contextmanager
+def _explained_disk_errors(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except MedvitError:
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = partial if partial.exists() else partial.parent
+        if full or shutil.disk_usage(place).free < FREE_BYTES:
+            raise OutputError(f"the disk of {place} is full; make room, then go on with resume=true") from error
+        raise

@@ -1,0 +1,63 @@
+"""Lets torchvision be imported beside a torch build that its compiled operators do not fit.
+
+The package index serves one torchvision, built for CUDA. Beside a CPU-only torch its extension cannot load, and then
+`import torchvision` fails at "operator torchvision::nms does not exist", and timm, lightning and torchmetrics with it.
+medvit calls none of these operators; declaring their names is enough. Where the extension loads, nothing is declared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_declared: list[object] = []
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Acts once, when torchvision is first looked for; it finds nothing itself."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _declare_missing_operators()
+        return None
+
+
+def install() -> None:
+    """Arranges for the operators to be declared if and when torchvision is imported."""
+    if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+def _declare_missing_operators() -> None:
+    if importlib.util.find_spec("torch") is None or _extension_loads():
+        return
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in _SCHEMAS.values():
+        library.define(schema)
+    _declared.append(library)  # the declaration lives as long as the library object
+
+
+def _extension_loads() -> bool:
+    import torch
+
+    spec = PathFinder.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return True
+    for extension in Path(spec.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(extension))
+        except (OSError, RuntimeError):
+            return False
+    return True

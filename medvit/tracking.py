@@ -1,0 +1,174 @@
+"""MLflow, and nothing else imports it: parameters, metrics, pictures and the lineage of a stage.
+
+The default store is a SQLite file in the current directory. Metrics are sent in batches, so that tracking does not slow
+training. With tracking off, the same calls do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.config import Config, Tree
+from medvit.errors import TrackingError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+BATCH = 200
+"""Metrics kept back before they are sent."""
+
+
+class TrackingConfig(Config):
+    """Where runs are recorded."""
+
+    enabled: bool = True
+    """Record this stage in MLflow."""
+    uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking URI: a SQLite file, a folder or a server."""
+    experiment: str = "medvit"
+    """MLflow experiment the run belongs to."""
+
+
+class Tracker:
+    """A run that records nothing; the calls of every tracker."""
+
+    run_id: str | None = None
+
+    def params(self, tree: Tree) -> None:
+        """Records options, nested keys with dots."""
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Records numbers of a step."""
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Marks the run."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Keeps a file, or all files of a folder, as artifact."""
+
+    def text(self, text: str, name: str) -> None:
+        """Keeps a text as artifact."""
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keeps a picture as artifact."""
+
+    def dataset(self, name: str, digest: str, context: str) -> None:
+        """Names a dataset the run reads, by its digest."""
+
+    def finish(self, status: str) -> None:
+        """Ends the run as `FINISHED` or `FAILED`."""
+
+
+class MlflowTracker(Tracker):
+    """Records to an MLflow store; `resumes` continues an earlier run."""
+
+    def __init__(self, config: TrackingConfig, stage: str, resumes: str | None = None) -> None:
+        # MLflow reports its use to its makers unless told not to, before it is imported.
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ["DO_NOT_TRACK"] = "true"
+        from mlflow import MlflowClient
+
+        self._waiting: list[Any] = []
+        self._client: MlflowClient = MlflowClient(tracking_uri=config.uri)
+        self._uri = config.uri
+        try:
+            run = self._client.get_run(resumes) if resumes else self._create(config, stage)
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+            raise TrackingError(f"MLflow at {config.uri} cannot be used: {_first_line(error)}; set tracking.uri or tracking.enabled=false") from error
+        self.run_id = run.info.run_id
+
+    def _create(self, config: TrackingConfig, stage: str) -> Any:
+        experiment = self._client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            identifier = self._client.create_experiment(config.experiment, artifact_location=_artifact_folder(config.uri))
+        else:
+            identifier = experiment.experiment_id
+        return self._client.create_run(identifier, run_name=stage, tags={"medvit.stage": stage})
+
+    def params(self, tree: Tree) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:6000]) for key, value in _flatten(tree)]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self._run, params=params[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(_metric_name(name), float(value), now, step) for name, value in values.items()]
+        if len(self._waiting) >= BATCH:
+            self._send()
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(self._run, key, value)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        if path.is_dir():
+            self._client.log_artifacts(self._run, str(path), folder or None)
+        else:
+            self._client.log_artifact(self._run, str(path), folder or None)
+
+    def text(self, text: str, name: str) -> None:
+        self._client.log_text(self._run, text, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        self._client.log_figure(self._run, figure, name)
+
+    def dataset(self, name: str, digest: str, context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name=name, digest=digest[:36], source_type="medvit", source="{}")
+        self._client.log_inputs(self._run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def finish(self, status: str) -> None:
+        self._send()
+        self._client.set_terminated(self._run, status)
+
+    @property
+    def _run(self) -> str:
+        assert self.run_id is not None
+        return self.run_id
+
+    def _send(self) -> None:
+        if self._waiting:
+            self._client.log_batch(self._run, metrics=self._waiting)
+            self._waiting = []
+
+
+def start(config: TrackingConfig, stage: str, resumes: str | None = None) -> Tracker:
+    """A tracker for one run of a stage.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    return MlflowTracker(config, stage, resumes) if config.enabled else Tracker()
+
+
+def _artifact_folder(uri: str) -> str | None:
+    """Beside a SQLite file; a server or a folder store keeps artifacts where it decides."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+
+
+def _flatten(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def _metric_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
