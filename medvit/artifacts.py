@@ -27,6 +27,8 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "preprocess.json",
     "lineage.json",
 )
+MODEL_CARD = "model_card.md"
+CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ class Checkpoint:
 
         missing = [name for name in (MODEL, WEIGHTS, PREPROCESS) if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"{folder} is not a checkpoint: no {' and no '.join(missing)} in it; give the output of pretrain or finetune")
+            raise CheckpointError(
+                f"{folder} is not a checkpoint: no {' and no '.join(missing)} in it; "
+                "give the output of pretrain or finetune"
+            )
         try:
             model = read_yaml(folder / MODEL)
             preprocess = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))

@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, get_args, runtime_checkable
+from types import NoneType, UnionType
+from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -168,7 +169,9 @@ def keys(kind: type[BaseModel], prefix: str = "") -> list[Key]:
         choice = next((m for m in field.metadata if isinstance(m, OffersChoices)), None)
         if choice is not None:
             found.append(Key(f"{prefix}{name}.name", " or ".join(choice.names()), choice.default, text))
-            found += [k for k in keys(choice.find(choice.default), f"{prefix}{name}.") if k.name != f"{prefix}{name}.name"]
+            found += [
+                k for k in keys(choice.find(choice.default), f"{prefix}{name}.") if k.name != f"{prefix}{name}.name"
+            ]
             continue
         nested = _nested(field.annotation)
         default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
@@ -181,7 +184,9 @@ def keys(kind: type[BaseModel], prefix: str = "") -> list[Key]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The config type of a field that holds one, optional or not."""
+    candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return candidates[0] if candidates else None
 
 
 def _show(value: Any) -> str:
@@ -189,11 +194,14 @@ def _show(value: Any) -> str:
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, Mapping):
         return str(value.get("name", dict(value)))
-    return "none" if value is None else str(value)
+    return "none" if value in (None, "", ()) else str(value)
 
 
 def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(map(_type_name, get_args(annotation)))
     if isinstance(annotation, type) and not get_args(annotation):
-        return "name" if issubclass(annotation, BaseModel) else annotation.__name__
-    text = str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "none")
-    return text.replace("Literal", "").replace(" | None", " or none") if text.startswith("Literal") else text
+        return "none" if annotation is NoneType else annotation.__name__
+    return str(annotation).replace("pathlib.", "")

@@ -43,7 +43,7 @@ def map_items(
     """Outcomes in the order of the items, behind a progress bar with the time left.
 
     An error in one item never stops the others. A full disk (`OutputError`) is an outcome like any other;
-    the caller decides. A worker process that dies makes the items it held outcomes with an error.
+    the caller decides. An item on which a worker process dies becomes an outcome with an error.
     """
     outcomes = _here(function, items) if config.num_processes <= 1 else _spread(function, items, config.num_processes)
     yield from tqdm(outcomes, total=len(items), desc=title, unit="item", disable=len(items) < 2, mininterval=0.5)
@@ -64,11 +64,35 @@ def _here(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Itera
 def _spread(
     function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
 ) -> Iterator[Outcome[ItemT, ResultT]]:
+    waiting = list(items)
+    while waiting:
+        num_done = 0
+        for outcome in _until_a_worker_dies(function, waiting, num_processes):
+            num_done += 1
+            yield outcome
+        waiting = waiting[num_done:]
+        if waiting:
+            # A death takes the whole pool along. The first item without an outcome may be the cause: it gets a process
+            # of its own, and the rest a new pool.
+            yield _alone(function, waiting.pop(0))
+
+
+def _until_a_worker_dies(
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
+) -> Iterator[Outcome[ItemT, ResultT]]:
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
-    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-        waiting = [(item, pool.submit(_try, function, item)) for item in items]
-        for item, future in waiting:
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield Outcome(item, error=MedvitError("a worker process died, perhaps for lack of memory; lower engine.num_processes"))
+    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context)
+    try:
+        for future in [pool.submit(_try, function, item) for item in items]:
+            yield future.result()
+    except BrokenProcessPool:
+        return
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted stage does not wait for what has not begun
+
+
+def _alone(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
+    for outcome in _until_a_worker_dies(function, [item], 1):
+        return outcome
+    message = "the worker process died on it, as for lack of memory or in a decoder; lower engine.num_processes"
+    return Outcome(item, error=MedvitError(message))

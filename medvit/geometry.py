@@ -17,6 +17,9 @@ from medvit.errors import GeometryError
 AXIS_TOLERANCE = 1e-3
 """Largest deviation of a direction cosine from a unit or right-angled frame."""
 
+SHIFT_TOLERANCE = 0.01
+"""Largest distance of two grids that count as one, in voxels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Affine:
@@ -112,7 +115,10 @@ def like(voxels: Shaped[Array, "*c i j k"], affine: Affine, target: Affine) -> S
     rotation = np.round(step[:3, :3])
     if np.abs(step[:3, :3] - rotation).max() > AXIS_TOLERANCE or not (np.abs(rotation).sum(axis=0) == 1).all():
         raise GeometryError(f"grids differ by more than an order of axes: {affine} and {target}")
-    turned, _ = _orient(voxels, affine, nib.orientations.io_orientation(step))
+    turned, placed = _orient(voxels, affine, nib.orientations.io_orientation(step))
+    shift = np.abs(target.inverse()(np.array(placed.origin_mm))).max()
+    if shift > SHIFT_TOLERANCE:
+        raise GeometryError(f"grids lie {shift:.2f} voxels apart: {affine} and {target}")
     return turned
 
 
@@ -128,12 +134,21 @@ def _orient(voxels: Array, affine: Affine, orientation: Num[Array, "3 2"]) -> tu
 def resampled_grid(
     shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine of the grid with another spacing that covers the same field of view.
+    """Shape and affine of a grid of about the given spacing over exactly the same field of view.
 
-    The outer faces of the two grids coincide at the first voxel, so centers shift by half the change of spacing.
+    The outer faces of the two grids coincide on all sides, as in `torch.nn.functional.interpolate` with
+    `align_corners=False`; so the spacing that results differs a little from the one asked for.
     """
-    factors = np.array(affine.spacing_mm) / np.array(spacing_mm)
-    i, j, k = (max(1, round(n * f)) for n, f in zip(shape[-3:], factors, strict=True))
-    scale = np.diag([*(1.0 / factors), 1.0])
-    scale[:3, 3] = (1.0 / factors - 1.0) / 2.0
-    return (i, j, k), affine @ Affine(scale)
+    i, j, k = (
+        max(1, round(n * own / wanted))
+        for n, own, wanted in zip(shape[-3:], affine.spacing_mm, spacing_mm, strict=True)
+    )
+    return (i, j, k), rescaled(affine, shape, (i, j, k))
+
+
+def rescaled(affine: Affine, shape: tuple[int, ...], new_shape: tuple[int, ...]) -> Affine:
+    """The affine of a grid with another number of voxels over exactly the same field of view."""
+    factors = np.array(shape[-3:]) / np.array(new_shape[-3:])
+    scale = np.diag([*factors, 1.0])
+    scale[:3, 3] = (factors - 1.0) / 2.0
+    return affine @ Affine(scale)

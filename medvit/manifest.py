@@ -72,7 +72,10 @@ class Manifest:
         """
         path = folder / FILE_NAME
         if not path.is_file():
-            raise DataError(f"{folder} is not a dataset: no {FILE_NAME} in it; make one with `medvit ingest source=... dataset={folder}`")
+            raise DataError(
+                f"{folder} is not a dataset: no {FILE_NAME} in it; "
+                f"make one with `medvit ingest source=... dataset={folder}`"
+            )
         try:
             table = pq.read_table(path)
         except (pa.ArrowException, OSError):
@@ -85,8 +88,13 @@ class Manifest:
 
     def write(self) -> None:
         """Writes `manifest.parquet` into the folder, whole or not at all."""
-        lines = [{**asdict(row), "labels": sorted(row.labels.items())} for row in sorted(self.rows, key=lambda r: r.image_id)]
-        metadata = {"medvit_schema": str(SCHEMA_VERSION), "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True)}
+        lines = [
+            {**asdict(row), "labels": sorted(row.labels.items())} for row in sorted(self.rows, key=lambda r: r.image_id)
+        ]
+        metadata = {
+            "medvit_schema": str(SCHEMA_VERSION),
+            "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True),
+        }
         table = pa.Table.from_pylist(lines, schema=_SCHEMA.with_metadata(metadata))
         partial = self.folder / f".{FILE_NAME}.partial"
         pq.write_table(table, partial, compression="zstd")
@@ -100,7 +108,9 @@ class Manifest:
     @property
     def hash(self) -> str:
         """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
-        lines = sorted(json.dumps({**asdict(row), "labels": sorted(row.labels.items())}, sort_keys=True) for row in self.rows)
+        lines = sorted(
+            json.dumps({**asdict(row), "labels": sorted(row.labels.items())}, sort_keys=True) for row in self.rows
+        )
         facts = json.dumps(asdict(self.facts), sort_keys=True)
         return hashlib.sha256("\n".join([facts, *lines]).encode()).hexdigest()
 
@@ -117,7 +127,9 @@ class Manifest:
         chosen = self.filter(lambda row: row.split == name)
         if not chosen.rows:
             counts = dict(Counter(row.split for row in self.rows))
-            raise DataError(f"{self.folder}: no row is in the split {name!r} (found {counts}); change splits.* and ingest again")
+            raise DataError(
+                f"{self.folder}: no row is in the split {name!r} (found {counts}); change splits.* and ingest again"
+            )
         return chosen
 
     def __len__(self) -> int:

@@ -56,13 +56,19 @@ def find(room: str, name: str) -> type[Config]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Marks a config field whose value names a choice of a room; `default` is meant when no name is given."""
+    """Marks a config field whose value names a choice of a room; `default` is meant when no name is given.
+
+    An `optional` field may also be none: the stage then chooses.
+    """
 
     room: str
     default: str
+    optional: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        serialize = core_schema.plain_serializer_function_ser_schema(lambda config: config.model_dump(mode="json"))
+        serialize = core_schema.plain_serializer_function_ser_schema(
+            lambda config: None if config is None else config.model_dump(mode="json")
+        )
         return core_schema.no_info_plain_validator_function(self._resolve, serialization=serialize)
 
     def names(self) -> list[str]:
@@ -73,8 +79,8 @@ class Chosen:
         """The config class the room offers under a name."""
         return find(self.room, name)
 
-    def _resolve(self, value: Any) -> Config:
-        if isinstance(value, Config):
+    def _resolve(self, value: Any) -> Config | None:
+        if isinstance(value, Config) or (value is None and self.optional):
             return value
         tree = {"name": value} if isinstance(value, str) else value
         if not isinstance(tree, Mapping):

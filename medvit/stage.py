@@ -1,7 +1,7 @@
 """A recipe becomes a stage: a config type, a seed, an output folder, lineage and tracking around one function.
 
-A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the final
-name. An unfinished run goes on with `resume=true`.
+A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the
+final name. An unfinished run goes on with `resume=true`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class Run:
         checkpoint = Checkpoint.load(folder)
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
+
+    def keep(self, *names: str) -> None:
+        """Keeps files of the folder as artifacts of the run; those that are not there are passed over."""
+        for name in names:
+            if (self.folder / name).exists():
+                self.tracker.file(self.folder / name)
 
     def _uses(self, name: str, folder: Path, digest: str) -> None:
         self.inputs[name] = digest
@@ -158,7 +164,7 @@ def seed_everything(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from it)
     torch.manual_seed(seed)
 
 

@@ -1,7 +1,7 @@
 """Pixels at rest: one compressed array an image (Blosc2), read in parts, written whole or not at all.
 
-An array lies under the hash of what it holds, `images/ab/abcdef....b2nd`, so writing the same array twice is writing it once.
-LZ4 with bit shuffle: a random 96-cubed crop reads 50 times faster than from shards of Zarr and 100 times than from .nii.gz.
+An array lies under the hash of what it holds, `images/ab/abcdef....b2nd`, so writing the same array twice is writing
+it once. LZ4 with bit shuffle: a random 96-cubed crop reads 10 times as fast as from Zarr and 100 times as from .nii.gz.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Store:
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
-            raise OutputError(f"{self.folder}: cannot store {voxels.nbytes / 2**20:.1f} MiB of pixels: {reason}") from error
+            raise OutputError(
+                f"{self.folder}: cannot store {voxels.nbytes / 2**20:.1f} MiB of pixels: {reason}"
+            ) from error
         return address
 
     def __contains__(self, address: str) -> bool:
@@ -62,7 +64,9 @@ class Store:
         """
         path = self.path(address)
         if not path.exists():
-            raise DataError(f"{self.folder}: no pixels under {address[:12]}; the dataset folder is incomplete, run ingest again")
+            raise DataError(
+                f"{self.folder}: no pixels under {address[:12]}; the dataset folder is incomplete, run ingest again"
+            )
         try:
             stored = blosc2.open(str(path), mode="r")
             return np.asarray(stored[region or slice(None)])

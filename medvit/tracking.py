@@ -71,22 +71,28 @@ class MlflowTracker(Tracker):
         # MLflow reports its use to its makers unless told not to, before it is imported.
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ["DO_NOT_TRACK"] = "true"
+        # By itself it tries a server that does not answer for minutes before it says so.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         from mlflow import MlflowClient
 
         self._waiting: list[Any] = []
-        self._client: MlflowClient = MlflowClient(tracking_uri=config.uri)
-        self._uri = config.uri
         try:
+            self._client: MlflowClient = MlflowClient(tracking_uri=config.uri)
             run = self._client.get_run(resumes) if resumes else self._create(config, stage)
             self._client.update_run(run.info.run_id, status="RUNNING")
         except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
-            raise TrackingError(f"MLflow at {config.uri} cannot be used: {_first_line(error)}; set tracking.uri or tracking.enabled=false") from error
+            raise TrackingError(
+                f"MLflow at {config.uri} cannot be used: {_first_line(error)}; "
+                "set tracking.uri or tracking.enabled=false"
+            ) from error
         self.run_id = run.info.run_id
 
     def _create(self, config: TrackingConfig, stage: str) -> Any:
         experiment = self._client.get_experiment_by_name(config.experiment)
         if experiment is None:
-            identifier = self._client.create_experiment(config.experiment, artifact_location=_artifact_folder(config.uri))
+            identifier = self._client.create_experiment(
+                config.experiment, artifact_location=_artifact_folder(config.uri)
+            )
         else:
             identifier = experiment.experiment_id
         return self._client.create_run(identifier, run_name=stage, tags={"medvit.stage": stage})

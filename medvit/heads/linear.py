@@ -1,0 +1,51 @@
+"""The linear head: one layer on the first prefix token and the mean patch token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone
+from medvit.heads import Head, HeadConfig
+from medvit.registry import register
+from medvit.samples import Tokens
+
+
+@register
+class LinearConfig(HeadConfig):
+    """Classification by one linear layer."""
+
+    name: Literal["linear"] = "linear"
+    dropout: float = 0.0
+    """Share of features dropped in training."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> LinearHead:
+        """The head with zero bias and small weights."""
+        return LinearHead(backbone, num_classes, self.dropout)
+
+
+class LinearHead(Head):
+    """Logits (B, L) from [class token, mean of patch tokens], as DINOv2's linear evaluation (Oquab et al. 2023, B.3).
+
+    A backbone without prefix tokens is read by its mean patch token alone.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = ()
+        num_parts = 2 if backbone.num_prefix_tokens else 1
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(num_parts * backbone.width, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
+        """Logits of the last tokens; the pixels are not looked at."""
+        last = tokens[-1]
+        mean = last.patches.mean(dim=1)
+        features = torch.cat([last.prefix[:, 0], mean], dim=1) if last.prefix.shape[1] else mean
+        return self.linear(self.dropout(features))

@@ -1,0 +1,52 @@
+"""Self-supervised objectives: views of unlabeled images to losses.
+
+An objective says which views it wants, gives `Losses`, and keeps the backbone to hand on. Progress in [0, 1] is passed
+in, so that it is tested without a trainer. Adding one is adding a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from medvit.backbones import Backbone
+from medvit.config import Config
+from medvit.registry import Chosen
+from medvit.samples import Losses, Views
+from medvit.transforms.views import ViewsConfig
+
+
+class Objective(nn.Module, ABC):
+    """What a backbone is trained for without labels."""
+
+    backbone: Backbone
+    """The backbone to hand on."""
+    views: ViewsConfig
+    """The crops it wants."""
+
+    @abstractmethod
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The losses of a batch of views, at a share `progress` of the training."""
+
+    def after_step(self, progress: float) -> None:
+        """What follows an optimizer step, such as moving a teacher; nothing by default."""
+
+    def pictures(self, views: Views) -> dict[str, Figure]:
+        """Pictures that show a person how it goes, by name; none by default."""
+        return {}
+
+
+class ObjectiveConfig(Config, ABC):
+    """Options of an objective."""
+
+    name: str
+
+    @abstractmethod
+    def build(self, backbone: Backbone) -> Objective:
+        """The objective around a backbone."""
+
+
+ObjectiveChoice = Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]

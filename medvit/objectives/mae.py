@@ -1,0 +1,154 @@
+"""Masked autoencoder in 2D and 3D (He et al., CVPR 2022).
+
+The encoder sees a random part of the patches; a light decoder rebuilds the others from it, and only they count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone
+from medvit.backbones.positions import sincos_positions
+from medvit.backbones.vit import transformer_block
+from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives.pictures import reconstruction_figure
+from medvit.registry import register
+from medvit.samples import Losses, Views
+from medvit.transforms.patches import patchify, unpatchify
+from medvit.transforms.views import ViewsConfig
+
+PIXEL_EPSILON = 1e-6
+"""Added to the variance of a patch before the root (He et al.'s normalized target)."""
+
+
+@register
+class MaeConfig(ObjectiveConfig):
+    """Rebuilds masked patches from visible ones."""
+
+    name: Literal["mae"] = "mae"
+    mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
+    """Share of patches hidden: 0.75 in general, 0.9 for chest X-rays (Xiao et al., WACV 2023), 0.85 for OCT."""
+    normalize_targets: bool = True
+    """Patches are rebuilt after subtracting their own mean and dividing by their own deviation."""
+    decoder_width: int = 512
+    """Width of the decoder."""
+    decoder_depth: int = 8
+    """Blocks of the decoder."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder."""
+    views: ViewsConfig = Field(default_factory=ViewsConfig)
+
+    def build(self, backbone: Backbone) -> Mae:
+        """The objective with a fresh decoder."""
+        return Mae(backbone, self)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches are seen: `ids_keep` (B, N_keep), `ids_restore` (B, N), `mask` (B, N) with 1 for a hidden patch."""
+
+    ids_keep: Int[Tensor, "b m"]
+    ids_restore: Int[Tensor, "b n"]
+    mask: Float[Tensor, "b n"]
+
+
+def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
+    """Keeps the patches with the least noise, `int(N * (1 - mask_ratio))` of them but at least one.
+
+    The product is truncated as in the original code: of 100 patches, a ratio of 0.9 keeps 9.
+    """
+    num_patches = noise.shape[1]
+    num_keep = max(1, int(num_patches * (1 - mask_ratio)))
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    mask = torch.ones_like(noise)
+    mask[:, :num_keep] = 0
+    return Masking(ids_shuffle[:, :num_keep], ids_restore, mask.gather(1, ids_restore))
+
+
+def masked_loss(
+    predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Float[Tensor, "b n"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over the hidden patches; what is predicted for visible ones does not count."""
+    per_patch = (predicted - target).square().mean(dim=-1)
+    return (per_patch * mask).sum() / mask.sum()
+
+
+def normalized(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
+    """Patches with zero mean and unit variance each (unbiased variance)."""
+    mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+    return (patches - mean) / (var + PIXEL_EPSILON).sqrt()
+
+
+class Mae(Objective):
+    """The encoder to hand on, and the decoder that is thrown away."""
+
+    def __init__(self, backbone: Backbone, config: MaeConfig) -> None:
+        super().__init__()
+        self.backbone, self.config = backbone, config
+        self.views = config.views
+        width = config.decoder_width
+        patch_values = backbone.channels * int(torch.tensor(backbone.patch_size).prod())
+        self.embed = nn.Linear(backbone.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.Sequential(
+            *(transformer_block(width, config.decoder_heads) for _ in range(config.decoder_depth))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.predict = nn.Linear(width, patch_values)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The reconstruction loss of the first view, in float32."""
+        pixels = views.crops[0]
+        predicted, target, masking = self.reconstruct(pixels)
+        return Losses({"reconstruction": masked_loss(predicted.float(), target, masking.mask)})
+
+    def reconstruct(
+        self, pixels: Float[Tensor, "b c *s"]
+    ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"], Masking]:
+        """What is predicted for every patch, what it should be, and which patches were hidden."""
+        patches, grid = self.backbone.embed(pixels)
+        masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
+        seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
+        encoded = self.backbone.encode(seen, grid=grid, ids=masking.ids_keep)
+        predicted = self.decode(encoded, masking, grid)
+        target = patchify(pixels.float(), self.backbone.patch_size)
+        return predicted, normalized(target) if self.config.normalize_targets else target, masking
+
+    def decode(
+        self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
+    ) -> Float[Tensor, "b n p"]:
+        """Pixels of every patch from the encoded visible ones."""
+        num_prefix = self.backbone.num_prefix_tokens
+        tokens = self.embed(encoded)
+        prefix, seen = tokens[:, :num_prefix], tokens[:, num_prefix:]
+        num_hidden = masking.ids_restore.shape[1] - seen.shape[1]
+        hidden = self.mask_token.to(seen.dtype).expand(seen.shape[0], num_hidden, -1)
+        ids = masking.ids_restore[..., None].expand(-1, -1, seen.shape[-1])
+        patches = torch.cat([seen, hidden], dim=1).gather(1, ids)
+        patches = patches + sincos_positions(grid, patches.shape[-1]).to(patches)
+        decoded = self.blocks(torch.cat([prefix, patches], dim=1))
+        return self.predict(self.norm(decoded))[:, num_prefix:]
+
+    @torch.no_grad()
+    def pictures(self, views: Views) -> dict[str, Figure]:
+        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        pixels = views.crops[0][:4]
+        predicted, _, masking = self.reconstruct(pixels)
+        patch_size, patches = self.backbone.patch_size, patchify(pixels.float(), self.backbone.patch_size)
+        if self.config.normalize_targets:
+            mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+            predicted = predicted.float() * (var + PIXEL_EPSILON).sqrt() + mean
+        hidden = masking.mask[..., None].bool()
+        shape = pixels.shape[2:]
+        seen = unpatchify(patches.masked_fill(hidden, float(pixels.min())), patch_size, shape)
+        rebuilt = unpatchify(torch.where(hidden, predicted.float(), patches), patch_size, shape)
+        return {"reconstruction": reconstruction_figure([pixels.float(), seen, rebuilt])}

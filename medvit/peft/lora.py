@@ -1,0 +1,63 @@
+"""LoRA: low-rank updates beside the linear layers of the blocks, through huggingface/peft."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from medvit.backbones import Backbone
+from medvit.errors import ConfigError
+from medvit.peft import Peft, PeftConfig
+from medvit.registry import register
+
+
+@register
+class LoraConfig(PeftConfig):
+    """Trains W + (alpha / rank) B A with B = 0 at the start (Hu et al., ICLR 2022)."""
+
+    name: Literal["lora"] = "lora"
+    rank: int = 8
+    """Rank of the update."""
+    alpha: float = 16.0
+    """Scale of the update, times 1 / rank."""
+    dropout: float = 0.0
+    """Share of the inputs of the update dropped in training."""
+    targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
+    """Last names of the linear layers that get an update: the fused qkv, the projection and the MLP of each block."""
+
+    def adapt(self, backbone: Backbone) -> Lora:
+        """The backbone with updates on every target in its blocks; only they are trainable.
+
+        Raises:
+            ConfigError: If a target names no linear layer of the blocks.
+        """
+        names = {
+            name
+            for name, module in backbone.named_modules()
+            if name.startswith("blocks.") and isinstance(module, nn.Linear) and name.rpartition(".")[2] in self.targets
+        }
+        absent = sorted(set(self.targets) - {name.rpartition(".")[2] for name in names})
+        if absent:
+            raise ConfigError(f"peft.targets: no linear layer of the blocks is named {', '.join(absent)}")
+        return Lora(backbone, self, sorted(names))
+
+
+class Lora(Peft):
+    """A backbone with low-rank updates in place."""
+
+    def __init__(self, backbone: Backbone, config: LoraConfig, names: list[str]) -> None:
+        from peft import LoraConfig as HubLoraConfig
+        from peft import LoraModel
+
+        settings = HubLoraConfig(
+            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, bias="none"
+        )
+        # LoraModel replaces the target layers inside `backbone`, which keeps its own type and methods.
+        self._model = LoraModel(backbone, settings, "default")
+        self.backbone = backbone
+
+    def merge(self) -> Backbone:
+        """The plain backbone with the updates added to its weights."""
+        merged: Backbone = self._model.merge_and_unload()
+        return merged

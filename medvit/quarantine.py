@@ -1,0 +1,45 @@
+"""The list of what an ingest did not take, and why: `quarantine.parquet`, beside the manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FILE_NAME = "quarantine.parquet"
+
+_SCHEMA = pa.schema([("where", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("num_files", pa.int64())])
+
+
+@dataclass(frozen=True, order=True)
+class Quarantined:
+    """Files that were not taken.
+
+    `where` is the pseudonym of the first one, `code` a kind of `medvit.errors` or `leakage`, `reason` one sentence that
+    names no patient and no path.
+    """
+
+    where: str
+    code: str
+    reason: str
+    num_files: int
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.num_files} file{'' if self.num_files == 1 else 's'}): {self.code}: {self.reason}"
+
+
+def write(quarantine: Sequence[Quarantined], folder: Path) -> None:
+    """Writes the list into a dataset folder, sorted, whole or not at all."""
+    table = pa.Table.from_pylist([asdict(entry) for entry in sorted(quarantine)], schema=_SCHEMA)
+    partial = folder / f".{FILE_NAME}.partial"
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, folder / FILE_NAME)
+
+
+def read(folder: Path) -> tuple[Quarantined, ...]:
+    """The list of a dataset folder."""
+    return tuple(Quarantined(**line) for line in pq.read_table(folder / FILE_NAME).to_pylist())

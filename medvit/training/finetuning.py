@@ -1,0 +1,115 @@
+"""Supervised training of a model; the weights of the best round by the validation metric are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medvit.losses.supervised import Loss
+from medvit.model import Model
+from medvit.samples import Batch
+from medvit.training.module import TrainingModule
+from medvit.training.optim import OptimConfig
+
+BEST = "best.safetensors"
+
+
+class Finetuning(TrainingModule):
+    """A model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`."""
+
+    def __init__(
+        self, model: Model, loss: Loss, optim: OptimConfig, *, num_steps: int, seed: int, folder: Path
+    ) -> None:
+        super().__init__(optim, num_steps=num_steps, depth=model.backbone.depth, seed=seed)
+        self.model, self.loss = model, loss
+        self.best_path = folder / BEST
+        self.best_metric, self.best_step = float("-inf"), 0
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        value = self.loss(self.model(batch.pixels), batch.targets)
+        self.log("loss", value.detach(), prog_bar=True)
+        return self.finite(value)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps what the metric of the round needs of a batch of one shape."""
+        assert batch.targets is not None
+        probabilities = self.model.predict(batch.pixels)
+        if self.model.config.kind == "segmentation":
+            self._validated.append((overlap(probabilities, batch.targets).cpu(), torch.zeros(0)))
+        else:
+            self._validated.append((probabilities.cpu(), batch.targets.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Computes the metric of the round and keeps the weights if it is the best."""
+        name, metric = self._metric()
+        self._validated.clear()
+        self.log(name, metric, prog_bar=True)
+        if metric > self.best_metric:
+            self.best_metric, self.best_step = metric, self.global_step
+            partial = self.best_path.with_name(f".{BEST}.partial")
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in self.model.adapter_state().items()}, partial
+            )
+            os.replace(partial, self.best_path)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers which round was best."""
+        checkpoint["best"] = [self.best_metric, self.best_step]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recalls which round was best."""
+        self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
+
+    def restore_best(self) -> Model:
+        """The model with the weights of its best round."""
+        self.model.load_state_dict(load_file(self.best_path), strict=False)
+        return self.model
+
+    def _metric(self) -> tuple[str, float]:
+        first, second = zip(*self._validated, strict=True)
+        if self.model.config.kind == "segmentation":
+            return "val_dice", mean_dice(torch.cat(first))
+        return "val_auroc", mean_auroc(torch.cat(first), torch.cat(second))
+
+
+def overlap(probabilities: Float[Tensor, "b l *s"], targets: Int[Tensor, "b *s"]) -> Float[Tensor, "b 2 f"]:
+    """Of each foreground class: voxels in both masks, and the sum of voxels in each."""
+    predicted = probabilities.argmax(dim=1)
+    pairs = []
+    for label in range(1, probabilities.shape[1]):
+        found, true = predicted == label, targets == label
+        pairs.append(
+            torch.stack([(found & true).flatten(1).sum(1), found.flatten(1).sum(1) + true.flatten(1).sum(1)], dim=1)
+        )
+    return torch.stack(pairs, dim=2).float()
+
+
+def mean_dice(overlaps: Float[Tensor, "n 2 f"]) -> float:
+    """Mean Dice over images and foreground classes; a class an image neither has nor is given does not count."""
+    intersection, total = overlaps[:, 0], overlaps[:, 1]
+    dice = 2 * intersection / total
+    return float(dice[total > 0].mean()) if (total > 0).any() else 0.0
+
+
+def mean_auroc(probabilities: Float[Tensor, "n l"], targets: Int[Tensor, "n"]) -> float:
+    """Mean area under the one-against-rest ROC curves; a class that all or none of the images have does not count."""
+    areas = []
+    for label in range(probabilities.shape[1]):
+        positive = targets == label
+        if positive.any() and (~positive).any():
+            areas.append(_area(probabilities[:, label], positive))
+    return sum(areas) / len(areas) if areas else 0.0
+
+
+def _area(scores: Tensor, positive: Tensor) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive.numpy(), scores.numpy()))

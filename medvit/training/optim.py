@@ -1,0 +1,67 @@
+"""AdamW with warm-up, cosine decay and layer-wise rates; no weight decay on biases, norms and tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+
+from medvit.config import Config
+
+
+class OptimConfig(Config):
+    """How weights are updated."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises to its peak."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay, of matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two averages."""
+    layer_decay: float = 1.0
+    """Each block of the backbone below the last learns this much slower than the one above it; 1 treats all alike."""
+    clip: float = 3.0
+    """Largest norm of the gradient."""
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at a share of the training."""
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        share = (progress - self.warmup) / max(1e-9, 1.0 - self.warmup)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+    def build(self, module: nn.Module, depth: int) -> AdamW:
+        """The optimizer of all trainable weights of a module whose backbone, if any, is `module.backbone`."""
+        return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
+
+    def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
+        """Parameter groups by decay and by layer; `scale` multiplies the learning rate."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, weight in named:
+            if weight.requires_grad:
+                scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
+                decay = 0.0 if weight.ndim <= 1 or _is_token(name) else self.weight_decay
+                groups.setdefault((scale, decay), []).append(weight)
+        return [
+            {"params": weights, "weight_decay": decay, "scale": scale} for (scale, decay), weights in groups.items()
+        ]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for the embedding, 1 to `depth` for the blocks, `depth` + 1 for what comes after (Xiao et al., WACV 2023)."""
+    if "backbone." not in name:
+        return depth + 1
+    if ".blocks." in name:
+        return int(name.split(".blocks.")[1].split(".")[0]) + 1
+    return depth + 1 if ".norm." in name else 0
+
+
+def _is_token(name: str) -> bool:
+    return name.rpartition(".")[2] in ("cls_token", "reg_token", "pos_embed", "mask_token")

@@ -1,0 +1,46 @@
+"""What fine-tuning starts from: a pretrained checkpoint, public weights, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
+from medvit.config import Config
+from medvit.errors import CheckpointError
+from medvit.transforms.preprocess import Preprocess
+
+
+class _Description(Config):
+    """The `model.yaml` of a pretrained backbone."""
+
+    kind: str
+    backbone: BackboneChoice
+
+
+@dataclass(frozen=True)
+class Start:
+    """A backbone with its weights, how it is described, and the preprocessing it was trained with."""
+
+    config: BackboneConfig
+    backbone: Backbone
+    preprocess: Preprocess
+
+
+def start_from(checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None) -> Start:
+    """The checkpoint's backbone and preprocessing if there is one, else those of the config; `preprocess` overrules.
+
+    Raises:
+        CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+    """
+    if checkpoint is None:
+        return Start(config, config.build(), preprocess or Preprocess())
+    checkpoint.require("backbone")
+    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
+    backbone = described.model_copy(update={"weights": None}).build()
+    try:
+        backbone.load_state_dict(dict(checkpoint.state))
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
+    return Start(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))

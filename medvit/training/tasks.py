@@ -1,0 +1,98 @@
+"""What a dataset asks of a model: the task, its classes, and crops of a size that fits its images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from medvit.errors import DataError
+from medvit.geometry import Affine, resampled_grid
+from medvit.manifest import Manifest
+from medvit.samples import Row
+from medvit.transforms.preprocess import Preprocess
+
+Task = Literal["classification", "segmentation"]
+LARGEST_CROP = {2: 512, 3: 96}
+"""Largest side of a crop that is chosen unasked, in pixels or voxels."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is to be learned, and from which images: the rows that say the answer, of the kind the model takes."""
+
+    kind: Task
+    label: str
+    classes: tuple[str, ...]
+    """In the order of the logits; of a segmentation, the first is the background."""
+    train: Manifest
+    val: Manifest
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Classes to look up in the labels of a row; none where the mask is the target."""
+        return self.classes if self.kind == "classification" else ()
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images of each class."""
+        counts = Counter(row.labels[self.label] for row in self.train)
+        return [counts[name] for name in self.classes]
+
+    @property
+    def modality(self) -> str | None:
+        """The one modality of the training images, none where they have several or do not say."""
+        found = {row.modality for row in self.train}
+        return found.pop() or None if len(found) == 1 else None
+
+    def odds(self) -> list[float] | None:
+        """Chance of each training image to be drawn so that classes come equally often; none for masks."""
+        if self.kind == "segmentation":
+            return None
+        counts = dict(zip(self.classes, self.counts, strict=True))
+        return [1.0 / counts[row.labels[self.label]] for row in self.train]
+
+
+def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> Assignment:
+    """Classification where images have the label, else segmentation where they have masks.
+
+    Raises:
+        DataError: If they have neither, if a split is empty, or if there are fewer than two classes.
+    """
+    usable = manifest.filter(lambda row: row.kind == preprocess.kind)
+    kind = _task(usable, label)
+    answered = usable.filter(lambda row: bool(row.mask) if kind == "segmentation" else label in row.labels)
+    classes = manifest.facts.mask_classes if kind == "segmentation" else manifest.facts.classes.get(label, ())
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise DataError(f"{manifest.folder}: {kind} needs at least two classes; found {found}")
+    return Assignment(kind, label, tuple(classes), answered.split("train"), answered.split("val"))
+
+
+def _task(manifest: Manifest, label: str) -> Task:
+    if any(label in row.labels for row in manifest):
+        return "classification"
+    if any(row.mask for row in manifest):
+        return "segmentation"
+    keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
+    raise DataError(
+        f"{manifest.folder}: of {len(manifest)} images of the kind this model takes, none has a mask or a label "
+        f"{label!r} (labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
+    )
+
+
+def crop_size(manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    """The largest image, axis by axis, rounded up to whole patches, and no larger than `LARGEST_CROP`."""
+    shapes = [prepared_shape(row, preprocess) for row in manifest]
+    limit = LARGEST_CROP[len(patch_size)]
+    largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
+    return tuple(-(-side // patch) * patch for side, patch in zip(largest, patch_size, strict=True))
+
+
+def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
+    """The spatial shape of an image after preprocessing, from its manifest row alone."""
+    if preprocess.spacing_mm is not None and row.affine is not None:
+        import numpy as np
+
+        return resampled_grid(row.shape, Affine(np.array(row.affine).reshape(4, 4)), preprocess.spacing_mm)[0]
+    return preprocess.size or row.shape[1:]

@@ -1,0 +1,139 @@
+"""The Lightning trainer: hardware, precision, progress with time left, checkpoints to resume from."""
+
+from __future__ import annotations
+
+import math
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers.logger import Logger
+
+from medvit.config import Config
+from medvit.errors import CheckpointError
+from medvit.tracking import Tracker
+
+RESUME = "last.ckpt"
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+class TrainerConfig(Config):
+    """How long, on what, how exactly."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    round_steps: int = 100
+    """Steps between two checkpoints, validations and monitor readings."""
+    precision: Precision = "auto"
+    """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    devices: int | Literal["auto"] = "auto"
+    """GPUs or processes of this machine."""
+    strategy: str = "auto"
+    """Lightning's strategy, such as ddp or fsdp."""
+    accumulate: int = 1
+    """Batches whose gradients are added up in one step."""
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds in all."""
+        return math.ceil(self.steps / self.round_steps)
+
+    def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
+        """A trainer that keeps what it needs to resume in `folder`."""
+        cpu = not torch.cuda.is_available()
+        return lightning.Trainer(
+            default_root_dir=folder,
+            accelerator="cpu" if cpu else "gpu",
+            devices=1 if cpu and self.devices == "auto" else self.devices,
+            strategy=self.strategy,
+            precision=resolve_precision(self.precision),
+            max_epochs=self.num_rounds,
+            max_steps=self.steps,
+            accumulate_grad_batches=self.accumulate,
+            gradient_clip_val=clip,
+            logger=_TrackerLogger(tracker),
+            log_every_n_steps=10,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[KeepLast(folder / RESUME), TQDMProgressBar(refresh_rate=5)],
+            use_distributed_sampler=False,
+            inference_mode=False,
+        )
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """What `auto` means on this machine."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if cpu_computes_bf16() else "32-true"
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this processor multiplies in bf16 (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+
+
+class KeepLast(Callback):
+    """Writes what is needed to resume after every round, whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Replaces the last checkpoint."""
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where an unfinished run in a folder can go on, if it has got that far."""
+    path = folder / RESUME
+    return path if path.is_file() else None
+
+
+def finished_rounds(path: Path | None) -> int:
+    """How many rounds a checkpoint to resume from has behind it.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    if path is None:
+        return 0
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
+    return int(state["epoch"])
+
+
+class _TrackerLogger(Logger):
+    """Hands Lightning's metrics to the tracker of the stage."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self._tracker = tracker
+
+    @property
+    def name(self) -> str:
+        return "medvit"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._tracker.metrics({name: value for name, value in metrics.items() if name != "epoch"}, step or 0)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the stage records its whole config."""

@@ -1,0 +1,31 @@
+"""Padding, the same way in training and in the clinic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pad_about(
+    pixels: Float[Tensor, "b c *s"], shape: tuple[int, ...], value: float | None = None
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Pixels padded on all sides, by `value` or their lowest one, to at least `shape`, and where they lie in it.
+
+    Training pads its crops in the same way; a model that normalizes over the image would notice another one.
+    """
+    missing = [max(0, want - have) for want, have in zip(shape, pixels.shape[2:], strict=True)]
+    before = [n // 2 for n in missing]
+    pads = [p for n, start in zip(reversed(missing), reversed(before), strict=True) for p in (start, n - start)]
+    inside = (..., *(slice(start, start + n) for start, n in zip(before, pixels.shape[2:], strict=True)))
+    return F.pad(pixels, pads, value=float(pixels.min()) if value is None else value), inside
+
+
+def pad_to_multiple(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b c *t"]:
+    """Pixels padded at the end of each axis, by repeating the edge, to a multiple of the patch size."""
+    missing = [-size % patch for size, patch in zip(pixels.shape[2:], patch_size, strict=True)]
+    if not any(missing):
+        return pixels
+    return F.pad(pixels, [p for n in reversed(missing) for p in (0, n)], mode="replicate")

@@ -1,0 +1,162 @@
+"""The chain from a stored image to what a model sees; saved in the checkpoint, so that inference cannot disagree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from pydantic import Field
+
+from medvit.config import Config
+from medvit.errors import DataError
+from medvit.geometry import Affine, resampled_grid, rescaled
+from medvit.samples import Image, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Intensity(Config):
+    """How stored values become the numbers a model sees."""
+
+    method: Literal["zscore", "window", "range"] = "zscore"
+    """zscore: clip to percentiles of the image, then zero mean and unit variance; window: a display window (CT, in HU)
+    to [0, 1]; range: the range of the stored type to [0, 1]."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Clipping bounds of zscore, in percent of the voxels that are not zero."""
+    window_center: float = 40.0
+    """Center of the window, in the unit of the image (HU for CT)."""
+    window_width: float = 400.0
+    """Width of the window, in the unit of the image (HU for CT)."""
+    mean: tuple[float, ...] = ()
+    """Subtracted from each channel after `window` or `range`, as public weights demand."""
+    std: tuple[float, ...] = ()
+    """Divides each channel after `mean`."""
+
+    def __call__(self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype) -> Float[np.ndarray, "c *s"]:
+        """Normalized intensities, float32; `stored` is the type they were stored in."""
+        if self.method == "zscore":
+            return _zscore(pixels, self.percentiles)
+        if self.method == "window":
+            low = self.window_center - self.window_width / 2.0
+            scaled = np.clip((pixels - low) / self.window_width, 0.0, 1.0)
+        else:
+            top = float(np.iinfo(stored).max) if np.issubdtype(stored, np.integer) else max(float(pixels.max()), 1e-6)
+            scaled = pixels / top
+        return _standardize(scaled, self.mean, self.std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as a model sees it: `pixels` (C, *S) float32 and, where there is one, its mask (*S) on the same grid."""
+
+    pixels: Float[Tensor, "c *s"]
+    affine: Affine | None = None
+    mask: Int[Tensor, "*s"] | None = None
+
+
+class Preprocess(Config):
+    """Spacing or size, channels and intensity, in this order."""
+
+    kind: Kind = "volume"
+    """What it takes: image (C, H, W) or volume (C, I, J, K)."""
+    channels: int = 1
+    """Channels the model sees: a gray image is repeated, a color image averaged."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Volumes are resampled to about this spacing (R, A, S), over the same field of view; none keeps their own."""
+    size: tuple[int, ...] | None = None
+    """Images and volumes without spacing are resized to this; none keeps their own size."""
+    intensity: Intensity = Field(default_factory=Intensity)
+
+    def __call__(self, image: Image) -> Prepared:
+        """The image, ready.
+
+        Raises:
+            DataError: If it is not of the kind this chain was made for, or has no geometry where spacing is asked for.
+        """
+        import torch
+
+        if image.kind != self.kind:
+            raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
+        shape, affine = self._grid(image)
+        pixels = torch.from_numpy(self._channels(self.intensity(image.intensities(), image.pixels.dtype)))
+        mask = None if image.mask is None else torch.from_numpy(image.mask.astype(np.int64))
+        if shape != image.pixels.shape[1:]:
+            pixels = resize(pixels, shape)
+            mask = None if mask is None else resize_mask(mask, shape)
+        return Prepared(pixels, affine, mask)
+
+    def _grid(self, image: Image) -> tuple[tuple[int, ...], Affine | None]:
+        shape = image.pixels.shape[1:]
+        if self.spacing_mm is not None:
+            if image.affine is None:
+                raise DataError(
+                    f"a {image.kind} has no affine, but preprocess.spacing_mm asks to resample it; use preprocess.size"
+                )
+            return resampled_grid(shape, image.affine, self.spacing_mm)
+        if self.size is not None:
+            if len(self.size) != len(shape):
+                raise DataError(f"preprocess.size has {len(self.size)} numbers; a {image.kind} needs {len(shape)}")
+            affine = None if image.affine is None else rescaled(image.affine, shape, self.size)
+            return self.size, affine
+        return shape, image.affine
+
+    def _channels(self, pixels: Float[np.ndarray, "c *s"]) -> Float[np.ndarray, "d *s"]:
+        found = pixels.shape[0]
+        if found == self.channels:
+            return np.ascontiguousarray(pixels)
+        if found == 1:
+            return np.ascontiguousarray(np.repeat(pixels, self.channels, axis=0))
+        if self.channels == 1:
+            return pixels.mean(axis=0, keepdims=True)
+        raise DataError(f"found {found} channels; this model takes {self.channels}")
+
+
+def resize(pixels: Float[Tensor, "c *s"], shape: tuple[int, ...]) -> Float[Tensor, "c *t"]:
+    """Linear interpolation to a new shape over the same field of view; 2D images are low-passed when they shrink."""
+    from torch.nn import functional as F
+
+    if len(shape) == 2:
+        return F.interpolate(pixels[None], size=shape, mode="bilinear", antialias=True)[0]
+    shrunk = _low_passed(pixels, shape)
+    return F.interpolate(shrunk[None], size=shape, mode="trilinear", align_corners=False)[0]
+
+
+def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Tensor, "*t"]:
+    """Nearest-neighbor interpolation of a label map to a new shape over the same field of view."""
+    from torch.nn import functional as F
+
+    return F.interpolate(mask[None, None].float(), size=shape, mode="nearest-exact")[0, 0].to(mask.dtype)
+
+
+def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Float[Tensor, "c i j k"]:
+    """Gaussian smoothing along the axes that shrink, sigma half the factor beyond one, against aliasing."""
+    factors = [old / new for old, new in zip(pixels.shape[1:], shape, strict=True)]
+    if max(factors) <= 1.0:
+        return pixels
+    import torch
+    from scipy.ndimage import gaussian_filter
+
+    sigma = [0.0, *(max(0.0, (factor - 1.0) / 2.0) for factor in factors)]
+    return torch.from_numpy(gaussian_filter(pixels.numpy(), sigma))
+
+
+def _zscore(pixels: Float[np.ndarray, "c *s"], percentiles: tuple[float, float]) -> Float[np.ndarray, "c *s"]:
+    normalized = np.empty_like(pixels, dtype=np.float32)
+    for channel, values in enumerate(pixels):
+        inside = values[values != 0]  # padding and masked background say nothing of the tissue
+        low, high = np.percentile(inside if inside.size else values, percentiles)
+        clipped = np.clip(values, low, high)
+        normalized[channel] = (clipped - clipped.mean()) / max(float(clipped.std()), 1e-6)
+    return normalized
+
+
+def _standardize(
+    pixels: Float[np.ndarray, "c *s"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[np.ndarray, "c *s"]:
+    column = (-1, *(1,) * (pixels.ndim - 1))
+    if mean:
+        pixels = pixels - np.array(mean, dtype=np.float32).reshape(column)
+    return pixels / np.array(std, dtype=np.float32).reshape(column) if std else pixels

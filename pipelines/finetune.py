@@ -1,0 +1,130 @@
+"""Supervised fine-tuning for classification or segmentation, in 2D or 3D, with PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
+from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.dataset import Samples, collate
+from medvit.heads import OptionalHeadChoice
+from medvit.losses.supervised import classification_loss, segmentation_loss
+from medvit.model import AppliesTo, Model, ModelConfig
+from medvit.model_card import write_model_card
+from medvit.peft import PeftChoice
+from medvit.stage import Run, StageConfig, stage
+from medvit.training.finetuning import Finetuning
+from medvit.training.loader import LoaderConfig, rounds, whole_images
+from medvit.training.optim import OptimConfig
+from medvit.training.start import start_from
+from medvit.training.tasks import Assignment, assign, crop_size
+from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint
+from medvit.transforms.augment import Augment, AugmentConfig
+from medvit.transforms.preprocess import Preprocess
+
+
+class FinetuneConfig(StageConfig):
+    """Options of `medvit finetune`."""
+
+    dataset: Path
+    """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
+    output: Path
+    """Checkpoint folder to make."""
+    checkpoint: Path | None = None
+    """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
+    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
+    """The vision transformer, where no checkpoint is given."""
+    preprocess: Preprocess | None = None
+    """The preprocessing; none takes that of the checkpoint."""
+    peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
+    """How the weights of the backbone may change."""
+    head: OptionalHeadChoice = None
+    """From tokens to logits; none takes linear for classification and dense for segmentation."""
+    label: str = "label"
+    """Key of the manifest's labels to learn; where no image has it, masks are learned."""
+    crop: tuple[int, ...] | None = None
+    """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
+    balance: Literal["loss", "sampler", "none"] = "loss"
+    """How rare classes of images are made to count: weights in the loss, drawing them more often, or not at all."""
+    smoothing: float = 0.0
+    """Label smoothing of classification."""
+    mirrored_axes: tuple[int, ...] = ()
+    """Axes mirrored at inference, with the predictions averaged."""
+    applies_to: AppliesTo | None = None
+    """Which series of a study the model is for; none takes any of the training images' kind and modality."""
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+
+@stage
+def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
+    """Teaches a backbone a task from your labels."""
+    manifest = run.dataset(config.dataset)
+    start = start_from(config.checkpoint and run.checkpoint(config.checkpoint), config.backbone, config.preprocess)
+    task = assign(manifest, start.preprocess, config.label)
+    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
+    model = Model(_describe(config, task, start.config, crop), start.backbone)
+    resume_from = last_checkpoint(run.folder)
+    train, val = (
+        Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
+    )
+    loader = rounds(
+        config.loader,
+        train,
+        Augment(config.augment, crop, masks=task.kind == "segmentation"),
+        collate,
+        round_steps=config.trainer.round_steps,
+        seed=config.seed,
+        first_round=finished_rounds(resume_from),
+        weights=task.odds() if config.balance == "sampler" else None,
+    )
+    loss = (
+        segmentation_loss()
+        if task.kind == "segmentation"
+        else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
+    )
+    module = Finetuning(model, loss, config.optim, num_steps=config.trainer.steps, seed=config.seed, folder=run.folder)
+    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+
+    trainer.fit(module, loader, whole_images(val), ckpt_path=resume_from)
+
+    best = module.restore_best()
+    adapter = dict(best.adapter_state())
+    checkpoint = Checkpoint(
+        run.folder, best.config.tree(), start.preprocess.tree(), best.merged_state(), adapter
+    ).save()
+    write_model_card(checkpoint, figures=module.figures(), training=_training(config, task))
+    run.keep(*CHECKPOINT_FILES)
+    return checkpoint
+
+
+def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:
+    default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
+    return ModelConfig(
+        kind=task.kind,
+        backbone=backbone,
+        peft=config.peft,
+        head=config.head or default_head,
+        classes=task.classes,
+        label=config.label if task.kind == "classification" else "",
+        roi=crop if task.kind == "segmentation" else None,
+        mirrored_axes=config.mirrored_axes,
+        applies_to=config.applies_to or AppliesTo(kind=task.train.rows[0].kind, modality=task.modality),
+    )
+
+
+def _training(config: FinetuneConfig, task: Assignment) -> dict[str, str]:
+    return {
+        "images": f"{len(task.train)} to learn from, {len(task.val)} to choose the best round",
+        "start": "a pretrained checkpoint"
+        if config.checkpoint
+        else (getattr(config.backbone, "weights", None) or "scratch"),
+        "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
+        "learning rate": f"{config.optim.lr:g}",
+        "seed": str(config.seed),
+    }

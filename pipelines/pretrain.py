@@ -1,0 +1,82 @@
+"""Continued pretraining of a backbone on the unlabeled training images of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
+from medvit.backbones import BackboneChoice
+from medvit.dataset import Samples
+from medvit.model_card import write_model_card
+from medvit.objectives import ObjectiveChoice
+from medvit.stage import Run, StageConfig, stage
+from medvit.training.loader import LoaderConfig, rounds
+from medvit.training.monitors import MonitorConfig, build_probe
+from medvit.training.optim import OptimConfig
+from medvit.training.pretraining import Pretraining
+from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint
+from medvit.transforms.preprocess import Preprocess
+from medvit.transforms.views import MakeView, collate_views
+
+
+class PretrainConfig(StageConfig):
+    """Options of `medvit pretrain`."""
+
+    dataset: Path
+    """Dataset folder made by ingest; its training split is used, labels are not."""
+    output: Path
+    """Checkpoint folder to make."""
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
+    """The vision transformer; backbone.weights names the public weights to start from."""
+    objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
+    """What it is trained for."""
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    monitors: MonitorConfig = Field(default_factory=MonitorConfig)
+
+
+@stage
+def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
+    """Continues the pretraining of a backbone on your own images."""
+    manifest = run.dataset(config.dataset).filter(lambda row: row.kind == config.preprocess.kind)
+    backbone = config.backbone.build()
+    objective = config.objective.build(backbone)
+    resume_from = last_checkpoint(run.folder)
+    loader = rounds(
+        config.loader,
+        Samples(manifest.split("train"), config.preprocess),
+        MakeView(objective.views),
+        collate_views,
+        round_steps=config.trainer.round_steps,
+        seed=config.seed,
+        first_round=finished_rounds(resume_from),
+    )
+    probe = build_probe(
+        config.monitors, manifest, config.preprocess, objective.views, patch_size=backbone.patch_size, seed=config.seed
+    )
+    module = Pretraining(
+        objective, config.optim, num_steps=config.trainer.steps, seed=config.seed, probe=probe, tracker=run.tracker
+    )
+    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+
+    trainer.fit(module, loader, ckpt_path=resume_from)
+
+    model = {"kind": "backbone", "backbone": config.backbone.tree()}
+    checkpoint = Checkpoint(run.folder, model, config.preprocess.tree(), objective.backbone.state_dict()).save()
+    write_model_card(checkpoint, figures=module.figures(), training=_training(config, len(manifest)))
+    run.keep(*CHECKPOINT_FILES)
+    return checkpoint
+
+
+def _training(config: PretrainConfig, num_images: int) -> dict[str, str]:
+    return {
+        "objective": config.objective.name,
+        "images": f"{num_images} in the dataset, of which the training split was seen",
+        "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
+        "learning rate": f"{config.optim.lr:g}",
+        "seed": str(config.seed),
+    }

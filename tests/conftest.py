@@ -1,0 +1,16 @@
+"""What tests share: the real data, where they lie beside the project."""
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; a test that asks for it is skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data sets do not lie beside the project (../shared/data)")
+    return SHARED_DATA
