@@ -77,7 +77,7 @@ class Model(nn.Module):
         checkpoint.require("classification", "segmentation")
         config = ModelConfig.parse(checkpoint.model, source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
-        model = cls(merged, config.backbone.model_copy(update={"weights": None}).build())
+        model = cls(merged, config.backbone.without_weights().build())
         _load(model, checkpoint.state, checkpoint)
         return model.eval().requires_grad_(False)
 

@@ -78,7 +78,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         train,
         Augment(config.augment, crop, masks=task.kind == "segmentation"),
         collate,
-        round_steps=config.trainer.round_steps,
+        num_batches=config.trainer.round_batches,
         seed=config.seed,
         first_round=finished_rounds(resume_from),
         weights=task.odds() if config.balance == "sampler" else None,

@@ -51,7 +51,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         Samples(manifest.split("train"), config.preprocess),
         MakeView(objective.views),
         collate_views,
-        round_steps=config.trainer.round_steps,
+        num_batches=config.trainer.round_batches,
         seed=config.seed,
         first_round=finished_rounds(resume_from),
     )

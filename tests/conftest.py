@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
+
 PROJECT = Path(__file__).parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medvit.config import Config
@@ -32,7 +33,7 @@ class Draw:
 
 
 class RoundSampler(Sampler[Draw]):
-    """`round_steps * batch_size` draws a round, going through random orders of all images one after another.
+    """`per_round` draws a round in each process of the training, going through random orders of all images one after another.
 
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes.
     """
@@ -58,8 +59,9 @@ class RoundSampler(Sampler[Draw]):
         return self.per_round
 
     def __iter__(self) -> Iterator[Draw]:
-        start = self.round * self.per_round
-        for position in range(start, start + self.per_round):
+        num_processes, rank = _world()
+        start = self.round * self.per_round * num_processes
+        for position in range(start + rank, start + self.per_round * num_processes, num_processes):
             yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
 
     def _index(self, position: int) -> int:
@@ -88,13 +90,13 @@ def rounds(
     transform: Callable[[Sample, int], Any],
     stack: Callable[[Sequence[Any]], Any],
     *,
-    round_steps: int,
+    num_batches: int,
     seed: int,
     first_round: int = 0,
     weights: Sequence[float] | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `round_steps` batches each time it is gone through."""
-    per_round = round_steps * config.batch_size
+    """A loader that gives `num_batches` batches each time it is gone through."""
+    per_round = num_batches * config.batch_size
     sampler = RoundSampler(len(samples), per_round=per_round, seed=seed, first_round=first_round, weights=weights)
     return DataLoader(
         Drawn(samples, transform),
@@ -114,3 +116,10 @@ def whole_images(samples: Samples) -> DataLoader[Any]:
 def mixed_seed(*parts: int) -> int:
     """One seed of several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def _world() -> tuple[int, int]:
+    """Number of training processes, and which of them this is."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return 1, 0

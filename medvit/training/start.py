@@ -37,7 +37,7 @@ def start_from(checkpoint: Checkpoint | None, config: BackboneConfig, preprocess
         return Start(config, config.build(), preprocess or Preprocess())
     checkpoint.require("backbone")
     described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
-    backbone = described.model_copy(update={"weights": None}).build()
+    backbone = described.without_weights().build()
     try:
         backbone.load_state_dict(dict(checkpoint.state))
     except RuntimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
+from tqdm import tqdm
 
 from medvit.config import Config
 from medvit.errors import CheckpointError
@@ -25,10 +25,10 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 class TrainerConfig(Config):
     """How long, on what, how exactly."""
 
-    steps: int = 1000
-    """Optimizer steps in all."""
+    rounds: int = 10
+    """Rounds in all."""
     round_steps: int = 100
-    """Steps between two checkpoints, validations and monitor readings."""
+    """Optimizer steps of a round; it ends with a checkpoint, a validation and a reading of the monitors."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
     devices: int | Literal["auto"] = "auto"
@@ -39,9 +39,14 @@ class TrainerConfig(Config):
     """Batches whose gradients are added up in one step."""
 
     @property
-    def num_rounds(self) -> int:
-        """Rounds in all."""
-        return math.ceil(self.steps / self.round_steps)
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.rounds * self.round_steps
+
+    @property
+    def round_batches(self) -> int:
+        """Batches of a round."""
+        return self.round_steps * self.accumulate
 
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
         """A trainer that keeps what it needs to resume in `folder`."""
@@ -52,8 +57,7 @@ class TrainerConfig(Config):
             devices=1 if cpu and self.devices == "auto" else self.devices,
             strategy=self.strategy,
             precision=resolve_precision(self.precision),
-            max_epochs=self.num_rounds,
-            max_steps=self.steps,
+            max_epochs=self.rounds,
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=clip,
             logger=_TrackerLogger(tracker),
@@ -61,7 +65,8 @@ class TrainerConfig(Config):
             num_sanity_val_steps=0,
             enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[KeepLast(folder / RESUME), TQDMProgressBar(refresh_rate=5)],
+            enable_progress_bar=False,
+            callbacks=[KeepLast(folder / RESUME), StepBar()],
             use_distributed_sampler=False,
             inference_mode=False,
         )
@@ -96,6 +101,33 @@ class KeepLast(Callback):
             os.replace(partial, self.path)
 
 
+class StepBar(Callback):
+    """One progress bar over all steps of the run, with the time left and the metrics of the progress line."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Opens the bar where the run goes on."""
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches
+        self._bar = tqdm(total=total, initial=trainer.global_step, desc="Training", unit="step", mininterval=1.0)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
+    ) -> None:
+        """Moves the bar to the step."""
+        shown = {name: f"{value:.3g}" for name, value in trainer.progress_bar_metrics.items()}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Closes the bar, so that the message stands on a line of its own."""
+        self._bar.close()
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """Where an unfinished run in a folder can go on, if it has got that far."""
     path = folder / RESUME
@@ -114,7 +146,7 @@ def finished_rounds(path: Path | None) -> int:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
-    return int(state["epoch"])
+    return int(state["epoch"]) + 1  # Lightning counts the round that was just saved when it is over
 
 
 class _TrackerLogger(Logger):

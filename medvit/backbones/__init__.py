@@ -1,0 +1,79 @@
+"""From pixels to tokens.
+
+A backbone takes any size that is whole patches, in 2D or 3D, and says how many prefix tokens it puts before the patch
+tokens: nobody assumes one. Adding one is adding a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from medvit.config import Config
+from medvit.registry import Chosen
+from medvit.samples import Tokens
+
+
+class Backbone(nn.Module, ABC):
+    """Pixels (B, C, *S) to tokens."""
+
+    width: int
+    depth: int
+    ndim: int
+    channels: int
+    patch_size: tuple[int, ...]
+    num_prefix_tokens: int
+
+    @abstractmethod
+    def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
+        """Normalized tokens after each of these blocks, counted from 0.
+
+        Raises:
+            DataError: If a side is not whole patches.
+        """
+
+    @abstractmethod
+    def embed(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
+        """Patch tokens with their positions but before any block, and their grid."""
+
+    @abstractmethod
+    def encode(
+        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Prefix and patch tokens after the last block and norm, from embedded patches.
+
+        `ids` says which patches of the grid they are, in row-major order; none means all of them.
+        """
+
+    def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
+        """Tokens after the last block."""
+        return self.intermediate(pixels, [self.depth - 1])[0]
+
+
+class BackboneConfig(Config, ABC):
+    """Options of a backbone."""
+
+    name: str
+    ndim: int | None = None
+    """2 for images, 3 for volumes; none follows the data."""
+    channels: int | None = None
+    """Channels of the pixels; none follows the data."""
+
+    def fitted(self, *, ndim: int, channels: int) -> Self:
+        """The same options with what follows the data filled in; what was given stays."""
+        return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
+
+    def without_weights(self) -> Self:
+        """The same options, to be built without reading public weights."""
+        return self
+
+    @abstractmethod
+    def build(self) -> Backbone:
+        """The backbone, with its public weights where the options name some."""
+
+
+BackboneChoice = Annotated[BackboneConfig, Chosen("medvit.backbones", default="vit")]

@@ -1,0 +1,38 @@
+"""Where a patch lies, told to attention: sines and cosines added to tokens, or rotations of queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
+    """Fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
+
+    What is left of a width that the axes cannot share stays zero (He et al., CVPR 2022, in 3D as well).
+    """
+    num_frequencies = width // (2 * len(grid))
+    frequencies = temperature ** -(torch.arange(num_frequencies) / num_frequencies)
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
+    parts = [wave(axis.flatten()[:, None] * frequencies) for axis in axes for wave in (torch.sin, torch.cos)]
+    positions = torch.cat(parts, dim=1)
+    return torch.nn.functional.pad(positions, (0, width - positions.shape[1]))[None]
+
+
+def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
+    """Sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
+
+    Patch centers lie in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D what is left over
+    (4 of 64) is not rotated. Each angle turns the pair of features half a head apart.
+    """
+    num_angles = head_width // 2
+    num_frequencies = num_angles // len(grid)
+    periods = temperature ** (torch.arange(num_frequencies) / num_frequencies)
+    centers = (2.0 * (torch.arange(n) + 0.5) / n - 1.0 for n in grid)
+    axes = torch.stack(torch.meshgrid(*centers, indexing="ij"), dim=-1).flatten(0, -2)
+    angles = (2 * math.pi * axes[:, :, None] / periods).flatten(1)
+    angles = torch.nn.functional.pad(angles, (0, num_angles - angles.shape[1]))
+    return torch.cat([angles.sin().repeat(1, 2), angles.cos().repeat(1, 2)], dim=1)

@@ -1,0 +1,238 @@
+"""One vision transformer over 2D and 3D, of timm's blocks and names, so that public weights load by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from medvit.backbones import Backbone, BackboneConfig
+from medvit.backbones.positions import rotations, sincos_positions
+from medvit.errors import ConfigError, DataError
+from medvit.registry import register
+from medvit.samples import Tokens
+from medvit.weights import Fit, load_weights, read_weights
+
+HUB = "hub:"
+SIZES = {
+    "micro": (192, 6, 3),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+"""Width, depth and heads by name."""
+
+
+@register
+class VitConfig(BackboneConfig):
+    """A vision transformer. For public weights, its layout must be theirs; what does not fit is told."""
+
+    name: Literal["vit"] = "vit"
+    size: Literal["micro", "tiny", "small", "base", "large"] = "small"
+    """Width, depth and heads; micro (3 million weights) is for a CPU."""
+    width: int | None = None
+    """Width of a token; none takes that of `size`."""
+    depth: int | None = None
+    """Number of blocks; none takes that of `size`."""
+    heads: int | None = None
+    """Attention heads; none takes those of `size`."""
+    patch_size: int | None = None
+    """Side of a patch in pixels or voxels; none takes 16 in 2D and 8 in 3D."""
+    class_token: bool = True
+    """Whether a class token goes before the patches."""
+    registers: int = 0
+    """Register tokens: 4 in DINOv2 with registers and in DINOv3."""
+    positions: Literal["sincos", "learned", "rope"] = "sincos"
+    """sincos: fixed; learned: of timm, MAE and DINOv2; rope: of DINOv3."""
+    image_size: int = 224
+    """Side of the image that learned positions are defined on; other sizes are interpolated."""
+    layer_scale: float | None = None
+    """Initial scale of each block's output; DINOv2 and DINOv3 have one (1e-5)."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Kind of the blocks' MLP."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias; DINOv3 has none."""
+    norm_epsilon: float = 1e-6
+    """Epsilon of the norms; 1e-5 in DINOv3."""
+    drop_path: float = 0.0
+    """Chance of skipping a block in training, rising to this at the last."""
+    save_memory: bool = False
+    """Compute blocks again in the backward pass instead of keeping their activations."""
+    weights: str | None = None
+    """Public weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads a timm model by name."""
+
+    def without_weights(self) -> VitConfig:
+        """The same options, to be built without reading public weights."""
+        return self.model_copy(update={"weights": None})
+
+    def build(self) -> ViT:
+        """The transformer, with its public weights where some are named.
+
+        Raises:
+            ConfigError: If the options contradict each other.
+            CheckpointError: If the weights do not fit.
+        """
+        model = ViT(self)
+        if self.weights is not None:
+            model.fit = _load_public(model, self.weights)
+        return model
+
+
+class ViT(Backbone):
+    """timm's names and numbers: features equal timm's for the same weights, in 2D and at any size."""
+
+    fit: Fit | None = None
+    """How public weights fitted, where some were loaded."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        width, depth, heads = SIZES[config.size]
+        self.width, self.depth, self.heads = config.width or width, config.depth or depth, config.heads or heads
+        if self.width % self.heads:
+            raise ConfigError(f"backbone.width {self.width} is not a multiple of backbone.heads {self.heads}")
+        self.ndim, self.channels = config.ndim or 3, config.channels or 1
+        self.patch_size = (config.patch_size or (16 if self.ndim == 2 else 8),) * self.ndim
+        self.num_prefix_tokens = int(config.class_token) + config.registers
+        self.positions, self.save_memory = config.positions, config.save_memory
+
+        convolution = nn.Conv3d if self.ndim == 3 else nn.Conv2d
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = convolution(self.channels, self.width, self.patch_size, self.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width)) if config.class_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, config.registers, self.width)) if config.registers else None
+        self.grid = tuple(config.image_size // side for side in self.patch_size)
+        learned = config.positions == "learned"
+        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), self.width)) if learned else None
+        self.blocks = nn.ModuleList(
+            _block(config, self.width, self.heads, rate, self) for rate in _rates(config, self.depth)
+        )
+        self.norm = nn.LayerNorm(self.width, eps=config.norm_epsilon)
+        self.apply(_initialize)
+        for token in (self.cls_token, self.reg_token, self.pos_embed):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
+
+    def embed(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
+        """Patch tokens with their positions but before any block, and their grid."""
+        shape = tuple(pixels.shape[2:])
+        if any(side % patch for side, patch in zip(shape, self.patch_size, strict=True)):
+            raise DataError(
+                f"found pixels of shape {shape}; each side must be a multiple of the patch {self.patch_size}"
+            )
+        features = self.patch_embed.proj(pixels)
+        grid = tuple(features.shape[2:])
+        patches = features.flatten(2).transpose(1, 2)
+        added = self._added_positions(grid)
+        return (patches if added is None else patches + added.to(patches)), grid
+
+    def encode(
+        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Prefix and patch tokens after the last block and norm, from embedded patches."""
+        return self._run(patches, grid, ids, [self.depth - 1])[0]
+
+    def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
+        """Normalized tokens after each of these blocks, counted from 0."""
+        patches, grid = self.embed(pixels)
+        num_prefix = self.num_prefix_tokens
+        found = self._run(patches, grid, None, layers)
+        return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
+
+    def _run(
+        self, patches: Tensor, grid: tuple[int, ...], ids: Tensor | None, layers: Sequence[int]
+    ) -> list[Float[Tensor, "b t d"]]:
+        prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
+        options = self._rotations(grid, ids, patches)
+        kept: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks[: max(layers) + 1]):
+            if self.save_memory and self.training:
+                tokens = checkpoint(block, tokens, **options, use_reentrant=False)
+            else:
+                tokens = block(tokens, **options)
+            if number in layers:
+                kept[number] = self.norm(tokens)
+        return [kept[number] for number in layers]
+
+    def _added_positions(self, grid: tuple[int, ...]) -> Tensor | None:
+        if self.positions == "sincos":
+            return sincos_positions(grid, self.width)
+        return None if self.pos_embed is None else interpolate_positions(self.pos_embed, self.grid, grid)
+
+    def _rotations(self, grid: tuple[int, ...], ids: Tensor | None, patches: Tensor) -> dict[str, Tensor]:
+        if self.positions != "rope":
+            return {}
+        rope = rotations(grid, self.width // self.heads).to(patches.device)
+        return {"rope": rope if ids is None else rope[ids][:, None]}
+
+
+def interpolate_positions(
+    positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
+) -> Float[Tensor, "1 m d"]:
+    """Learned patch positions on another grid: bicubic with antialiasing in 2D as timm does, trilinear in 3D."""
+    if grid == new_grid:
+        return positions
+    table = positions.float().reshape(1, *grid, -1).movedim(-1, 1)
+    if len(grid) == 2:
+        table = F.interpolate(table, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
+    else:
+        table = F.interpolate(table, size=new_grid, mode="trilinear", align_corners=False)
+    return table.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+def transformer_block(width: int, heads: int) -> nn.Module:
+    """A plain pre-norm block, as decoders use it."""
+    return Block(width, heads, qkv_bias=True)
+
+
+def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: ViT) -> nn.Module:
+    shared: dict[str, Any] = {
+        "qkv_bias": config.qkv_bias,
+        "init_values": config.layer_scale,
+        "drop_path": drop_path,
+        "norm_layer": partial(nn.LayerNorm, eps=config.norm_epsilon),
+    }
+    if config.positions == "rope":
+        prefix = {"num_prefix_tokens": model.num_prefix_tokens, "rotate_half": True}
+        swiglu = {"swiglu_mlp": config.mlp == "swiglu"}
+        return EvaBlock(width, heads, **shared, **prefix, **swiglu)
+    if config.mlp == "swiglu":
+        from timm.layers import SwiGLUPacked
+
+        return Block(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=4 * 2 / 3 * 2)
+    return Block(width, heads, **shared)
+
+
+def _rates(config: VitConfig, depth: int) -> list[float]:
+    return torch.linspace(0.0, config.drop_path, depth).tolist()
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.xavier_uniform_(module.weight.flatten(1))
+        nn.init.zeros_(module.bias) if module.bias is not None else None
+
+
+def _load_public(model: ViT, weights: str) -> Fit:
+    if weights.startswith(HUB):
+        import timm
+
+        # The one place where medvit downloads, and only because the user named a model of the hub.
+        state = timm.create_model(weights.removeprefix(HUB), pretrained=True).state_dict()
+    else:
+        state = read_weights(weights)
+    return load_weights(model, state, grid=model.grid, source=weights)

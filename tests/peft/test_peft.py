@@ -1,0 +1,69 @@
+"""The contract of every way of adapting: unchanged at the start, mergeable, honest about what it trains."""
+
+import copy
+
+import pytest
+import torch
+
+from medvit.backbones.vit import VitConfig
+from medvit.errors import ConfigError
+from medvit.peft.lora import LoraConfig
+from medvit.registry import find, names
+
+WAYS = names("medvit.peft")
+
+
+def backbone():
+    torch.manual_seed(0)
+    return VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build().eval()
+
+
+PIXELS = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_ways_are_those_of_the_folder():
+    assert WAYS == ["frozen", "full", "lora"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_adapting_leaves_the_output_unchanged_before_training(way):
+    plain = backbone()
+    before = plain(PIXELS).patches
+    adapted = find("medvit.peft", way)().adapt(copy.deepcopy(plain)).backbone.eval()
+    assert torch.equal(adapted(PIXELS).patches, before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_merged_equals_adapted(way):
+    peft = find("medvit.peft", way)().adapt(backbone())
+    for weight in peft.backbone.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.05)
+    adapted = peft.backbone.eval()(PIXELS).patches
+    merged = peft.merge().eval()
+    torch.testing.assert_close(merged(PIXELS).patches, adapted, atol=1e-5, rtol=1e-5)
+    assert merged.state_dict().keys() == backbone().state_dict().keys()
+
+
+def test_lora_trains_only_its_factors_on_the_named_layers():
+    adapted = LoraConfig(targets=("qkv", "fc2")).adapt(backbone()).backbone
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert {name.rsplit(".", 3)[1] for name in trained} == {"lora_A", "lora_B"}
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in trained} == {"qkv", "fc2"}
+
+
+def test_lora_on_the_fused_qkv_reaches_each_of_query_key_and_value():
+    adapted = LoraConfig(rank=4, targets=("qkv",)).adapt(backbone()).backbone
+    factors = [m for n, m in adapted.named_modules() if n.endswith("qkv.lora_B.default")]
+    assert [tuple(m.weight.shape) for m in factors] == [(3 * 64, 4)] * 2
+
+
+def test_frozen_trains_nothing_and_full_trains_all():
+    frozen, full = (find("medvit.peft", way)().adapt(backbone()).backbone for way in ("frozen", "full"))
+    assert not any(weight.requires_grad for weight in frozen.parameters())
+    assert all(weight.requires_grad for weight in full.parameters())
+
+
+def test_a_target_that_names_no_layer_is_refused():
+    with pytest.raises(ConfigError, match=r"peft\.targets: no linear layer of the blocks is named key"):
+        LoraConfig(targets=("qkv", "key")).adapt(backbone())

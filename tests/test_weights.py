@@ -1,0 +1,155 @@
+"""Public weights: other layouts by name, other shapes by law, and nothing run or downloaded on the way."""
+
+import pickle
+import socket
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medvit.backbones.vit import VitConfig
+from medvit.errors import CheckpointError
+from medvit.weights import adapt_patch_embedding, load_weights, read_weights
+
+LAYOUT = {"ndim": 2, "channels": 3, "patch_size": 8, "width": 48, "depth": 4, "heads": 2, "image_size": 32}
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return VitConfig(**LAYOUT | options).build().eval()
+
+
+def features(model, pixels):
+    tokens = model(pixels)
+    return torch.cat([tokens.prefix, tokens.patches], dim=1)
+
+
+def official_dinov2(model) -> dict:
+    """The same weights under the names of the DINOv2 code: chunked blocks, register tokens, positions with the class."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith("blocks."):
+            number = int(name.split(".")[1])
+            name = f"blocks.{number // 2}.{name.removeprefix('blocks.')}"
+        state[name.replace("reg_token", "register_tokens")] = tensor
+    state["pos_embed"] = torch.cat([torch.full((1, 1, 48), 0.25), state["pos_embed"]], dim=1)
+    state["cls_token"] = state["cls_token"] - 0.25
+    return state | {"mask_token": torch.zeros(1, 48)}
+
+
+def official_mae(model) -> dict:
+    blocks = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("blocks.")}
+    rest = {name: tensor for name, tensor in official_dinov2(model).items() if not name.startswith("blocks.")}
+    decoder = {"decoder_embed.weight": torch.zeros(8, 48), "decoder_blocks.0.norm1.weight": torch.zeros(8)}
+    return rest | blocks | decoder
+
+
+def official_dinov3(model) -> dict:
+    state = {}
+    for name, tensor in model.state_dict().items():
+        name = (
+            name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma").replace("reg_token", "storage_tokens")
+        )
+        state[name] = tensor
+    for number in range(4):
+        state[f"blocks.{number}.attn.qkv.bias"] = torch.zeros(144)
+        state[f"blocks.{number}.attn.qkv.bias_mask"] = torch.zeros(144)
+    return state | {"rope_embed.periods": torch.zeros(6), "mask_token": torch.zeros(1, 48)}
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [
+        (official_dinov2, {"positions": "learned", "registers": 4, "layer_scale": 1e-5}),
+        (official_mae, {"positions": "learned"}),
+        (official_dinov3, {"positions": "rope", "registers": 4, "layer_scale": 1e-5, "qkv_bias": False}),
+    ],
+)
+@pytest.mark.parametrize("wrapper", [None, "teacher", "model"])
+def test_official_layouts_load_whole_and_give_the_same_features(layout, options, wrapper, tmp_path):
+    model = build(**options)
+    state = layout(model)
+    if wrapper:
+        prefix = "backbone." if wrapper == "teacher" else ""
+        state = {wrapper: {prefix + name: tensor for name, tensor in state.items()}, "epoch": 3}
+    torch.save(state, tmp_path / "weights.pth")
+    loaded = build(**options, weights=str(tmp_path / "weights.pth"))
+    assert loaded.fit.missing == ()
+    assert loaded.fit.unexpected == ()
+    pixels = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(features(loaded, pixels), features(model, pixels), atol=1e-5, rtol=1e-4)
+
+
+def test_a_gray_image_gives_one_channel_what_its_copies_gave_three():
+    kernel = torch.randn(5, 3, 4, 4)
+    gray = torch.randn(1, 1, 4, 4)
+    one = adapt_patch_embedding(kernel, (5, 1, 4, 4), (1, 1))
+    token = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), kernel)
+    torch.testing.assert_close(torch.nn.functional.conv2d(gray, one), token, atol=1e-5, rtol=1e-4)
+
+
+def test_a_volume_of_equal_slices_gives_what_one_slice_gave():
+    kernel = torch.randn(5, 1, 4, 4)
+    slice_ = torch.randn(1, 1, 4, 4)
+    inflated = adapt_patch_embedding(kernel, (5, 1, 4, 4, 4), (1, 1, 1))
+    token = torch.nn.functional.conv2d(slice_, kernel)
+    volume = slice_[..., None].expand(1, 1, 4, 4, 4)
+    torch.testing.assert_close(torch.nn.functional.conv3d(volume, inflated)[..., 0], token, atol=1e-5, rtol=1e-4)
+
+
+def test_a_larger_patch_keeps_the_token_of_an_enlarged_image():
+    """FlexiViT's law: upsampling the patch and the kernel leaves the inner product unchanged."""
+    kernel, patch = torch.randn(3, 1, 4, 4), torch.randn(1, 1, 4, 4)
+    larger = adapt_patch_embedding(kernel, (3, 1, 8, 8), (1, 1))
+    enlarged = torch.nn.functional.interpolate(patch, size=(8, 8), mode="bicubic", antialias=True)
+    expected = torch.nn.functional.conv2d(patch, kernel)
+    torch.testing.assert_close(torch.nn.functional.conv2d(enlarged, larger), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_2d_weights_start_a_3d_transformer():
+    flat = build(positions="learned")
+    solid = VitConfig(**LAYOUT | {"ndim": 3, "channels": 1, "positions": "learned"}).build()
+    fit = load_weights(solid, flat.state_dict(), grid=solid.grid, source="flat")
+    assert set(fit.adapted) == {"patch_embed.proj.weight", "pos_embed"}
+    assert fit.missing == ()
+    table = solid.pos_embed.reshape(4, 4, 4, 48)
+    assert torch.equal(table[..., 0, :], table[..., 3, :])
+
+
+def test_weights_of_another_width_are_refused_with_the_first_that_does_not_fit(tmp_path):
+    save_file(build().state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"weights do not fit, first .*: found \(.*48.*\), need \(.*64.*\)"):
+        VitConfig(**LAYOUT | {"width": 64, "weights": str(tmp_path / "w.safetensors")}).build()
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Evil()}))
+    with pytest.raises(CheckpointError, match=r"needs code to be run, which medvit never does"):
+        read_weights(tmp_path / "evil.pth")
+
+
+def test_a_missing_file_is_named_with_the_ways_to_go():
+    with pytest.raises(CheckpointError, match=r"no weights at nowhere\.pth; give a local file, or hub:NAME"):
+        build(weights="nowhere.pth")
+
+
+def test_local_weights_load_with_the_network_shut(tmp_path, monkeypatch):
+    def shut(*args, **kwargs):
+        raise AssertionError("something opened a socket")
+
+    save_file(build().state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.setattr(socket, "socket", shut)
+    assert build(weights=str(tmp_path / "w.safetensors")).fit.missing == ()
+
+
+def test_the_report_names_what_was_missing_and_what_was_not_expected():
+    model = build()
+    state = model.state_dict() | {"strange": torch.zeros(1)}
+    del state["norm.bias"]
+    report = str(load_weights(model, state, grid=model.grid, source="file"))
+    assert "not in the file, starts at random: norm.bias" in report
+    assert "in the file, not in the model: strange" in report

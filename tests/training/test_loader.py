@@ -1,0 +1,43 @@
+"""Which images come when depends on the seed and the step alone."""
+
+import itertools
+
+import numpy as np
+
+from medvit.training.loader import RoundSampler
+
+
+def draws(sampler: RoundSampler, rounds: range) -> list:
+    found = []
+    for number in rounds:
+        sampler.set_epoch(number)
+        found += list(sampler)
+    return found
+
+
+def test_rounds_in_one_go_and_resumed_draw_the_same():
+    whole = draws(RoundSampler(10, per_round=7, seed=3), range(5))
+    resumed = draws(RoundSampler(10, per_round=7, seed=3, first_round=3), range(3, 5))
+    assert whole[21:] == resumed
+
+
+def test_a_resumed_sampler_starts_at_its_round_unasked():
+    first = list(RoundSampler(10, per_round=7, seed=3, first_round=2))
+    assert first == draws(RoundSampler(10, per_round=7, seed=3), range(2, 3))
+
+
+def test_every_image_comes_once_before_any_comes_twice():
+    indices = [draw.index for draw in draws(RoundSampler(9, per_round=6, seed=0), range(6))]
+    for lap in itertools.batched(indices, 9) if hasattr(itertools, "batched") else zip(*[iter(indices)] * 9, strict=True):
+        assert sorted(lap) == list(range(9))
+
+
+def test_no_two_draws_share_a_seed():
+    seeds = [draw.seed for draw in draws(RoundSampler(4, per_round=50, seed=1), range(4))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_weights_make_rare_images_as_frequent_as_asked():
+    sampler = RoundSampler(4, per_round=4000, seed=0, weights=[1, 1, 1, 3])
+    share = np.mean([draw.index == 3 for draw in sampler])
+    assert abs(share - 0.5) < 0.03  # three standard errors of 4000 draws

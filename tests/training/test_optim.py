@@ -1,0 +1,51 @@
+"""Rates and decay go where they should."""
+
+import pytest
+
+from medvit.backbones.vit import VitConfig
+from medvit.objectives.mae import MaeConfig
+from medvit.training.optim import OptimConfig, layer_of
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_its_floor():
+    optim = OptimConfig(lr=1e-3, min_lr=1e-5, warmup=0.1)
+    assert optim.rate(0.05) == pytest.approx(5e-4)
+    assert optim.rate(0.1) == pytest.approx(1e-3)
+    assert optim.rate(1.0) == pytest.approx(1e-5)
+    assert optim.rate(0.3) > optim.rate(0.6) > optim.rate(0.9)
+
+
+def test_no_rate_is_lost_without_warm_up():
+    assert OptimConfig(lr=1e-3, warmup=0.0).rate(0.0) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.backbone.patch_embed.proj.weight", 0),
+        ("model.backbone.cls_token", 0),
+        ("model.backbone.blocks.0.attn.qkv.weight", 1),
+        ("model.backbone.blocks.11.mlp.fc1.bias", 12),
+        ("model.backbone.norm.weight", 13),
+        ("model.head.linear.weight", 13),
+    ],
+)
+def test_layers_are_counted_from_the_embedding_to_the_head(name, layer):
+    assert layer_of(name, depth=12) == layer
+
+
+def test_layer_decay_is_that_of_the_thorax_recipe():
+    """Multipliers are 0.55 ** (L - i); depth 2 has the embedding, two blocks and the rest."""
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
+    objective = MaeConfig(decoder_width=64, decoder_depth=1, decoder_heads=2).build(backbone)
+    named = [(f"objective.{name}", weight) for name, weight in objective.named_parameters()]
+    groups = OptimConfig(layer_decay=0.55).groups(named, depth=2)
+    assert {round(group["scale"], 6) for group in groups} == {round(0.55**power, 6) for power in range(4)}
+
+
+def test_biases_norms_and_tokens_do_not_decay():
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
+    groups = OptimConfig(weight_decay=0.1).groups(backbone.named_parameters(), depth=1)
+    decayed = {id(weight) for group in groups if group["weight_decay"] > 0 for weight in group["params"]}
+    for name, weight in backbone.named_parameters():
+        assert (id(weight) in decayed) == (weight.ndim > 1 and "token" not in name and "pos_embed" not in name), name
