@@ -1,0 +1,127 @@
+"""Formats: one a file, each refusing with a reason rather than guessing.
+
+The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and its
+name, *finds* the images in the files it knows without reading pixels, and *reads* one image: volumes (C, I, J, K) come
+in RAS+ order with an affine in mm, pixels in their stored type with `slope`, `intercept` and `unit`. LPS does not leave
+this room.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from medvit.errors import DataError, NotAnImageError, UnreadableError
+from medvit.readers.masks import LabelMap, attach, pair_masks
+from medvit.readers.refusals import decoding
+from medvit.samples import Image, Item, Refusal
+
+HEAD_BYTES = 512
+"""What of a file a reader sees before it says whether it knows the format."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """One file format, or a family of them."""
+
+    name: str
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Whether the file claims to be of this format, by its first `HEAD_BYTES` bytes or by its suffix."""
+
+    def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
+        """The images in files of this format, or why there is none; every file is told of once. Reads no pixels."""
+
+    def read(self, item: Item) -> Image:
+        """The pixels of one image.
+
+        Raises:
+            DataError: One of its kinds, if the pixels or their geometry are not what the header promised.
+        """
+
+
+@runtime_checkable
+class MaskReader(Protocol):
+    """A reader whose files may be label maps of one another."""
+
+    def read_mask(self, path: Path) -> LabelMap:
+        """The label map in a file, labels unscaled, in RAS+ order where it has an affine."""
+
+
+@cache
+def readers() -> tuple[Reader, ...]:
+    """Every format, by name; the first one that sniffs a file reads it."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found = [module.READER for module in modules if hasattr(module, "READER")]
+    return tuple(sorted(found, key=lambda reader: reader.name))
+
+
+def reader(name: str) -> Reader:
+    """The format of a name, as `Item.reader` has it.
+
+    Raises:
+        DataError: If there is none, as when the item was found by another version.
+    """
+    for known in readers():
+        if known.name == name:
+            return known
+    raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
+
+
+def find(files: Sequence[Path]) -> Iterator[Item | Refusal]:
+    """The images in some files, with their label maps, and what is refused and why; every file is told of once."""
+    groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
+    for file in sorted(set(files)):
+        known = _sniff(file)
+        if isinstance(known, Refusal):
+            yield known
+        else:
+            groups[known.name].append(file)
+    pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
+    pairing = pair_masks(sorted(pairable))
+    yield from pairing.refused
+    for known in readers():
+        for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
+            yield _with_mask(found, pairing.masks.get(found.files[0]))
+
+
+def read(item: Item) -> Image:
+    """The pixels of an image, and its label map where it has one.
+
+    Raises:
+        DataError: One of its kinds; the text names no path and no patient.
+    """
+    with decoding(f"the {item.kind}"):
+        image = reader(item.reader).read(item)
+    if item.mask is None:
+        return image
+    known = _sniff(item.mask)
+    if not isinstance(known, MaskReader):
+        raise UnreadableError("the label map of the image is not of a format that holds label maps")
+    with decoding("the label map"):
+        return attach(image, known.read_mask(item.mask))
+
+
+def _sniff(file: Path) -> Reader | Refusal:
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError as error:
+        return Refusal((file,), UnreadableError.code, f"the file cannot be opened: {error.strerror}")
+    if not head:
+        return Refusal((file,), UnreadableError.code, "the file is empty")
+    known = next((known for known in readers() if known.sniff(file, head)), None)
+    return known or Refusal((file,), NotAnImageError.code, "neither its name nor its first bytes tell a known format")
+
+
+def _with_mask(found: Item | Refusal, mask: Path | None) -> Item | Refusal:
+    if mask is None:
+        return found
+    if isinstance(found, Item):
+        return replace(found, mask=mask)
+    return replace(found, files=(*found.files, mask), reason=f"{found.reason} (its label map is left out with it)")

@@ -1,0 +1,43 @@
+"""What a header may claim: sizes are checked against the bytes that are there before anything is allocated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvit.errors import UnreadableError
+
+MAX_DEFLATE_RATIO = 1032
+"""Deflate cannot shrink data further (zlib's technical notes); other codecs are held to it from 64 MiB on."""
+
+ALWAYS_ALLOWED_BYTES = 64 * 2**20
+"""A claim of this size is tried whatever the file's size: an empty slice compresses beyond any ratio."""
+
+
+def check_stored(claimed_bytes: int, path: Path) -> None:
+    """Passes a claim about pixels that lie uncompressed in a file.
+
+    Raises:
+        UnreadableError: If the whole file is smaller than its pixels are claimed to be.
+    """
+    held = path.stat().st_size
+    if claimed_bytes > held:
+        raise UnreadableError(
+            f"the header claims {_size(claimed_bytes)} of pixels, the file holds {_size(held)}; it is cut short"
+        )
+
+
+def check_compressed(claimed_bytes: int, path: Path) -> None:
+    """Passes a claim about pixels that lie compressed in a file.
+
+    Raises:
+        UnreadableError: If no codec could have packed so much into the file.
+    """
+    held = path.stat().st_size
+    if claimed_bytes > max(ALWAYS_ALLOWED_BYTES, MAX_DEFLATE_RATIO * held):
+        raise UnreadableError(
+            f"the header claims {_size(claimed_bytes)} of pixels in a file of {_size(held)}; no compression does that"
+        )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB" if num_bytes >= 2**20 else f"{num_bytes} bytes"

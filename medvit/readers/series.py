@@ -1,0 +1,180 @@
+"""From DICOM instances to regular volumes: grouping, order along the slice normal, and the verdict on geometry.
+
+Order and distances come from (0020,0032) ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1);
+SliceThickness and SliceLocation are never looked at: slices may overlap or leave gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.errors import GeometryError
+from medvit.geometry import AXIS_TOLERANCE, Affine, lps_to_ras
+from medvit.readers.dicom_header import Header
+
+GAP_TOLERANCE_MM = 0.1
+"""How far gaps between slices may differ: positions are often written to 0.1 mm. A quarter of the gap at most."""
+
+SHEAR_TOLERANCE_MM = 0.2
+"""How far a stack may drift off its normal, first to last slice; a tilt of one degree makes 1.7 mm over 10 cm."""
+
+POSITION_TOLERANCE_MM = 0.01
+"""Slices nearer to each other than this lie at one position."""
+
+SPACING_TOLERANCE_MM = 1e-3
+"""How far the pixel spacing of slices of one series may differ."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices in ascending order along the slice normal, and where they lie.
+
+    `affine` maps (column, row, slice) to RAS+ mm, before axes are permuted or flipped to RAS+ order.
+    """
+
+    headers: tuple[Header, ...]
+    affine: Affine
+
+
+def group(headers: Iterable[Header]) -> list[list[Header]]:
+    """Headers by series, in order of first appearance.
+
+    Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing and
+    description are one series, under an identifier derived from what they hold (`"derived-"` and a hash): the same
+    wherever the folder lies.
+    """
+    groups: dict[tuple[object, ...], list[Header]] = {}
+    for header in headers:
+        groups.setdefault(_series_key(header), []).append(header)
+    return [_identified(series) for series in groups.values()]
+
+
+def arrange(headers: Sequence[Header]) -> Stack:
+    """The slices of one regular volume in order.
+
+    Raises:
+        GeometryError: If an element is missing, slices differ in size, orientation or spacing, several lie at one
+            position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
+            `GAP_TOLERANCE_MM`.
+    """
+    _check_present(headers)
+    _check_alike(headers)
+    row_direction, column_direction = _directions(headers[0])
+    normal = np.cross(row_direction, column_direction)
+    positions = np.array([header.position_mm for header in headers])
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    _check_distinct(positions @ normal)
+    _check_straight(positions, normal)
+    slice_spacing_mm(positions, normal)
+
+    row_spacing, column_spacing = headers[0].spacing_mm or (0.0, 0.0)
+    matrix = np.eye(4)
+    matrix[:3, 0] = row_direction * column_spacing  # the next column lies along the row
+    matrix[:3, 1] = column_direction * row_spacing
+    matrix[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
+    matrix[:3, 3] = positions[0]
+    return Stack(tuple(headers[n] for n in order), Affine(lps_to_ras(matrix)))
+
+
+def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> float:
+    """Distance between neighboring slices, in mm, their positions ascending along `normal`.
+
+    Raises:
+        GeometryError: If gaps differ by more than `GAP_TOLERANCE_MM`, as when a slice is missing.
+    """
+    gaps = np.diff(positions @ normal)
+    low, high = float(gaps.min()), float(gaps.max())
+    tolerance = min(GAP_TOLERANCE_MM, float(np.median(gaps)) / 4.0)
+    if high - low > tolerance + 1e-6:
+        raise GeometryError(
+            f"slice gaps range from {low:.2f} to {high:.2f} mm; expected one gap within {tolerance:.3g} mm: "
+            "are slices missing?"
+        )
+    return float(gaps.mean())
+
+
+def _check_present(headers: Sequence[Header]) -> None:
+    wanted = {
+        "(0028,0030) PixelSpacing": [header.spacing_mm for header in headers],
+        "(0020,0032) ImagePositionPatient": [header.position_mm for header in headers],
+        "(0020,0037) ImageOrientationPatient": [header.orientation for header in headers],
+    }
+    for element, values in wanted.items():
+        num_lacking = sum(value is None or not np.isfinite(value).all() for value in values)
+        if num_lacking:
+            raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their place is unknown")
+    if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):
+        raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
+
+
+def _check_alike(headers: Sequence[Header]) -> None:
+    sizes = Counter((header.rows, header.columns) for header in headers)
+    if len(sizes) > 1:
+        found = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.most_common(3))
+        raise GeometryError(f"slices of {len(sizes)} sizes in one series ({found}); expected one size")
+    orientations = np.array([header.orientation for header in headers])
+    if np.abs(orientations - orientations[0]).max() > AXIS_TOLERANCE:
+        raise GeometryError(f"slices of {_number_of(orientations)} orientations in one series; expected one")
+    spacings = np.array([header.spacing_mm for header in headers])
+    if np.ptp(spacings, axis=0).max() > SPACING_TOLERANCE_MM:
+        raise GeometryError(
+            f"pixel spacings {spacings.min():.4f} to {spacings.max():.4f} mm in one series; expected one"
+        )
+
+
+def _number_of(orientations: Float[Array, "slices 6"]) -> int:
+    return len(np.unique(np.round(orientations, 2), axis=0))
+
+
+def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    row, column = np.array(header.orientation).reshape(2, 3)
+    frame = np.array([row, column]) @ np.array([row, column]).T
+    if np.abs(frame - np.eye(2)).max() > AXIS_TOLERANCE:
+        raise GeometryError("(0020,0037) ImageOrientationPatient is not two unit vectors at a right angle")
+    return row, column
+
+
+def _check_distinct(distances: Float[Array, "slices"]) -> None:
+    is_new = np.concatenate([[True], np.diff(distances) > POSITION_TOLERANCE_MM])
+    counts = np.bincount(np.cumsum(is_new) - 1)
+    if counts.max() > 1:
+        low, high = counts.min(), counts.max()
+        positions = "1 position holds" if len(counts) == 1 else f"{len(counts)} positions hold"
+        each = f"{low} to {high} instances" if low < high else f"{high} instances" + " each" * (len(counts) > 1)
+        raise GeometryError(f"{positions} {each}; expected one a position: split the time points or echoes")
+
+
+def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> None:
+    steps = positions - positions[0]
+    drift_mm = float(np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1).max())
+    if drift_mm > SHEAR_TOLERANCE_MM:
+        raise GeometryError(
+            f"slices drift {drift_mm:.2f} mm sideways from the first to the last (gantry tilt); "
+            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm: resample the series"
+        )
+
+
+def _series_key(header: Header) -> tuple[object, ...]:
+    if header.series:
+        return (header.series,)
+    directions = header.orientation and tuple(round(cosine, 3) for cosine in header.orientation)
+    size = (header.rows, header.columns, header.spacing_mm, directions)
+    return (header.file.parent, header.patient, header.study, header.modality, header.description, size)
+
+
+def _identified(series: list[Header]) -> list[Header]:
+    if series[0].series:
+        return series
+    content = sorted(header.instance or f"{header.position_mm} {header.file.name}" for header in series)
+    first = series[0]
+    words = (first.patient, first.study, first.modality, f"{first.rows}x{first.columns}", *content)
+    derived = "derived-" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:24]
+    return [replace(header, series=derived, study=header.study or derived) for header in series]

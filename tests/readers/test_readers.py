@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from medvit import readers
+from medvit.errors import MedvitError
+from medvit.readers.refusals import decoding
+from medvit.samples import Item
+from medvit.sources.folder import files
+
+FOLDERS = {
+    "dcm_qa_nih": {"refused": 27},
+    "dcm_qa_ts": {"volume": 9, "refused": 21},
+    "dicom-odd": {"image": 35, "refused": 21},
+    "highdicom-sm-seg-sr": {"image": 2, "refused": 25},
+    "torchio-ct-series": {"volume": 1, "refused": 2},
+    "totalseg-ct": {"volume": 7, "refused": 3},
+    "wsi": {"image": 13, "refused": 4},
+}
+"""Real folders, and what their files are found to be."""
+
+
+def test_every_format_of_the_room_is_found_by_its_file():
+    assert [reader.name for reader in readers.readers()] == ["array", "dicom", "image", "itk", "nifti"]
+    assert all(isinstance(reader, readers.Reader) for reader in readers.readers())
+    with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are array, dicom"):
+        readers.reader("nifty")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_real_file_is_told_of_once_and_what_is_found_is_read_or_refused(shared_data: Path, folder: str):
+    sources = files(shared_data / folder)
+    found = list(readers.find(sources))
+    told = [file for one in found for file in one.files]
+    assert sorted(told) == sources
+    assert Counter(one.kind if isinstance(one, Item) else "refused" for one in found) == FOLDERS[folder]
+    for item in found:
+        if isinstance(item, Item):
+            assert readers.read(item).pixels.size > 0
+
+
+def test_strangers_and_empty_files_are_refused(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "empty.dcm").touch()
+    found = {one.files[0].name: one.code for one in readers.find(sorted(tmp_path.iterdir()))}
+    assert found == {"notes.txt": "not_an_image", "empty.dcm": "unreadable"}
+
+
+def test_a_refused_image_takes_its_label_map_along(tmp_path: Path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").write_bytes(b"nonsense")
+    (found,) = readers.find(sorted(tmp_path.rglob("*.gz")))
+    assert len(found.files) == 2
+
+
+def test_what_a_decoder_says_does_not_get_out():
+    with pytest.raises(MedvitError) as caught, decoding("the volume"):
+        raise KeyError("/data/Doe^Jane/1.dcm")
+    assert "Doe" not in f"{caught.value} {caught.value.__cause__}"
+    assert caught.value.__suppress_context__
+
+
+def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path):
+    item = Item(reader="nifti", files=(tmp_path / "a.nii",), kind="volume")
+    with pytest.raises(MedvitError, match="the volume cannot be read: its file is gone"):
+        readers.read(item)
