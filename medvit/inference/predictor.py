@@ -1,0 +1,99 @@
+"""A checkpoint at work: an image in its own grid goes in, the prediction on the same grid comes out."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.artifacts import Checkpoint
+from medvit.errors import ConfigError
+from medvit.samples import Image, Prediction
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Predictor:
+    """A model with the preprocessing of its checkpoint, loaded once.
+
+    Raises:
+        CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
+        ConfigError: If a GPU is asked for and there is none.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
+        from medvit.model import Model
+        from medvit.transforms.preprocess import Preprocess
+
+        self.device = resolve_device(device)
+        self.preprocess = Preprocess.parse(checkpoint.preprocess, source=str(checkpoint.folder))
+        self.model = Model.from_checkpoint(checkpoint).to(self.device)
+        self.config = self.model.config
+
+    def __call__(self, image: Image) -> Prediction:
+        """Probabilities (L,), or a mask on the grid of the given image, with its affine.
+
+        Raises:
+            DataError: If the image is not what the model was made for.
+        """
+        pixels = self.preprocess(image).pixels
+        with _precision(self.device):
+            probabilities = self.model.predict(pixels[None].to(self.device))[0].float()
+        if self.config.kind == "classification":
+            return Prediction(self.config.classes, probabilities=probabilities.cpu().numpy())
+        mask = mask_on_grid(probabilities, image.pixels.shape[1:])
+        return Prediction(self.config.classes, mask=mask, affine=image.affine)
+
+
+def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:
+    """The most probable class of each voxel of a grid of another size over the same field of view.
+
+    Preprocessing keeps the outer faces of the grid in place (`geometry.rescaled`), which is what linear interpolation
+    with `align_corners=False` undoes. Classes are taken one by one: beside the input, memory holds two volumes of the
+    target size and not one for every class.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    same = tuple(probabilities.shape[1:]) == tuple(shape)
+    best = torch.full(shape, -torch.inf, device=probabilities.device)
+    mask = torch.zeros(shape, dtype=torch.uint8 if len(probabilities) <= 256 else torch.int32, device=best.device)
+    for label, probability in enumerate(probabilities):
+        if not same:
+            mode = "trilinear" if len(shape) == 3 else "bilinear"
+            probability = F.interpolate(probability[None, None], size=shape, mode=mode, align_corners=False)[0, 0]
+        wins = probability > best
+        mask[wins] = label
+        best = torch.where(wins, probability, best)
+    return np.asarray(mask.cpu().numpy())
+
+
+def resolve_device(device: Device) -> torch.device:
+    """What `auto` means on this machine: the GPU where there is one.
+
+    Raises:
+        ConfigError: If a GPU is asked for and there is none.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here; give device=auto or device=cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _precision(device: torch.device) -> AbstractContextManager[object]:
+    """Half precision on GPUs; on a CPU results stay those of fp32, the same on every machine."""
+    import torch
+
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

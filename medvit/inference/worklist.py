@@ -1,0 +1,151 @@
+"""The book of a batch: every study with what came of it, on disk after each one, so that a run can go on.
+
+`status.csv` has a line a study, `predictions.csv` a line a class of a series. Both are replaced whole after each study.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from medvit.artifacts import write_text
+from medvit.errors import MedvitError, OutputError
+from medvit.inference import Result, Status, Study
+from medvit.inference.study import NoSeriesError
+
+log = logging.getLogger("medvit")
+
+STATUS, PREDICTIONS = "status.csv", "predictions.csv"
+STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
+PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels")
+
+Perform = Callable[[Study, Path], Result]
+"""Does one study and writes its objects into the given folder, which exists and is empty."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of `status.csv`."""
+
+    study: str
+    status: Status
+    code: str = ""
+    reason: str = ""
+    seconds: str = ""
+    outputs: str = ""
+
+
+class Worklist:
+    """Studies and what came of them, in a folder; a folder with an unfinished book is continued."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines = {line["study"]: Line(**line) for line in _read(folder / STATUS)}  # type: ignore[arg-type]
+        done = {name for name, line in self.lines.items() if line.status == "done"}
+        self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]
+
+    def run(self, studies: Sequence[Study], perform: Perform) -> None:
+        """Does every study that is not done yet, behind a progress bar with the time left.
+
+        A study that fails never stops the others.
+
+        Raises:
+            OutputError: If results cannot be written, as on a full disk: then no later study could be either.
+        """
+        waiting = [study for study in studies if self.status(study.name) != "done"]
+        if len(waiting) < len(studies):
+            log.info("predict: %d of %d studies are done already", len(studies) - len(waiting), len(studies))
+        for study in tqdm(waiting, desc="predict", unit="study", mininterval=0.5):
+            started = time.monotonic()
+            result = self._attempt(study, perform)
+            self.record(study.name, result, seconds=time.monotonic() - started)
+
+    def record(self, name: str, result: Result, seconds: float = 0.0) -> None:
+        """Enters what came of a study, and writes the book."""
+        self.lines[name] = Line(
+            name, result.status, result.code, result.reason, f"{seconds:.2f}", ";".join(result.outputs)
+        )
+        self._predictions = [row for row in self._predictions if row["study"] != name]
+        for finding in result.findings:
+            values = (finding.probability, finding.volume_ml, finding.num_voxels)
+            texts = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+            row = (name, finding.series, finding.label, *texts)
+            self._predictions.append(dict(zip(PREDICTION_COLUMNS, row, strict=True)))
+        self.write()
+
+    def write(self) -> None:
+        """Writes both tables; predictions first, so that a study said to be done has its numbers."""
+        predictions = sorted(self._predictions, key=lambda row: row["study"])
+        write_text(self.folder / PREDICTIONS, _table(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
+        lines = sorted(self.lines.values(), key=lambda line: line.study)
+        rows = [[getattr(line, column) for column in STATUS_COLUMNS] for line in lines]
+        write_text(self.folder / STATUS, _table(STATUS_COLUMNS, rows))
+
+    def status(self, name: str) -> Status | None:
+        """What came of a study so far."""
+        line = self.lines.get(name)
+        return None if line is None else line.status
+
+    @property
+    def counts(self) -> Counter[Status]:
+        """How many studies are done, skipped and failed."""
+        return Counter(line.status for line in self.lines.values())
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for people for every study that failed."""
+        return [f"{line.study}: {line.reason}" for line in self.lines.values() if line.status == "failed"]
+
+    def _attempt(self, study: Study, perform: Perform) -> Result:
+        partial, final = self.folder / f".{study.name}.partial", self.folder / study.name
+        try:
+            _fresh(partial)
+            result = perform(study, partial)
+            if result.status == "done":
+                shutil.rmtree(final, ignore_errors=True)
+                partial.replace(final)
+            return result
+        except OutputError:
+            raise
+        except NoSeriesError as error:
+            return Result("skipped", error.code, str(error))
+        except MedvitError as error:
+            return Result("failed", error.code, str(error))
+        except Exception as error:  # one bad study must not stop the others, whatever is wrong with it
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            log.debug("predict: a study failed", exc_info=True)
+            # Only the type: the text of a library's error may name a file or a patient.
+            return Result("failed", "unexpected", f"stopped by an unexpected {type(error).__name__}")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

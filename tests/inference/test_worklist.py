@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import csv
+import errno
+from pathlib import Path
+
+import pytest
+
+from medvit.errors import GeometryError, OutputError
+from medvit.inference import Finding, Result, Study
+from medvit.inference.study import NoSeriesError
+from medvit.inference.worklist import PREDICTIONS, STATUS, Worklist
+
+STUDIES = [Study(f"s-{n}", ()) for n in range(4)]
+DONE = Result("done", outputs=("a.txt",), findings=(Finding("e-1", "liver", volume_ml=1.5, num_voxels=3),))
+
+
+def perform(study: Study, folder: Path) -> Result:
+    (folder / "a.txt").write_text(study.name)
+    if study.name == "s-1":
+        raise GeometryError("slices are missing")
+    if study.name == "s-2":
+        raise NoSeriesError("the study has 1 series of CT as volume")
+    return DONE
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def test_one_bad_study_never_stops_the_others(tmp_path: Path) -> None:
+    worklist = Worklist(tmp_path)
+    worklist.run(STUDIES, perform)
+    lines = {line["study"]: (line["status"], line["code"], line["outputs"]) for line in table(tmp_path / STATUS)}
+    assert lines == {
+        "s-0": ("done", "", "a.txt"),
+        "s-1": ("failed", "geometry", ""),
+        "s-2": ("skipped", "no_series", ""),
+        "s-3": ("done", "", "a.txt"),
+    }
+    assert worklist.failures == ["s-1: slices are missing"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions.csv", "s-0", "s-3", "status.csv"]
+    assert table(tmp_path / PREDICTIONS)[0] == {
+        "study": "s-0", "series": "e-1", "class": "liver", "probability": "", "volume_ml": "1.5", "num_voxels": "3",
+    }  # fmt: skip
+
+
+def test_an_unexpected_error_is_told_by_its_kind_and_not_by_its_text(tmp_path: Path) -> None:
+    def leak(study: Study, folder: Path) -> Result:
+        raise KeyError("Doe^Jane")
+
+    Worklist(tmp_path).run(STUDIES[:1], leak)
+    assert "Jane" not in (tmp_path / STATUS).read_text()
+    assert "unexpected KeyError" in (tmp_path / STATUS).read_text()
+
+
+@pytest.mark.parametrize("error", [OutputError("full"), OSError(errno.ENOSPC, "full")])
+def test_a_full_disk_stops_the_batch_and_leaves_no_half_study(tmp_path: Path, error: Exception) -> None:
+    def full(study: Study, folder: Path) -> Result:
+        (folder / "half").touch()
+        raise error
+
+    with pytest.raises(type(error)):
+        Worklist(tmp_path).run(STUDIES, full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_batch_does_again_what_is_not_done_and_nothing_else(tmp_path: Path) -> None:
+    Worklist(tmp_path).run(STUDIES[:3], perform)
+    again: list[str] = []
+
+    def mended(study: Study, folder: Path) -> Result:
+        again.append(study.name)
+        return DONE
+
+    resumed = Worklist(tmp_path)
+    resumed.run(STUDIES, mended)
+    assert again == ["s-1", "s-2", "s-3"]
+    assert dict(resumed.counts) == {"done": 4}
+    assert [row["study"] for row in table(tmp_path / PREDICTIONS)] == ["s-0", "s-1", "s-2", "s-3"]
