@@ -91,6 +91,7 @@ class Checkpoint:
             if state is not None:
                 partial = self.folder / f".{name}.partial"
                 save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
+                partial.chmod((self.folder.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
                 os.replace(partial, self.folder / name)
         write_text(self.folder / MODEL, yaml.safe_dump({"schema": SCHEMA_VERSION, **self.model}, sort_keys=False))
         write_text(self.folder / PREPROCESS, json.dumps(self.preprocess, indent=2) + "\n")

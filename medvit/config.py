@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -198,6 +198,8 @@ def _show(value: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " or ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):

@@ -105,9 +105,9 @@ class ViT(Backbone):
         self.num_prefix_tokens = int(config.class_token) + config.registers
         self.positions, self.save_memory = config.positions, config.save_memory
 
-        convolution = nn.Conv3d if self.ndim == 3 else nn.Conv2d
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = convolution(self.channels, self.width, self.patch_size, self.patch_size)
+        convolution: Any = nn.Conv3d if self.ndim == 3 else nn.Conv2d
+        self.patch_embed = nn.ModuleDict()  # timm's name for what holds the one convolution is patch_embed.proj
+        self.patch_embed["proj"] = convolution(self.channels, self.width, self.patch_size, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width)) if config.class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, self.width)) if config.registers else None
         self.grid = tuple(config.image_size // side for side in self.patch_size)
@@ -129,7 +129,7 @@ class ViT(Backbone):
             raise DataError(
                 f"found pixels of shape {shape}; each side must be a multiple of the patch {self.patch_size}"
             )
-        features = self.patch_embed.proj(pixels)
+        features = self.patch_embed["proj"](pixels)
         grid = tuple(features.shape[2:])
         patches = features.flatten(2).transpose(1, 2)
         added = self._added_positions(grid)
@@ -157,7 +157,7 @@ class ViT(Backbone):
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(layers) + 1]):
             if self.save_memory and self.training:
-                tokens = checkpoint(block, tokens, **options, use_reentrant=False)
+                tokens = checkpoint(partial(block, **options), tokens, use_reentrant=False)
             else:
                 tokens = block(tokens, **options)
             if number in layers:

@@ -16,8 +16,7 @@ from medvit.model import Model
 from medvit.samples import Batch
 from medvit.training.module import TrainingModule
 from medvit.training.optim import OptimConfig
-
-BEST = "best.safetensors"
+from medvit.training.trainer import BEST
 
 
 class Finetuning(TrainingModule):
@@ -34,6 +33,7 @@ class Finetuning(TrainingModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
+        assert batch.targets is not None
         value = self.loss(self.model(batch.pixels), batch.targets)
         self.log("loss", value.detach(), prog_bar=True)
         return self.finite(value)

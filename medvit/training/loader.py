@@ -33,7 +33,7 @@ class Draw:
 
 
 class RoundSampler(Sampler[Draw]):
-    """`per_round` draws a round in each process of the training, going through random orders of all images one after another.
+    """`per_round` draws a round in each training process, through random orders of all images one after another.
 
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes.
     """

@@ -20,8 +20,9 @@ from medvit.config import Config
 from medvit.dataset import Samples
 from medvit.manifest import Manifest
 from medvit.samples import Sample
+from medvit.training.start import Start
 from medvit.transforms.patches import patchify
-from medvit.transforms.preprocess import Preprocess, resize, resize_mask
+from medvit.transforms.preprocess import resize, resize_mask
 from medvit.transforms.views import ViewsConfig, cut, draw
 
 TEMPERATURE = 0.07
@@ -92,37 +93,30 @@ def balanced_accuracy(predicted: Int[Tensor, "m"], truth: Int[Tensor, "m"]) -> f
 
 
 def build_probe(
-    config: MonitorConfig,
-    manifest: Manifest,
-    preprocess: Preprocess,
-    views: ViewsConfig,
-    *,
-    patch_size: tuple[int, ...],
-    seed: int,
+    config: MonitorConfig, manifest: Manifest, start: Start, views: ViewsConfig, *, seed: int
 ) -> Probe | None:
     """A probe on the training images and, for the queries, the validation images of a manifest.
 
     None where the reading is off or there are fewer than two images.
     """
-    chosen = [
-        _some(manifest.filter(lambda row, s=split: row.split == s), config.knn_images, seed)
-        for split in ("train", "val")
-    ]
-    bank, queries = (Samples(part, preprocess) for part in chosen)
+    usable = manifest.filter(lambda row: row.kind == start.preprocess.kind)
+    chosen = [_some(usable, split, config.knn_images, seed) for split in ("train", "val")]
+    bank, queries = (Samples(part, start.preprocess) for part in chosen)
     if config.knn_images == 0 or len(bank) < 2:
         return None
-    size = views.resolved_size(len(patch_size))
+    size = views.size
     if len(queries) and all(config.knn_label in row.labels for part in chosen for row in part):
         return _class_probe(config, bank, queries, size)
     if len(queries) and all(row.mask for part in chosen for row in part):
-        return _tissue_probe(config, bank, queries, size, patch_size)
+        return _tissue_probe(config, bank, queries, size, start.backbone.patch_size)
     return _image_probe(bank, views, size, seed)
 
 
-def _some(manifest: Manifest, count: int, seed: int) -> Manifest:
-    order = np.random.default_rng(seed).permutation(len(manifest))[:count]
-    chosen = {manifest.rows[i].image_id for i in order}
-    return manifest.filter(lambda row: row.image_id in chosen)
+def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
+    part = manifest.filter(lambda row: row.split == split)
+    order = np.random.default_rng(seed).permutation(len(part))[:count]
+    chosen = {part.rows[i].image_id for i in order}
+    return part.filter(lambda row: row.image_id in chosen)
 
 
 def _class_probe(config: MonitorConfig, bank: Samples, queries: Samples, size: tuple[int, ...]) -> Probe:

@@ -8,6 +8,8 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.config import Config
 from medvit.errors import CheckpointError
+from medvit.manifest import Manifest
+from medvit.training.tasks import choose_preprocess
 from medvit.transforms.preprocess import Preprocess
 
 
@@ -27,14 +29,20 @@ class Start:
     preprocess: Preprocess
 
 
-def start_from(checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None) -> Start:
+def start_from(
+    checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
+) -> Start:
     """The checkpoint's backbone and preprocessing if there is one, else those of the config; `preprocess` overrules.
+
+    Without either, preprocessing, rank and channels follow the dataset.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
     """
     if checkpoint is None:
-        return Start(config, config.build(), preprocess or Preprocess())
+        chosen = preprocess or choose_preprocess(manifest)
+        fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
+        return Start(fitted, fitted.build(), chosen)
     checkpoint.require("backbone")
     described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
     backbone = described.without_weights().build()

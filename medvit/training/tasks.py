@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,17 @@ from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.manifest import Manifest
 from medvit.samples import Row
-from medvit.transforms.preprocess import Preprocess
+from medvit.transforms.preprocess import Intensity, Preprocess
 
 Task = Literal["classification", "segmentation"]
 LARGEST_CROP = {2: 512, 3: 96}
-"""Largest side of a crop that is chosen unasked, in pixels or voxels."""
+"""Largest side of a crop that is chosen unasked, in pixels or voxels, by number of dimensions."""
+LARGEST_VIEW = {2: 224, 3: 96}
+"""The same of a view of pretraining."""
+IMAGE_SIZE = (224, 224)
+"""What images are resized to unasked."""
+CT_WINDOW = Intensity(method="window", window_center=40.0, window_width=400.0)
+"""Soft tissue, in HU."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,30 @@ def _task(manifest: Manifest, label: str) -> Task:
     )
 
 
-def crop_size(manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...]) -> tuple[int, ...]:
-    """The largest image, axis by axis, rounded up to whole patches, and no larger than `LARGEST_CROP`."""
+def choose_preprocess(manifest: Manifest) -> Preprocess:
+    """A preprocessing for the kind of image that is most frequent, where none is given.
+
+    Images are resized to 224 x 224 and scaled by the range of their type; volumes keep their spacing, and are windowed
+    to soft tissue if all are CT, else normalized one by one.
+    """
+    kinds = Counter(row.kind for row in manifest)
+    if not kinds:
+        raise DataError(f"{manifest.folder} holds no image; ingest some")
+    kind = kinds.most_common(1)[0][0]
+    rows = [row for row in manifest if row.kind == kind]
+    channels = max(row.shape[0] for row in rows)
+    if kind == "image":
+        return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=Intensity(method="range"))
+    is_ct = all(row.modality == "CT" and row.unit == "HU" for row in rows)
+    return Preprocess(kind=kind, channels=channels, intensity=CT_WINDOW if is_ct else Intensity())
+
+
+def crop_size(
+    manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...], limits: Mapping[int, int] = LARGEST_CROP
+) -> tuple[int, ...]:
+    """The largest image, axis by axis, rounded up to whole patches, and no larger than the limit."""
     shapes = [prepared_shape(row, preprocess) for row in manifest]
-    limit = LARGEST_CROP[len(patch_size)]
+    limit = limits[len(patch_size)]
     largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
     return tuple(-(-side // patch) * patch for side, patch in zip(largest, patch_size, strict=True))
 

@@ -18,7 +18,7 @@ from medvit.config import Config
 from medvit.errors import CheckpointError
 from medvit.tracking import Tracker
 
-RESUME = "last.ckpt"
+RESUME, BEST = "last.ckpt", "best.safetensors"
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -147,6 +147,12 @@ def finished_rounds(path: Path | None) -> int:
     except (RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
     return int(state["epoch"]) + 1  # Lightning counts the round that was just saved when it is over
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for name in (RESUME, BEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 class _TrackerLogger(Logger):

@@ -19,7 +19,8 @@ class ViewsConfig(Config):
     """The crops an objective wants of each image."""
 
     size: tuple[int, ...] = ()
-    """Pixels or voxels of a crop, (H, W) or (I, J, K), whole patches; empty takes 224 x 224 or 96 cubed."""
+    """Pixels or voxels of a crop, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224
+    pixels or 96 voxels a side."""
     scale: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the image's area or volume that a crop covers."""
     stretch: float = 4 / 3
@@ -27,9 +28,9 @@ class ViewsConfig(Config):
     flipped_axes: tuple[int, ...] = ()
     """Spatial axes along which a crop is flipped half of the time; none by default, since sides mean something."""
 
-    def resolved_size(self, ndim: int) -> tuple[int, ...]:
-        """The size, or the usual one for a number of dimensions."""
-        return self.size or ((224, 224) if ndim == 2 else (96, 96, 96))
+    def fitted(self, size: tuple[int, ...]) -> ViewsConfig:
+        """The same options with the size filled in, if none was given."""
+        return self if self.size else self.model_copy(update={"size": size})
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class MakeView:
         """The crop and the pseudonym of the study it comes from."""
         shape = sample.pixels.shape[1:]
         crop = draw(self.config, shape, np.random.default_rng(seed))
-        return cut(sample.pixels, crop, self.config.resolved_size(len(shape))), sample.row.study_id
+        return cut(sample.pixels, crop, self.config.size), sample.row.study_id
 
 
 def collate_views(crops: Sequence[tuple[Float[Tensor, "c *s"], str]]) -> Views:

@@ -1,0 +1,270 @@
+"""The data card: what a dataset holds, in figures computed from it and in prose that people wrote.
+
+`card.md` is for people, its front matter for programs, its plots lie in `card/`; `card.json` is for machines alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Num
+from numpy import ndarray as Array
+from pydantic import Field
+
+from medvit import card_plots
+from medvit.artifacts import write_text
+from medvit.card_plots import SPLITS, Intensities, axis_sizes
+from medvit.config import Config
+from medvit.croissant import write_croissant
+from medvit.errors import ConfigError
+from medvit.manifest import Manifest
+from medvit.quarantine import Quarantined
+from medvit.samples import Row
+
+FILE_NAME = "card.md"
+PROSE_FOLDER = Path(__file__).parent.parent / "data_cards"
+"""Where the project keeps prose on well-known datasets."""
+
+SAMPLED_IMAGES = 100
+SAMPLED_VOXELS = 2**28
+"""Voxels read at most to describe intensities."""
+VOXELS_AN_IMAGE = 100_000
+"""Voxels of an image that its percentiles are taken of."""
+SHOWN_REASONS = 30
+
+
+class CardHead(Config):
+    """The front matter of a data card."""
+
+    name: str
+    """Name of the dataset."""
+    licence: str = ""
+    """Under which terms it may be used."""
+    source: str = ""
+    """Where it comes from, as a URL or a citation."""
+    images: dict[str, int] = Field(default_factory=dict)
+    """Number of images by modality."""
+    patients: int | None = None
+    """Number of patients."""
+    hash: str = ""
+    """Hash of the manifest; depends on the site's key, so prose has none."""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A card that people wrote: its front matter, and Markdown to keep."""
+
+    head: CardHead
+    text: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What reading some of the images told: intensities by modality, and the share of voxels of each mask class."""
+
+    num_images: int
+    intensities: Sequence[Intensities]
+    mask_shares: Sequence[float]
+
+
+def read_prose(path: Path) -> Prose:
+    """The card in a Markdown file.
+
+    Raises:
+        ConfigError: If it does not open with front matter that fits `CardHead`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"the card {path} cannot be read; give card=PATH of a Markdown file") from None
+    opening, _, rest = text.removeprefix("---\n").partition("\n---\n")
+    try:
+        tree = yaml.safe_load(opening) if text.startswith("---\n") and rest else None
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the card {path} does not open with front matter: YAML between two lines of ---")
+    return Prose(CardHead.parse(tree, source=f"the front matter of {path}"), rest.strip())
+
+
+def find_prose(path: Path | None, name: str) -> Prose | None:
+    """The card at a path, or the one that the project keeps of a dataset of this name."""
+    kept = PROSE_FOLDER / f"{name}.md"
+    if path is None and not kept.is_file():
+        return None
+    return read_prose(path or kept)
+
+
+def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
+    """Writes `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete."""
+    measured = _measure(manifest)
+    plots = card_plots.draw(manifest, measured.intensities)
+    head = _head(manifest)
+    sections = [
+        f"---\n{yaml.safe_dump(head.tree(), sort_keys=False, allow_unicode=True)}---\n\n# {manifest.facts.name}",
+        *([manifest.facts.description] if manifest.facts.description else []),
+        *([prose.text] if prose else []),
+        "## Contents\n\n" + "\n".join(_contents(manifest)),
+        *_class_tables(manifest, measured),
+        "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
+        "\n".join(map(_shown, plots)),
+        "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
+        "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose) or ["Nothing found."])]),
+    ]
+    write_text(manifest.folder / FILE_NAME, "\n\n".join(sections) + "\n")
+    write_croissant(manifest)
+
+
+def _head(manifest: Manifest) -> CardHead:
+    facts = manifest.facts
+    images = Counter(row.modality or "unknown" for row in manifest)
+    patients = len({row.patient_id for row in manifest})
+    return CardHead(
+        name=facts.name,
+        licence=facts.licence,
+        source=facts.source,
+        images=dict(sorted(images.items())),
+        patients=patients,
+        hash=manifest.hash,
+    )
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *lines))
+    return [f"| {' | '.join(line)} |" for line in cells]
+
+
+def _contents(manifest: Manifest) -> list[str]:
+    columns = [("all", manifest.rows)] + [(split, tuple(r for r in manifest if r.split == split)) for split in SPLITS]
+    kinds = sorted({(row.kind, row.modality) for row in manifest})
+    counted = {f"{_plural(kind)}, {modality or 'unknown modality'}": (kind, modality) for kind, modality in kinds}
+    return _table(
+        ["", *(name for name, _ in columns)],
+        [
+            ["patients", *(len({row.patient_id for row in rows}) for _, rows in columns)],
+            ["studies", *(len({row.study_id for row in rows}) for _, rows in columns)],
+            *([name, *(_count(rows, what) for _, rows in columns)] for name, what in counted.items()),
+            ["with a label map", *(sum(row.mask is not None for row in rows) for _, rows in columns)],
+        ],
+    )
+
+
+def _plural(kind: str) -> str:
+    return f"{kind}s"
+
+
+def _count(rows: Sequence[Row], what: tuple[str, str]) -> int:
+    return sum((row.kind, row.modality) == what for row in rows)
+
+
+def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
+    for key, names in manifest.facts.classes.items():
+        lines = [[name, *_by_split(row for row in manifest if row.labels.get(key) == name)] for name in names]
+        unlabeled = [row for row in manifest if key not in row.labels]
+        lines += [["(none)", *_by_split(unlabeled)]] if unlabeled else []
+        yield "\n".join([f"## Classes of `{key}`, images", "", *_table(["", "all", *SPLITS], lines)])
+    if manifest.facts.mask_classes:
+        lines = [
+            [value, name, f"{share:.3%}"]
+            for value, (name, share) in enumerate(zip(manifest.facts.mask_classes, measured.mask_shares, strict=True))
+        ]
+        yield "\n".join(
+            ["## Classes of label maps", "", *_table(["value", "name", f"voxels, {measured.num_images} images"], lines)]
+        )
+
+
+def _by_split(rows: Iterable[Row]) -> list[int]:
+    counts = Counter(row.split for row in rows)
+    return [counts.total(), *(counts[split] for split in SPLITS)]
+
+
+def _sizes(manifest: Manifest) -> list[str]:
+    lines = [(f"size along {axis}, pixels", *_spread(sizes)) for axis, sizes in axis_sizes(manifest).items()]
+    spacings = np.array([row.spacing_mm for row in manifest if row.spacing_mm])
+    if len(spacings):
+        lines += [(f"spacing along {axis}, mm", *_spread(spacings[:, n])) for n, axis in enumerate("IJK")]
+    mpp = [row.mpp for row in manifest if row.mpp is not None]
+    lines += [("pixel size, microns", *_spread(np.array(mpp)))] if mpp else []
+    return _table(["", "lowest", "median", "highest"], lines)
+
+
+def _spread(values: Num[Array, "n"]) -> tuple[str, str, str]:
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
+    return f"{low:.5g}", f"{middle:.5g}", f"{high:.5g}"
+
+
+def _intensity_table(measured: _Measured) -> Iterator[str]:
+    yield from ("", f"Intensities of {measured.num_images} sampled images: median [lowest, highest] over images.", "")
+    lines = [
+        [group.name, len(group.percentiles), *("{1} [{0}, {2}]".format(*_spread(c)) for c in group.percentiles.T)]
+        for group in measured.intensities
+    ]
+    yield from _table(["modality", "images", "1st percentile", "median", "99th percentile"], lines)
+
+
+def _shown(plot: Path) -> str:
+    return f"![{plot.stem}]({plot.as_posix()})"
+
+
+def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
+    if not quarantine:
+        return ["Every file was taken."]
+    items, files = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for entry in quarantine:
+        items[entry.code, entry.reason] += 1
+        files[entry.code, entry.reason] += entry.num_files
+    ordered = sorted(items, key=lambda key: (-items[key], key))
+    lines = [[*key, items[key], files[key]] for key in ordered[:SHOWN_REASONS]]
+    rest = len(ordered) - SHOWN_REASONS
+    return [
+        *_table(["code", "reason", "items", "files"], lines),
+        *(["", f"And {rest} more reasons; `quarantine.parquet` has all."] if rest > 0 else []),
+    ]
+
+
+def _notes(manifest: Manifest, head: CardHead, prose: Prose | None) -> list[str]:
+    facts, splits = manifest.facts, Counter(row.split for row in manifest)
+    shared = len(_across_splits(manifest))
+    notes = {
+        "licence: missing; give licence=...": not facts.licence,
+        "source: missing; give source_url=...": not facts.source,
+        "description: missing; give description=... or card=...": not (facts.description or prose),
+        f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,
+        "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
+        f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
+        f"duplicates: {shared} images are, pixel by pixel, in more than one split": shared > 0,
+        f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
+            prose is not None and bool(prose.head.images) and prose.head.images != head.images
+        ),
+    }
+    return [f"- {note}" for note, is_true in notes.items() if is_true]
+
+
+def _across_splits(manifest: Manifest) -> list[str]:
+    splits: dict[str, set[str]] = {}
+    for row in manifest:
+        splits.setdefault(row.sha256, set()).add(row.split)
+    return [address for address, found in splits.items() if len(found) > 1]
+
+
+def _measure(manifest: Manifest) -> _Measured:
+    """Percentiles of up to `SAMPLED_IMAGES` images, spread evenly over the manifest."""
+    voxels = np.mean([float(np.prod(row.shape)) for row in manifest])
+    wanted = int(np.clip(SAMPLED_VOXELS / voxels, 3, SAMPLED_IMAGES))
+    sampled = [manifest.rows[n] for n in np.unique(np.linspace(0, len(manifest) - 1, wanted).round().astype(int))]
+    found: dict[tuple[str, str], list[Array]] = {}
+    counts = np.zeros(len(manifest.facts.mask_classes))
+    for row in sampled:
+        pixels = manifest.store.get(row.sha256).ravel()
+        values = pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)].astype(np.float64) * row.slope + row.intercept
+        found.setdefault((row.modality, row.unit), []).append(np.percentile(values[np.isfinite(values)], [1, 50, 99]))
+        if row.mask is not None:
+            counts += np.bincount(manifest.store.get(row.mask).ravel(), minlength=len(counts))
+    intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
+    return _Measured(len(sampled), intensities, tuple(counts / max(1.0, counts.sum())))

@@ -1,0 +1,44 @@
+"""How good a model is, with intervals: pure functions of truth and prediction, and one report that stands alone.
+
+Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not two
+witnesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.samples import Row
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval; not a number where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return "not defined" if np.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    `metrics` with intervals, `columns` a value an image (the columns of `predictions.parquet`), `rows` the images in
+    the same order, `notes` what a reader must know: what was left out and why.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, Estimate]
+    columns: Mapping[str, Float[Array, "n"]]
+    notes: tuple[str, ...] = ()

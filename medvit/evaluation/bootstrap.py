@@ -1,0 +1,45 @@
+"""Bootstrap over patients: intervals of any statistic, and of the difference of two models on the same patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray as Array
+
+from medvit.evaluation import Estimate
+
+Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
+"""From the indices of images, repeated as drawn, to named numbers."""
+
+
+def bootstrap(
+    statistic: Statistic, patients: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Estimates of a statistic over all images, with the 2.5th and 97.5th percentile over resampled patients.
+
+    Patients are drawn with replacement, each with all of its images (Efron and Tibshirani 1993, cluster bootstrap).
+    Where a resample leaves a number undefined, as a class without a case, it does not count for that number.
+    """
+    whole = statistic(np.arange(len(patients)))
+    drawn = [statistic(indices) for indices in resampled(patients, resamples, seed)]
+    return {name: _estimate(value, [one[name] for one in drawn]) for name, value in whole.items()}
+
+
+def resampled(patients: Sequence[str], resamples: int, seed: int) -> list[Int[Array, "m"]]:
+    """Indices of the images of patients drawn with replacement, as many patients as there are."""
+    names, member = np.unique(np.array(patients), return_inverse=True)
+    images = [np.flatnonzero(member == patient) for patient in range(len(names))]
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(0, len(names), (resamples, len(names)))
+    return [np.concatenate([images[patient] for patient in draw]) for draw in draws]
+
+
+def _estimate(value: float, drawn: Sequence[float]) -> Estimate:
+    defined = np.array(drawn, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    if np.isnan(value) or defined.size == 0:
+        return Estimate(float(value), float("nan"), float("nan"))
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return Estimate(float(value), float(low), float(high))

@@ -1,0 +1,53 @@
+"""Two models on the same images: the difference of their metrics, with an interval over the patients they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy import ndarray as Array
+
+from medvit.errors import DataError
+from medvit.evaluation import Estimate
+from medvit.evaluation.bootstrap import bootstrap
+from medvit.evaluation.classification import classification_metrics
+
+Table = Mapping[str, Array]
+"""The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
+
+
+def paired_differences(
+    one: Table, other: Table, classes: Sequence[str], *, resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Metrics of `one` minus those of `other`, on the images that both predict.
+
+    Raises:
+        DataError: If they share no image or measure different things.
+    """
+    places = {image: index for index, image in enumerate(other["image_id"])}
+    mine = np.array([index for index, image in enumerate(one["image_id"]) if image in places], dtype=int)
+    if mine.size == 0:
+        raise DataError("the two reports share no image; evaluate both models on the same split of the same dataset")
+    if set(one) != set(other):
+        raise DataError("the two reports measure different things; compare models of one task and the same classes")
+    theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
+    patients = [str(patient) for patient in one["patient_id"][mine]]
+
+    def difference(drawn: Array) -> dict[str, float]:
+        first, second = _metrics(one, mine[drawn], classes), _metrics(other, theirs[drawn], classes)
+        return {name: first[name] - second[name] for name in first}
+
+    return bootstrap(difference, patients, resamples=resamples, seed=seed)
+
+
+def _metrics(table: Table, indices: Array, classes: Sequence[str]) -> dict[str, float]:
+    if "truth" in table:
+        probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
+        return classification_metrics(table["truth"][indices].astype(int), probabilities, classes)
+    names = [name for name in table if name.startswith(("dice", "hd95_mm", "nsd"))]
+    return {name: _mean(table[name][indices]) for name in names}
+
+
+def _mean(values: Array) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")

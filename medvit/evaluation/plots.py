@@ -1,0 +1,169 @@
+"""The pictures of a report, as matplotlib figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy import ndarray as Array
+from sklearn import metrics
+
+from medvit.evaluation import Evaluation
+from medvit.evaluation.classification import reliability
+
+INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
+MAX_CURVES = 10
+"""Classes drawn as curves at most; more cannot be told apart."""
+
+
+def roc_figure(evaluation: Evaluation) -> Figure:
+    """ROC curves, of class 1 where there are two, with their areas."""
+    figure, axes = _square()
+    for index, name in _shown(evaluation):
+        positive, scores = _one_against_rest(evaluation, index, name)
+        if 0 < positive.sum() < len(positive):
+            false, true, _ = metrics.roc_curve(positive, scores)
+            axes.plot(false, true, label=f"{name} ({metrics.auc(false, true):.3f})", linewidth=1.6)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
+    return _finished(figure, axes, "1 - specificity", "sensitivity", legend="class (area)")
+
+
+def precision_recall_figure(evaluation: Evaluation) -> Figure:
+    """Precision against recall, of class 1 where there are two."""
+    figure, axes = _square()
+    for index, name in _shown(evaluation):
+        positive, scores = _one_against_rest(evaluation, index, name)
+        if positive.any():
+            precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+            axes.plot(recall, precision, label=name, linewidth=1.6)
+    return _finished(figure, axes, "recall", "precision", legend="class")
+
+
+def reliability_figure(evaluation: Evaluation) -> Figure:
+    """Accuracy against confidence; dots are as large as the share of images they stand for."""
+    figure, axes = _square()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
+    confidence, accuracy, share = np.array(reliability(*_truth_and_probabilities(evaluation))).T
+    axes.plot(confidence, accuracy, color=INK, linewidth=1.2)
+    axes.scatter(confidence, accuracy, s=20 + 400 * share, color=INK, alpha=0.6)
+    return _finished(figure, axes, "confidence", "accuracy")
+
+
+def confusion_figure(evaluation: Evaluation) -> Figure:
+    """How many images of each class were given each class."""
+    truth, probabilities = _truth_and_probabilities(evaluation)
+    labels = list(range(len(evaluation.classes)))
+    counts = metrics.confusion_matrix(truth, probabilities.argmax(axis=1), labels=labels)
+    figure, axes = _square()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if shares[row, column] > 0.5 else INK
+        axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(labels, evaluation.classes, rotation=45, ha="right")
+    axes.set_yticks(labels, evaluation.classes)
+    axes.set_xlabel("given")
+    axes.set_ylabel("true")
+    return figure
+
+
+def dice_figure(evaluation: Evaluation) -> Figure:
+    """The Dice of every image by class, with the quartiles."""
+    names = list(evaluation.classes[1:])
+    figure = Figure(figsize=(max(3.4, 1.3 * len(names) + 1.2), 3.4), layout="constrained")
+    axes = figure.subplots()
+    generator = np.random.default_rng(0)
+    for place, name in enumerate(names):
+        values = evaluation.columns[f"dice.{name}"]
+        values = values[~np.isnan(values)]
+        axes.scatter(place + generator.uniform(-0.12, 0.12, len(values)), values, s=12, color=INK, alpha=0.5)
+        if len(values):
+            axes.boxplot(values, positions=[place], widths=0.5, showfliers=False, medianprops={"color": FOUND})
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("Dice")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def volume_figure(evaluation: Evaluation) -> Figure:
+    """Bland and Altman's plot of volumes: difference from the truth against the mean of both, in mL."""
+    names = [name for name in evaluation.classes[1:] if f"volume_ml.{name}" in evaluation.columns]
+    figure = Figure(figsize=(3.4 * max(1, len(names)), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=True):
+        given, true = (evaluation.columns[f"{key}.{name}"] for key in ("volume_ml", "true_volume_ml"))
+        difference = given - true
+        axes.scatter((given + true) / 2, difference, s=14, color=INK, alpha=0.6)
+        center, spread = difference.mean(), 1.96 * difference.std()
+        for level, style in ((center, "-"), (center - spread, "--"), (center + spread, "--")):
+            axes.axhline(level, color=FOUND, linestyle=style, linewidth=1)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("mean of both, mL")
+        axes.set_ylabel("found - true, mL")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
+    """Contours of truth and finding on the image (*S): through the middle of the truth, in three planes of a volume."""
+    planes = _planes(pixels, truth, found) if pixels.ndim == 3 else [("", lambda volume: volume)]
+    figure = Figure(figsize=(3.1 * len(planes), 3.2), layout="constrained")
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    for axes, (title, cut) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
+        axes.imshow(cut(pixels), cmap="gray", vmin=low, vmax=high, aspect=_aspect(title, spacing_mm))
+        for mask, color in ((truth, TRUTH), (found, FOUND)):
+            section = cut(mask)
+            for label in np.unique(section[section > 0]):
+                axes.contour(section == label, levels=[0.5], colors=color, linewidths=1.1)
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+    return figure
+
+
+def _planes(pixels: Array, truth: Array, found: Array) -> list[tuple[str, Callable[[Array], Array]]]:
+    """Sections of (I, J, K) in RAS+ through the middle of the masks, with A or S upward and R at the left."""
+    inside = np.argwhere((truth > 0) | (found > 0))
+    i, j, k = inside.mean(axis=0).round().astype(int) if len(inside) else np.array(pixels.shape) // 2
+    return [
+        ("axial", lambda volume: volume[::-1, ::-1, k].T),
+        ("coronal", lambda volume: volume[::-1, j, ::-1].T),
+        ("sagittal", lambda volume: volume[i, ::-1, ::-1].T),
+    ]
+
+
+def _aspect(plane: str, spacing_mm: Sequence[float]) -> float:
+    if len(spacing_mm) < 3 or not plane:
+        return 1.0
+    i, j, k = spacing_mm
+    return {"axial": j / i, "coronal": k / i, "sagittal": k / j}[plane]
+
+
+def _truth_and_probabilities(evaluation: Evaluation) -> tuple[Array, Array]:
+    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
+    return evaluation.columns["truth"].astype(int), probabilities
+
+
+def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Array, Array]:
+    return evaluation.columns["truth"] == index, evaluation.columns[f"p.{name}"]
+
+
+def _shown(evaluation: Evaluation) -> list[tuple[int, str]]:
+    classes = list(enumerate(evaluation.classes))
+    return classes[1:] if len(classes) == 2 else classes[:MAX_CURVES]
+
+
+def _square() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(3.8, 3.6), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _finished(figure: Figure, axes: Axes, x: str, y: str, legend: str = "") -> Figure:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(title=legend, fontsize=8, title_fontsize=8)
+    return figure

@@ -1,0 +1,97 @@
+"""Labels from folders named after classes, or from a table.
+
+A class folder is a folder just below the one that holds all images (folders named after splits do not count), as in
+`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. Unasked, such folders are
+taken for classes only if nothing speaks against it, since a folder may as well be named after a patient:
+
+- all images are flat images without labels and lie right in these folders, two to `MAX_CLASSES` of them;
+- each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
+- no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
+
+`label_from=folder` takes them in any case and for volumes too, `label_from=none` never.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Literal
+
+from medvit.ingest import SPLIT_NAMES, Candidate
+from medvit.samples import Row
+
+log = logging.getLogger("medvit")
+
+LabelFrom = Literal["auto", "folder", "none"]
+
+LABEL = "label"
+"""Key of the labels that class folders give."""
+MAX_CLASSES = 50
+MIN_IMAGES = 4
+
+_NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|segmentations?|manual)(tr|ts)?$", re.I)
+
+
+def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
+    """The candidates, with the label `LABEL` where they lie in a class folder."""
+    if label_from == "none":
+        return tuple(candidates)
+    folders = _class_folders(candidates)
+    if label_from == "auto" and not _are_classes(candidates, folders):
+        return tuple(candidates)
+    log.info("taking %d folders for classes; label_from=none does not", len(set(folders)))
+    return tuple(
+        candidate.told({LABEL: folder}) if folder and not candidate.labels else candidate
+        for candidate, folder in zip(candidates, folders, strict=True)
+    )
+
+
+def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
+    """For each label key its classes in order: by value if all are numbers, else by alphabet."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for key, name in row.labels.items():
+            found[key].add(name)
+    return {key: _ordered(found[key]) for key in sorted(found)}
+
+
+def _ordered(names: Collection[str]) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(names, key=lambda name: (float(name), name)))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
+    """For each candidate the name of the first folder in which the candidates differ, or nothing."""
+    folders = [_folders(candidate) for candidate in candidates]
+    depth = 0
+    while folders and all(len(names) > depth for names in folders) and len({names[depth] for names in folders}) == 1:
+        depth += 1
+    return [names[depth] if len(names) > depth else "" for names in folders]
+
+
+def _folders(candidate: Candidate) -> tuple[str, ...]:
+    parts = PurePosixPath(candidate.paths[0]).parts[:-1]
+    return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
+
+
+def _are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
+    members: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate, folder in zip(candidates, folders, strict=True):
+        members[folder].append(candidate)
+    return (
+        all(candidate.item.kind == "image" and not candidate.labels for candidate in candidates)
+        and len({len(_folders(candidate)) for candidate in candidates}) == 1
+        and 2 <= len(members) <= MAX_CLASSES
+        and all(len(group) >= MIN_IMAGES for group in members.values())
+        and not any(not folder or _NO_CLASS.search(folder) for folder in members)
+        and not any(_is_of_one_patient(group) for group in members.values())
+    )
+
+
+def _is_of_one_patient(group: Sequence[Candidate]) -> bool:
+    return group[0].patient.is_known_elsewhere and len({candidate.patient for candidate in group}) == 1

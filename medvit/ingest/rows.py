@@ -1,0 +1,97 @@
+"""What becomes of candidates: rows of a manifest and entries of the quarantine, both by pseudonym, and the way back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from medvit.errors import DataError, NotAnImageError
+from medvit.ingest import Candidate, Taken
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.quarantine import Quarantined
+from medvit.samples import Refusal, Row
+
+NO_FAILURE = (NotAnImageError.code, "leakage")
+"""Codes of what is left out by right; the others are failures and make the exit status 3."""
+
+
+def rows(
+    candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, dataset: str
+) -> tuple[Row, ...]:
+    """The rows of all candidates that were taken, in the order of their `image_id`."""
+    there = (candidate for candidate in candidates if candidate.key in taken)
+    made = (_row(candidate, taken[candidate.key], pseudonyms, dataset) for candidate in there)
+    return tuple(sorted(made, key=lambda row: row.image_id))
+
+
+def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path) -> tuple[Quarantined, ...]:
+    """The refusals with the pseudonym of their first file in place of paths, sorted."""
+    return tuple(
+        sorted(
+            Quarantined(pseudonyms.file(_relative(r.files[0], root)), r.code, r.reason, len(r.files)) for r in refusals
+        )
+    )
+
+
+def way_back(
+    candidates: Sequence[Candidate], refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path
+) -> list[tuple[str, str]]:
+    """(pseudonym, original) of every patient, image and refused file: for the site's eyes only."""
+    pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
+    pairs += [(pseudonyms.image(candidate), str(candidate.item.files[0].absolute())) for candidate in candidates]
+    pairs += [(pseudonyms.file(_relative(r.files[0], root)), str(r.files[0].absolute())) for r in refusals]
+    return pairs
+
+
+def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
+    """Passes if anything was taken.
+
+    Raises:
+        DataError: Otherwise, with the number of files by code and the most frequent reason.
+    """
+    if rows:
+        return
+    counts: Counter[str] = Counter()
+    for refusal in refusals:
+        counts[refusal.code] += len(refusal.files)
+    reason = Counter(refusal.reason for refusal in refusals).most_common(1)[0][0]
+    raise DataError(
+        f"the source holds no image that can be taken, of {counts.total()} file{'' if counts.total() == 1 else 's'} ("
+        + ", ".join(f"{number} {code}" for code, number in counts.most_common())
+        + f"); most often: {reason}; give source=PATH of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz files"
+    )
+
+
+def failures(quarantine: Sequence[Quarantined]) -> list[str]:
+    """A line for every entry that is a failure."""
+    return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
+
+
+def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
+    """The names of label-map values: those given, else `background`, `class 1` and so on up to the largest value."""
+    num_values = max((one.num_mask_values for one in taken), default=0)
+    if named or not num_values:
+        return tuple(named) if num_values else ()
+    return ("background", *(f"class {value}" for value in range(1, num_values)))
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
+    assert candidate.split is not None
+    fields = {key: value for key, value in asdict(taken).items() if key != "num_mask_values"}
+    return Row(
+        image_id=pseudonyms.image(candidate),
+        patient_id=pseudonyms.patient(candidate.patient),
+        study_id=pseudonyms.study(candidate),
+        series_id=pseudonyms.series(candidate),
+        kind=candidate.item.kind,
+        dataset=dataset,
+        split=candidate.split,
+        labels=dict(candidate.labels),
+        **fields,
+    )

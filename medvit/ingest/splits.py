@@ -1,0 +1,144 @@
+"""Who is trained on, who chooses the best round, who is tested on: by patient, from a hash, for good.
+
+A patient's split follows from the patient's identifier, a salt and the two fractions, and from nothing else. So adding
+patients moves nobody, and of every class the same fraction is expected in every split. The price is that a small class
+may be unlucky; another salt then does better, and `better_salt` finds it.
+
+Official splits are kept. What they lack is cut from their training split by the same hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from medvit.config import Config
+from medvit.ingest import Candidate
+from medvit.samples import Refusal, Split
+
+log = logging.getLogger("medvit")
+
+LEAKAGE = "leakage"
+_ALL = ("", "")
+PROTECTED: tuple[Split, ...] = ("test", "val", "train")
+"""A patient of several official splits stays in the first of these."""
+
+NUM_SALTS = 100
+"""Salts tried when the one in use is unlucky."""
+UNLUCKY_SIGMAS = 2.5
+"""Deviation of a class from its expected count, in binomial standard deviations, that is worth another salt."""
+MAX_PATIENTS = 10_000
+"""With more patients luck plays no part."""
+
+
+class SplitConfig(Config):
+    """How patients are divided where the data do not say."""
+
+    val: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of patients to choose the best round on."""
+    test: float = Field(default=0.2, ge=0, lt=1)
+    """Fraction of patients kept for evaluation."""
+    salt: int = 0
+    """Another number divides the patients in another way."""
+
+    @model_validator(mode="after")
+    def _leaves_some_to_train(self) -> Self:
+        taken = self.val + self.test
+        if taken >= 1:
+            raise ValueError(f"val and test together take {taken:g} of the patients; leave some to train")
+        return self
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Candidates with a split each, and those refused because their patient is in a more protected official split."""
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def assign(candidates: Sequence[Candidate], config: SplitConfig) -> Assignment:
+    """Gives every candidate its split; no patient is in two."""
+    official = _official_by_patient(candidates)
+    cut = [name for name in ("test", "val") if not any(name in splits for splits in official.values())]
+    assigned: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for candidate in candidates:
+        told = official.get(candidate.patient.id)
+        hashed = split_of(candidate.patient.id, config)
+        if told is None:
+            assigned.append(replace(candidate, split=hashed))
+            continue
+        kept = next(name for name in PROTECTED if name in told)
+        if candidate.split not in (None, kept):
+            reason = f"the patient is in the official {kept} split too; this {candidate.split} image is left out"
+            refusals.append(candidate.refused(LEAKAGE, reason))
+        else:
+            assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
+    if not official:
+        _tell_if_unlucky(candidates, config)
+    return Assignment(tuple(assigned), tuple(refusals))
+
+
+def split_of(patient: str, config: SplitConfig) -> Split:
+    """The split that the hash of a patient's identifier falls into."""
+    digest = hashlib.sha256(f"{config.salt}\0{patient}".encode(errors="surrogateescape")).digest()
+    position = int.from_bytes(digest[:8]) / 2**64
+    if position < config.test:
+        return "test"
+    return "val" if position < config.test + config.val else "train"
+
+
+def better_salt(candidates: Iterable[Candidate], config: SplitConfig) -> int | None:
+    """A salt that spreads the classes much better than the one in use; none if that is good enough.
+
+    For images without official splits, which do not depend on the salt.
+    """
+    strata = _strata(candidates)
+    if len(strata.get(_ALL, ())) > MAX_PATIENTS or _deviation(strata, config) <= UNLUCKY_SIGMAS:
+        return None
+    best = min(range(NUM_SALTS), key=lambda salt: _deviation(strata, config.model_copy(update={"salt": salt})))
+    return None if best == config.salt else best
+
+
+def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig) -> None:
+    salt = better_salt(candidates, config)
+    if salt is not None:
+        log.warning("the splits are less even than they could be; splits.salt=%d divides the classes better", salt)
+
+
+def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Split]]:
+    official: dict[str, set[Split]] = defaultdict(set)
+    for candidate in candidates:
+        if candidate.split is not None:
+            official[candidate.patient.id].add(candidate.split)
+    return official
+
+
+def _strata(candidates: Iterable[Candidate]) -> Mapping[tuple[str, str], set[str]]:
+    """Patients by label and class, and all of them, where the hash decides."""
+    strata: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for candidate in candidates:
+        for stratum in (_ALL, *candidate.labels.items()):
+            strata[stratum].add(candidate.patient.id)
+    return strata
+
+
+def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
+    """The largest deviation of a class in a split from its expected count, in standard deviations."""
+    worst = 0.0
+    for patients in strata.values():
+        splits = [split_of(patient, config) for patient in patients]
+        fractions: dict[Split, float] = {"val": config.val, "test": config.test}
+        for name, fraction in fractions.items():
+            expected = len(patients) * fraction
+            sigma = (expected * (1 - fraction)) ** 0.5
+            if sigma > 0:
+                worst = max(worst, abs(splits.count(name) - expected) / sigma)
+    return worst

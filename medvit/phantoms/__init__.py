@@ -1,0 +1,122 @@
+"""Small synthetic images with labels, written as hospitals and data sets hold them: real DICOM, NIfTI, PNG.
+
+They exist to run and test the pipeline without patients. The same seed writes the same bytes. A phantom is a drawing:
+a number measured on it says that the pipeline works, nothing about patients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy import ndarray as Array
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from medvit.geometry import Affine
+from medvit.phantoms import ct, fundus, radiograph
+from medvit.phantoms.dicom import Subject, lose_slice, write_ct_series, write_localizer, write_radiograph
+
+CT_CLASSES = ct.CLASSES
+RADIOGRAPH_CLASSES = radiograph.CLASSES
+FUNDUS_CLASSES = fundus.CLASSES
+
+__all__ = [
+    "CT_CLASSES",
+    "FUNDUS_CLASSES",
+    "RADIOGRAPH_CLASSES",
+    "ct_labels",
+    "lose_slice",
+    "write_ct_pairs",
+    "write_ct_studies",
+    "write_fundus",
+    "write_radiograph_studies",
+    "write_radiographs",
+]
+
+CT_ORIENTATIONS = ("LPS", "LPI", "LPS", "LIA")
+"""Orders in which the studies are stored, in turn: axial upwards, axial downwards, axial, coronal."""
+
+NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
+OBLIQUE_EVERY = 4
+"""Of the volumes, every fourth lies oblique in the scanner."""
+
+
+def write_ct_studies(folder: Path, num_studies: int, *, seed: int = 0) -> list[Path]:
+    """Writes DICOM studies of a scout and a CT series each; the folders of the studies, one a patient."""
+    studies = [folder / f"study-{number:03d}" for number in range(num_studies)]
+    for number, study in enumerate(studies):
+        subject = Subject(seed, number)
+        phantom, affine = _patient(seed, number)
+        orientation = CT_ORIENTATIONS[number % len(CT_ORIENTATIONS)]
+        write_localizer(study / "scout", phantom.hu, affine, subject=subject)
+        write_ct_series(study / "abdomen", phantom.hu, affine, subject=subject, orientation=orientation)
+    return studies
+
+
+def write_ct_pairs(folder: Path, num_pairs: int, *, seed: int = 0) -> None:
+    """Writes NIfTI volumes into `images/` and, under the same names, label maps of `CT_CLASSES` into `labels/`."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(num_pairs):
+        phantom, affine = _patient(seed, number)
+        orientation = NIFTI_ORIENTATIONS[number % len(NIFTI_ORIENTATIONS)]
+        _write_nifti(folder / "images" / f"phantom_{number:03d}.nii.gz", phantom.hu, affine, orientation)
+        _write_nifti(folder / "labels" / f"phantom_{number:03d}.nii.gz", phantom.labels, affine, orientation)
+
+
+def ct_labels(number: int, *, seed: int = 0) -> tuple[Array, Affine]:
+    """The label map (I, J, K) in RAS+ of a patient of `write_ct_studies` or `write_ct_pairs`, and where it lies."""
+    phantom, affine = _patient(seed, number)
+    return phantom.labels, affine
+
+
+def write_radiographs(folder: Path, num_images: int, *, seed: int = 0) -> None:
+    """Writes chest radiographs as PNG of 16 bits into a folder a class, the classes in turn."""
+    for number in range(num_images):
+        label, pixels = _radiograph(seed, number)
+        path = folder / label / f"phantom_{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def write_radiograph_studies(folder: Path, num_images: int, *, seed: int = 0) -> None:
+    """Writes chest radiographs as DICOM into a folder a class, the classes in turn, every third as MONOCHROME1."""
+    for number in range(num_images):
+        label, pixels = _radiograph(seed, number)
+        path = folder / label / f"IM{number:05d}.dcm"
+        write_radiograph(path, pixels, subject=Subject(seed, number), inverted=number % 3 == 2)
+
+
+def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
+    """Writes color photographs of the retina as PNG into a folder a class, the classes in turn."""
+    for number in range(num_images):
+        label = FUNDUS_CLASSES[number % len(FUNDUS_CLASSES)]
+        path = folder / label / f"phantom_{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(fundus.fundus(np.random.default_rng([seed, number, 2]), label)).save(path)
+
+
+def _patient(seed: int, number: int) -> tuple[ct.CtPhantom, Affine]:
+    phantom = ct.ct(np.random.default_rng([seed, number, 0]))
+    if number % OBLIQUE_EVERY != OBLIQUE_EVERY - 2:
+        return phantom, phantom.affine
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler("xyz", [9, -4, 6], degrees=True).as_matrix()
+    return phantom, Affine(tilt) @ phantom.affine
+
+
+def _radiograph(seed: int, number: int) -> tuple[str, Array]:
+    label = RADIOGRAPH_CLASSES[number % len(RADIOGRAPH_CLASSES)]
+    return label, radiograph.radiograph(np.random.default_rng([seed, number, 1]), label)
+
+
+def _write_nifti(path: Path, voxels: Array, affine: Affine, orientation: str) -> None:
+    image = nib.Nifti1Image(voxels, affine.matrix)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
+    )
+    turned = image.as_reoriented(turn)
+    turned.header.set_xyzt_units("mm")
+    nib.save(turned, path)

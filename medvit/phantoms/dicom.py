@@ -1,0 +1,193 @@
+"""Phantoms as DICOM: CT series of one slice a file, localizers, and digital radiographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Int16, UInt16
+from numpy import ndarray as Array
+from pydicom import FileDataset, dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+from medvit.geometry import Affine, lps_to_ras
+
+RESCALE_INTERCEPT = -1024
+SCOUT = "Scout"
+"""SeriesDescription of a localizer."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A made-up patient, and the study of the day; unique by `seed` and `number`, the same for ever."""
+
+    seed: int
+    number: int
+
+    @property
+    def patient_id(self) -> str:
+        """DICOM PatientID."""
+        return f"PHANTOM-{self.seed}-{self.number:03d}"
+
+    @property
+    def name(self) -> str:
+        """DICOM PatientName."""
+        return f"Phantom^{self.number:03d}"
+
+    def uid(self, *parts: object) -> str:
+        """A DICOM UID of this subject, drawn from the seed and what it names."""
+        return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *map(str, parts)]))
+
+
+def write_ct_series(
+    folder: Path,
+    hu: Int16[Array, "i j k"],
+    affine: Affine,
+    *,
+    subject: Subject,
+    orientation: str = "LPS",
+    description: str = "Abdomen portal venous",
+    number: int = 2,
+) -> list[Path]:
+    """Writes a volume in RAS+ as one CT series; the files, in the order of the slices.
+
+    `orientation` names where columns, rows and slices run to: `"LPS"` is axial, `"LIA"` coronal. File names are
+    shuffled, as scanners and archives leave them.
+    """
+    wanted = nib.orientations.axcodes2ornt(orientation)
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), wanted)
+    voxels = nib.orientations.apply_orientation(hu, turn)
+    matrix = lps_to_ras(affine.matrix @ nib.orientations.inv_ornt_aff(turn, hu.shape))
+    names = np.random.default_rng([subject.seed, subject.number, number]).permutation(voxels.shape[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"IM{name:05d}.dcm" for name in names]
+    for index, path in enumerate(files):
+        dataset = _ct_slice(subject, matrix, index, description=description, number=number)
+        _set_pixels(dataset, (voxels[:, :, index].T.astype(np.int32) - RESCALE_INTERCEPT).astype(np.uint16))
+        _save(dataset, path)
+    return files
+
+
+def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, subject: Subject) -> Path:
+    """Writes the scout of a study: one coronal projection, of which no volume can be made."""
+    flat = hu.astype(np.float64).mean(axis=1, keepdims=True)
+    (path,) = write_ct_series(
+        folder,
+        np.round(flat).astype(np.int16),
+        affine,
+        subject=subject,
+        orientation="LIA",
+        description=SCOUT,
+        number=1,
+    )
+    return path
+
+
+def write_radiograph(path: Path, pixels: UInt16[Array, "h w"], *, subject: Subject, inverted: bool = False) -> None:
+    """Writes one chest radiograph of 12 bits as a DX image for presentation.
+
+    With `inverted` the stored values are turned and the image says MONOCHROME1, as many detectors do.
+    """
+    dataset = _study(subject, "DX", DigitalXRayImageStorageForPresentation, "CHEST PA", number=1, instance=1)
+    dataset.ImageType = ["DERIVED", "PRIMARY", ""]
+    dataset.PresentationIntentType = "FOR PRESENTATION"
+    dataset.PatientOrientation = ["L", "F"]
+    dataset.BodyPartExamined, dataset.ViewPosition, dataset.PositionerType = "CHEST", "PA", ""
+    dataset.ImageLaterality = "U"
+    dataset.AnatomicRegionSequence = Sequence([_code("43799004", "SCT", "Thorax")])
+    dataset.AcquisitionContextSequence = Sequence([])
+    dataset.ViewCodeSequence = Sequence([_code("399348003", "SCT", "postero-anterior")])
+    dataset.ViewCodeSequence[0].ViewModifierCodeSequence = Sequence([])
+    dataset.DetectorType = "SCINTILLATOR"
+    dataset.ImagerPixelSpacing = [2.5, 2.5]
+    dataset.PixelIntensityRelationship = "LOG"
+    dataset.PixelIntensityRelationshipSign = -1
+    dataset.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
+    dataset.BurnedInAnnotation = "NO"
+    dataset.LossyImageCompression = "00"
+    dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
+    _set_pixels(dataset, (4095 - pixels if inverted else pixels).astype(np.uint16))
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(dataset, path)
+
+
+def lose_slice(series: Path) -> None:
+    """Removes the middle slice of a series, as a broken transfer does."""
+    files = sorted(series.glob("*.dcm"), key=lambda path: int(dcmread(path, stop_before_pixels=True).InstanceNumber))
+    files[len(files) // 2].unlink()
+
+
+def _study(subject: Subject, modality: str, sop_class: str, description: str, *, number: int, instance: int) -> Dataset:
+    """The modules every image has: patient, study, series, equipment, image."""
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID = sop_class
+    dataset.SOPInstanceUID = subject.uid(modality, number, instance)
+    dataset.PatientName, dataset.PatientID = subject.name, subject.patient_id
+    dataset.PatientBirthDate, dataset.PatientSex = "", "O"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = subject.uid("study"), subject.uid(modality, number)
+    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
+    dataset.StudyID, dataset.AccessionNumber, dataset.ReferringPhysicianName = "1", "", ""
+    dataset.SeriesNumber, dataset.InstanceNumber = number, instance
+    dataset.SeriesDescription, dataset.Modality = description, modality
+    dataset.Manufacturer, dataset.ManufacturerModelName = "medvit", "phantom"
+    dataset.ContentDate, dataset.ContentTime = "20200101", "120000"
+    return dataset
+
+
+def _ct_slice(subject: Subject, matrix_lps: Array, index: int, *, description: str, number: int) -> Dataset:
+    dataset = _study(subject, "CT", CTImageStorage, description, number=number, instance=index + 1)
+    spacing = np.linalg.norm(matrix_lps[:3, :3], axis=0)
+    directions = matrix_lps[:3, :3] / spacing
+    position = matrix_lps[:3, 3] + index * matrix_lps[:3, 2]
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER" if description == SCOUT else "AXIAL"]
+    dataset.BodyPartExamined = "ABDOMEN"
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = subject.uid("frame"), ""
+    dataset.PatientPosition = "HFS"
+    dataset.ImageOrientationPatient = [_decimal(v) for v in (*directions[:, 0], *directions[:, 1])]
+    dataset.ImagePositionPatient = [_decimal(v) for v in position]
+    dataset.PixelSpacing = [_decimal(spacing[1]), _decimal(spacing[0])]
+    dataset.SliceThickness = _decimal(spacing[2])
+    dataset.RescaleIntercept, dataset.RescaleSlope = RESCALE_INTERCEPT, 1
+    if description != SCOUT:  # projections have no Hounsfield units
+        dataset.RescaleType = "HU"
+    dataset.KVP, dataset.AcquisitionNumber = 120, 1
+    dataset.WindowCenter, dataset.WindowWidth = 40, 400
+    return dataset
+
+
+def _set_pixels(dataset: Dataset, stored: UInt16[Array, "h w"]) -> None:
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.PixelData = np.ascontiguousarray(stored, dtype="<u2").tobytes()
+
+
+def _save(dataset: Dataset, path: Path) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(str(path), dataset, file_meta=meta, preamble=b"\0" * 128)
+    file.save_as(path, enforce_file_format=True)
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _decimal(value: float) -> str:
+    """A DICOM decimal string: 16 characters at most."""
+    return f"{value:.10f}"[:16]

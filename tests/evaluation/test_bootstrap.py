@@ -1,0 +1,74 @@
+"""Intervals are over patients, cover what they should, and say so when a number is not defined."""
+
+import math
+
+import numpy as np
+import pytest
+
+from medvit.errors import DataError
+from medvit.evaluation.bootstrap import bootstrap, resampled
+from medvit.evaluation.paired import paired_differences
+
+
+def mean_of(values):
+    return lambda drawn: {"mean": float(values[drawn].mean())}
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_theory():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    estimate = bootstrap(mean_of(values), [str(n) for n in range(400)], resamples=2000)["mean"]
+    standard_error = values.std() / math.sqrt(400)
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+def test_more_images_of_the_same_patients_do_not_narrow_the_interval():
+    values = np.random.default_rng(1).normal(0, 1, 30)
+    once = bootstrap(mean_of(values), [str(n) for n in range(30)])["mean"]
+    tenfold = bootstrap(mean_of(np.repeat(values, 10)), [str(n) for n in range(30) for _ in range(10)])["mean"]
+    assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.05)
+
+
+def test_a_resample_holds_patients_whole():
+    patients = ["a", "a", "b", "c", "c", "c"]
+    for drawn in resampled(patients, 50, seed=0):
+        counts = np.bincount(drawn, minlength=6)
+        assert counts[0] == counts[1]
+        assert counts[3] == counts[4] == counts[5]
+        assert counts[0] + counts[2] + counts[3] == 3
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = np.arange(10.0)
+    one, other = (bootstrap(mean_of(values), list("abcdefghij"), seed=4) for _ in range(2))
+    assert one == other
+
+
+def test_what_a_resample_cannot_tell_does_not_count():
+    values = np.array([1.0, np.nan])
+    estimate = bootstrap(mean_of(values), ["a", "b"])["mean"]
+    assert math.isnan(estimate.value)
+    assert str(estimate) == "not defined"
+
+
+def table(dice, images):
+    return {"image_id": np.array(images), "patient_id": np.array(images), "dice": np.array(dice)}
+
+
+def test_a_paired_difference_is_narrower_than_its_parts_when_cases_vary_together():
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(0.5, 0.9, 40)
+    images = [str(n) for n in range(40)]
+    one, other = table(hard + 0.02, images), table(hard, images)
+    difference = paired_differences(one, other, (), resamples=500, seed=0)["dice"]
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.02, 0.02, 0.02))
+
+
+def test_pairs_are_found_by_image_not_by_place():
+    one, other = table([0.5, 0.9], ["a", "b"]), table([0.8, 0.5], ["b", "a"])
+    assert paired_differences(one, other, (), resamples=100, seed=0)["dice"].value == pytest.approx(0.05)
+
+
+def test_reports_without_a_common_image_are_refused():
+    with pytest.raises(DataError, match="share no image"):
+        paired_differences(table([0.5], ["a"]), table([0.5], ["b"]), (), resamples=100, seed=0)

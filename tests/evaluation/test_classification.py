@@ -1,0 +1,69 @@
+"""Metrics of classification equal their definitions."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from medvit.evaluation.classification import brier, classification_metrics, expected_calibration_error, reliability
+
+
+def certain(truth, num_classes):
+    return np.eye(num_classes)[truth]
+
+
+def test_a_perfect_model_has_the_best_of_every_metric():
+    truth = np.array([0, 1, 2, 2, 1, 0])
+    found = classification_metrics(truth, certain(truth, 3), ["0", "1", "2"])
+    best = {"brier": 0.0, "ece": 0.0}
+    assert all(value == best.get(name, 1.0) for name, value in found.items())
+
+
+def test_auroc_is_the_chance_that_a_case_scores_above_a_control():
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, 40)
+    scores = np.round(generator.random(40), 1)  # with ties, which count half
+    pairs = list(itertools.product(scores[truth == 1], scores[truth == 0]))
+    by_hand = np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs])
+    found = classification_metrics(truth, np.stack([1 - scores, scores], axis=1), ["no", "yes"])
+    assert found["auroc"] == pytest.approx(by_hand)
+
+
+def test_auroc_of_many_classes_is_the_mean_of_one_against_the_rest():
+    generator = np.random.default_rng(1)
+    truth, probabilities = generator.integers(0, 4, 60), generator.dirichlet(np.ones(4), 60)
+    found = classification_metrics(truth, probabilities, list("abcd"))
+    assert found["auroc"] == pytest.approx(np.mean([found[f"auroc.{name}"] for name in "abcd"]))
+
+
+def test_balanced_accuracy_does_not_reward_the_frequent_class():
+    truth = np.array([0] * 90 + [1] * 10)
+    always_first = np.tile([0.9, 0.1], (100, 1))
+    found = classification_metrics(truth, always_first, ["no", "yes"])
+    assert found["accuracy"] == 0.9
+    assert found["balanced_accuracy"] == 0.5
+    assert (found["sensitivity"], found["specificity"]) == (0.0, 1.0)
+
+
+def test_a_class_without_a_case_leaves_its_metrics_undefined():
+    found = classification_metrics(np.array([0, 0]), np.array([[0.6, 0.4], [0.7, 0.3]]), ["no", "yes"])
+    assert math.isnan(found["auroc"])
+    assert math.isnan(found["average_precision"])
+
+
+def test_brier_counts_the_distance_of_all_probabilities():
+    assert brier(np.array([0]), np.array([[0.7, 0.2, 0.1]])) == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
+
+
+def test_calibration_error_of_an_overconfident_model_is_its_excess():
+    truth = np.array([0, 1] * 50)
+    probabilities = np.tile([0.95, 0.05], (100, 1))
+    assert expected_calibration_error(truth, probabilities) == pytest.approx(0.45)
+    assert reliability(truth, probabilities) == [(pytest.approx(0.95), 0.5, 1.0)]
+
+
+def test_kappa_is_given_only_for_grades():
+    truth, probabilities = np.array([0, 1, 2]), certain(np.array([0, 1, 1]), 3)
+    assert "kappa_quadratic" in classification_metrics(truth, probabilities, ["0", "1", "2"])
+    assert "kappa_quadratic" not in classification_metrics(truth, probabilities, ["a", "b", "c"])

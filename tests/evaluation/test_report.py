@@ -1,0 +1,67 @@
+"""The report stands alone and says what it must."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from medvit.evaluation import Estimate
+from medvit.evaluation.classification import evaluate_classes
+from medvit.evaluation.plots import overlay_figure
+from medvit.evaluation.report import Example, Subject, write_report
+from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.samples import Row
+
+
+def rows(count):
+    return [Row(f"i{n}", f"p{n}", f"i{n}", f"i{n}", "CT", "volume", "d", "test", (1, 8, 8, 8), "int16", "0") for n in range(count)]
+
+
+def classified():
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 3, 30)
+    probabilities = generator.dirichlet(np.ones(3), 30)
+    return evaluate_classes(rows(30), truth, probabilities, ("0", "1", "2"), resamples=100, seed=0, notes=["a <note>"])
+
+
+def segmented():
+    truth = np.zeros((8, 8, 8), np.uint8)
+    truth[2:6, 2:6, 2:6] = 1
+    scores = [score_case(truth, np.roll(truth, n, 0), ("b", "organ"), (1, 1, 1), tolerance_mm=1) for n in range(3)]
+    return evaluate_masks(rows(3), scores, ("b", "organ"), resamples=100, seed=0), truth
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
+    examples = []
+    if kind == "segmentation":
+        evaluation, truth = segmented()
+        figure = overlay_figure(truth.astype(float), truth, np.roll(truth, 1, 0), (1, 1, 1))
+        examples = [Example("best: Dice 0.9", figure)]
+    else:
+        evaluation = classified()
+    write_report(tmp_path, Subject("Title", {"Model": "abc"}), evaluation, examples=examples)
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)=\"([^\"]{0,20})", page) + re.findall(r"url\((.{0,20})", page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,"[:20]) for source in sources)
+    assert "Not a medical device" in page
+
+
+def test_every_number_is_in_the_file_with_its_interval(tmp_path):
+    evaluation = classified()
+    write_report(tmp_path, Subject("Title", {}), evaluation, differences={"auroc": Estimate(0.1, -0.1, 0.3)})
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(saved["metrics"]) == set(evaluation.metrics)
+    assert set(saved["metrics"]["auroc"]) == {"value", "low", "high"}
+    assert saved["differences"]["auroc"]["low"] == -0.1
+    assert pq.read_table(tmp_path / "predictions.parquet").num_rows == 30
+
+
+def test_text_from_outside_is_escaped(tmp_path):
+    write_report(tmp_path, Subject("<script>", {"Dataset": "<b>"}, warning="<i>"), classified())
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "a &lt;note&gt;" in page
