@@ -21,7 +21,7 @@ from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
 from medvit.training.start import start_from
 from medvit.training.tasks import Assignment, assign, crop_size
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint
+from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -38,7 +38,7 @@ class FinetuneConfig(StageConfig):
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
     """The vision transformer, where no checkpoint is given."""
     preprocess: Preprocess | None = None
-    """The preprocessing; none takes that of the checkpoint."""
+    """The preprocessing; none takes that of the checkpoint, or fits it to the images."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
     """How the weights of the backbone may change."""
     head: OptionalHeadChoice = None
@@ -65,7 +65,8 @@ class FinetuneConfig(StageConfig):
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches a backbone a task from your labels."""
     manifest = run.dataset(config.dataset)
-    start = start_from(config.checkpoint and run.checkpoint(config.checkpoint), config.backbone, config.preprocess)
+    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
+    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     task = assign(manifest, start.preprocess, config.label)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
     model = Model(_describe(config, task, start.config, crop), start.backbone)
@@ -99,6 +100,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         run.folder, best.config.tree(), start.preprocess.tree(), best.merged_state(), adapter
     ).save()
     write_model_card(checkpoint, figures=module.figures(), training=_training(config, task))
+    remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 

@@ -16,7 +16,9 @@ from medvit.training.loader import LoaderConfig, rounds
 from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint
+from medvit.training.start import start_from
+from medvit.training.tasks import LARGEST_VIEW, crop_size
+from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.preprocess import Preprocess
 from medvit.transforms.views import MakeView, collate_views
 
@@ -28,7 +30,8 @@ class PretrainConfig(StageConfig):
     """Dataset folder made by ingest; its training split is used, labels are not."""
     output: Path
     """Checkpoint folder to make."""
-    preprocess: Preprocess = Field(default_factory=Preprocess)
+    preprocess: Preprocess | None = None
+    """The preprocessing, kept in the checkpoint; none fits it to the images."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
     """The vision transformer; backbone.weights names the public weights to start from."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
@@ -42,22 +45,22 @@ class PretrainConfig(StageConfig):
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
-    manifest = run.dataset(config.dataset).filter(lambda row: row.kind == config.preprocess.kind)
-    backbone = config.backbone.build()
-    objective = config.objective.build(backbone)
+    manifest = run.dataset(config.dataset)
+    start = start_from(None, config.backbone, config.preprocess, manifest)
+    train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")
+    objective = config.objective.build(start.backbone)
+    views = objective.views.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
     resume_from = last_checkpoint(run.folder)
     loader = rounds(
         config.loader,
-        Samples(manifest.split("train"), config.preprocess),
-        MakeView(objective.views),
+        Samples(train, start.preprocess),
+        MakeView(views),
         collate_views,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
         first_round=finished_rounds(resume_from),
     )
-    probe = build_probe(
-        config.monitors, manifest, config.preprocess, objective.views, patch_size=backbone.patch_size, seed=config.seed
-    )
+    probe = build_probe(config.monitors, manifest, start, views, seed=config.seed)
     module = Pretraining(
         objective, config.optim, num_steps=config.trainer.steps, seed=config.seed, probe=probe, tracker=run.tracker
     )
@@ -65,9 +68,10 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 
     trainer.fit(module, loader, ckpt_path=resume_from)
 
-    model = {"kind": "backbone", "backbone": config.backbone.tree()}
-    checkpoint = Checkpoint(run.folder, model, config.preprocess.tree(), objective.backbone.state_dict()).save()
-    write_model_card(checkpoint, figures=module.figures(), training=_training(config, len(manifest)))
+    model = {"kind": "backbone", "backbone": start.config.tree()}
+    checkpoint = Checkpoint(run.folder, model, start.preprocess.tree(), objective.backbone.state_dict()).save()
+    write_model_card(checkpoint, figures=module.figures(), training=_training(config, len(train)))
+    remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 
@@ -75,7 +79,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 def _training(config: PretrainConfig, num_images: int) -> dict[str, str]:
     return {
         "objective": config.objective.name,
-        "images": f"{num_images} in the dataset, of which the training split was seen",
+        "images": f"{num_images}, of the training split, without their labels",
         "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
         "learning rate": f"{config.optim.lr:g}",
         "seed": str(config.seed),

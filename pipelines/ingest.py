@@ -1,0 +1,126 @@
+"""From a folder of raw images to a dataset: pixels in the store, a manifest of pseudonyms, splits and a data card."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from medvit import card_plots, cards, croissant, quarantine
+from medvit.cards import find_prose, write_card
+from medvit.engine import EngineConfig
+from medvit.ingest import crosswalk, storing
+from medvit.ingest.labels import LabelFrom, classes, from_folders
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
+from medvit.ingest.scan import scan
+from medvit.ingest.splits import SplitConfig, assign
+from medvit.ingest.storing import ReadAndStore, take
+from medvit.ingest.table import from_table
+from medvit.manifest import Facts, Manifest
+from medvit.stage import Run, StageConfig, stage
+
+log = logging.getLogger("medvit")
+
+
+def _pattern(text: str) -> str:
+    try:
+        num_groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, but {error}") from None
+    if num_groups != 1:
+        raise ValueError(f"expected one group, as in 'patient-(\\d+)', found {num_groups}")
+    return text
+
+
+class IngestConfig(StageConfig):
+    """Options of `medvit ingest`."""
+
+    OUTPUT: ClassVar[str] = "dataset"
+
+    source: Path = Field(json_schema_extra={"private": True})
+    """Folder or file with the images, nested anyhow."""
+    dataset: Path
+    """Dataset folder to make."""
+    name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
+    """Name of the dataset; none takes that of its folder."""
+    modality: str = ""
+    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
+    labels: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """CSV with a column file (path relative to source, or unique name), labels, and maybe split and patient."""
+    label_columns: tuple[str, ...] = ()
+    """Columns of the CSV to take; none takes all but those that look as if they named people."""
+    label_from: LabelFrom = "auto"
+    """Labels from folder names: folder takes them, none does not, auto only where they are classes beyond doubt."""
+    mask_classes: tuple[str, ...] = ()
+    """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
+    patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    splits: SplitConfig = Field(default_factory=SplitConfig)
+    licence: str = ""
+    """Terms under which the images may be used, for the card."""
+    source_url: str = ""
+    """Where the images come from, for the card: a URL or a citation."""
+    description: str = ""
+    """What the dataset is, for the card."""
+    card: Path | None = None
+    """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
+    key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
+    """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+
+    @property
+    def title(self) -> str:
+        """Name of the dataset."""
+        return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
+
+
+@stage
+def ingest(config: IngestConfig, run: Run) -> Manifest:
+    """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
+    name = config.title
+    prose = find_prose(config.card, name)
+    found = scan(config.source, patient_from=config.patient_from)
+    candidates = found.candidates
+    if config.labels is not None:
+        candidates = from_table(candidates, config.labels, columns=config.label_columns, files=found.files)
+    else:
+        candidates = from_folders(candidates, config.label_from)
+    assigned = assign(candidates, config.splits)
+    pseudonyms = Pseudonyms.with_key_file(config.key, name)
+
+    images = run.folder / "images"
+    stored = take(
+        assigned.candidates,
+        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        folder=run.folder,
+        engine=config.engine,
+        state=pseudonyms.state,
+    )
+    refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
+    made = rows(assigned.candidates, stored.taken, pseudonyms, name)
+    require_some(made, refusals)
+
+    facts = Facts(
+        name,
+        licence=config.licence or (prose.head.licence if prose else ""),
+        source=config.source_url or (prose.head.source if prose else ""),
+        description=config.description,
+        classes=classes(made),
+        mask_classes=mask_classes(config.mask_classes, stored.taken.values()),
+    )
+    manifest = Manifest(made, facts, run.folder)
+    left_out = quarantined(refusals, pseudonyms, found.root)
+    crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
+    manifest.write()
+    quarantine.write(left_out, run.folder)
+    write_card(manifest, left_out, prose)
+    storing.clean(manifest)
+    run.failures += failures(left_out)
+    run.tracker.dataset(name, manifest.hash, "ingest")
+    run.keep(cards.FILE_NAME, croissant.FILE_NAME)
+    run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
+    return manifest

@@ -1,0 +1,112 @@
+"""Runs a model on a folder of studies and writes results a clinician can open."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from medvit import __version__
+from medvit.artifacts import Predictions
+from medvit.config import Config
+from medvit.errors import DataError
+from medvit.inference import STATUSES, Maker
+from medvit.inference.coding import check_codes
+from medvit.inference.job import Job
+from medvit.inference.predictor import Device, Predictor
+from medvit.inference.study import SeriesChoice, check_rule, studies
+from medvit.inference.worklist import STATUS, Worklist
+from medvit.ingest import Candidate, Patient, crosswalk
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.model import AppliesTo
+from medvit.readers import find
+from medvit.samples import Identity, Item
+from medvit.sources import folder
+from medvit.stage import Run, StageConfig, stage
+
+log = logging.getLogger("medvit")
+
+
+class SeriesRule(Config):
+    """Replaces parts of the rule by which the checkpoint chooses a series."""
+
+    modality: str | None = None
+    """DICOM modality such as CT or MR; none takes that of the checkpoint."""
+    description: str | None = None
+    """Regular expression searched in SeriesDescription, in any case; none takes that of the checkpoint, `.*` any."""
+
+    def over(self, rule: AppliesTo) -> AppliesTo:
+        """The rule of the checkpoint with these parts replaced."""
+        return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
+
+
+class PredictConfig(StageConfig):
+    """Options of predict."""
+
+    checkpoint: Path
+    """Folder of a fine-tuned model."""
+    source: Path = Field(json_schema_extra={"private": True})
+    """Folder of studies, nested anyhow, or one file."""
+    output: Path
+    """New folder for the predictions."""
+    series: SeriesChoice = "best"
+    """Of several series that fit: best takes the one with most slices, all takes each, one refuses the study."""
+    applies_to: SeriesRule = Field(default_factory=SeriesRule)
+    """Which series to take, where not as the checkpoint says."""
+    codes: dict[str, str] = Field(default_factory=dict)
+    """Coded terms of classes in DICOM SEG: class name -> SCHEME:VALUE:MEANING; others are looked up by name."""
+    key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
+    """Key file of the pseudonyms, made on first use; the one that ingest uses gives a study the same pseudonym."""
+    device: Device = "auto"
+    """Where the model runs: auto takes the GPU where there is one."""
+
+
+class SiteNames:
+    """Pseudonyms with the site's key; a study gets the one that ingest gives it."""
+
+    def __init__(self, key: Path) -> None:
+        self._pseudonyms = Pseudonyms.with_key_file(key, dataset="")
+        self.given: dict[str, str] = {}
+        """Pseudonym of a study -> its identifier: the way back, for the site's crosswalk only."""
+
+    def study(self, identifier: str) -> str:
+        """The pseudonym of a study."""
+        name = self._pseudonyms.study(_of(Identity(study=identifier)))
+        self.given[name] = identifier
+        return name
+
+    def series(self, identifier: str) -> str:
+        """The pseudonym of a series."""
+        return self._pseudonyms.series(_of(Identity(series=identifier)))
+
+
+@stage
+def predict(config: PredictConfig, run: Run) -> Predictions:
+    """Runs a model on a folder of studies and writes results a clinician can open."""
+    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
+    predictor = Predictor(checkpoint, config.device)
+    check_codes(config.codes, predictor.config.classes)
+    rule = config.applies_to.over(predictor.config.applies_to)
+    names = SiteNames(config.key)
+    found = studies(find(folder.files(config.source)), config.source, names, rule)
+    if not found.studies:
+        raise DataError(
+            f"the source holds {found.num_ignored} files and none is an image; give source=... with studies"
+        )
+
+    maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
+    crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
+    worklist = Worklist(run.folder)
+    worklist.run(found.studies, Job(predictor, rule, names, maker, config.series, config.codes))
+
+    run.failures += worklist.failures
+    run.keep(STATUS)
+    counts = worklist.counts
+    run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
+    log.info("predict: %d done, %d skipped, %d failed, see status.csv", *(counts[status] for status in STATUSES))
+    return Predictions(run.folder, *(counts[status] for status in STATUSES))
+
+
+def _of(identity: Identity) -> Candidate:
+    return Candidate(Item("", (), "volume", identity=identity), (), Patient(""))
