@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.samples import Tokens
+from medvit.weights import Fit
 
 
 class Backbone(nn.Module, ABC):
@@ -27,6 +28,8 @@ class Backbone(nn.Module, ABC):
     channels: int
     patch_size: tuple[int, ...]
     num_prefix_tokens: int
+    fit: Fit | None = None
+    """How public weights fitted, where some were loaded."""
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:

@@ -91,9 +91,6 @@ class VitConfig(BackboneConfig):
 class ViT(Backbone):
     """timm's names and numbers: features equal timm's for the same weights, in 2D and at any size."""
 
-    fit: Fit | None = None
-    """How public weights fitted, where some were loaded."""
-
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from medvit.artifacts import Checkpoint
@@ -11,6 +12,8 @@ from medvit.errors import CheckpointError
 from medvit.manifest import Manifest
 from medvit.training.tasks import choose_preprocess
 from medvit.transforms.preprocess import Preprocess
+
+log = logging.getLogger("medvit")
 
 
 class _Description(Config):
@@ -42,7 +45,10 @@ def start_from(
     if checkpoint is None:
         chosen = preprocess or choose_preprocess(manifest)
         fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
-        return Start(fitted, fitted.build(), chosen)
+        backbone = fitted.build()
+        if backbone.fit is not None:
+            log.info("%s", backbone.fit)
+        return Start(fitted, backbone, chosen)
     checkpoint.require("backbone")
     described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
     backbone = described.without_weights().build()
