@@ -135,8 +135,9 @@ def _head(manifest: Manifest) -> CardHead:
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *lines))
+    filled = list(lines)
+    rule = ["---:" if all(isinstance(line[n], int | float) for line in filled) else "---" for n in range(len(header))]
+    cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *filled))
     return [f"| {' | '.join(line)} |" for line in cells]
 
 
@@ -238,7 +239,10 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None) -> list[str]
         f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,
         "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
         f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
-        f"duplicates: {shared} images are, pixel by pixel, in more than one split": shared > 0,
+        "patients: each image counts as one; where that is wrong, give patient_from=...": (
+            1 < len(manifest) == head.patients
+        ),
+        f"duplicates: images found, pixel by pixel, in more than one split: {shared}": shared > 0,
         f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
             prose is not None and bool(prose.head.images) and prose.head.images != head.images
         ),
@@ -263,8 +267,11 @@ def _measure(manifest: Manifest) -> _Measured:
     for row in sampled:
         pixels = manifest.store.get(row.sha256).ravel()
         values = pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)].astype(np.float64) * row.slope + row.intercept
-        found.setdefault((row.modality, row.unit), []).append(np.percentile(values[np.isfinite(values)], [1, 50, 99]))
-        if row.mask is not None:
-            counts += np.bincount(manifest.store.get(row.mask).ravel(), minlength=len(counts))
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            found.setdefault((row.modality, row.unit), []).append(np.percentile(finite, [1, 50, 99]))
+        if row.mask is not None and len(counts):
+            labels = manifest.store.get(row.mask).ravel().astype(np.int64)
+            counts += np.bincount(labels, minlength=len(counts))
     intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
     return _Measured(len(sampled), intensities, tuple(counts / max(1.0, counts.sum())))

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+from jaxtyping import Float
+from numpy import ndarray as Array
 from pydantic import Field
 from tqdm import tqdm
 
@@ -15,14 +16,26 @@ from medvit.dataset import load
 from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.paired import paired_differences
+from medvit.evaluation.paired import Table, paired_differences
 from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.report import HTML, METRICS, TABLE, Example, Subject, metric_name, write_report
-from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.evaluation.report import (
+    HTML,
+    METRICS,
+    Example,
+    Subject,
+    metric_name,
+    read_facts,
+    read_table,
+    write_report,
+)
+from medvit.evaluation.segmentation import Unit, evaluate_masks, score_case
 from medvit.inference.predictor import Device, Predictor
 from medvit.manifest import Manifest
 from medvit.samples import Image, Prediction, Row, Split
 from medvit.stage import Run, StageConfig, stage
+
+TOLERANCE = "Surface tolerance"
+"""The fact of a report that tells the tolerance of normalized surface Dice."""
 
 
 class EvaluateConfig(StageConfig):
@@ -39,8 +52,9 @@ class EvaluateConfig(StageConfig):
     against: Path | None = None
     """Report of another model on the same split; the differences are reported with intervals."""
     nsd_tolerance_mm: float = Field(1.0, gt=0)
-    """Distance within which two surfaces count as one in normalized surface Dice."""
-    resamples: int = Field(1000, ge=100)
+    """Distance within which two surfaces count as one in normalized surface Dice; in pixels, where images have no
+    physical scale."""
+    resamples: int = Field(2000, ge=100)
     """Bootstrap resamples."""
     device: Device = "auto"
     """Where the model runs."""
@@ -53,16 +67,17 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     manifest = run.dataset(config.dataset)
     predictor = Predictor(checkpoint, config.device)
     answered, notes = answerable(manifest.split(config.split), predictor)
+    other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
-    evaluation = measure(answered, predictor, config, notes)
-    differences = compare(evaluation, config)
+    evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split))
+    differences = {} if other is None else compare(evaluation, other, config)
 
-    subject = describe(config, manifest, checkpoint.hash, len(answered), evaluation)
-    examples = telling_cases(answered, predictor, evaluation) if evaluation.kind == "segmentation" else []
+    subject = describe(config, manifest, checkpoint.hash, answered, evaluation)
+    examples = telling_cases(answered, predictor, evaluation)
     write_report(run.folder, subject, evaluation, examples=examples, differences=differences)
     _tell(evaluation.metrics, f"{config.split} split, {len(answered)} images")
     _tell(differences, "difference from the other report")
-    run.tracker.metrics({f"{config.split}.{name}": estimate.value for name, estimate in evaluation.metrics.items()})
+    run.tracker.metrics(tracked(evaluation.metrics, config.split))
     run.keep(METRICS, HTML)
     return Report(run.folder, {name: estimate.value for name, estimate in evaluation.metrics.items()})
 
@@ -83,21 +98,33 @@ def answerable(manifest: Manifest, predictor: Predictor) -> tuple[Manifest, list
     kept = manifest.filter(
         lambda row: (
             row.kind == predictor.preprocess.kind
-            and (bool(row.mask) if model.kind == "segmentation" else model.label in row.labels)
+            and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
         )
     )
     if not kept.rows:
         raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
     left_out = len(manifest) - len(kept)
-    return kept, [f"{left_out} images of the split have no truth and were left out"] if left_out else []
+    return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
+
+
+def shared_patients(manifest: Manifest, split: Split) -> list[str]:
+    """A note on patients of a split who also have images in the train split: the model may know them."""
+    if split == "train":
+        return []
+    known = {row.patient_id for row in manifest if row.split == "train"}
+    both = {row.patient_id for row in manifest if row.split == split} & known
+    return [f"{len(both)} patients of this split have images in the train split too; the numbers may flatter"] * bool(
+        both
+    )
 
 
 def measure(manifest: Manifest, predictor: Predictor, config: EvaluateConfig, notes: list[str]) -> Evaluation:
     """Predicts every image and computes all metrics with their intervals."""
     classes = predictor.config.classes
     if predictor.config.kind == "segmentation":
+        unit, tolerance = unit_of(manifest), config.nsd_tolerance_mm
         scores = [
-            score_case(image.mask, prediction.mask, classes, spacing(image), tolerance_mm=config.nsd_tolerance_mm)
+            score_case(image.mask, prediction.mask, classes, spacing(image, unit), tolerance_mm=tolerance, unit=unit)
             for _, image, prediction in predicted(manifest, predictor)
             if image.mask is not None and prediction.mask is not None
         ]
@@ -117,26 +144,40 @@ def predicted(manifest: Manifest, predictor: Predictor) -> Iterator[tuple[Row, I
         yield row, image, predictor(image)
 
 
-def spacing(image: Image) -> tuple[float, ...]:
-    """Spacing of an image in mm; where it has none, one pixel counts as one millimeter."""
-    if image.affine is not None:
-        return image.affine.spacing_mm
-    return ((image.mpp or 1000.0) / 1000.0,) * (image.pixels.ndim - 1)
+def unit_of(manifest: Manifest) -> Unit:
+    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
+    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
 
 
-def compare(evaluation: Evaluation, config: EvaluateConfig) -> dict[str, Estimate]:
-    """The differences from the report named in `against`; none where none is.
+def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
+    """Distance between neighboring pixels or voxels, in a unit."""
+    num_axes = image.pixels.ndim - 1
+    if unit == "px":
+        return (1.0,) * num_axes
+    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes
+
+
+def surface_tolerance(config: EvaluateConfig, manifest: Manifest) -> str:
+    """The tolerance of normalized surface Dice as the report tells it."""
+    return f"{config.nsd_tolerance_mm:g} {unit_of(manifest)}"
+
+
+def read_other(folder: Path, tolerance: str) -> Table:
+    """The images of the report named in `against`.
 
     Raises:
-        DataError: If that folder holds no report.
+        DataError: If that folder holds no report, or one with another tolerance of surfaces.
     """
-    if config.against is None:
-        return {}
-    path = config.against / TABLE
-    if not path.is_file():
-        raise DataError(f"{config.against} is not a report: no {TABLE} in it; give the output of evaluate")
-    table = pq.read_table(path)
-    other = {name: table[name].to_numpy() for name in table.column_names}
+    table, theirs = read_table(folder), read_facts(folder).get(TOLERANCE, tolerance)
+    if theirs != tolerance:
+        raise DataError(
+            f"{folder}: surface Dice was measured within {theirs}, here within {tolerance}; use one of them"
+        )
+    return table
+
+
+def compare(evaluation: Evaluation, other: Table, config: EvaluateConfig) -> dict[str, Estimate]:
+    """The differences from another report, on the images that both predict."""
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
         "patient_id": [row.patient_id for row in evaluation.rows],
@@ -145,7 +186,7 @@ def compare(evaluation: Evaluation, config: EvaluateConfig) -> dict[str, Estimat
     return paired_differences(one, other, evaluation.classes, resamples=config.resamples, seed=config.seed)
 
 
-def describe(config: EvaluateConfig, manifest: Manifest, digest: str, num_images: int, found: Evaluation) -> Subject:
+def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: Manifest, found: Evaluation) -> Subject:
     """What was evaluated on what, and a warning where the numbers flatter."""
     lineage = Lineage.read(config.checkpoint)
     same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
@@ -157,27 +198,49 @@ def describe(config: EvaluateConfig, manifest: Manifest, digest: str, num_images
         "Model": digest[:16],
         "Dataset": f"{manifest.facts.name}, {manifest.hash[:16]}",
         "Trained on": "the train split of the same dataset" if same else "another dataset",
-        "Split": f"{config.split}: {num_images} images of {len({row.patient_id for row in found.rows})} patients",
+        "Split": f"{config.split}: {len(answered)} images of {len({row.patient_id for row in answered})} patients",
+        "Intervals": f"{config.resamples} resamples of patients, seed {config.seed}",
     }
+    if found.kind == "segmentation":
+        facts[TOLERANCE] = surface_tolerance(config, answered)
+    if config.against is not None:
+        facts["Compared with"] = f"model {read_facts(config.against).get('Model', 'unknown')}, on the images of both"
     return Subject(f"Evaluation of a {found.kind} on {manifest.facts.name}", facts, warning)
 
 
 def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
-    """The best, the median and the worst image by mean Dice, with contours of truth and finding."""
-    dice = evaluation.columns["dice"]
-    order = [int(index) for index in np.argsort(dice) if not np.isnan(dice[index])]
+    """The best, the median and the worst image: by mean Dice, with contours, or by the probability of the truth."""
+    scores = evaluation.columns["dice"] if evaluation.kind == "segmentation" else probability_of_truth(evaluation)
+    order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     if not order:
         return []
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
-    examples = []
+    unit, examples = unit_of(manifest), []
     for name, index in chosen.items():
-        image = load(manifest, manifest.rows[index])
-        mask = predictor(image).mask
-        assert image.mask is not None
-        assert mask is not None
-        figure = overlay_figure(image.intensities()[0], image.mask, mask, spacing(image))
-        examples.append(Example(f"{name}: Dice {dice[index]:.3f} (green truth, orange found)", figure))
+        row = manifest.rows[index]
+        image = load(manifest, row)
+        empty = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
+        truth, found = empty, empty
+        caption = f"{name}: {row.labels.get(predictor.config.label)}, given a probability of {scores[index]:.3f}"
+        if evaluation.kind == "segmentation":
+            truth, found = image.mask if image.mask is not None else empty, predictor(image).mask
+            caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange found)"
+        figure = overlay_figure(image.intensities(), truth, found, spacing(image, unit))
+        examples.append(Example(f"{caption}, {row.image_id}", figure))
     return examples
+
+
+def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
+    """What the model gave the true class of each image."""
+    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
+    return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
+
+
+def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
+    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`."""
+    parts = {"": "value", ".low": "low", ".high": "high"}
+    found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def _tell(estimates: Mapping[str, Estimate], title: str) -> None:

@@ -29,7 +29,8 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
             csv.writer(file).writerows([COLUMNS, *lines])
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
         raise OutputError(f"the crosswalk {path} cannot be written: {error.strerror}; give another key=...") from None
     return path
 

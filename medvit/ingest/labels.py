@@ -75,7 +75,9 @@ def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _folders(candidate: Candidate) -> tuple[str, ...]:
-    parts = PurePosixPath(candidate.paths[0]).parts[:-1]
+    # A name that is no Unicode cannot be written down; its odd bytes become question marks.
+    path = candidate.paths[0].encode(errors="replace").decode()
+    parts = PurePosixPath(path).parts[:-1]
     return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
 
 

@@ -15,6 +15,7 @@ from medvit.samples import Refusal, Row
 
 NO_FAILURE = (NotAnImageError.code, "leakage")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
+MAX_MASK_CLASSES = 256
 
 
 def rows(
@@ -70,9 +71,12 @@ def failures(quarantine: Sequence[Quarantined]) -> list[str]:
 
 
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
-    """The names of label-map values: those given, else `background`, `class 1` and so on up to the largest value."""
+    """The names of label-map values: those given, else `background`, `class 1` and so on up to the largest value.
+
+    None where there are no label maps, or where values are so many that they number things rather than classes.
+    """
     num_values = max((one.num_mask_values for one in taken), default=0)
-    if named or not num_values:
+    if named or not 0 < num_values <= MAX_MASK_CLASSES:
         return tuple(named) if num_values else ()
     return ("background", *(f"class {value}" for value in range(1, num_values)))
 

@@ -76,6 +76,6 @@ def _nodule(
     rows, columns = np.nonzero(lungs > 0.95)
     chosen = draw.integers(len(rows))
     center = x[rows[chosen], columns[chosen]], y[rows[chosen], columns[chosen]]
-    radius = draw.uniform(0.065, 0.13)
+    radius = draw.uniform(0.08, 0.17)
     distance = np.hypot((x - center[0]) / draw.uniform(0.85, 1.15), y - center[1]) / radius
-    return draw.uniform(0.13, 0.26) / (1 + np.exp((distance - 1) * 6))
+    return draw.uniform(0.16, 0.4) / (1 + np.exp((distance - 1) * 6))

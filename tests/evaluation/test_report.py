@@ -38,7 +38,7 @@ def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
     examples = []
     if kind == "segmentation":
         evaluation, truth = segmented()
-        figure = overlay_figure(truth.astype(float), truth, np.roll(truth, 1, 0), (1, 1, 1))
+        figure = overlay_figure(truth[None].astype(float), truth, np.roll(truth, 1, 0), (1, 1, 1))
         examples = [Example("best: Dice 0.9", figure)]
     else:
         evaluation = classified()

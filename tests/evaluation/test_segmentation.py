@@ -86,4 +86,4 @@ def test_images_without_the_organ_are_counted_and_do_not_count():
     scores = [score(truth, truth), score(truth, truth), score(empty, empty)]
     evaluation = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0)
     assert evaluation.metrics["dice"].value == 1.0
-    assert evaluation.notes == ("1 images have no organ, in truth or finding, and do not count for it",)
+    assert evaluation.notes == ("organ, in 1 of 3 images: absent from truth and finding; does not count for it",)

@@ -1,0 +1,223 @@
+"""The command `medvit`: finds the stage, reads its config, and tells people what went wrong in one sentence.
+
+Exit status: 0 all went well, 1 the stage failed, 2 the config or the arguments are wrong, 3 finished but some items
+failed, 130 interrupted. Nothing heavy is imported before a stage is known, so help answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvit.config import Key
+    from medvit.stage import Stage
+
+FAILED, WRONG_ARGUMENTS, SOME_ITEMS_FAILED, INTERRUPTED = 1, 2, 3, 130
+SHOWN_FAILURES = 10
+OPTIONS = ("--help", "--debug", "--version")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the list of stages says of one; a test holds `summary` against the docstring of the recipe."""
+
+    summary: str
+    example: str
+
+
+STAGES = {
+    "ingest": Entry(
+        "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz.",
+        "medvit ingest source=hospital-export dataset=runs/dataset",
+    ),
+    "pretrain": Entry(
+        "Continues the pretraining of a backbone on your own images.",
+        "medvit pretrain dataset=runs/dataset output=runs/backbone",
+    ),
+    "finetune": Entry(
+        "Teaches a backbone a task from your labels.",
+        "medvit finetune dataset=runs/dataset checkpoint=runs/backbone output=runs/model",
+    ),
+    "evaluate": Entry(
+        "Measures a model on a split it was not trained on, with intervals, and writes a report.",
+        "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",
+    ),
+    "predict": Entry(
+        "Runs a model on a folder of studies and writes results a clinician can open.",
+        "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
+    ),
+    "demo": Entry(
+        "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
+        "medvit demo output=runs/demo",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """The words of a command line, sorted."""
+
+    words: tuple[str, ...]
+    options: frozenset[str]
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> Command:
+        """The command of a list of arguments; `-h` is short for `--help`."""
+        named = ["--help" if argument == "-h" else argument for argument in arguments]
+        return cls(
+            tuple(argument for argument in named if not argument.startswith("-")),
+            frozenset(argument for argument in named if argument.startswith("-")),
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; its exit status."""
+    command = Command.of(sys.argv[1:] if arguments is None else arguments)
+    name = command.words[0] if command.words else ""
+    if "--version" in command.options:
+        from medvit import __version__
+
+        print(f"medvit {__version__}")
+        return 0
+    if not name:
+        print(overview())
+        return 0 if "--help" in command.options else WRONG_ARGUMENTS
+    problem = _misspelt(name, command)
+    if problem:
+        print(f"medvit: {problem}", file=sys.stderr)
+        return WRONG_ARGUMENTS
+    if "--help" in command.options:
+        print(help_of(name))
+        return 0
+    return run(name, command.words[1:], debug="--debug" in command.options)
+
+
+def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
+    """Runs one stage; its exit status. With `debug`, errors come with their traceback."""
+    from medvit.errors import ConfigError, MedvitError
+
+    _log_to_stderr()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interruption
+    try:
+        stage = find(name)
+        _quiet_libraries()
+        config = stage.config_type.load(*_config_and_keys(words))
+        failures = stage.run(config).failures
+    except KeyboardInterrupt:
+        return _told(name, "interrupted; the same command with resume=true goes on", INTERRUPTED, debug)
+    except ConfigError as error:
+        return _told(name, str(error), WRONG_ARGUMENTS, debug)
+    except MedvitError as error:
+        return _told(name, str(error), FAILED, debug)
+    except Exception as error:  # the last door: whatever else went wrong, a person reads one sentence
+        return _told(name, _unexpected(error), FAILED, debug)
+    if not failures:
+        return 0
+    rest = len(failures) - SHOWN_FAILURES
+    lines = [*failures[:SHOWN_FAILURES], *([f"and {rest} more"] if rest > 0 else [])]
+    return _told(name, "\n  ".join([f"finished, but {len(failures)} failed:", *lines]), SOME_ITEMS_FAILED, debug=False)
+
+
+def find(name: str) -> Stage[Any, Any]:
+    """The stage under a name of `STAGES`."""
+    import importlib
+
+    stage: Stage[Any, Any] = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    return stage
+
+
+def overview() -> str:
+    """The list of stages, as `medvit --help` shows it."""
+    width = max(map(len, STAGES))
+    stages = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in STAGES.items())
+    return (
+        "usage: medvit STAGE [CONFIG.yaml] key=value ... [--debug]\n\n"
+        f"stages:\n{stages}\n\n"
+        "medvit STAGE --help lists every key with its type, default and meaning; medvit --version tells the version.\n"
+        "An error is one sentence; --debug shows its traceback. For research use; not a medical device."
+    )
+
+
+def help_of(name: str) -> str:
+    """Every key of a stage with its type, default and meaning, and an example."""
+    from medvit.config import keys
+
+    stage = find(name)
+    lines = [f"usage: medvit {name} [CONFIG.yaml] key=value ... [--debug]", "", STAGES[name].summary, "", "keys:"]
+    for key in sorted(keys(stage.config_type), key=_place):
+        value = "required" if key.default == "required" else f"default {key.default}"
+        lines += [f"  {key.name}  ({key.type}, {value})", textwrap.indent(textwrap.fill(key.help, 100), " " * 6)]
+    return "\n".join([*lines, "", "example:", f"  {STAGES[name].example}"])
+
+
+def _place(key: Key) -> int:
+    """What must be given comes first, what every stage has comes last."""
+    if key.default == "required":
+        return 0
+    return 2 if key.name.partition(".")[0] in ("seed", "resume", "tracking") else 1
+
+
+def _misspelt(name: str, command: Command) -> str:
+    from medvit.config import unknown_name
+
+    if name not in STAGES:
+        return unknown_name("stage", name, list(STAGES))
+    for option in sorted(command.options.difference(OPTIONS)):
+        key = option.lstrip("-")
+        if "=" in key:
+            return f"unknown option {option}; keys are given without dashes, as {key}"
+        return f"unknown option {option}; known are {', '.join(OPTIONS)}, and keys are given as key=value"
+    return ""
+
+
+def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    from medvit.errors import ConfigError
+
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(
+            f"found {len(files)} arguments that are no key=value ({', '.join(files)}); expected one CONFIG.yaml at most"
+        )
+    return (Path(files[0]) if files else None), [word for word in words if "=" in word]
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' talk of their own start-up out of the log; their warnings stay.
+
+    MLflow is imported later and sets its own level from the environment; Lightning sets its own when it is imported,
+    which it is by now.
+    """
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for library in ("alembic", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _unexpected(error: Exception) -> str:
+    # Only the type: the text of a library's error may name a file or a patient.
+    return f"stopped by an unexpected {type(error).__name__}; use --debug for the traceback"
+
+
+def _told(name: str, sentence: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"medvit {name}: {sentence}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The way back is the owner's alone, and grows."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from medvit.errors import OutputError
+from medvit.ingest import crosswalk
+
+
+def test_the_way_back_lies_beside_the_key_for_the_owner_alone(tmp_path: Path) -> None:
+    path = crosswalk.write(tmp_path / "site.key", "x", [("p-1", "Anna")])
+    assert path == tmp_path / "site.key.crosswalk" / "x.csv"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [p.name for p in path.parent.iterdir()] == ["x.csv"]
+
+
+def test_writing_again_forgets_nobody_and_repeats_nothing(tmp_path: Path) -> None:
+    crosswalk.write(tmp_path / "site.key", "x", [("p-1", "Anna")])
+    path = crosswalk.write(tmp_path / "site.key", "x", [("p-1", "Anna"), ("p-2", 'a "quoted",\nname')])
+    assert path.read_text(encoding="utf-8").splitlines()[:2] == ["pseudonym,original", "p-1,Anna"]
+    crosswalk.write(tmp_path / "site.key", "x", [])
+    assert path.read_text(encoding="utf-8").count("quoted") == 1
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "site.key.crosswalk").write_text("in the way")
+    with pytest.raises(OutputError, match=r"the crosswalk .* cannot be written"):
+        crosswalk.write(tmp_path / "site.key", "x", [("p-1", "Anna")])

@@ -1,0 +1,71 @@
+"""Folders are classes only where nothing speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from medvit.ingest import Candidate
+from medvit.ingest.labels import classes, from_folders
+from medvit.samples import Row
+
+Make = Callable[..., Candidate]
+
+
+def labels(candidates: tuple[Candidate, ...]) -> set[str | None]:
+    return {one.labels.get("label") for one in candidates}
+
+
+def in_folders(candidate: Make, *folders: str, num_images: int = 5) -> list[Candidate]:
+    return [candidate(f"{folder}/{n}.png") for folder in folders for n in range(num_images)]
+
+
+@pytest.mark.parametrize("root", ["", "export/", "a/b/"])
+def test_sibling_folders_of_images_are_classes(candidate: Make, root: str) -> None:
+    images = in_folders(candidate, f"{root}benign", f"{root}malignant")
+    assert labels(from_folders(images, "auto")) == {"benign", "malignant"}
+
+
+def test_folders_of_splits_are_not_classes(candidate: Make) -> None:
+    images = in_folders(candidate, "Training/glioma", "Training/none", "Testing/glioma", "Testing/none")
+    assert labels(from_folders(images, "auto")) == {"glioma", "none"}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("only-one",),
+        ("images", "labels"),
+        ("imagesTr", "imagesTs"),
+        ("19630412", "19801224"),
+        ("Miller^Anna", "Smith^John"),
+        ("a/1", "a/2", "b"),
+    ],
+)
+def test_folders_that_may_mean_something_else_are_not_taken(candidate: Make, folders: tuple[str, ...]) -> None:
+    assert labels(from_folders(in_folders(candidate, *folders), "auto")) == {None}
+
+
+def test_folders_of_one_patient_each_are_not_taken(candidate: Make) -> None:
+    images = [candidate(f"{name}/{n}.dcm", patient=name) for name in ("anna", "john") for n in range(5)]
+    assert labels(from_folders(images, "auto")) == {None}
+
+
+def test_folders_of_a_few_images_are_not_taken(candidate: Make) -> None:
+    assert labels(from_folders(in_folders(candidate, "a", "b", num_images=2), "auto")) == {None}
+
+
+def test_folders_are_taken_on_demand_and_never_when_told_not_to(candidate: Make) -> None:
+    images = in_folders(candidate, "a", "b", num_images=1)
+    assert labels(from_folders(images, "folder")) == {"a", "b"}
+    assert labels(from_folders(in_folders(candidate, "a", "b"), "none")) == {None}
+
+
+def row(label: str) -> Row:
+    return Row("i", "p", "s", "e", "", "image", "x", "train", (1, 2, 2), "uint8", "0", labels={"label": label})
+
+
+def test_classes_are_ordered_by_number_or_by_alphabet() -> None:
+    assert classes(map(row, ["10", "9", "1"])) == {"label": ("1", "9", "10")}
+    assert classes(map(row, ["b", "10", "a"])) == {"label": ("10", "a", "b")}

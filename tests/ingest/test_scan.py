@@ -1,0 +1,71 @@
+"""Who an image is of, and the official split it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvit import phantoms
+from medvit.errors import DataError
+from medvit.ingest.scan import scan
+
+Write = Callable[..., Path]
+
+
+def patients(source: Path, patient_from: str | None = None) -> list[str]:
+    return [one.patient.id for one in scan(source, patient_from=patient_from).candidates]
+
+
+def test_an_image_that_names_nobody_is_a_patient(write_png: Write, tmp_path: Path) -> None:
+    write_png("a/1.png"), write_png("b/1.png")
+    assert patients(tmp_path / "source") == ["a/1.png", "b/1.png"]
+
+
+def test_the_patient_may_be_read_from_the_path(write_png: Write, tmp_path: Path) -> None:
+    write_png("case7/1.png"), write_png("case7/2.png"), write_png("other/1.png")
+    found = scan(tmp_path / "source", patient_from=r"case(\d+)")
+    assert [one.patient.id for one in found.candidates] == ["7", "7"]
+    assert [(r.code, "other" in r.reason) for r in found.refusals] == [("data", False)]
+
+
+def test_the_subject_of_bids_is_the_patient(write_png: Write, tmp_path: Path) -> None:
+    write_png("sub-01/ses-1/anat/sub-01_T1w.png"), write_png("sub-02_T1w.png")
+    assert patients(tmp_path / "source") == ["sub-01", "sub-02"]
+
+
+def test_the_patient_of_dicom_is_its_patient_id(tmp_path: Path) -> None:
+    phantoms.write_radiograph_studies(tmp_path / "source", 2)
+    found = scan(tmp_path / "source")
+    assert len({one.patient for one in found.candidates}) == 2
+    assert all(one.patient.is_known_elsewhere for one in found.candidates)
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("Training/a", "train"), ("test", "test"), ("a/VALID/b", "val"), ("training/test", "test"), ("contest", None)],
+)
+def test_a_folder_named_after_a_split_is_official(
+    write_png: Write, tmp_path: Path, folder: str, split: str | None
+) -> None:
+    write_png(f"{folder}/x.png")
+    (candidate,) = scan(tmp_path / "source").candidates
+    assert candidate.split == split
+
+
+def test_images_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    arrays = {
+        f"{split}_{what}": np.zeros((3, 8, 8) if what == "images" else (3, 1), np.uint8)
+        for split in ("train", "val", "test")
+        for what in ("images", "labels")
+    }
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    candidates = scan(tmp_path / "x.npz").candidates
+    assert len({one.key for one in candidates}) == len({one.patient for one in candidates}) == 9
+
+
+def test_a_missing_source_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder at"):
+        scan(tmp_path / "none")

@@ -1,0 +1,163 @@
+"""The command line: help without delay, one sentence for a failure, and the exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import pipelines
+from medvit import __version__
+from medvit.artifacts import Report
+from medvit.config import keys
+from medvit.errors import DataError
+from medvit.stage import Run, StageConfig, stage
+from pipelines.__main__ import STAGES, find, main
+
+
+class ProbeConfig(StageConfig):
+    """Options of a stage made for these tests."""
+
+    output: Path
+    """Where to."""
+    num_failures: int = 0
+    """How many items fail."""
+    error: str = ""
+    """What to raise."""
+
+
+@stage
+def probe(config: ProbeConfig, run: Run) -> Report:
+    """Fails as it is told."""
+    errors = {"data": DataError("no slices found"), "bug": KeyError("Doe^Jane"), "stop": KeyboardInterrupt()}
+    if config.error:
+        raise errors[config.error]
+    run.failures += [f"item {number} failed" for number in range(config.num_failures)]
+    return Report(run.folder, {})
+
+
+@pytest.fixture
+def probe_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(STAGES, "probe", STAGES["predict"])
+    monkeypatch.setitem(sys.modules, "pipelines.probe", SimpleNamespace(probe=probe))
+    monkeypatch.setattr(pipelines, "probe", probe, raising=False)
+    return
+
+
+def run_probe(folder: Path, *words: str) -> int:
+    return main(["probe", f"output={folder / 'made'}", "tracking.enabled=false", *words])
+
+
+def test_help_lists_the_stages_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from pipelines.__main__ import main; status = main(['--help']);"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'mlflow', 'yaml'} & sys.modules.keys())); sys.exit(status)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert all(name in shown for name in STAGES)
+    assert shown.splitlines()[-1] == "[]"
+
+
+def test_help_answers_at_once() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "pipelines", "--help"], capture_output=True, check=True)
+    assert time.monotonic() - started < 3.0  # s; 0.05 where nothing else runs
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_the_list_of_stages_says_what_the_recipes_say(name: str) -> None:
+    assert STAGES[name].summary == (find(name).__doc__ or "").strip().splitlines()[0]
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_stage_help_tells_every_key_and_its_meaning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for key in keys(find(name).config_type):
+        assert f"  {key.name}  (" in shown
+        assert key.help, f"{name}: the key {key.name} has no text under it"
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_the_example_of_a_stage_gives_its_required_keys(name: str) -> None:
+    words = STAGES[name].example.split()
+    assert words[:2] == ["medvit", name]
+    find(name).config_type.load(None, words[2:])
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"medvit {__version__}\n"
+
+
+def test_a_misspelt_stage_answers_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretain", "dataset=x"]) == 2
+    assert "did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "told"), [("--output=x", "without dashes, as output=x"), ("--verbose", "--debug")])
+def test_an_unknown_option_is_told(option: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", option]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_stage_shows_the_list_and_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "ingest" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("probe_stage")
+class TestStatus:
+    def test_success_is_0(self, tmp_path: Path) -> None:
+        assert run_probe(tmp_path) == 0
+        assert (tmp_path / "made").is_dir()
+
+    def test_a_failed_stage_is_1_in_one_sentence(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_probe(tmp_path, "error=data") == 1
+        assert capsys.readouterr().err.endswith("medvit probe: no slices found\n")
+
+    def test_an_unknown_key_is_2_and_answered_with_the_nearest(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run_probe(tmp_path, "num_failure=1") == 2
+        assert "unknown key 'num_failure'; did you mean 'num_failures'?" in capsys.readouterr().err
+
+    def test_a_missing_config_file_is_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_probe(tmp_path, "absent.yaml") == 2
+        assert "no configuration file at absent.yaml" in capsys.readouterr().err
+
+    def test_two_config_files_are_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_probe(tmp_path, "a.yaml", "b.yaml") == 2
+        assert "one CONFIG.yaml at most" in capsys.readouterr().err
+
+    def test_failed_items_are_3_and_listed_up_to_ten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_probe(tmp_path, "num_failures=12") == 3
+        shown = capsys.readouterr().err
+        assert "12 failed" in shown
+        assert "item 9 failed" in shown
+        assert "item 10 failed" not in shown
+        assert "and 2 more" in shown
+
+    def test_an_interruption_is_130_and_says_how_to_go_on(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run_probe(tmp_path, "error=stop") == 130
+        assert "resume=true" in capsys.readouterr().err
+
+    def test_a_defect_is_told_by_type_without_its_text_or_traceback(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run_probe(tmp_path, "error=bug") == 1
+        shown = capsys.readouterr().err
+        assert "unexpected KeyError; use --debug" in shown
+        assert "Doe" not in shown
+        assert "Traceback" not in shown
+
+    def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run_probe(tmp_path, "error=bug", "--debug") == 1
+        assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image as Picture
+
+from medvit.artifacts import Checkpoint, Predictions
+from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.geometry import Affine, like
+from medvit.model import Model, ModelConfig
+from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
+from medvit.stage import Finished
+from medvit.transforms.preprocess import Preprocess
+from pipelines.__main__ import main
+from pipelines.predict import predict
+
+Make = Callable[..., Path]
+VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2}
+OFF = {"tracking": {"enabled": False}}
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Make:
+    """An untrained model of some kind; it says something of everything."""
+
+    def make(kind: str = "segmentation", *, ndim: int = 3, channels: int = 1, **applies_to: str) -> Path:
+        torch.manual_seed(0)
+        config = ModelConfig.parse(
+            {
+                "kind": kind,
+                "backbone": {**VIT, "ndim": ndim, "channels": channels},
+                "peft": {"name": "full"},
+                "head": {"name": "dense", "channels": 4} if kind == "segmentation" else {"name": "linear"},
+                "classes": ("background", "liver", "spleen") if kind == "segmentation" else ("normal", "effusion"),
+                "roi": (16,) * ndim if kind == "segmentation" else None,
+                "overlap": 0.0,
+                "applies_to": {"kind": "volume" if ndim == 3 else "image", **applies_to},
+            }
+        )
+        chain = {"kind": config.applies_to.kind, "channels": channels}
+        resampling = {"spacing_mm": (16.0, 16.0, 16.0)} if ndim == 3 else {"size": (32, 32)}
+        state = Model(config, config.backbone.build()).state_dict()
+        folder = tmp_path / "checkpoint"
+        Checkpoint(folder, config.tree(), Preprocess.parse({**chain, **resampling}).tree(), state).save()
+        return folder
+
+    return make
+
+
+def run(tmp_path: Path, checkpoint: Path, source: Path, **options: object) -> Finished[Predictions]:
+    tree = {"checkpoint": checkpoint, "source": source, "output": tmp_path / "out", "key": tmp_path / "site.key"}
+    return predict.run(predict.config_type.parse({**tree, **OFF, **options}))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def test_every_study_gets_its_mask_as_nifti_and_seg_with_volumes_and_a_picture(
+    tmp_path: Path, make_checkpoint: Make
+) -> None:
+    write_ct_studies(tmp_path / "source", 2)
+    made = run(tmp_path, make_checkpoint(modality="CT"), tmp_path / "source").artifact
+    assert (made.num_done, made.num_skipped, made.num_failed) == (2, 0, 0)
+    for line in table(made.folder / "status.csv"):
+        assert line["outputs"] == "mask.nii.gz;preview.png;segmentation.dcm"
+        assert all((made.folder / line["study"] / name).is_file() for name in line["outputs"].split(";"))
+        mask = nib.load(made.folder / line["study"] / "mask.nii.gz")
+        voxel_ml = Affine(mask.affine).voxel_ml
+        for row in (row for row in table(made.folder / "predictions.csv") if row["study"] == line["study"]):
+            count = np.count_nonzero(np.asarray(mask.dataobj) == ["", "liver", "spleen"].index(row["class"]))
+            assert int(row["num_voxels"]) == count
+            assert float(row["volume_ml"]) == pytest.approx(count * voxel_ml, rel=1e-5)
+    assert (made.folder / "lineage.json").is_file()
+
+
+def test_the_tables_and_names_of_a_batch_name_no_patient_but_its_segs_do(
+    tmp_path: Path, make_checkpoint: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in (tmp_path / "source").rglob("*.dcm")]
+    secrets = {
+        str(h[k].value) for h in headers for k in ("PatientID", "PatientName", "StudyInstanceUID", "SOPInstanceUID")
+    }
+    with caplog.at_level("DEBUG"):
+        folder = run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder
+    texts = [path.read_text() for path in folder.rglob("*") if path.suffix in (".csv", ".json", ".yaml")]
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    told = "\n".join([caplog.text, *texts, *names, str(tmp_path / "source")])
+    assert not [secret for secret in secrets if secret in told.replace(str(tmp_path), "")]
+    assert pydicom.dcmread(next(folder.rglob("*.dcm"))).PatientID == headers[0].PatientID
+
+
+def test_the_site_can_find_the_study_of_a_pseudonym_and_nobody_else(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    folder = run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder
+    crosswalk = tmp_path / "site.key.crosswalk" / "predict-out.csv"
+    (line,) = table(folder / "status.csv")
+    uid = pydicom.dcmread(next((tmp_path / "source").rglob("*.dcm"))).StudyInstanceUID
+    assert f"{line['study']},{uid}" in crosswalk.read_text()
+    assert crosswalk.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_bad_study_ends_with_exit_status_3_and_a_resumed_run_mends_it(
+    tmp_path: Path, make_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct_studies(tmp_path / "source", 3)
+    lost = sorted(p for p in (tmp_path / "source" / "study-001").rglob("*.dcm") if "Scout" not in describe(p))
+    middle = sorted(lost, key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2]))[len(lost) // 2]
+    middle.rename(tmp_path / "lost.dcm")
+    checkpoint = make_checkpoint(modality="CT")
+    keys = [f"checkpoint={checkpoint}", f"source={tmp_path / 'source'}", f"key={tmp_path / 'site.key'}"]
+    assert main(["predict", *keys, f"output={tmp_path / 'out'}", "tracking.enabled=false"]) == 3
+    lines = table(tmp_path / "out" / "status.csv")
+    assert sorted((line["status"], line["code"]) for line in lines) == [
+        ("done", ""),
+        ("done", ""),
+        ("failed", "geometry"),
+    ]
+    assert "slice" in capsys.readouterr().err
+
+
+def test_a_result_says_that_a_file_of_its_series_was_cut_short(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    slices = [path for path in (tmp_path / "source").rglob("*.dcm") if "Scout" not in describe(path)]
+    top = max(slices, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))
+    top.write_bytes(top.read_bytes()[: top.stat().st_size // 2])
+    (line,) = table(run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder / "status.csv")
+    assert line["status"] == "done"
+    assert "1 files that may belong to it are left out: the header claims" in line["reason"]
+
+
+def describe(path: Path) -> str:
+    return str(pydicom.dcmread(path, stop_before_pixels=True).get("SeriesDescription", ""))
+
+
+def test_an_interrupted_batch_goes_on_where_it_was(
+    tmp_path: Path, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ct_studies(tmp_path / "source", 2)
+    checkpoint = make_checkpoint()
+    whole = run(tmp_path, checkpoint, tmp_path / "source").artifact.folder
+    expected = {line["study"]: line["status"] for line in table(whole / "status.csv")}
+    first = min(expected)
+    partial = tmp_path / "out.partial"
+    os.replace(whole, partial)
+    lines = (partial / "status.csv").read_text().splitlines()
+    (partial / "status.csv").write_text("\n".join(line for line in lines if not line.startswith(max(expected))) + "\n")
+    kept = (partial / first / "segmentation.dcm").read_bytes()
+    shutil.rmtree(partial / max(expected))
+    resumed = run(tmp_path, checkpoint, tmp_path / "source", resume=True).artifact.folder
+    assert {line["study"]: line["status"] for line in table(resumed / "status.csv")} == expected
+    assert (resumed / first / "segmentation.dcm").read_bytes() == kept
+    assert (resumed / max(expected) / "segmentation.dcm").is_file()
+
+
+def test_a_study_without_the_right_series_is_skipped_which_is_no_failure(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    finished = run(tmp_path, make_checkpoint(modality="MR"), tmp_path / "source")
+    (line,) = table(finished.artifact.folder / "status.csv")
+    assert (line["status"], line["code"], finished.failures) == ("skipped", "no_series", ())
+    assert "1 series of CT as volume" in line["reason"]
+
+
+def test_a_rule_given_by_the_user_replaces_that_of_the_checkpoint(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    checkpoint = make_checkpoint(modality="MR", description="nothing")
+    rule = {"modality": "CT", "description": "portal"}
+    assert run(tmp_path, checkpoint, tmp_path / "source", applies_to=rule).artifact.num_done == 1
+
+
+def test_the_mask_of_a_nifti_lies_voxel_by_voxel_on_its_file(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_ct_pairs(tmp_path / "source", 2)
+    shutil.rmtree(tmp_path / "source" / "labels")
+    made = run(tmp_path, make_checkpoint(), tmp_path / "source").artifact
+    assert made.num_done == 2
+    sources = [nib.load(path) for path in sorted((tmp_path / "source").rglob("*.nii.gz"))]
+    masks = [nib.load(path) for path in made.folder.rglob("mask.nii.gz")]
+    for mask in masks:
+        assert any(s.shape == mask.shape and np.allclose(s.affine, mask.affine, atol=1e-4) for s in sources)
+        ras = nib.as_closest_canonical(mask)
+        assert like(np.asarray(mask.dataobj), Affine(mask.affine), Affine(ras.affine)).shape == ras.shape
+
+
+@pytest.mark.parametrize("is_dicom", [True, False])
+def test_images_get_a_probability_a_class(tmp_path: Path, make_checkpoint: Make, is_dicom: bool) -> None:
+    (write_radiograph_studies if is_dicom else write_fundus)(tmp_path / "source", 2)
+    checkpoint = make_checkpoint("classification", ndim=2, channels=1 if is_dicom else 3)
+    made = run(tmp_path, checkpoint, tmp_path / "source").artifact
+    assert made.num_done == 2
+    rows = table(made.folder / "predictions.csv")
+    assert [row["class"] for row in rows] == ["normal", "effusion"] * 2
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(2.0, abs=1e-4)
+    assert [path.name for path in made.folder.rglob("*") if path.parent.name.startswith("s-")] == ["preview.png"] * 2
+
+
+def test_an_image_is_segmented_on_its_own_pixels(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_radiograph_studies(tmp_path / "source", 1)
+    made = run(tmp_path, make_checkpoint(ndim=2), tmp_path / "source").artifact
+    (mask,) = made.folder.rglob("mask.png")
+    (source,) = (tmp_path / "source").rglob("*.dcm")
+    header = pydicom.dcmread(source, stop_before_pixels=True)
+    assert Picture.open(mask).size == (header.Columns, header.Rows)
+
+
+def test_if_every_study_fails_the_stage_still_ends_with_its_list(tmp_path: Path, make_checkpoint: Make) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.nii.gz").write_bytes(b"\x1f\x8b broken")
+    finished = run(tmp_path, make_checkpoint(), tmp_path / "source")
+    (line,) = table(finished.artifact.folder / "status.csv")
+    assert (line["status"], line["code"]) == ("failed", "unreadable")
+    assert len(finished.failures) == 1
+
+
+def test_a_source_without_images_and_a_checkpoint_of_another_task_are_refused(
+    tmp_path: Path, make_checkpoint: Make
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "readme.txt").write_text("no image")
+    checkpoint = make_checkpoint()
+    with pytest.raises(DataError, match="1 files and none is an image"):
+        run(tmp_path, checkpoint, tmp_path / "source")
+    with pytest.raises(ConfigError, match="the model has background, liver, spleen"):
+        run(tmp_path, checkpoint, tmp_path / "source", codes={"lung": "SCT:39607008:Lung"})
+    bare = Checkpoint(tmp_path / "bare", {"kind": "backbone"}, Preprocess().tree(), {"w": torch.zeros(1)}).save()
+    with pytest.raises(CheckpointError, match="needs classification or segmentation"):
+        run(tmp_path, bare.folder, tmp_path / "source")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_the_hippocampus_crop_is_chosen_in_each_real_study_and_no_other_series(
+    tmp_path: Path, make_checkpoint: Make, shared_data: Path
+) -> None:
+    source = shared_data / "brain-mr-dicom-studies"
+    folder = run(tmp_path, make_checkpoint(modality="MR", description="HippoCrop"), source).artifact.folder
+    shapes = {nib.load(path).shape for path in folder.rglob("mask.nii.gz")}
+    assert shapes == {(35, 51, 32), (34, 50, 40)}
+    referenced = {pydicom.dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID for path in folder.rglob("*.dcm")}
+    crops = {pydicom.dcmread(path).SeriesInstanceUID for path in source.rglob("*_HCropVolume/1.dcm")}
+    assert referenced == crops

@@ -1,0 +1,163 @@
+"""Configs come back as they were saved, and what is wrong with one is told in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from medvit.config import Config, keys, read_yaml, unknown_name
+from medvit.errors import ConfigError
+from medvit.registry import Chosen
+
+
+class Inner(Config):
+    """Options of a part."""
+
+    rate: float = 0.1
+    """How fast."""
+    sizes: tuple[int, ...] = (1, 2)
+    """How large."""
+
+
+class Options(Config):
+    """Options of a whole."""
+
+    folder: Path
+    """Where to."""
+    mode: Literal["fast", "slow"] = "fast"
+    """Which way."""
+    count: int | None = Field(None, ge=1)
+    """How many; none is all."""
+    inner: Inner = Field(default_factory=Inner)
+    source: Path | None = Field(None, json_schema_extra={"private": True})
+    """Where from."""
+    peft: Annotated[Config, Chosen("medvit.peft", default="lora")] = Field(
+        default={"name": "lora"}, validate_default=True
+    )
+    """How to adapt."""
+
+
+def load(*overrides: str) -> Options:
+    return Options.load(None, ["folder=out", *overrides])
+
+
+def test_a_saved_config_runs_again_unchanged(tmp_path: Path) -> None:
+    config = load("mode=slow", "inner.rate=3", "inner.sizes=[4, 5]", "source=in", "peft.rank=2")
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    again = Options.load(tmp_path / "config.yaml")
+    assert again == config
+    assert again.to_yaml() == config.to_yaml()
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("3", 3.0), ("'0.5'", 0.5)])
+def test_numbers_are_read_however_they_are_written(text: str, value: float) -> None:
+    assert load(f"inner.rate={text}").inner.rate == value
+
+
+def test_key_value_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("folder: a\ninner: {rate: 1, sizes: [7]}\n", encoding="utf-8")
+    config = Options.load(tmp_path / "a.yaml", ["inner.rate=2"])
+    assert (config.inner.rate, config.inner.sizes) == (2.0, (7,))
+
+
+def test_an_equals_sign_may_be_part_of_a_value() -> None:
+    assert load("source=a=b").source == Path("a=b")
+
+
+def test_none_is_written_null() -> None:
+    assert load("count=null").count is None
+
+
+def test_a_name_alone_is_short_for_a_choice() -> None:
+    assert load("peft=full").peft.tree()["name"] == "full"
+    assert load("peft=lora", "peft.rank=3").peft.tree()["rank"] == 3
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().mode = "slow"  # type: ignore[misc]
+
+
+def test_what_may_name_a_patient_is_left_out_of_the_public_tree() -> None:
+    assert "source" not in load("source=Doe").tree(private=False)
+    assert "Doe" not in load("source=Doe").to_yaml(private=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("mod=slow", "unknown key 'mod'; did you mean 'mode'?"),
+        ("inner.rat=1", "unknown key 'inner.rat'; did you mean 'inner.rate'?"),
+        ("mode=slwo", "mode: input should be 'fast' or 'slow' (found 'slwo')"),
+        ("count=0", "count: input should be greater than or equal to 1 (found 0)"),
+        ("inner.rate=quick", "inner.rate: input should be a valid number"),
+        ("peft=lorra", "peft: no peft is named 'lorra'; did you mean 'lora'?"),
+        ("peft.rnk=2", "unknown key 'peft.rnk'; did you mean 'rank'?"),
+    ],
+)
+def test_a_wrong_key_or_value_is_told(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load(override)
+    assert str(told.value).startswith("the arguments: ")
+    assert sentence in str(told.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"folder is missing; give folder=.*unknown key 'mod'.*"):
+        Options.load(None, ["mod=slow"])
+
+
+def test_a_missing_key_of_a_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("mode: slow\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"a\.yaml: folder is missing; give folder="):
+        Options.load(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("word", ["folder", "=x"])
+def test_a_word_that_is_no_key_value_is_told(word: str) -> None:
+    with pytest.raises(ConfigError, match="expected key=value"):
+        load(word)
+
+
+def test_a_key_below_a_single_value_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"count\.low: count is a single value and has no keys of its own"):
+        load("count=3", "count.low=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("a: [1", "is not YAML"), ("- 1\n- 2\n", "holds a list; expected keys and values"), ("\xff", "is not YAML")],
+)
+def test_a_file_that_is_no_config_is_told(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=sentence):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_an_empty_file_is_an_empty_config(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("# nothing\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {}
+
+
+def test_an_absent_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file at"):
+        read_yaml(tmp_path / "absent.yaml")
+
+
+def test_keys_tell_name_type_default_and_meaning() -> None:
+    shown = {key.name: key for key in keys(Options)}
+    assert (shown["folder"].type, shown["folder"].default, shown["folder"].help) == ("Path", "required", "Where to.")
+    assert (shown["mode"].type, shown["mode"].default) == ("fast or slow", "fast")
+    assert (shown["count"].type, shown["count"].default) == ("int or none", "none")
+    assert (shown["inner.rate"].default, shown["inner.rate"].help) == ("0.1", "How fast.")
+    assert shown["peft.name"].default == "lora"
+    assert "peft.rank" in shown
+
+
+def test_an_unknown_name_is_answered_with_the_list() -> None:
+    assert unknown_name("head", "lienar", ["dense", "linear"]).endswith(
+        "did you mean 'linear'? known are dense, linear"
+    )

@@ -1,0 +1,214 @@
+"""A stage makes its folder whole or not at all, never over another, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from pydantic import Field
+
+from medvit.artifacts import Checkpoint, Lineage, Report
+from medvit.errors import ConfigError, DataError, OutputError, TrackingError
+from medvit.manifest import Facts, Manifest
+from medvit.stage import Run, StageConfig, seed_everything, stage
+
+
+class CountConfig(StageConfig):
+    """Options of a stage that writes numbers."""
+
+    output: Path
+    """Where to."""
+    until: int = 3
+    """How many numbers."""
+    stop_at: int | None = Field(None, json_schema_extra={"private": True})
+    """Where it fails; private, so that it may change between an interrupted run and the resumed one."""
+    error: str = "data"
+    """How it fails."""
+    dataset: Path | None = None
+    """A dataset to read."""
+    checkpoint: Path | None = None
+    """A checkpoint to read."""
+
+
+ERRORS: dict[str, BaseException] = {
+    "data": DataError("no more numbers"),
+    "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "bug": ZeroDivisionError("division by zero"),
+    "stop": KeyboardInterrupt(),
+}
+
+
+@stage
+def count(config: CountConfig, run: Run) -> Report:
+    """Writes a file a number."""
+    if config.dataset is not None:
+        run.dataset(config.dataset)
+    if config.checkpoint is not None:
+        run.checkpoint(config.checkpoint)
+    for number in range(config.until):
+        if number == config.stop_at:
+            raise ERRORS[config.error]
+        path = run.folder / f"{number}.txt"
+        if not path.exists():
+            path.write_text(f"{os.getpid()} {random.random()}", encoding="utf-8")
+        run.tracker.metrics({"number": number}, step=number)
+    run.failures.append("none of the numbers is large")
+    return Report(run.folder, {"count": config.until})
+
+
+def run_count(folder: Path, **options: Any) -> Report:
+    return count(**{"output": folder / "out", "tracking": {"enabled": False}, **options})
+
+
+def sqlite(folder: Path) -> dict[str, str]:
+    return {"uri": f"sqlite:///{folder / 'mlflow.db'}"}
+
+
+def test_a_finished_stage_has_its_final_name_and_lineage(tmp_path: Path) -> None:
+    made = run_count(tmp_path)
+    assert made.folder == tmp_path / "out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert (tmp_path / "out" / "2.txt").is_file()
+    assert Lineage.read(tmp_path / "out").stage == "count"
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_failed_items_are_handed_on(tmp_path: Path) -> None:
+    config = CountConfig.parse({"output": tmp_path / "out", "tracking": {"enabled": False}})
+    assert count.run(config).failures == ("none of the numbers is large",)
+
+
+def test_the_saved_config_runs_again_unchanged(tmp_path: Path) -> None:
+    run_count(tmp_path, until=2)
+    saved = tmp_path / "out" / "config.yaml"
+    again = CountConfig.load(saved, [f"output={tmp_path / 'again'}"])
+    assert count(again).metrics == {"count": 2}
+    assert Lineage.read(tmp_path / "again").config_sha256 != Lineage.read(tmp_path / "out").config_sha256
+
+
+@pytest.mark.parametrize("error", ["data", "bug", "stop"])
+def test_a_stopped_stage_never_has_the_final_name(tmp_path: Path, error: str) -> None:
+    with pytest.raises(type(ERRORS[error])):
+        run_count(tmp_path, stop_at=2, error=error)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial"]
+
+
+def test_a_stage_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_way_on(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is full; make room, then go on with resume=true"):
+        run_count(tmp_path, stop_at=1, error="full")
+
+
+def test_a_used_folder_is_refused_and_both_ways_out_are_named(tmp_path: Path) -> None:
+    run_count(tmp_path)
+    with pytest.raises(OutputError, match=r"exists already; give another output=\.\.\. or remove it first"):
+        run_count(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="exists already"):
+        run_count(tmp_path)
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert run_count(tmp_path).metrics == {"count": 3}
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made: Not a directory"):
+        count(output=tmp_path / "file" / "out", tracking={"enabled": False})
+
+
+def test_an_unfinished_run_is_not_started_over_by_accident(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2)
+    with pytest.raises(OutputError, match="go on with resume=true, or remove it"):
+        run_count(tmp_path)
+
+
+def test_a_resumed_run_keeps_what_was_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2)
+    before = (tmp_path / "out.partial" / "1.txt").read_text(encoding="utf-8")
+    run_count(tmp_path, resume=True)
+    assert (tmp_path / "out" / "1.txt").read_text(encoding="utf-8") == before
+    assert (tmp_path / "out" / "2.txt").is_file()
+
+
+def test_resuming_what_was_never_begun_begins_it(tmp_path: Path) -> None:
+    assert run_count(tmp_path, resume=True).metrics == {"count": 3}
+
+
+def test_resuming_with_other_options_is_refused_and_names_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2)
+    with pytest.raises(ConfigError, match=r"started with other options \(until\)"):
+        run_count(tmp_path, resume=True, until=9)
+
+
+def test_private_options_are_not_saved(tmp_path: Path) -> None:
+    run_count(tmp_path, stop_at=7)
+    assert "stop_at" not in yaml.safe_load((tmp_path / "out" / "config.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_same_seed_draws_the_same_numbers() -> None:
+    def draws() -> tuple[float, ...]:
+        seed_everything(5)
+        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+
+    assert draws() == draws()
+
+
+def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"])
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2, tracking=sqlite(tmp_path))
+    run_id = (tmp_path / "out.partial" / ".run_id").read_text(encoding="utf-8")
+    assert client.get_run(run_id).info.status == "FAILED"
+    run_count(tmp_path, resume=True, tracking=sqlite(tmp_path))
+    assert Lineage.read(tmp_path / "out").run_id == run_id  # the same run went on
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["until"] == "3"
+    assert "config.yaml" in [artifact.path for artifact in client.list_artifacts(run_id)]
+
+
+def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path) -> None:
+    made = {}
+    for name in ("dataset", "checkpoint"):
+        made[name] = run_count(tmp_path, output=tmp_path / name, tracking=sqlite(tmp_path)).folder
+    Manifest((), Facts("phantoms"), made["dataset"]).write()
+    saved = Checkpoint(made["checkpoint"], {"kind": "backbone"}, {}, {"weight": torch.ones(1)}).save()
+    run_count(tmp_path, tracking=sqlite(tmp_path), **made)
+    lineage = Lineage.read(tmp_path / "out")
+    parents = {name: Lineage.read(folder).run_id for name, folder in made.items()}
+    assert lineage.parents == parents
+    assert lineage.inputs == {"dataset": Manifest.read(made["dataset"]).hash, "checkpoint": saved.hash}
+    tags = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"]).get_run(lineage.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == parents["checkpoint"]
+    assert tags["medvit.parent.dataset"] == parents["dataset"]
+
+
+def test_a_store_that_cannot_be_used_stops_the_stage_before_it_works(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrackingError):
+        run_count(tmp_path, tracking={"uri": f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"})
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
