@@ -26,6 +26,7 @@ _CONTEXT: Tree = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -46,13 +47,14 @@ _CONTEXT: Tree = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the specification recommends, word for word (section "Namespaces")."""
+"""The context that the specification recommends."""
 
 _COLUMNS = {
     "image_id": ("sc:Text", "Pseudonym of the image"),
@@ -66,7 +68,6 @@ _COLUMNS = {
     "shape": ("sc:Integer", "Channels, then voxels along each axis"),
     "dtype": ("sc:Text", "Type of the stored pixels"),
     "sha256": ("sc:Text", "Content address of the pixels: images/AB/AB....b2nd, AB its first two digits"),
-    "labels": ("sc:Text", "Label keys and classes"),
     "mask": ("sc:Text", "Content address of the label map"),
     "spacing_mm": ("sc:Float", "Distance of voxel centers along each axis, in mm"),
     "affine": ("sc:Float", "Voxel to world, RAS+ in mm, a 4 x 4 matrix row by row"),
@@ -75,7 +76,8 @@ _COLUMNS = {
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
 }
-_REPEATED = ("shape", "labels", "spacing_mm", "affine")
+"""Columns of the manifest; all but `labels`, since the format knows no maps."""
+_REPEATED = ("shape", "spacing_mm", "affine")
 
 
 def write_croissant(manifest: Manifest) -> Path:
@@ -87,7 +89,8 @@ def write_croissant(manifest: Manifest) -> Path:
 
 def _describe(manifest: Manifest) -> Tree:
     facts = manifest.facts
-    known = {"license": facts.licence, "url": facts.source}
+    origin = "url" if facts.source.startswith(("http://", "https://")) else "citeAs"
+    known = {"license": facts.licence, origin: facts.source}
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -101,7 +104,7 @@ def _describe(manifest: Manifest) -> Tree:
                 "@type": "cr:RecordSet",
                 "@id": "images",
                 "name": "images",
-                "description": "A row an image, volume or slide",
+                "description": "A row an image, volume or slide; the column labels, a map, is not described here",
                 "key": {"@id": "images/image_id"},
                 "field": [_field(name) for name in _COLUMNS],
             }
@@ -117,7 +120,7 @@ def _file(path: Path) -> Tree:
         "name": path.name,
         "contentUrl": path.name,
         "contentSize": f"{len(content)} B",
-        "encodingFormat": "application/vnd.apache.parquet",
+        "encodingFormat": "application/x-parquet",
         "sha256": hashlib.sha256(content).hexdigest(),
     }
 

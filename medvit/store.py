@@ -46,7 +46,8 @@ class Store:
             blosc2.asarray(voxels, urlpath=str(partial), mode="w", cparams=parameters, chunks=chunks)
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
+            if partial.exists():
+                partial.unlink()
             reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
             raise OutputError(
                 f"{self.folder}: cannot store {voxels.nbytes / 2**20:.1f} MiB of pixels: {reason}"

@@ -6,7 +6,6 @@ checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`). Files are re
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,27 @@ IGNORED = re.compile(
     r"^(decoder_|head|fc_norm|mask_token|local_cls_norm|dino_|ibot_|projectors)|(bias_mask|periods|relative_position_index)$"
 )
 """Tensors that belong to pretraining heads and decoders, or are computed."""
+RENAMED = {
+    "storage_tokens": "reg_token",
+    "register_tokens": "reg_token",
+    "mlp.w12.": "mlp.fc1.",
+    "mlp.w1.": "mlp.fc1_g.",
+    "mlp.w2.": "mlp.fc1_x.",
+    "mlp.w3.": "mlp.fc2.",
+}
+"""Parts of names in the official code of DINOv2 and DINOv3 -> timm's."""
+KERNEL, POSITIONS = "patch_embed.proj.weight", "pos_embed"
+ADVICE = {
+    r"^blocks\.0\.ls1\.gamma$": "set backbone.layer_scale=1e-5",
+    r"^blocks\.0\.gamma_1$|periods$": "set backbone.positions=rope and backbone.layer_scale=1e-5",
+    r"^blocks\.0\.attn\.(qkv\.bias|q_bias)$": "set backbone.qkv_bias=true",
+    r"^blocks\.0\.mlp\.fc1": "set backbone.mlp=gelu or swiglu, as in the file",
+    r"^blocks\.[1-9]\d*\.norm1\.weight$": "set backbone.depth to the number of its blocks",
+    r"^reg_token$": "set backbone.registers to the number of its register tokens",
+    r"^cls_token$": "set backbone.class_token=true",
+    r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
+}
+"""A tensor that the model has no place for -> the option that makes one; without it, features differ."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +62,26 @@ class Fit:
     """Of the model, not in the file; they keep their random start."""
     unexpected: tuple[str, ...] = ()
     """In the file, not of the model."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of the missing and unexpected tensors."""
+
+    @property
+    def summary(self) -> str:
+        """The figures in one line."""
+        loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
+        return f"{loaded}, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Options to set so that the model is that of the file; empty where the file has nothing more to give."""
+        return tuple(what for part, what in ADVICE.items() if any(re.search(part, name) for name in self.unexpected))
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} of them adapted"]
-        lines += [f"  {name}: {what}" for name, what in self.adapted.items()]
-        lines += [f"  not in the file, starts at random: {name}" for name in self.missing]
-        lines += [f"  in the file, not in the model: {name}" for name in self.unexpected]
-        return "\n".join(lines)
+        lines = [self.summary] + [f"  {name}: {what}" for name, what in self.adapted.items()]
+        lines += [f"  not in the file, starts at random: {name} {self.shapes.get(name, '')}" for name in self.missing]
+        lines += [f"  in the file, not in the model: {name} {self.shapes.get(name, '')}" for name in self.unexpected]
+        lines += [f"  {what}" for what in self.advice]
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def read_weights(path: str | Path) -> State:
@@ -84,43 +117,72 @@ def _unwrapped(loaded: object, path: Path) -> State:
         if wrapper is None:
             break
         loaded = loaded[wrapper]
-    tensors = (
-        {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
-        if isinstance(loaded, Mapping)
-        else {}
-    )
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
-    return tensors
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    if tensors := {key: value for key, value in items if isinstance(value, Tensor)}:
+        return tensors
+    raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
 
 
 def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     """The tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
 
-    Positions of prefix tokens are added to the tokens themselves, which changes no feature; `pos_embed` is of patches.
+    Where a file holds a teacher and its student, the teacher is taken. Positions of prefix tokens are added to the
+    tokens themselves, which changes no feature; `pos_embed` is of patches.
     """
     names: State = {}
-    scales = "gamma_1" if any(name.endswith("gamma_1") for name in wanted) else "ls1.gamma"
+    is_rope = any(name.endswith("gamma_1") for name in wanted)
+    renamed = RENAMED | ({"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"} if is_rope else {})
+    passed_over = "student." if any("teacher." in name for name in state) else None
     for name, tensor in state.items():
+        if passed_over and passed_over in name:
+            continue
         while name.startswith(PREFIXES):
             name = name.partition(".")[2]
         name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)  # DINOv2 keeps its blocks in chunks
-        name = name.replace("storage_tokens", "reg_token").replace("register_tokens", "reg_token")
-        if scales == "gamma_1":
-            name = name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")
-        if not IGNORED.search(name):
+        for theirs, ours in renamed.items():
+            name = name.replace(theirs, ours)
+        if not IGNORED.search(name) or (name.endswith("periods") and not is_rope):
             names[name] = tensor
-    return _prefix_positions_folded(names)
+    return _qkv_bias_split(_prefix_positions_folded(names, wanted), wanted)
 
 
-def _prefix_positions_folded(state: State) -> State:
-    positions, cls_token = state.get("pos_embed"), state.get("cls_token")
-    if positions is None or cls_token is None:
+def _fits(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    return name in state and name in wanted and state[name].shape == wanted[name].shape
+
+
+def _rank(state: Mapping[str, Tensor]) -> int:
+    return state[KERNEL].ndim - 2 if KERNEL in state else 2
+
+
+def _side(count: int, rank: int) -> int | None:
+    """Side of the square or cube of this many patches, if they make one."""
+    side = round(count ** (1 / rank))
+    return side if side > 0 and side**rank == count else None
+
+
+def _prefix_positions_folded(state: State, wanted: Mapping[str, Tensor]) -> State:
+    positions, rank = state.get(POSITIONS), _rank(state)
+    tokens = [name for name in ("cls_token", "reg_token") if name in state]
+    if positions is None or (rank == _rank(wanted) and _fits(POSITIONS, state, wanted)):
         return state
-    num_patches = positions.shape[1] - 1
-    if math.isqrt(num_patches) ** 2 == num_patches and math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
-        return state | {"cls_token": cls_token + positions[:, :1], "pos_embed": positions[:, 1:]}
+    for num_tokens in range(len(tokens) + 1):  # of none, of the class token, or of the registers too
+        sizes = [state[name].shape[1] for name in tokens[:num_tokens]]
+        if _side(positions.shape[1] - sum(sizes), rank) is None:
+            continue
+        *parts, patches = positions.split([*sizes, positions.shape[1] - sum(sizes)], dim=1)
+        sums = {name: state[name] + part for name, part in zip(tokens, parts, strict=False)}
+        return state | sums | {POSITIONS: patches}
     return state
+
+
+def _qkv_bias_split(state: State, wanted: Mapping[str, Tensor]) -> State:
+    """The blocks of timm for DINOv3 keep apart the biases of queries and values; that of keys is masked."""
+    split = dict(state)
+    for name in [name for name in state if name.endswith("qkv.bias")]:
+        stem = name.removesuffix("qkv.bias")
+        if f"{stem}q_bias" in wanted:
+            split[f"{stem}q_bias"], _, split[f"{stem}v_bias"] = split.pop(name).chunk(3)
+    return split
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[int, ...], source: str) -> Fit:
@@ -133,20 +195,35 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[i
     """
     wanted = model.state_dict()
     names = translated(state, wanted)
-    adapted: dict[str, str] = {}
-    for name, adapt in (("patch_embed.proj.weight", adapt_patch_embedding), ("pos_embed", adapt_positions)):
-        if name in names and name in wanted and names[name].shape != wanted[name].shape:
-            before = tuple(names[name].shape)
-            names[name] = adapt(names[name], tuple(wanted[name].shape), grid)
-            adapted[name] = f"{before} -> {tuple(wanted[name].shape)}"
+    adapted = _adapt(names, wanted, grid, source)
     _drop_zero_qkv_bias(names, wanted, adapted)
-    wrong = {name for name in names.keys() & wanted.keys() if names[name].shape != wanted[name].shape}
-    loaded = tuple(name for name in wanted if name in names and name not in wrong)
+    loaded = tuple(name for name in wanted if _fits(name, names, wanted))
+    wrong = names.keys() & wanted.keys() - set(loaded)
     if wrong or not any(name.startswith("blocks.") for name in loaded):
         raise CheckpointError(f"{source}: {_misfit(names, wanted, sorted(wrong))}")
     model.load_state_dict({name: names[name].to(wanted[name].dtype) for name in loaded}, strict=False)
     missing = tuple(name for name in wanted if name not in loaded)
-    return Fit(source, loaded, adapted, missing, tuple(sorted(names.keys() - wanted.keys())))
+    unexpected = tuple(sorted(names.keys() - wanted.keys()))
+    shapes = {name: tuple((wanted | names)[name].shape) for name in missing + unexpected}
+    return Fit(source, loaded, adapted, missing, unexpected, shapes)
+
+
+def _adapt(names: State, wanted: Mapping[str, Tensor], grid: tuple[int, ...], source: str) -> dict[str, str]:
+    """What was done to patch embedding and positions, changed in place where their shapes or ranks differ."""
+    adapted: dict[str, str] = {}
+    rank = _rank(names)
+    if rank > len(grid):
+        return adapted  # volumes to images: the patch embedding is refused as it is
+    if KERNEL in names and not _fits(KERNEL, names, wanted):
+        before, after = tuple(names[KERNEL].shape), tuple(wanted[KERNEL].shape)
+        names[KERNEL] = adapt_patch_embedding(names[KERNEL], after)
+        adapted[KERNEL] = f"{before} -> {after}"
+    if POSITIONS in names.keys() & wanted.keys() and (rank != len(grid) or not _fits(POSITIONS, names, wanted)):
+        if (side := _side(count := names[POSITIONS].shape[1], rank)) is None:
+            raise CheckpointError(f"{source}: its {count} learned positions are of no square or cube of patches")
+        names[POSITIONS] = adapt_positions(names[POSITIONS], (side,) * rank, grid)
+        adapted[POSITIONS] = f"grid {(side,) * rank} -> {grid}"
+    return adapted
 
 
 def _misfit(names: State, wanted: Mapping[str, Tensor], wrong: list[str]) -> str:
@@ -155,21 +232,20 @@ def _misfit(names: State, wanted: Mapping[str, Tensor], wrong: list[str]) -> str
     first = wrong[0]
     return (
         f"{len(wrong)} of {len(wanted)} weights do not fit, first {first}: found {tuple(names[first].shape)}, "
-        f"need {tuple(wanted[first].shape)}; set backbone.size, backbone.registers and backbone.mlp as in the file"
+        f"need {tuple(wanted[first].shape)}; set size, patch_size, registers and mlp of the backbone as in the file"
     )
 
 
 def _drop_zero_qkv_bias(names: State, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
-    """DINOv3 has a bias that is all zero; a model without one is the same model."""
-    for name in [name for name in names if name.endswith("qkv.bias") and name not in wanted]:
-        if not names[name].any():
+    """DINOv3 has biases that are all zero, but for masked ones of keys; a model without is the same model."""
+    for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
+        parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
+        if not parts[0].any() and not parts[-1].any():
             del names[name]
             adapted[name] = "all zero, left out"
 
 
-def adapt_patch_embedding(
-    kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...], grid: tuple[int, ...]
-) -> Float[Tensor, "e f *q"]:
+def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
     """A patch embedding for other channels, another patch size, or volumes.
 
     Three channels to one: summed, so a gray image gives what it gave as RGB; one to more: shared equally among them.
@@ -177,8 +253,9 @@ def adapt_patch_embedding(
     its slice gave. Another patch size: the pseudo-inverse resize of FlexiViT (Beyer et al., CVPR 2023).
     """
     kernel = _adapt_channels(kernel.float(), shape[1])
-    if kernel.ndim == 4 and tuple(kernel.shape[2:]) != shape[2:4]:
-        kernel = _resize_kernel(kernel, (shape[2], shape[3]))
+    size = shape[2 : kernel.ndim]
+    if kernel.shape[2:] != size:
+        kernel = _resize_kernel(kernel, size)
     if kernel.ndim == 4 and len(shape) == 5:
         kernel = kernel[..., None].expand(*kernel.shape, shape[4]) / shape[4]
     return kernel
@@ -192,20 +269,31 @@ def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     return summed.expand(-1, channels, *kernel.shape[2:]) / channels
 
 
-def _resize_kernel(kernel: Float[Tensor, "d c p q"], size: tuple[int, int]) -> Float[Tensor, "d c r s"]:
+def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Tensor, "b d *t"]:
+    if len(size) == 2:
+        return F.interpolate(table, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(table, size=size, mode="trilinear", align_corners=False)
+
+
+def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
     """The kernel that gives the resized patch the same token as the old kernel gave the patch, in least squares."""
-    height, width = kernel.shape[2:]
-    basis = torch.eye(height * width).reshape(height * width, 1, height, width)
-    resize = F.interpolate(basis, size=size, mode="bicubic", antialias=True, align_corners=False).flatten(1)
+    before = kernel.shape[2:]
+    resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
     solved = torch.linalg.pinv(resize) @ kernel.flatten(2).movedim(-1, 0).flatten(1)
-    return solved.reshape(*size, kernel.shape[0], kernel.shape[1]).permute(2, 3, 0, 1)
+    return solved.T.reshape(*kernel.shape[:2], *size)
 
 
-def adapt_positions(positions: Float[Tensor, "1 n d"], shape: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-    """Square 2D positions on another grid; in 3D, the in-plane positions are repeated along the last axis."""
-    side = math.isqrt(positions.shape[1])
-    table = positions.float().reshape(1, side, side, -1).movedim(-1, 1)
-    table = F.interpolate(table, size=grid[:2], mode="bicubic", antialias=True, align_corners=False)
-    if len(grid) == 3:
-        table = table[..., None].expand(*table.shape, grid[2])
-    return table.flatten(2).transpose(1, 2)
+def adapt_positions(
+    positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
+) -> Float[Tensor, "1 m d"]:
+    """Learned patch positions on another grid: bicubic with antialiasing in 2D as timm does, trilinear in 3D.
+
+    From 2D to 3D, the in-plane positions are repeated along the last axis.
+    """
+    if grid == new_grid:
+        return positions
+    table = positions.float().reshape(1, *grid, -1).movedim(-1, 1)
+    table = _resized(table, new_grid[: len(grid)])
+    if len(new_grid) > len(grid):
+        table = table[..., None].expand(*table.shape, new_grid[-1])
+    return table.flatten(2).transpose(1, 2).to(positions.dtype)

@@ -25,7 +25,7 @@ def features(model, pixels):
 
 
 def official_dinov2(model) -> dict:
-    """The same weights under the names of the DINOv2 code: chunked blocks, register tokens, positions with the class."""
+    """The same weights under the names of the DINOv2 code: chunked blocks, registers, positions with the class."""
     state = {}
     for name, tensor in model.state_dict().items():
         if name.startswith("blocks."):
@@ -83,7 +83,7 @@ def test_official_layouts_load_whole_and_give_the_same_features(layout, options,
 def test_a_gray_image_gives_one_channel_what_its_copies_gave_three():
     kernel = torch.randn(5, 3, 4, 4)
     gray = torch.randn(1, 1, 4, 4)
-    one = adapt_patch_embedding(kernel, (5, 1, 4, 4), (1, 1))
+    one = adapt_patch_embedding(kernel, (5, 1, 4, 4))
     token = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), kernel)
     torch.testing.assert_close(torch.nn.functional.conv2d(gray, one), token, atol=1e-5, rtol=1e-4)
 
@@ -91,7 +91,7 @@ def test_a_gray_image_gives_one_channel_what_its_copies_gave_three():
 def test_a_volume_of_equal_slices_gives_what_one_slice_gave():
     kernel = torch.randn(5, 1, 4, 4)
     slice_ = torch.randn(1, 1, 4, 4)
-    inflated = adapt_patch_embedding(kernel, (5, 1, 4, 4, 4), (1, 1, 1))
+    inflated = adapt_patch_embedding(kernel, (5, 1, 4, 4, 4))
     token = torch.nn.functional.conv2d(slice_, kernel)
     volume = slice_[..., None].expand(1, 1, 4, 4, 4)
     torch.testing.assert_close(torch.nn.functional.conv3d(volume, inflated)[..., 0], token, atol=1e-5, rtol=1e-4)
@@ -100,7 +100,7 @@ def test_a_volume_of_equal_slices_gives_what_one_slice_gave():
 def test_a_larger_patch_keeps_the_token_of_an_enlarged_image():
     """FlexiViT's law: upsampling the patch and the kernel leaves the inner product unchanged."""
     kernel, patch = torch.randn(3, 1, 4, 4), torch.randn(1, 1, 4, 4)
-    larger = adapt_patch_embedding(kernel, (3, 1, 8, 8), (1, 1))
+    larger = adapt_patch_embedding(kernel, (3, 1, 8, 8))
     enlarged = torch.nn.functional.interpolate(patch, size=(8, 8), mode="bicubic", antialias=True)
     expected = torch.nn.functional.conv2d(patch, kernel)
     torch.testing.assert_close(torch.nn.functional.conv2d(enlarged, larger), expected, atol=1e-4, rtol=1e-3)
@@ -153,3 +153,105 @@ def test_the_report_names_what_was_missing_and_what_was_not_expected():
     report = str(load_weights(model, state, grid=model.grid, source="file"))
     assert "not in the file, starts at random: norm.bias" in report
     assert "in the file, not in the model: strange" in report
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_teacher_and_its_student_the_teacher_is_taken(order):
+    teacher = {f"teacher.backbone.{name}": tensor for name, tensor in build().state_dict().items()}
+    student = {name.replace("teacher", "student"): torch.ones_like(tensor) for name, tensor in teacher.items()}
+    both = dict([*teacher.items(), *student.items()][::order])
+    model = build()
+    load_weights(model, both, grid=model.grid, source="file")
+    assert torch.equal(model.norm.bias, torch.zeros(48))
+
+
+def test_2d_positions_are_not_taken_for_3d_ones_of_the_same_count():
+    flat = build(positions="learned", image_size=64)
+    solid = build(ndim=3, positions="learned")
+    assert flat.pos_embed.shape == solid.pos_embed.shape
+    load_weights(solid, flat.state_dict(), grid=solid.grid, source="flat")
+    table = solid.pos_embed.reshape(4, 4, 4, 48)
+    assert torch.equal(table[..., 0, :], table[..., 3, :])
+
+
+def test_3d_positions_move_to_another_3d_grid_and_keep_their_mean_of_a_ramp():
+    small, large = build(ndim=3, positions="learned", image_size=24), build(ndim=3, positions="learned")
+    ramp = torch.arange(3.0).reshape(1, 3, 1, 1, 1).expand(1, 3, 3, 3, 48).reshape(1, 27, 48)
+    fit = load_weights(large, small.state_dict() | {"pos_embed": ramp}, grid=large.grid, source="small")
+    table = large.pos_embed.reshape(4, 4, 4, 48)
+    assert fit.adapted == {"pos_embed": "grid (3, 3, 3) -> (4, 4, 4)"}
+    assert (table.diff(dim=0) > 0).all()
+    assert torch.equal(table[:, 0], table[:, 3])
+    torch.testing.assert_close(table.mean(), torch.tensor(1.0), atol=1e-5, rtol=0)
+
+
+def test_positions_of_registers_are_folded_into_the_registers():
+    model = build(positions="learned", registers=4)
+    state = model.state_dict()
+    extra = torch.full((1, 5, 48), 0.25)
+    moved = state | {"cls_token": state["cls_token"] - 0.25, "reg_token": state["reg_token"] - 0.25}
+    moved["pos_embed"] = torch.cat([extra, state["pos_embed"]], dim=1)
+    loaded = build(positions="learned", registers=4, image_size=48)
+    load_weights(loaded, moved, grid=loaded.grid, source="file")
+    torch.testing.assert_close(loaded.reg_token, model.reg_token)
+    torch.testing.assert_close(loaded.cls_token, model.cls_token)
+
+
+def test_positions_of_no_square_of_patches_are_refused():
+    model = build(positions="learned")
+    state = model.state_dict() | {"pos_embed": torch.zeros(1, 15, 48)}
+    with pytest.raises(CheckpointError, match="its 15 learned positions are of no square or cube of patches"):
+        load_weights(model, state, grid=model.grid, source="file")
+
+
+def test_dinov3_biases_of_queries_and_values_load_and_that_of_keys_is_masked():
+    options = {"positions": "rope", "registers": 4, "layer_scale": 1e-5}
+    model = build(**options)
+    state = official_dinov3(model)
+    for number in range(4):
+        state[f"blocks.{number}.attn.qkv.bias"] = torch.arange(144.0)
+    fit = load_weights(model, state, grid=model.grid, source="dinov3")
+    assert fit.missing == fit.unexpected == ()
+    assert torch.equal(model.blocks[3].attn.q_bias, torch.arange(48.0))
+    assert torch.equal(model.blocks[3].attn.v_bias, torch.arange(96.0, 144.0))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "option"),
+    [
+        ({"layer_scale": 1e-5}, "backbone.layer_scale=1e-5"),
+        ({"registers": 4}, "backbone.registers"),
+        ({"positions": "learned"}, "backbone.positions=learned"),
+        ({"positions": "rope", "layer_scale": 1e-5}, "backbone.positions=rope"),
+        ({"depth": 6}, "backbone.depth"),
+    ],
+)
+def test_weights_that_the_model_has_no_place_for_are_warned_of_with_the_option(theirs, option, tmp_path, caplog):
+    save_file(build(**theirs).state_dict(), tmp_path / "w.safetensors")
+    fit = build(weights=str(tmp_path / "w.safetensors")).fit
+    assert option in " ".join(fit.advice)
+    assert option in caplog.text
+    assert len(fit.summary.splitlines()) == 1
+
+
+def test_copies_of_one_channel_share_its_kernel():
+    kernel, gray = torch.randn(5, 1, 4, 4), torch.randn(1, 1, 4, 4)
+    three = adapt_patch_embedding(kernel, (5, 3, 4, 4))
+    token = torch.nn.functional.conv2d(gray, kernel)
+    torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), three), token, atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_model_of_the_hub_is_refused_with_the_nearest():
+    with pytest.raises(
+        CheckpointError, match=r"no model named 'vit_smal_patch16_224'; nearest are vit_small_patch16_224"
+    ):
+        build(weights="hub:vit_smal_patch16_224")
+
+
+def test_without_a_network_the_hub_says_to_give_a_file(monkeypatch):
+    def shut(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", shut)
+    with pytest.raises(CheckpointError, match=r"could not be downloaded \(OSError\); give the path of a local file"):
+        build(weights="hub:vit_small_patch16_224")

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import timm
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
+from timm.layers import SwiGLUPacked
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig
 from medvit.backbones.positions import rotations, sincos_positions
-from medvit.errors import ConfigError, DataError
+from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.registry import register
 from medvit.samples import Tokens
-from medvit.weights import Fit, load_weights, read_weights
+from medvit.weights import Fit, State, adapt_positions, load_weights, read_weights
+
+log = logging.getLogger("medvit")
 
 HUB = "hub:"
 SIZES = {
@@ -40,22 +46,22 @@ class VitConfig(BackboneConfig):
     name: Literal["vit"] = "vit"
     size: Literal["micro", "tiny", "small", "base", "large"] = "small"
     """Width, depth and heads; micro (3 million weights) is for a CPU."""
-    width: int | None = None
+    width: int | None = Field(default=None, gt=0)
     """Width of a token; none takes that of `size`."""
-    depth: int | None = None
+    depth: int | None = Field(default=None, gt=0)
     """Number of blocks; none takes that of `size`."""
-    heads: int | None = None
+    heads: int | None = Field(default=None, gt=0)
     """Attention heads; none takes those of `size`."""
-    patch_size: int | None = None
-    """Side of a patch in pixels or voxels; none takes 16 in 2D and 8 in 3D."""
+    patch_size: int | tuple[int, ...] | None = None
+    """Side of a patch in pixels or voxels, or one for each axis; none takes 16 in 2D and 8 in 3D."""
     class_token: bool = True
     """Whether a class token goes before the patches."""
-    registers: int = 0
+    registers: int = Field(default=0, ge=0)
     """Register tokens: 4 in DINOv2 with registers and in DINOv3."""
     positions: Literal["sincos", "learned", "rope"] = "sincos"
     """sincos: fixed; learned: of timm, MAE and DINOv2; rope: of DINOv3."""
-    image_size: int = 224
-    """Side of the image that learned positions are defined on; other sizes are interpolated."""
+    image_size: int | tuple[int, ...] = 224
+    """Side of the image that learned positions are defined on, or one for each axis; other sizes are interpolated."""
     layer_scale: float | None = None
     """Initial scale of each block's output; DINOv2 and DINOv3 have one (1e-5)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -64,7 +70,7 @@ class VitConfig(BackboneConfig):
     """Whether queries, keys and values have a bias; DINOv3 has none."""
     norm_epsilon: float = 1e-6
     """Epsilon of the norms; 1e-5 in DINOv3."""
-    drop_path: float = 0.0
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Chance of skipping a block in training, rising to this at the last."""
     save_memory: bool = False
     """Compute blocks again in the backward pass instead of keeping their activations."""
@@ -97,8 +103,10 @@ class ViT(Backbone):
         self.width, self.depth, self.heads = config.width or width, config.depth or depth, config.heads or heads
         if self.width % self.heads:
             raise ConfigError(f"backbone.width {self.width} is not a multiple of backbone.heads {self.heads}")
+        _refuse_unusable_positions(config, self.width // self.heads)
         self.ndim, self.channels = config.ndim or 3, config.channels or 1
-        self.patch_size = (config.patch_size or (16 if self.ndim == 2 else 8),) * self.ndim
+        patch_size = config.patch_size or (16 if self.ndim == 2 else 8)
+        self.patch_size = _sides(patch_size, self.ndim, "backbone.patch_size")
         self.num_prefix_tokens = int(config.class_token) + config.registers
         self.positions, self.save_memory = config.positions, config.save_memory
 
@@ -107,8 +115,11 @@ class ViT(Backbone):
         self.patch_embed["proj"] = convolution(self.channels, self.width, self.patch_size, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width)) if config.class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, self.width)) if config.registers else None
-        self.grid = tuple(config.image_size // side for side in self.patch_size)
+        image_size = _sides(config.image_size, self.ndim, "backbone.image_size")
+        self.grid = tuple(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
         learned = config.positions == "learned"
+        if learned and not all(self.grid):
+            raise ConfigError(f"backbone.image_size {image_size} is smaller than one patch {self.patch_size}")
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), self.width)) if learned else None
         self.blocks = nn.ModuleList(
             _block(config, self.width, self.heads, rate, self) for rate in _rates(config, self.depth)
@@ -122,6 +133,11 @@ class ViT(Backbone):
     def embed(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
         """Patch tokens with their positions but before any block, and their grid."""
         shape = tuple(pixels.shape[2:])
+        if len(shape) != self.ndim or pixels.shape[1] != self.channels:
+            raise DataError(
+                f"found pixels of shape {shape} with {pixels.shape[1]} channels; the backbone takes "
+                f"{self.ndim}D with {self.channels}: set backbone.ndim and backbone.channels, or the preprocessing"
+            )
         if any(side % patch for side, patch in zip(shape, self.patch_size, strict=True)):
             raise DataError(
                 f"found pixels of shape {shape}; each side must be a multiple of the patch {self.patch_size}"
@@ -164,27 +180,13 @@ class ViT(Backbone):
     def _added_positions(self, grid: tuple[int, ...]) -> Tensor | None:
         if self.positions == "sincos":
             return sincos_positions(grid, self.width)
-        return None if self.pos_embed is None else interpolate_positions(self.pos_embed, self.grid, grid)
+        return None if self.pos_embed is None else adapt_positions(self.pos_embed, self.grid, grid)
 
     def _rotations(self, grid: tuple[int, ...], ids: Tensor | None, patches: Tensor) -> dict[str, Tensor]:
         if self.positions != "rope":
             return {}
         rope = rotations(grid, self.width // self.heads).to(patches.device)
         return {"rope": rope if ids is None else rope[ids][:, None]}
-
-
-def interpolate_positions(
-    positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
-) -> Float[Tensor, "1 m d"]:
-    """Learned patch positions on another grid: bicubic with antialiasing in 2D as timm does, trilinear in 3D."""
-    if grid == new_grid:
-        return positions
-    table = positions.float().reshape(1, *grid, -1).movedim(-1, 1)
-    if len(grid) == 2:
-        table = F.interpolate(table, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
-    else:
-        table = F.interpolate(table, size=new_grid, mode="trilinear", align_corners=False)
-    return table.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 def transformer_block(width: int, heads: int) -> nn.Module:
@@ -201,13 +203,30 @@ def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: V
     }
     if config.positions == "rope":
         prefix = {"num_prefix_tokens": model.num_prefix_tokens, "rotate_half": True}
-        swiglu = {"swiglu_mlp": config.mlp == "swiglu"}
+        swiglu = {"swiglu_mlp": config.mlp == "swiglu", "swiglu_align_to": 8}
         return EvaBlock(width, heads, **shared, **prefix, **swiglu)
     if config.mlp == "swiglu":
-        from timm.layers import SwiGLUPacked
-
-        return Block(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=4 * 2 / 3 * 2)
+        # Two thirds of the hidden width, whole eighths, gate and value packed (DINOv2). timm rounds the ratio down.
+        hidden = -(-(4 * width * 2 // 3) // 8) * 8
+        ratio = (2 * hidden + 0.5) / width
+        return Block(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=ratio)
     return Block(width, heads, **shared)
+
+
+def _refuse_unusable_positions(config: VitConfig, head_width: int) -> None:
+    ndim = config.ndim or 3
+    if config.positions == "rope" and (head_width % 2 or head_width < 2 * ndim):
+        raise ConfigError(
+            f"rope turns pairs of features along {ndim} axes; width / heads is {head_width}, "
+            f"expected an even number from {2 * ndim}"
+        )
+
+
+def _sides(size: int | tuple[int, ...], ndim: int, key: str) -> tuple[int, ...]:
+    sides = (size,) * ndim if isinstance(size, int) else size
+    if len(sides) != ndim or min(sides) < 1:
+        raise ConfigError(f"found {key}={size}; expected one positive side, or {ndim} of them as backbone.ndim={ndim}")
+    return sides
 
 
 def _rates(config: VitConfig, depth: int) -> list[float]:
@@ -225,11 +244,22 @@ def _initialize(module: nn.Module) -> None:
 
 
 def _load_public(model: ViT, weights: str) -> Fit:
-    if weights.startswith(HUB):
-        import timm
+    name = weights.removeprefix(HUB)
+    state = _downloaded(name) if weights.startswith(HUB) else read_weights(weights)
+    fit = load_weights(model, state, grid=model.grid, source=weights)
+    if fit.advice:
+        log.warning("%s; its features will not be those it was trained for: %s", fit.summary, ", ".join(fit.advice))
+    return fit
 
-        # The one place where medvit downloads, and only because the user named a model of the hub.
-        state = timm.create_model(weights.removeprefix(HUB), pretrained=True).state_dict()
-    else:
-        state = read_weights(weights)
-    return load_weights(model, state, grid=model.grid, source=weights)
+
+def _downloaded(name: str) -> State:
+    """The one place where medvit downloads, and only because the user named a model of the hub."""
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
+        raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file on the hub, no public weights
+        raise CheckpointError(
+            f"{HUB}{name} could not be downloaded ({type(error).__name__}); give the path of a local file instead"
+        ) from None

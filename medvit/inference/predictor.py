@@ -11,6 +11,7 @@ from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
 from medvit.errors import ConfigError
+from medvit.hardware import half_precision
 from medvit.samples import Image, Prediction
 
 if TYPE_CHECKING:
@@ -91,9 +92,8 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """Half precision on GPUs; on a CPU results stay those of fp32, the same on every machine."""
+    """The 16-bit type the device computes well in, as in training; probabilities are float32 all the same."""
     import torch
 
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    dtype = half_precision(device)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

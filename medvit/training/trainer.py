@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,13 @@ from tqdm import tqdm
 
 from medvit.config import Config
 from medvit.errors import CheckpointError
+from medvit.hardware import half_precision
 from medvit.tracking import Tracker
 
 RESUME, BEST = "last.ckpt", "best.safetensors"
+# Lightning warns of a change in torch that only Lightning can follow.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", module=r"lightning\.pytorch\.utilities\._pytree")
+
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -76,15 +81,8 @@ def resolve_precision(precision: Precision) -> Precision:
     """What `auto` means on this machine."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "bf16-mixed" if cpu_computes_bf16() else "32-true"
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this processor multiplies in bf16 (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+    dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]  # type: ignore[return-value]
 
 
 class KeepLast(Callback):

@@ -18,6 +18,15 @@ def small(ndim=2, **options):
     return VitConfig(ndim=ndim, channels=1, patch_size=8, width=48, depth=2, heads=2, **options).build().eval()
 
 
+def make_blocks_count(model):
+    """Random biases, and layer scales at 0.5: at their start of 1e-5 a wrong block would hide below the tolerance."""
+    for name, weight in model.named_parameters():
+        if name.endswith((".gamma", "gamma_1", "gamma_2")):
+            torch.nn.init.constant_(weight, 0.5)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "side", "native"),
     [
@@ -36,6 +45,7 @@ def test_features_equal_those_of_timm_for_the_same_weights(name, options, side, 
     torch.manual_seed(0)
     theirs = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **SHALLOW).eval()
     torch.nn.init.normal_(theirs.pos_embed, std=0.5)
+    make_blocks_count(theirs)
     ours = VitConfig(ndim=2, channels=3, positions="learned", **TINY, **options).build().eval()
     fit = load_weights(ours, theirs.state_dict(), grid=ours.grid, source=name)
     assert fit.missing == ()
@@ -46,16 +56,21 @@ def test_features_equal_those_of_timm_for_the_same_weights(name, options, side, 
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (64, 128)])
-def test_features_equal_those_of_dinov3_in_timm(shape):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("vit_small_patch16_dinov3", {"qkv_bias": False}),
+        ("vit_small_patch16_dinov3_qkvb", {}),
+        ("vit_small_plus_patch16_dinov3", {"qkv_bias": False, "mlp": "swiglu"}),
+    ],
+)
+def test_features_equal_those_of_dinov3_in_timm(name, more, shape):
     torch.manual_seed(0)
-    theirs = timm.create_model("vit_small_patch16_dinov3", pretrained=False, num_classes=0, **SHALLOW).eval()
-    options = {"positions": "rope", "registers": 4, "layer_scale": 1e-5, "qkv_bias": False, "norm_epsilon": 1e-5}
+    theirs = timm.create_model(name, pretrained=False, num_classes=0, **SHALLOW).eval()
+    options = {"positions": "rope", "registers": 4, "layer_scale": 1e-5, "norm_epsilon": 1e-5} | more
     ours = VitConfig(ndim=2, channels=3, patch_size=16, **TINY, **options).build().eval()
-    load_weights(ours, theirs.state_dict(), grid=ours.grid, source="dinov3")
-    for ours_block, their_block in zip(ours.blocks, theirs.blocks, strict=True):
-        for block in (ours_block, their_block):
-            block.gamma_1.data.fill_(0.5)
-            block.gamma_2.data.fill_(0.5)
+    make_blocks_count(theirs)
+    assert load_weights(ours, theirs.state_dict(), grid=ours.grid, source="dinov3").missing == ()
     pixels = torch.randn(1, 3, *shape)
     tokens = ours(pixels)
     joined = torch.cat([tokens.prefix, tokens.patches], dim=1)
@@ -119,6 +134,51 @@ def test_a_side_that_is_not_whole_patches_is_refused():
         small()(torch.randn(1, 1, 16, 20))
 
 
+@pytest.mark.parametrize(("shape", "channels"), [((16, 16, 16), 1), ((16, 16), 3)])
+def test_pixels_of_another_rank_or_number_of_channels_are_refused(shape, channels):
+    with pytest.raises(DataError, match=rf"with {channels} channels; the backbone takes 2D with 1"):
+        small()(torch.randn(1, channels, *shape))
+
+
+def test_a_patch_may_differ_by_axis():
+    backbone = VitConfig(ndim=3, channels=1, patch_size=(8, 8, 2), width=48, depth=2, heads=2).build()
+    assert backbone(torch.randn(1, 1, 16, 24, 8)).grid == (2, 3, 4)
+
+
+def test_sides_that_are_not_one_for_each_axis_are_refused():
+    with pytest.raises(ConfigError, match=r"found backbone.patch_size=\(8, 8\); expected one positive side, or 3"):
+        VitConfig(ndim=3, patch_size=(8, 8)).build()
+
+
+def test_an_image_smaller_than_a_patch_defines_no_positions():
+    with pytest.raises(ConfigError, match=r"image_size \(8, 8\) is smaller than one patch \(16, 16\)"):
+        VitConfig(ndim=2, positions="learned", image_size=8).build()
+
+
+def test_a_head_too_narrow_to_turn_along_three_axes_is_refused():
+    with pytest.raises(ConfigError, match="width / heads is 4, expected an even number from 6"):
+        VitConfig(ndim=3, positions="rope", width=8, heads=2).build()
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope"])
+def test_a_gated_mlp_takes_any_width(positions):
+    backbone = VitConfig(ndim=2, channels=1, width=100, depth=1, heads=2, mlp="swiglu", positions=positions).build()
+    assert backbone(torch.randn(1, 1, 16, 16)).patches.shape == (1, 1, 100)
+
+
+def test_features_equal_those_of_dinov2_with_a_gated_mlp_in_timm():
+    torch.manual_seed(0)
+    name, options = "vit_giant_patch14_dinov2", {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
+    theirs = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **SHALLOW).eval()
+    make_blocks_count(theirs)
+    ours = VitConfig(ndim=2, channels=3, positions="learned", mlp="swiglu", **TINY, **options).build().eval()
+    assert load_weights(ours, theirs.state_dict(), grid=ours.grid, source=name).missing == ()
+    pixels = torch.randn(1, 3, 56, 56)
+    tokens = ours(pixels)
+    joined = torch.cat([tokens.prefix, tokens.patches], dim=1)
+    torch.testing.assert_close(joined, theirs.forward_features(pixels), atol=1e-5, rtol=1e-4)
+
+
 def test_a_width_that_the_heads_cannot_share_is_refused():
-    with pytest.raises(ConfigError, match="width 50 is not a multiple of backbone.heads 4"):
+    with pytest.raises(ConfigError, match=r"width 50 is not a multiple of backbone\.heads 4"):
         VitConfig(width=50, heads=4).build()

@@ -18,7 +18,9 @@ def views(ndim: int = 2) -> Views:
     return Views(torch.randn(1, 3, 1, *(32,) * ndim, generator=generator))
 
 
-@pytest.mark.parametrize(("num_patches", "ratio", "kept"), [(196, 0.75, 49), (196, 0.9, 19), (100, 0.9, 9), (2, 0.9, 1)])
+@pytest.mark.parametrize(
+    ("num_patches", "ratio", "kept"), [(196, 0.75, 49), (196, 0.9, 19), (100, 0.9, 9), (2, 0.9, 1)]
+)
 def test_the_number_of_kept_patches_is_truncated_as_in_the_original(num_patches, ratio, kept):
     masking = random_masking(torch.rand(2, num_patches), ratio)
     assert masking.ids_keep.shape == (2, kept)
@@ -74,7 +76,9 @@ def test_the_loss_falls_below_the_variance_of_the_target(ndim):
     torch.manual_seed(0)
     mae = small_mae(ndim, normalize_targets=False, mask_ratio=0.5)
     ramp = torch.linspace(-1, 1, 32)
-    pixels = (ramp[:, None] + ramp if ndim == 2 else ramp[:, None, None] + ramp[:, None] + ramp).expand(4, 1, *(32,) * ndim)
+    pixels = (ramp[:, None] + ramp if ndim == 2 else ramp[:, None, None] + ramp[:, None] + ramp).expand(
+        4, 1, *(32,) * ndim
+    )
     batch = Views(pixels[None].clone())
     optimizer = torch.optim.AdamW(mae.parameters(), lr=2e-3)
     for _ in range(60):

@@ -28,7 +28,9 @@ def test_a_resumed_sampler_starts_at_its_round_unasked():
 
 def test_every_image_comes_once_before_any_comes_twice():
     indices = [draw.index for draw in draws(RoundSampler(9, per_round=6, seed=0), range(6))]
-    for lap in itertools.batched(indices, 9) if hasattr(itertools, "batched") else zip(*[iter(indices)] * 9, strict=True):
+    for lap in (
+        itertools.batched(indices, 9) if hasattr(itertools, "batched") else zip(*[iter(indices)] * 9, strict=True)
+    ):
         assert sorted(lap) == list(range(9))
 
 

@@ -48,7 +48,9 @@ def row(manifest: Manifest, number: int, split: str, voxels: np.ndarray, mask: n
 def dataset(folder: Path, *, ndim: int) -> Path:
     """Bright balls on noise with their masks in 3D; bright and dark squares as two classes in 2D."""
     folder.mkdir()
-    facts = Facts("tiny", classes={"label": ("dark", "bright")}, mask_classes=("background", "ball") if ndim == 3 else ())
+    facts = Facts(
+        "tiny", classes={"label": ("dark", "bright")}, mask_classes=("background", "ball") if ndim == 3 else ()
+    )
     manifest = Manifest((), facts, folder)
     generator = np.random.default_rng(0)
     rows = []
@@ -203,7 +205,9 @@ def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(volumes, tmp_pa
 
 
 def test_a_dataset_without_the_label_says_which_it_has(images, tmp_path):
-    options = finetune_options(images, backbone=TINY | {"ndim": 2}, preprocess={"kind": "image"}, label="grade", head=None)
+    options = finetune_options(
+        images, backbone=TINY | {"ndim": 2}, preprocess={"kind": "image"}, label="grade", head=None
+    )
     with pytest.raises(DataError, match=r"none has a mask or a label 'grade' \(labels found: label\)"):
         finetune(output=tmp_path / "tuned", **options)
 
