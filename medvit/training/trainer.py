@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,6 @@ from medvit.hardware import half_precision
 from medvit.tracking import Tracker
 
 RESUME, BEST = "last.ckpt", "best.safetensors"
-# Lightning warns of a change in torch that only Lightning can follow.
-warnings.filterwarnings("ignore", message=".*LeafSpec.*", module=r"lightning\.pytorch\.utilities\._pytree")
-
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
