@@ -124,14 +124,21 @@ def measure(manifest: Manifest, predictor: Predictor, config: EvaluateConfig, no
     if predictor.config.kind == "segmentation":
         unit, tolerance = unit_of(manifest), config.nsd_tolerance_mm
         scores = [
-            score_case(image.mask, prediction.mask, classes, spacing(image, unit), tolerance_mm=tolerance, unit=unit)
+            score_case(
+                _present(image.mask),
+                _present(prediction.mask),
+                classes,
+                spacing(image, unit),
+                tolerance_mm=tolerance,
+                unit=unit,
+            )
             for _, image, prediction in predicted(manifest, predictor)
-            if image.mask is not None and prediction.mask is not None
         ]
         return evaluate_masks(manifest.rows, scores, classes, resamples=config.resamples, seed=config.seed, notes=notes)
     truth = np.array([classes.index(row.labels[predictor.config.label]) for row in manifest])
-    found = [prediction.probabilities for _, _, prediction in predicted(manifest, predictor)]
-    probabilities = np.stack([one for one in found if one is not None])
+    probabilities = np.stack(
+        [_present(prediction.probabilities) for _, _, prediction in predicted(manifest, predictor)]
+    )
     return evaluate_classes(
         manifest.rows, truth, probabilities, classes, resamples=config.resamples, seed=config.seed, notes=notes
     )
@@ -191,9 +198,11 @@ def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: 
     lineage = Lineage.read(config.checkpoint)
     same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
     warning = ""
-    if config.split != "test" and same:
-        use = "learned from" if config.split == "train" else "chosen by"
-        warning = f"These are images of the {config.split} split: the model was {use} them, so the numbers flatter it."
+    if same and config.split != "test":
+        use = "learned from" if config.split == "train" else "was chosen by"
+        warning = f"These are images of the {config.split} split: the model {use} them, so the numbers flatter it."
+    elif config.split == "train":
+        warning = "These are images of a train split: if the model learned from any of them, the numbers flatter it."
     facts = {
         "Model": digest[:16],
         "Dataset": f"{manifest.facts.name}, {manifest.hash[:16]}",
@@ -219,13 +228,12 @@ def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
     for name, index in chosen.items():
         row = manifest.rows[index]
         image = load(manifest, row)
-        empty = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
-        truth, found = empty, empty
         caption = f"{name}: {row.labels.get(predictor.config.label)}, given a probability of {scores[index]:.3f}"
+        masks = (np.zeros(image.pixels.shape[1:], dtype=np.uint8),) * 2
         if evaluation.kind == "segmentation":
-            truth, found = image.mask if image.mask is not None else empty, predictor(image).mask
             caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange found)"
-        figure = overlay_figure(image.intensities(), truth, found, spacing(image, unit))
+            masks = (_present(image.mask), _present(predictor(image).mask))
+        figure = overlay_figure(image.intensities(), *masks, spacing(image, unit))
         examples.append(Example(f"{caption}, {row.image_id}", figure))
     return examples
 
@@ -243,8 +251,13 @@ def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
+def _present(values: Array | None) -> Array:
+    assert values is not None, "images without a truth are left out, and a model predicts what its kind says"
+    return values
+
+
 def _tell(estimates: Mapping[str, Estimate], title: str) -> None:
     if estimates:
         print(f"\n{title}: value [95 % interval]")
         for name, estimate in estimates.items():
-            print(f"  {metric_name(name):32s} {estimate}")
+            print(f"  {metric_name(name):44s} {estimate}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -15,7 +15,7 @@ Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
 
 
 def bootstrap(
-    statistic: Statistic, patients: Sequence[str], *, resamples: int = 1000, seed: int = 0
+    statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
     """Estimates of a statistic over all images, with the 2.5th and 97.5th percentile over resampled patients.
 
@@ -27,13 +27,13 @@ def bootstrap(
     return {name: _estimate(value, [one[name] for one in drawn]) for name, value in whole.items()}
 
 
-def resampled(patients: Sequence[str], resamples: int, seed: int) -> list[Int[Array, "m"]]:
-    """Indices of the images of patients drawn with replacement, as many patients as there are."""
+def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Int[Array, "m"]]:
+    """Indices of the images of patients drawn with replacement, as many patients as there are; one draw at a time."""
     names, member = np.unique(np.array(patients), return_inverse=True)
     images = [np.flatnonzero(member == patient) for patient in range(len(names))]
     generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(names), (resamples, len(names)))
-    return [np.concatenate([images[patient] for patient in draw]) for draw in draws]
+    for _ in range(resamples):
+        yield np.concatenate([images[patient] for patient in generator.integers(0, len(names), len(names))])
 
 
 def _estimate(value: float, drawn: Sequence[float]) -> Estimate:

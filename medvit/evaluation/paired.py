@@ -11,6 +11,7 @@ from medvit.errors import DataError
 from medvit.evaluation import Estimate
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.segmentation import mask_metrics
 
 Table = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
@@ -22,7 +23,7 @@ def paired_differences(
     """Metrics of `one` minus those of `other`, on the images that both predict.
 
     Raises:
-        DataError: If they share no image or measure different things.
+        DataError: If they share no image, measure different things, or disagree about the truth.
     """
     places = {image: index for index, image in enumerate(other["image_id"])}
     mine = np.array([index for index, image in enumerate(one["image_id"]) if image in places], dtype=int)
@@ -31,6 +32,9 @@ def paired_differences(
     if set(one) != set(other):
         raise DataError("the two reports measure different things; compare models of one task and the same classes")
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
+    truths = [name for name in one if name.partition(".")[0] in ("truth", "true_voxels")]
+    if any((one[name][mine] != other[name][theirs]).any() for name in truths):
+        raise DataError("the two reports hold different truths of the same images; evaluate both on the same dataset")
     patients = [str(patient) for patient in one["patient_id"][mine]]
 
     def difference(drawn: Array) -> dict[str, float]:
@@ -44,10 +48,4 @@ def _metrics(table: Table, indices: Array, classes: Sequence[str]) -> dict[str, 
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
         return classification_metrics(table["truth"][indices].astype(int), probabilities, classes)
-    names = [name for name in table if name.startswith(("dice", "hd95_mm", "nsd"))]
-    return {name: _mean(table[name][indices]) for name in names}
-
-
-def _mean(values: Array) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+    return mask_metrics({name: values[indices] for name, values in table.items()})

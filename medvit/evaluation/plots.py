@@ -106,10 +106,18 @@ def volume_figure(evaluation: Evaluation) -> Figure:
 
 
 def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
-    """Contours of truth and finding on the image (*S): through the middle of the truth, in three planes of a volume."""
-    planes = _planes(pixels, truth, found) if pixels.ndim == 3 else [("", lambda volume: volume)]
-    figure = Figure(figsize=(3.1 * len(planes), 3.2), layout="constrained")
+    """Contours of truth and finding on the image (C, *S): through the middle of both, in three planes of a volume.
+
+    Three channels of an image are red, green and blue; of other images and of volumes, the first channel is shown.
+    """
+    is_color = len(pixels) == 3 and truth.ndim == 2
+    pixels = np.moveaxis(pixels, 0, -1) if is_color else pixels[0]
+    planes = _planes(pixels, truth, found) if truth.ndim == 3 else [("", lambda volume: volume)]
+    width, height = (3.1 * len(planes), 3.2) if truth.ndim == 3 else (4.4, 4.4)
+    figure = Figure(figsize=(width, height), layout="constrained")
     low, high = np.percentile(pixels, (0.5, 99.5))
+    if is_color:  # matplotlib shows colors as they are, and takes them from 0 to 1
+        pixels = np.clip(pixels / max(float(pixels.max()), 1e-6), 0.0, 1.0)
     for axes, (title, cut) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         axes.imshow(cut(pixels), cmap="gray", vmin=low, vmax=high, aspect=_aspect(title, spacing_mm))
         for mask, color in ((truth, TRUTH), (found, FOUND)):
@@ -164,6 +172,6 @@ def _finished(figure: Figure, axes: Axes, x: str, y: str, legend: str = "") -> F
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    if legend:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(title=legend, fontsize=8, title_fontsize=8)
     return figure

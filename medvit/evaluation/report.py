@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from medvit.artifacts import write_text
+from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation, plots
+from medvit.evaluation.paired import Table
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
 
@@ -32,15 +35,42 @@ NAMES = {
     "specificity": "Specificity",
     "dice": "Dice",
     "hd95_mm": "HD95, mm",
+    "hd95_px": "HD95, pixels",
     "nsd": "Normalized surface Dice",
+    "volume_bias_ml": "Found - true volume, mL",
 }
+
+MEANINGS = {
+    "auroc": "AUROC: chance that a case scores above a control; of several classes, the mean of one against the rest.",
+    "sensitivity": "Sensitivity, specificity, F1 and accuracy: of the most probable class; of two, the one above 0.5.",
+    "kappa_quadratic": "Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
+    "ece": "Expected calibration error: how far probabilities are from frequencies on average; 0 is best.",
+    "brier": "Brier score: squared distance of the probabilities from the truth; 0 is best, 2 worst.",
+    "dice": "Dice: twice the overlap over the sum of both; of several classes, the mean of each image over them.",
+    "hd95_mm": "HD95: the 95th percentile of the distances between the two surfaces; less is better.",
+    "hd95_px": "HD95: the 95th percentile of the distances between the two outlines; less is better. In pixels, for "
+    "these images do not say how large a pixel is.",
+    "nsd": "Normalized surface Dice: the share of both surfaces that lies within the tolerance of the other.",
+}
+"""Metrics in a sentence, for those who do not meet them every day."""
+
+INTERVALS = (
+    "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample that leaves a number "
+    "undefined, as without a case of a class, does not count for it."
+)
+FEW_PATIENTS = 20
+"""Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
+
+DPI = 192
+"""Pixels an inch of the pictures: two for each of a page, so that they stay sharp on fine screens."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2a44; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
 h1 { margin-bottom: .2rem } h2 { margin-top: 2.4rem; border-bottom: 1px solid #d8dce6; padding-bottom: .3rem }
-table { border-collapse: collapse }
-td, th { text-align: left; padding: .3rem 1.4rem .3rem 0; border-bottom: 1px solid #eceff5 }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
+table { border-collapse: collapse; margin-bottom: 1.4rem }
+td, th { text-align: left; vertical-align: top; padding: .3rem 1.6rem .3rem 0; border-bottom: 1px solid #eceff5 }
+.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap }
+.numbers tr:first-child th { color: #55607a; border-bottom-color: #b9c0d0 } .numbers tr + tr th { font-weight: 500 }
 .warning { background: #fff4e5; border-left: 4px solid #d95f02; padding: .6rem 1rem }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0 }
 figcaption { font-size: .9rem; color: #55607a }
@@ -74,11 +104,14 @@ def write_report(
     differences: Mapping[str, Estimate] | None = None,
 ) -> None:
     """Writes `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
-    metrics = {"kind": evaluation.kind, "metrics": {name: asdict(e) for name, e in evaluation.metrics.items()}}
+    metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics)}
+    metrics |= {
+        "counts": {"images": len(evaluation.rows), "patients": len({row.patient_id for row in evaluation.rows})}
+    }
     metrics |= {"facts": dict(subject.facts), "notes": list(evaluation.notes), "classes": list(evaluation.classes)}
     if differences:
-        metrics["differences"] = {name: asdict(estimate) for name, estimate in differences.items()}
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+        metrics["differences"] = _plain(differences)
+    write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
         "patient_id": [row.patient_id for row in evaluation.rows],
@@ -87,16 +120,38 @@ def write_report(
     write_text(folder / HTML, html(subject, evaluation, examples, differences or {}))
 
 
+def read_table(folder: Path) -> Table:
+    """The columns of the `predictions.parquet` of a report.
+
+    Raises:
+        DataError: If the folder holds no report.
+    """
+    path = folder / TABLE
+    if not path.is_file():
+        raise DataError(f"{folder} is not a report: no {TABLE} in it; give the output of evaluate")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        raise DataError(f"{path} is damaged and cannot be read; run evaluate again") from None
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_facts(folder: Path) -> Mapping[str, str]:
+    """What a report was about; nothing where the folder holds none."""
+    path = folder / METRICS
+    return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
+
+
 def html(
     subject: Subject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> str:
     """The report as one page without any reference to the outside."""
     sections = [
-        _metric_table("Results", evaluation.metrics, "value"),
-        *([_metric_table("Difference from the other report", differences, "this - other")] if differences else []),
+        _metric_tables("Results", evaluation.metrics, "value [95 % interval]"),
+        *([_metric_tables("Difference from the other report", differences, "this - other")] if differences else []),
         _figures("Curves", _pictures(evaluation)),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
-        _list("What to know", [*evaluation.notes, "Intervals are 95 % bootstraps over patients."]),
+        _list("What to know", [*evaluation.notes, *_meanings(evaluation, differences)]),
     ]
     warning = f'<p class="warning">{escape(subject.warning)}</p>' if subject.warning else ""
     facts = "".join(f"<tr><th>{escape(k)}</th><td><code>{escape(v)}</code></td></tr>" for k, v in subject.facts.items())
@@ -128,17 +183,51 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
     ]
 
 
-def _metric_table(title: str, metrics: Mapping[str, Estimate], head: str) -> str:
-    lines = "".join(
-        f'<tr><td>{escape(metric_name(name))}</td><td class="number">{escape(str(estimate))}</td></tr>'
+def _plain(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Numbers for JSON, which has no word for one that is not defined."""
+    return {
+        name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
         for name, estimate in metrics.items()
+    }
+
+
+def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
+    """The sentences that the numbers of this report need."""
+    num_patients = len({row.patient_id for row in evaluation.rows})
+    few = f"Only {num_patients} patients: the intervals are rougher than they look, and likely too narrow."
+    return [
+        *([few] if num_patients < FEW_PATIENTS else []),
+        *(text for name, text in MEANINGS.items() if name in evaluation.metrics),
+        INTERVALS,
+        *(["A difference whose interval holds 0 has not been shown."] if differences else []),
+    ]
+
+
+def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> str:
+    """What holds for all classes as a list, and what holds for each as a line a class."""
+    overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
+    lines = [[metric_name(name), str(estimate)] for name, estimate in overall.items()]
+    tables = _table(["metric", head], lines) if overall else ""
+    keys = [name.partition(".")[::2] for name in metrics if "." in name]
+    columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
+    if parts:
+        cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
+        tables += _table(["class", *map(metric_name, columns)], cells)
+    return f"<h2>{escape(title)}</h2>{tables}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for first, *cells in lines
     )
-    return f"<h2>{escape(title)}</h2><table><tr><th>metric</th><th>{head} [95 % interval]</th></tr>{lines}</table>"
+    return f'<div class="wide"><table class="numbers"><tr>{heads}</tr>{body}</table></div>'
 
 
 def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> str:
     body = "".join(
-        f'<figure><img alt="{escape(caption)}" src="{_embedded(figure)}">'
+        f'<figure><img alt="{escape(caption)}" width="{96 * figure.get_figwidth():.0f}" src="{_embedded(figure)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, figure in pictures
     )
@@ -151,5 +240,5 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,8 +1,10 @@
-"""Metrics of segmentation on the grid of the source, in millimeters."""
+"""Metrics of segmentation on the grid of the source, in millimeters where it has a physical scale."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +15,10 @@ from medvit.evaluation.bootstrap import bootstrap
 from medvit.samples import Row
 
 Scores = dict[str, float]
+Unit = Literal["mm", "px"]
+
+AVERAGED = ("dice", "hd95", "nsd")
+"""Scores whose mean over the classes makes sense."""
 
 
 def score_case(
@@ -22,8 +28,12 @@ def score_case(
     spacing_mm: tuple[float, ...],
     *,
     tolerance_mm: float,
+    unit: Unit = "mm",
 ) -> Scores:
-    """Of each foreground class: `dice`, `hd95_mm`, `nsd` and, of volumes, `volume_ml` and `true_volume_ml`.
+    """Of each foreground class: `dice`, `hd95_mm`, `nsd`, its voxels and, of volumes, `volume_ml` and `true_volume_ml`.
+
+    In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
+    there is no volume.
 
     Where truth and finding both lack a class, nothing is to be measured and all three are undefined. Where one of them
     lacks it, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not make the mean better.
@@ -32,11 +42,12 @@ def score_case(
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):
         true, given = truth == index, found == index
-        scores |= {
-            f"{metric}.{name}": value for metric, value in _scores(true, given, spacing_mm, tolerance_mm).items()
-        }
-        if truth.ndim == 3:
-            scores |= {f"volume_ml.{name}": given.sum() * voxel_ml, f"true_volume_ml.{name}": true.sum() * voxel_ml}
+        hd95, nsd = _surface_scores(true, given, spacing_mm, tolerance_mm)
+        own = {"dice": dice(true, given), f"hd95_{unit}": hd95, "nsd": nsd}
+        own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
+        if truth.ndim == 3 and unit == "mm":
+            own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
+        scores |= {f"{metric}.{name}": value for metric, value in own.items()}
     return scores
 
 
@@ -51,21 +62,23 @@ def evaluate_masks(
 ) -> Evaluation:
     """Means over images of all scores, and of their means over the classes, with intervals over patients."""
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    columns |= {metric: _mean_over_classes(columns, metric) for metric in ("dice", "hd95_mm", "nsd")}
-    averaged = [name for name in columns if not name.startswith(("volume", "true_volume"))]
+    metrics = dict.fromkeys(name.partition(".")[0] for name in columns if name.startswith(AVERAGED))
+    columns = {metric: _mean_over_classes(columns, metric) for metric in metrics} | columns
     estimates = bootstrap(
-        lambda drawn: {name: _mean(columns[name][drawn]) for name in averaged},
+        lambda drawn: mask_metrics({name: values[drawn] for name, values in columns.items()}),
         [row.patient_id for row in rows],
         resamples=resamples,
         seed=seed,
     )
-    undefined = {name: int(np.isnan(columns[name]).sum()) for name in averaged if name.startswith("dice.")}
-    missing = [
-        f"{count} images have no {name.removeprefix('dice.')}, in truth or finding, and do not count for it"
-        for name, count in undefined.items()
-        if count
-    ]
-    return Evaluation("segmentation", classes, tuple(rows), estimates, columns, (*notes, *missing))
+    return Evaluation("segmentation", classes, tuple(rows), estimates, columns, (*notes, *_absences(columns, classes)))
+
+
+def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
+    """Means over the images of Dice, HD95 and NSD where they are defined, and of found minus true volume in mL."""
+    found = {name: _mean(values) for name, values in columns.items() if name.startswith(AVERAGED)}
+    parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]
+    biases = {part: columns[f"volume_ml.{part}"] - columns[f"true_volume_ml.{part}"] for part in parts}
+    return found | {f"volume_bias_ml.{part}": _mean(bias) for part, bias in biases.items()}
 
 
 def dice(true: Array, given: Array) -> float:
@@ -74,25 +87,24 @@ def dice(true: Array, given: Array) -> float:
     return float("nan") if total == 0 else 2.0 * int((true & given).sum()) / total
 
 
-def _scores(true: Array, given: Array, spacing_mm: tuple[float, ...], tolerance_mm: float) -> Mapping[str, float]:
+def _surface_scores(
+    true: Array, given: Array, spacing_mm: tuple[float, ...], tolerance_mm: float
+) -> tuple[float, float]:
+    """HD95 and NSD (Nikolov et al. 2018) through MONAI, on the box around both masks, which holds every surface."""
     if not true.any() and not given.any():
-        return {"dice": float("nan"), "hd95_mm": float("nan"), "nsd": float("nan")}
+        return float("nan"), float("nan")
     if not true.any() or not given.any():
-        diagonal = float(np.linalg.norm(np.array(true.shape) * np.array(spacing_mm)))
-        return {"dice": 0.0, "hd95_mm": diagonal, "nsd": 0.0}
-    return {"dice": dice(true, given)} | _surface_scores(true, given, spacing_mm, tolerance_mm)
-
-
-def _surface_scores(true: Array, given: Array, spacing_mm: tuple[float, ...], tolerance_mm: float) -> Scores:
-    """HD95 and NSD through MONAI, on the box around both masks, which holds every surface."""
+        return float(np.linalg.norm(np.array(true.shape) * np.array(spacing_mm))), 0.0
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     box = _box(true | given)
     y_pred, y = (torch.from_numpy(mask[box][None, None].astype(np.float32)) for mask in (given, true))
-    hd95 = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=list(spacing_mm))
-    nsd = compute_surface_dice(y_pred, y, [tolerance_mm], include_background=True, spacing=list(spacing_mm))
-    return {"hd95_mm": float(hd95), "nsd": float(nsd)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own calls to itself
+        hd95 = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=list(spacing_mm))
+        nsd = compute_surface_dice(y_pred, y, [tolerance_mm], include_background=True, spacing=list(spacing_mm))
+    return float(hd95), float(nsd)
 
 
 def _box(mask: Array) -> tuple[slice, ...]:
@@ -114,3 +126,18 @@ def _mean_over_classes(columns: Mapping[str, Float[Array, "n"]], metric: str) ->
 def _mean(values: Float[Array, "n"]) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
+    """What became of images in which the truth or the finding lacks a class."""
+    told = []
+    for name in classes[1:]:
+        true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0
+        for images, text in (
+            (~true & ~found, "absent from truth and finding; does not count for it"),
+            (true & ~found, "missed altogether; Dice and NSD are 0, HD95 is the diagonal of the image"),
+            (~true & found, "found though not there; Dice and NSD are 0, HD95 is the diagonal of the image"),
+        ):
+            if images.any():
+                told.append(f"{name}, in {images.sum()} of {len(images)} images: {text}")
+    return told

@@ -5,8 +5,17 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
-from medvit.evaluation.classification import brier, classification_metrics, expected_calibration_error, reliability
+from medvit.evaluation.classification import (
+    brier,
+    classification_metrics,
+    confusion,
+    evaluate_classes,
+    expected_calibration_error,
+    reliability,
+)
+from medvit.samples import Row
 
 
 def certain(truth, num_classes):
@@ -67,3 +76,33 @@ def test_kappa_is_given_only_for_grades():
     truth, probabilities = np.array([0, 1, 2]), certain(np.array([0, 1, 1]), 3)
     assert "kappa_quadratic" in classification_metrics(truth, probabilities, ["0", "1", "2"])
     assert "kappa_quadratic" not in classification_metrics(truth, probabilities, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_the_numbers_are_those_of_scikit_learn(num_classes, decimals):
+    generator = np.random.default_rng(decimals)
+    truth = generator.integers(0, num_classes, 80)
+    probabilities = np.round(generator.dirichlet(np.ones(num_classes), 80), decimals)  # one decimal makes ties
+    chosen = probabilities.argmax(axis=1)
+    found = classification_metrics(truth, probabilities, [str(grade) for grade in range(num_classes)])
+    positives = [1] if num_classes == 2 else range(num_classes)
+    areas = [metrics.roc_auc_score(truth == index, probabilities[:, index]) for index in positives]
+    precisions = [metrics.average_precision_score(truth == index, probabilities[:, index]) for index in positives]
+    assert found["auroc"] == pytest.approx(np.mean(areas))
+    assert found["average_precision"] == pytest.approx(np.mean(precisions))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, chosen))
+    assert found["f1_macro"] == pytest.approx(metrics.f1_score(truth, chosen, average="macro"))
+    assert (confusion(truth, chosen, num_classes) == metrics.confusion_matrix(truth, chosen)).all()
+    if num_classes > 2:
+        assert found["kappa_quadratic"] == pytest.approx(metrics.cohen_kappa_score(truth, chosen, weights="quadratic"))
+        others = metrics.recall_score(truth != 3, chosen != 3)
+        assert found["specificity.3"] == pytest.approx(others)
+
+
+def test_a_class_that_a_resample_does_not_draw_leaves_the_interval_to_the_others():
+    truth, probabilities = np.array([0] * 9 + [1]), np.tile([0.6, 0.4], (10, 1))
+    probabilities[9] = [0.3, 0.7]
+    rows = [Row(f"i{n}", f"p{n}", "", "", "", "image", "d", "test", (1, 8, 8), "uint8", "0") for n in range(10)]
+    found = evaluate_classes(rows, truth, probabilities, ("no", "yes"), resamples=200, seed=0).metrics["auroc"]
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)

@@ -7,16 +7,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from medvit.errors import DataError
 from medvit.evaluation import Estimate
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.report import Example, Subject, write_report
+from medvit.evaluation.report import Example, Subject, read_table, write_report
 from medvit.evaluation.segmentation import evaluate_masks, score_case
 from medvit.samples import Row
 
 
 def rows(count):
-    return [Row(f"i{n}", f"p{n}", f"i{n}", f"i{n}", "CT", "volume", "d", "test", (1, 8, 8, 8), "int16", "0") for n in range(count)]
+    return [
+        Row(f"i{n}", f"p{n}", f"i{n}", f"i{n}", "CT", "volume", "d", "test", (1, 8, 8, 8), "int16", "0")
+        for n in range(count)
+    ]
 
 
 def classified():
@@ -65,3 +69,25 @@ def test_text_from_outside_is_escaped(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
     assert "a &lt;note&gt;" in page
+
+
+def test_a_number_that_is_not_defined_is_null_in_the_file_and_said_in_the_page(tmp_path):
+    evaluation = evaluate_classes(
+        rows(2), np.zeros(2, int), np.tile([0.6, 0.4], (2, 1)), ("no", "yes"), resamples=100, seed=0
+    )
+    write_report(tmp_path, Subject("Title", {}), evaluation)
+    text = (tmp_path / "metrics.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert "not defined" in (tmp_path / "report.html").read_text()
+
+
+def test_few_patients_are_told(tmp_path):
+    write_report(tmp_path, Subject("Title", {}), segmented()[0])
+    assert "Only 3 patients" in (tmp_path / "report.html").read_text()
+
+
+def test_a_damaged_report_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(DataError, match="is damaged and cannot be read; run evaluate again"):
+        read_table(tmp_path)

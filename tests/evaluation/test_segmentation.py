@@ -81,9 +81,41 @@ def test_volumes_are_in_milliliters():
 def test_images_without_the_organ_are_counted_and_do_not_count():
     truth, empty = ball((12, 12, 7), 6), np.zeros((24, 24, 14), np.uint8)
     rows = [
-        Row(str(n), str(n), str(n), str(n), "CT", "volume", "d", "test", (1, 24, 24, 14), "int16", "0") for n in range(3)
+        Row(str(n), str(n), str(n), str(n), "CT", "volume", "d", "test", (1, 24, 24, 14), "int16", "0")
+        for n in range(3)
     ]
     scores = [score(truth, truth), score(truth, truth), score(empty, empty)]
     evaluation = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0)
     assert evaluation.metrics["dice"].value == 1.0
     assert evaluation.notes == ("organ, in 1 of 3 images: absent from truth and finding; does not count for it",)
+
+
+def test_nsd_is_the_share_of_both_surfaces_within_the_tolerance_of_the_other():
+    truth, found = ball((12, 12, 7), 6), ball((14, 11, 7), 5)
+    distances = cdist(edge_points_mm(truth > 0), edge_points_mm(found > 0))
+    near = (distances.min(axis=0) <= 1.7).sum() + (distances.min(axis=1) <= 1.7).sum()
+    assert score(truth, found, tolerance_mm=1.7)["nsd.organ"] == pytest.approx(near / sum(distances.shape))
+
+
+def test_in_pixels_every_pixel_counts_as_one_and_nothing_is_called_mm():
+    truth = np.zeros((12, 12), np.uint8)
+    truth[3:8, 3:8] = 1
+    scores = score_case(truth, np.roll(truth, 2, axis=0), CLASSES, (1.0, 1.0), tolerance_mm=1.0, unit="px")
+    assert scores["hd95_px.organ"] == 2.0
+    assert not [name for name in scores if "mm" in name or "ml" in name]
+
+
+def test_volume_bias_is_the_mean_of_found_minus_true_in_milliliters():
+    truth, found = ball((12, 12, 7), 6), ball((12, 12, 7), 4)
+    rows = [Row("i", "p", "s", "e", "CT", "volume", "d", "test", (1, 24, 24, 14), "int16", "0")]
+    evaluation = evaluate_masks(rows, [score(truth, found)], CLASSES, resamples=100, seed=0)
+    expected = (int(found.sum()) - int(truth.sum())) * 0.8 * 1.0 * 2.5 / 1000
+    assert evaluation.metrics["volume_bias_ml.organ"].value == pytest.approx(expected)
+
+
+def test_what_is_missed_and_what_is_invented_is_counted():
+    truth, empty = ball((12, 12, 7), 6), np.zeros((24, 24, 14), np.uint8)
+    rows = [Row(str(n), str(n), "", "", "CT", "volume", "d", "test", (1, 24, 24, 14), "int16", "0") for n in range(2)]
+    scores = [score(truth, empty), score(empty, truth)]
+    notes = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0).notes
+    assert [note.split(":")[1].split(";")[0] for note in notes] == [" missed altogether", " found though not there"]

@@ -1,0 +1,229 @@
+"""From a checkpoint and a dataset to a report that says what it measured, on what, and what it left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from medvit.artifacts import Checkpoint, Lineage, Report
+from medvit.errors import CheckpointError, DataError
+from medvit.geometry import Affine
+from medvit.manifest import Facts, Manifest
+from medvit.model import Model, ModelConfig
+from medvit.samples import Row
+from medvit.transforms.preprocess import Preprocess
+from pipelines.evaluate import evaluate
+
+Make = Callable[..., Path]
+VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2}
+SPACING_MM = (1.0, 1.0, 2.0)
+CLASSES = {"segmentation": ("background", "organ"), "classification": ("normal", "effusion")}
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Make:
+    """An untrained model: what it says is poor, but always the same."""
+
+    def make(name: str = "checkpoint", *, kind: str = "segmentation", ndim: int = 3, seed: int = 0) -> Path:
+        torch.manual_seed(seed)
+        config = ModelConfig.parse(
+            {
+                "kind": kind,
+                "backbone": {**VIT, "ndim": ndim, "channels": 1},
+                "peft": {"name": "full"},
+                "head": {"name": "dense", "channels": 4} if kind == "segmentation" else {"name": "linear"},
+                "classes": CLASSES[kind],
+                "label": "finding" if kind == "classification" else "",
+                "roi": (16,) * ndim if kind == "segmentation" else None,
+                "overlap": 0.0,
+            }
+        )
+        chain = Preprocess.parse({"kind": "volume" if ndim == 3 else "image", "channels": 1}).tree()
+        state = Model(config, config.backbone.build()).state_dict()
+        return Checkpoint(tmp_path / name, config.tree(), chain, state).save().folder
+
+    return make
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Make:
+    """Eight small images of as many patients, six of them in the test split, with masks and labels."""
+
+    def make(*, ndim: int = 3, split: str = "test", change: Callable[[int, Row], Row] = lambda _, row: row) -> Path:
+        folder = tmp_path / "dataset"
+        folder.mkdir()
+        facts = Facts("balls", classes={"finding": CLASSES["classification"]}, mask_classes=CLASSES["segmentation"])
+        manifest = Manifest((), facts, folder)
+        generator = np.random.default_rng(0)
+        affine = Affine.from_spacing(SPACING_MM)
+        rows = []
+        for number in range(8):
+            radius = generator.uniform(3, 6)
+            distance = np.linalg.norm(np.indices((16,) * ndim).T - 8, axis=-1).T
+            mask = (distance < radius).astype(np.uint8)
+            pixels = (mask * 90 + generator.normal(100, 10, mask.shape)).astype(np.int16)[None]
+            row = Row(
+                image_id=f"i{number}",
+                patient_id=f"p{number}",
+                study_id=f"s{number}",
+                series_id=f"e{number}",
+                modality="CT",
+                kind="volume" if ndim == 3 else "image",
+                dataset="balls",
+                split=split if number < 6 else "train",
+                shape=pixels.shape,
+                dtype="int16",
+                sha256=manifest.store.put(pixels),
+                labels={"finding": CLASSES["classification"][number % 2]},
+                mask=manifest.store.put(mask),
+                affine=tuple(affine.matrix.ravel()) if ndim == 3 else None,
+            )
+            rows.append(change(number, row))
+        replace(manifest, rows=tuple(rows)).write()
+        return folder
+
+    return make
+
+
+def run(tmp_path: Path, checkpoint: Path, dataset: Path, **options: object) -> Report:
+    paths = {"checkpoint": checkpoint, "dataset": dataset, "output": tmp_path / "report"}
+    return evaluate(evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths, **options}))
+
+
+def saved(report: Report) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((report.folder / "metrics.json").read_text())
+    return metrics
+
+
+def page(report: Report) -> str:
+    return (report.folder / "report.html").read_text()
+
+
+def test_a_segmentation_is_measured_in_millimeters_and_shown(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(tmp_path, make_checkpoint(), make_dataset())
+    found = saved(report)
+    assert {"dice", "hd95_mm", "nsd", "dice.organ", "volume_bias_ml.organ"} <= set(found["metrics"])
+    assert found["counts"] == {"images": 6, "patients": 6}
+    table = pq.read_table(report.folder / "predictions.parquet").to_pydict()
+    assert found["metrics"]["dice"]["value"] == pytest.approx(np.nanmean(table["dice"]))
+    voxels = np.array(table["true_voxels.organ"])
+    assert table["true_volume_ml.organ"] == pytest.approx(voxels * np.prod(SPACING_MM) / 1000)
+    assert page(report).count("<figure>") == 2 + 3  # two curves; the best, the median and the worst case
+    assert "Dice, organ" in capsys.readouterr().out
+
+
+def test_a_classification_is_measured_and_its_telling_cases_are_shown(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    report = run(tmp_path, make_checkpoint(kind="classification"), make_dataset())
+    assert {"auroc", "average_precision", "sensitivity", "specificity", "ece"} <= set(saved(report)["metrics"])
+    assert page(report).count("<figure>") == 4 + 3
+    table = pq.read_table(report.folder / "predictions.parquet").to_pydict()
+    assert np.array(table["p.normal"]) + np.array(table["p.effusion"]) == pytest.approx(np.ones(6))
+
+
+def test_pixels_without_a_physical_scale_are_not_called_millimeters(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    found = saved(run(tmp_path, make_checkpoint(ndim=2), make_dataset(ndim=2)))
+    assert "hd95_px" in found["metrics"]
+    assert not [name for name in found["metrics"] if "mm" in name or "ml" in name]
+    assert found["facts"]["Surface tolerance"] == "1 px"
+
+
+def test_a_model_differs_from_itself_by_nothing_and_from_another_by_something(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    one, other, dataset = make_checkpoint("one"), make_checkpoint("other", seed=1), make_dataset()
+    first = run(tmp_path, one, dataset, output=tmp_path / "first")
+    same = saved(run(tmp_path, one, dataset, output=tmp_path / "same", against=first.folder))["differences"]
+    assert all(estimate == {"value": 0.0, "low": 0.0, "high": 0.0} for estimate in same.values())
+    second = run(tmp_path, other, dataset, output=tmp_path / "second", against=first.folder)
+    expected = saved(second)["metrics"]["dice"]["value"] - saved(first)["metrics"]["dice"]["value"]
+    assert saved(second)["differences"]["dice"]["value"] == pytest.approx(expected)
+    assert "Difference from the other report" in page(second)
+
+
+def test_what_is_compared_with_must_be_a_report_of_the_same_tolerance(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset()
+    with pytest.raises(DataError, match="is not a report"):
+        run(tmp_path, checkpoint, dataset, against=tmp_path)
+    first = run(tmp_path, checkpoint, dataset, output=tmp_path / "first")
+    with pytest.raises(DataError, match="within 1 mm, here within 2 mm"):
+        run(tmp_path, checkpoint, dataset, against=first.folder, nsd_tolerance_mm=2)
+
+
+def test_another_truth_of_the_same_images_is_refused(tmp_path: Path, make_checkpoint: Make, make_dataset: Make) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset()
+    first = run(tmp_path, checkpoint, dataset, output=tmp_path / "first")
+    manifest = Manifest.read(dataset)
+    empty = manifest.store.put(np.zeros((16, 16, 16), np.uint8))
+    replace(manifest, rows=tuple(replace(row, mask=empty) for row in manifest)).write()
+    with pytest.raises(DataError, match="different truths"):
+        run(tmp_path, checkpoint, dataset, against=first.folder)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_images_without_a_truth_are_left_out_and_counted(
+    kind: str, tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    def forget(number: int, row: Row) -> Row:
+        return replace(row, mask=None, labels={}) if number < 2 else row
+
+    report = run(tmp_path, make_checkpoint(kind=kind), make_dataset(change=forget))
+    assert saved(report)["counts"]["images"] == 4
+    assert "2 of 6 images of the split have no truth and were left out" in page(report)
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path: Path, make_checkpoint: Make, make_dataset: Make) -> None:
+    dataset = make_dataset()
+    manifest = Manifest.read(dataset)
+    replace(manifest, facts=replace(manifest.facts, mask_classes=("background", "liver"), classes={})).write()
+    with pytest.raises(DataError, match="the model tells background, organ apart, the dataset background, liver"):
+        run(tmp_path, make_checkpoint(), dataset)
+    with pytest.raises(DataError, match="the model tells normal, effusion apart, the dataset nothing of the kind"):
+        run(tmp_path, make_checkpoint("other", kind="classification"), dataset)
+
+
+def test_an_empty_split_and_a_bare_backbone_are_refused(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset()
+    with pytest.raises(DataError, match="no row is in the split 'val'"):
+        run(tmp_path, checkpoint, dataset, split="val")
+    backbone = replace(Checkpoint.load(checkpoint), folder=tmp_path / "backbone", model={"kind": "backbone"}).save()
+    with pytest.raises(CheckpointError, match="is a backbone checkpoint"):
+        run(tmp_path, backbone.folder, dataset)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("split", "use"), [("train", "learned from"), ("val", "was chosen by")])
+def test_numbers_on_images_that_the_model_knows_come_with_a_warning(
+    split: str, use: str, tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    checkpoint, dataset = make_checkpoint(), make_dataset(split=split)
+    Lineage("finetune", "", inputs={"dataset": Manifest.read(dataset).hash}).write(checkpoint)
+    text = page(run(tmp_path, checkpoint, dataset, split=split))
+    assert '<p class="warning">' in text
+    assert use in text
+
+
+def test_patients_in_two_splits_are_told(tmp_path: Path, make_checkpoint: Make, make_dataset: Make) -> None:
+    def mix(number: int, row: Row) -> Row:
+        return replace(row, patient_id="p0") if number == 7 else row  # the last image is in the train split
+
+    text = page(run(tmp_path, make_checkpoint(), make_dataset(change=mix)))
+    assert "1 patients of this split have images in the train split too" in text
+    assert "Trained on</th><td><code>another dataset" in text
