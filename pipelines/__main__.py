@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,16 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     from medvit.errors import ConfigError, MedvitError
 
     _log_to_stderr()
+    _quiet("alembic", "numexpr")
+    _quiet_deprecations()
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interruption
     try:
         stage = find(name)
-        _quiet_libraries()
+        _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))
         failures = stage.run(config).failures
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes an exit of an interruption
         return _told(name, "interrupted; the same command with resume=true goes on", INTERRUPTED, debug)
     except ConfigError as error:
         return _told(name, str(error), WRONG_ARGUMENTS, debug)
@@ -190,15 +194,17 @@ def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return (Path(files[0]) if files else None), [word for word in words if "=" in word]
 
 
-def _quiet_libraries() -> None:
-    """Keeps the libraries' talk of their own start-up out of the log; their warnings stay.
-
-    MLflow is imported later and sets its own level from the environment; Lightning sets its own when it is imported,
-    which it is by now.
-    """
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    for library in ("alembic", "lightning.pytorch", "lightning.fabric"):
+def _quiet(*libraries: str) -> None:
+    """Keeps the libraries' talk of their own start-up out of the log; their warnings stay."""
+    for library in libraries:
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _quiet_deprecations() -> None:
+    # Each speaks of a call inside the named library, which its own next version mends; all other warnings are shown.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
 def _log_to_stderr() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import sys
@@ -18,6 +19,7 @@ from medvit import phantoms
 from medvit.artifacts import Report, write_text
 from medvit.config import Tree
 from medvit.evaluation import Estimate
+from medvit.evaluation.report import metric_name
 from medvit.geometry import Affine, to_ras
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
@@ -41,7 +43,7 @@ VOLUMES: Tree = {
 }
 IMAGES: Tree = {
     "preprocess": {"kind": "image", "size": [96, 96]},
-    "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 8},
+    "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 16},
 }
 """Preprocessing and vision transformer of the two domains."""
 
@@ -53,7 +55,7 @@ class DemoConfig(StageConfig):
     """New folder for everything the demo makes."""
     num_volumes: int = Field(60, ge=10)
     """CT phantoms to learn from and to be measured on."""
-    num_radiographs: int = Field(400, ge=20)
+    num_radiographs: int = Field(600, ge=20)
     """Radiograph phantoms to learn from and to be measured on."""
     rounds: int = Field(4, ge=1)
     """Rounds of each training."""
@@ -118,7 +120,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
     job.run(evaluate, "ct-report", checkpoint=organs, dataset=volumes, nsd_tolerance_mm=7.0)
 
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", label_from="folder", **CARD)
-    nodules = job.run(
+    lungs = job.run(
         finetune,
         "radiograph-model",
         dataset=images,
@@ -128,11 +130,12 @@ def demo(config: DemoConfig, run: Run) -> Report:
         loader={"batch_size": 16},
         trainer={"round_steps": 100, **training},
     )
-    job.run(evaluate, "radiograph-report", checkpoint=nodules, dataset=images)
+    job.run(evaluate, "radiograph-report", checkpoint=lungs, dataset=images)
 
     job.run(predict, "ct-predictions", checkpoint=organs, source=drawn / "new-studies")
-    job.run(predict, "radiograph-predictions", checkpoint=nodules, source=drawn / "new-radiographs")
+    job.run(predict, "radiograph-predictions", checkpoint=lungs, source=drawn / "new-radiographs")
 
+    run.failures += [*unexpected(job.root / "ct-predictions", 1), *unexpected(job.root / "radiograph-predictions", 0)]
     text = summary(job.root, config)
     write_text(run.folder / SUMMARY, text)
     run.keep(SUMMARY)
@@ -154,6 +157,13 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     return partial.rename(folder)
 
 
+def unexpected(predictions: Path, num_expected: int) -> list[str]:
+    """The failures of a folder of predictions, unless there are as many as were meant to be."""
+    with (predictions / "status.csv").open(encoding="utf-8", newline="") as file:
+        failed = [line for line in csv.DictReader(file) if line["status"] != "done"]
+    return [f"{line['study']}: {line['reason']}" for line in failed] if len(failed) != num_expected else []
+
+
 def summary(root: Path, config: DemoConfig) -> str:
     """The numbers with their intervals, and where to look."""
     dice = list(new_dice(root / "ct-predictions", config))
@@ -163,8 +173,8 @@ def summary(root: Path, config: DemoConfig) -> str:
         "",
         "Organs in CT, 3D, LoRA on a pretrained backbone       value [95 % interval over patients]",
         *figures(root / "ct-report", ("dice", "hd95_mm", "nsd")),
-        f"  {'dice, new DICOM studies':52s}{np.mean(dice):.3f} (mean of {len(dice)}, masks read back)",
-        "Nodules in radiographs, 2D, all weights from scratch",
+        f"  {'Dice, new DICOM studies':52s}{np.mean(dice):.3f} (mean of {len(dice)}, masks read back)",
+        "Opacities in radiographs, 2D, all weights from scratch",
         *figures(root / "radiograph-report", ("auroc", "average_precision", "balanced_accuracy")),
         "",
         f"reports      {root / 'ct-report' / 'report.html'}",
@@ -180,7 +190,13 @@ def summary(root: Path, config: DemoConfig) -> str:
 def figures(report: Path, names: tuple[str, ...]) -> list[str]:
     """One line a metric of a report."""
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    return [f"  {name:52s}{Estimate(**metrics[name])}" for name in metrics if name.startswith(names)]
+    chosen = {name: metrics[name] for name in metrics if name.startswith(names)}
+    undefined = float("nan")  # null in JSON, which has no word for it
+    estimates = {
+        name: Estimate(**{part: undefined if value is None else value for part, value in one.items()})
+        for name, one in chosen.items()
+    }
+    return [f"  {metric_name(name):52s}{estimate}" for name, estimate in estimates.items()]
 
 
 def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""A synthetic chest radiograph, with a nodule or without."""
+"""A synthetic chest radiograph, with an opacity of the lung or without."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt16
 from numpy import ndarray as Array
 from scipy.ndimage import gaussian_filter
 
-CLASSES = ("normal", "nodule")
+CLASSES = ("normal", "opacity")
 SIZE = 96
 RIB_GAP = 0.145
 
@@ -15,8 +15,8 @@ RIB_GAP = 0.145
 def radiograph(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt16[Array, "h w"]:
     """One posteroanterior view of 12 bits, dense bright; `label` is one of `CLASSES`.
 
-    A nodule is a soft disc within a lung, often behind a rib and hardly brighter than what surrounds it. Vessels seen
-    end-on, of the same brightness but smaller, lie in the lungs of all.
+    An opacity is a cloud without sharp borders in one lung, as of pneumonia, faint in some. The lungs of all differ in
+    size, density and vessels, and the whole picture in brightness.
     """
     y, x = np.mgrid[0:size, 0:size] / (size - 1) * 2 - 1
     x = x + generator.normal(0, 0.05)
@@ -26,8 +26,8 @@ def radiograph(generator: np.random.Generator, label: str, size: int = SIZE) -> 
     lungs = _lungs(generator, x, y) * (1 - gaussian_filter(heart.astype(np.float64), 1.0))
     density = 0.25 + 0.35 * (np.hypot(x / 0.98, y / 1.6) < 1) - 0.42 * lungs
     density += _mediastinum(x, y) + 0.06 * heart + _ribs(generator, x, y) + _vessels(generator, lungs)
-    if label == "nodule":
-        density += _nodule(generator, x, y, lungs)
+    if label == "opacity":
+        density += _opacity(generator, x, y) * lungs
     density = gaussian_filter(density, generator.uniform(0.6, 1.0)) * generator.uniform(0.85, 1.1)
     density += 0.1 * gaussian_filter(generator.standard_normal(density.shape), size / 6) * size / 6
     density += generator.normal(0, generator.uniform(0.012, 0.025), density.shape)
@@ -70,12 +70,10 @@ def _vessels(draw: np.random.Generator, lungs: Float[Array, "h w"]) -> Float[Arr
     return (0.1 * fine / fine.max() + 0.03 * tree / tree.std()) * lungs
 
 
-def _nodule(
-    draw: np.random.Generator, x: Float[Array, "h w"], y: Float[Array, "h w"], lungs: Float[Array, "h w"]
-) -> Float[Array, "h w"]:
-    rows, columns = np.nonzero(lungs > 0.95)
-    chosen = draw.integers(len(rows))
-    center = x[rows[chosen], columns[chosen]], y[rows[chosen], columns[chosen]]
-    radius = draw.uniform(0.08, 0.17)
-    distance = np.hypot((x - center[0]) / draw.uniform(0.85, 1.15), y - center[1]) / radius
-    return draw.uniform(0.16, 0.4) / (1 + np.exp((distance - 1) * 6))
+def _opacity(draw: np.random.Generator, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w"]:
+    side = draw.choice([-1, 1])
+    center = side * draw.uniform(0.35, 0.6), draw.uniform(-0.4, 0.4)
+    radius = draw.uniform(0.22, 0.42)
+    distance = np.hypot((x - center[0]) / draw.uniform(0.8, 1.2), y - center[1]) / radius
+    clouds = gaussian_filter(draw.standard_normal(x.shape), 3)
+    return draw.uniform(0.07, 0.3) * np.exp(-(distance**2)) * (1 + 0.35 * clouds / clouds.std())

@@ -34,7 +34,12 @@ class ProbeConfig(StageConfig):
 @stage
 def probe(config: ProbeConfig, run: Run) -> Report:
     """Fails as it is told."""
-    errors = {"data": DataError("no slices found"), "bug": KeyError("Doe^Jane"), "stop": KeyboardInterrupt()}
+    errors = {
+        "data": DataError("no slices found"),
+        "bug": KeyError("Doe^Jane"),
+        "stop": KeyboardInterrupt(),
+        "exit": SystemExit(1),
+    }
     if config.error:
         raise errors[config.error]
     run.failures += [f"item {number} failed" for number in range(config.num_failures)]
@@ -143,10 +148,11 @@ class TestStatus:
         assert "item 10 failed" not in shown
         assert "and 2 more" in shown
 
+    @pytest.mark.parametrize("error", ["stop", "exit"])
     def test_an_interruption_is_130_and_says_how_to_go_on(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: str
     ) -> None:
-        assert run_probe(tmp_path, "error=stop") == 130
+        assert run_probe(tmp_path, f"error={error}") == 130
         assert "resume=true" in capsys.readouterr().err
 
     def test_a_defect_is_told_by_type_without_its_text_or_traceback(
