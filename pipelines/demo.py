@@ -152,7 +152,7 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     phantoms.write_ct_pairs(partial / "ct", config.num_volumes, seed=config.seed)
     phantoms.write_radiographs(partial / "radiographs", config.num_radiographs, seed=config.seed)
     studies = phantoms.write_ct_studies(partial / "new-studies", NEW_STUDIES, seed=config.seed + NEW_SEED)
-    phantoms.lose_slice(studies[-1] / "abdomen")
+    phantoms.lose_slice(studies[0] / "abdomen")
     phantoms.write_radiograph_studies(partial / "new-radiographs", NEW_RADIOGRAPHS, seed=config.seed + NEW_SEED)
     return partial.rename(folder)
 

@@ -31,6 +31,14 @@ class ProbeConfig(StageConfig):
     """What to raise."""
 
 
+ERRORS: dict[str, BaseException] = {
+    "data": DataError("no slices found"),
+    "bug": KeyError("Doe^Jane"),
+    "stop": KeyboardInterrupt(),
+    "exit": SystemExit(1),
+}
+
+
 @stage
 def probe(config: ProbeConfig, run: Run) -> Report:
     """Fails as it is told."""
