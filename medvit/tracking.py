@@ -10,7 +10,10 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
 
 from medvit.config import Config, Tree
 from medvit.errors import TrackingError
@@ -23,13 +26,22 @@ BATCH = 200
 """Metrics kept back before they are sent."""
 
 
+def _without_password(uri: str) -> str:
+    if urlsplit(uri).password:
+        raise ValueError(
+            "the URI holds a password, which would be written into configs and runs; "
+            "give it in the environment, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
+
+
 class TrackingConfig(Config):
     """Where runs are recorded."""
 
     enabled: bool = True
     """Record this stage in MLflow."""
-    uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking URI: a SQLite file, a folder or a server."""
+    uri: Annotated[str, AfterValidator(_without_password)] = "sqlite:///mlflow.db"
+    """MLflow tracking URI: a SQLite file, a folder or a server; a password belongs in the environment."""
     experiment: str = "medvit"
     """MLflow experiment the run belongs to."""
 

@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 from mlflow import MlflowClient
 
-from medvit.errors import TrackingError
+from medvit.errors import ConfigError, TrackingError
 from medvit.tracking import BATCH, MlflowTracker, Tracker, TrackingConfig, start
 
 matplotlib.use("Agg")
@@ -99,3 +99,9 @@ def test_a_store_that_cannot_be_used_says_so_and_what_to_do(tmp_path: Path) -> N
 def test_a_run_to_resume_that_is_gone_says_so(config: TrackingConfig) -> None:
     with pytest.raises(TrackingError, match="cannot be used"):
         start(config, "ingest", resumes="0" * 32)
+
+
+def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="give it in the environment") as refused:
+        TrackingConfig.parse({"uri": "https://ann:secret@mlflow.example/"})
+    assert "secret" not in str(refused.value)
