@@ -63,8 +63,8 @@ class EvaluateConfig(StageConfig):
 @stage
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Measures a model on a split it was not trained on, with intervals, and writes a report."""
-    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
     manifest = run.dataset(config.dataset)
+    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
     predictor = Predictor(checkpoint, config.device)
     answered, notes = answerable(manifest.split(config.split), predictor)
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))

@@ -99,7 +99,8 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(
         run.folder, best.config.tree(), start.preprocess.tree(), best.merged_state(), adapter
     ).save()
-    write_model_card(checkpoint, figures=module.figures(), training=_training(config, task))
+    figures = module.figures() | {"best validation metric": module.best_metric, "step of the best": module.best_step}
+    write_model_card(checkpoint, figures=figures, training=_training(config, task))
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint

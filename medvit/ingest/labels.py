@@ -96,4 +96,4 @@ def _are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> boo
 
 
 def _is_of_one_patient(group: Sequence[Candidate]) -> bool:
-    return group[0].patient.is_known_elsewhere and len({candidate.patient for candidate in group}) == 1
+    return len({candidate.patient for candidate in group}) == 1

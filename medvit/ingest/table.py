@@ -92,7 +92,7 @@ def _read(path: Path) -> list[_Line]:
         reason = error.strerror if isinstance(error, OSError) else "it is not a CSV file in UTF-8"
         raise DataError(f"the labels {path} cannot be read: {reason}") from None
     if not lines or FILE not in lines[0].cells:
-        found = ", ".join(lines[0].cells) if lines else "no line below the header"
+        found = f"{len(lines[0].cells)} others" if lines else "no line below the header"
         raise DataError(f"the labels {path} have no column {FILE!r} (found {found}); it says which image is meant")
     return [line for line in lines if line.cells[FILE]]
 
@@ -175,5 +175,5 @@ def _split(line: _Line, path: Path) -> Split | None:
     if not text:
         return None
     if text.casefold() not in SPLIT_NAMES:
-        raise DataError(f"line {line.number} of {path} has the split {text!r}; expected train, val or test")
+        raise DataError(f"line {line.number} of {path} has no known split; expected train, val or test")
     return SPLIT_NAMES[text.casefold()]

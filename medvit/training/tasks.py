@@ -91,8 +91,8 @@ def _task(manifest: Manifest, label: str) -> Task:
 def choose_preprocess(manifest: Manifest) -> Preprocess:
     """A preprocessing for the kind of image that is most frequent, where none is given.
 
-    Images are resized to 224 x 224 and scaled by the range of their type; volumes keep their spacing, and are windowed
-    to soft tissue if all are CT, else normalized one by one.
+    Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
+    keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.
     """
     kinds = Counter(row.kind for row in manifest)
     if not kinds:
@@ -101,7 +101,10 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
     rows = [row for row in manifest if row.kind == kind]
     channels = max(row.shape[0] for row in rows)
     if kind == "image":
-        return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=Intensity(method="range"))
+        is_8_bit = all(row.dtype == "uint8" for row in rows)
+        # Of 12 bits in a type of 16, the range of the type would leave a sixteenth.
+        intensity = Intensity(method="range") if is_8_bit else Intensity()
+        return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=intensity)
     is_ct = all(row.modality == "CT" and row.unit == "HU" for row in rows)
     return Preprocess(kind=kind, channels=channels, intensity=CT_WINDOW if is_ct else Intensity())
 

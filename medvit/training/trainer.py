@@ -32,8 +32,8 @@ class TrainerConfig(Config):
     """Optimizer steps of a round; it ends with a checkpoint, a validation and a reading of the monitors."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
-    devices: int | Literal["auto"] = "auto"
-    """GPUs or processes of this machine."""
+    devices: int = 1
+    """GPUs of this machine."""
     strategy: str = "auto"
     """Lightning's strategy, such as ddp or fsdp."""
     accumulate: int = 1
@@ -55,7 +55,7 @@ class TrainerConfig(Config):
         return lightning.Trainer(
             default_root_dir=folder,
             accelerator="cpu" if cpu else "gpu",
-            devices=1 if cpu and self.devices == "auto" else self.devices,
+            devices=self.devices,
             strategy=self.strategy,
             precision=resolve_precision(self.precision),
             max_epochs=self.rounds,
