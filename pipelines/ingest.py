@@ -53,8 +53,8 @@ class IngestConfig(StageConfig):
     """CSV with a column file (path relative to source, or unique name), labels, and maybe split and patient."""
     label_columns: tuple[str, ...] = ()
     """Columns of the CSV to take; none takes all but those that look as if they named people."""
-    label_from: LabelFrom = "auto"
-    """Labels from folder names: folder takes them, none does not, auto only where they are classes beyond doubt."""
+    label_from: LabelFrom = "none"
+    """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     mask_classes: tuple[str, ...] = ()
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None

@@ -1,14 +1,14 @@
 """Labels from folders named after classes, or from a table.
 
 A class folder is a folder just below the one that holds all images (folders named after splits do not count), as in
-`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. Unasked, such folders are
-taken for classes only if nothing speaks against it, since a folder may as well be named after a patient:
+`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. A folder may as well be
+named after a patient, so unasked none is taken; with `label_from=auto` they are if nothing speaks against it:
 
 - all images are flat images without labels and lie right in these folders, two to `MAX_CLASSES` of them;
 - each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
 - no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
 
-`label_from=folder` takes them in any case and for volumes too, `label_from=none` never.
+`label_from=folder` takes them in any case and for volumes too, `label_from=none`, the default, never.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
     """The candidates, with the label `LABEL` where they lie in a class folder."""
-    if label_from == "none":
-        return tuple(candidates)
     folders = _class_folders(candidates)
+    if label_from == "none":
+        if _are_classes(candidates, folders):
+            log.info("%d folders look like classes; label_from=folder takes their names for labels", len(set(folders)))
+        return tuple(candidates)
     if label_from == "auto" and not _are_classes(candidates, folders):
         return tuple(candidates)
     log.info("taking %d folders for classes; label_from=none does not", len(set(folders)))

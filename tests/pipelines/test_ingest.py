@@ -76,8 +76,14 @@ def test_pixels_labels_and_places_come_back_as_they_were(tmp_path: Path) -> None
         np.testing.assert_array_equal(image.mask, expected[image.pixels[0].astype(np.float64).tobytes()])
 
 
-def test_folders_of_classes_become_labels(tmp_path: Path) -> None:
+def test_folders_may_be_named_after_people_so_unasked_they_are_no_labels(tmp_path: Path) -> None:
     manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out"))
+    assert manifest.facts.classes == {}
+    assert all(not row.labels for row in manifest)
+
+
+def test_folders_of_classes_become_labels(tmp_path: Path) -> None:
+    manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out", label_from="folder"))
     assert manifest.facts.classes == {"label": ("benign", "malignant")}
     assert sorted(row.labels["label"] for row in manifest) == ["benign"] * 4 + ["malignant"] * 4
 
