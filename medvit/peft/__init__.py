@@ -25,6 +25,17 @@ class Peft(ABC):
         """The plain backbone with all changes folded in, for inference; the adapted one is used up."""
 
 
+class Unchanged(Peft):
+    """A backbone of unchanged structure, so merging gives itself."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def merge(self) -> Backbone:
+        """The backbone itself."""
+        return self.backbone
+
+
 class PeftConfig(Config, ABC):
     """Options of a way of adapting."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from medvit.backbones import Backbone
-from medvit.peft import Peft, PeftConfig
+from medvit.peft import PeftConfig, Unchanged
 from medvit.registry import register
 
 
@@ -15,17 +15,6 @@ class FrozenConfig(PeftConfig):
 
     name: Literal["frozen"] = "frozen"
 
-    def adapt(self, backbone: Backbone) -> Frozen:
+    def adapt(self, backbone: Backbone) -> Unchanged:
         """The backbone with no parameter trainable."""
-        return Frozen(backbone.requires_grad_(False))
-
-
-class Frozen(Peft):
-    """A backbone that does not change, so merging gives itself."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-
-    def merge(self) -> Backbone:
-        """The backbone itself."""
-        return self.backbone
+        return Unchanged(backbone.requires_grad_(False))

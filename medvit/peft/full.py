@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from medvit.backbones import Backbone
-from medvit.peft import Peft, PeftConfig
+from medvit.peft import PeftConfig, Unchanged
 from medvit.registry import register
 
 
@@ -18,14 +18,3 @@ class FullConfig(PeftConfig):
     def adapt(self, backbone: Backbone) -> Unchanged:
         """The backbone with every parameter trainable."""
         return Unchanged(backbone.requires_grad_(True))
-
-
-class Unchanged(Peft):
-    """A backbone of unchanged structure, so merging gives itself."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
-
-    def merge(self) -> Backbone:
-        """The backbone itself."""
-        return self.backbone
