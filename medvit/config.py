@@ -7,6 +7,7 @@ config: what is saved is what was given and defaulted, and it runs again unchang
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,35 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticUndefined
 
 from medvit.errors import ConfigError
 
 Tree = dict[str, Any]
 
+Count = Annotated[int, Field(ge=1)]
+"""At least one."""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""Of a whole, in [0, 1]."""
+Amount = Annotated[float, Field(ge=0.0)]
+"""Not negative."""
+Positive = Annotated[float, Field(gt=0.0)]
+"""Above zero."""
+Axis = Annotated[int, Field(ge=0, le=2)]
+"""A spatial axis: H, W of an image, R, A, S of a volume."""
+
 
 class Config(BaseModel):
-    """A frozen set of options; unknown keys are refused, numbers may come as text (`1e-4` is text to YAML)."""
+    """A frozen set of options; unknown keys are refused, and values may come as text: `1e-4` as well as 0.0001."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,
+    )
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
@@ -42,7 +60,7 @@ class Config(BaseModel):
     @classmethod
     def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
         """The config in a YAML file, if any, with `key.subkey=value` on top."""
-        tree = {} if path is None else read_yaml(path)
+        tree = {} if path is None else read_yaml(path, scalars=AsWritten)
         for override in overrides:
             _assign(tree, override)
         return cls.parse(tree, source="the arguments" if path is None else str(path))
@@ -61,8 +79,18 @@ class Config(BaseModel):
         return str(yaml.safe_dump(self.tree(private=private), sort_keys=False, allow_unicode=True))
 
 
-def read_yaml(path: Path) -> Tree:
-    """The mapping a YAML file holds.
+class AsWritten(yaml.SafeLoader):
+    """Leaves scalars as they are written, but for null: the type of an option says what `2024-01-31` or `007` means."""
+
+
+AsWritten.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> Tree:
+    """The mapping a YAML file holds; `scalars` says how its values are typed.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or is not a mapping.
@@ -70,7 +98,7 @@ def read_yaml(path: Path) -> Tree:
     if not path.is_file():
         raise ConfigError(f"no configuration file at {path}; give a YAML file or key=value")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), scalars)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -85,13 +113,13 @@ def _assign(tree: Tree, override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"found the argument {override!r}; expected key=value, as in trainer.epochs=10")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, AsWritten)
     except yaml.YAMLError:
         value = text
     *parents, last = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})
-        if isinstance(child, str):  # `objective: mae` is short for `objective: {name: mae}`
+        if isinstance(child, str) and child.isidentifier():  # `objective: mae` is short for `objective: {name: mae}`
             child = tree[parent] = {"name": child}
         if not isinstance(child, dict):
             raise ConfigError(f"{key}: {parent} is a single value and has no keys of its own")
@@ -106,14 +134,20 @@ def _explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") ->
         if isinstance(cause, ChoiceError):
             yield from _explain(cause.error, cause.kind, f"{key}.")
         elif problem["type"] == "extra_forbidden":
-            yield f"unknown key {key!r}{_nearest(key.removeprefix(prefix), [k.name for k in keys(kind)])}"
+            group = key.removeprefix(prefix).rpartition(".")[0]
+            yield f"unknown key {key!r}{_nearest(key.removeprefix(prefix), _names_in(kind, group))}"
         elif problem["type"] == "missing":
             yield f"{key} is missing; give {key}=..."
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            found = "" if isinstance(cause, ValueError) else f" (found {problem['input']!r})"
+            found = "" if isinstance(cause, ValueError) else f" (found {_quoted(problem['input'])})"
             yield f"{key}: {message}{found}" if key else message
+
+
+def _quoted(value: object) -> str:
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value)
+    return str(value) if is_number else repr(value)
 
 
 class ChoiceError(ValueError):
@@ -122,6 +156,13 @@ class ChoiceError(ValueError):
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
         super().__init__(str(error))
         self.error, self.kind = error, kind
+
+
+def _names_in(kind: type[BaseModel], group: str) -> list[str]:
+    """The keys of one group of options, such as `trainer`; of all groups' names where there is none."""
+    start = f"{group}." if group else ""
+    names = (key.name.removeprefix(start) for key in keys(kind) if key.name.startswith(start))
+    return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -204,6 +245,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(map(_type_name, get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return f"tuple[{', '.join('...' if a is Ellipsis else _type_name(a) for a in get_args(annotation))}]"
     if isinstance(annotation, type) and not get_args(annotation):
         return "none" if annotation is NoneType else annotation.__name__
     return str(annotation).replace("pathlib.", "")
