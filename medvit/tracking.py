@@ -6,9 +6,11 @@ training. With tracking off, the same calls do nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ from medvit.errors import TrackingError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+log = logging.getLogger("medvit")
 
 BATCH = 200
 """Metrics kept back before they are sent."""
@@ -77,7 +81,11 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Records to an MLflow store; `resumes` continues an earlier run."""
+    """Records to an MLflow store; `resumes` continues an earlier run.
+
+    A store that cannot be used is refused at the start. One that fails later costs its record, never the work: what it
+    did not take is told once by kind, and metrics are sent again with the next ones.
+    """
 
     def __init__(self, config: TrackingConfig, stage: str, resumes: str | None = None) -> None:
         # MLflow reports its use to its makers unless told not to, before it is imported.
@@ -88,6 +96,8 @@ class MlflowTracker(Tracker):
         from mlflow import MlflowClient
 
         self._waiting: list[Any] = []
+        self._sent_at = BATCH
+        self._told: set[str] = set()
         try:
             self._client: MlflowClient = MlflowClient(tracking_uri=config.uri)
             run = self._client.get_run(resumes) if resumes else self._create(config, stage)
@@ -113,42 +123,50 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Param
 
         params = [Param(key, str(value)[:6000]) for key, value in _flatten(tree)]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(self._run, params=params[start : start + 100])
+        with self._telling("parameters"):
+            for start in range(0, len(params), 100):
+                self._client.log_batch(self._run, params=params[start : start + 100])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._waiting += [Metric(_metric_name(name), float(value), now, step) for name, value in values.items()]
-        if len(self._waiting) >= BATCH:
+        if len(self._waiting) >= self._sent_at:
             self._send()
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self._client.set_tag(self._run, key, value)
+        with self._telling("tags"):
+            for key, value in tags.items():
+                self._client.set_tag(self._run, key, value)
 
     def file(self, path: Path, folder: str = "") -> None:
-        if path.is_dir():
-            self._client.log_artifacts(self._run, str(path), folder or None)
-        else:
-            self._client.log_artifact(self._run, str(path), folder or None)
+        with self._telling("files"):
+            if path.is_dir():
+                self._client.log_artifacts(self._run, str(path), folder or None)
+            else:
+                self._client.log_artifact(self._run, str(path), folder or None)
 
     def text(self, text: str, name: str) -> None:
-        self._client.log_text(self._run, text, name)
+        with self._telling("texts"):
+            self._client.log_text(self._run, text, name)
 
     def figure(self, figure: Figure, name: str) -> None:
-        self._client.log_figure(self._run, figure, name)
+        with self._telling("pictures"):
+            self._client.log_figure(self._run, figure, name)
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name=name, digest=digest[:36], source_type="medvit", source="{}")
-        self._client.log_inputs(self._run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        tagged = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        with self._telling("the dataset"):
+            self._client.log_inputs(self._run, datasets=[tagged])
 
     def finish(self, status: str) -> None:
         self._send()
-        self._client.set_terminated(self._run, status)
+        with self._telling("the end of the run"):
+            self._client.set_terminated(self._run, status)
 
     @property
     def _run(self) -> str:
@@ -156,9 +174,20 @@ class MlflowTracker(Tracker):
         return self.run_id
 
     def _send(self) -> None:
-        if self._waiting:
-            self._client.log_batch(self._run, metrics=self._waiting)
-            self._waiting = []
+        with self._telling("metrics"):
+            while self._waiting:
+                self._client.log_batch(self._run, metrics=self._waiting[:BATCH])
+                self._waiting = self._waiting[BATCH:]
+        self._sent_at = len(self._waiting) + BATCH
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+            if what not in self._told:
+                self._told.add(what)
+                log.warning("MLflow did not take %s (%s); the work goes on without", what, type(error).__name__)
 
 
 def start(config: TrackingConfig, stage: str, resumes: str | None = None) -> Tracker:
