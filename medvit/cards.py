@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,15 @@ from medvit.quarantine import Quarantined
 from medvit.samples import Row
 
 FILE_NAME = "card.md"
-PROSE_FOLDER = Path(__file__).parent.parent / "data_cards"
-"""Where the project keeps prose on well-known datasets."""
+PROSE_FOLDER = next(
+    (
+        folder
+        for folder in (Path(__file__).parent.parent / "data_cards", Path(sys.prefix) / "data_cards")
+        if folder.is_dir()
+    ),
+    Path("data_cards"),
+)
+"""Where prose on well-known datasets is kept: in the project, or beside an installation."""
 
 SAMPLED_IMAGES = 100
 SAMPLED_VOXELS = 2**28
