@@ -61,7 +61,8 @@ class Checkpoint:
     """A model at rest.
 
     `model` describes how to build it (`kind` is backbone, classification or segmentation), `preprocess` the chain its
-    input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to keep apart.
+    input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept apart;
+    `load` leaves it in its file.
     """
 
     folder: Path
@@ -117,12 +118,11 @@ class Checkpoint:
             model = read_yaml(folder / MODEL)
             preprocess = json.loads((folder / PREPROCESS).read_text(encoding="utf-8"))
             state = load_file(folder / WEIGHTS)
-            adapter = load_file(folder / ADAPTER) if (folder / ADAPTER).is_file() else None
         except (SafetensorError, ConfigError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from None
         if model.pop("schema", None) != SCHEMA_VERSION:
             raise CheckpointError(f"{folder / MODEL} has another schema; this medvit reads version {SCHEMA_VERSION}")
-        return cls(folder, model, preprocess, state, adapter)
+        return cls(folder, model, preprocess, state)
 
     def require(self, *kinds: str) -> Checkpoint:
         """Itself, if it was made for one of these purposes.

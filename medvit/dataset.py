@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from medvit.errors import DataError
 from medvit.geometry import Affine
@@ -15,7 +15,7 @@ from medvit.samples import Batch, Image, Row, Sample
 from medvit.transforms.preprocess import Preprocess
 
 CACHE_BYTES = 6 * 2**30
-"""Preprocessed samples kept in memory at most."""
+"""Preprocessed samples kept in memory at most, by all processes of a loader together."""
 
 
 def load(manifest: Manifest, row: Row) -> Image:
@@ -67,7 +67,8 @@ class Samples(Dataset[Sample]):
         target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
         sample = Sample(prepared.pixels, row, target, prepared.affine)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
-        if self._cached_bytes + size <= CACHE_BYTES:
+        worker = get_worker_info()  # each process of a loader has a memory of its own
+        if self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):
             self._cache[index] = sample
             self._cached_bytes += size
         return sample

@@ -1,11 +1,21 @@
-"""What this machine computes well."""
+"""What this machine computes well, and which of several processes of one run this is."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+
+
+def leads() -> bool:
+    """Whether this process is the only one of a run, or the first of several: the one that writes."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
-from medvit.config import Config, Tree
+from medvit.config import Axis, Config, Count, Tree
 from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice
 from medvit.peft import PeftChoice
@@ -47,11 +48,11 @@ class ModelConfig(Config):
     """Names of the classes in the order of the logits; of a segmentation, the first is the background."""
     label: str = ""
     """Of a classification: the key of the manifest's labels it predicts."""
-    roi: tuple[int, ...] | None = None
-    """Of a segmentation: voxels of one step of the sliding window; none takes the whole image."""
-    overlap: float = 0.5
+    roi: tuple[Count, ...] | None = None
+    """Pixels or voxels of one step of the sliding window, the size trained on; none takes the whole image."""
+    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share by which neighboring steps of the sliding window overlap."""
-    mirrored_axes: tuple[int, ...] = ()
+    mirrored_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the input is mirrored, in all combinations, and the predictions averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
     """Which series of a study it is for."""
@@ -93,9 +94,21 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Probabilities, float32; by sliding window and mirrored passes where the config says so."""
-        passes = [self._probabilities(pixels.flip(axes)).flip(axes) for axes in self._mirrors()]
+        """Probabilities, float32; by sliding window and mirrored passes where the config says so.
+
+        A classification of an image larger than the crops it was trained on is the mean over crops that cover it.
+        """
+        is_dense = self.config.kind == "segmentation"
+        passes = []
+        for axes in self._mirrors():
+            found = self._probabilities(pixels.flip(axes))
+            passes.append(found.flip(axes) if is_dense else found)
         return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
+
+    @property
+    def is_trained_whole(self) -> bool:
+        """Whether training changes every weight, so that nothing is to be kept apart."""
+        return all(weight.requires_grad for weight in self.parameters())
 
     def adapter_state(self) -> Tree:
         """The weights that training changes: the head and whatever of the backbone requires a gradient."""
@@ -108,17 +121,31 @@ class Model(nn.Module):
         return self.state_dict()
 
     def _mirrors(self) -> Iterator[tuple[int, ...]]:
-        axes = [] if self.config.kind == "classification" else [axis + 2 for axis in self.config.mirrored_axes]
+        axes = [axis + 2 for axis in self.config.mirrored_axes]
         for count in range(len(axes) + 1):
             yield from itertools.combinations(axes, count)
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         roi = self.config.roi
-        if self.config.kind == "classification" or roi is None:
+        if roi is None:
             return self(pixels).float().softmax(dim=1)
         padded, inside = pad_about(pixels, roi)
+        if self.config.kind == "classification":
+            return torch.stack([self(padded[window]).float().softmax(dim=1) for window in self._windows(padded)]).mean(
+                0
+            )
         logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
         return logits[inside].softmax(dim=1)
+
+    def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Crops of the size trained on, evenly spread over the image, which they cover."""
+        roi = self.config.roi or ()
+        starts = []
+        for side, window in zip(pixels.shape[2:], roi, strict=True):
+            count = 1 + math.ceil((side - window) / (window * (1.0 - self.config.overlap)))
+            starts.append([round(start) for start in torch.linspace(0, side - window, count).tolist()])
+        for corner in itertools.product(*starts):
+            yield (..., *(slice(start, start + window) for start, window in zip(corner, roi, strict=True)))
 
     def _slide(self, pixels: Tensor, roi: tuple[int, ...]) -> Tensor:
         from monai.inferers.utils import sliding_window_inference

@@ -17,19 +17,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type_hints
 
 from pydantic import Field
 
 from medvit.artifacts import Checkpoint, Lineage, write_text
 from medvit.config import Config, read_yaml
 from medvit.errors import ConfigError, MedvitError, OutputError
+from medvit.hardware import leads
 from medvit.manifest import Manifest
 from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
 
-CONFIG, RUN_ID = "config.yaml", ".run_id"
+CONFIG, RUN_ID, INPUTS = "config.yaml", ".run_id", ".inputs.json"
 FREE_BYTES = 2**20
 """A disk with less than this free is called full when a write fails."""
 
@@ -39,6 +40,8 @@ class StageConfig(Config):
 
     OUTPUT: ClassVar[str] = "output"
     """The key that names the folder the stage makes."""
+    IS_DISTRIBUTED: ClassVar[bool] = False
+    """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
 
     seed: int = 0
     """Seed of every random draw."""
@@ -63,6 +66,8 @@ class Run:
     parents: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     """A line for every item that failed; any makes the exit status 3."""
+    leads: bool = True
+    """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
         """Reads a dataset and records it as an input of this run."""
@@ -77,6 +82,28 @@ class Run:
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
 
+    def require_same(self, name: str, digest: str) -> None:
+        """Records an input by its digest; a run that goes on must have the same.
+
+        Raises:
+            ConfigError: If the unfinished run had another.
+        """
+        path = self.folder / INPUTS
+        if not self.leads:
+            return
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if before.setdefault(name, digest) != digest:
+            raise ConfigError(
+                f"the {name} is not the one that the unfinished run in {self.folder} began with; "
+                f"resume with the same {name}, or remove that folder to begin anew"
+            )
+        write_text(path, json.dumps(before))
+
+    def leave_to_leader(self) -> None:
+        """Ends the other processes of a run on several devices: what follows is done once, by the one that leads."""
+        if not self.leads:
+            raise SystemExit(0)
+
     def keep(self, *names: str) -> None:
         """Keeps files of the folder as artifacts of the run; those that are not there are passed over."""
         for name in names:
@@ -84,6 +111,7 @@ class Run:
                 self.tracker.file(self.folder / name)
 
     def _uses(self, name: str, folder: Path, digest: str) -> None:
+        self.require_same(name, digest)
         self.inputs[name] = digest
         self.tracker.tags({f"medvit.input.{name}": digest})
         lineage = Lineage.read(folder)
@@ -137,6 +165,8 @@ class Stage(Generic[ConfigT, ArtifactT]):
         """
         final = config.folder.absolute()
         partial = final.with_name(f"{final.name}.partial")
+        if not leads():
+            self._follow(config, partial)
         _open_folder(partial, final, config)
         with _explained_disk_errors(partial), _removed_if_empty(partial):
             run = Run(self.name, partial, start(config.tracking, self.name, _earlier_run(partial)))
@@ -151,6 +181,14 @@ class Stage(Generic[ConfigT, ArtifactT]):
             run.tracker.finish("FINISHED")
         log.info("%s: done, see %s", self.name, final)
         return Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
+
+    def _follow(self, config: ConfigT, partial: Path) -> NoReturn:
+        """Takes part in the training that another process leads, and ends with it."""
+        if config.IS_DISTRIBUTED:
+            log.setLevel(logging.WARNING)  # the leader tells the rest
+            seed_everything(config.seed)
+            self.recipe(config, Run(self.name, partial, Tracker(), leads=False))
+        raise SystemExit(0)
 
 
 def stage(recipe: Callable[[ConfigT, Run], ArtifactT]) -> Stage[ConfigT, ArtifactT]:
@@ -216,6 +254,7 @@ def _end(run: Run, config: StageConfig) -> None:
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
     (run.folder / RUN_ID).unlink()
+    (run.folder / INPUTS).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -224,7 +263,7 @@ def _removed_if_empty(partial: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if partial.exists() and all(p.name in (CONFIG, RUN_ID) for p in partial.rglob("*") if p.is_file()):
+        if partial.exists() and all(p.name in (CONFIG, RUN_ID, INPUTS) for p in partial.rglob("*") if p.is_file()):
             shutil.rmtree(partial)
         raise
 

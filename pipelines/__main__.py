@@ -116,7 +116,9 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
         _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))
         failures = stage.run(config).failures
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes an exit of an interruption
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes an exit of an interruption
+        if isinstance(error, SystemExit) and error.code == 0:
+            return 0  # one of several processes, whose part is done
         return _told(name, "interrupted; the same command with resume=true goes on", INTERRUPTED, debug)
     except ConfigError as error:
         return _told(name, str(error), WRONG_ARGUMENTS, debug)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from medvit.artifacts import Lineage, Report
 from medvit.dataset import load
-from medvit.errors import DataError
+from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.paired import Table, paired_differences
@@ -28,7 +29,7 @@ from medvit.evaluation.report import (
     read_table,
     write_report,
 )
-from medvit.evaluation.segmentation import Unit, evaluate_masks, score_case
+from medvit.evaluation.segmentation import Scores, Unit, evaluate_masks, score_case
 from medvit.inference.predictor import Device, Predictor
 from medvit.manifest import Manifest
 from medvit.samples import Image, Prediction, Row, Split
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     answered, notes = answerable(manifest.split(config.split), predictor)
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
-    evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split))
+    evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split), run.failures)
     differences = {} if other is None else compare(evaluation, other, config)
 
     subject = describe(config, manifest, checkpoint.hash, answered, evaluation)
@@ -118,37 +119,48 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
     )
 
 
-def measure(manifest: Manifest, predictor: Predictor, config: EvaluateConfig, notes: list[str]) -> Evaluation:
-    """Predicts every image and computes all metrics with their intervals."""
-    classes = predictor.config.classes
-    if predictor.config.kind == "segmentation":
-        unit, tolerance = unit_of(manifest), config.nsd_tolerance_mm
-        scores = [
-            score_case(
-                _present(image.mask),
-                _present(prediction.mask),
-                classes,
-                spacing(image, unit),
-                tolerance_mm=tolerance,
-                unit=unit,
-            )
-            for _, image, prediction in predicted(manifest, predictor)
-        ]
-        return evaluate_masks(manifest.rows, scores, classes, resamples=config.resamples, seed=config.seed, notes=notes)
-    truth = np.array([classes.index(row.labels[predictor.config.label]) for row in manifest])
-    probabilities = np.stack(
-        [_present(prediction.probabilities) for _, _, prediction in predicted(manifest, predictor)]
-    )
-    return evaluate_classes(
-        manifest.rows, truth, probabilities, classes, resamples=config.resamples, seed=config.seed, notes=notes
-    )
+def measure(
+    manifest: Manifest, predictor: Predictor, config: EvaluateConfig, notes: list[str], failures: list[str]
+) -> Evaluation:
+    """Predicts every image and computes all metrics with their intervals; `failures` gets a line for each that failed.
+
+    Raises:
+        DataError: If all failed.
+    """
+    model, unit = predictor.config, unit_of(manifest)
+    rows: list[Row] = []
+    scores: list[Scores] = []
+    probabilities: list[Array] = []
+    for row, image, prediction in predicted(manifest, predictor, failures):
+        rows.append(row)
+        if model.kind == "segmentation":
+            masks, tolerance = (_present(image.mask), _present(prediction.mask)), config.nsd_tolerance_mm
+            scores.append(score_case(*masks, model.classes, spacing(image, unit), tolerance_mm=tolerance, unit=unit))
+        else:
+            probabilities.append(_present(prediction.probabilities))
+    if not rows:
+        raise DataError(f"{manifest.folder}: all {len(manifest)} images failed, first {failures[0]}")
+    num_failed = len(manifest) - len(rows)
+    left_out = [f"{num_failed} of {len(manifest)} images could not be predicted and are left out"] * bool(num_failed)
+    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *left_out]}
+    if model.kind == "segmentation":
+        return evaluate_masks(rows, scores, model.classes, **shared)
+    truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
+    return evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
 
 
-def predicted(manifest: Manifest, predictor: Predictor) -> Iterator[tuple[Row, Image, Prediction]]:
-    """Each image of a manifest with what the model says of it, behind a progress bar."""
+def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> Iterator[tuple[Row, Image, Prediction]]:
+    """Each image of a manifest with what the model says of it, behind a progress bar; one that fails is passed over."""
     for row in tqdm(manifest, total=len(manifest), desc="Evaluating", unit="image", mininterval=0.5):
-        image = load(manifest, row)
-        yield row, image, predictor(image)
+        try:
+            image = load(manifest, row)
+            prediction = predictor(image)
+        except MedvitError as error:
+            failures.append(f"{row}: {error}")
+        except (RuntimeError, ValueError, OSError) as error:  # as a damaged array, or an image too large for the device
+            failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
+        else:
+            yield row, image, prediction
 
 
 def unit_of(manifest: Manifest) -> Unit:
@@ -226,7 +238,7 @@ def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
     chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     unit, examples = unit_of(manifest), []
     for name, index in chosen.items():
-        row = manifest.rows[index]
+        row = evaluation.rows[index]
         image = load(manifest, row)
         caption = f"{name}: {row.labels.get(predictor.config.label)}, given a probability of {scores[index]:.3f}"
         masks = (np.zeros(image.pixels.shape[1:], dtype=np.uint8),) * 2

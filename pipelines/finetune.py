@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.config import Axis, Count
 from medvit.dataset import Samples, collate
 from medvit.heads import OptionalHeadChoice
 from medvit.losses.supervised import classification_loss, segmentation_loss
@@ -20,7 +21,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
 from medvit.training.start import start_from
-from medvit.training.tasks import Assignment, assign, crop_size
+from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
 from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
@@ -29,6 +30,8 @@ from medvit.transforms.preprocess import Preprocess
 class FinetuneConfig(StageConfig):
     """Options of `medvit finetune`."""
 
+    IS_DISTRIBUTED: ClassVar[bool] = True
+
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
     output: Path
@@ -36,7 +39,7 @@ class FinetuneConfig(StageConfig):
     checkpoint: Path | None = None
     """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """The vision transformer, where no checkpoint is given."""
+    """The vision transformer, where no checkpoint is given; drop_path and save_memory are taken in any case."""
     preprocess: Preprocess | None = None
     """The preprocessing; none takes that of the checkpoint, or fits it to the images."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
@@ -45,13 +48,15 @@ class FinetuneConfig(StageConfig):
     """From tokens to logits; none takes linear for classification and dense for segmentation."""
     label: str = "label"
     """Key of the manifest's labels to learn; where no image has it, masks are learned."""
-    crop: tuple[int, ...] | None = None
+    crop: tuple[Count, ...] | None = None
     """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
     balance: Literal["loss", "sampler", "none"] = "loss"
     """How rare classes of images are made to count: weights in the loss, drawing them more often, or not at all."""
-    smoothing: float = 0.0
+    smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of classification."""
-    mirrored_axes: tuple[int, ...] = ()
+    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Share by which neighboring steps of the sliding window overlap."""
+    mirrored_axes: tuple[Axis, ...] = ()
     """Axes mirrored at inference, with the predictions averaged."""
     applies_to: AppliesTo | None = None
     """Which series of a study the model is for; none takes any of the training images' kind and modality."""
@@ -59,6 +64,12 @@ class FinetuneConfig(StageConfig):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+    @property
+    def set_for_classification(self) -> dict[str, object]:
+        """Options of classification alone that are not at their default."""
+        keys = ("balance", "smoothing")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}
 
 
 @stage
@@ -68,6 +79,12 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     task = assign(manifest, start.preprocess, config.label)
+    require_fitting(
+        start.backbone.ndim,
+        sizes={"crop": config.crop},
+        axes={"mirrored_axes": config.mirrored_axes, "augment.flipped_axes": config.augment.flipped_axes},
+    )
+    warn_of_ignored(task.kind, **config.set_for_classification)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
     model = Model(_describe(config, task, start.config, crop), start.backbone)
     resume_from = last_checkpoint(run.folder)
@@ -93,14 +110,14 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
 
     trainer.fit(module, loader, whole_images(val), ckpt_path=resume_from)
+    run.leave_to_leader()
 
     best = module.restore_best()
-    adapter = dict(best.adapter_state())
+    adapter = None if best.is_trained_whole else dict(best.adapter_state())
     checkpoint = Checkpoint(
         run.folder, best.config.tree(), start.preprocess.tree(), best.merged_state(), adapter
     ).save()
-    figures = module.figures() | {"best validation metric": module.best_metric, "step of the best": module.best_step}
-    write_model_card(checkpoint, figures=figures, training=_training(config, task))
+    write_model_card(checkpoint, figures=module.figures(), training=_training(config, task))
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
@@ -115,7 +132,8 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
         head=config.head or default_head,
         classes=task.classes,
         label=config.label if task.kind == "classification" else "",
-        roi=crop if task.kind == "segmentation" else None,
+        roi=crop,
+        overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         applies_to=config.applies_to or AppliesTo(kind=task.train.rows[0].kind, modality=task.modality),
     )

@@ -86,6 +86,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     found = scan(config.source, patient_from=config.patient_from)
     candidates = found.candidates
     if config.labels is not None:
+        if config.label_from != "none":
+            log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
         candidates = from_table(candidates, config.labels, columns=config.label_columns, files=found.files)
     else:
         candidates = from_folders(candidates, config.label_from)

@@ -87,6 +87,8 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
     predictor = Predictor(checkpoint, config.device)
     check_codes(config.codes, predictor.config.classes)
+    if config.codes and predictor.config.kind == "classification":
+        log.warning("codes is ignored: a classification writes no DICOM SEG")
     rule = config.applies_to.over(predictor.config.applies_to)
     names = SiteNames(config.key)
     found = studies(find(folder.files(config.source)), config.source, names, rule)

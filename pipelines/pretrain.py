@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -17,7 +18,7 @@ from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
 from medvit.training.start import start_from
-from medvit.training.tasks import LARGEST_VIEW, crop_size
+from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.preprocess import Preprocess
 from medvit.transforms.views import MakeView, collate_views
@@ -25,6 +26,8 @@ from medvit.transforms.views import MakeView, collate_views
 
 class PretrainConfig(StageConfig):
     """Options of `medvit pretrain`."""
+
+    IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
     """Dataset folder made by ingest; its training split is used, labels are not."""
@@ -49,7 +52,13 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     start = start_from(None, config.backbone, config.preprocess, manifest)
     train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")
     objective = config.objective.build(start.backbone)
-    views = objective.views.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
+    asked = objective.views
+    require_fitting(
+        start.backbone.ndim,
+        sizes={"objective.views.size": asked.size},
+        axes={"objective.views.flipped_axes": asked.flipped_axes},
+    )
+    views = asked.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
     resume_from = last_checkpoint(run.folder)
     loader = rounds(
         config.loader,
@@ -67,6 +76,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
 
     trainer.fit(module, loader, ckpt_path=resume_from)
+    run.leave_to_leader()
 
     model = {"kind": "backbone", "backbone": start.config.tree()}
     checkpoint = Checkpoint(run.folder, model, start.preprocess.tree(), objective.backbone.state_dict()).save()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from medvit.artifacts import LINEAGE, MODEL, PREPROCESS, WEIGHTS, Checkpoint, Lineage, write_text
+from medvit.artifacts import ADAPTER, LINEAGE, MODEL, PREPROCESS, WEIGHTS, Checkpoint, Lineage, write_text
 from medvit.errors import CheckpointError
 
 
@@ -24,7 +25,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (loaded.model, loaded.preprocess) == (saved.model, saved.preprocess)
     assert all(torch.equal(loaded.state[key], saved.state[key]) for key in saved.state)
     assert loaded.state["blocks.0.bias"].dtype == torch.bfloat16
-    assert torch.equal(loaded.adapter["lora"], saved.adapter["lora"])
+    assert torch.equal(load_file(saved.folder / ADAPTER)["lora"], saved.adapter["lora"])
 
 
 def test_weights_that_share_memory_are_saved(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ class BackboneConfig(Config, ABC):
         """The same options with what follows the data filled in; what was given stays."""
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
 
+    def in_training_as(self, other: BackboneConfig) -> Self:
+        """The same backbone, with the options of `other` that touch training and neither weights nor features."""
+        return self
+
     def without_weights(self) -> Self:
         """The same options, to be built without reading public weights."""
         return self

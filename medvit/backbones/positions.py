@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
     """Fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
 
@@ -22,6 +24,7 @@ def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4
     return torch.nn.functional.pad(positions, (0, width - positions.shape[1]))[None]
 
 
+@lru_cache(maxsize=32)
 def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
     """Sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
 

@@ -77,6 +77,12 @@ class VitConfig(BackboneConfig):
     weights: str | None = None
     """Public weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads a timm model by name."""
 
+    def in_training_as(self, other: BackboneConfig) -> VitConfig:
+        """The same options, with drop path and saving of memory as in `other`."""
+        if not isinstance(other, VitConfig):
+            return self
+        return self.model_copy(update={"drop_path": other.drop_path, "save_memory": other.save_memory})
+
     def without_weights(self) -> VitConfig:
         """The same options, to be built without reading public weights."""
         return self.model_copy(update={"weights": None})

@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.backbones import Backbone
+from medvit.config import Count
 from medvit.heads import Head, HeadConfig
 from medvit.registry import register
 from medvit.samples import Tokens
@@ -27,9 +29,9 @@ class DenseConfig(HeadConfig):
     """Segmentation in 2D and 3D over several depths of the backbone, with a convolutional stem."""
 
     name: Literal["dense"] = "dense"
-    channels: int = 16
+    channels: int = Field(default=16, ge=4, multiple_of=4)
     """Channels at full resolution, a multiple of 4; doubled at each level down."""
-    num_depths: int = 4
+    num_depths: Count = 4
     """Depths of the backbone that are read, evenly spaced, the last block among them."""
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:

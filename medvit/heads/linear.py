@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
@@ -20,7 +21,7 @@ class LinearConfig(HeadConfig):
     """Classification by one linear layer."""
 
     name: Literal["linear"] = "linear"
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of features dropped in training."""
 
     def build(self, backbone: Backbone, num_classes: int) -> LinearHead:

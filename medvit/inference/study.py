@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from medvit.errors import ConfigError, DataError, MedvitError, NotAnImageError
 from medvit.inference import Names, Study
 from medvit.readers.dicom_header import Header, read_header
+from medvit.readers.masks import ORPHAN
 from medvit.readers.refusals import decoding
 from medvit.samples import Item, Refusal
 
@@ -55,7 +56,7 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: Names, applies
             refusals.append(entry)
         else:
             items[_study_key(entry, source)].append(entry)
-    images = [refusal for refusal in refusals if refusal.code != NotAnImageError.code]
+    images = [refusal for refusal in refusals if refusal.code not in (NotAnImageError.code, ORPHAN)]
     belongings = Belongings.of(images, items, source, applies_to)
     grouped = [
         Study(names.study(key), tuple(items[key]), tuple(belongings.refused[key]), belongings.num_unreadable[key])

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from numpy import ndarray as Array
 
 from medvit.geometry import Affine, like
+from medvit.readers.nifti import source_affine
 from medvit.samples import Item, Prediction
 
 
@@ -39,7 +40,5 @@ def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j
     assert prediction.affine is not None
     if not item.files[0].name.lower().endswith((".nii", ".nii.gz")):
         return prediction.mask, prediction.affine
-    import nibabel as nib
-
-    source = Affine(np.asarray(nib.load(item.files[0]).affine))
+    source = source_affine(item.files[0])
     return like(prediction.mask, prediction.affine, source), source

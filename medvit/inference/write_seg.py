@@ -45,7 +45,10 @@ def write_seg(
     _complete_thickness(sources)
     # (frames, rows, columns, segments), one bit each
     stacked = np.stack([frames == label for label in labels], axis=-1).astype(np.uint8)
-    described = [_segment(i + 1, prediction.classes[label], maker, codes or {}) for i, label in enumerate(labels)]
+    described = [
+        _segment(number, prediction.classes[label], COLORS[(label - 1) % len(COLORS)], maker, codes or {})
+        for number, label in enumerate(labels, start=1)
+    ]
     with _silent():
         segmentation = _segmentation(stacked, described, sources, maker)
         segmentation.save_as(path)
@@ -132,7 +135,7 @@ def _complete_thickness(sources: Sources) -> None:
             header.SliceThickness = f"{gap_mm:.6g}"
 
 
-def _segment(number: int, name: str, maker: Maker, codes: Mapping[str, str]) -> Any:
+def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, codes: Mapping[str, str]) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 
@@ -151,7 +154,7 @@ def _segment(number: int, name: str, maker: Maker, codes: Mapping[str, str]) -> 
         algorithm_identification=algorithm,
         tracking_id=f"medvit {name}"[:64],
         tracking_uid=hd.UID(),
-        display_color=hd.color.CIELabColor.from_rgb(*COLORS[(number - 1) % len(COLORS)]),
+        display_color=hd.color.CIELabColor.from_rgb(*color),
     )
 
 

@@ -11,9 +11,10 @@ from medvit.errors import DataError, NotAnImageError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.quarantine import Quarantined
+from medvit.readers.masks import ORPHAN
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, "leakage")
+NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 

@@ -14,6 +14,8 @@ from medvit.sources import folder
 
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
+NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
+"""The case in nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ def scan(source: Path, *, patient_from: str | None = None) -> Scan:
     """The images of a folder, or of the one file that `source` is; reads no pixels.
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
-    subject in its path; or its study, where it names one; or the path itself, so that an image is a patient.
+    subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
+    is a patient.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -68,9 +71,9 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
         return Patient(match.group(1))
     if item.identity.patient:
         return Patient(item.identity.patient, is_known_elsewhere=True)
-    subject = BIDS_SUBJECT.search(paths[0])
-    if subject is not None:
-        return Patient(subject.group(1))
+    for pattern in (BIDS_SUBJECT, NNUNET_CASE):
+        if named := pattern.search(paths[0]):
+            return Patient(named.group(1))
     if item.identity.study:
         return Patient(item.identity.study, is_known_elsewhere=True)
     if len(paths) > 1:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.backbones.positions import sincos_positions
 from medvit.backbones.vit import transformer_block
+from medvit.config import Count
 from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives.pictures import reconstruction_figure
 from medvit.registry import register
@@ -37,11 +38,11 @@ class MaeConfig(ObjectiveConfig):
     """Share of patches hidden: 0.75 in general, 0.9 for chest X-rays (Xiao et al., WACV 2023), 0.85 for OCT."""
     normalize_targets: bool = True
     """Patches are rebuilt after subtracting their own mean and dividing by their own deviation."""
-    decoder_width: int = 512
+    decoder_width: Count = 512
     """Width of the decoder."""
-    decoder_depth: int = 8
+    decoder_depth: Count = 8
     """Blocks of the decoder."""
-    decoder_heads: int = 16
+    decoder_heads: Count = 16
     """Attention heads of the decoder."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import nn
 
 from medvit.backbones import Backbone
+from medvit.config import Count, Positive
 from medvit.errors import ConfigError
 from medvit.peft import Peft, PeftConfig
 from medvit.registry import register
@@ -17,11 +19,11 @@ class LoraConfig(PeftConfig):
     """Trains W + (alpha / rank) B A with B = 0 at the start (Hu et al., ICLR 2022)."""
 
     name: Literal["lora"] = "lora"
-    rank: int = 8
+    rank: Count = 8
     """Rank of the update."""
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     """Scale of the update, times 1 / rank."""
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the inputs of the update dropped in training."""
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
     """Last names of the linear layers that get an update: the fused qkv, the projection and the MLP of each block."""

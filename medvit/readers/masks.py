@@ -27,6 +27,9 @@ from medvit.samples import Image, Refusal
 GRID_TOLERANCE_MM = 1e-2
 """How far a corner of a label map may lie from that of its image."""
 
+ORPHAN = "label_map"
+"""Code of a label map without an image: set aside, and no failure."""
+
 LABEL_FOLDERS = ("label", "labels", "masks", "segmentation", "segmentations", "1st_manual")
 """Folders of label maps of the images in a sibling folder. `mask` is not among them: DRIVE's is a field of view."""
 
@@ -152,7 +155,7 @@ def attach(image: Image, label_map: LabelMap) -> Image:
 def _refuse(file: Path, *, is_second: bool) -> Refusal:
     if is_second:
         return Refusal((file,), DataError.code, "a second label map of one image; merge them into one")
-    return Refusal((file,), DataError.code, "named as a label map, but its image is not there; rename or remove it")
+    return Refusal((file,), ORPHAN, "named as a label map, but its image is not there; rename or remove it")
 
 
 def _stem(file: Path) -> str:

@@ -81,6 +81,11 @@ class Nifti:
         return label_volume(labels, _affine(source))
 
 
+def source_affine(path: Path) -> Affine:
+    """The grid of a volume as its file has it: (i, j, k) in stored order to RAS+ mm, whatever unit the file uses."""
+    return _affine(_open(path))
+
+
 def _open(path: Path) -> Nifti1Image:
     import nibabel as nib
 

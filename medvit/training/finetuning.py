@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,14 @@ from medvit.training.module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.trainer import BEST
 
+log = logging.getLogger("medvit")
+
 
 class Finetuning(TrainingModule):
-    """A model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`."""
+    """A model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
+
+    Where the metric is undefined, as on images of one class, the last round counts as the best.
+    """
 
     def __init__(
         self, model: Model, loss: Loss, optim: OptimConfig, *, num_steps: int, seed: int, folder: Path
@@ -52,20 +59,36 @@ class Finetuning(TrainingModule):
         name, metric = self._metric()
         self._validated.clear()
         self.log(name, metric, prog_bar=True)
-        if metric > self.best_metric:
+        if math.isnan(metric):
+            if not self.best_step:
+                log.warning("%s is undefined: the val split holds one class only; the last round is kept", name)
+            self.best_step = self.global_step
+            self._keep()
+        elif metric > self.best_metric:
             self.best_metric, self.best_step = metric, self.global_step
-            partial = self.best_path.with_name(f".{BEST}.partial")
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in self.model.adapter_state().items()}, partial
-            )
-            os.replace(partial, self.best_path)
+            self._keep()
+
+    def _keep(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        state = {key: value.detach().cpu().contiguous() for key, value in self.model.adapter_state().items()}
+        partial = self.best_path.with_name(f".{BEST}.partial")
+        save_file(state, partial)
+        os.replace(partial, self.best_path)
+
+    def figures(self) -> dict[str, float]:
+        """The last value of every metric, and those of the round that was kept."""
+        best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
+        return super().figures() | best | {"step of the kept round": self.best_step}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remembers which round was best."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["best"] = [self.best_metric, self.best_step]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recalls which round was best."""
+        super().on_load_checkpoint(checkpoint)
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
     def restore_best(self) -> Model:
@@ -93,20 +116,26 @@ def overlap(probabilities: Float[Tensor, "b l *s"], targets: Int[Tensor, "b *s"]
 
 
 def mean_dice(overlaps: Float[Tensor, "n 2 f"]) -> float:
-    """Mean Dice over images and foreground classes; a class an image neither has nor is given does not count."""
+    """Mean Dice over images and foreground classes; a class an image neither has nor is given does not count.
+
+    NaN if none counts.
+    """
     intersection, total = overlaps[:, 0], overlaps[:, 1]
     dice = 2 * intersection / total
-    return float(dice[total > 0].mean()) if (total > 0).any() else 0.0
+    return float(dice[total > 0].mean())
 
 
 def mean_auroc(probabilities: Float[Tensor, "n l"], targets: Int[Tensor, "n"]) -> float:
-    """Mean area under the one-against-rest ROC curves; a class that all or none of the images have does not count."""
+    """Mean area under the one-against-rest ROC curves; a class that all or none of the images have does not count.
+
+    NaN if none counts.
+    """
     areas = []
     for label in range(probabilities.shape[1]):
         positive = targets == label
         if positive.any() and (~positive).any():
             areas.append(_area(probabilities[:, label], positive))
-    return sum(areas) / len(areas) if areas else 0.0
+    return sum(areas) / len(areas) if areas else math.nan
 
 
 def _area(scores: Tensor, positive: Tensor) -> float:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medvit.config import Config
+from medvit.config import Config, Count
 from medvit.dataset import Samples, collate
 from medvit.samples import Sample
 
@@ -18,9 +19,9 @@ from medvit.samples import Sample
 class LoaderConfig(Config):
     """How images are fed."""
 
-    batch_size: int = 8
-    """Images a step."""
-    num_workers: int = 0
+    batch_size: Count = 8
+    """Images a step and a device."""
+    num_workers: int = Field(default=0, ge=0)
     """Processes that prepare batches; 0 prepares them in the training process."""
 
 

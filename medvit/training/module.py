@@ -20,6 +20,7 @@ class TrainingModule(lightning.LightningModule):
     def __init__(self, optim: OptimConfig, *, num_steps: int, depth: int, seed: int) -> None:
         super().__init__()
         self.optim, self.num_steps, self.depth, self.seed = optim, num_steps, depth, seed
+        self._recalled: dict[str, float] = {}
 
     @property
     def progress(self) -> float:
@@ -40,7 +41,15 @@ class TrainingModule(lightning.LightningModule):
 
     def figures(self) -> dict[str, float]:
         """The last value of every metric, for the model card."""
-        return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers the figures: a run that is resumed after its last round measures none."""
+        checkpoint["figures"] = self.figures()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recalls the figures."""
+        self._recalled = dict(checkpoint["figures"])
 
     def finite(self, loss: Tensor) -> Tensor:
         """The loss itself.

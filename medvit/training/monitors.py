@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.backbones import Backbone
-from medvit.config import Config
+from medvit.config import Config, Count
 from medvit.dataset import Samples
 from medvit.manifest import Manifest
 from medvit.samples import Sample
@@ -32,9 +33,9 @@ TEMPERATURE = 0.07
 class MonitorConfig(Config):
     """What is read of a representation after each round."""
 
-    knn_images: int = 48
+    knn_images: int = Field(default=48, ge=0)
     """Images in the bank of neighbors, and as many queries at most; 0 turns the reading off."""
-    knn_neighbors: int = 20
+    knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
     """Key of the manifest's labels that neighbors are asked for, where images have it."""

@@ -6,28 +6,29 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import Field
 from torch import nn
 from torch.optim import AdamW
 
-from medvit.config import Config
+from medvit.config import Amount, Config, Positive, Share
 
 
 class OptimConfig(Config):
     """How weights are updated."""
 
-    lr: float = 3e-4
+    lr: Positive = 3e-4
     """Peak learning rate."""
-    min_lr: float = 1e-6
+    min_lr: Amount = 1e-6
     """Learning rate at the end of the cosine."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the steps in which the rate rises to its peak."""
-    weight_decay: float = 0.05
+    weight_decay: Amount = 0.05
     """Decoupled weight decay, of matrices only."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     """AdamW's two averages."""
-    layer_decay: float = 1.0
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Each block of the backbone below the last learns this much slower than the one above it; 1 treats all alike."""
-    clip: float = 3.0
+    clip: Positive = 3.0
     """Largest norm of the gradient."""
 
     def rate(self, progress: float) -> float:

@@ -37,6 +37,7 @@ def start_from(
 ) -> Start:
     """The checkpoint's backbone and preprocessing if there is one, else those of the config; `preprocess` overrules.
 
+    Of `config`, a checkpoint leaves only what touches training alone, as drop path; the rest is ignored with a warning.
     Without either, preprocessing, rank and channels follow the dataset.
 
     Raises:
@@ -50,7 +51,8 @@ def start_from(
             log.info("%s", backbone.fit)
         return Start(fitted, backbone, chosen)
     checkpoint.require("backbone")
-    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
+    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone.in_training_as(config)
+    _warn_of_ignored(config, described)
     backbone = described.without_weights().build()
     try:
         backbone.load_state_dict(dict(checkpoint.state))
@@ -58,3 +60,10 @@ def start_from(
         last = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
     return Start(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
+
+
+def _warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if value not in (field.default, getattr(described, key, None)):
+            log.warning("backbone.%s=%s is ignored: the backbone is that of the checkpoint", key, value)

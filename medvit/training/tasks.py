@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from medvit.errors import DataError
+from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.manifest import Manifest
 from medvit.samples import Row
 from medvit.transforms.preprocess import Intensity, Preprocess
+
+log = logging.getLogger("medvit")
 
 Task = Literal["classification", "segmentation"]
 LARGEST_CROP = {2: 512, 3: 96}
@@ -58,6 +61,29 @@ class Assignment:
             return None
         counts = dict(zip(self.classes, self.counts, strict=True))
         return [1.0 / counts[row.labels[self.label]] for row in self.train]
+
+
+def require_fitting(
+    ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Checks options that speak of axes, by their keys: sizes have one number for each, axes exist.
+
+    Raises:
+        ConfigError: If one does not fit images of `ndim` axes.
+    """
+    for key, size in sizes.items():
+        if size and len(size) != ndim:
+            raise ConfigError(f"{key} has {len(size)} numbers; the images of this model have {ndim} axes")
+    for key, named in axes.items():
+        if named and max(named) >= ndim:
+            raise ConfigError(f"{key} names axis {max(named)}; the images of this model have axes 0 to {ndim - 1}")
+
+
+def warn_of_ignored(task: Task, **options: object) -> None:
+    """Tells of options of classification that were set although masks are learned."""
+    if task == "segmentation":
+        for key, value in options.items():
+            log.warning("%s=%s is ignored: it is of classification, and masks are learned", key, value)
 
 
 def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> Assignment:

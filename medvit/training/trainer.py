@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm
 
-from medvit.config import Config
+from medvit.config import Config, Count
 from medvit.errors import CheckpointError
 from medvit.hardware import half_precision
 from medvit.tracking import Tracker
@@ -26,17 +27,19 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 class TrainerConfig(Config):
     """How long, on what, how exactly."""
 
-    rounds: int = 10
+    rounds: Count = 10
     """Rounds in all."""
-    round_steps: int = 100
+    round_steps: Count = 100
     """Optimizer steps of a round; it ends with a checkpoint, a validation and a reading of the monitors."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
-    devices: int = 1
-    """GPUs of this machine."""
+    devices: Count = 1
+    """GPUs of this machine, or of each node; without a GPU, processes."""
+    nodes: Count = 1
+    """Machines, as started by Slurm or torchrun."""
     strategy: str = "auto"
     """Lightning's strategy, such as ddp or fsdp."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Batches whose gradients are added up in one step."""
 
     @property
@@ -56,6 +59,7 @@ class TrainerConfig(Config):
             default_root_dir=folder,
             accelerator="cpu" if cpu else "gpu",
             devices=self.devices,
+            num_nodes=self.nodes,
             strategy=self.strategy,
             precision=resolve_precision(self.precision),
             max_epochs=self.rounds,
@@ -64,7 +68,6 @@ class TrainerConfig(Config):
             logger=_TrackerLogger(tracker),
             log_every_n_steps=10,
             num_sanity_val_steps=0,
-            enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
             callbacks=[KeepLast(folder / RESUME), StepBar()],
@@ -81,8 +84,11 @@ def resolve_precision(precision: Precision) -> Precision:
     return {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]  # type: ignore[return-value]
 
 
-class KeepLast(Callback):
-    """Writes what is needed to resume after every round, whole or not at all."""
+class KeepLast(Checkpoint):
+    """Writes what is needed to resume after every round, whole or not at all.
+
+    As Lightning's kind of callback for checkpoints, it comes after the module's own end of the round.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,7 +107,14 @@ class StepBar(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Opens the bar where the run goes on."""
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches
-        self._bar = tqdm(total=total, initial=trainer.global_step, desc="Training", unit="step", mininterval=1.0)
+        self._bar = tqdm(
+            total=total,
+            initial=trainer.global_step,
+            desc="Training",
+            unit="step",
+            mininterval=1.0,
+            disable=not trainer.is_global_zero,
+        )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
@@ -138,7 +151,7 @@ def finished_rounds(path: Path | None) -> int:
         return 0
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
     return int(state["epoch"]) + 1  # Lightning counts the round that was just saved when it is over
 

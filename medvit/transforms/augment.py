@@ -8,39 +8,42 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
-from medvit.config import Config
+from medvit.config import Amount, Axis, Config, Share
 from medvit.samples import Sample
 from medvit.transforms.padding import pad_about
+
+Below = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class AugmentConfig(Config):
     """What may happen to an image before it is learned from. Zero or an empty list turns a change off."""
 
-    probability: float = 0.3
+    probability: Share = 0.3
     """Chance of each change of intensity; the change of place always happens."""
-    rotation_degrees: float = 15.0
+    rotation_degrees: Amount = 15.0
     """Largest rotation, about every axis of a volume."""
-    scale: float = 0.15
+    scale: Below = 0.15
     """Largest change of size: 0.15 allows 0.85 to 1.15."""
-    translation: float = 0.05
+    translation: Share = 0.05
     """Largest shift, as a share of the image."""
-    flipped_axes: tuple[int, ...] = ()
+    flipped_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the image is flipped half of the time (0 is left-right of a volume)."""
-    noise: float = 0.1
+    noise: Amount = 0.1
     """Largest standard deviation of Gaussian noise, in units of the normalized image."""
-    blur: float = 1.0
+    blur: Amount = 1.0
     """Largest sigma of Gaussian smoothing, in pixels or voxels."""
-    contrast: float = 0.25
+    contrast: Below = 0.25
     """Largest relative change of contrast: 0.25 allows 0.75 to 1.25."""
-    brightness: float = 0.15
+    brightness: Amount = 0.15
     """Largest shift of intensity, in units of the normalized image."""
-    gamma: float = 0.3
+    gamma: Below = 0.3
     """Largest change of gamma: 0.3 allows 0.7 to 1.3."""
-    bias_field: float = 0.0
+    bias_field: Amount = 0.0
     """Largest coefficient of a smooth multiplicative field, as of MR coils; 0.3 is strong."""
 
     def intensity(self) -> list[Any]:

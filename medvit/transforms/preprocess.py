@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from medvit.config import Config
+from medvit.config import Config, Count, Positive
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.samples import Image, Kind
@@ -18,22 +18,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+
+
 class Intensity(Config):
     """How stored values become the numbers a model sees."""
 
     method: Literal["zscore", "window", "range"] = "zscore"
     """zscore: clip to percentiles of the image, then zero mean and unit variance; window: a display window (CT, in HU)
     to [0, 1]; range: the range of the stored type to [0, 1]."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
+    percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     """Clipping bounds of zscore, in percent of the voxels that are not zero."""
     window_center: float = 40.0
     """Center of the window, in the unit of the image (HU for CT)."""
-    window_width: float = 400.0
+    window_width: Positive = 400.0
     """Width of the window, in the unit of the image (HU for CT)."""
     mean: tuple[float, ...] = ()
     """Subtracted from each channel after `window` or `range`, as public weights demand."""
-    std: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
     """Divides each channel after `mean`."""
+
+    @model_validator(mode="after")
+    def _has_only_what_its_method_uses(self) -> Self:
+        used = {"zscore": ("percentiles",), "window": ("window_center", "window_width", "mean", "std")}
+        unused = set(type(self).model_fields) - {"method", *used.get(self.method, ("mean", "std"))}
+        given = sorted(key for key in unused if getattr(self, key) != type(self).model_fields[key].default)
+        if given:
+            raise ValueError(f"the method {self.method} does not use {', '.join(given)}; leave it out or change method")
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError(f"percentiles are {self.percentiles}; expected the lower one first")
+        return self
 
     def __call__(self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype) -> Float[np.ndarray, "c *s"]:
         """Normalized intensities, float32; `stored` is the type they were stored in."""
@@ -62,11 +76,11 @@ class Preprocess(Config):
 
     kind: Kind = "volume"
     """What it takes: image (C, H, W) or volume (C, I, J, K)."""
-    channels: int = 1
+    channels: Count = 1
     """Channels the model sees: a gray image is repeated, a color image averaged."""
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Volumes are resampled to about this spacing (R, A, S), over the same field of view; none keeps their own."""
-    size: tuple[int, ...] | None = None
+    size: tuple[Count, ...] | None = None
     """Images and volumes without spacing are resized to this; none keeps their own size."""
     intensity: Intensity = Field(default_factory=Intensity)
 

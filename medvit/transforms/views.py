@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from medvit.config import Config
+from medvit.config import Axis, Config, Count
 from medvit.samples import Sample, Views
 from medvit.transforms.preprocess import resize
+
+Covered = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class ViewsConfig(Config):
     """The crops an objective wants of each image."""
 
-    size: tuple[int, ...] = ()
+    size: tuple[Count, ...] = ()
     """Pixels or voxels of a crop, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224
     pixels or 96 voxels a side."""
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: tuple[Covered, Covered] = (0.2, 1.0)
     """Smallest and largest share of the image's area or volume that a crop covers."""
-    stretch: float = 4 / 3
+    stretch: float = Field(default=4 / 3, ge=1.0)
     """Largest ratio by which one axis of a crop is stretched against another, relative to the image's own shape."""
-    flipped_axes: tuple[int, ...] = ()
+    flipped_axes: tuple[Axis, ...] = ()
     """Spatial axes along which a crop is flipped half of the time; none by default, since sides mean something."""
 
     def fitted(self, size: tuple[int, ...]) -> ViewsConfig:
