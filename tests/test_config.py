@@ -71,6 +71,18 @@ def test_none_is_written_null() -> None:
     assert load("count=null").count is None
 
 
+@pytest.mark.parametrize("text", ["2024-01-31", "2024", "007", "1e5", "yes", "1.10", "null-1"])
+def test_what_looks_like_a_date_or_a_number_is_the_name_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"folder: {text}\nsource: {text}\n", encoding="utf-8")
+    assert Options.load(tmp_path / "a.yaml").folder == Path(text)
+    assert load(f"source={text}").source == Path(text)
+
+
+def test_numbers_and_booleans_are_what_their_option_makes_of_the_text() -> None:
+    config = load("count=3", "inner.rate=1e-4", "inner.sizes=[4, 5]")
+    assert (config.count, config.inner.rate, config.inner.sizes) == (3, 1e-4, (4, 5))
+
+
 def test_a_name_alone_is_short_for_a_choice() -> None:
     assert load("peft=full").peft.tree()["name"] == "full"
     assert load("peft=lora", "peft.rank=3").peft.tree()["rank"] == 3
@@ -91,6 +103,7 @@ def test_what_may_name_a_patient_is_left_out_of_the_public_tree() -> None:
     [
         ("mod=slow", "unknown key 'mod'; did you mean 'mode'?"),
         ("inner.rat=1", "unknown key 'inner.rat'; did you mean 'inner.rate'?"),
+        ("iner.rate=1", "unknown key 'iner'; did you mean 'inner'?"),
         ("mode=slwo", "mode: input should be 'fast' or 'slow' (found 'slwo')"),
         ("count=0", "count: input should be greater than or equal to 1 (found 0)"),
         ("inner.rate=quick", "inner.rate: input should be a valid number"),

@@ -20,6 +20,8 @@ TESTS = sorted((PROJECT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((PROJECT / "benchmarks").rglob("*.py"))
 CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
 
+METHODS = ("objectives", "losses", "peft", "heads", "backbones")
+"""Rooms whose choices are published methods."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "core"}
 HOMES = {
@@ -126,9 +128,7 @@ def test_every_choice_has_a_test(room: str, choice: str) -> None:
     assert any(re.search(rf"\b{re.escape(choice)}\b", text, re.IGNORECASE) for text in texts)
 
 
-@each(
-    [p for p in SOURCES if p.parent.name in ("objectives", "losses") and "@register" in p.read_text(encoding="utf-8")]
-)
+@each([p for p in SOURCES if p.parent.name in METHODS and "@register" in p.read_text(encoding="utf-8")])
 def test_a_method_names_its_source(path: Path) -> None:
     documented = (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
     docstrings = " ".join(ast.get_docstring(node) or "" for node in documented)

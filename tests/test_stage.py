@@ -163,6 +163,23 @@ def test_resuming_with_other_options_is_refused_and_names_them(tmp_path: Path) -
         run_count(tmp_path, resume=True, until=9)
 
 
+def test_resuming_on_another_dataset_is_refused(tmp_path: Path) -> None:
+    for name, rights in (("one", ""), ("other", "CC0-1.0")):
+        (tmp_path / name).mkdir()
+        Manifest((), Facts(name, licence=rights), tmp_path / name).write()
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2, dataset=tmp_path / "one")
+    (tmp_path / "one" / "facts.json").exists()
+    (tmp_path / "one").rename(tmp_path / "gone")
+    (tmp_path / "other").rename(tmp_path / "one")
+    with pytest.raises(ConfigError, match=r"the dataset is not the one that the unfinished run in .* began with"):
+        run_count(tmp_path, resume=True, dataset=tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "other")
+    (tmp_path / "gone").rename(tmp_path / "one")
+    assert run_count(tmp_path, resume=True, dataset=tmp_path / "one").metrics == {"count": 3}
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
 def test_private_options_are_not_saved(tmp_path: Path) -> None:
     run_count(tmp_path, stop_at=7)
     assert "stop_at" not in yaml.safe_load((tmp_path / "out" / "config.yaml").read_text(encoding="utf-8"))

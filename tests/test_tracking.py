@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 
 import matplotlib
@@ -71,6 +72,26 @@ def test_an_earlier_run_goes_on(config: TrackingConfig, client: MlflowClient) ->
     second.finish("FINISHED")
     assert second.run_id == first.run_id
     assert len(client.get_metric_history(first.run_id, "loss")) == 2
+
+
+def test_a_store_that_fails_midway_costs_its_record_and_not_the_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = start(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), "pretrain")
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    for table in ("metrics", "latest_metrics", "params", "tags"):
+        database.execute(f"DROP TABLE {table}")
+    database.commit()
+    for step in range(3 * BATCH):
+        tracker.metrics({"loss": float(step)}, step=step)
+    tracker.params({"lr": 1.0})
+    tracker.tags({"a": "b"})
+    tracker.file(tmp_path / "absent.md")
+    tracker.finish("FINISHED")
+    told = [record.message for record in caplog.records if "MLflow did not take" in record.message]
+    kinds = {text.removeprefix("MLflow did not take ").partition(" (")[0] for text in told}
+    assert {"metrics", "parameters", "tags", "files"} <= kinds
+    assert len(told) == len(kinds), "each kind is told once"
 
 
 def test_artifacts_lie_beside_the_sqlite_file(config: TrackingConfig, client: MlflowClient) -> None:

@@ -1,4 +1,7 @@
-"""One vision transformer over 2D and 3D, of timm's blocks and names, so that public weights load by name."""
+"""One vision transformer (Dosovitskiy et al., ICLR 2021) over 2D and 3D, of timm's blocks and names.
+
+So public weights load by name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear head: one layer on the first prefix token and the mean patch token."""
+"""The linear head: one layer on the first prefix token and the mean patch token (Oquab et al., TMLR 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear probe: the backbone is frozen and only the head is trained. A baseline."""
+"""The linear probe: the backbone is frozen and only the head is trained (Alain and Bengio 2016). A baseline."""
 
 from __future__ import annotations
 

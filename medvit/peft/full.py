@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the backbone is trained. A baseline."""
+"""Full fine-tuning: every weight of the backbone is trained (Yosinski et al., NeurIPS 2014). A baseline."""
 
 from __future__ import annotations
 

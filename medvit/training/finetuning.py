@@ -58,7 +58,7 @@ class Finetuning(TrainingModule):
         """Computes the metric of the round and keeps the weights if it is the best."""
         name, metric = self._metric()
         self._validated.clear()
-        self.log(name, metric, prog_bar=True)
+        self.log(name, metric, prog_bar=True, sync_dist=True)
         if math.isnan(metric):
             if not self.best_step:
                 log.warning("%s is undefined: the val split holds one class only; the last round is kept", name)

@@ -62,4 +62,4 @@ class Pretraining(TrainingModule):
         score = self.probe.score(self.objective.backbone)
         self.tracker.metrics({f"knn_{self.probe.question}": score}, self.global_step)
         if self.global_step:  # Lightning takes no metric before the first step
-            self.log("knn", score, prog_bar=True, logger=False)
+            self.log("knn", score, prog_bar=True, logger=False, sync_dist=True)

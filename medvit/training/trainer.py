@@ -66,7 +66,7 @@ class TrainerConfig(Config):
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=clip,
             logger=_TrackerLogger(tracker),
-            log_every_n_steps=10,
+            log_every_n_steps=min(10, self.round_batches),
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=False,

@@ -29,6 +29,22 @@ def test_a_mask_overlays_its_nifti_source_voxel_by_voxel_in_any_orientation(tmp_
     assert np.allclose(written.affine, source.affine)
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 0.001)])
+def test_a_mask_lies_on_a_source_in_any_unit(tmp_path: Path, unit: str, mm: float) -> None:
+    source = nib.Nifti1Image(
+        np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([-2.0 / mm, 2.0 / mm, 2.0 / mm, 1])
+    )
+    source.header.set_xyzt_units(unit)
+    nib.save(source, tmp_path / "brain.nii")
+    (item,) = find([tmp_path / "brain.nii"])
+    assert isinstance(item, Item)
+    image = read(item)
+    prediction = Prediction(("b", "x"), mask=(image.pixels[0] > 7).astype(np.uint8), affine=image.affine)
+    mask, affine = in_source_order(prediction, item)
+    assert np.array_equal(mask, np.asarray(source.dataobj) > 7)
+    assert affine.spacing_mm == pytest.approx((2.0, 2.0, 2.0))
+
+
 def test_a_label_map_says_its_unit_and_its_space(tmp_path: Path) -> None:
     write_nifti(tmp_path / "m.nii.gz", np.full((2, 2, 2), 300), Affine.from_spacing((1.0, 2.0, 3.0)))
     header = nib.load(tmp_path / "m.nii.gz").header

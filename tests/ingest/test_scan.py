@@ -36,6 +36,11 @@ def test_the_subject_of_bids_is_the_patient(write_png: Write, tmp_path: Path) ->
     assert patients(tmp_path / "source") == ["sub-01", "sub-02"]
 
 
+def test_the_channels_of_a_case_of_nnunet_are_of_one_patient(write_png: Write, tmp_path: Path) -> None:
+    write_png("imagesTr/la_01_0000.png"), write_png("imagesTr/la_01_0001.png"), write_png("scans/1_0000.png")
+    assert patients(tmp_path / "source") == ["imagesTr/la_01", "imagesTr/la_01", "scans/1_0000.png"]
+
+
 def test_the_patient_of_dicom_is_its_patient_id(tmp_path: Path) -> None:
     phantoms.write_radiograph_studies(tmp_path / "source", 2)
     found = scan(tmp_path / "source")

@@ -132,6 +132,23 @@ def test_a_classification_is_measured_and_its_telling_cases_are_shown(
     assert np.array(table["p.normal"]) + np.array(table["p.effusion"]) == pytest.approx(np.ones(6))
 
 
+def test_an_image_that_cannot_be_read_is_left_out_and_told(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make
+) -> None:
+    dataset = make_dataset()
+    manifest = Manifest.read(dataset)
+    lost = next(row for row in manifest if row.split == "test")
+    (array,) = manifest.store.folder.glob(f"*/{lost.sha256}*")
+    array.write_bytes(array.read_bytes()[:40])
+    paths = {"checkpoint": make_checkpoint(), "dataset": dataset, "output": tmp_path / "report"}
+    config = evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths})
+    finished = evaluate.run(config)
+    assert len(finished.failures) == 1
+    assert lost.image_id in finished.failures[0]
+    assert saved(finished.artifact)["counts"] == {"images": 5, "patients": 5}
+    assert "1 of 6 images could not be predicted and are left out" in page(finished.artifact)
+
+
 def test_pixels_without_a_physical_scale_are_not_called_millimeters(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:

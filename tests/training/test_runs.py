@@ -10,75 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from medvit.artifacts import ADAPTER, Checkpoint
-from medvit.errors import CheckpointError, DataError, TrainingError
-from medvit.geometry import Affine
-from medvit.manifest import Facts, Manifest
+from medvit.errors import CheckpointError, ConfigError, DataError, TrainingError
+from medvit.manifest import Manifest
 from medvit.model import Model
-from medvit.samples import Row
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 
 OFF = {"enabled": False}
 TINY = {"name": "vit", "channels": 1, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
 MAE = {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
-
-
-def row(manifest: Manifest, number: int, split: str, voxels: np.ndarray, mask: np.ndarray | None, labels: dict) -> Row:
-    name = f"i-{number}"
-    volume = voxels.ndim == 4
-    affine = Affine.from_spacing((1.0, 1.0, 1.0))
-    return Row(
-        name,
-        f"p-{number}",
-        name,
-        name,
-        "MR",
-        "volume" if volume else "image",
-        "tiny",
-        split,
-        voxels.shape,
-        str(voxels.dtype),
-        manifest.store.put(voxels),
-        labels=labels,
-        mask=None if mask is None else manifest.store.put(mask),
-        spacing_mm=affine.spacing_mm if volume else None,
-        affine=tuple(affine.matrix.ravel()) if volume else None,
-    )
-
-
-def dataset(folder: Path, *, ndim: int) -> Path:
-    """Bright balls on noise with their masks in 3D; bright and dark squares as two classes in 2D."""
-    folder.mkdir()
-    facts = Facts(
-        "tiny", classes={"label": ("dark", "bright")}, mask_classes=("background", "ball") if ndim == 3 else ()
-    )
-    manifest = Manifest((), facts, folder)
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(12):
-        split = "val" if number % 3 == 0 else "train"
-        noise = generator.normal(100, 10, (16,) * ndim)
-        if ndim == 3:
-            center = generator.uniform(5, 11, 3)
-            inside = np.linalg.norm(np.indices(noise.shape).T - center, axis=-1).T < 4
-            voxels, labels = noise + 80 * inside, {}
-        else:
-            inside = None
-            voxels, labels = noise * (1 + number % 2), {"label": ("dark", "bright")[number % 2]}
-        mask = None if inside is None else inside.astype(np.uint8)
-        rows.append(row(manifest, number, split, voxels[None].astype(np.int16), mask, labels))
-    Manifest(tuple(rows), facts, folder).write()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("data") / "volumes", ndim=3)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("data") / "images", ndim=2)
 
 
 def pretrain_options(data: Path, **more) -> dict:
@@ -140,6 +80,93 @@ def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes,
     interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
     resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
     assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+
+
+def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(volumes, tmp_path, monkeypatch):
+    whole = finetune(output=tmp_path / "whole", **finetune_options(volumes))
+
+    def stop(module):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.training.finetuning.Finetuning.restore_best", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(output=tmp_path / "cut", **finetune_options(volumes))
+    resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
+    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+    one, other = ((made.folder / "model_card.md").read_text() for made in (whole, resumed))
+    assert "val_dice" in one
+    assert one == other
+
+
+def test_a_damaged_checkpoint_to_resume_from_is_told(volumes, tmp_path, monkeypatch):
+    interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
+    (tmp_path / "cut.partial" / "last.ckpt").write_bytes(b"damaged by a full disk")
+    with pytest.raises(CheckpointError, match="is damaged and cannot be resumed from; remove it"):
+        finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
+
+
+def test_a_split_of_one_class_keeps_the_last_round_and_says_so(images, tmp_path, caplog):
+    manifest = Manifest.read(images)
+    (tmp_path / "images").symlink_to(images / "images") if (images / "images").exists() else None
+    rows = tuple(r for r in manifest if r.split == "train" or r.labels["label"] == "dark")
+    Manifest(rows, manifest.facts, tmp_path).write()
+    options = finetune_options(
+        tmp_path,
+        backbone=TINY | {"ndim": 2},
+        preprocess={"kind": "image"},
+        head=None,
+        trainer={"rounds": 2, "round_steps": 2},
+    )
+    tuned = finetune(output=tmp_path / "tuned", **options)
+    assert "val_auroc is undefined: the val split holds one class only" in caplog.text
+    assert "step of the kept round: 4" in (tuned.folder / "model_card.md").read_text()
+
+
+def test_drop_path_is_of_the_training_and_other_options_are_of_the_checkpoint(volumes, tmp_path, caplog):
+    start = pretrain(output=tmp_path / "start", **pretrain_options(volumes))
+    options = finetune_options(volumes, checkpoint=start.folder, backbone={"drop_path": 0.25, "size": "large"})
+    tuned = finetune(output=tmp_path / "tuned", **options)
+    assert tuned.model["backbone"]["drop_path"] == 0.25
+    assert tuned.model["backbone"]["width"] == 32
+    assert "backbone.size=large is ignored" in caplog.text
+    assert "drop_path" not in caplog.text
+
+
+def test_options_that_masks_do_not_need_are_said_to_be_ignored(volumes, tmp_path, caplog):
+    finetune(output=tmp_path / "tuned", **finetune_options(volumes, balance="sampler", smoothing=0.1))
+    assert "balance=sampler is ignored" in caplog.text
+    assert "smoothing=0.1 is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"crop": [16, 16]}, "crop has 2 numbers; the images of this model have 3 axes"),
+        ({"trainer": {"rounds": 0}}, "trainer.rounds: input should be greater than or equal to 1"),
+        ({"loader": {"batch_size": 0}}, "loader.batch_size: input should be greater"),
+        ({"peft": {"name": "lora", "rank": 0}}, "peft.rank: input should be greater"),
+        ({"mirrored_axes": [7]}, "mirrored_axes.0: input should be less than or equal to 2"),
+        ({"smoothing": 7}, "smoothing: input should be less than 1"),
+        ({"preprocess": {"intensity": {"mean": [0.5]}}}, "the method zscore does not use mean"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_the_door(volumes, tmp_path, options, sentence):
+    with pytest.raises(ConfigError) as told:
+        finetune(output=tmp_path / "tuned", **finetune_options(volumes, **options))
+    assert sentence in str(told.value)
+    assert not (tmp_path / "tuned.partial").exists()
+
+
+def test_a_large_image_is_classified_by_the_mean_over_crops_that_cover_it(images, tmp_path):
+    options = finetune_options(
+        images, backbone=TINY | {"ndim": 2}, preprocess={"kind": "image"}, head=None, crop=[8, 8], overlap=0
+    )
+    model = Model.from_checkpoint(Checkpoint.load(finetune(output=tmp_path / "tuned", **options).folder))
+    pixels = torch.randn(1, 1, 16, 24)
+    crops = [pixels[..., i : i + 8, j : j + 8] for i in (0, 8) for j in (0, 8, 16)]
+    mean = torch.stack([model.predict(crop) for crop in crops]).mean(0)
+    torch.testing.assert_close(model.predict(pixels), mean, atol=1e-6, rtol=0)
 
 
 def test_pretrain_then_finetune_hands_on_the_backbone_and_its_preprocessing(volumes, tmp_path):

@@ -1,0 +1,58 @@
+"""A run on several devices is started like any other, learns what one device learns, and only its leader writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvit.artifacts import Checkpoint
+from medvit.stage import StageConfig
+from pipelines.finetune import FinetuneConfig, finetune
+from pipelines.ingest import IngestConfig, ingest
+
+OPTIONS = {
+    "balance": "none",
+    "preprocess": {"kind": "image"},
+    "backbone": {"patch_size": 8, "width": 32, "depth": 2, "heads": 2},
+    "peft": "full",
+    "trainer": {"rounds": 2, "round_steps": 3, "precision": "32-true"},
+    "tracking": {"enabled": False},
+}
+
+
+def test_two_processes_learn_what_one_learns_of_twice_the_batch(images: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "dataset": images}
+    alone = finetune(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
+    shared = FinetuneConfig.parse(
+        {
+            **options,
+            "output": tmp_path / "both",
+            "loader": {"batch_size": 2},
+            "trainer": OPTIONS["trainer"] | {"devices": 2},
+        }
+    )
+    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", "finetune", str(tmp_path / "both.yaml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+    assert json.loads((tmp_path / "both" / "lineage.json").read_text())["stage"] == "finetune"
+    assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
+
+
+def test_a_stage_that_needs_one_process_leaves_the_others_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert not StageConfig.IS_DISTRIBUTED
+    config = IngestConfig.parse({"source": tmp_path / "missing", "dataset": tmp_path / "dataset"})
+    with pytest.raises(SystemExit) as left:
+        ingest(config)
+    assert left.value.code == 0
+    assert list(tmp_path.iterdir()) == []
