@@ -67,7 +67,7 @@ def read_sources(item: Item) -> Sources:
             header.update(_elements(made_up))
             if not _has_position(first):
                 header.pop("FrameOfReferenceUID", None)
-    affine = source_affine(item.files) if item.kind == "volume" else None
+    affine = source_affine(item) if item.kind == "volume" else None
     return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up))
 
 

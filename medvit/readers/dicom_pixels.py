@@ -41,7 +41,12 @@ def decode(dataset: Dataset) -> Frame:
     Raises:
         UnreadableError: If the decoders that are installed cannot take the pixels, or the rescale slope is 0.
     """
-    stored = _pixels(dataset)
+    return decode_frame(dataset, None)
+
+
+def decode_frame(dataset: Dataset, index: int | None) -> Frame:
+    """One frame of an instance of many, counted from 0, as `decode` gives it."""
+    stored = _pixels(dataset, index)
     if stored.ndim == 3:
         return Frame(np.ascontiguousarray(rearrange(stored, "h w c -> c h w")))
     slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
@@ -65,14 +70,14 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
 
 
-def _pixels(dataset: Dataset) -> Num[Array, "h w *c"]:
+def _pixels(dataset: Dataset, index: int | None = None) -> Num[Array, "h w *c"]:
     from pydicom.pixels import apply_color_lut, pixel_array
 
     _settle_syntax(dataset)
     if "PixelData" not in dataset:
         raise UnreadableError("the header promises an image, but the file ends without (7FE0,0010) PixelData")
     try:
-        stored = pixel_array(dataset)
+        stored = pixel_array(dataset, index=index)
     except (RuntimeError, NotImplementedError):
         # pydicom says so when no decoder takes the transfer syntax, or each that does has failed.
         name = dataset.file_meta.TransferSyntaxUID.name
