@@ -86,24 +86,25 @@ def layout(planes: Sequence[Header]) -> Layout:
 def resample(slices: Sequence[Num[Array, "h w"]], grid: Layout) -> Num[Array, "i j k"]:
     """The voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
 
-    Linear within planes and along the normal; integers are rounded. Where no slice reaches, voxels hold the lowest
-    value of the volume.
+    Linear within planes and along the normal; integers are rounded. A voxel that would need a pixel from outside of the
+    slices holds the lowest value of the volume.
     """
     stored = slices[0].dtype
-    lowest = float(min(one.min() for one in slices))
-    placed = [
-        _moved(one.astype(np.float32), shift, grid.shape[:2], lowest)
-        for one, shift in zip(slices, grid.shifts, strict=True)
-    ]
+    lowest = min(one.min() for one in slices)
     voxels = np.empty(grid.shape, dtype=stored)
+    placed: dict[int, Array] = {}
     for k in range(grid.shape[2]):
-        above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(placed) - 1)
+        above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(slices) - 1)
         below = max(above - 1, 0)
+        # Only two slices are held at a time, in the order in which they are met.
+        placed = {n: placed[n] if n in placed else _moved(slices[n], grid.shifts[n], grid) for n in (below, above)}
         span = grid.heights[above] - grid.heights[below]
         weight = 1.0 if span <= 0.0 else float(np.clip((k - grid.heights[below]) / span, 0.0, 1.0))
-        weight = round(weight, 6)
-        mixed = placed[above] if weight == 1.0 else (1.0 - weight) * placed[below] + weight * placed[above]
-        voxels[:, :, k] = np.rint(mixed) if np.issubdtype(stored, np.integer) else mixed
+        is_above = weight > 1.0 - WHOLE_PIXEL
+        mixed = placed[above] if is_above else (1.0 - weight) * placed[below] + weight * placed[above]
+        known = np.isfinite(mixed)
+        mixed = np.where(known, mixed, 0.0)
+        voxels[:, :, k] = np.where(known, np.rint(mixed) if np.issubdtype(stored, np.integer) else mixed, lowest)
     return voxels
 
 
@@ -121,15 +122,13 @@ def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
     return num_steps + 1, extent / num_steps
 
 
-def _moved(pixels: Num[Array, "h w"], shift: Float[Array, "2"], shape: tuple[int, int], fill: float) -> Array:
-    """Pixels (columns, rows) moved by a part of a pixel and more on a larger plane filled with `fill`."""
-    plane = np.full((shape[0] + 1, shape[1] + 1), fill, dtype=np.float32)
-    whole = np.floor(shift + WHOLE_PIXEL).astype(int)
-    left, top = whole
+def _moved(pixels: Num[Array, "h w"], shift: Float[Array, "2"], grid: Layout) -> Float[Array, "i j"]:
+    """Pixels (columns, rows) moved by (columns, rows) on the plane of a grid; NaN where the slice does not reach."""
+    columns, rows, _ = grid.shape
+    plane = np.full((columns + 1, rows + 1), np.nan)
+    left, top = whole = np.floor(shift + WHOLE_PIXEL).astype(int)
     plane[left : left + pixels.shape[1], top : top + pixels.shape[0]] = pixels.T
     for axis, part in enumerate(shift - whole):
         if part > WHOLE_PIXEL:
-            before = np.roll(plane, 1, axis=axis)
-            before[(slice(None),) * axis + (0,)] = fill
-            plane = (1.0 - part) * plane + part * before
-    return plane[: shape[0], : shape[1]]
+            plane = (1.0 - part) * plane + part * np.roll(plane, 1, axis=axis)
+    return plane[:columns, :rows]
