@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,17 @@ class Frame:
 
 
 def decode(dataset: Dataset) -> Frame:
-    """The frame of a single-frame instance.
+    """The frame of a single-frame instance: `decode_frame(dataset, 0)`."""
+    return decode_frame(dataset, 0)
+
+
+def decode_frames(dataset: Dataset) -> Iterator[Frame]:
+    """The frames of an instance in order, each decoded when it is asked for; never all at once."""
+    return (decode_frame(dataset, index) for index in range(int(dataset.get("NumberOfFrames") or 1)))
+
+
+def decode_frame(dataset: Dataset, index: int) -> Frame:
+    """One frame of an instance, counted from 0; no other frame is decoded.
 
     YBR and palettes become RGB. A modality lookup table is applied; a VOI table or window, for display only, is not.
     MONOCHROME1 is turned so that high is bright, by mirroring within the range of (0028,0101) BitsStored:
@@ -41,11 +52,6 @@ def decode(dataset: Dataset) -> Frame:
     Raises:
         UnreadableError: If the decoders that are installed cannot take the pixels, or the rescale slope is 0.
     """
-    return decode_frame(dataset, None)
-
-
-def decode_frame(dataset: Dataset, index: int | None) -> Frame:
-    """One frame of an instance of many, counted from 0, as `decode` gives it."""
     stored = _pixels(dataset, index)
     if stored.ndim == 3:
         return Frame(np.ascontiguousarray(rearrange(stored, "h w c -> c h w")))
@@ -70,7 +76,7 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
 
 
-def _pixels(dataset: Dataset, index: int | None = None) -> Num[Array, "h w *c"]:
+def _pixels(dataset: Dataset, index: int) -> Num[Array, "h w *c"]:
     from pydicom.pixels import apply_color_lut, pixel_array
 
     _settle_syntax(dataset)
