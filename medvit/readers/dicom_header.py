@@ -138,8 +138,9 @@ def begins_as_dicom(head: bytes) -> bool:
     if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
         return True
     is_first_group = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0"
+    is_big_endian = head[:3] == b"\x00\x08\x00"
     is_explicit, is_implicit = head[4:6] in FIRST_VRS, head[5:8] == b"\0\0\0"
-    return is_first_group and (is_explicit or is_implicit)
+    return (is_first_group and (is_explicit or is_implicit)) or (is_big_endian and is_explicit)
 
 
 def load(path: Path, **options: Any) -> Dataset:
@@ -157,8 +158,11 @@ def load(path: Path, **options: Any) -> Dataset:
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
-    # Where a file ends within an element, pydicom drops every element it has read.
     if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+        if options.pop("specific_tags", None) is not None:  # none of these, but perhaps others
+            load(path, **options)
+            return dataset
+        # Where a file ends within an element, pydicom drops every element it has read.
         raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
     return dataset
 

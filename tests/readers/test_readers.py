@@ -14,7 +14,7 @@ from medvit.sources.folder import files
 FOLDERS = {
     "dcm_qa_nih": {"volume": 18, "refused": 18},
     "dcm_qa_ts": {"volume": 18, "refused": 12},
-    "dicom-odd": {"image": 40, "volume": 1, "refused": 19},
+    "dicom-odd": {"image": 37, "volume": 1, "refused": 22},
     "highdicom-sm-seg-sr": {"image": 2, "refused": 25},
     "torchio-ct-series": {"volume": 1, "refused": 2},
     "totalseg-ct": {"volume": 7, "refused": 3},
