@@ -282,10 +282,8 @@ def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def _count(dataset: Dataset, keyword: str, default: int) -> int:
     """A whole number; `default` where there is none, -1 where something else stands."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return default
     try:
-        return int(value)
+        value = dataset.get(keyword)
+        return default if value is None or value == "" else int(value)
     except (TypeError, ValueError):
         return -1
