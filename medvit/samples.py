@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
+Values = Literal["stored", "displayed", "SUVbw"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Item:
     modality: str = ""
     index: int | None = None
     """Which image of a file that holds many."""
+    values: Values = "stored"
+    """Which values to read; what a file does not allow, it does not give."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None

@@ -20,7 +20,7 @@ import numpy as np
 from medvit.errors import GeometryError, MedvitError
 from medvit.geometry import Affine, to_ras
 from medvit.readers.dicom_header import Header, begins_as_dicom, check, header_of, load, read_header
-from medvit.readers.dicom_pixels import Frame, decode
+from medvit.readers.dicom_pixels import Frame, decode, in_unit
 from medvit.readers.refusals import decoding, refusal
 from medvit.readers.series import arrange, group
 from medvit.samples import Identity, Image, Item, Kind, Refusal
@@ -67,7 +67,8 @@ class Dicom:
             header = header_of(dataset, file)
             check(header)
             headers.append(header)
-            frames.append(decode(dataset))
+            frames.append(decode(dataset, item.values))
+        frames = in_unit(frames, item.values)
         if item.kind == "image":
             frame = frames[0]
             return Image(
