@@ -21,6 +21,7 @@ from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
 from medvit.manifest import Facts, Manifest
+from medvit.readers.values import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -59,6 +60,7 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     licence: str = ""
     """Terms under which the images may be used, for the card."""
@@ -95,7 +97,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
