@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
+Values = Literal["stored", "displayed", "SUVbw"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Item:
     """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
     is_resampled: bool = False
     """Whether its slices make no regular grid, so that reading puts them on one."""
+    values: Values = "stored"
+    """Which values to read; what a file does not allow, it does not give."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None

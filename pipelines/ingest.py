@@ -22,6 +22,7 @@ from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
+from medvit.readers.values import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -62,6 +63,7 @@ class IngestConfig(StageConfig):
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
     """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     licence: str = ""
     """Terms under which the images may be used, for the card."""
@@ -98,7 +100,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,

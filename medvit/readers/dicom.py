@@ -26,7 +26,7 @@ from medvit.errors import GeometryError, MedvitError
 from medvit.geometry import Affine, to_ras
 from medvit.readers.copies import Instance, check_copies
 from medvit.readers.dicom_header import Header, begins_as_dicom
-from medvit.readers.dicom_pixels import Frame
+from medvit.readers.dicom_pixels import Frame, in_unit
 from medvit.readers.planes import hash_pixels, read_pixels, read_planes
 from medvit.readers.refusals import decoding, refusal
 from medvit.readers.regular import Geometry, layout, resample
@@ -77,7 +77,8 @@ class Dicom:
             GeometryError: If the slices do not make one regular grid.
             UnreadableError: If pixels cannot be decoded.
         """
-        planes, frames = zip(*read_pixels(item), strict=True)
+        planes, decoded = zip(*read_pixels(item), strict=True)
+        frames = in_unit(decoded, item.values)
         if item.kind == "volume":
             return _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
         frame = frames[0]

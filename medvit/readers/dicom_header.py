@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
-from medvit.readers.limits import check_compressed, check_stored
+from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
 from medvit.readers.traits import Value, read_traits, trait_tags
 
 if TYPE_CHECKING:
@@ -235,15 +235,12 @@ def check(header: Header) -> None:
 
 
 def _check_size(header: Header) -> None:
-    from pydicom.uid import UID
-
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
     claimed = header.frames * header.rows * header.columns * samples * header.bits // 8
-    syntax = UID(header.transfer_syntax)
-    if syntax.is_transfer_syntax and (syntax.is_compressed or syntax.is_deflated):
-        check_compressed(claimed, header.file)
-    else:
+    if is_uncompressed(header.transfer_syntax):
         check_stored(claimed, header.file)
+    else:
+        check_compressed(claimed, header.file)
 
 
 def _class_name(header: Header) -> str:

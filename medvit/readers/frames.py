@@ -53,18 +53,6 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     return tuple(_frame(base, _flat(group), number, pointers) for number, group in enumerate(groups))
 
 
-def rescale(dataset: Dataset, number: int) -> Dataset:
-    """What functional groups say of the values of one frame: RescaleSlope, RescaleIntercept, RescaleType, if any."""
-    from pydicom import Dataset as Elements
-
-    said = Elements()
-    groups: Sequence[Dataset] = dataset.get(PER_FRAME) or ()
-    for group in (next(iter(dataset.get(SHARED) or ()), None), groups[number] if number < len(groups) else None):
-        for item in (group.get("PixelValueTransformationSequence") or ()) if group is not None else ():
-            said.update({tag: item[tag] for tag in item.keys()})  # noqa: SIM118 (elements by tag)
-    return said
-
-
 def _frame(base: Header, group: Dataset, number: int, pointers: Sequence[int]) -> Header:
     return replace(_placed(base, group), frame=number, traits=_merged(base, group, pointers))
 

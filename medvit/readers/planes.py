@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +14,10 @@ from medvit.readers import frames, mosaic
 from medvit.readers.dicom_header import Header, check, header_of, load, read_elements
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
 from medvit.readers.refusals import decoding
-from medvit.samples import Item
+from medvit.samples import Item, Values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-UNSPECIFIED = "US"
-"""The RescaleType that says no unit (PS3.3 C.11.1.1.2)."""
 
 
 def read_planes(path: Path) -> tuple[Header, ...]:
@@ -47,7 +43,7 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
         wanted[number].append(frame)
     found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
     for number, chosen in wanted.items():
-        for frame, plane in zip(chosen, _decoded(item.files[number], chosen), strict=True):
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
             found[number, frame] = plane
     return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
 
@@ -69,15 +65,15 @@ def hash_pixels(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _decoded(path: Path, chosen: Sequence[int | None]) -> list[tuple[Header, Frame]]:
+def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
     if None in chosen:
         dataset, planes = _open(path)
-        return [(_plane(planes, 0), decode(dataset)) for _ in chosen]
+        return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
     dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
     if planes[0].is_mosaic:
-        whole = decode(dataset)
+        whole = decode(dataset, values)
         return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
-    return [(_plane(planes, n), _frame(dataset, n or 0)) for n in chosen]
+    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
 
 
 def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
@@ -105,16 +101,3 @@ def _plane(planes: Sequence[Header], number: int | None) -> Header:
     if not 0 <= (number or 0) < len(planes):
         raise UnreadableError("the file has fewer frames than when it was found; find the files again")
     return planes[number or 0]
-
-
-def _frame(dataset: Dataset, number: int) -> Frame:
-    """A frame whose values mean what its functional groups say, where they say it (PS3.3 C.7.6.16.2.9)."""
-    frame = decode(dataset) if int(dataset.get("NumberOfFrames") or 1) == 1 else decode_frame(dataset, number)
-    said = frames.rescale(dataset, number)
-    if "RescaleSlope" not in said:
-        return frame
-    kind = str(said.get("RescaleType") or "").strip()
-    slope, intercept = float(said.RescaleSlope), float(said.get("RescaleIntercept") or 0.0)
-    if slope == 0.0:
-        raise UnreadableError("(0028,1053) RescaleSlope is 0; expected another number")
-    return replace(frame, slope=slope, intercept=intercept, unit="" if kind == UNSPECIFIED else kind)
