@@ -36,6 +36,7 @@ _SCHEMA = pa.schema(
         ("slope", pa.float64()),
         ("intercept", pa.float64()),
         ("unit", pa.string()),
+        ("part", pa.string()),
     ]
 )
 
@@ -148,6 +149,7 @@ def _row(line: dict[str, Any]) -> Row:
             "labels": dict(line["labels"] or ()),
             "spacing_mm": None if spacing is None else tuple(spacing),
             "affine": None if affine is None else tuple(affine),
+            "part": line.get("part") or "",
         }
     )
 

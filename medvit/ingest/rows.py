@@ -97,5 +97,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         dataset=dataset,
         split=candidate.split,
         labels=dict(candidate.labels),
+        part=candidate.item.part,
         **fields,
     )
