@@ -178,7 +178,7 @@ def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3
     if drift_mm > SHEAR_TOLERANCE_MM:
         raise GeometryError(
             f"slices drift {drift_mm:.2f} mm sideways from the first to the last (gantry tilt); "
-            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm: resample the series"
+            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
         )
 
 
