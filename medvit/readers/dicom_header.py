@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.readers.dicom_elements import quick
 from medvit.readers.limits import check_compressed, check_stored
 
 if TYPE_CHECKING:
@@ -122,6 +123,12 @@ def load(path: Path, **options: Any) -> Dataset:
     with path.open("rb") as stream:
         if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
+        stream.seek(0)
+        found = quick(
+            stream, tags=options.get("specific_tags"), with_pixels=not options.get("stop_before_pixels", False)
+        )
+        if found is not None:
+            return found
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
     # Where a file ends within an element, pydicom drops every element it has read.

@@ -12,6 +12,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import UnreadableError
 from medvit.readers.dicom_header import SLICES
+from medvit.readers.dicom_native import native
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -71,8 +72,9 @@ def _pixels(dataset: Dataset) -> Num[Array, "h w *c"]:
     _settle_syntax(dataset)
     if "PixelData" not in dataset:
         raise UnreadableError("the header promises an image, but the file ends without (7FE0,0010) PixelData")
+    stored = native(dataset)
     try:
-        stored = pixel_array(dataset)
+        stored = pixel_array(dataset) if stored is None else stored
     except (RuntimeError, NotImplementedError):
         # pydicom says so when no decoder takes the transfer syntax, or each that does has failed.
         name = dataset.file_meta.TransferSyntaxUID.name
