@@ -10,12 +10,12 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from struct import Struct
-from struct import error as CutShort  # noqa: N812 (what unpacking beyond the end raises)
+from struct import error as CutShort
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.dataelem import RawDataElement
+    from pydicom.dataelem import DataElement, RawDataElement
     from pydicom.tag import BaseTag
 
 PREAMBLE_BYTES = 132
@@ -30,9 +30,11 @@ SHORT_VRS = frozenset(
     (b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()  # PS3.5 7.1.2, table 7.1-2
 )
 LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
-TEXT_VRS = frozenset("AE AS CS DA DT LO LT PN SH SQ ST TM UC UI UR UT".split())
+SIMPLE_VRS = frozenset(["CS", "DS", "IS", "LO", "SH", "UI"])
+TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
 UNDEFINED = 0xFFFFFFFF
+OF_META = frozenset((0x00020002, 0x00020003, 0x00020010))
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
@@ -55,10 +57,13 @@ class Element(NamedTuple):
     is_undefined: bool
 
 
-def quick(stream: BinaryIO, *, tags: Collection[int] | None = None, with_pixels: bool = True) -> Dataset | None:
+def quick(
+    stream: BinaryIO, *, tags: Collection[int] | None = None, with_pixels: bool = True, decoded: Collection[int] = ()
+) -> Dataset | None:
     """The data set in a file at its beginning, all elements or those of `tags`; none where pydicom should read it.
 
-    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all.
+    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. Values of the tags
+    `decoded` are decoded at once, which is quicker for those that will be asked for; numbers become plain ones.
     """
     wanted = None if tags is None else {CHARACTER_SET, *tags, *([PIXELS] if with_pixels else [])}
     last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
@@ -66,7 +71,7 @@ def quick(stream: BinaryIO, *, tags: Collection[int] | None = None, with_pixels:
     content = stream.read(size if with_pixels else FIRST_BYTES)
     while True:
         try:
-            return _dataset(content, size, wanted, last)
+            return _dataset(content, size, wanted, last, frozenset(decoded))
         except Unusual:
             return None
         except CutShort:
@@ -76,7 +81,7 @@ def quick(stream: BinaryIO, *, tags: Collection[int] | None = None, with_pixels:
             content += more
 
 
-def _dataset(content: bytes, size: int, tags: Collection[int] | None, last: int) -> Dataset:
+def _dataset(content: bytes, size: int, tags: Collection[int] | None, last: int, decoded: Collection[int]) -> Dataset:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
 
@@ -91,11 +96,12 @@ def _dataset(content: bytes, size: int, tags: Collection[int] | None, last: int)
     is_implicit = syntax == IMPLICIT_SYNTAX
     start = max(element.next for element in meta.values())
     elements = _elements(content, start, size, is_implicit=is_implicit, last=last)
-    found = _raw(content, (e for e in elements if tags is None or e.tag in tags), is_implicit=is_implicit)
+    wanted = (element for element in elements if tags is None or element.tag in tags)
+    found = _raw(content, wanted, is_implicit=is_implicit, decoded=decoded)
     if not found:
         raise Unusual
     dataset = Dataset(found)
-    dataset.file_meta = FileMetaDataset(_raw(content, meta.values(), is_implicit=False))
+    dataset.file_meta = FileMetaDataset(_raw(content, meta.values(), is_implicit=False, decoded=OF_META))
     dataset.set_original_encoding(is_implicit, True, dataset._character_set)
     return dataset
 
@@ -161,24 +167,65 @@ def _behind_item(content: bytes, at: int, *, is_implicit: bool) -> int:
     return at + 8
 
 
-def _raw(content: bytes, elements: Iterable[Element], *, is_implicit: bool) -> dict[BaseTag, RawDataElement]:
+def _raw(
+    content: bytes, elements: Iterable[Element], *, is_implicit: bool, decoded: Collection[int] = ()
+) -> dict[BaseTag, RawDataElement | DataElement]:
+    """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
     from pydicom.dataelem import RawDataElement
 
-    found = {}
+    found: dict[BaseTag, RawDataElement | DataElement] = {}
     for element in elements:
         tag, value = _tag(element.tag), content[element.start : element.stop]
         if len(value) < element.stop - element.start:
             raise CutShort
+        if element.tag in decoded and (plain := _plain(element, value, tag)) is not None:
+            found[tag] = plain
+            continue
         vr = element.vr.decode() if element.vr else None
         length = len(value)
         if element.is_undefined and element.tag == PIXELS:
             length = UNDEFINED
         elif element.is_undefined:
             vr = "SQ"
-        if not value and vr not in TEXT_VRS:
-            value = None
-        found[tag] = RawDataElement(tag, vr, length, value, element.start, is_implicit, True)
+        kept = value if value or vr in TEXT_VRS else None
+        found[tag] = RawDataElement(tag, vr, length, kept, element.start, is_implicit, True)
     return found
+
+
+def _plain(element: Element, value: bytes, tag: BaseTag) -> DataElement | None:
+    """An element with a decoded value, where that is as simple as it mostly is; none where pydicom should do it."""
+    from pydicom.dataelem import DataElement
+
+    vr = element.vr.decode() if element.vr else _known_vr(tag)
+    try:
+        if vr == "US" and len(value) == 2:
+            return DataElement(tag, vr, value[0] + 256 * value[1], already_converted=True)
+        if vr not in SIMPLE_VRS or not value.isascii() or b"\x1b" in value:  # an escape changes the character set
+            return None
+        parts = [_simple(vr, part) for part in value.decode().rstrip(" \0").split("\\")]
+    except ValueError:
+        return None
+    if "" in parts:
+        return None
+    return DataElement(tag, vr, parts[0] if len(parts) == 1 else parts, already_converted=True)
+
+
+def _simple(vr: str, part: str) -> object:
+    from pydicom import config
+    from pydicom.uid import UID
+
+    if vr == "DS":
+        return float(part)
+    if vr == "IS":
+        return int(part)
+    return UID(part, validation_mode=config.IGNORE) if vr == "UI" else part.rstrip(" \0")
+
+
+@cache
+def _known_vr(tag: BaseTag) -> str | None:
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    return dictionary_VR(tag) if dictionary_has_tag(tag) else None
 
 
 @cache

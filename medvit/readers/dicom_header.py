@@ -124,9 +124,8 @@ def load(path: Path, **options: Any) -> Dataset:
         if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
         stream.seek(0)
-        found = quick(
-            stream, tags=options.get("specific_tags"), with_pixels=not options.get("stop_before_pixels", False)
-        )
+        with_pixels = not options.get("stop_before_pixels", False)
+        found = quick(stream, tags=options.get("specific_tags"), with_pixels=with_pixels, decoded=_tags())
         if found is not None:
             return found
         stream.seek(0)
