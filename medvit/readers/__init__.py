@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.readers.masks import LabelMap, attach, pair_masks
@@ -53,6 +53,34 @@ class MaskReader(Protocol):
         """The label map in a file, labels unscaled, in RAS+ order where it has an affine."""
 
 
+@runtime_checkable
+class SeriesReader(Protocol):
+    """A reader whose files make images together: `find` is to look into each file, in any process, then to `join`."""
+
+    header_type: type
+    """What is known of a file that was looked into: a frozen dataclass of plain values, `file` its path among them."""
+
+    def look(self, path: Path) -> Any:
+        """The header of a file, or the `Refusal` of it."""
+
+    def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
+        """The images that files with these headers make, and the refusals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file that was looked into: its format, and its header or refusal where files of the format make series."""
+
+    path: Path = field(repr=False)
+    reader: str = ""
+    header: Any = field(default=None, repr=False)
+    refusal: Refusal | None = field(default=None, repr=False)
+
+
+Look = Callable[[Sequence[Path]], Iterable[Seen]]
+"""Looks into files, in their order; it may do so in several processes or remember what it saw."""
+
+
 @cache
 def readers() -> tuple[Reader, ...]:
     """Every format, by name; the first one that sniffs a file reads it."""
@@ -73,19 +101,40 @@ def reader(name: str) -> Reader:
     raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
 
 
-def find(files: Sequence[Path]) -> Iterator[Item | Refusal]:
+def look(path: Path) -> Seen:
+    """What a file is, and its header where the format looks into files one by one."""
+    known = _sniff(path)
+    if isinstance(known, Refusal):
+        return Seen(path, refusal=known)
+    if not isinstance(known, SeriesReader):
+        return Seen(path, known.name)
+    header = known.look(path)
+    return Seen(path, known.name, refusal=header) if isinstance(header, Refusal) else Seen(path, known.name, header)
+
+
+def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
+    """Looks into files one after the other, in this process."""
+    return map(look, files)
+
+
+def find(files: Sequence[Path], *, look: Look = look_at_each) -> Iterator[Item | Refusal]:
     """The images in some files, with their label maps, and what is refused and why; every file is told of once."""
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
-    for file in sorted(set(files)):
-        known = _sniff(file)
-        if isinstance(known, Refusal):
-            yield known
+    headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
+    for seen in look(sorted(set(files))):
+        if seen.refusal is not None:
+            yield seen.refusal
+        elif seen.header is not None:
+            headers[seen.reader].append(seen.header)
         else:
-            groups[known.name].append(file)
+            groups[seen.reader].append(seen.path)
     pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
     pairing = pair_masks(sorted(pairable))
     yield from pairing.refused
     for known in readers():
+        if isinstance(known, SeriesReader):
+            yield from known.join(headers.pop(known.name))
+            continue
         for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))
 

@@ -32,6 +32,7 @@ class Dicom:
     """DICOM Part 10 files and data sets without preamble (PS3.10)."""
 
     name = "dicom"
+    header_type = Header
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Whether the file begins as DICOM or is named so."""
@@ -39,16 +40,22 @@ class Dicom:
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
         """An item a volume or image; a refusal an instance that is no image, or a series of irregular geometry."""
-        headers: list[Header] = []
-        for file in files:
-            try:
-                with decoding("the DICOM header"):
-                    header = read_header(file)
-                    check(header)
-            except MedvitError as error:
-                yield refusal((file,), error)
-            else:
-                headers.append(header)
+        found = [self.look(file) for file in files]
+        yield from (one for one in found if isinstance(one, Refusal))
+        yield from self.join([one for one in found if isinstance(one, Header)])
+
+    def look(self, path: Path) -> Header | Refusal:
+        """The header of a file that holds an image."""
+        try:
+            with decoding("the DICOM header"):
+                header = read_header(path)
+                check(header)
+        except MedvitError as error:
+            return refusal((path,), error)
+        return header
+
+    def join(self, headers: Sequence[Header]) -> Iterator[Item | Refusal]:
+        """Volumes and images of the series that these instances make, and the refusals."""
         for series in group(headers):
             yield from self._items(series)
 
