@@ -24,24 +24,15 @@ from medvit.samples import Refusal
 
 log = logging.getLogger("medvit")
 
+STATE_BYTES = 64
+"""Length of a state in hex."""
+
 
 class Memory:
-    """What was seen of files, by the state each was in."""
+    """What was seen of files, by the state each was in, out of `lines`."""
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
-        self._lines = dict(lines)
-
-    @classmethod
-    def read(cls, key_file: Path, dataset: str) -> Memory:
-        """What was written for a dataset; nothing where there is none, or where it is damaged."""
-        try:
-            lines = _path(key_file, dataset).read_bytes().splitlines()
-            return cls({line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in lines})
-        except FileNotFoundError:
-            return cls({})
-        except (OSError, UnicodeDecodeError):
-            log.warning("what earlier scans saw of this dataset cannot be read; every header is read again")
-            return cls({})
+        self._lines = lines
 
     def recall(self, path: Path, state: str) -> Seen | None:
         """What was seen of a file in this state; none if nothing was."""
@@ -57,6 +48,18 @@ class Memory:
             return Seen(path, name, replace(_adapter(name).validate_python(header), file=path))
         except (ValueError, TypeError, ValidationError):
             return None
+
+
+def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
+    """What was written for a dataset, by state; nothing where there is none, or where it is damaged."""
+    try:
+        whole = _path(key_file, dataset).read_bytes().splitlines()
+        return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError):
+        log.warning("what earlier scans saw of this dataset cannot be read; every header is read again")
+        return {}
 
 
 def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> None:
@@ -78,10 +81,6 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> Non
         raise OutputError(
             f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
         ) from None
-
-
-STATE_BYTES = 64
-"""Length of a state in hex."""
 
 
 def _line(seen: Seen) -> bytes:
