@@ -19,6 +19,7 @@ from typing import TextIO
 
 from numpy import ndarray as Array
 
+from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
@@ -128,6 +129,8 @@ def take(
                 lines.add(states[outcome.item.key], outcome.result)
             else:
                 refusals.append(_refusal(outcome))
+    if taken:
+        write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     return Stored(taken, tuple(refusals))
 
 
@@ -140,6 +143,10 @@ def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> Non
                 for address in filter(None, (taken.sha256, taken.mask)):
                     store.link(there, address)
                 lines.add(state, taken)
+
+
+def _line(state: str, taken: Taken) -> str:
+    return json.dumps({"state": state, "taken": asdict(taken)}) + "\n"
 
 
 class _Lines:
@@ -159,7 +166,7 @@ class _Lines:
         """Adds what was taken of an image in a state."""
         if self._file is None:  # a run that takes nothing leaves no file
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
-        self._file.write(json.dumps({"state": state, "taken": asdict(taken)}) + "\n")
+        self._file.write(_line(state, taken))
         self._file.flush()
 
 

@@ -106,9 +106,10 @@ def look(path: Path) -> Seen:
     known = _sniff(path)
     if isinstance(known, Refusal):
         return Seen(path, refusal=known)
-    if not isinstance(known, SeriesReader):
+    series_reader = _series_readers().get(known.name)
+    if series_reader is None:
         return Seen(path, known.name)
-    header = known.look(path)
+    header = series_reader.look(path)
     return Seen(path, known.name, refusal=header) if isinstance(header, Refusal) else Seen(path, known.name, header)
 
 
@@ -132,8 +133,8 @@ def find(files: Sequence[Path], *, look: Look = look_at_each) -> Iterator[Item |
     pairing = pair_masks(sorted(pairable))
     yield from pairing.refused
     for known in readers():
-        if isinstance(known, SeriesReader):
-            yield from known.join(headers.pop(known.name))
+        if known.name in _series_readers():
+            yield from _series_readers()[known.name].join(headers.pop(known.name))
             continue
         for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))
@@ -154,6 +155,11 @@ def read(item: Item) -> Image:
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
         return attach(image, known.read_mask(item.mask))
+
+
+@cache
+def _series_readers() -> dict[str, SeriesReader]:
+    return {known.name: known for known in readers() if isinstance(known, SeriesReader)}
 
 
 def _sniff(file: Path) -> Reader | Refusal:

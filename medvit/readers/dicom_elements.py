@@ -7,16 +7,18 @@ since what is not wanted is stepped over. Anything else, a damaged file above al
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from struct import Struct
 from struct import error as CutShort
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-    from pydicom.dataelem import DataElement, RawDataElement
-    from pydicom.tag import BaseTag
+from pydicom import Dataset, config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
 
 PREAMBLE_BYTES = 132
 FIRST_BYTES = 2**14
@@ -30,7 +32,6 @@ SHORT_VRS = frozenset(
     (b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()  # PS3.5 7.1.2, table 7.1-2
 )
 LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
-SIMPLE_VRS = frozenset(["CS", "DS", "IS", "LO", "SH", "UI"])
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
 UNDEFINED = 0xFFFFFFFF
@@ -39,7 +40,8 @@ CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 
-_explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
+_explicit, _implicit = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from
+_tag_at, _length = Struct("<HH").unpack_from, Struct("<I").unpack_from
 
 
 class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another parser)
@@ -82,9 +84,6 @@ def quick(
 
 
 def _dataset(content: bytes, size: int, tags: Collection[int] | None, last: int, decoded: Collection[int]) -> Dataset:
-    from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
-
     if content[128:PREAMBLE_BYTES] != b"DICM":
         raise Unusual
     meta = {e.tag: e for e in _elements(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META)}
@@ -110,9 +109,10 @@ def _elements(content: bytes, start: int, size: int, *, is_implicit: bool, last:
     """The elements from `start` on, up to the tag `last`; of `size` bytes `content` may hold only the first."""
     at, previous = start, -1
     while at < size:
-        tag, vr, value, length = _opening(content, at, is_implicit=is_implicit)
-        if tag > last:
+        group, number = _tag_at(content, at)
+        if group << 16 | number > last:  # before its length, which behind the meta information is of another syntax
             return
+        tag, vr, value, length = _opening(content, at, is_implicit=is_implicit)
         if tag <= previous:
             raise Unusual
         is_undefined = length == UNDEFINED
@@ -171,8 +171,6 @@ def _raw(
     content: bytes, elements: Iterable[Element], *, is_implicit: bool, decoded: Collection[int] = ()
 ) -> dict[BaseTag, RawDataElement | DataElement]:
     """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
-    from pydicom.dataelem import RawDataElement
-
     found: dict[BaseTag, RawDataElement | DataElement] = {}
     for element in elements:
         tag, value = _tag(element.tag), content[element.start : element.stop]
@@ -194,42 +192,46 @@ def _raw(
 
 def _plain(element: Element, value: bytes, tag: BaseTag) -> DataElement | None:
     """An element with a decoded value, where that is as simple as it mostly is; none where pydicom should do it."""
-    from pydicom.dataelem import DataElement
-
     vr = element.vr.decode() if element.vr else _known_vr(tag)
-    try:
-        if vr == "US" and len(value) == 2:
-            return DataElement(tag, vr, value[0] + 256 * value[1], already_converted=True)
-        if vr not in SIMPLE_VRS or not value.isascii() or b"\x1b" in value:  # an escape changes the character set
-            return None
-        parts = [_simple(vr, part) for part in value.decode().rstrip(" \0").split("\\")]
-    except ValueError:
+    if vr == "US" and len(value) == 2:
+        return DataElement(tag, vr, value[0] + 256 * value[1], already_converted=True)
+    convert = SIMPLE_VRS.get(vr)
+    if convert is None or not value.isascii() or b"\x1b" in value:  # an escape changes the character set
         return None
+    parts = value.decode().rstrip(" \0").split("\\")
     if "" in parts:
         return None
-    return DataElement(tag, vr, parts[0] if len(parts) == 1 else parts, already_converted=True)
+    try:
+        plain = convert(parts[0]) if len(parts) == 1 else [convert(part) for part in parts]
+    except ValueError:
+        return None
+    return DataElement(tag, vr, plain, already_converted=True)
 
 
-def _simple(vr: str, part: str) -> object:
-    from pydicom import config
-    from pydicom.uid import UID
+def _uid(text: str) -> UID:
+    return UID(text, validation_mode=config.IGNORE)
 
-    if vr == "DS":
-        return float(part)
-    if vr == "IS":
-        return int(part)
-    return UID(part, validation_mode=config.IGNORE) if vr == "UI" else part.rstrip(" \0")
+
+def _text(text: str) -> str:
+    return text.rstrip(" \0")
 
 
 @cache
 def _known_vr(tag: BaseTag) -> str | None:
-    from pydicom.datadict import dictionary_has_tag, dictionary_VR
-
     return dictionary_VR(tag) if dictionary_has_tag(tag) else None
 
 
 @cache
 def _tag(number: int) -> BaseTag:
-    from pydicom.tag import BaseTag
-
     return BaseTag(number)
+
+
+SIMPLE_VRS: Mapping[str | None, Callable[[str], object]] = {
+    "CS": _text,
+    "LO": _text,
+    "SH": _text,
+    "DS": float,
+    "IS": int,
+    "UI": _uid,
+}
+"""How the text of a value becomes plain."""

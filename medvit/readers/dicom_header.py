@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
-from medvit.readers.dicom_elements import quick
 from medvit.readers.limits import check_compressed, check_stored
 
 if TYPE_CHECKING:
@@ -118,8 +117,9 @@ def load(path: Path, **options: Any) -> Dataset:
     """
     import pydicom
 
-    # Its warnings quote the values they complain of, names among them.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    from medvit.readers.dicom_elements import quick
+
+    _quiet()
     with path.open("rb") as stream:
         if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
@@ -213,6 +213,12 @@ def _class_name(header: Header) -> str:
 
     known = UID_dictionary.get(header.sop_class)
     return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"
+
+
+@cache
+def _quiet() -> None:
+    # Its warnings quote the values they complain of, names among them.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @cache
