@@ -150,7 +150,7 @@ class _Worker:
     def give(self, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
         """Sends an item to do. That the worker has died is seen when its answer is taken."""
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send((function, item))
+            self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> tuple[Any, Exception | None] | None:
         """Result and error of the item it was given; none if it has died on it."""
@@ -169,16 +169,17 @@ class _Worker:
 
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
-    while True:
-        try:
-            function, item = connection.recv()
-        except (EOFError, OSError):
-            return
-        answer = _attempt(function, item)
-        try:
-            connection.send(answer)
-        except BrokenPipeError:
-            return
+    with suppress(EOFError, OSError):  # the calling process has ended
+        while True:
+            connection.send_bytes(_answer(connection.recv_bytes()))
+
+
+def _answer(given: bytes) -> bytes:
+    try:
+        function, item = pickle.loads(given)
+        return pickle.dumps(_attempt(function, item))
+    except Exception as error:  # what cannot be passed between processes may fail in any way
+        return pickle.dumps((None, _portable(error)))
 
 
 _idle: list[_Worker] = []

@@ -134,7 +134,7 @@ def test_the_test_files_of_pydicom_read_the_same_both_ways() -> None:
                 del expected[tag]
             assert found.to_json_dict() == expected.to_json_dict(), path.name
         num_compared += 1
-    assert num_compared > 60
+    assert num_compared > 50
 
 
 def test_native_frames_are_those_that_a_decoder_gives() -> None:
