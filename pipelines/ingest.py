@@ -20,6 +20,7 @@ from medvit.ingest.scan import scan
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
+from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
 from medvit.readers.values import ValuesConfig
@@ -47,6 +48,8 @@ class IngestConfig(StageConfig):
     """Folder or file with the images, nested anyhow."""
     dataset: Path
     """Dataset folder to make."""
+    update: Path | None = None
+    """Dataset made of this source before: what has not changed since is taken from it, and what has is counted."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
     """Name of the dataset; none takes that of its folder."""
     modality: str = ""
@@ -79,7 +82,9 @@ class IngestConfig(StageConfig):
 
     @property
     def title(self) -> str:
-        """Name of the dataset."""
+        """Name of the dataset: the one given, or that of the dataset to update, or that of the folder."""
+        if self.name is None and self.update is not None:
+            return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
 
 
@@ -87,8 +92,19 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
+    if config.update is not None:
+        run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
-    found = scan(config.source, patient_from=config.patient_from, geometry=config.geometry)
+    pseudonyms = Pseudonyms.with_key_file(config.key, name)
+    update = Update(config.update, config.key, name, pseudonyms)
+    found = scan(
+        config.source,
+        patient_from=config.patient_from,
+        geometry=config.geometry,
+        engine=config.engine,
+        remembered=update.remembered,
+    )
+    update.tell(found)
     candidates = found.candidates
     if config.labels is not None:
         if config.label_from != "none":
@@ -97,7 +113,6 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     else:
         candidates = from_folders(candidates, config.label_from)
     assigned = assign(candidates, config.splits)
-    pseudonyms = Pseudonyms.with_key_file(config.key, name)
 
     images = run.folder / "images"
     stored = take(
@@ -106,6 +121,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
+        stamps=found.stamps,
+        earlier=config.update,
     )
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
     made = rows(assigned.candidates, stored.taken, pseudonyms, name)
@@ -124,6 +141,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
     manifest.write()
     quarantine.write(left_out, run.folder)
+    update.leave(found, run.folder)
     write_card(manifest, left_out, prose)
     storing.clean(manifest)
     run.failures += failures(left_out)

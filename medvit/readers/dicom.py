@@ -44,6 +44,7 @@ class Dicom:
 
     geometry: Geometry = "refuse"
     name: str = "dicom"
+    header_type: type = Header
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Whether the file begins as DICOM or is named so."""
@@ -59,13 +60,24 @@ class Dicom:
         Pixels are read of those instances only that may be copies of one another.
         """
         planes: list[Header] = []
-        for file in files:
-            try:
-                with decoding("the DICOM header"):
-                    planes += read_planes(file)
-            except MedvitError as error:
-                yield refusal((file,), error)
-        for series in group(planes):
+        for seen in map(self.look, files):
+            if isinstance(seen, Refusal):
+                yield seen
+            else:
+                planes += seen
+        yield from self.join(planes)
+
+    def look(self, path: Path) -> tuple[Header, ...] | Refusal:
+        """A header for every plane of a file that holds an image."""
+        try:
+            with decoding("the DICOM header"):
+                return read_planes(path)
+        except MedvitError as error:
+            return refusal((path,), error)
+
+    def join(self, headers: Sequence[Header]) -> Iterator[Item | Refusal]:
+        """Volumes and images of the series that these planes make, and the refusals."""
+        for series in group(headers):
             yield from self._items(series)
 
     def read(self, item: Item) -> Image:

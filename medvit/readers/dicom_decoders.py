@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.readers.dicom_codestream import read_codestream
 from medvit.readers.dicom_layout import Layout
+from medvit.readers.dicom_native import native
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -68,7 +69,8 @@ def stored_values(dataset: Dataset, layout: Layout, index: int) -> Num[Array, "h
     _silence()
     uid = str(dataset.file_meta.TransferSyntaxUID)
     if uid in NATIVE:
-        return _native(dataset, layout, index, uid)
+        as_it_lies = native(dataset) if layout.high_bit == layout.bits_stored - 1 else None
+        return _native(dataset, layout, index, uid) if as_it_lies is None else as_it_lies
     encoded = _encoded(dataset, layout, index, uid)
     if uid in (ENCAPSULATED, FRAME_DEFLATED):
         plain = encoded if uid == ENCAPSULATED else _inflated(encoded, -(-layout.frame_bits // 8))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
 from medvit.readers.traits import Value, read_traits, trait_tags
 
@@ -151,11 +152,17 @@ def load(path: Path, **options: Any) -> Dataset:
     """
     import pydicom
 
-    # Its warnings quote the values they complain of, names among them.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    from medvit.readers.dicom_elements import quick
+
+    _quiet()
     with path.open("rb") as stream:
         if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
+        stream.seek(0)
+        with_pixels = not options.get("stop_before_pixels", False)
+        found = quick(stream, tags=options.get("specific_tags"), with_pixels=with_pixels, decoded=_tags())
+        if found is not None:
+            return found
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
     if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
@@ -194,23 +201,23 @@ def header_of(dataset: Dataset, path: Path) -> Header:
         num_bytes=path.stat().st_size,
         sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
-        patient=_text(dataset, "PatientID") or _text(dataset, "PatientName"),
-        study=_text(dataset, "StudyInstanceUID"),
-        series=_text(dataset, "SeriesInstanceUID"),
-        description=_text(dataset, "SeriesDescription"),
-        modality=_text(dataset, "Modality").upper(),
-        image_type=_texts(dataset, "ImageType"),
-        photometric=_text(dataset, "PhotometricInterpretation"),
-        rows=_count(dataset, "Rows", 0),
-        columns=_count(dataset, "Columns", 0),
-        samples=_count(dataset, "SamplesPerPixel", 1),
-        frames=_count(dataset, "NumberOfFrames", 1),
-        bits=_count(dataset, "BitsAllocated", 0),
+        patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
+        study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        description=text(dataset, "SeriesDescription"),
+        modality=text(dataset, "Modality").upper(),
+        image_type=texts(dataset, "ImageType"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        rows=count(dataset, "Rows", 0),
+        columns=count(dataset, "Columns", 0),
+        samples=count(dataset, "SamplesPerPixel", 1),
+        frames=count(dataset, "NumberOfFrames", 1),
+        bits=count(dataset, "BitsAllocated", 0),
         transfer_syntax=syntax,
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
         orientation=numbers(dataset, "ImageOrientationPatient", 6),
         spacing_mm=numbers(dataset, "PixelSpacing", 2),
-        number=_count(dataset, "InstanceNumber", 0),
+        number=count(dataset, "InstanceNumber", 0),
         traits=tuple(read_traits(dataset).items()),
     )
 
@@ -261,36 +268,14 @@ def _class_name(header: Header) -> str:
 
 
 @cache
+def _quiet() -> None:
+    # Its warnings quote the values they complain of, names among them.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@cache
 def _tags() -> tuple[int, ...]:
     from pydicom.datadict import tag_for_keyword
 
     own = (tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
     return tuple(sorted({*own, *trait_tags()}))
-
-
-def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The `count` numbers an element holds; none where it is missing or holds anything else."""
-    try:
-        values = tuple(float(value) for value in dataset.get(keyword) or ())
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == count else None
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    value = dataset.get(keyword) or ()
-    return (value.strip(),) if isinstance(value, str) else tuple(str(part).strip() for part in value)
-
-
-def _count(dataset: Dataset, keyword: str, default: int) -> int:
-    """A whole number; `default` where there is none, -1 where something else stands."""
-    try:
-        value = dataset.get(keyword)
-        return default if value is None or value == "" else int(value)
-    except (TypeError, ValueError):
-        return -1

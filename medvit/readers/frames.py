@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medvit.errors import UnreadableError
-from medvit.readers.dicom_header import Header, numbers
+from medvit.readers.dicom_header import Header
+from medvit.readers.elements import numbers
 from medvit.readers.traits import Value, read_traits
 
 if TYPE_CHECKING:
