@@ -75,9 +75,11 @@ _COLUMNS = {
     "slope": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
+    "flags": ("sc:Text", "What looks wrong with the image"),
+    "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
 }
-"""Columns of the manifest; all but `labels`, since the format knows no maps."""
-_REPEATED = ("shape", "spacing_mm", "affine")
+"""Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""
+_REPEATED = ("shape", "spacing_mm", "affine", "flags")
 
 
 def write_croissant(manifest: Manifest) -> Path:
@@ -104,7 +106,7 @@ def _describe(manifest: Manifest) -> Tree:
                 "@type": "cr:RecordSet",
                 "@id": "images",
                 "name": "images",
-                "description": "A row an image, volume or slide; the column labels, a map, is not described here",
+                "description": "A row an image, volume or slide; labels and attributes, maps, are not described here",
                 "key": {"@id": "images/image_id"},
                 "field": [_field(name) for name in _COLUMNS],
             }

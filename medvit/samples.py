@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
+Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing"]
+"""What `medvit.ingest.quality` may find wrong with an image."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ class Row:
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
+    flags: tuple[Flag, ...] | None = None
+    """What looks wrong with the image; none where nobody looked, as before flags were known."""
+    perceptual_hash: str | None = None
+    """As `medvit.similarity` makes it, empty of an image without any structure; none where it was not made."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """How and of whom it was taken, by the keys of `medvit.readers.acquisition`; nothing that identifies."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"

@@ -13,6 +13,7 @@ from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import find_prose, write_card
 from medvit.engine import EngineConfig
 from medvit.ingest import crosswalk, storing
+from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
@@ -60,6 +61,7 @@ class IngestConfig(StageConfig):
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     splits: SplitConfig = Field(default_factory=SplitConfig)
+    curation: CurationConfig = Field(default_factory=CurationConfig)
     licence: str = ""
     """Terms under which the images may be used, for the card."""
     source_url: str = ""
@@ -102,8 +104,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         engine=config.engine,
         state=pseudonyms.state,
     )
-    refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
-    made = rows(assigned.candidates, stored.taken, pseudonyms, name)
+    curated = curate(assigned.candidates, stored.taken, config.curation)
+    refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
+    made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
 
     facts = Facts(
@@ -112,7 +115,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         source=config.source_url or (prose.head.source if prose else ""),
         description=config.description,
         classes=classes(made),
-        mask_classes=mask_classes(config.mask_classes, stored.taken.values()),
+        mask_classes=mask_classes(config.mask_classes, curated.taken.values()),
     )
     manifest = Manifest(made, facts, run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)

@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.curation import examined
 from medvit.manifest import Manifest
 from medvit.samples import Refusal
 from medvit.store import Store
@@ -72,6 +73,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            **examined(image, candidate.item),
         )
 
     def _check_mask(self, mask: Array | None) -> None:
