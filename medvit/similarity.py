@@ -33,10 +33,10 @@ CLIPPED_PERCENTILES = (0.5, 99.5)
 MAX_DISTANCE = 20
 """Bits in which two images may differ and count as alike.
 
-Measured on 413 brain MR slices, 340 breast ultrasound images, 120 of nuclei, 1600 small and 30 large fundus photographs,
+Measured on 413 brain MR slices, 340 breast ultrasound images, 120 of nuclei, 1600 small and 30 large fundus pictures,
 200 MR and 1584 binary volumes. Of copies after JPEG (down to quality 20), resizing, conversion to gray, noise and gamma
 99 % differ in at most 18 bits; shifted or cropped by 1 % in 12 to 38, and are found in part. Different images differ in
-22 or more, but for smooth ones: one pair of the small photographs and 2272 of the binary volumes (of 1.25 million) are
+22 or more, but for smooth ones: one pair of the small pictures and 2272 of the binary volumes (of 1.25 million) are
 nearer, and `MIN_CORRELATION` takes them out.
 """
 MIN_CORRELATION = 0.94
