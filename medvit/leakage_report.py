@@ -30,9 +30,9 @@ NAMES: Mapping[Check, str] = {
 }
 NOTES = (
     "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
-    "Identical: each stored value is the same, whatever the file. Alike: hashes of 256 bits that differ in few, confirmed "
-    "by correlation; a repeated exposure, a re-encoded or resized copy, or a neighboring frame. Mirrored, rotated or "
-    "cropped copies (by more than about 1 %) are not found.",
+    "Identical: each stored value is the same, whatever the file. Alike: hashes of 256 bits that differ in few, "
+    "confirmed by correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame. Mirrored, "
+    "rotated or cropped copies (by more than about 1 %) are not found.",
     "The same patient is known again between datasets only where both were ingested with one key and files name "
     "their patient (DICOM PatientID, or the column patient of a table).",
 )

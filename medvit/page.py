@@ -1,4 +1,4 @@
-"""A document of headings, sentences, tables and pictures: as HTML that stands alone, and as Markdown with files beside."""
+"""A document of headings, sentences, tables and pictures: as HTML that stands alone, as Markdown with files beside."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def montage(lines: Sequence[tuple[str, Sequence[tuple[str, Float[Array, "h w *c"
     width = max(len(pictures) for _, pictures in lines)
     size = (SIDE_INCHES * max(width, 3), (SIDE_INCHES + 0.45) * len(lines))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    for part, (heading, pictures) in zip(np.atleast_1d(figure.subfigures(len(lines), 1)), lines, strict=True):
+    parts = figure.subfigures(len(lines), 1, squeeze=False)[:, 0]
+    for part, (heading, pictures) in zip(parts, lines, strict=True):
         part.suptitle(heading, fontsize=8, x=0.01, ha="left")
         for axes in (grid := part.subplots(1, max(width, 3), squeeze=False)[0]):
             axes.set_axis_off()

@@ -63,6 +63,10 @@ STAGES = {
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
         "ways to leak were found",
     ),
+    "card": Entry(
+        "Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew.",
+        "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
+    ),
     "demo": Entry(
         "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
         "medvit demo output=runs/demo",
