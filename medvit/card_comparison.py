@@ -28,6 +28,8 @@ HTML, MARKDOWN, CSV, PICTURES = "comparison.html", "comparison.md", "comparison.
 MAX_NAMES = 12
 """Names of a variable that are shown, the most frequent."""
 SHOWN_IMAGES = 6
+FEW_PATIENTS = 20
+"""Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
 MIN_VALUES = 2
 """Observations that a variable needs in both datasets."""
 NOTES = (
@@ -74,7 +76,10 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[Variable])
     """Writes `comparison.html`, which stands alone, `comparison.md` with its pictures, and `comparison.csv`."""
     write_text(folder / CSV, _csv(variables))
     large = [one.name for one in variables if one.shift.size in ("medium", "large")]
-    opening = f"Medium or large shifts: {', '.join(large)}." if large else "No medium or large shift was found."
+    opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
+    fewest = min(len({row.patient_id for row in manifest}) for manifest in (a, b))
+    if fewest < FEW_PATIENTS:
+        opening += f" One of them has {fewest} patients only: the intervals are rougher than they look."
     only = [_only(key, here, there) for key, here, there in (("a", a, b), ("b", b, a))]
     page = Page(
         f"{a.facts.name} (a) and {b.facts.name} (b)",
@@ -120,7 +125,7 @@ def _counts(manifest: Manifest) -> dict[str, int]:
 def _only(key: str, here: Manifest, there: Manifest) -> str:
     """What one dataset tells and the other does not, so that it cannot be compared."""
     known, others = ({*names(m), *numbers(m)} for m in (here, there))
-    return f"Only {key} tells: {', '.join(sorted(known - others))}." if known - others else ""
+    return f"Only {key} tells: {'; '.join(sorted(known - others))}." if known - others else ""
 
 
 def _table(variables: Sequence[Variable]) -> Table:

@@ -24,7 +24,7 @@ from medvit.config import Config
 from medvit.croissant import write_croissant
 from medvit.errors import ConfigError
 from medvit.intensities import percentiles, sampled_rows
-from medvit.leakage import Overlap, find_overlaps
+from medvit.leakage import Overlap, find_copies
 from medvit.manifest import Manifest
 from medvit.page import Table, markdown_table
 from medvit.quarantine import Quarantined
@@ -121,7 +121,7 @@ def write_markdown(
 ) -> None:
     """Writes `card.md` and its plots alone, into any folder."""
     measured = _measure(manifest)
-    overlaps = find_overlaps({"": manifest}, ("pixel", "perceptual"))
+    overlaps = find_copies(manifest)
     plots = card_plots.draw(manifest, measured.intensities, folder)
     head = _head(manifest)
     sections = [

@@ -77,6 +77,7 @@ _COLUMNS = {
     "unit": ("sc:Text", "Unit of the real intensity"),
     "flags": ("sc:Text", "What looks wrong with the image"),
     "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
+    "file_sha256": ("sc:Text", "Hash of the file the image came from, where it was one file and not DICOM"),
 }
 """Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""
 _REPEATED = ("shape", "spacing_mm", "affine", "flags")

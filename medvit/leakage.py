@@ -1,4 +1,4 @@
-"""What datasets, or the splits of one, share that they should not: patients, studies, pixels, looks.
+"""What datasets, or the splits of one, share that they should not: patients, studies, files, pixels, looks.
 
 A model that has seen an image, or another of the same patient, has seen part of the answer. Pseudonyms of one site key
 are equal for the same patient wherever PatientID says who that is; a patient known only by a file name has another
@@ -8,7 +8,7 @@ pseudonym in every dataset, so between such datasets only pixels and looks can t
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +23,8 @@ from medvit.similarity import MAX_DISTANCE, MIN_CORRELATION, correlation, near_p
 
 log = logging.getLogger("medvit")
 
-Check = Literal["patient", "study", "pixel", "perceptual"]
-CHECKS: tuple[Check, ...] = ("patient", "study", "pixel", "perceptual")
+Check = Literal["patient", "study", "file", "pixel", "perceptual"]
+CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that share a patient, a study or their pixels, or that look alike.
+    """Images that share a patient, a study, a file or their pixels, or that look alike.
 
     `distance` is the number of bits in which the hashes of look-alikes differ, at most over the links of the group.
     """
@@ -86,6 +86,7 @@ def find_overlaps(
     finders: dict[Check, Callable[[], Iterable[Overlap]]] = {
         "patient": lambda: (o for o in _shared("patient", members, lambda row: row.patient_id) if o.crosses),
         "study": lambda: (o for o in _shared("study", members, lambda row: row.study_id) if o.crosses),
+        "file": lambda: _shared("file", images, lambda row: row.file_sha256),
         "pixel": lambda: _shared("pixel", images, lambda row: row.sha256),
         "perceptual": lambda: _alike(images, manifests, max_distance),
     }
@@ -93,26 +94,25 @@ def find_overlaps(
     return tuple(sorted(found, key=lambda o: (CHECKS.index(o.check), not o.crosses, o.distance)))
 
 
-def tell(overlaps: Sequence[Overlap]) -> None:
-    """Warns of overlaps that cross splits, by kind."""
-    counts = Counter(overlap.check for overlap in overlaps if overlap.crosses)
-    for check in CHECKS:
-        if counts[check]:
-            log.warning("%d groups of images in several splits share a %s", counts[check], _SHARED[check])
+def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
+    """The groups of one dataset with identical pixels or that look alike; warns of the latter if they cross splits.
+
+    Raises:
+        DataError: If pixels are needed that the store lacks.
+    """
+    overlaps = find_overlaps({"": manifest}, ("pixel", "perceptual"))
+    crossing = sum(overlap.check == "perceptual" and overlap.crosses for overlap in overlaps)
+    if crossing:
+        log.warning("groups of images that look alike and lie in several splits: %d; see `medvit leakage`", crossing)
+    return overlaps
 
 
-_SHARED: Mapping[Check, str] = {
-    "patient": "patient",
-    "study": "study",
-    "pixel": "content, pixel by pixel",
-    "perceptual": "look (perceptual hash)",
-}
-
-
-def _shared(check: Check, members: Sequence[Member], key: Callable[[Row], str]) -> Iterator[Overlap]:
+def _shared(check: Check, members: Sequence[Member], key: Callable[[Row], str | None]) -> Iterator[Overlap]:
     groups: dict[str, list[Member]] = defaultdict(list)
     for member in members:
-        groups[key(member.row)].append(member)
+        value = key(member.row)
+        if value is not None:
+            groups[value].append(member)
     yield from (Overlap(check, _ordered(group)) for group in groups.values() if len(group) > 1)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.artifacts import write_text
-from medvit.leakage import Check, Overlap
+from medvit.leakage import CHECKS, Check, Overlap
 from medvit.manifest import Manifest
 from medvit.page import Page, Picture, Section, Table
 from medvit.thumbnails import montage, thumbnail
@@ -25,14 +25,16 @@ LISTED_GROUPS = 50
 NAMES: Mapping[Check, str] = {
     "patient": "same patient",
     "study": "same study",
+    "file": "identical files",
     "pixel": "identical pixels",
     "perceptual": "alike to look at",
 }
 NOTES = (
     "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
-    "Identical: each stored value is the same, whatever the file. Alike: hashes of 256 bits that differ in few, "
-    "confirmed by correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame. Mirrored, "
-    "rotated or cropped copies (by more than about 1 %) are not found.",
+    "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
+    "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
+    "correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame. Mirrored, rotated or "
+    "cropped copies (by more than about 1 %) are not found.",
     "The same patient is known again between datasets only where both were ingested with one key and files name "
     "their patient (DICOM PatientID, or the column patient of a table).",
 )
@@ -51,13 +53,18 @@ def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
 def crossings(overlaps: Sequence[Overlap]) -> Table:
     """How many groups of each kind join which splits and datasets."""
     counts = Counter((overlap.check, overlap.places) for overlap in overlaps if overlap.crosses)
-    lines = [[NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items())]
+    lines = [
+        [NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items(), key=_order)
+    ]
     return Table(["", "between", "groups"], lines)
 
 
 def hits(overlaps: Sequence[Overlap]) -> list[str]:
     """A sentence for each way in which splits or datasets are joined."""
-    return [f"{name}: {number} groups in {places}" for name, places, number in crossings(overlaps).lines]
+    return [
+        f"{name}: {number} group{'' if number == 1 else 's'} in {places}"
+        for name, places, number in crossings(overlaps).lines
+    ]
 
 
 def write(
@@ -78,6 +85,11 @@ def write(
         sections,
         "warning" if crossing else "plain",
     ).write_html(folder / HTML)
+
+
+def _order(counted: tuple[tuple[Check, tuple[str, ...]], int]) -> tuple[int, tuple[str, ...]]:
+    (check, places), _ = counted
+    return CHECKS.index(check), places
 
 
 def _examples(found: Sequence[Overlap], manifests: Mapping[str, Manifest]) -> list[Table | list[Picture]]:

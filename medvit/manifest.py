@@ -20,7 +20,7 @@ from medvit.store import Store
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 lacked the columns flags, perceptual_hash and attributes."""
+"""Version 1 lacked the columns flags, perceptual_hash, file_sha256 and attributes."""
 FILE_NAME = "manifest.parquet"
 
 _SCHEMA = pa.schema(
@@ -40,6 +40,7 @@ _SCHEMA = pa.schema(
         ("unit", pa.string()),
         ("flags", pa.list_(pa.string())),
         ("perceptual_hash", pa.string()),
+        ("file_sha256", pa.string()),
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -167,7 +168,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _said(row: Row) -> dict[str, Any]:
     """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
-    later = ("flags", "perceptual_hash", "attributes")
+    later = ("flags", "perceptual_hash", "file_sha256", "attributes")
     return {name: value for name, value in _plain(row).items() if name not in later or value not in (None, [])}
 
 

@@ -104,6 +104,8 @@ class Row:
     """What looks wrong with the image; none where nobody looked, as before flags were known."""
     perceptual_hash: str | None = None
     """As `medvit.similarity` makes it, empty of an image without any structure; none where it was not made."""
+    file_sha256: str | None = None
+    """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """How and of whom it was taken, by the keys of `medvit.readers.acquisition`; nothing that identifies."""
 

@@ -62,14 +62,10 @@ def perceptual_hash(pixels: Num[Array, "c *s"]) -> str:
     Empty where there is nothing to tell images apart by: no finite pixel, or all alike after clipping.
     """
     averaged = _on_grid(pixels)
-    finite = averaged[np.isfinite(averaged)]
-    if not finite.size:
-        return ""
-    low, high = np.percentile(finite, CLIPPED_PERCENTILES)
+    low, high = np.percentile(averaged, CLIPPED_PERCENTILES)
     if not high > low:
         return ""
-    clipped = (np.clip(np.nan_to_num(averaged, nan=low, posinf=high, neginf=low), low, high) - low) / (high - low)
-    frequencies = _low_frequencies(clipped)
+    frequencies = _low_frequencies((np.clip(averaged, low, high) - low) / (high - low))
     return np.packbits(frequencies > np.median(frequencies)).tobytes().hex()
 
 
@@ -85,7 +81,7 @@ def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE) -> Pairs
 
 def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"]) -> float:
     """Pearson's correlation of two images, both averaged onto the same grid; 0 where one of them is constant."""
-    first, second = (np.nan_to_num(_on_grid(pixels)).ravel() for pixels in (one, other))
+    first, second = (_on_grid(pixels).ravel() for pixels in (one, other))
     first, second = first - first.mean(), second - second.mean()
     norm = float(np.linalg.norm(first) * np.linalg.norm(second))
     return float(first @ second) / norm if norm > 0 else 0.0
@@ -94,10 +90,19 @@ def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"]) -> float:
 def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
     ndim = pixels.ndim - 1
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
-    averaged = pixels[(slice(None), *steps)].astype(np.float64).mean(axis=0)
-    for axis in range(ndim):
-        averaged = np.moveaxis(np.tensordot(_averaging(averaged.shape[axis], GRID[ndim]), averaged, (1, axis)), 0, axis)
-    return averaged
+    sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
+    averaged = sampled[0] if len(sampled) == 1 else sampled.mean(axis=0)
+    for _ in range(ndim):  # each turn takes the last axis and puts its average first
+        averaged = np.tensordot(_averaging(averaged.shape[-1], GRID[ndim]), averaged, (1, ndim - 1))
+    return averaged.astype(np.float64)
+
+
+def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
+    """The pixels with the lowest finite value in place of those that are not finite; zeros where none is."""
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return pixels
+    is_finite = np.isfinite(pixels)
+    return np.where(is_finite, pixels, pixels.min(initial=np.inf, where=is_finite) if is_finite.any() else 0.0)
 
 
 @cache
@@ -107,20 +112,25 @@ def _averaging(size: int, points: int) -> Float[Array, "p n"]:
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(size)[None]
     overlap = np.clip(np.minimum(ends, pixels + 1) - np.maximum(starts, pixels), 0, None)
-    return overlap / overlap.sum(axis=1, keepdims=True)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _low_frequencies(grid: Float[Array, "*g"]) -> Float[Array, "b"]:
-    from scipy.fft import dctn
-
-    return dctn(grid, norm="ortho").ravel()[_lowest(grid.ndim)]
+    """Coefficients of the orthonormal cosine transform (DCT-II), as far as `_lowest` names them."""
+    points, kept = len(grid), int(_lowest(grid.ndim).max()) + 1
+    angles = np.pi / points * (np.arange(points)[None] + 0.5) * np.arange(kept)[:, None]
+    waves = np.cos(angles) * np.where(np.arange(kept) == 0, 1.0, np.sqrt(2.0))[:, None] / np.sqrt(points)
+    frequencies = grid
+    for _ in range(grid.ndim):
+        frequencies = np.tensordot(waves, frequencies, (1, grid.ndim - 1))
+    return frequencies[tuple(_lowest(grid.ndim))]
 
 
 @cache
-def _lowest(ndim: int) -> Int[Array, "b"]:
-    """Where the `NUM_BITS` lowest frequencies lie, without the mean, which tells of brightness only."""
-    squares = (np.indices((GRID[ndim],) * ndim) ** 2).sum(axis=0).ravel()
-    return np.argsort(squares, kind="stable")[1 : NUM_BITS + 1]
+def _lowest(ndim: int) -> Int[Array, "d b"]:
+    """Places of the `NUM_BITS` lowest frequencies, without the mean, which tells of brightness only."""
+    places = np.indices((GRID[ndim],) * ndim).reshape(ndim, -1)
+    return places[:, np.argsort((places**2).sum(axis=0), kind="stable")[1 : NUM_BITS + 1]]
 
 
 def _search(words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:

@@ -24,7 +24,7 @@ class LeakageConfig(StageConfig):
     output: Path | None = None
     """Report folder to make; none takes the first free of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
-    """What to look for: patient, study, pixel, perceptual."""
+    """What to look for: patient, study, file, pixel, perceptual."""
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
     """Bits of 256 in which the perceptual hashes of images that count as alike may differ."""
 

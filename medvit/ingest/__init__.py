@@ -96,6 +96,7 @@ class Taken:
     unit: str
     flags: tuple[Flag, ...] | None = None
     perceptual_hash: str | None = None
+    file_sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -33,13 +34,21 @@ class Curated:
 
 
 def examined(image: Image, item: Item) -> dict[str, Any]:
-    """The fields of `Taken` that come from a look at an image: its flags, its perceptual hash and its attributes."""
+    """The fields of `Taken` that come from a look at an image: flags, hashes and attributes."""
     known = image if image.modality else replace(image, modality=item.modality)
     return {
         "flags": flags(known),
         "perceptual_hash": perceptual_hash(image.pixels),
+        "file_sha256": _file_hash(item),
         "attributes": dict(attributes(item)),
     }
+
+
+def _file_hash(item: Item) -> str | None:
+    if item.reader == "dicom" or item.index is not None or len(item.files) != 1:
+        return None
+    with item.files[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def curate(candidates: Sequence[Candidate], taken: Mapping[str, Taken], config: CurationConfig) -> Curated:

@@ -38,13 +38,13 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
     """Logs how many images are copies, and warns of those in several splits or with several labels."""
     if not groups:
         return
-    log.info("%d groups of images have identical pixels, %d images in all", len(groups), sum(map(len, groups)))
+    log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
     crossing = sum(len({candidate.split for candidate in group}) > 1 for group in groups)
     if crossing and stay:
-        log.warning("%d of them lie in several splits; curation.duplicates=drop keeps each in one", crossing)
+        log.warning("groups of them in several splits: %d; curation.duplicates=drop keeps each in one", crossing)
     contradicting = sum(len({_labels(candidate) for candidate in group}) > 1 for group in groups)
     if contradicting:
-        log.warning("%d of them carry different labels; look at them: one must be wrong", contradicting)
+        log.warning("groups of them with different labels: %d; look at them, one must be wrong", contradicting)
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:

@@ -14,8 +14,10 @@ from numpy import ndarray as Array
 
 from medvit.samples import Flag, Image
 
-SAMPLED = {2: 1024, 3: 128}
+SAMPLED = {2: 512, 3: 64}
 """Pixels along an axis that are looked at; the others are stepped over."""
+LINES = {2: 128, 3: 16}
+"""Lines of neighboring pixels along the longest axis that are looked at, across each other axis."""
 
 MIN_NEIGHBOR_CORRELATION = 0.2
 """Neighboring pixels of an image are alike, those of noise are not."""
@@ -27,7 +29,7 @@ MIN_CONTRAST = 0.1
 
 MIN_CLIPPED = 0.01
 """Share of pixels at the very highest value from which on an image may be clipped."""
-CLIPPED_RATIO = 10.0
+CLIPPED_RATIO = 3.0
 """The highest value must hold so many times the pixels of the `CLIPPED_NEIGHBORS` of the range just below it."""
 CLIPPED_NEIGHBORS = 0.02
 CLIPPED_MODALITIES_LEFT_OUT = ("SM", "GM", "SEG")
@@ -40,7 +42,8 @@ DARK_AROUND = ("CR", "DX", "RG", "MG", "IO", "PX", "RF", "XA", "CT", "MR", "US")
 FRAME = 0.03
 """Width of the frame of an image that shows its background, as a share of each side."""
 MIN_BRIGHTER_FRAME = 0.25
-"""Share of the range by which the frame of an inverted image is brighter than its middle."""
+"""Share of the range by which the frame of an inverted image is brighter than its middle. An inverted image whose body
+fills the frame, as a tightly collimated chest, is not found."""
 
 MIN_SIDE = 16
 """Pixels of the shorter side in plane below which an image is tiny: less than one common patch of a transformer."""
@@ -59,10 +62,10 @@ MIN_PADDED = 0.4
 
 def flags(image: Image) -> tuple[Flag, ...]:
     """The names of all rules that an image breaks, in a fixed order; a constant image breaks no other rule on looks."""
-    if _is_constant(image.pixels):
+    sampled = _sampled(image.pixels)
+    if _is_constant(sampled) and _is_constant(image.pixels):
         looks: tuple[Flag, ...] = ("constant",)
     else:
-        sampled = _sampled(image.pixels)
         looks = tuple(name for name, rule in _LOOKS.items() if rule(image, sampled))
     return (*looks, *(name for name, rule in _GEOMETRY.items() if rule(image)))
 
@@ -76,7 +79,7 @@ def _is_constant(pixels: Num[Array, "c *s"]) -> bool:
 
 def _sampled(pixels: Num[Array, "c *s"]) -> Num[Array, "c *t"]:
     limit = SAMPLED[pixels.ndim - 1]
-    steps = (slice(None, None, max(1, size // limit)) for size in pixels.shape[1:])
+    steps = (slice(None, None, -(-size // limit)) for size in pixels.shape[1:])
     return pixels[(slice(None), *steps)]
 
 
@@ -93,22 +96,27 @@ def _share_of_8_bits(pixels: Num[Array, "c *s"]) -> float:
 
 
 def _is_blank(image: Image, pixels: Num[Array, "c *s"]) -> bool:
-    correlation = _neighbor_correlation(pixels)
+    correlation = _neighbor_correlation(image.pixels[0])
     if correlation < MIN_NEIGHBOR_CORRELATION:
         return True
+    if pixels.dtype != np.uint8:
+        return False
+    if _share_of_8_bits(pixels) >= MIN_LEVELS:
+        return False
     # A small shape on an empty ground is a label map or a drawing.
-    is_drawing = correlation > MIN_DRAWING_CORRELATION and len(np.unique(pixels)) < MIN_DISTINCT
-    return _share_of_8_bits(pixels) < MIN_LEVELS and not is_drawing
+    has_shape = correlation > MIN_DRAWING_CORRELATION and int(np.ptp(pixels)) >= MIN_LEVELS * 255
+    return not (has_shape and len(np.unique(pixels)) < MIN_DISTINCT)
 
 
-def _neighbor_correlation(pixels: Num[Array, "c *s"]) -> float:
-    """Pearson's correlation of pixels with their neighbors along the longest axis, of the first channel."""
-    values = pixels[0].astype(np.float64)
-    values = np.nan_to_num(values, nan=float(np.nanmedian(values)))
-    values = np.moveaxis(values, int(np.argmax(values.shape)), 0)
-    one, other = values[:-1].ravel(), values[1:].ravel()
-    deviations = one.std() * other.std()
-    return 1.0 if deviations == 0 else float(((one - one.mean()) * (other - other.mean())).mean() / deviations)
+def _neighbor_correlation(pixels: Num[Array, "*s"]) -> float:
+    """Pearson's correlation of pixels with their neighbors along the longest axis."""
+    along = np.moveaxis(pixels, int(np.argmax(pixels.shape)), 0)
+    limit = LINES[pixels.ndim]
+    steps = (slice(None, None, -(-size // limit)) for size in along.shape[1:])
+    values = np.nan_to_num(along[(slice(None), *steps)].astype(np.float64))
+    one, other = values[:-1] - values[:-1].mean(), values[1:] - values[1:].mean()
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum()) / norm if norm > 0 else 1.0
 
 
 def _is_low_in_contrast(image: Image, pixels: Num[Array, "c *s"]) -> bool:

@@ -14,7 +14,7 @@ from medvit.quarantine import Quarantined
 from medvit.readers.masks import ORPHAN
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage")
+NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "copy")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 

@@ -112,7 +112,7 @@ def _number(text: str) -> str:
         value = float(text)
     except ValueError:
         return ""
-    return f"{value:.4g}" if 0 < value < 1e5 else ""
+    return f"{value:.6g}" if 0 < value < 1e5 else ""
 
 
 def _age(dataset: Dataset) -> str:
