@@ -45,6 +45,11 @@ def chest() -> np.ndarray:
     return radiograph(np.random.default_rng(0), RADIOGRAPH_CLASSES[0])
 
 
+def collimated(pixels: np.ndarray) -> np.ndarray:
+    """The same within film that a collimator kept from exposure, which is bright."""
+    return np.pad(pixels, 40, constant_values=4095)
+
+
 PADDED = np.zeros((100, 100), np.uint8)
 PADDED[30:70, 20:80] = 30 + 200 * smooth(40, 60)
 SOFT = np.uint8(20 + 200 * smooth(64, 64))
@@ -116,6 +121,11 @@ def test_a_small_label_map_is_not_blank() -> None:
 @pytest.mark.parametrize("modality", ["SM", "OP", ""])
 def test_a_bright_ground_is_no_fault_where_it_is_natural(modality: str) -> None:
     assert "inverted" not in flags(gray(np.uint16(4095 - body()), modality))
+
+
+def test_film_behind_a_collimator_is_bright_in_a_proper_radiograph() -> None:
+    assert "inverted" not in flags(gray(collimated(body(160)), "CR"))
+    assert "inverted" in flags(gray(np.uint16(4095 - body(160)), "CR"))
 
 
 def test_values_with_a_unit_have_no_polarity() -> None:
