@@ -75,6 +75,7 @@ _COLUMNS = {
     "slope": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
+    "part": ("sc:Text", "What it is among the images of its series, such as an echo or a time"),
     "flags": ("sc:Text", "What looks wrong with the image"),
     "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
     "file_sha256": ("sc:Text", "Hash of the file the image came from, where it was one file and not DICOM"),

@@ -20,7 +20,7 @@ from medvit.store import Store
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 lacked the columns flags, perceptual_hash, file_sha256 and attributes."""
+"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes."""
 FILE_NAME = "manifest.parquet"
 
 _SCHEMA = pa.schema(
@@ -38,6 +38,7 @@ _SCHEMA = pa.schema(
         ("slope", pa.float64()),
         ("intercept", pa.float64()),
         ("unit", pa.string()),
+        ("part", pa.string()),
         ("flags", pa.list_(pa.string())),
         ("perceptual_hash", pa.string()),
         ("file_sha256", pa.string()),
@@ -168,8 +169,8 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _said(row: Row) -> dict[str, Any]:
     """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
-    later = ("flags", "perceptual_hash", "file_sha256", "attributes")
-    return {name: value for name, value in _plain(row).items() if name not in later or value not in (None, [])}
+    later = ("part", "flags", "perceptual_hash", "file_sha256", "attributes")
+    return {name: value for name, value in _plain(row).items() if name not in later or value not in (None, [], "")}
 
 
 def _row(line: dict[str, Any]) -> Row:
@@ -181,6 +182,7 @@ def _row(line: dict[str, Any]) -> Row:
             "labels": dict(line["labels"] or ()),
             "spacing_mm": None if spacing is None else tuple(spacing),
             "affine": None if affine is None else tuple(affine),
+            "part": line.get("part") or "",
             "flags": None if flags is None else tuple(flags),
             "attributes": dict(line.get("attributes") or ()),
         }

@@ -58,6 +58,10 @@ STAGES = {
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
     ),
+    "export": Entry(
+        "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
+        "medvit export dataset=runs/dataset output=runs/files",
+    ),
     "leakage": Entry(
         "Finds patients, studies and images that the splits of a dataset, or two datasets, share.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",

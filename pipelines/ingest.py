@@ -22,6 +22,8 @@ from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
 from medvit.manifest import Facts, Manifest
+from medvit.readers.regular import Geometry
+from medvit.readers.values import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -60,6 +62,9 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    geometry: Geometry = "refuse"
+    """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)
     licence: str = ""
@@ -85,7 +90,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
     prose = find_prose(config.card, name)
-    found = scan(config.source, patient_from=config.patient_from)
+    found = scan(config.source, patient_from=config.patient_from, geometry=config.geometry)
     candidates = found.candidates
     if config.labels is not None:
         if config.label_from != "none":
@@ -99,7 +104,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,

@@ -130,7 +130,7 @@ def test_a_manifest_of_the_first_schema_is_read_and_keeps_its_hash(tmp_path: Pat
     written = Manifest((row(1), FIRST_SCHEMA), FACTS, tmp_path)
     written.write()
     table = pq.read_table(tmp_path / FILE_NAME)
-    older = table.drop_columns(["flags", "perceptual_hash", "file_sha256", "attributes"])
+    older = table.drop_columns(["part", "flags", "perceptual_hash", "file_sha256", "attributes"])
     metadata = dict(table.schema.metadata) | {b"medvit_schema": b"1"}
     pq.write_table(older.replace_schema_metadata(metadata), tmp_path / FILE_NAME)
     read = Manifest.read(tmp_path)

@@ -17,7 +17,7 @@ from medvit.samples import Refusal
 
 log = logging.getLogger("medvit")
 
-COPY = "copy"
+COPY = "duplicate"
 """Code of a copy that is left out though it is in no other split."""
 
 Copies = Sequence[Candidate]

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from medvit import readers
 from medvit.errors import DataError
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
+from medvit.readers.regular import Geometry
 from medvit.samples import Item, Refusal, Split
 from medvit.sources import folder
 
@@ -28,12 +29,12 @@ class Scan:
     files: tuple[str, ...] = field(repr=False)
 
 
-def scan(source: Path, *, patient_from: str | None = None) -> Scan:
+def scan(source: Path, *, patient_from: str | None = None, geometry: Geometry = "refuse") -> Scan:
     """The images of a folder, or of the one file that `source` is; reads no pixels.
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient.
+    is a patient. `geometry` is what becomes of series that make no regular grid.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -42,7 +43,7 @@ def scan(source: Path, *, patient_from: str | None = None) -> Scan:
     files = folder.files(source)
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
-    for found in readers.find(files):
+    for found in readers.find(files, geometry=geometry):
         try:
             if isinstance(found, Refusal):
                 refusals.append(found)

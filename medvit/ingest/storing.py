@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from numpy import ndarray as Array
@@ -21,6 +21,7 @@ from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.curation import examined
 from medvit.manifest import Manifest
+from medvit.readers.values import ValuesConfig
 from medvit.samples import Refusal
 from medvit.store import Store
 
@@ -41,12 +42,13 @@ class Stored:
 class ReadAndStore:
     """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
 
-    `num_mask_classes` is the number of classes that label maps may have, 0 if any.
+    `num_mask_classes` is the number of classes that label maps may have, 0 if any; `values` are those wanted of images.
     """
 
     store: Path
     modality: str
     num_mask_classes: int
+    values: ValuesConfig = field(default_factory=ValuesConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -57,7 +59,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        image = readers.read(candidate.item)
+        image = readers.read(self.values.of(candidate.item))
         self._check_mask(image.mask)
         store = Store(self.store)
         return Taken(

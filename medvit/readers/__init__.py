@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.readers.masks import LabelMap, attach, pair_masks
 from medvit.readers.refusals import decoding
+from medvit.readers.regular import Geometry
 from medvit.samples import Image, Item, Refusal
 
 HEAD_BYTES = 512
@@ -53,6 +54,14 @@ class MaskReader(Protocol):
         """The label map in a file, labels unscaled, in RAS+ order where it has an affine."""
 
 
+@runtime_checkable
+class GeometricReader(Protocol):
+    """A reader whose images are put together from slices, which may not make a regular grid."""
+
+    def with_geometry(self, geometry: Geometry) -> Reader:
+        """The same reader with an answer to slices that make no regular grid."""
+
+
 @cache
 def readers() -> tuple[Reader, ...]:
     """Every format, by name; the first one that sniffs a file reads it."""
@@ -73,8 +82,12 @@ def reader(name: str) -> Reader:
     raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
 
 
-def find(files: Sequence[Path]) -> Iterator[Item | Refusal]:
-    """The images in some files, with their label maps, and what is refused and why; every file is told of once."""
+def find(files: Sequence[Path], *, geometry: Geometry = "refuse") -> Iterator[Item | Refusal]:
+    """The images in some files, with their label maps, and what is refused and why; every file is told of.
+
+    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. A
+    file of many frames may be told of more than once.
+    """
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     for file in sorted(set(files)):
         known = _sniff(file)
@@ -86,7 +99,8 @@ def find(files: Sequence[Path]) -> Iterator[Item | Refusal]:
     pairing = pair_masks(sorted(pairable))
     yield from pairing.refused
     for known in readers():
-        for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
+        finder = known.with_geometry(geometry) if isinstance(known, GeometricReader) else known
+        for found in finder.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))
 
 

@@ -49,7 +49,7 @@ def test_of_copies_the_most_protected_stays(candidate: Make, splits: tuple[Split
 def test_dropped_copies_are_listed_with_their_reason(candidate: Make) -> None:
     made, taken = group(candidate, ("0", "train", "a"), ("1", "test", "a"), ("2", "test", "a"))
     refusals = curate(made, taken, CurationConfig(duplicates="drop")).refusals
-    assert {(refusal.code, refusal.files[0].name) for refusal in refusals} == {("leakage", "0"), ("copy", "2")}
+    assert {(refusal.code, refusal.files[0].name) for refusal in refusals} == {("leakage", "0"), ("duplicate", "2")}
     assert "the test split has the same pixels" in next(r.reason for r in refusals if r.code == "leakage")
 
 
