@@ -45,7 +45,8 @@ NEW_NAMES = {
 
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
-END_OF_IMAGE = b"\xff\xd9"
+END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
+"""The marker that ends a JPEG stream (ISO 10918-1, B.1.1.3), and how far from the end of a frame padding may put it."""
 
 PLUGINS = {RLE: "pydicom"} | dict.fromkeys(JPEG[:2], "pillow") | dict.fromkeys(JPEG_2000, "pylibjpeg")
 """The plugin of pydicom that takes a transfer syntax.
@@ -234,7 +235,7 @@ def _jpeg_ls(encoded: bytes, layout: Layout) -> Num[Array, "h w *c"]:
     from imagecodecs import jpegls_decode
 
     # CharLS demands the marker too, but looks for it for seconds among the bits that are no longer there.
-    if not encoded.rstrip(b"\0").endswith(END_OF_IMAGE):
+    if END_OF_IMAGE not in encoded[-PADDING_BYTES:]:
         raise ValueError("no end of image")
     return jpegls_decode(encoded)
 
