@@ -17,6 +17,9 @@ from medvit.readers.limits import check_compressed
 from medvit.readers.refusals import decoding, refusal
 from medvit.samples import Identity, Image, Item, Kind, Refusal, Split
 
+MAX_IMAGES = 10_000_000
+"""Images of one split; a damaged header may claim more than there are bytes to name them."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -87,6 +90,10 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
             shape, _, dtype = read_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise UnsupportedError(f"{key} holds no numbers (type {dtype}); expected an array of numbers")
+    if min(shape, default=0) < 1:
+        raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
+    if shape[0] > MAX_IMAGES:
+        raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
     check_compressed(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file)
     return shape
 

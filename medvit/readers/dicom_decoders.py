@@ -1,14 +1,15 @@
 """From the bytes of one frame to stored values, in every transfer syntax that an installed decoder reads.
 
-pydicom and its plugins (OpenJPEG, CharLS, GDCM, Pillow) come first; imagecodecs takes what they leave: JPEG of 12 bits
-and the retired processes of JPEG. What a stream claims is held against the header before a decoder sees it.
+pydicom takes what is not compressed, run lengths, JPEG 2000 (OpenJPEG) and JPEG of 8 bits (Pillow); imagecodecs takes
+JPEG-LS (CharLS), and JPEG of 12 bits, without loss or of retired processes (libjpeg-turbo). What a stream claims is
+held against the header before a decoder sees it.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,17 @@ NEW_NAMES = {
 }
 """Names of transfer syntaxes younger than the installed dictionary (PS3.6 A)."""
 
+JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
+JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
+"""The marker that ends a JPEG stream (ISO 10918-1, B.1.1.3), and how far from the end of a frame padding may put it."""
+
+PLUGINS = {RLE: "pydicom"} | dict.fromkeys(JPEG[:2], "pillow") | dict.fromkeys(JPEG_2000, "pylibjpeg")
+"""The plugin of pydicom that takes a transfer syntax.
+
+Damaged streams decide: GDCM ends the process on them, as do imagecodecs and pylibjpeg-rle on damaged run lengths.
+"""
+
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Color codings that are turned to RGB (PS3.3 C.7.6.3.1.2)."""
 
@@ -66,7 +78,6 @@ def stored_values(dataset: Dataset, layout: Layout, index: int) -> Num[Array, "h
     if not 0 <= index < layout.frames:
         raise UnreadableError(f"frame {index + 1} of an instance of {layout.frames} frames; it does not exist")
     _check_color(layout)
-    _silence()
     uid = str(dataset.file_meta.TransferSyntaxUID)
     if uid in NATIVE:
         as_it_lies = native(dataset) if layout.high_bit == layout.bits_stored - 1 else None
@@ -75,7 +86,6 @@ def stored_values(dataset: Dataset, layout: Layout, index: int) -> Num[Array, "h
     if uid in (ENCAPSULATED, FRAME_DEFLATED):
         plain = encoded if uid == ENCAPSULATED else _inflated(encoded, -(-layout.frame_bits // 8))
         return _trimmed(*_decoded(plain, layout, EXPLICIT), layout)
-    _check_stream(encoded, layout, uid)
     if layout.bits_allocated == 1 and uid == RLE:
         packed = replace(
             layout, rows=1, columns=-(-layout.frame_bits // 8), bits_allocated=8, bits_stored=8, high_bit=7
@@ -132,10 +142,11 @@ def _inflated(encoded: bytes, num_bytes: int) -> bytes:
     return plain
 
 
-def _check_stream(encoded: bytes, layout: Layout, uid: str) -> None:
+def _check_stream(encoded: bytes, layout: Layout, uid: str) -> int:
+    """The bits of a sample that the stream says, which may be fewer than those of the header."""
     claimed = read_codestream(encoded)
     if claimed is None:
-        return
+        return layout.bits_stored
     size, promised = (claimed.rows, claimed.columns, claimed.samples), (layout.rows, layout.columns, layout.samples)
     if size != promised:
         raise UnreadableError(
@@ -146,22 +157,24 @@ def _check_stream(encoded: bytes, layout: Layout, uid: str) -> None:
             f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits a sample, the header says "
             f"{layout.bits_allocated} allocated"
         )
+    return claimed.bits
 
 
 def _decompressed(encoded: bytes, layout: Layout, uid: str) -> Num[Array, "h w *c"]:
-    try:
-        values, photometric = _decoded(encoded, layout, uid)
-    except NotImplementedError:
-        if uid not in JPEG:
-            raise UnsupportedError(
-                f"no installed decoder takes the transfer syntax {syntax_name(uid)}; convert it to another"
-            ) from None
-        values, photometric = _jpeg(encoded, layout, uid), "RGB"
-    except RuntimeError:  # each of pydicom's plugins has failed
-        if uid not in JPEG:
-            raise _undecodable(uid) from None
-        values, photometric = _jpeg(encoded, layout, uid), "RGB"
-    return _trimmed(values, photometric, layout)
+    bits = _check_stream(encoded, layout, uid)
+    if uid in PLUGINS:
+        try:
+            return _trimmed(*_decoded(encoded, layout, uid), layout)
+        except RuntimeError:  # the plugin has failed
+            if uid not in JPEG:
+                raise _undecodable(uid) from None
+    if uid in JPEG:
+        return _trimmed(*_components(_jpeg, encoded, layout, uid), layout)
+    if uid in JPEG_LS:
+        # The stream knows no sign: the highest of its own bits is one, however many the header says.
+        narrow = replace(layout, bits_stored=min(bits, layout.bits_stored), high_bit=min(bits, layout.bits_stored) - 1)
+        return _trimmed(*_components(_jpeg_ls, encoded, layout, uid), narrow if layout.is_signed else layout)
+    raise UnsupportedError(f"no installed decoder takes the transfer syntax {syntax_name(uid)}; convert it to another")
 
 
 def _decoded(encoded: bytes, layout: Layout, uid: str) -> tuple[Num[Array, "h w *c"], str]:
@@ -170,7 +183,7 @@ def _decoded(encoded: bytes, layout: Layout, uid: str) -> tuple[Num[Array, "h w 
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    options = {**_options(layout), "number_of_frames": 1}
+    options = {**_options(layout), "number_of_frames": 1, "decoding_plugin": PLUGINS.get(uid, "")}
     if uid in (EXPLICIT, *JPEG, RLE):
         options["correct_unused_bits"] = False
     source = encoded if uid == EXPLICIT else encapsulate([encoded], has_bot=False)
@@ -194,19 +207,39 @@ def _options(layout: Layout) -> dict[str, Any]:
     }
 
 
-def _jpeg(encoded: bytes, layout: Layout, uid: str) -> Num[Array, "h w *c"]:
-    from imagecodecs import JpegError, jpeg_decode
+def _components(
+    decoder: Callable[[bytes, Layout], Num[Array, "*any"]], encoded: bytes, layout: Layout, uid: str
+) -> tuple[Num[Array, "h w *c"], str]:
+    """A frame by imagecodecs in the stored type, and the color coding that it is left in."""
+    from pydicom.pixels import convert_color_space
 
-    space = "RGB" if layout.photometric == "RGB" else "YCBCR"
+    shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
     try:
-        if layout.samples == 1:
-            values = jpeg_decode(encoded)
-        else:
-            values = jpeg_decode(encoded, colorspace=space, outcolorspace="RGB")
-    except (JpegError, ValueError):
+        values = decoder(encoded, layout).reshape(shape)
+    except (RuntimeError, ValueError):  # all errors of imagecodecs are of the first kind
         raise _undecodable(uid) from None
-    wanted = f"{'i' if layout.is_signed else 'u'}{layout.bits_allocated // 8}"
-    return values.astype(f"u{layout.bits_allocated // 8}").view(wanted)
+    photometric = layout.photometric
+    if layout.samples > 1 and photometric.startswith("YBR_FULL"):
+        values, photometric = convert_color_space(values, "YBR_FULL", "RGB"), "RGB"
+    stored = values.astype(f"u{layout.bits_allocated // 8}")
+    return (stored.view(f"i{layout.bits_allocated // 8}") if layout.is_signed else stored), photometric
+
+
+def _jpeg(encoded: bytes, layout: Layout) -> Num[Array, "h w *c"]:
+    from imagecodecs import jpeg_decode
+
+    # Colors stay as they are: lossless streams can be turned to no others.
+    space = "GRAYSCALE" if layout.samples == 1 else "RGB" if layout.photometric == "RGB" else "YCBCR"
+    return jpeg_decode(encoded, colorspace=space, outcolorspace=space)
+
+
+def _jpeg_ls(encoded: bytes, layout: Layout) -> Num[Array, "h w *c"]:
+    from imagecodecs import jpegls_decode
+
+    # CharLS demands the marker too, but looks for it for seconds among the bits that are no longer there.
+    if END_OF_IMAGE not in encoded[-PADDING_BYTES:]:
+        raise ValueError("no end of image")
+    return jpegls_decode(encoded)
 
 
 def _undecodable(uid: str) -> UnreadableError:
@@ -225,12 +258,3 @@ def _trimmed(values: Num[Array, "h w *c"], photometric: str, layout: Layout) -> 
     if layout.samples > 1 and photometric != "RGB":
         raise UnsupportedError(f"colors coded as {photometric[:16]} in this transfer syntax; expected RGB or YBR_FULL")
     return values
-
-
-@cache
-def _silence() -> None:
-    """GDCM writes what it thinks of a file to the standard error, values of the header among it."""
-    import gdcm
-
-    for turn_off in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
-        turn_off()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
 from medvit.readers.traits import Value, read_traits, trait_tags
@@ -155,14 +156,16 @@ def load(path: Path, **options: Any) -> Dataset:
     from medvit.readers.dicom_elements import quick
 
     _quiet()
-    with path.open("rb") as stream:
-        if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
+    with BoundedReader(path) as stream:
+        head = stream.read(PREAMBLE_BYTES + 4)
+        if not begins_as_dicom(head):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
         stream.seek(0)
         with_pixels = not options.get("stop_before_pixels", False)
         found = quick(stream, tags=options.get("specific_tags"), with_pixels=with_pixels, decoded=_tags())
         if found is not None:
             return found
+        check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
     if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
