@@ -147,7 +147,7 @@ def _volume(headers: Sequence[Header], frames: Sequence[Frame], modality: str) -
         slices = [Frame(frame.pixels.astype(np.float32) * frame.slope + frame.intercept) for frame in slices]
         slope, intercept = 1.0, 0.0
     # Rows run along the second voxel axis: (row, column) a slice -> (column, row, slice).
-    voxels = np.stack([frame.pixels[0] for frame in slices]).transpose(2, 1, 0)
+    voxels = np.stack([frame.pixels[0].T for frame in slices], axis=-1)
     turned, affine = to_ras(voxels[None], stack.affine)
     return Image(turned, "volume", modality, affine, slope=slope, intercept=intercept, unit=first.unit)
 
