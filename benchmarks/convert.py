@@ -63,11 +63,12 @@ def _compare(source: Source, out: Path, repeats: int) -> None:
             f"{len(manifest) / timing.median:.1f}",
             f"{source.num_bytes / timing.median / 2**20:.0f}",
             f"{timing.median / own:.2f}",
+            "" if name == MEDVIT_2 else f"{1e3 * timing.cpu_median:.0f}",
         )
         for name, timing in times.items()
     ]
     size = f"{source.num_bytes / 2**20:.1f} MiB in {source.num_files} files, {len(manifest)} images"
-    print_table(f"{source.name}: {size}", ("", "ms", "series/s", "MiB/s", "time / medvit's"), lines)
+    print_table(f"{source.name}: {size}", ("", "ms", "series/s", "MiB/s", "time / medvit's", "CPU ms"), lines)
 
 
 def _other_tools(source: Source, out: Path) -> dict[str, Callable[[], object]]:

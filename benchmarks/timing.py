@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,14 +11,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one thing, over its repeats."""
+    """Seconds of one thing, over its repeats: by the clock, and of processor time, ended children included."""
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The median of the repeats."""
+        """The median of the repeats, by the clock."""
         return statistics.median(self.seconds)
+
+    @property
+    def cpu_median(self) -> float:
+        """The median of the repeats, in processor time: what counts where others use the machine too."""
+        return statistics.median(self.cpu_seconds)
 
 
 def alternate(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
@@ -25,14 +32,14 @@ def alternate(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> dic
 
     A first round, which fills caches and imports what is imported where it is used, is not counted.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for number in range(repeats + 1):
         for name, task in tasks.items():
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), sum(os.times()[:4])
             task()
             if number:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(tuple(times)) for name, times in seconds.items()}
+                seconds[name].append((time.perf_counter() - started, sum(os.times()[:4]) - cpu_started))
+    return {name: Timing(*map(tuple, zip(*times, strict=True))) for name, times in seconds.items()}
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

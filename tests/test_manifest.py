@@ -167,3 +167,12 @@ def test_a_dataset_folder_may_move(tmp_path: Path) -> None:
     written.write()
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert Manifest.read(tmp_path / "b").hash == written.hash
+
+
+def test_rows_are_written_in_groups_and_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvit.manifest.ROWS_A_GROUP", 10)
+    rows = tuple(row(number) for number in reversed(range(25)))
+    Manifest(rows, Facts("x"), tmp_path).write()
+    assert pq.ParquetFile(tmp_path / FILE_NAME).num_row_groups == 3
+    assert [one.image_id for one in Manifest.read(tmp_path)] == [f"i-{number:02d}" for number in range(25)]
+    assert Facts.of_dataset(tmp_path) == Facts("x")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvit.errors import DataError
+from medvit.errors import DataError, OutputError
 from medvit.store import Store, content_address
 
 DTYPES = ("?", "u1", "i1", "u2", "i2", "u4", "i4", "i8", "f2", "f4", "f8", ">i2")
@@ -100,3 +100,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, limit: int) -> None:
     shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     assert "cannot store 0.5 MiB of pixels" in shown
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_another_store_holds_is_taken_over_and_outlives_it(tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
+    voxels = np.arange(60, dtype=np.int16).reshape(1, 3, 4, 5)
+    address = other.put(voxels)
+    one.link(other, address)
+    one.link(other, address)
+    other.path(address).unlink()
+    np.testing.assert_array_equal(one.get(address), voxels)
+    assert len(list((tmp_path / "one").rglob("*.b2nd"))) == 1
+
+
+def test_taking_over_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot take over stored pixels"):
+        Store(tmp_path / "one").link(Store(tmp_path / "other"), "ab" * 32)
+    assert not list((tmp_path / "one").rglob("*.b2nd"))

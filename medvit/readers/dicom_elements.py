@@ -38,10 +38,11 @@ UNDEFINED = 0xFFFFFFFF
 OF_META = frozenset((0x00020002, 0x00020003, 0x00020010))
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
+PIXEL_DESCRIPTION = 0x0028
+"""The group whose elements say how to read the pixels: all of them will be asked for."""
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 
-_explicit, _implicit = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from
-_tag_at, _length = Struct("<HH").unpack_from, Struct("<I").unpack_from
+_explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
 
 class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another parser)
@@ -65,7 +66,7 @@ def quick(
     """The data set in a file at its beginning, all elements or those of `tags`; none where pydicom should read it.
 
     Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. Values of the tags
-    `decoded` are decoded at once, which is quicker for those that will be asked for; numbers become plain ones.
+    `decoded` and those that describe pixels are decoded at once, which is quicker; numbers become plain ones.
     """
     wanted = None if tags is None else {CHARACTER_SET, *tags, *([PIXELS] if with_pixels else [])}
     last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
@@ -109,21 +110,24 @@ def _elements(content: bytes, start: int, size: int, *, is_implicit: bool, last:
     """The elements from `start` on, up to the tag `last`; of `size` bytes `content` may hold only the first."""
     at, previous = start, -1
     while at < size:
-        group, number = _tag_at(content, at)
-        if group << 16 | number > last:  # before its length, which behind the meta information is of another syntax
+        vr: bytes | None = None
+        if is_implicit:
+            group, number, length = _implicit(content, at)
+        else:
+            group, number, vr, length = _explicit(content, at)
+        tag, value = group << 16 | number, at + 8
+        if tag > last:  # asked before its length, which behind the meta information is of another syntax
             return
-        tag, vr, value, length = _opening(content, at, is_implicit=is_implicit)
         if tag <= previous:
             raise Unusual
+        if vr is not None and vr not in SHORT_VRS:
+            value, (length,) = at + 12, _length(content, at + 8)
+            if vr not in LONG_VRS or (vr == b"UN" and length == UNDEFINED):  # its items are implicit (PS3.5 6.2.2)
+                raise Unusual
         is_undefined = length == UNDEFINED
-        if is_undefined:
-            if vr == b"UN":  # its items are implicit (PS3.5 6.2.2)
-                raise Unusual
-            at = _behind_items(content, value, is_implicit=is_implicit)
-        else:
-            at = value + length
-            if at > size:
-                raise Unusual
+        at = _behind_items(content, value, is_implicit=is_implicit) if is_undefined else value + length
+        if at > size:
+            raise Unusual
         yield Element(tag, vr, value, at - 8 if is_undefined else at, at, is_undefined)
         if tag == last:
             return
@@ -172,27 +176,27 @@ def _raw(
 ) -> dict[BaseTag, RawDataElement | DataElement]:
     """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
     found: dict[BaseTag, RawDataElement | DataElement] = {}
-    for element in elements:
-        tag, value = _tag(element.tag), content[element.start : element.stop]
-        if len(value) < element.stop - element.start:
+    for number, vr, start, stop, _, is_undefined in elements:
+        tag, value, name = _tag(number), content[start:stop], _name(vr)
+        length = stop - start
+        if len(value) < length:
             raise CutShort
-        if element.tag in decoded and (plain := _plain(element, value, tag)) is not None:
-            found[tag] = plain
-            continue
-        vr = element.vr.decode() if element.vr else None
-        length = len(value)
-        if element.is_undefined and element.tag == PIXELS:
+        if number in decoded or number >> 16 == PIXEL_DESCRIPTION:
+            plain = _plain(tag, name or _known_vr(tag), value)
+            if plain is not None:
+                found[tag] = plain
+                continue
+        if is_undefined and number == PIXELS:
             length = UNDEFINED
-        elif element.is_undefined:
-            vr = "SQ"
-        kept = value if value or vr in TEXT_VRS else None
-        found[tag] = RawDataElement(tag, vr, length, kept, element.start, is_implicit, True)
+        elif is_undefined:
+            name = "SQ"
+        kept = value if value or name in TEXT_VRS else None
+        found[tag] = RawDataElement(tag, name, length, kept, start, is_implicit, True)
     return found
 
 
-def _plain(element: Element, value: bytes, tag: BaseTag) -> DataElement | None:
+def _plain(tag: BaseTag, vr: str | None, value: bytes) -> DataElement | None:
     """An element with a decoded value, where that is as simple as it mostly is; none where pydicom should do it."""
-    vr = element.vr.decode() if element.vr else _known_vr(tag)
     if vr == "US" and len(value) == 2:
         return DataElement(tag, vr, value[0] + 256 * value[1], already_converted=True)
     convert = SIMPLE_VRS.get(vr)
@@ -219,6 +223,11 @@ def _text(text: str) -> str:
 @cache
 def _known_vr(tag: BaseTag) -> str | None:
     return dictionary_VR(tag) if dictionary_has_tag(tag) else None
+
+
+@cache
+def _name(vr: bytes | None) -> str | None:
+    return None if vr is None else vr.decode("ascii")
 
 
 @cache

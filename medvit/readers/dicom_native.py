@@ -34,9 +34,17 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)
         return None
     stored = np.frombuffer(content, kind, count=rows * columns).reshape(rows, columns)
-    num_unused = 8 * stored.dtype.itemsize - int(dataset.get("BitsStored") or 0)
-    if not 0 <= num_unused < 8 * stored.dtype.itemsize:
+    bits = int(dataset.get("BitsStored") or 0)
+    if not 0 < bits <= 8 * stored.dtype.itemsize:
         return None
-    # Bits above those stored may hold an overlay; in signed values they repeat the sign.
-    stored = np.right_shift(np.left_shift(stored, num_unused), num_unused) if num_unused else stored
-    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return _cleared(stored.astype(stored.dtype.newbyteorder("="), copy=False), bits)
+
+
+def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
+    """Values without what lies in bits above those stored, as an overlay may; in signed ones these repeat the sign."""
+    unused = 8 * stored.dtype.itemsize - bits
+    is_signed = np.issubdtype(stored.dtype, np.signedinteger)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    if not unused or (stored.max() <= high and (not is_signed or stored.min() >= low)):
+        return stored
+    return np.right_shift(np.left_shift(stored, unused), unused)
