@@ -12,7 +12,9 @@ from pydantic import AfterValidator, Field
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import find_prose, write_card
 from medvit.engine import EngineConfig
-from medvit.ingest import crosswalk, storing
+from medvit.ingest import burned_in, crosswalk, dicom_copies, storing
+from medvit.ingest.burned_in import BurnedInConfig
+from medvit.ingest.dicom_copies import DeidentifyConfig
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
@@ -70,6 +72,8 @@ class IngestConfig(StageConfig):
     """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
+    deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
+    burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
@@ -82,6 +86,7 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
+    config.deidentify.check(resume=config.resume)
     prose = find_prose(config.card, name)
     found = scan(config.source, patient_from=config.patient_from)
     candidates = found.candidates
@@ -95,7 +100,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.burned_in),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
@@ -103,6 +108,16 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
     made = rows(assigned.candidates, stored.taken, pseudonyms, name)
     require_some(made, refusals)
+
+    burned_in.report((one.writing for one in stored.taken.values()), (refusal.code for refusal in refusals))
+    run.failures += dicom_copies.write(
+        config.deidentify,
+        assigned.candidates,
+        stored.taken,
+        pseudonyms,
+        burned_in=config.burned_in,
+        engine=config.engine,
+    )
 
     facts = Facts(
         name,

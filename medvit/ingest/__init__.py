@@ -94,6 +94,8 @@ class Taken:
     slope: float
     intercept: float
     unit: str
+    writing: str = ""
+    """What became of writing in its pixels: masked or kept; nothing where none was seen."""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

@@ -1,7 +1,7 @@
 """A DICOM data set without what identifies its patient (PS3.15 Annex E), its pixel data byte for byte as they were.
 
-Everything that replaces an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets the
-same pseudonym or UID in every data set of the site, and dates of one patient move by one number of days.
+Everything that replaces an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets
+the same pseudonym or UID in every data set of the site, and dates of one patient move by one number of days.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from medvit.errors import UnreadableError
 from medvit.ingest.dates import DUMMIES, shifted
 from medvit.ingest.identifying import element_at, elements, forbidden_words, texts
 from medvit.ingest.profile import BINARY, CODES, KINDS, NUMBERS, SAFE_PRIVATE, STANDARD_ROOT, TEXT, Action, Profile
+from medvit.ingest.stored_pixels import tidy
 from medvit.ingest.vocabulary import clean, is_common, words_of
 
 if TYPE_CHECKING:
@@ -94,9 +95,10 @@ class _Cleaning:
             kept = self._private(dataset, element) if element.tag.is_private else self._standard(element)
             if kept is not None:
                 copy.add(kept)
-        if not all(text.isascii() for element in copy for text in _plain_texts(element)):
-            copy.SpecificCharacterSet = UTF_8
-        elif "SpecificCharacterSet" in copy:
+        if (
+            not all(text.isascii() for element in copy for text in _plain_texts(element))
+            or "SpecificCharacterSet" in copy
+        ):
             copy.SpecificCharacterSet = UTF_8
         return copy
 
@@ -135,8 +137,8 @@ class _Cleaning:
     def _private(self, dataset: Dataset, element: DataElement) -> DataElement | None:
         tag = int(element.tag)
         if element.tag.is_private_creator:
-            kept = (other for other in dataset.keys() if int(other) >> 8 == tag >> 16 << 8 | tag & 0xFF)
-            return element if any(self._stays(dataset, element_at(dataset, int(other))) for other in kept) else None
+            block = (int(other) for other in sorted(dataset.keys()) if int(other) >> 8 == tag >> 16 << 8 | tag & 0xFF)
+            return element if any(self._stays(dataset, element_at(dataset, other)) for other in block) else None
         return element if self._stays(dataset, element) else None
 
     def _stays(self, dataset: Dataset, element: DataElement | None) -> bool:
@@ -185,7 +187,10 @@ class _Cleaning:
 
     def _cleaned(self, element: DataElement, vr: str) -> list[str]:
         limit = _SHORT_TEXT.get(vr, 1024)
-        return [(clean(text, self.forbidden) or REMOVED)[:limit].strip() if text.strip() else "" for text in texts(element.value)]
+        return [
+            (clean(text, self.forbidden) or REMOVED)[:limit].strip() if text.strip() else ""
+            for text in texts(element.value)
+        ]
 
     def _is_free(self, value: Any) -> bool:
         """Whether a value holds none of the words that identify."""
@@ -279,6 +284,4 @@ def _check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> 
         if any(word.encode() in folded for word in forbidden if len(word) > MIN_SUBSTRING):
             raise UnreadableError("the compressed pixels carry an identifier in a comment; decompress them first")
         return
-    from medvit.ingest.native_pixels import tidy
-
     tidy(copy, source)

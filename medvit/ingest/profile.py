@@ -1,11 +1,12 @@
 """What becomes of each DICOM element: the Basic Application Level Confidentiality Profile and its options (PS3.15 E).
 
-The actions of Table E.1-1 come from dicom-anonymizer's copy of the table (edition 2026c); its own actions, like those of
-dicognito and deid, are not used: dicom-anonymizer draws UIDs at random in each process, dicognito hashes with MD5 and
-covers a part of the table, deid has recipes in place of the table. The columns of the options are below.
+The actions of Table E.1-1 come from dicom-anonymizer's copy of the table (edition 2026c); its own actions, like
+those of dicognito and deid, are not used: dicom-anonymizer draws UIDs at random in each process, dicognito hashes
+with MD5 and covers a part of the table, deid has recipes in place of the table. The columns of the options are
+below.
 
-What the table does not list is not kept for that: text stays only where it is a code or a property of the device, and
-else as common words; binary values stay where they are pixels or lookup tables; unknown elements go.
+What the table does not list is not kept for that: text stays only where it is a code or a property of the device,
+and else as common words; binary values stay where they are pixels or lookup tables; unknown elements go.
 """
 
 from __future__ import annotations
@@ -87,14 +88,20 @@ _CODES_AND_DEVICES = """
 AcquisitionType AnatomicStructureSpaceOrRegionSequence BlockID CodeMeaning CodeValue CodingSchemeDesignator
 CodingSchemeName CodingSchemeVersion CollimatorGridName ConvolutionKernel ConvolutionKernelGroup DetectorDescription
 DetectorManufacturerModelName DetectorManufacturerName DigitalImageFormatAcquired DimensionDescriptionLabel
-ExposureModulationType FilterMaterial FilterType FocalSpots FrameTypeDescription GridAbsorbingMaterial GridSpacingMaterial
-ImagingFrequencyName LUTExplanation LensFilterType LightPathFilterTypeStack ContrastBolusRoute LongCodeValue
-MIMETypeOfEncapsulatedDocument Manufacturer ManufacturerModelName ModalityLUTType NuclideCode PixelDataProviderURL
-PulseSequenceName QuantityDefinitionSequence Radiopharmaceutical ReceiveCoilManufacturerName ReceiveCoilName
-RadiopharmaceuticalRoute RescaleType SecondaryCaptureDeviceManufacturer SecondaryCaptureDeviceManufacturerModelName
-SecondaryCaptureDeviceSoftwareVersions SegmentAlgorithmName SegmentLabel SequenceName SoftwareVersions
-SpectrallySelectedSuppression StackID TransducerType TransmitCoilManufacturerName TransmitCoilName VideoImageFormatAcquired
-WindowCenterWidthExplanation
+ExposureModulationType FilterMaterial FilterType FocalSpots FrameTypeDescription GridAbsorbingMaterial
+GridSpacingMaterial ImagingFrequencyName LUTExplanation LensFilterType LightPathFilterTypeStack ContrastBolusRoute
+LongCodeValue MIMETypeOfEncapsulatedDocument Manufacturer ManufacturerModelName ModalityLUTType NuclideCode
+PixelDataProviderURL PulseSequenceName QuantityDefinitionSequence Radiopharmaceutical ReceiveCoilManufacturerName
+ReceiveCoilName RadiopharmaceuticalRoute RescaleType SecondaryCaptureDeviceManufacturer
+SecondaryCaptureDeviceManufacturerModelName SecondaryCaptureDeviceSoftwareVersions SegmentAlgorithmName SegmentLabel
+SequenceName SoftwareVersions SpectrallySelectedSuppression StackID TransducerType TransmitCoilManufacturerName
+TransmitCoilName VideoImageFormatAcquired WindowCenterWidthExplanation ImagedNucleus ResonantNucleus
+MappingResourceName TypeOfFilters DetectorMode PlateType PhosphorType AcquisitionMode DoseModeName ProcessingFunction
+ImageFilter AttenuationCorrectionMethod ReconstructionMethod ScatterCorrectionMethod DetectorLinesOfResponseUsed
+EnergyWindowName AlgorithmName AlgorithmVersion OpticalPathIdentifier TransducerData CardiacFramingType LUTLabel
+DimensionIndexPrivateCreator FunctionalGroupPrivateCreator ApplicationName ApplicationVersion ApplicationManufacturer
+PaddleDescription MultiCoilElementName MultiCoilConfiguration ManufacturerRelatedModelGroup TriggerSourceOrType
+PVCRejection
 """
 _PIXELS = """
 PixelData FloatPixelData DoubleFloatPixelData ICCProfile LUTData RedPaletteColorLookupTableData
@@ -104,8 +111,8 @@ SegmentedBluePaletteColorLookupTableData SegmentedAlphaPaletteColorLookupTableDa
 ExtendedOffsetTableLengths PixelPaddingValue PixelPaddingRangeLimit VectorGridData
 """
 _ENTERED = """
-AcquisitionContextSequence ContentSequence GraphicAnnotationSequence ReferencedImageSequence ReferencedPerformedProcedureStepSequence
-SourceImageSequence VerifyingObserverSequence WaveformAnnotationSequence
+AcquisitionContextSequence ContentSequence GraphicAnnotationSequence ReferencedImageSequence
+ReferencedPerformedProcedureStepSequence SourceImageSequence VerifyingObserverSequence WaveformAnnotationSequence
 """
 _KINDS = """
 AvailableTransferSyntaxUID CodingSchemeUID ContextUID MappingResourceUID MediaStorageSOPClassUID

@@ -13,7 +13,7 @@ from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.quarantine import Quarantined
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, "leakage")
+NO_FAILURE = (NotAnImageError.code, "leakage", "burned_in")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 
@@ -87,7 +87,7 @@ def _relative(file: Path, root: Path) -> str:
 
 def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
     assert candidate.split is not None
-    fields = {key: value for key, value in asdict(taken).items() if key != "num_mask_values"}
+    fields = {key: value for key, value in asdict(taken).items() if key not in ("num_mask_values", "writing")}
     return Row(
         image_id=pseudonyms.image(candidate),
         patient_id=pseudonyms.patient(candidate.patient),

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from numpy import ndarray as Array
@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.manifest import Manifest
 from medvit.samples import Refusal
 from medvit.store import Store
@@ -46,6 +47,7 @@ class ReadAndStore:
     store: Path
     modality: str
     num_mask_classes: int
+    burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -56,7 +58,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        image = readers.read(candidate.item)
+        image, fate = checked(readers.read(candidate.item), candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)
         store = Store(self.store)
         return Taken(
@@ -72,6 +74,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            writing=fate,
         )
 
     def _check_mask(self, mask: Array | None) -> None:
