@@ -56,6 +56,10 @@ STAGES = {
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
     ),
+    "audit": Entry(
+        "Looks in a dataset, its copies and the tracker for what identifies patients in the source.",
+        "medvit audit dataset=runs/dataset source=hospital-export",
+    ),
     "demo": Entry(
         "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
         "medvit demo output=runs/demo",

@@ -115,5 +115,6 @@ def _identifies(element: DataElement, vr: str, profile: Profile) -> bool:
     if vr == "UI" and all(text.startswith(STANDARD_ROOT) for text in texts(element.value)):
         return False
     if vr in TEXT or vr in DATES or vr in ("UI", "UN", "OB", "IS", "DS"):
-        return profile.action(tag, vr) not in _KEPT
+        action = profile.action(tag, vr)
+        return action not in _KEPT and not (vr == "TM" and action is Action.SHIFT)  # times of day stay
     return False
