@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from medvit.errors import UnreadableError
 from medvit.ingest.profile import CLEANED, DATES, NUMBERS, STANDARD_ROOT, TEXT, Action, Profile
 from medvit.ingest.vocabulary import is_common, words_of
-from medvit.readers.refusals import decoding
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -70,9 +68,8 @@ def elements(dataset: Dataset) -> Iterator[DataElement]:
 def element_at(dataset: Dataset, tag: int) -> DataElement | None:
     """The element of a tag, or none if its bytes do not make a value of its VR."""
     try:
-        with decoding("the element"):
-            return dataset[tag]
-    except UnreadableError:
+        return dataset[tag]
+    except Exception:  # whatever pydicom raises on bytes that break their VR; what cannot be read is not kept
         return None
 
 

@@ -70,11 +70,13 @@ class Search:
         yield from _traces(place, self.everywhere.in_text(text))
 
     def _unmoved_dates(self, file: Path, place: str) -> Iterator[Trace]:
-        dataset = load(file, stop_before_pixels=True)
+        with decoding("the DICOM header"):
+            dataset = load(file, stop_before_pixels=True)
+            dates = list(_dates(dataset))
         patient = str(dataset.get("PatientID") or "")
         original = self.sought.dates.get(patient, frozenset())
         allowed = {_moved(day, self.moves[patient]) for day in original} if patient in self.moves else set()
-        for name, value in _dates(dataset):
+        for name, value in dates:
             if value[:8] in original and value[:8] not in allowed:
                 yield Trace(f"{place}, {name}", "a date of the same patient")
 

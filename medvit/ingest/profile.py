@@ -165,6 +165,9 @@ class Profile:
 
     def action(self, tag: int, vr: str) -> Action:
         """What becomes of a standard element."""
+        return _action(self, tag, vr)
+
+    def _decide(self, tag: int, vr: str) -> Action:
         from pydicom.datadict import keyword_for_tag
 
         keyword = keyword_for_tag(tag)
@@ -220,6 +223,11 @@ def parse_private(entries: tuple[str, ...]) -> frozenset[str]:
                 "digits of the element, as in 'SIEMENS MR HEADER:0019,0C'"
             )
     return frozenset(entries)
+
+
+@cache
+def _action(profile: Profile, tag: int, vr: str) -> Action:
+    return profile._decide(tag, vr)
 
 
 def _retained(vr: str) -> Action:

@@ -10,6 +10,7 @@ are is counted.
 from __future__ import annotations
 
 import csv
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ class Needle:
     is_date: bool = False
     is_in_copy: bool = True
     """Whether a de-identified copy must not hold it either."""
+    is_weak: bool = False
+    """Whether it identifies nobody where the files say it in a harmless place too."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def sought(files: Sequence[Path], root: Path, found: Iterable[Found], ignored: S
     for one in found:
         collector.add(one)
     for name in _names(files, root):
-        collector.words(name, Needle("", FILE_NAME), is_name=False)
+        collector.words(name, Needle("", FILE_NAME))
         collector.phrase(name, Needle("", FILE_NAME))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
@@ -117,7 +120,8 @@ def forms(text: str) -> set[str]:
     if text.isascii():
         return {text}
     composed, parted = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
-    return {composed, parted, composed.encode("unicode_escape").decode("ascii"), quote(composed).lower()}
+    escaped = {json.dumps(composed)[1:-1], ascii(composed)[1:-1], str(composed.encode())[2:-1], quote(composed).lower()}
+    return {composed, parted, *escaped}
 
 
 class _Collector:
@@ -128,21 +132,20 @@ class _Collector:
         self._needles: dict[str, Needle] = {}
         self._passed: set[str] = set()
         self._shown: set[str] = set()
-        self._names: set[str] = set()
         self.dates: dict[str, set[str]] = {}
 
     def add(self, found: Found) -> None:
         self._shown |= found.shown
         for value in found.values:
-            name = Needle("", value.element, value.vr in ("DA", "DT"), value.text in found.gone or value.vr == "")
+            is_weak = value.is_descriptor or value.vr in ("UN", "OB", "OW", "CS") or value.element.endswith(" private")
+            is_gone = value.text in found.gone or value.vr == ""
+            name = Needle("", value.element, value.vr in ("DA", "DT"), is_gone, is_weak)
             self._value(value, name)
             if name.is_date and found.patient:
                 self.dates.setdefault(found.patient, set()).add(value.text[:8])
 
-    def words(self, text: str, needle: Needle, *, is_name: bool) -> None:
+    def words(self, text: str, needle: Needle) -> None:
         for word in words_of(text):
-            if is_name:
-                self._names.add(word)
             self._put(word, needle, is_rare=_is_rare(word))
 
     def phrase(self, text: str, needle: Needle) -> None:
@@ -151,9 +154,9 @@ class _Collector:
 
     def finish(self) -> Mapping[str, Needle]:
         shown = {word for text in self._shown for word in words_of(text)} | {text.casefold() for text in self._shown}
-        for text in (shown - self._names) & self._needles.keys():
-            self._passed.add(text)
-            del self._needles[text]
+        harmless = {text for text in shown & self._needles.keys() if self._needles[text].is_weak}
+        self._passed |= harmless
+        self._needles = {text: needle for text, needle in self._needles.items() if text not in harmless}
         return self._needles
 
     def num_passed_over(self) -> int:
@@ -172,12 +175,12 @@ class _Collector:
             for form in _name_forms(value.text):
                 is_rare = is_name or any(map(_is_rare, words_of(form)))
                 self._put(form, needle, is_rare=is_rare and len(form) >= MIN_PHRASE)
-            self.words(value.text, needle, is_name=is_name)
+            self.words(value.text, needle)
         else:
             self.phrase(value.text, needle)
             if value.vr not in ("UN", "OB", "OW"):
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
-                self.words(_telling_part(value.text) if is_prose else value.text, needle, is_name=False)
+                self.words(_telling_part(value.text) if is_prose else value.text, needle)
 
     def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
         if not text.strip():
@@ -186,10 +189,14 @@ class _Collector:
             self._passed.add(text)
             return
         for form in forms(text):
-            known = self._needles.get(form)
-            is_in_copy = needle.is_in_copy or (known is not None and known.is_in_copy)
-            source = known.source if known is not None else needle.source
-            self._needles[form] = Needle(form, source, needle.is_date, is_in_copy)
+            known = self._needles.get(form, needle)
+            self._needles[form] = Needle(
+                form,
+                min(known.source, needle.source),
+                needle.is_date,
+                needle.is_in_copy or known.is_in_copy,
+                needle.is_weak and known.is_weak,
+            )
 
 
 def _is_rare(word: str) -> bool:

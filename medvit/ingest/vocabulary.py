@@ -77,7 +77,7 @@ tuberculosis tumor tumour ulcer
 _GRAMMAR = """
 a ad all an and any are as at be both but by c case cases d day de der des die du each el en et false for from i in is
 it la le les no not o of off on only or other per pre s same see set than that the these this to true und until v vs
-was week were y year yes z x row rows col column columns linear identity exact removed
+was week were y year yes z x ax tra row rows col column columns linear identity exact removed
 """
 _FILES = """
 anon anonymous archive bmp bvec bval cases class classes control csv data dataset datasets dcm dicomdir dicoms
