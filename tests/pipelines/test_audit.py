@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +11,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydicom import Dataset, dcmread
@@ -255,93 +251,6 @@ def test_the_copy_keeps_what_research_needs(made: Path) -> None:
         assert len([element for element in file if element.tag.is_private]) == 2
     assert len({file.StudyInstanceUID for file in planted}) == 1
     assert len({file.StudyDate for file in planted if file.StudyDate}) == 1
-
-
-@pytest.fixture
-def copy_of(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "made")
-    return tmp_path / "made"
-
-
-def spoil_manifest(made: Path) -> None:
-    path = made / "dataset" / "manifest.parquet"
-    table = pq.read_table(path)
-    column = pa.array([f"p-{NUMBER}"] * len(table), pa.string())
-    pq.write_table(table.set_column(table.schema.get_field_index("study_id"), "study_id", column), path)
-
-
-def spoil_database(made: Path) -> None:
-    with sqlite3.connect(made / "mlflow.db") as connection:
-        connection.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES (?, 'active')", (f"of {GIVEN}",))
-    connection.close()
-
-
-def spoil_copy(made: Path) -> None:
-    file = next((made / "copy").rglob("*.dcm"))
-    dataset = dcmread(file)
-    dataset.ProcedureCodeSequence = item_of("TextValue", "none")
-    dataset.save_as(file)
-
-
-def spoil_date(made: Path) -> None:
-    for file in (made / "copy").rglob("*.dcm"):
-        dataset = dcmread(file)
-        dataset.SeriesDate = DAY
-        dataset.save_as(file)
-
-
-def spoil_preamble(made: Path) -> None:
-    file = next((made / "copy").rglob("*.dcm"))
-    file.write_bytes(UID.encode().ljust(128, b"\0") + file.read_bytes()[128:])
-
-
-def spoil_name(made: Path) -> None:
-    file = next((made / "copy").rglob("*.dcm"))
-    file.rename(file.with_name(f"{NAME.lower()}.dcm"))
-
-
-def spoil_escaped(made: Path) -> None:
-    (made / "dataset" / "extra.json").write_text(json.dumps({"who": FOREIGN}))
-
-
-def spoil_packed(made: Path) -> None:
-    (made / "mlartifacts" / "log.gz").write_bytes(gzip.compress(f"read 12.04.1963 of {PHONE}".encode()))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "place"),
-    [
-        (spoil_manifest, "the dataset, manifest.parquet, column study_id: a value of (0"),
-        (spoil_database, "table experiments, column name: a value of (0008,"),
-        (spoil_copy, "CodeMeaning: a value of"),
-        (spoil_date, "(0008,0021) SeriesDate: a value of a date of the same patient"),
-        (spoil_preamble, "its bytes: a value of"),
-        (spoil_name, "its name: a value of"),
-        (spoil_escaped, "the dataset, extra.json, line 1: a value of (0009,"),
-        (spoil_packed, "MLflow artifacts, log.gz, line 1: a value of"),
-    ],
-)
-def test_what_was_left_behind_is_found_and_told_by_its_place(
-    copy_of: Path, source: Path, spoil, place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spoil(copy_of)
-    assert audit(copy_of, source) == SOME_ITEMS_FAILED
-    out, err = capsys.readouterr()
-    assert place in out
-    assert not any(word.casefold() in (out + err).casefold() for word in WORDS)
-
-
-def test_without_the_key_the_dates_of_a_copy_are_said_to_be_unsearched(
-    made: Path, source: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    words = [f"dataset={made / 'dataset'}", f"source={source}", f"key={made / 'none'}", "tracking.enabled=false"]
-    assert main(["audit", *words, f"copy_to={made / 'copy'}"]) == 0
-    assert "dates in a DICOM copy are not searched" in caplog.text
-
-
-def test_a_copy_that_is_gone_is_told(made: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit(made, source, "copy_to=nowhere") == 1
-    assert "no DICOM copy at nowhere" in capsys.readouterr().err
 
 
 def test_every_planted_keyword_is_one_of_the_standard() -> None:
