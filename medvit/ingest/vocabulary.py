@@ -92,7 +92,7 @@ WORDS = frozenset(" ".join((_BODY, _METHOD, _FINDING, _GRAMMAR, _FILES)).casefol
 
 _UNITS = "mm|cm|ms|s|sec|min|t|x|d|kv|kvp|hu|deg|w|l|r|f|st|nd|rd|th"
 _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}")
-_NUMBERS = re.compile(r"\d+(?:[-/.:, ]\d+)+")
+_NUMBERS = re.compile(r"(?<!\w)\d+(?:[-/.:, ]\d+)+(?!\w)")
 _WORD = re.compile(r"\d{1,3}\.\d{1,3}(?:mm|cm|ms|s|t)?(?![^\W_.])|[^\W_]+", re.IGNORECASE)
 MANY_DIGITS = 5
 """So many digits, whatever stands between them, may be a date, a telephone number or an identifier."""
