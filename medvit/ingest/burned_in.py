@@ -132,12 +132,17 @@ def report(fates: Iterable[str], codes: Iterable[str]) -> None:
 
 
 def to_mask(lines: Iterable[Line]) -> list[Line]:
-    """The lines that are blanked once an image is known to carry writing: weaker ones too."""
-    return [line for line in lines if line.score >= MASK_FROM]
+    """What is blanked once an image is known to carry writing: weaker lines too, strong ones with their surroundings.
+
+    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters.
+    """
+    return [line.widened(SURROUNDINGS if line.score >= STRONG else 0.0) for line in lines if line.score >= MASK_FROM]
 
 
-MASK_FROM = 0.1
-"""Score of a line from which it is blanked, where an image is masked at all."""
+MASK_FROM, STRONG = 0.1, 0.3
+"""Scores of a line from which it is blanked, and from which its surroundings are, where an image is masked at all."""
+SURROUNDINGS = 2.0
+"""Heights of a line that are blanked at its ends; an eighth of that above and below."""
 
 
 def _why(found: Risk) -> str:

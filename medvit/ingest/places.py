@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from medvit.errors import MedvitError
 from medvit.ingest.haystack import MIN_BYTES_IN_PIXELS, Haystack, Trace
 from medvit.ingest.identifying import elements, texts
+from medvit.ingest.profile import NUMBERS
 from medvit.ingest.sought import Needle, Sought
 from medvit.readers.dicom_header import begins_as_dicom, load
 from medvit.readers.refusals import decoding
@@ -171,8 +172,9 @@ def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
     try:
         with decoding("the DICOM file"):
             dataset = load(file)
-            for name, text in _told([dataset.file_meta, dataset]):
-                there = haystack.in_text(text)
+            for name, text, is_number in _told([dataset.file_meta, dataset]):
+                # A number of a folder or a protocol stands by chance in many an element that holds numbers.
+                there = {needle for needle in haystack.in_text(text) if not (is_number and needle.is_weak)}
                 found |= there
                 yield from _traces(f"{place}, {name}", there)
     except MedvitError:
@@ -181,13 +183,17 @@ def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
     yield from _traces(f"{place}, its bytes", rest)
 
 
-def _told(datasets: list[Dataset]) -> Iterator[tuple[str, str]]:
+def _told(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
     for dataset in datasets:
         for element in elements(dataset):
             if str(element.VR) == "SQ":
                 yield from _told(list(element.value or ()))
             elif element.keyword != "PixelData":
-                yield f"{element.tag} {element.keyword or 'private'}", "\n".join(texts(element.value))
+                yield (
+                    f"{element.tag} {element.keyword or 'private'}",
+                    "\n".join(texts(element.value)),
+                    str(element.VR) in NUMBERS,
+                )
 
 
 def _dates(dataset: Dataset) -> Iterator[tuple[str, str]]:

@@ -108,8 +108,8 @@ def sought(files: Sequence[Path], root: Path, found: Iterable[Found], ignored: S
     for one in found:
         collector.add(one)
     for name in _names(files, root):
-        collector.words(name, Needle("", FILE_NAME))
-        collector.phrase(name, Needle("", FILE_NAME))
+        collector.words(name, Needle("", FILE_NAME, is_weak=True))
+        collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
     return Sought(needles, len(files), collector.num_passed_over(), dates)
@@ -173,7 +173,8 @@ class _Collector:
         elif value.vr == "PN" or "^" in value.text:
             is_name = value.vr == "PN"
             for form in _name_forms(value.text):
-                is_rare = is_name or any(map(_is_rare, words_of(form)))
+                words = words_of(form)
+                is_rare = (is_name and len(words) > 1) or any(map(_is_rare, words))
                 self._put(form, needle, is_rare=is_rare and len(form) >= MIN_PHRASE)
             self.words(value.text, needle)
         else:

