@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medvit")
 
+ARTIFACTS = "mlartifacts"
+"""Folder of artifacts beside a SQLite store."""
+MAX_RUNS = 50_000
+"""Runs of one experiment that MLflow gives at once."""
 BATCH = 200
 """Metrics kept back before they are sent."""
 
@@ -199,11 +203,39 @@ def start(config: TrackingConfig, stage: str, resumes: str | None = None) -> Tra
     return MlflowTracker(config, stage, resumes) if config.enabled else Tracker()
 
 
+def database(config: TrackingConfig) -> Path | None:
+    """The SQLite file of a store, where it is one."""
+    return Path(config.uri.removeprefix("sqlite:///")) if config.uri.startswith("sqlite:///") else None
+
+
+def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
+    """All texts that a store holds, each with the place it has there; artifacts are downloaded into `folder`.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        client = MlflowClient(tracking_uri=config.uri)
+        for experiment in client.search_experiments():
+            yield "an experiment", f"{experiment.name} {experiment.tags}"
+            for run in client.search_runs([experiment.experiment_id], max_results=MAX_RUNS):
+                yield f"run {run.info.run_id}", f"{run.info.run_name} {run.data.to_dictionary()} {run.inputs}"
+                target = folder / run.info.run_id
+                target.mkdir()
+                if client.list_artifacts(run.info.run_id):
+                    download_artifacts(run_id=run.info.run_id, dst_path=str(target), tracking_uri=config.uri)
+    except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+        raise TrackingError(f"MLflow at {config.uri} cannot be searched: {_first_line(error)}") from error
+
+
 def _artifact_folder(uri: str) -> str | None:
     """Beside a SQLite file; a server or a folder store keeps artifacts where it decides."""
     if not uri.startswith("sqlite:///"):
         return None
-    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / ARTIFACTS).as_uri()
 
 
 def _flatten(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:

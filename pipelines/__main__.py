@@ -62,6 +62,11 @@ STAGES = {
         "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
         "medvit export dataset=runs/dataset output=runs/files",
     ),
+    "audit": Entry(
+        "Looks in a dataset, its copies and the tracker for what identifies patients in the source.",
+        "medvit audit dataset=runs/dataset source=hospital-export",
+        "places hold what identifies patients",
+    ),
     "leakage": Entry(
         "Finds patients, studies and images that the splits of a dataset, or two datasets, share.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",

@@ -12,8 +12,10 @@ from pydantic import AfterValidator, Field
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import Prose, find_prose, write_card
 from medvit.engine import EngineConfig
-from medvit.ingest import Candidate, crosswalk, storing
+from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, storing
+from medvit.ingest.burned_in import BurnedInConfig
 from medvit.ingest.curation import CurationConfig, curate
+from medvit.ingest.dicom_copies import DeidentifyConfig
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
@@ -80,6 +82,8 @@ class IngestConfig(StageConfig):
     """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
+    deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
+    burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
@@ -94,6 +98,7 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
+    config.deidentify.check(resume=config.resume)
     if config.update is not None:
         run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
@@ -113,7 +118,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values, config.burned_in),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
@@ -125,6 +130,15 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
 
+    burned_in.report((one.writing for one in stored.taken.values()), (refusal.code for refusal in refusals))
+    run.failures += dicom_copies.write(
+        config.deidentify,
+        curated.candidates,
+        curated.taken,
+        pseudonyms,
+        burned_in=config.burned_in,
+        engine=config.engine,
+    )
     masks = mask_classes(config.mask_classes, curated.taken.values())
     manifest = Manifest(made, facts_of(config, prose, classes=classes(made), mask_classes=masks), run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from medvit.errors import ConfigError, TrackingError
-from medvit.tracking import BATCH, MlflowTracker, Tracker, TrackingConfig, start
+from medvit.tracking import BATCH, MlflowTracker, Tracker, TrackingConfig, database, recorded, start
 
 matplotlib.use("Agg")
 
@@ -126,3 +126,16 @@ def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="give it in the environment") as refused:
         TrackingConfig.parse({"uri": "https://ann:secret@mlflow.example/"})
     assert "secret" not in str(refused.value)
+
+
+def test_all_that_a_store_holds_can_be_read_back(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    tracker = start(config, "probe")
+    tracker.params({"who": "Zebedee"})
+    tracker.text("seen by Quentin", "note.txt")
+    tracker.finish("FINISHED")
+    (tmp_path / "kept").mkdir()
+    told = dict(recorded(config, tmp_path / "kept"))
+    assert "Zebedee" in told[f"run {tracker.run_id}"]
+    assert (tmp_path / "kept" / str(tracker.run_id) / "note.txt").read_text() == "seen by Quentin"
+    assert database(config) == tmp_path / "mlflow.db"

@@ -98,6 +98,8 @@ class Taken:
     perceptual_hash: str | None = None
     file_sha256: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    writing: str = ""
+    """What became of writing in its pixels: masked or kept; nothing where none was seen."""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import stat
+import uuid
 from pathlib import Path
 
 from medvit.errors import ConfigError, OutputError
@@ -21,6 +22,8 @@ log = logging.getLogger("medvit")
 
 KEY_BYTES = 32
 READABLE_BY_OTHERS = 0o077
+MIN_DAYS, MAX_DAYS = 366, 3652
+"""Dates of a patient move one to ten years into the past."""
 
 
 class Pseudonyms:
@@ -73,6 +76,16 @@ class Pseudonyms:
     def file(self, path: str) -> str:
         """Pseudonym of a file, by its path relative to the source."""
         return "f-" + self._digest("file", self._dataset, path)[:12]
+
+    def uid(self, uid: str) -> str:
+        """UID in place of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID)."""
+        digest = bytes.fromhex(self._digest("uid", uid.strip()))
+        return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+    def days(self, patient: Patient) -> int:
+        """Days by which dates of a patient move: into the past, `MIN_DAYS` to `MAX_DAYS`."""
+        digest = self._digest("days", "" if patient.is_known_elsewhere else self._dataset, patient.id)
+        return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
 
     def state(self, *facts: object) -> str:
         """A keyed hash of facts about files, by which a resumed run knows what is done."""

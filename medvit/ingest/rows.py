@@ -14,7 +14,7 @@ from medvit.quarantine import Quarantined
 from medvit.readers.masks import ORPHAN
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate")
+NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 
@@ -88,7 +88,7 @@ def _relative(file: Path, root: Path) -> str:
 
 def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
     assert candidate.split is not None
-    fields = {key: value for key, value in asdict(taken).items() if key != "num_mask_values"}
+    fields = {key: value for key, value in asdict(taken).items() if key not in ("num_mask_values", "writing")}
     return Row(
         image_id=pseudonyms.image(candidate),
         patient_id=pseudonyms.patient(candidate.patient),

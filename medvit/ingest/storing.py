@@ -23,6 +23,7 @@ from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
 from medvit.ingest.stamps import Stamp, State, readers_version, stamp
 from medvit.manifest import Manifest
@@ -54,6 +55,7 @@ class ReadAndStore:
     modality: str
     num_mask_classes: int
     values: ValuesConfig = field(default_factory=ValuesConfig)
+    burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -64,7 +66,8 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        image = readers.read(self.values.of(candidate.item))
+        read = readers.read(self.values.of(candidate.item))
+        image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)
         store = Store(self.store)
         return Taken(
@@ -81,6 +84,7 @@ class ReadAndStore:
             intercept=float(image.intercept),
             unit=image.unit,
             **examined(image, candidate.item),
+            writing=fate,
         )
 
     def _check_mask(self, mask: Array | None) -> None:

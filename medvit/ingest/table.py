@@ -81,6 +81,11 @@ def from_table(
     )
 
 
+def is_personal(column: str) -> bool:
+    """Whether the name of a column says that its cells identify patients or name their files."""
+    return column in (PATIENT, FILE) or _PERSONAL.fullmatch(column) is not None
+
+
 def _read(path: Path) -> list[_Line]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -108,7 +113,7 @@ def _label_columns(lines: Sequence[_Line], path: Path, columns: Sequence[str]) -
         raise DataError(f"the labels {path} have no column {missing[0]!r}; found {', '.join(there)}")
     chosen = columns or [column for column in there if column not in (FILE, SPLIT, PATIENT) and column]
     for column in chosen:
-        if column not in columns and (_PERSONAL.fullmatch(column) or _is_identifier(lines, column)):
+        if column not in columns and (is_personal(column) or _is_identifier(lines, column)):
             raise DataError(
                 f"the column {column!r} of the labels {path} may identify patients; "
                 "name the columns to take, as in label_columns=[diagnosis]"

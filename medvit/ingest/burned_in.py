@@ -1,0 +1,178 @@
+"""Writing in the pixels: which images are looked at, and what becomes of those that seem to carry some.
+
+(0028,0301) BurnedInAnnotation is often absent and sometimes wrong, so it is believed where it says YES, and where it
+says NO only of images that rarely carry writing. Ultrasound, endoscopy, photographs, secondary captures and screen
+saves are looked at in any case (`medvit.ingest.written_text`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Num
+from numpy import ndarray as Array
+from pydantic import Field, model_validator
+
+from medvit.config import Config
+from medvit.errors import DataError
+from medvit.ingest.stored_pixels import frames_of
+from medvit.ingest.written_text import Line, blanked, find_lines, suspicion
+from medvit.readers.dicom_header import load
+from medvit.readers.refusals import decoding
+from medvit.samples import Image, Item
+
+log = logging.getLogger("medvit")
+
+Fate = Literal["", "masked", "kept"]
+"""What became of an image that seems to carry writing; nothing where none was seen."""
+
+RISKY_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.3",
+    "1.2.840.10008.5.1.4.1.1.6",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.77.1.1",
+    "1.2.840.10008.5.1.4.1.1.77.1.4",
+)
+"""Roots of ultrasound, secondary capture, endoscopy and photography (PS3.4 B.5), old and new."""
+RISKY_MODALITIES = frozenset(("US", "IVUS", "ES", "XC", "SC", "OT", "DOC", "GM"))
+RISKY_TYPES = ("SCREEN", "CAPTURE", "DOSE", "REPORT", "PROTOCOL", "SUMMARY", "TABLE", "PASTED")
+"""Words of (0008,0008) ImageType that tell of a picture of a screen."""
+_TAGS = ("BurnedInAnnotation", "SOPClassUID", "ImageType", "Modality", "ConversionType")
+
+
+class BurnedInError(DataError):
+    """An image left out since something seems to be written into its pixels."""
+
+    code = "burned_in"
+
+
+class BurnedInConfig(Config):
+    """What becomes of images with writing in their pixels; `burned_in=mask` is short for `burned_in.policy=mask`."""
+
+    policy: Literal["quarantine", "mask", "keep"] = "quarantine"
+    """Leave such images out, blank the lines that were found, or keep them as they are; counted in the log."""
+    look_at: Literal["risky", "all"] = "risky"
+    """Look at kinds of images that often carry writing, as ultrasound and screen saves, or at all."""
+    threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
+    """Suspicion from which an image counts as written on; lower finds more, and errs more."""
+
+    SHORT: ClassVar[str] = "policy"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {cls.SHORT: value}
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            return {cls.SHORT: value["name"], **{key: given for key, given in value.items() if key != "name"}}
+        return value
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Why an image is looked at: its header `declares` writing, or its kind `is_risky`."""
+
+    declares: bool = False
+    is_risky: bool = False
+
+
+def risk(item: Item, modality: str = "") -> Risk:
+    """The risk that an image carries writing, from its header; `modality` is meant where the file says none."""
+    if item.reader != "dicom":
+        return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
+    with decoding("the DICOM header"):
+        header = load(item.files[0], stop_before_pixels=True, specific_tags=list(_TAGS))
+        said = str(header.get("BurnedInAnnotation") or "").strip().upper()
+        sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+        kinds = " ".join(header.get("ImageType") or ()).upper()
+        return Risk(
+            declares=said == "YES",
+            is_risky=any(sop_class == root or sop_class.startswith(f"{root}.") for root in RISKY_CLASSES)
+            or str(header.get("Modality") or modality).upper() in RISKY_MODALITIES
+            or any(word in kinds for word in RISKY_TYPES)
+            or bool(header.get("ConversionType")),
+        )
+
+
+def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
+    """The image as the policy has it, and what became of it.
+
+    Raises:
+        BurnedInError: If it seems to carry writing and is to be left out, or cannot be masked.
+    """
+    found = risk(item, modality)
+    if not found.declares and not found.is_risky and config.look_at == "risky":
+        return image, ""
+    lines = tuple(_lines(image, item))
+    if not found.declares and suspicion(lines) < config.threshold:
+        return image, ""
+    if config.policy == "keep":
+        return image, "kept"
+    if config.policy == "quarantine":
+        raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
+    if image.kind != "image":
+        raise BurnedInError(_why(found) + "; writing in a volume cannot be masked")
+    return replace(image, pixels=_masked(image.pixels, lines, config, found)), "masked"
+
+
+def report(fates: Iterable[str], codes: Iterable[str]) -> None:
+    """Says in the log how many images seem to carry writing, and what became of them."""
+    counts = Counter([*(fate for fate in fates if fate), *(code for code in codes if code == BurnedInError.code)])
+    if counts:
+        shown = ", ".join(
+            f"{number} {'left out' if fate == BurnedInError.code else fate}" for fate, number in sorted(counts.items())
+        )
+        log.warning("writing in the pixels of %d images: %s", counts.total(), shown)
+
+
+def to_mask(lines: Iterable[Line]) -> list[Line]:
+    """What is blanked once an image is known to carry writing: weaker lines too, strong ones with their surroundings.
+
+    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters.
+    """
+    return [line.widened(SURROUNDINGS if line.score >= STRONG else 0.0) for line in lines if line.score >= MASK_FROM]
+
+
+MASK_FROM, STRONG = 0.1, 0.3
+"""Scores of a line from which it is blanked, and from which its surroundings are, where an image is masked at all."""
+SURROUNDINGS = 2.0
+"""Heights of a line that are blanked at its ends; an eighth of that above and below."""
+
+
+def _why(found: Risk) -> str:
+    if found.declares:
+        return "(0028,0301) BurnedInAnnotation says that something is written into the pixels"
+    return "something seems to be written into the pixels"
+
+
+def _lines(image: Image, item: Item) -> Iterator[Line]:
+    if image.kind == "image":
+        yield from find_lines(_flat(image.pixels))
+    elif item.reader == "dicom":
+        for file in item.files:
+            with decoding("the pixels"):
+                frames = frames_of(load(file))
+            for frame in frames:
+                yield from find_lines(frame)
+
+
+def _flat(pixels: Num[Array, "c h w"]) -> Num[Array, "h w *c"]:
+    return pixels[0] if len(pixels) == 1 else rearrange(pixels, "c h w -> h w c")
+
+
+def _masked(
+    pixels: Num[Array, "c h w"], lines: Iterable[Line], config: BurnedInConfig, found: Risk
+) -> Num[Array, "c h w"]:
+    chosen = to_mask(lines)
+    if not chosen:
+        raise BurnedInError(_why(found) + ", but no line of it was found to mask")
+    flat = blanked(_flat(pixels), chosen, pixels.min())
+    if suspicion(find_lines(flat)) >= config.threshold:
+        raise BurnedInError(_why(found) + ", and masking did not remove all of it")
+    return flat[None] if flat.ndim == 2 else np.ascontiguousarray(rearrange(flat, "h w c -> c h w"))

@@ -1,0 +1,236 @@
+"""The de-identified DICOM copy of what a dataset took, and only of that: a folder a patient, study and series.
+
+Each file is written whole or not at all, under its pseudonyms; a run that goes on writes only what is missing. The
+folder has its final name when all is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
+
+from medvit.artifacts import write_text
+from medvit.config import Config
+from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.errors import ConfigError, MedvitError, OutputError
+from medvit.ingest import Candidate, Taken
+from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, to_mask
+from medvit.ingest.deidentify import METHOD, Replacements, deidentified
+from medvit.ingest.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.stored_pixels import blank
+from medvit.ingest.written_text import find_lines, suspicion
+from medvit.readers.dicom_header import load
+from medvit.readers.refusals import decoding
+
+log = logging.getLogger("medvit")
+
+SUMMARY = "deidentified.json"
+
+
+class DeidentifyConfig(Config):
+    """A de-identified DICOM copy (PS3.15 Annex E); `deidentify=FOLDER` is short for `deidentify.copy_to=FOLDER`."""
+
+    copy_to: Path | None = None
+    """Folder for a de-identified DICOM copy of what is taken; none writes no copy."""
+    options: tuple[Literal["dates", "device", "characteristics", "descriptors", "uids"], ...] = (
+        "dates",
+        "device",
+        "characteristics",
+        "descriptors",
+    )
+    """Options of the profile: what is retained (dates are moved, descriptors keep their common words)."""
+    private: tuple[str, ...] = SAFE_PRIVATE
+    """Private elements that stay, as CREATOR:gggg,ee; the others go."""
+
+    SHORT: ClassVar[str] = "copy_to"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {cls.SHORT: value} if isinstance(value, str | Path) else value
+
+    @field_validator("private")
+    @classmethod
+    def _are_elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_private(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def profile(self) -> Profile:
+        """The profile with these options."""
+        options: frozenset[Option] = frozenset(self.options)
+        return Profile(options, frozenset(self.private))
+
+    def check(self, *, resume: bool) -> None:
+        """Passes if the copy can be written.
+
+        Raises:
+            OutputError: If the folder is used, or holds an unfinished copy that is not to go on.
+        """
+        if self.copy_to is None:
+            return
+        if self.copy_to.exists() and (not self.copy_to.is_dir() or any(self.copy_to.iterdir())) and not resume:
+            raise OutputError(f"{self.copy_to} exists already; give another deidentify.copy_to=... or remove it first")
+        if _partial(self.copy_to).exists() and not resume:
+            raise OutputError(
+                f"an unfinished copy lies in {_partial(self.copy_to)}; go on with resume=true, or remove it"
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """The files of one image to copy, and whether writing in their pixels is blanked."""
+
+    candidate: Candidate = field(repr=False)
+    files: Mapping[Path, Path] = field(repr=False)
+    """Source file -> place in the copy."""
+    is_masked: bool
+
+
+@dataclass(frozen=True)
+class CopyFiles:
+    """Writes the files of a job; a file that is there already stays."""
+
+    profile: Profile
+    pseudonyms: Pseudonyms = field(repr=False)
+    burned_in: BurnedInConfig
+
+    def __call__(self, job: Job) -> int:
+        """The number of files.
+
+        Raises:
+            DataError: If a file cannot be read, or its pixels cannot be cleaned.
+            OutputError: If a copy cannot be written.
+        """
+        by = Replacements(
+            self.pseudonyms.patient(job.candidate.patient),
+            self.pseudonyms.days(job.candidate.patient),
+            self.pseudonyms.uid,
+        )
+        for source, target in job.files.items():
+            if not target.exists():
+                with decoding("the DICOM file"):
+                    self._write(source, target, by, job)
+        return len(job.files)
+
+    def _write(self, source: Path, target: Path, by: Replacements, job: Job) -> None:
+        dataset = load(source)
+        if job.is_masked:
+            blank(dataset, self._writing)
+        copy = deidentified(dataset, self.profile, by, has_clean_pixels=job.is_masked)
+        copy.setdefault("StudyInstanceUID", self.pseudonyms.uid(self.pseudonyms.study(job.candidate)))
+        copy.setdefault("SeriesInstanceUID", self.pseudonyms.uid(self.pseudonyms.series(job.candidate)))
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy.save_as(partial, enforce_file_format=True)
+            os.replace(partial, target)
+        except OSError as error:
+            raise OutputError(
+                f"a de-identified copy cannot be written: {error.strerror}; give another folder"
+            ) from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _writing(self, frames: Sequence[Any]) -> Sequence[Any]:
+        found = [find_lines(frame) for frame in frames]
+        lines = to_mask(line for lines in found for line in lines)
+        if not lines and max(map(suspicion, found)) < self.burned_in.threshold:
+            raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
+        return lines
+
+
+def write(
+    config: DeidentifyConfig,
+    candidates: Sequence[Candidate],
+    taken: Mapping[str, Taken],
+    pseudonyms: Pseudonyms,
+    *,
+    burned_in: BurnedInConfig,
+    engine: EngineConfig,
+) -> list[str]:
+    """Writes the copy of all DICOM images that were taken; a line for each that could not be copied.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    if config.copy_to is None:
+        return []
+    folder = config.copy_to if config.copy_to.exists() and any(config.copy_to.iterdir()) else _partial(config.copy_to)
+    chosen = [candidate for candidate in candidates if candidate.key in taken]
+    jobs = _jobs([candidate for candidate in chosen if candidate.item.reader == "dicom"], taken, pseudonyms, folder)
+    function = CopyFiles(config.profile, pseudonyms, burned_in)
+    failures: list[str] = []
+    num_files = 0
+    for outcome in map_items(function, jobs, config=engine, title="copy"):
+        if outcome.result is None:
+            failures.append(f"{pseudonyms.image(outcome.item.candidate)}: no de-identified copy: {_reason(outcome)}")
+        else:
+            num_files += outcome.result
+    _finish(config, folder, num_files, failures)
+    log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
+    if len(jobs) < len(chosen):
+        log.warning("%d images are no DICOM and have no de-identified copy", len(chosen) - len(jobs))
+    return failures
+
+
+def _jobs(
+    candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, folder: Path
+) -> list[Job]:
+    jobs, copied = [], set[Path]()
+    for candidate in candidates:
+        series = (
+            folder / pseudonyms.patient(candidate.patient) / pseudonyms.study(candidate) / pseudonyms.series(candidate)
+        )
+        image = pseudonyms.image(candidate)
+        new = [file for file in dict.fromkeys(candidate.item.files) if file not in copied]
+        copied.update(new)
+        names = (
+            [f"{image}.dcm"] if len(new) == 1 else [f"{image}-{number:05d}.dcm" for number in range(1, len(new) + 1)]
+        )
+        files = {file: series / name for file, name in zip(new, names, strict=True)}
+        jobs.append(Job(candidate, files, taken[candidate.key].writing == "masked"))
+    return jobs
+
+
+def _finish(config: DeidentifyConfig, folder: Path, num_files: int, failures: Collection[str]) -> None:
+    assert config.copy_to is not None
+    done = ["profile", *sorted(config.options), *["private"] * bool(config.private)]
+    summary = {
+        "method": METHOD,
+        "options": [CODES[name][1] for name in done],
+        "files": num_files,
+        "images_not_copied": sorted(failures),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        if folder != config.copy_to:
+            if config.copy_to.exists():
+                config.copy_to.rmdir()
+            os.replace(folder, config.copy_to)
+    except OSError as error:
+        raise OutputError(f"the copy {config.copy_to} cannot be written: {error.strerror}") from None
+
+
+def _partial(folder: Path) -> Path:
+    return folder.absolute().with_name(f"{folder.name}.partial")
+
+
+def _reason(outcome: Outcome[Job, int]) -> str:
+    error = outcome.error
+    if isinstance(error, OutputError):
+        raise error
+    # The text of a library's error may name a file or a patient.
+    return str(error) if isinstance(error, MedvitError) else f"stopped at an unexpected {type(error).__name__}"

@@ -1,0 +1,274 @@
+"""What an audit looks for: the identifying values of a source, in the forms in which they may turn up elsewhere.
+
+Of DICOM files it is every value that the basic profile takes away (`medvit.ingest.identifying`); of tables the cells
+that name patients; of all files their names and those of their folders. Not looked for is what would be found
+anywhere: numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words of imaging, words that medvit
+itself writes, and what the files also say in places that identify nobody, as the maker of a scanner. How many these
+are is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import medvit
+from medvit.errors import MedvitError
+from medvit.ingest.dates import written_forms
+from medvit.ingest.identifying import STRICT, Value, elements, texts, values
+from medvit.ingest.profile import DATES, TEXT, Action, Profile
+from medvit.ingest.table import is_personal
+from medvit.ingest.vocabulary import is_common, words_of
+from medvit.readers.dicom_header import begins_as_dicom, load
+from medvit.readers.refusals import decoding
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
+"""Of a number, of a word in Latin letters, and of a word in others."""
+MIN_PHRASE = 6
+LONG_WORD = 7
+"""Letters from which a word is found within another one too."""
+FILE_NAME, CELL = "a file or folder name", "a cell of a table"
+_COUNTED = re.compile(
+    r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
+)
+"""Names that programs give by counting."""
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A text to look for, folded to lower case; `source` says where it comes from, never what it is."""
+
+    text: str = field(repr=False)
+    source: str
+    is_date: bool = False
+    is_in_copy: bool = True
+    """Whether a de-identified copy must not hold it either."""
+    is_weak: bool = False
+    """Whether it identifies nobody where the files say it in a harmless place too."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The identifying values of one file, and the texts of it that may be shown; dates by the patient they are of."""
+
+    values: tuple[Value, ...] = ()
+    gone: frozenset[str] = field(default=frozenset(), repr=False)
+    """Texts that the profile of the copy takes away."""
+    shown: frozenset[str] = field(default=frozenset(), repr=False)
+    patient: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """All needles by their text, how many values were passed over, and the dates of each patient (DA)."""
+
+    needles: Mapping[str, Needle] = field(repr=False)
+    num_files: int
+    num_passed_over: int
+    dates: Mapping[str, frozenset[str]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ReadValues:
+    """Reads what identifies in one file; `profile` is that of the de-identified copy."""
+
+    profile: Profile
+
+    def __call__(self, file: Path) -> Found:
+        """The values of a file; none if it is no DICOM and no table, or cannot be read."""
+        if file.suffix.lower() == ".csv":
+            return Found(tuple(_cells(file)))
+        with file.open("rb") as stream:
+            if not begins_as_dicom(stream.read(132)):
+                return Found()
+        try:
+            with decoding("the DICOM header"):
+                dataset = load(file, stop_before_pixels=True)
+                patient = str(dataset.get("PatientID") or "").strip() or str(dataset.get("PatientName") or "").strip()
+                gone = frozenset(value.text for value in values(dataset, self.profile))
+                return Found(tuple(set(values(dataset))), gone, frozenset(_shown(dataset)), patient)
+        except MedvitError:
+            return Found()
+
+
+def sought(files: Sequence[Path], root: Path, found: Iterable[Found], ignored: Sequence[str] = ()) -> Sought:
+    """What to look for, of the files of a source and what was found in them; `ignored` words are not looked for."""
+    collector = _Collector({word for text in ignored for word in words_of(text)})
+    for one in found:
+        collector.add(one)
+    for name in _names(files, root):
+        collector.words(name, Needle("", FILE_NAME, is_weak=True))
+        collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
+    needles = collector.finish()
+    dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
+    return Sought(needles, len(files), collector.num_passed_over(), dates)
+
+
+def forms(text: str) -> set[str]:
+    """A text as programs may write it: composed or decomposed letters, escapes of JSON and of URLs."""
+    if text.isascii():
+        return {text}
+    composed, parted = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
+    escaped = {json.dumps(composed)[1:-1], ascii(composed)[1:-1], str(composed.encode())[2:-1], quote(composed).lower()}
+    return {composed, parted, *escaped}
+
+
+class _Collector:
+    """Gathers needles; what is too common to be looked for is counted in place."""
+
+    def __init__(self, ignored: set[str]) -> None:
+        self._ignored = ignored
+        self._needles: dict[str, Needle] = {}
+        self._passed: set[str] = set()
+        self._shown: set[str] = set()
+        self.dates: dict[str, set[str]] = {}
+
+    def add(self, found: Found) -> None:
+        self._shown |= found.shown
+        for value in found.values:
+            is_weak = value.is_descriptor or value.vr in ("UN", "OB", "OW", "CS") or value.element.endswith(" private")
+            is_gone = value.text in found.gone or value.vr == ""
+            name = Needle("", value.element, value.vr in ("DA", "DT"), is_gone, is_weak)
+            self._value(value, name)
+            if name.is_date and found.patient:
+                self.dates.setdefault(found.patient, set()).add(value.text[:8])
+
+    def words(self, text: str, needle: Needle) -> None:
+        for word in words_of(text):
+            self._put(word, needle, is_rare=_is_rare(word))
+
+    def phrase(self, text: str, needle: Needle) -> None:
+        folded = " ".join(text.casefold().split())
+        self._put(folded, needle, is_rare=len(folded) >= MIN_PHRASE and any(map(_is_rare, words_of(folded))))
+
+    def finish(self) -> Mapping[str, Needle]:
+        shown = {word for text in self._shown for word in words_of(text)} | {text.casefold() for text in self._shown}
+        harmless = {text for text in shown & self._needles.keys() if self._needles[text].is_weak}
+        self._passed |= harmless
+        self._needles = {text: needle for text, needle in self._needles.items() if text not in harmless}
+        return self._needles
+
+    def num_passed_over(self) -> int:
+        return len(self._passed - self._needles.keys())
+
+    def _value(self, value: Value, needle: Needle) -> None:
+        if value.vr == "UI":
+            self._put(value.text, needle, is_rare=len(value.text) > MIN_PHRASE)
+        elif value.vr in DATES:
+            for form in written_forms(value.text):
+                self._put(form.casefold(), needle, is_rare=True)
+            if value.vr != "DA" and len(value.text.rstrip("0.")) > 8:
+                self._put(value.text, needle, is_rare=True)
+        elif value.vr == "PN" or "^" in value.text:
+            is_name = value.vr == "PN"
+            for form in _name_forms(value.text):
+                words = words_of(form)
+                is_rare = (is_name and len(words) > 1) or any(map(_is_rare, words))
+                self._put(form, needle, is_rare=is_rare and len(form) >= MIN_PHRASE)
+            self.words(value.text, needle)
+        else:
+            self.phrase(value.text, needle)
+            if value.vr not in ("UN", "OB", "OW"):
+                is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
+                self.words(_telling_part(value.text) if is_prose else value.text, needle)
+
+    def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
+        if not text.strip():
+            return
+        if not is_rare or text in self._ignored:
+            self._passed.add(text)
+            return
+        for form in forms(text):
+            known = self._needles.get(form, needle)
+            self._needles[form] = Needle(
+                form,
+                min(known.source, needle.source),
+                needle.is_date,
+                needle.is_in_copy or known.is_in_copy,
+                needle.is_weak and known.is_weak,
+            )
+
+
+def _is_rare(word: str) -> bool:
+    if is_common(word) or (_COUNTED.fullmatch(word) and len(re.sub(r"\D|^0+", "", word)) < MIN_DIGITS):
+        return False
+    if word.isdigit():
+        return len(word.lstrip("0")) >= MIN_DIGITS
+    if word in _own_words() or (len(word) >= LONG_WORD and word in _own_text()):
+        return False
+    return len(word) >= (MIN_LETTERS if word.isascii() else MIN_SIGNS)
+
+
+def _telling_part(text: str) -> str:
+    """The words of prose that may be names or identifiers: with a capital or a digit."""
+    return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))
+
+
+def _name_forms(name: str) -> Iterator[str]:
+    """A person's name as DICOM writes it, and as people do (PS3.5 6.2.1)."""
+    for group in name.casefold().split("="):
+        parts = [part.strip() for part in group.split("^") if part.strip()]
+        yield group.strip("^ ")
+        if len(parts) > 1:
+            family, given = parts[0], parts[1]
+            yield from (f"{family} {given}", f"{given} {family}", f"{family}, {given}", f"{family}_{given}")
+            yield from (f"{given}_{family}", f"{family}{given}", f"{given}{family}")
+
+
+def _names(files: Sequence[Path], root: Path) -> set[str]:
+    found = {root.absolute().name}
+    for file in files:
+        relative = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+        found.update(part.encode(errors="replace").decode() for part in relative.parent.parts)
+        found.add(re.sub(r"\.(nii\.gz|[A-Za-z0-9]{1,5})$", "", relative.name).encode(errors="replace").decode())
+    return found
+
+
+def _cells(file: Path) -> Iterator[Value]:
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            for line in csv.DictReader(stream, delimiter=max(",;\t", key=header.count)):
+                for column, cell in line.items():
+                    if isinstance(column, str) and isinstance(cell, str) and is_personal(column.strip()):
+                        yield Value(cell.strip(), CELL, "", is_descriptor=False)
+    except (OSError, csv.Error):
+        return
+
+
+def _shown(dataset: Dataset) -> Iterator[str]:
+    """Texts that the strictest profile keeps: they identify nobody wherever else they stand."""
+    for element in elements(dataset):
+        vr = str(element.VR)
+        if vr == "SQ":
+            for item in element.value or ():
+                yield from _shown(item)
+        elif element.tag.is_private or (vr not in TEXT and vr != "CS"):
+            continue
+        elif STRICT.action(int(element.tag), vr) in (Action.KEEP, Action.CODE):
+            yield from texts(element.value)
+
+
+@cache
+def _own_text() -> str:
+    package = Path(medvit.__file__).parent
+    files = [*package.rglob("*.py"), *(package.parent / "pipelines").glob("*.py")]
+    return " ".join(file.read_text(encoding="utf-8").casefold() for file in files)
+
+
+@cache
+def _own_words() -> frozenset[str]:
+    """The words of medvit's own files: what it writes by itself names nobody."""
+    return frozenset(words_of(_own_text()))

@@ -1,0 +1,183 @@
+"""An audit: whether anything that identifies a patient got from a source into a dataset, its copies or the tracker."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medvit.config import Config, Tree, read_yaml
+from medvit.engine import EngineConfig, map_items
+from medvit.errors import DataError
+from medvit.ingest import Patient
+from medvit.ingest.dicom_copies import DeidentifyConfig
+from medvit.ingest.haystack import Trace
+from medvit.ingest.places import Search, by_pseudonym
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.sought import Found, ReadValues, Sought, sought
+from medvit.manifest import Manifest
+from medvit.sources import folder as source_folder
+from medvit.stage import CONFIG
+from medvit.tracking import ARTIFACTS, TrackingConfig, database, recorded
+
+log = logging.getLogger("medvit")
+
+SHOWN = 200
+"""Findings that are printed."""
+
+
+class AuditConfig(Config):
+    """Options of `medvit audit`."""
+
+    dataset: Path
+    """Dataset folder to search."""
+    source: Path = Field(json_schema_extra={"private": True})
+    """Folder or file that the dataset was made of: what identifies patients there is what is looked for."""
+    places: tuple[Path, ...] = ()
+    """More files and folders to search, such as logs, checkpoints, reports and predictions."""
+    copy_to: Path | None = None
+    """The de-identified DICOM copy; none takes the one that the dataset names, where it has one."""
+    ignore: tuple[str, ...] = ()
+    """Words not to look for, such as folder names that are classes."""
+    key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
+    """Key file of the pseudonyms, by which moved dates in the copy are told from original ones."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found; a line for each finding is a failure."""
+
+    traces: tuple[Trace, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A line for every finding, which tells its place and never the value."""
+        return tuple(map(str, self.traces))
+
+
+class Audit:
+    """Looks in a dataset, its copies and the tracker for what identifies patients in the source.
+
+    Writes nothing but what it prints. Found are places and the elements whose values stand there, never the values.
+    """
+
+    name = "audit"
+    config_type = AuditConfig
+
+    def __call__(self, config: AuditConfig | None = None, **options: Any) -> Audited:
+        """Runs the audit.
+
+        Raises:
+            DataError: If there is no dataset, or the source holds no file.
+            TrackingError: If the MLflow store cannot be searched.
+        """
+        return self.run(config or AuditConfig.parse(options, source=self.name))
+
+    def run(self, config: AuditConfig) -> Audited:
+        """The same, of a config."""
+        Manifest.read(config.dataset)
+        made_with = read_yaml(config.dataset / CONFIG)
+        copying = DeidentifyConfig.parse(made_with.get("deidentify") or {}, source=CONFIG)
+        needles = _read(config, copying)
+        search = _search(config, needles)
+        places = _places(config, copying, made_with)
+        traces = tuple(sorted({trace for place in places for trace in place.traces(search)}))
+        print(_summary(needles, places, traces))
+        return Audited(traces)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder or file to search, under the name by which findings tell it."""
+
+    title: str
+    path: Path
+
+    def traces(self, search: Search) -> Iterator[Trace]:
+        yield from search.folder(self.path, self.title)
+
+
+class _Copy(_Place):
+    def traces(self, search: Search) -> Iterator[Trace]:
+        yield from search.copy(self.path)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """An MLflow store that is no SQLite file."""
+
+    title: str
+    tracking: TrackingConfig
+
+    def traces(self, search: Search) -> Iterator[Trace]:
+        with tempfile.TemporaryDirectory() as folder:
+            for place, text in recorded(self.tracking, Path(folder)):
+                yield from search.text(f"{self.title}, {place}", text)
+            yield from search.folder(Path(folder), f"{self.title}, artifacts")
+
+
+def _read(config: AuditConfig, copying: DeidentifyConfig) -> Sought:
+    root = config.source.parent if config.source.is_file() else config.source
+    files = source_folder.files(config.source)
+    outcomes = map_items(ReadValues(copying.profile), files, config=config.engine, title="read")
+    return sought(files, root, (outcome.result or Found() for outcome in outcomes), config.ignore)
+
+
+def _search(config: AuditConfig, needles: Sought) -> Search:
+    if not config.key.expanduser().is_file():
+        log.warning("no key file at %s, so dates in a DICOM copy are not searched; give key=...", config.key)
+        return Search(needles)
+    pseudonyms = Pseudonyms.with_key_file(config.key, "")
+    patients = {name: Patient(name, is_known_elsewhere=True) for name in needles.dates}
+    names = {name: pseudonyms.patient(patient) for name, patient in patients.items()}
+    moves = {names[name]: pseudonyms.days(patient) for name, patient in patients.items()}
+    return Search(by_pseudonym(needles, names), moves)
+
+
+def _places(config: AuditConfig, copying: DeidentifyConfig, made_with: Tree) -> list[_Place | _Store]:
+    places: list[_Place | _Store] = [_Place("the dataset", config.dataset)]
+    copy = config.copy_to or copying.copy_to
+    if copy is not None:
+        if not copy.is_dir():
+            raise DataError(f"no DICOM copy at {copy}; give copy_to=... where it lies")
+        places.append(_Copy("the DICOM copy", copy))
+    recorded_in = TrackingConfig.parse(made_with.get("tracking") or {}, source=CONFIG)
+    for tracking in dict.fromkeys((config.tracking, recorded_in)):
+        places += _stores(tracking)
+    for path in config.places:
+        if not path.exists():
+            raise DataError(f"nothing at {path}; places=[...] names files and folders that exist")
+        places.append(_Place(path.name, path))
+    return places
+
+
+def _stores(tracking: TrackingConfig) -> list[_Place | _Store]:
+    if not tracking.enabled:
+        return []
+    file = database(tracking)
+    if file is None:
+        return [_Store("MLflow", tracking)]
+    there = [path for path in (file, file.parent / ARTIFACTS) if path.exists()]
+    if not there:
+        log.warning("no MLflow store at %s; give tracking.uri=... where there is one", tracking.uri)
+    return [_Place("MLflow" if path == file else "MLflow artifacts", path) for path in there]
+
+
+def _summary(needles: Sought, places: list[_Place | _Store], traces: tuple[Trace, ...]) -> str:
+    titles = ", ".join(dict.fromkeys(place.title for place in places))
+    lines = [
+        f"looked for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
+        f"not looked for: {needles.num_passed_over} values that are too short or too common to tell anyone",
+        f"found: {len(traces) or 'nothing'}",
+    ]
+    return "\n".join([*lines, *(f"  {trace}" for trace in traces[:SHOWN])])
+
+
+audit = Audit()

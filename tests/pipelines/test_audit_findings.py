@@ -1,0 +1,147 @@
+"""What an audit finds in a dataset that was spoiled, and how it tells the place and never the value."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydicom import Dataset, dcmread
+
+from medvit import phantoms
+from pipelines.__main__ import SOME_ITEMS_FAILED, main
+
+NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
+DAY, PHONE, UID = "19630412", "5550173342", "1.2.826.0.1.3680043.9.7731.4.1.55501733"
+WORDS = (NAME, NUMBER, PLACE, FOREIGN, DAY, PHONE, UID)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of four images of one patient."""
+    folder = tmp_path_factory.mktemp("source") / "export"
+    phantoms.write_ct_studies(folder, 1)
+    for file in folder.rglob("*.dcm"):
+        dataset = dcmread(file)
+        if dataset.InstanceNumber > 3:
+            file.unlink()
+            continue
+        dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
+        dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
+        dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
+        dataset.save_as(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset, its DICOM copy, the MLflow store and the site's key."""
+    folder = tmp_path_factory.mktemp("made")
+    words = [f"dataset={folder / 'dataset'}", f"key={folder / 'site.key'}", f"deidentify={folder / 'copy'}"]
+    assert main(["ingest", f"source={source}", f"tracking.uri=sqlite:///{folder}/mlflow.db", *words]) == 0
+    return folder
+
+
+def audit(made: Path, source: Path, *words: str) -> int:
+    """Runs the audit of a folder like `made`; its exit status."""
+    places = [f"dataset={made / 'dataset'}", f"source={source}", f"key={made / 'site.key'}"]
+    places.append(f"tracking.uri=sqlite:///{made}/mlflow.db")
+    copy = [] if any(word.startswith("copy_to") for word in words) else [f"copy_to={made / 'copy'}"]
+    return main(["audit", *places, *copy, *words])
+
+
+def test_what_an_ingest_leaves_is_clean(made: Path, source: Path) -> None:
+    assert audit(made, source) == 0
+
+
+@pytest.fixture
+def copy_of(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def spoil_manifest(made: Path) -> None:
+    path = made / "dataset" / "manifest.parquet"
+    table = pq.read_table(path)
+    column = pa.array([f"p-{NUMBER}"] * len(table), pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("study_id"), "study_id", column), path)
+
+
+def spoil_database(made: Path) -> None:
+    with sqlite3.connect(made / "mlflow.db") as connection:
+        connection.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES (?, 'active')", (f"of {NAME}",))
+    connection.close()
+
+
+def spoil_copy(made: Path) -> None:
+    file = next((made / "copy").rglob("*.dcm"))
+    dataset = dcmread(file)
+    dataset.ProcedureCodeSequence = [Dataset()]
+    dataset.ProcedureCodeSequence[0].CodeMeaning = f"Seen for {NAME}"
+    dataset.save_as(file)
+
+
+def spoil_date(made: Path) -> None:
+    for file in (made / "copy").rglob("*.dcm"):
+        dataset = dcmread(file)
+        dataset.SeriesDate = DAY
+        dataset.save_as(file)
+
+
+def spoil_preamble(made: Path) -> None:
+    file = next((made / "copy").rglob("*.dcm"))
+    file.write_bytes(UID.encode().ljust(128, b"\0") + file.read_bytes()[128:])
+
+
+def spoil_name(made: Path) -> None:
+    file = next((made / "copy").rglob("*.dcm"))
+    file.rename(file.with_name(f"{NAME.lower()}.dcm"))
+
+
+def spoil_escaped(made: Path) -> None:
+    (made / "dataset" / "extra.json").write_text(json.dumps({"who": FOREIGN}))
+
+
+def spoil_packed(made: Path) -> None:
+    (made / "mlartifacts" / "log.gz").write_bytes(gzip.compress(f"read 12.04.1963 of {PHONE}".encode()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place"),
+    [
+        (spoil_manifest, "the dataset, manifest.parquet, column study_id: a value of (0010,0020) PatientID"),
+        (spoil_database, "table experiments, column name: a value of (0010,0010) PatientName"),
+        (spoil_copy, "CodeMeaning: a value of"),
+        (spoil_date, "(0008,0021) SeriesDate: a value of a date of the same patient"),
+        (spoil_preamble, "its bytes: a value of"),
+        (spoil_name, "its name: a value of"),
+        (spoil_escaped, "the dataset, extra.json, line 1: a value of (0008,0090) ReferringPhysicianName"),
+        (spoil_packed, "MLflow artifacts, log.gz, line 1: a value of"),
+    ],
+)
+def test_what_was_left_behind_is_found_and_told_by_its_place(
+    copy_of: Path, source: Path, spoil, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(copy_of)
+    assert audit(copy_of, source) == SOME_ITEMS_FAILED
+    out, err = capsys.readouterr()
+    assert place in out
+    assert not any(word.casefold() in (out + err).casefold() for word in WORDS)
+
+
+def test_without_the_key_the_dates_of_a_copy_are_said_to_be_unsearched(
+    made: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [f"dataset={made / 'dataset'}", f"source={source}", f"key={made / 'none'}", "tracking.enabled=false"]
+    assert main(["audit", *words, f"copy_to={made / 'copy'}"]) == 0
+    assert "dates in a DICOM copy are not searched" in caplog.text
+
+
+def test_a_copy_that_is_gone_is_told(made: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(made, source, "copy_to=nowhere") == 1
+    assert "no DICOM copy at nowhere" in capsys.readouterr().err
