@@ -21,6 +21,7 @@ from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
 from medvit.manifest import Facts, Manifest
+from medvit.sources import Location, RetrieveConfig, fetch
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -41,8 +42,9 @@ class IngestConfig(StageConfig):
 
     OUTPUT: ClassVar[str] = "dataset"
 
-    source: Path = Field(json_schema_extra={"private": True})
-    """Folder or file with the images, nested anyhow."""
+    source: Location = Field(json_schema_extra={"private": True})
+    """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
+    retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     dataset: Path
     """Dataset folder to make."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
@@ -83,7 +85,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
     prose = find_prose(config.card, name)
-    found = scan(config.source, patient_from=config.patient_from)
+    local = fetch(config.source, config.retrieve, work=run.folder)
+    found = scan(local, patient_from=config.patient_from)
     candidates = found.candidates
     if config.labels is not None:
         if config.label_from != "none":
@@ -121,6 +124,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     quarantine.write(left_out, run.folder)
     write_card(manifest, left_out, prose)
     storing.clean(manifest)
+    local.discard()
     run.failures += failures(left_out)
     run.tracker.dataset(name, manifest.hash, "ingest")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)

@@ -10,7 +10,7 @@ from medvit import readers
 from medvit.errors import DataError
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.samples import Item, Refusal, Split
-from medvit.sources import folder
+from medvit.sources import Local, folder
 
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
@@ -28,8 +28,8 @@ class Scan:
     files: tuple[str, ...] = field(repr=False)
 
 
-def scan(source: Path, *, patient_from: str | None = None) -> Scan:
-    """The images of a folder, or of the one file that `source` is; reads no pixels.
+def scan(source: Path | Local, *, patient_from: str | None = None) -> Scan:
+    """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
@@ -38,10 +38,10 @@ def scan(source: Path, *, patient_from: str | None = None) -> Scan:
     Raises:
         DataError: If the source is missing or holds no file.
     """
-    root = source.parent if source.is_file() else source
-    files = folder.files(source)
+    local = source if isinstance(source, Local) else folder.local(source)
+    root, files = local.root, local.files
     candidates: list[Candidate] = []
-    refusals: list[Refusal] = []
+    refusals: list[Refusal] = list(local.refusals)
     for found in readers.find(files):
         try:
             if isinstance(found, Refusal):
