@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from medvit.errors import ConfigError, SourceError
-from medvit.sources.failures import NotThereError
+from medvit.sources.failures import CutShortError, NotThereError
 from medvit.sources.http import explained, session
 from medvit.sources.instances import Intake, Series, Study, matches
 from medvit.sources.multipart import boundary_of, split
@@ -77,16 +77,19 @@ class DicomWeb:
         """
         place = f"{self._root}/studies/{quote(series.study, safe='')}/series/{quote(series.uid, safe='')}"
         if not singly and len(missing) == len(series.instances) > 1:
-            self._stream(place, intake)
-            return
-        not_there: NotThereError | None = None
+            try:
+                self._stream(place, intake)
+                return
+            except NotThereError:  # a server may give instances and no whole series
+                pass
+        num_refused = 0
         for uid in missing:
             try:
                 self._stream(f"{place}/instances/{quote(uid, safe='')}", intake)
-            except NotThereError as error:
-                not_there = error
-        if not_there is not None:
-            raise not_there
+            except NotThereError:
+                num_refused += 1
+        if num_refused:
+            raise CutShortError("the server lists instances that it does not give (HTTP 404)")
 
     def _with_instances(self, study: Study, series: str) -> Series:
         results = self._pages(self._client.search_for_instances, study.uid, series)

@@ -11,9 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from medvit.errors import SourceError
 from medvit.sources.failures import CutShortError, StoppedError
 from medvit.sources.options import Query
 from medvit.sources.spool import Part, Spool
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
@@ -62,6 +65,8 @@ class Intake:
         self._stop, self._arrived = stop, arrived
         self._open: AbstractContextManager[Part] | None = None
         self._part: Part | None = None
+        self.failure: Exception | None = None
+        """Why an instance could not be kept that a server has sent: a full disk, or a limit."""
 
     def begin(self) -> None:
         """An instance begins."""
@@ -92,6 +97,20 @@ class Intake:
             self._missing.discard(uid)
             self._arrived(1)
         self.drop()
+
+    def store(self, content: bytes) -> int:
+        """Takes a whole instance as C-STORE gives it; the status to answer with (PS3.4 B.2.3)."""
+        try:
+            with self.dropping_halves():
+                self.begin()
+                self.write(content)
+                self.end()
+        except CutShortError:
+            return CANNOT_UNDERSTAND
+        except (StoppedError, SourceError, OSError) as error:
+            self.failure = self.failure or error
+            return OUT_OF_RESOURCES
+        return SUCCESS
 
     def drop(self) -> None:
         """Forgets the instance that was begun, if any."""

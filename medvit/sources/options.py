@@ -20,6 +20,9 @@ from medvit.errors import ConfigError
 AET_PATTERN = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
 """An application entity title: up to 16 characters of the default repertoire, no backslash (PS3.5 6.2, VR AE)."""
 
+Aet = Annotated[str, Field(pattern=AET_PATTERN)]
+"""An application entity title."""
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WILDCARDS = re.compile(r"[*?\\]")
 
@@ -189,7 +192,7 @@ class TlsConfig(Config):
 class PacsConfig(Config):
     """How to speak DICOM with a server (pacs://AET@HOST:PORT)."""
 
-    aet: Annotated[str, Field(pattern=AET_PATTERN)] = "MEDVIT"
+    aet: Aet = "MEDVIT"
     """Our application entity title, which the server must know for C-MOVE."""
     method: Literal["move", "get"] = "move"
     """C-MOVE has the server connect to us; C-GET uses the connection that we made, where the server can."""

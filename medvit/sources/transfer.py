@@ -137,14 +137,16 @@ class Transfer:
         idle = 0
         while missing := self._missing(series):
             reason = "the server says that it has them and did not send them"
+            intake = Intake(self.spool, series, missing, self.stop, bar.update)
             try:
-                intake = Intake(self.spool, series, missing, self.stop, bar.update)
                 self.server.retrieve(series, missing, intake, singly=idle > 0)
             except UnreachableError:
                 if idle >= self.options.retries:
                     raise
             except CutShortError as error:
                 reason = str(error)
+            if intake.failure is not None:
+                raise intake.failure
             idle = 0 if len(self._missing(series)) < len(missing) else idle + 1
             if idle > self.options.retries:
                 return series, reason
