@@ -41,6 +41,7 @@ class IngestConfig(StageConfig):
     """Options of `medvit ingest`."""
 
     OUTPUT: ClassVar[str] = "dataset"
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
 
     source: Location = Field(json_schema_extra={"private": True})
     """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""

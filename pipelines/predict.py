@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -44,6 +45,8 @@ class SeriesRule(Config):
 
 class PredictConfig(StageConfig):
     """Options of predict."""
+
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
 
     checkpoint: Path
     """Folder of a fine-tuned model."""

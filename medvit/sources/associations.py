@@ -111,8 +111,8 @@ def associated(
             association.release()
 
 
-def checked(status: Any, peer: Peer, what: str) -> int:
-    """The status of an answer, if it is not a failure.
+def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) -> int:
+    """The status of an answer, if it is not a failure, or one of those that the caller tells of.
 
     Raises:
         CutShortError: If the connection is lost, or the server lacks the means for now.
@@ -121,7 +121,7 @@ def checked(status: Any, peer: Peer, what: str) -> int:
     if not status or "Status" not in status:
         raise CutShortError(f"{peer} broke off the connection")
     code = int(status.Status)
-    if code in (0x0000, *PENDING, *WARNINGS):
+    if code in (0x0000, *PENDING, *WARNINGS, *allowed):
         return code
     if code in OUT_OF_RESOURCES or 0xC000 <= code <= 0xCFFF or code == 0xFE00:
         raise CutShortError(f"{peer} could not do {what} for now (status 0x{code:04X})")

@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from medvit.errors import ConfigError, SourceError
+from medvit.errors import ConfigError
 from medvit.sources.associations import PENDING, Peer, associated, checked
+from medvit.sources.failures import CutShortError
 from medvit.sources.instances import Intake, Series, Study, matches
 from medvit.sources.options import Aet, Query, RetrieveConfig
 from medvit.sources.receiver import Receiver
@@ -29,8 +30,8 @@ FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 """Study Root Query/Retrieve Information Models (PS3.4 C.6.2)."""
-UNKNOWN_DESTINATION = 0xA801
-"""Status of C-MOVE to a title that the server does not know (PS3.4 C.4.2.1.5)."""
+CANNOT_SEND = (0xA702, 0xA801, 0xC000)
+"""Statuses of C-MOVE to a title that the server does not know, or does not reach (PS3.4 C.4.2.1.5)."""
 SINGLE = 50
 """Instances named in one request, which some servers bound."""
 DEFAULT_PORT = 104
@@ -101,9 +102,14 @@ class Pacs:
         )
 
     def _find(self, level: str, **keys: str) -> list[Dataset]:
-        found = []
+        found: list[Dataset] = []
         with associated(self._peer, [_context(FIND)]) as association:
             for status, result in association.send_c_find(_dataset(level, **keys), FIND):
+                if not status and not found:
+                    raise CutShortError(
+                        f"{self._peer} breaks off when asked, as servers do that do not know our title "
+                        f"{self._options.pacs.aet}; check retrieve.pacs.aet with its administrator"
+                    )
                 if checked(status, self._peer, "a search") in PENDING and result is not None:
                     found.append(result)
         return found
@@ -111,12 +117,12 @@ class Pacs:
     def _move(self, asked: Dataset, series: Series, intake: Intake, receiver: Receiver) -> None:
         with receiver.expecting(series, intake), associated(self._peer, [_context(MOVE)]) as association:
             for status, _ in association.send_c_move(asked, self._options.pacs.aet, MOVE):
-                if status and status.Status == UNKNOWN_DESTINATION:
-                    raise SourceError(
-                        f"{self._peer} does not know our title {self._options.pacs.aet}; have its administrator register "
-                        f"it with the address of this machine and port {receiver.port}, or set retrieve.pacs.aet"
+                code = checked(status, self._peer, "C-MOVE", allowed=CANNOT_SEND)
+                if code in CANNOT_SEND:
+                    raise CutShortError(
+                        f"{self._peer} cannot send to our title {self._options.pacs.aet} (status 0x{code:04X}); have "
+                        f"it registered there with our address and port {receiver.port}, or set retrieve.pacs"
                     )
-                checked(status, self._peer, "C-MOVE")
 
     def _get(self, asked: Dataset, series: Series, intake: Intake) -> None:
         from pynetdicom import build_role, evt

@@ -63,8 +63,17 @@ def test_a_series_that_lost_a_slice_on_the_way_gets_it_singly(orthanc: Any, tmp_
 
 
 def test_a_title_that_the_server_does_not_know_is_told(orthanc: Any, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="refuses"):
+    with pytest.raises(SourceError, match="do not know our title STRANGER"):
         fetched(orthanc, tmp_path, {"aet": "STRANGER"})
+
+
+def test_a_title_to_which_the_server_cannot_send_is_told(
+    make_orthanc: Callable[..., Any], studies: Path, tmp_path: Path
+):
+    server = make_orthanc(DicomAlwaysAllowFind=True, DicomAlwaysAllowMove=True, DicomModalities={})
+    server.upload(sorted(studies.rglob("*.dcm"))[:1])
+    with pytest.raises(SourceError, match=f"have it registered there .* port {server.receiver_port}"):
+        fetched(server, tmp_path, retries=0)
 
 
 def test_a_server_by_another_title_is_told(orthanc: Any, tmp_path: Path) -> None:
