@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal, NoReturn
 
@@ -42,6 +43,8 @@ class Member:
 
     name: str
     kind: Kind
+    changed_s: float
+    """Time of change, in s since 1970; an update of a dataset goes by it."""
     entry: zipfile.ZipInfo | tarfile.TarInfo
 
 
@@ -104,7 +107,7 @@ class Unpacking:
             return
         try:
             with _stream(reader, member) as stream:
-                self._write(stream, name)
+                self._write(stream, name, member.changed_s)
         except (SourceError, tarfile.TarError, OSError):
             raise  # the rest of a tar file cannot be found, and a full disk is full for all
         except (*BROKEN, RuntimeError):
@@ -126,7 +129,7 @@ class Unpacking:
         place = f".refused-{len(self._refusals):06d}" if name is None else name
         self._refusals.append(Refusal((self._spool.root / place,), code, reason))
 
-    def _write(self, stream: IO[bytes], name: PurePosixPath) -> None:
+    def _write(self, stream: IO[bytes], name: PurePosixPath, changed_s: float) -> None:
         with self._spool.part() as part:
             while chunk := stream.read(CHUNK_BYTES):
                 self._num_bytes += len(chunk)
@@ -136,7 +139,7 @@ class Unpacking:
                         "if you trust it, unpack it and give the folder"
                     )
                 part.write(chunk)
-            part.keep(name)
+            part.keep(name, changed_s=changed_s)
 
 
 def _safe_name(name: str) -> PurePosixPath | None:
@@ -178,12 +181,16 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
         kind = "link"
     elif info.flag_bits & 1:
         kind = "encrypted"
-    return Member(info.filename, kind, info)
+    try:
+        changed = datetime(*info.date_time, tzinfo=UTC)
+    except ValueError:  # months 0 and the like, from tools that write no date
+        changed = datetime(1980, 1, 1, tzinfo=UTC)
+    return Member(info.filename, kind, changed.timestamp(), info)
 
 
 def _tar_member(info: tarfile.TarInfo) -> Member:
     kind: Kind = "file" if info.isreg() else "folder" if info.isdir() else "device"
-    return Member(info.name, "link" if info.issym() or info.islnk() else kind, info)
+    return Member(info.name, "link" if info.issym() or info.islnk() else kind, max(0.0, float(info.mtime)), info)
 
 
 @contextmanager

@@ -159,9 +159,11 @@ class Part:
         """Makes what was written readable at `path`."""
         self._stream.flush()
 
-    def keep(self, name: PurePosixPath) -> None:
-        """Gives the file its name: it is whole."""
+    def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
+        """Gives the file its name: it is whole. `changed_s` is its time of change, where the source says one."""
         self._stream.close()
+        if changed_s is not None:
+            os.utime(self.path, (changed_s, changed_s))
         self._adopt(self.path, name, self.num_bytes)
 
 
