@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +127,29 @@ def test_a_server_killed_midway_costs_a_resume_and_nothing_else(
     manifest = ingest(config(faults.url, "web", resume=True))
     assert manifest.hash == ingest(config(studies, "folder")).hash
     assert not list((tmp_path / "web").rglob("*.dcm"))
+
+
+def test_a_fetch_that_is_killed_goes_on_where_it_was(
+    make_faults: Callable[..., Any], studies: Path, tmp_path: Path
+) -> None:
+    faults = make_faults()
+    faults.plan = lambda number, path: "silent" if number > 2 else ""
+    words = [f"source={faults.url}", f"dataset={tmp_path / 'web'}", f"key={tmp_path / 'site.key'}", "name=test"]
+    words += ["tracking.enabled=false", "retrieve.auth.token_env=ARCHIVE_TOKEN", "retrieve.concurrency=1"]
+    command = [sys.executable, "-m", "pipelines", "ingest", *words]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while faults.num_retrievals < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    here = {path.stem for path in (tmp_path / "web.partial").rglob("*.dcm")}
+    assert here
+    faults.plan = lambda number, path: ""
+    faults.requested.clear()
+    shared = {"name": "test", "key": tmp_path / "site.key", "tracking": {"enabled": False}}
+    tree = {"source": faults.url, "dataset": tmp_path / "web", "retrieve": options(), "resume": True}
+    manifest = ingest(IngestConfig.parse({**tree, **shared}))
+    assert not [path for path in faults.requested if path.rpartition("/")[2] in here]
+    expected = ingest(IngestConfig.parse({"source": studies, "dataset": tmp_path / "folder", **shared}))
+    assert manifest.hash == expected.hash
