@@ -72,6 +72,8 @@ class Config(BaseModel):
             for key, field in type(self).model_fields.items():
                 if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("private"):
                     tree.pop(key)
+                elif isinstance(group := getattr(self, key), Config):
+                    tree[key] = group.tree(private=False)
         return tree
 
     def to_yaml(self, *, private: bool = True) -> str:

@@ -50,6 +50,12 @@ class GeometryError(DataError):
     code = "geometry"
 
 
+class SourceError(MedvitError):
+    """A server or an archive that cannot be reached, refuses us, or does not give what it says it has."""
+
+    code = "source"
+
+
 class CheckpointError(MedvitError):
     """A checkpoint or public weights that do not fit the purpose."""
 

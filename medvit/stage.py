@@ -40,6 +40,8 @@ class StageConfig(Config):
 
     OUTPUT: ClassVar[str] = "output"
     """The key that names the folder the stage makes."""
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = ("resume", "tracking")
+    """Keys that may differ between an unfinished run and the one that goes on."""
     IS_DISTRIBUTED: ClassVar[bool] = False
     """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
 
@@ -226,7 +228,7 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
     if not (partial / CONFIG).is_file():
         return
     before, now = read_yaml(partial / CONFIG), config.tree(private=False)
-    changed = [key for key in now if key not in ("resume", "tracking") and before.get(key) != now[key]]
+    changed = [key for key in now if key not in config.MAY_CHANGE and before.get(key) != now[key]]
     if changed:
         raise ConfigError(
             f"the unfinished run in {partial} was started with other options ({', '.join(changed)}); "

@@ -27,6 +27,7 @@ from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
 from medvit.readers.values import ValuesConfig
+from medvit.sources import Location, RetrieveConfig, fetch
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -46,9 +47,11 @@ class IngestConfig(StageConfig):
     """Options of `medvit ingest`."""
 
     OUTPUT: ClassVar[str] = "dataset"
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
 
-    source: Path = Field(json_schema_extra={"private": True})
-    """Folder or file with the images, nested anyhow."""
+    source: Location = Field(json_schema_extra={"private": True})
+    """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
+    retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     dataset: Path
     """Dataset folder to make."""
     update: Path | None = None
@@ -104,13 +107,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     prose = find_prose(config.card, name)
     pseudonyms = Pseudonyms.with_key_file(config.key, name)
     update = Update(config.update, config.key, name, pseudonyms)
-    found = scan(
-        config.source,
-        patient_from=config.patient_from,
-        geometry=config.geometry,
-        engine=config.engine,
-        remembered=update.remembered,
-    )
+    local = fetch(config.source, config.retrieve, work=run.folder)
+    patients, memory = config.patient_from, update.remembered
+    found = scan(local, patient_from=patients, geometry=config.geometry, engine=config.engine, remembered=memory)
     update.tell(found)
     candidates = labeled(found, config)
     assigned = assign(candidates, config.splits)
@@ -148,6 +147,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     update.leave(found, run.folder)
     write_card(manifest, left_out, prose)
     storing.clean(manifest)
+    local.discard()
     run.failures += failures(left_out)
     run.tracker.dataset(name, manifest.hash, "ingest")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)

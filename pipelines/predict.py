@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -22,7 +24,7 @@ from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.model import AppliesTo
 from medvit.readers import find
 from medvit.samples import Identity, Item
-from medvit.sources import folder
+from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -44,10 +46,13 @@ class SeriesRule(Config):
 class PredictConfig(StageConfig):
     """Options of predict."""
 
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
+
     checkpoint: Path
     """Folder of a fine-tuned model."""
-    source: Path = Field(json_schema_extra={"private": True})
-    """Folder of studies, nested anyhow, or one file."""
+    source: Location = Field(json_schema_extra={"private": True})
+    """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
+    retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     output: Path
     """New folder for the predictions."""
     series: SeriesChoice = "best"
@@ -76,6 +81,10 @@ class SiteNames:
         self.given[name] = identifier
         return name
 
+    def done_in(self, worklist: Worklist) -> Callable[[str], bool]:
+        """Whether a worklist has done the study of an identifier."""
+        return lambda identifier: worklist.status(self.study(identifier)) == "done"
+
     def series(self, identifier: str) -> str:
         """The pseudonym of a series."""
         return self._pseudonyms.series(_of(Identity(series=identifier)))
@@ -91,16 +100,19 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
         log.warning("codes is ignored: a classification writes no DICOM SEG")
     rule = config.applies_to.over(predictor.config.applies_to)
     names = SiteNames(config.key)
-    found = studies(find(folder.files(config.source)), config.source, names, rule)
-    if not found.studies:
-        raise DataError(
-            f"the source holds {found.num_ignored} files and none is an image; give source=... with studies"
-        )
-
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
-    crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
-    worklist = Worklist(run.folder)
-    worklist.run(found.studies, Job(predictor, rule, names, maker, config.series, config.codes))
+    job = Job(predictor, rule, names, maker, config.series, config.codes)
+    worklist, num_ignored = Worklist(run.folder), 0
+
+    # A server gives one study at a time, everything else all at once.
+    for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=names.done_in(worklist)):
+        found = studies([*find(local.files), *local.refusals], local.root, names, rule)
+        num_ignored += found.num_ignored
+        crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
+        worklist.run(found.studies, job)
+        local.discard()
+    if not worklist.lines:
+        raise DataError(f"the source holds {num_ignored} files and none is an image; give source=... with studies")
 
     run.failures += worklist.failures
     run.keep(STATUS)

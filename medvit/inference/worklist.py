@@ -65,7 +65,7 @@ class Worklist:
         waiting = [study for study in studies if self.status(study.name) != "done"]
         if len(waiting) < len(studies):
             log.info("predict: %d of %d studies are done already", len(studies) - len(waiting), len(studies))
-        for study in tqdm(waiting, desc="predict", unit="study", mininterval=0.5):
+        for study in tqdm(waiting, desc="predict", unit="study", mininterval=0.5, disable=len(waiting) < 2):
             started = time.monotonic()
             result = self._attempt(study, perform)
             self.record(study.name, result, seconds=time.monotonic() - started)

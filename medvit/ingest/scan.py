@@ -16,7 +16,7 @@ from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version
 from medvit.readers import Seen
 from medvit.readers.regular import Geometry
 from medvit.samples import Item, Refusal, Split
-from medvit.sources import folder
+from medvit.sources import Local, folder
 
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
@@ -45,14 +45,14 @@ class Remembered:
 
 
 def scan(
-    source: Path,
+    source: Path | Local,
     *,
     patient_from: str | None = None,
     geometry: Geometry = "refuse",
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
 ) -> Scan:
-    """The images of a folder, or of the one file that `source` is; reads no pixels.
+    """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
 
     Headers are read by the workers of `engine`; files that `remembered` knows in their present state are not opened
     beyond their beginning.
@@ -64,10 +64,10 @@ def scan(
     Raises:
         DataError: If the source is missing or holds no file.
     """
-    root = source.parent if source.is_file() else source
-    files = folder.files(source)
+    local = source if isinstance(source, Local) else folder.local(source)
+    root, files = local.root, local.files
     candidates: list[Candidate] = []
-    refusals: list[Refusal] = []
+    refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
     for found in readers.find(files, geometry=geometry, look=eye):
         try:

@@ -1,1 +1,134 @@
-"""Where bytes come from: each file of this room turns one kind of source into a list of local files."""
+"""Where bytes come from: each file of this room turns one kind of source into a list of local files.
+
+The contract. A module of this room with a `SOURCE` is a kind of source. It *knows* a location by its scheme or name,
+and *fetches* it: what is not a plain file on this machine is put into a spool, a folder that only its owner can read,
+and stays there until `Local.discard`. A fetch that goes on takes nothing twice. A source *by study* can also be fetched
+one study at a time. Locations, paths and identifiers name patients: no log and no error tells them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from medvit.errors import ConfigError
+from medvit.samples import Refusal
+from medvit.sources.options import Location, RetrieveConfig, is_url
+from medvit.sources.spool import Spool
+
+__all__ = ["Local", "Location", "RetrieveConfig", "Source", "SourceByStudy", "fetch", "fetch_studies", "sources"]
+
+SPOOL = ".spool"
+"""Folder inside an unfinished output that holds what was fetched."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """Files of a source on this machine, sorted; `refusals` are those that could not be had, and why.
+
+    All paths lie below `root`.
+    """
+
+    root: Path = field(repr=False)
+    files: tuple[Path, ...] = field(repr=False)
+    refusals: tuple[Refusal, ...] = field(default=(), repr=False)
+    spool: Spool | None = field(default=None, repr=False)
+
+    def discard(self) -> None:
+        """Removes what was fetched, unless it is to be kept; files of a folder are never touched."""
+        if self.spool is not None:
+            self.spool.discard()
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a source is asked for: where, how, and where to put it."""
+
+    location: str = field(repr=False)
+    options: RetrieveConfig
+    work: Path
+
+    def spool(self, *facts: object) -> Spool:
+        """The spool of this location in its present state, as `facts` tell it (such as a file's size)."""
+        options = self.options
+        parent = self.work / SPOOL if options.spool is None else options.spool.expanduser()
+        return Spool.open(parent, (self.location, *facts), is_kept=options.keep, max_gib=options.max_gib)
+
+
+class Source(Protocol):
+    """One kind of source."""
+
+    name: str
+
+    def knows(self, location: str) -> bool:
+        """Whether the location is of this kind."""
+
+    def fetch(self, place: Place) -> Local:
+        """All its files.
+
+        Raises:
+            SourceError: If the source cannot be reached, refuses, or does not hold what it says.
+            DataError: If it is missing or holds nothing.
+            ConfigError: If options do not fit it.
+        """
+
+
+@runtime_checkable
+class SourceByStudy(Source, Protocol):
+    """A source that can be fetched one study at a time."""
+
+    def studies(self, place: Place, is_done: Callable[[str], bool]) -> Iterator[Local]:
+        """The files of one study after the other, but for those of which `is_done` says so by Study Instance UID."""
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    """Every kind of source, by name; the folder, which takes any path, comes last."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
+    return tuple(sorted(found, key=lambda source: (source.name == "folder", source.name)))
+
+
+def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
+    """The files of a source on this machine; what must be fetched is spooled below `work` unless options say where.
+
+    Raises:
+        MedvitError: One of its kinds, as `Source.fetch` says.
+    """
+    return _source(location).fetch(Place(location, options, work))
+
+
+def fetch_studies(
+    location: str, options: RetrieveConfig, *, work: Path, is_done: Callable[[str], bool]
+) -> Iterator[Local]:
+    """The files of a source in turn, so that a server's are never all on this machine; `discard` each when done.
+
+    Raises:
+        MedvitError: One of its kinds, as `Source.fetch` says.
+    """
+    source, place = _source(location), Place(location, options, work)
+    if isinstance(source, SourceByStudy):
+        yield from source.studies(place, is_done)
+    else:
+        yield source.fetch(place)
+
+
+def _source(location: str) -> Source:
+    known = next((source for source in sources() if source.knows(location)), None)
+    if known is None:
+        scheme = location.partition("://")[0]
+        raise ConfigError(
+            f"no source is reached by {scheme}://; expected a path, https://HOST/ROOT for DICOMweb, or "
+            "pacs://AET@HOST:PORT for DICOM"
+        )
+    return known
+
+
+def local_path(location: str) -> Path | None:
+    """The path that a location is, or none where it is a server's."""
+    return None if is_url(location) else Path(location)

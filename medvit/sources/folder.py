@@ -1,11 +1,46 @@
-"""A folder on disk, nested anyhow."""
+"""A folder on disk, nested anyhow, or one file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from medvit.errors import DataError
+from medvit.errors import DataError, UnsupportedError
+from medvit.samples import Refusal
+from medvit.sources import Local, Place
+from medvit.sources.nested import is_archive, is_hidden
+from medvit.sources.options import is_url
+
+
+class Folder:
+    """A folder, nested anyhow, or a single file that is no archive."""
+
+    name = "folder"
+
+    def knows(self, location: str) -> bool:
+        """Whether the location is a path."""
+        return not is_url(location)
+
+    def fetch(self, place: Place) -> Local:
+        """The files where they lie.
+
+        Raises:
+            DataError: If the source is missing, holds no file, or one of its folders cannot be listed.
+        """
+        return local(Path(place.location))
+
+
+def local(source: Path) -> Local:
+    """The files below a folder, archives among them refused; or the one file that `source` is."""
+    root = source.parent if source.is_file() else source
+    found = files(source)
+    nested = [file for file in found if is_archive(file.name)]
+    reason = "an archive inside of the source is not opened; unpack it, or give it as a source of its own"
+    return Local(
+        root,
+        tuple(file for file in found if not is_archive(file.name)),
+        tuple(Refusal((file,), UnsupportedError.code, reason) for file in nested),
+    )
 
 
 def files(source: Path) -> list[Path]:
@@ -22,16 +57,15 @@ def files(source: Path) -> list[Path]:
         raise DataError(f"no folder at {source}; give source=PATH of a folder or a file that exists")
     found: list[Path] = []
     for folder, subfolders, names in os.walk(source, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
-        found += [Path(folder, name) for name in names if not _is_hidden(name)]
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
+        found += [Path(folder, name) for name in names if not is_hidden(name)]
     if not found:
         raise DataError(f"the folder {source} holds no files; give source=PATH of the folder that holds the images")
     return sorted(found)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def _refuse(error: OSError) -> None:
     raise DataError(f"a folder of the source cannot be listed: {error.strerror}; check its permissions") from None
+
+
+SOURCE = Folder()

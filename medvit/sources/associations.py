@@ -1,0 +1,148 @@
+"""Associations with a DICOM server, and what their failures mean in one sentence (PS3.8 9.3.4, PS3.7 C)."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medvit.errors import SourceError
+from medvit.sources.failures import CutShortError, UnreachableError
+from medvit.sources.options import RetrieveConfig, TlsConfig
+
+if TYPE_CHECKING:
+    from pynetdicom.ae import ApplicationEntity
+    from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
+
+PENDING = (0xFF00, 0xFF01)
+WARNINGS = (0x0001, 0x0107, 0x0116, 0xB000)
+"""Statuses of requests that were done, if not for all (PS3.7 C)."""
+OUT_OF_RESOURCES = (0xA700, 0xA701, 0xA702)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A DICOM server: its title and address."""
+
+    aet: str
+    host: str
+    port: int
+    options: RetrieveConfig = field(repr=False)
+    is_encrypted: bool = False
+
+    def __str__(self) -> str:
+        return f"the server {self.aet} at {self.host}:{self.port}"
+
+    def check(self) -> str:
+        """Passes if the server takes connections; the address of this machine that it sees.
+
+        Raises:
+            UnreachableError: If it does not.
+            SourceError: If its name is not known, or its certificate not trusted.
+        """
+        self.options.tls.check()
+        try:
+            with socket.create_connection((self.host, self.port), self.options.timeout_s) as connection:
+                if self.is_encrypted:
+                    with client_context(self.options.tls).wrap_socket(connection, server_hostname=self.host) as secured:
+                        return str(secured.getsockname()[0])
+                return str(connection.getsockname()[0])
+        except socket.gaierror:
+            raise SourceError(f"the name of {self} is not known in this network; check the URL of the source") from None
+        except ssl.SSLCertVerificationError as error:
+            raise SourceError(
+                f"the certificate of {self} is not trusted ({error.verify_message}); see retrieve.tls.ca"
+            ) from None
+        except ssl.SSLError:
+            raise SourceError(f"{self} and we find no encryption in common; check its port, and retrieve.tls") from None
+        except OSError as error:
+            reason = error.strerror or "no answer"
+            raise UnreachableError(
+                f"{self} cannot be reached ({reason}); check that it runs, its port, and the firewall"
+            ) from None
+
+    def entity(self) -> ApplicationEntity:
+        """Our side of an association."""
+        from pynetdicom import AE
+
+        entity = AE(ae_title=self.options.pacs.aet)
+        timeout_s = self.options.timeout_s
+        entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout_s
+        return entity
+
+
+@contextmanager
+def associated(
+    peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
+) -> Iterator[Association]:
+    """An association with a server, released at the end.
+
+    Raises:
+        UnreachableError: If the server does not answer.
+        SourceError: If it refuses us, or what we ask for.
+    """
+    tls = (client_context(peer.options.tls), peer.host) if peer.is_encrypted else None
+    association = peer.entity().associate(
+        peer.host,
+        peer.port,
+        contexts=list(contexts),
+        ae_title=peer.aet,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
+        tls_args=tls,
+    )
+    if association.is_rejected:
+        raise SourceError(
+            f"{peer} refuses our title {peer.options.pacs.aet} or goes by another; check both with its administrator"
+        )
+    if not association.is_established:
+        peer.check()
+        raise UnreachableError(f"{peer} takes the connection and then no request; is it a DICOM server?")
+    try:
+        if not any(context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts):
+            raise SourceError(f"{peer} does not offer the service that is asked for; try another retrieve.pacs.method")
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) -> int:
+    """The status of an answer, if it is not a failure, or one of those that the caller tells of.
+
+    Raises:
+        CutShortError: If the connection is lost, or the server lacks the means for now.
+        SourceError: If the server refuses.
+    """
+    if not status or "Status" not in status:
+        raise CutShortError(f"{peer} broke off the connection")
+    code = int(status.Status)
+    if code in (0x0000, *PENDING, *WARNINGS, *allowed):
+        return code
+    if code in OUT_OF_RESOURCES or 0xC000 <= code <= 0xCFFF or code == 0xFE00:
+        raise CutShortError(f"{peer} could not do {what} for now (status 0x{code:04X})")
+    raise SourceError(f"{peer} refuses {what} (status 0x{code:04X}); ask its administrator for the right to it")
+
+
+def client_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Encryption of connections that we make."""
+    context = ssl.create_default_context(cafile=tls.ca)
+    _add_our_certificate(context, tls)
+    return context
+
+
+def server_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Encryption of connections that are made to us; the other side must have a certificate that we trust."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    _add_our_certificate(context, tls)
+    return context
+
+
+def _add_our_certificate(context: ssl.SSLContext, tls: TlsConfig) -> None:
+    if tls.cert is not None:
+        context.load_cert_chain(tls.cert, tls.key)

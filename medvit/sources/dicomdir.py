@@ -1,0 +1,100 @@
+"""The directory of a DICOM medium, as on CDs from other hospitals: the files it refers to, and those that are missing.
+
+A DICOMDIR (PS3.10 8.6, PS3.3 F) names its files by components of at most 8 characters in upper case; media that were
+copied have them in lower case, with a dot at the end or with a version number, so these are looked for too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medvit.errors import DataError
+from medvit.samples import Refusal
+from medvit.sources import Local, Place, local_path
+
+NAME = "DICOMDIR"
+MISSING = "missing"
+"""Code of a file that the directory refers to and that is not there."""
+IN_USE = 0xFFFF
+"""Value of (0004,1410) RecordInUseFlag of a record that counts; 0 marks one that was removed (PS3.3 F.3.2.2)."""
+
+
+class DicomDirectory:
+    """A DICOMDIR file, given as the source."""
+
+    name = "dicomdir"
+
+    def knows(self, location: str) -> bool:
+        """Whether the location is a file named DICOMDIR."""
+        path = local_path(location)
+        return path is not None and path.name.upper().startswith(NAME) and path.is_file()
+
+    def fetch(self, place: Place) -> Local:
+        """The files that the directory refers to, where they lie.
+
+        Raises:
+            DataError: If it cannot be read, refers to no file, or none of its files is there.
+        """
+        path = Path(place.location)
+        files: set[Path] = set()
+        missing: set[Path] = set()
+        for parts in _references(path):
+            found = _find(path.parent, parts)
+            if found is None:
+                missing.add(path.parent.joinpath(*(part for part in parts if part not in ("", ".", ".."))))
+            else:
+                files.add(found)
+        if not files:
+            raise DataError(
+                f"none of the {len(missing)} files that the DICOMDIR refers to is there; copy the whole medium"
+                if missing
+                else "the DICOMDIR refers to no file; give source=PATH of the folder instead"
+            )
+        reason = "the DICOMDIR refers to it, and it is not there; copy the whole medium"
+        return Local(
+            path.parent,
+            tuple(sorted(files)),
+            tuple(Refusal((file,), MISSING, reason) for file in sorted(missing)),
+        )
+
+
+def _references(path: Path) -> Iterator[tuple[str, ...]]:
+    """The components of (0004,1500) ReferencedFileID of every record in use."""
+    import pydicom
+
+    try:
+        records = pydicom.dcmread(path).DirectoryRecordSequence
+        for record in records:
+            reference = record.get("ReferencedFileID")
+            if reference and record.get("RecordInUseFlag", IN_USE) != 0:
+                yield (reference,) if isinstance(reference, str) else tuple(map(str, reference))
+    except Exception as error:  # a damaged directory makes pydicom raise nearly anything, and quote it
+        raise DataError(
+            f"the DICOMDIR cannot be read ({type(error).__name__}); give source=PATH of the folder instead"
+        ) from None
+
+
+def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
+    """The file of a reference below the folder, whatever the medium was copied with."""
+    if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
+        return None
+    path = folder
+    for part in parts:
+        path = path / part
+        if not path.exists():
+            wanted = _plain(part)
+            siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+            match = next((p for p in sorted(siblings) if _plain(p.name) == wanted), None)
+            if match is None:
+                return None
+            path = match
+    return path if path.is_file() else None
+
+
+def _plain(name: str) -> str:
+    """A name as the medium has it: upper case, without the dot and version of ISO 9660."""
+    return name.upper().partition(";")[0].rstrip(".")
+
+
+SOURCE = DicomDirectory()

@@ -1,0 +1,180 @@
+"""A DICOMweb server: QIDO-RS to find, WADO-RS to retrieve (PS3.18 10.6, 10.4).
+
+Searches go through dicomweb-client. Instances do not: it holds each in memory, decodes it, and takes a body that breaks
+off for whole; they are streamed into the spool byte for byte, in the transfer syntax they are stored in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from medvit.errors import ConfigError, SourceError
+from medvit.sources.failures import CutShortError, NotThereError
+from medvit.sources.http import explained, session
+from medvit.sources.instances import Intake, Series, Study, matches
+from medvit.sources.multipart import boundary_of, split
+from medvit.sources.options import Query, RetrieveConfig
+from medvit.sources.transfer import ServerSource
+
+if TYPE_CHECKING:
+    import requests
+    from dicomweb_client.api import DICOMwebClient
+
+PAGE = 1000
+"""Results asked for at once; a server may give fewer."""
+CHUNK_BYTES = 2**20
+ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
+
+STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+DATE, STUDY_DESCRIPTION = "00080020", "00081030"
+MODALITY, SERIES_DESCRIPTION, SOP_CLASS = "00080060", "0008103E", "00080016"
+
+Result = Mapping[str, Any]
+
+
+class DicomWeb:
+    """A connection to a DICOMweb server."""
+
+    def __init__(self, root: str, http: requests.Session, client: DICOMwebClient, timeout_s: float) -> None:
+        self._root, self._http, self._client, self._timeout_s = root, http, client, timeout_s
+
+    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+        """The studies of a patient with a modality, of any where these are empty."""
+        asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
+        results = self._pages(
+            self._client.search_for_studies, filters=_said(asked), fields=["StudyDate", "StudyDescription"]
+        )
+        studies = (Study(_text(one, STUDY), _text(one, DATE), _text(one, STUDY_DESCRIPTION)) for one in results)
+        return [study for study in studies if study.uid and study.is_meant(query)]
+
+    def series(self, study: Study, query: Query) -> list[Series]:
+        """The series of a study that a query means, with all their instances."""
+        found: dict[str, Series] = {}
+        for modality in query.modality or ("",):
+            results = self._pages(
+                self._client.search_for_series,
+                study.uid,
+                filters=_said({"Modality": modality}),
+                fields=["Modality", "SeriesDescription"],
+            )
+            for one in results:
+                uid, is_of = _text(one, SERIES), _text(one, MODALITY) or modality
+                is_meant = is_of == (modality or is_of) and matches(_text(one, SERIES_DESCRIPTION), query.description)
+                if uid and uid not in found and is_meant:
+                    found[uid] = self._with_instances(study, uid)
+        return list(found.values())
+
+    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+        """Streams the series, or those of its instances that are missing, into the intake.
+
+        Raises:
+            CutShortError: If an answer breaks off, or the server is out of order for now.
+            SourceError: If the server refuses or cannot be reached.
+        """
+        place = f"{self._root}/studies/{quote(series.study, safe='')}/series/{quote(series.uid, safe='')}"
+        if not singly and len(missing) == len(series.instances) > 1:
+            try:
+                self._stream(place, intake)
+                return
+            except NotThereError:  # a server may give instances and no whole series
+                pass
+        num_refused = 0
+        for uid in missing:
+            try:
+                self._stream(f"{place}/instances/{quote(uid, safe='')}", intake)
+            except NotThereError:
+                num_refused += 1
+        if num_refused:
+            raise CutShortError("the server lists instances that it does not give (HTTP 404)")
+
+    def _with_instances(self, study: Study, series: str) -> Series:
+        results = self._pages(self._client.search_for_instances, study.uid, series)
+        return Series(
+            study.uid,
+            series,
+            tuple(sorted({uid for one in results if (uid := _text(one, INSTANCE))})),
+            tuple(sorted({uid for one in results if (uid := _text(one, SOP_CLASS))})),
+        )
+
+    def _pages(
+        self,
+        search: Callable[..., Sequence[Result]],
+        *where: str,
+        filters: Mapping[str, str] | None = None,
+        fields: Sequence[str] = (),
+    ) -> list[Result]:
+        """All results of a search. A server that knows no pages gives the same again, which ends it."""
+        found: dict[str, Result] = {}
+        while True:
+            with explained(self._root):
+                page = search(
+                    *where,
+                    search_filters=dict(filters or {}),
+                    fields=list(fields) or None,
+                    limit=PAGE,
+                    offset=len(found),
+                )
+            before = len(found)
+            found |= {_key(one): one for one in page}
+            if len(found) == before:
+                return list(found.values())
+
+    def _stream(self, url: str, intake: Intake) -> None:
+        with explained(self._root), intake.dropping_halves():
+            headers = {"Accept": ANY_SYNTAX}
+            with self._http.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response:
+                response.raise_for_status()
+                content_type = response.headers.get("Content-Type", "")
+                boundary = boundary_of(content_type)
+                chunks = response.iter_content(CHUNK_BYTES)
+                if boundary is not None:
+                    split(chunks, boundary, intake)
+                elif (
+                    content_type.startswith("application/dicom")
+                    and "json" not in content_type
+                    and "xml" not in content_type
+                ):
+                    intake.begin()  # some servers send a single instance bare
+                    for chunk in chunks:
+                        intake.write(chunk)
+                    intake.end()
+                else:
+                    raise SourceError(
+                        "the server answers with no DICOM; is the URL of the source the root of its DICOMweb service?"
+                    )
+
+
+@contextmanager
+def connect(location: str, options: RetrieveConfig) -> Iterator[DicomWeb]:
+    """A connection to the DICOMweb server of a URL."""
+    from dicomweb_client.api import DICOMwebClient
+
+    root = location.removeprefix("dicomweb+").rstrip("/")
+    with session(root, options) as http:
+        try:
+            client = DICOMwebClient(root, session=http, timeout=options.timeout_s, permissive_uid=True)
+        except ValueError:
+            raise ConfigError("the URL of the source cannot be read; expected https://HOST:PORT/ROOT") from None
+        client.set_http_retry_params(retry=False)  # it would repeat some failures; `transfer` repeats all that may pass
+        yield DicomWeb(root, http, client, options.timeout_s)
+
+
+def _said(filters: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in filters.items() if value}
+
+
+def _key(result: Result) -> str:
+    return "/".join(_text(result, tag) for tag in (STUDY, SERIES, INSTANCE))
+
+
+def _text(result: Result, tag: str) -> str:
+    """The first value of an attribute in the DICOM JSON model (PS3.18 F.2), empty where there is none."""
+    values = result.get(tag, {}).get("Value") or [""]
+    return str(values[0] if values[0] is not None else "").strip()
+
+
+SOURCE = ServerSource("dicomweb", ("https", "http", "dicomweb+https", "dicomweb+http"), connect)

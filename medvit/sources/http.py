@@ -1,0 +1,165 @@
+"""HTTP sessions with the site's certificates and secrets, and what their failures mean in one sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from medvit.errors import ConfigError, MedvitError, SourceError
+from medvit.sources.failures import CutShortError, NotThereError, UnreachableError
+from medvit.sources.options import AuthConfig, RetrieveConfig
+
+log = logging.getLogger("medvit")
+
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses that another attempt may change (RFC 9110 15.5, 15.6)."""
+MAX_REDIRECTS = 5
+WRONG_ROOT = "is the URL of the source the root of its DICOMweb service?"
+
+
+class _Bearer(AuthBase):
+    """A token in the header (RFC 6750 2.1)."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _Session(requests.Session):
+    """A session whose authorities are not replaced by those an environment variable names."""
+
+    def merge_environment_settings(self, url: Any, *settings: Any) -> Any:
+        merged: dict[str, Any] = dict(super().merge_environment_settings(url, *settings))
+        return {**merged, "verify": merged["verify"] if self.verify is True else self.verify}
+
+
+@contextmanager
+def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
+    """A session for a server.
+
+    Raises:
+        ConfigError: If a certificate or a secret is missing, or a secret would travel in the clear.
+    """
+    options.tls.check()
+    with _Session() as http:
+        http.max_redirects = MAX_REDIRECTS
+        for scheme in ("http://", "https://"):
+            http.mount(scheme, HTTPAdapter(pool_maxsize=options.concurrency, max_retries=0))
+        tls = options.tls
+        if tls.ca is not None:
+            http.verify = str(tls.ca)
+        if tls.cert is not None:
+            http.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
+        http.auth = _auth(options.auth)
+        _check_clear(url, options, has_secret=http.auth is not None)
+        yield http
+
+
+def _auth(auth: AuthConfig) -> AuthBase | None:
+    secrets = auth.secrets()
+    if not secrets:
+        return None
+    return _Bearer(secrets[0]) if len(secrets) == 1 else HTTPBasicAuth(secrets[0].encode(), secrets[1].encode())
+
+
+def _check_clear(url: str, options: RetrieveConfig, *, has_secret: bool) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return
+    if has_secret and not options.insecure:
+        raise ConfigError(
+            "the password or token would travel unencrypted; give an https:// URL, or set retrieve.insecure=true"
+        )
+    log.warning("source: images travel unencrypted; an https:// URL would protect them")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turns the errors of a request into one sentence that tells the server and no more of the address.
+
+    Raises:
+        UnreachableError: If the server does not answer.
+        CutShortError: If the answer breaks off, or another attempt may change it.
+        SourceError: If the server refuses, or is not the one it should be.
+    """
+    try:
+        yield
+    except MedvitError:
+        raise
+    except (requests.exceptions.RequestException, ValueError) as error:
+        parts = urlsplit(url)
+        raise _meaning(error, f"the server {parts.scheme}://{parts.netloc.rpartition('@')[2]}") from None
+
+
+def _meaning(error: Exception, server: str) -> SourceError:
+    if isinstance(error, requests.exceptions.HTTPError) and error.response is not None:
+        return _of_status(error.response.status_code, server)
+    if isinstance(error, requests.exceptions.SSLError):
+        return _of_tls(str(error), server)
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+        return _of_connection(error, server)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return CutShortError(f"{server} broke off the connection")
+    if isinstance(error, requests.exceptions.JSONDecodeError):
+        return SourceError(f"{server} does not answer in DICOM JSON; {WRONG_ROOT}")
+    return SourceError(f"{server} cannot be asked ({type(error).__name__}); check the URL of the source")
+
+
+def _of_status(status: int, server: str) -> SourceError:
+    known: Mapping[int, str] = {
+        401: "does not know us (HTTP 401); check retrieve.auth and the environment variables that it names",
+        403: "does not allow it (HTTP 403); ask its administrator for the right to search and retrieve",
+        407: "is behind a proxy that wants a password (HTTP 407)",
+    }
+    if status in known:
+        return SourceError(f"{server} {known[status]}")
+    if status in PASSING:
+        return CutShortError(f"{server} is out of order (HTTP {status})")
+    if status in (404, 410):
+        return NotThereError(f"{server} has nothing at this address (HTTP {status}); {WRONG_ROOT}")
+    return SourceError(f"{server} refuses (HTTP {status}); check the URL of the source")
+
+
+def _of_tls(text: str, server: str) -> SourceError:
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return SourceError(f"{server} and we find no encryption in common; check that it speaks TLS, and retrieve.tls")
+    if re.search("self.signed|unable to get", text):
+        return SourceError(
+            f"the certificate of {server} is of an authority that is not trusted; give that one's as retrieve.tls.ca"
+        )
+    return SourceError(f"the certificate of {server} is not valid for it; check its name and its date")
+
+
+def _of_connection(error: Exception, server: str) -> SourceError:
+    text = str(error)
+    if "NameResolutionError" in text or "getaddrinfo" in text:
+        return SourceError(f"the name of {server} is not known in this network; check the URL of the source")
+    if isinstance(error, requests.exceptions.ReadTimeout) or "Read timed out" in text:
+        return CutShortError(f"{server} fell silent; raise retrieve.timeout_s if it is slow")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return UnreachableError(f"the proxy to {server} does not answer; check HTTPS_PROXY and NO_PROXY")
+    if isinstance(error, requests.exceptions.Timeout) or "Max retries" in text:
+        return UnreachableError(f"{server} cannot be reached; check that it runs, its port, and the firewall")
+    return CutShortError(f"{server} broke off the connection")

@@ -1,0 +1,109 @@
+"""Splits a multipart body (RFC 2046 5.1) as it arrives, so that no part is ever held in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from email.message import Message
+from typing import Protocol
+
+from medvit.sources.failures import CutShortError
+
+MAX_HEAD_BYTES = 2**16
+CRLF = b"\r\n"
+
+
+class Sink(Protocol):
+    """Takes the content of parts."""
+
+    def begin(self) -> None:
+        """A part begins."""
+
+    def write(self, content: bytes) -> None:
+        """More of it."""
+
+    def end(self) -> None:
+        """It was whole."""
+
+
+def boundary_of(content_type: str) -> bytes | None:
+    """The boundary that a Content-Type names; none if it is not multipart."""
+    message = Message()
+    message["Content-Type"] = content_type
+    boundary = message.get_boundary()
+    return boundary.encode() if boundary and message.get_content_maintype() == "multipart" else None
+
+
+def split(chunks: Iterable[bytes], boundary: bytes, sink: Sink) -> None:
+    """Gives every part to the sink, without the headers of the part.
+
+    Raises:
+        CutShortError: If the body ends before its closing boundary; the part that it breaks off in never ends.
+    """
+    splitter = _Splitter(boundary, sink)
+    for chunk in chunks:
+        splitter.feed(chunk)
+    if splitter.state != "done":
+        raise CutShortError("the answer broke off before its end")
+
+
+class _Splitter:
+    def __init__(self, boundary: bytes, sink: Sink) -> None:
+        self._delimiter, self._sink = CRLF + b"--" + boundary, sink
+        self._buffer = bytearray(CRLF)  # so that a boundary at the very beginning is like any other
+        self.state = "preamble"
+
+    def feed(self, chunk: bytes) -> None:
+        self._buffer += chunk
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Goes one step on; false if that needs more bytes."""
+        if self.state == "done":
+            self._buffer.clear()
+            return False
+        steps = {"preamble": self._content, "body": self._content, "boundary": self._boundary, "head": self._head}
+        return steps[self.state]()
+
+    def _content(self) -> bool:
+        end = self._buffer.find(self._delimiter)
+        # What may be the beginning of a boundary waits for the rest of it.
+        num_sure = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
+        if self.state == "body" and num_sure:
+            self._sink.write(bytes(self._buffer[:num_sure]))
+        if end < 0:
+            del self._buffer[:num_sure]
+            return False
+        del self._buffer[: end + len(self._delimiter)]
+        if self.state == "body":
+            self._sink.end()
+        self.state = "boundary"
+        return True
+
+    def _boundary(self) -> bool:
+        if len(self._buffer) < 2:
+            return False
+        if self._buffer.startswith(b"--"):
+            self.state = "done"
+            return True
+        end = self._buffer.find(CRLF)
+        if end < 0:
+            self._refuse_long_head()
+            return False
+        del self._buffer[:end]  # white space may follow a boundary; the line break opens the head
+        self.state = "head"
+        return True
+
+    def _head(self) -> bool:
+        end = self._buffer.find(CRLF + CRLF)
+        if end < 0:
+            self._refuse_long_head()
+            return False
+        del self._buffer[: end + 4]
+        self._sink.begin()
+        self.state = "body"
+        return True
+
+    def _refuse_long_head(self) -> None:
+        if len(self._buffer) > MAX_HEAD_BYTES:
+            raise CutShortError("a part of the answer has no end of its headers")

@@ -1,0 +1,235 @@
+"""Which source is meant, and how to get at it: the options of archives and servers.
+
+A secret is never an option: options name the environment variables that hold it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from medvit.config import Amount, Config, Count, Positive
+from medvit.errors import ConfigError
+
+AET_PATTERN = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
+"""An application entity title: up to 16 characters of the default repertoire, no backslash (PS3.5 6.2, VR AE)."""
+
+Aet = Annotated[str, Field(pattern=AET_PATTERN)]
+"""An application entity title."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_WILDCARDS = re.compile(r"[*?\\]")
+
+
+def is_url(location: str) -> bool:
+    """Whether a source is a server rather than a path."""
+    return _URL.match(location) is not None
+
+
+def _location(value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else str(value)
+    if not text:
+        raise ValueError("expected a path or a URL, found nothing")
+    if not is_url(text):
+        return text
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("the URL cannot be read; expected SCHEME://HOST:PORT/PATH") from None
+    if parts.password is not None or (parts.username is not None and not text.lower().startswith("pacs")):
+        raise ValueError(
+            "the URL holds a user or a password, which would be written down; put them into environment variables and "
+            "name these: retrieve.auth.user_env=..., retrieve.auth.password_env=..."
+        )
+    if not parts.hostname or port == 0:
+        raise ValueError("the URL names no host; expected SCHEME://HOST:PORT/PATH")
+    if parts.query or parts.fragment:
+        raise ValueError("the URL holds a query; what to take is said by retrieve.query, as retrieve.query.modality=CT")
+    return text
+
+
+Location = Annotated[str, BeforeValidator(_location)]
+"""A path, or the URL of a server; a URL with a password is refused."""
+
+
+def _day(value: Any) -> Any:
+    match = re.fullmatch(r"(\d{4})(\d\d)(\d\d)", str(value))
+    return "-".join(match.groups()) if match else value
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+"""A day as 2024-01-31, or 20240131 as DICOM writes it."""
+
+
+class Query(Config):
+    """What to ask a server for; what is not said is not asked, so that no option at all means all it holds."""
+
+    modality: tuple[str, ...] = ()
+    """Modalities of series by their DICOM code, such as [CT, MR]; none takes any."""
+    since: Day | None = None
+    """First day of the studies to take, as 2024-01-31."""
+    until: Day | None = None
+    """Last day of the studies to take."""
+    description: str = ""
+    """SeriesDescription to take, in any case; * stands for any text and ? for one character."""
+    study_description: str = ""
+    """StudyDescription to take, as with description."""
+    patients: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Text file with one PatientID a line; only their studies are taken."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Query:
+        if self.since and self.until and self.since > self.until:
+            raise ValueError(f"since ({self.since}) is after until ({self.until}); swap them")
+        return self
+
+    def patient_ids(self) -> tuple[str, ...]:
+        """The PatientIDs to ask for, without repetition; one empty one where any is meant.
+
+        Raises:
+            ConfigError: If the file cannot be read, names nobody, or has a line that would match several patients.
+        """
+        if self.patients is None:
+            return ("",)
+        try:
+            lines = [line.strip() for line in self.patients.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise ConfigError(f"the list retrieve.query.patients cannot be read: {reason}") from None
+        for number, line in enumerate(lines, 1):
+            if _WILDCARDS.search(line):
+                raise ConfigError(
+                    f"line {number} of the list retrieve.query.patients holds *, ? or a backslash, which match other "
+                    "patients too; expected one PatientID a line"
+                )
+        named = tuple(dict.fromkeys(line for line in lines if line))
+        if not named:
+            raise ConfigError("the list retrieve.query.patients is empty; expected one PatientID a line")
+        return named
+
+    def dates(self) -> str:
+        """The range of days as DICOM asks for it (PS3.4 C.2.2.2.5), empty where any day is meant."""
+        if self.since is None and self.until is None:
+            return ""
+        return "-".join(f"{day:%Y%m%d}" if day else "" for day in (self.since, self.until))
+
+
+def _variable(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("expected the name of an environment variable, as MEDVIT_TOKEN, never the secret itself")
+    return value
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+
+
+class AuthConfig(Config):
+    """Who we are to a DICOMweb server; the secrets are read from the environment when they are needed."""
+
+    token_env: Variable = ""
+    """Environment variable that holds a bearer token (RFC 6750)."""
+    user_env: Variable = ""
+    """Environment variable that holds the user of basic authentication (RFC 7617)."""
+    password_env: Variable = ""
+    """Environment variable that holds the password of basic authentication."""
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> AuthConfig:
+        if bool(self.user_env) != bool(self.password_env):
+            raise ValueError("give both user_env and password_env, or neither")
+        if self.token_env and self.user_env:
+            raise ValueError("give token_env or user_env with password_env, not both")
+        return self
+
+    def secrets(self) -> tuple[str, ...]:
+        """The token, or user and password, or nothing.
+
+        Raises:
+            ConfigError: If a named variable is not set.
+        """
+        named = [name for name in (self.token_env, self.user_env, self.password_env) if name]
+        for name in named:
+            if not os.environ.get(name):
+                raise ConfigError(f"the environment variable {name}, which retrieve.auth names, is not set")
+        return tuple(os.environ[name] for name in named)
+
+
+class TlsConfig(Config):
+    """Certificates of encrypted connections, as PEM files."""
+
+    ca: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Authorities to trust in place of those of the system, as for a hospital's own."""
+    cert: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Our own certificate, for servers that ask for one."""
+    key: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Key of our certificate, without passphrase; none takes it from the file of cert."""
+
+    @model_validator(mode="after")
+    def _has_a_certificate(self) -> TlsConfig:
+        if self.key and not self.cert:
+            raise ValueError("a key needs its certificate; give cert as well")
+        return self
+
+    def check(self) -> None:
+        """Passes if the files can be read.
+
+        Raises:
+            ConfigError: If one cannot.
+        """
+        for name in ("ca", "cert", "key"):
+            path = getattr(self, name)
+            if path is not None and not os.access(path, os.R_OK):
+                raise ConfigError(f"the file retrieve.tls.{name} cannot be read; give the path of a PEM file")
+
+
+class PacsConfig(Config):
+    """How to speak DICOM with a server (pacs://AET@HOST:PORT)."""
+
+    aet: Aet = "MEDVIT"
+    """Our application entity title, which the server must know for C-MOVE."""
+    method: Literal["move", "get"] = "move"
+    """C-MOVE has the server connect to us; C-GET uses the connection that we made, where the server can."""
+    listen: str = ""
+    """Address to receive on with C-MOVE; none takes the one from which the server is reached."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    """Port to receive on with C-MOVE, which the server must know."""
+
+
+class RetrieveConfig(Config):
+    """How archives are unpacked and servers asked; folders need none of it."""
+
+    query: Query = Field(default_factory=Query)
+    concurrency: Count = 4
+    """Series fetched at the same time."""
+    retries: Annotated[int, Field(ge=0)] = 4
+    """Attempts that bring nothing new, after the first one, until a request is given up."""
+    backoff_s: Amount = 1.0
+    """Pause before the first new attempt; it doubles with each, up to a minute."""
+    timeout_s: Positive = 60.0
+    """Silence after which a connection is taken for dead."""
+    incomplete: Literal["refuse", "quarantine"] = "refuse"
+    """Series that did not come whole: refuse stops the stage, quarantine leaves them out and says so."""
+    spool: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Folder to keep fetched files in while the stage runs; none takes one inside the unfinished output."""
+    keep: bool = False
+    """Leave the fetched files, which name patients, in the spool; needs spool."""
+    max_gib: Positive = 512.0
+    """Refuse to fetch or unpack more than this."""
+    insecure: bool = False
+    """Allow passwords and tokens on unencrypted connections to other machines."""
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    tls: TlsConfig = Field(default_factory=TlsConfig)
+    pacs: PacsConfig = Field(default_factory=PacsConfig)
+
+    @model_validator(mode="after")
+    def _keeps_where_it_may(self) -> RetrieveConfig:
+        if self.keep and self.spool is None:
+            raise ValueError("keep=true needs a folder to keep files in; give spool=... outside of the output")
+        return self

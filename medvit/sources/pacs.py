@@ -1,0 +1,212 @@
+"""A DICOM server (PS3.4 C): C-FIND to find, C-MOVE with a receiver of our own or C-GET to retrieve.
+
+The URL is `pacs://AET@HOST:PORT`, `pacs+tls://` where the connection is encrypted (PS3.15 B), with the server's
+application entity title before the @.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from medvit.errors import ConfigError
+from medvit.sources.associations import PENDING, Peer, associated, checked
+from medvit.sources.failures import CutShortError
+from medvit.sources.instances import Intake, Series, Study, matches
+from medvit.sources.options import Aet, Query, RetrieveConfig
+from medvit.sources.receiver import Receiver
+from medvit.sources.transfer import ServerSource
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pynetdicom.presentation import PresentationContext
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+GET = "1.2.840.10008.5.1.4.1.2.2.3"
+"""Study Root Query/Retrieve Information Models (PS3.4 C.6.2)."""
+CANNOT_SEND = (0xA702, 0xA801, 0xC000)
+"""Statuses of C-MOVE to a title that the server does not know, or does not reach (PS3.4 C.4.2.1.5)."""
+SINGLE = 50
+"""Instances named in one request, which some servers bound."""
+DEFAULT_PORT = 104
+MAX_CONTEXTS = 127
+"""Presentation contexts of one association besides the one of the query (PS3.8 9.3.2.2)."""
+
+
+class Pacs:
+    """Associations with a DICOM server, one a request."""
+
+    def __init__(self, peer: Peer, options: RetrieveConfig, receiver: Receiver | None) -> None:
+        self._peer, self._options, self._receiver = peer, options, receiver
+
+    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+        """The studies of a patient with a modality, of any where these are empty."""
+        results = self._find(
+            "STUDY",
+            StudyInstanceUID="",
+            PatientID=patient,
+            ModalitiesInStudy=modality,
+            StudyDate=query.dates(),
+            StudyDescription="",
+        )
+        keywords = ("StudyInstanceUID", "StudyDate", "StudyDescription")
+        studies = (Study(*(_text(result, keyword) for keyword in keywords)) for result in results)
+        return [study for study in studies if study.uid and study.is_meant(query)]
+
+    def series(self, study: Study, query: Query) -> list[Series]:
+        """The series of a study that a query means, with all their instances."""
+        results = self._find(
+            "SERIES", StudyInstanceUID=study.uid, SeriesInstanceUID="", Modality="", SeriesDescription=""
+        )
+        return [
+            self._with_instances(study, _text(result, "SeriesInstanceUID"))
+            for result in results
+            if (not query.modality or _text(result, "Modality") in query.modality)
+            and matches(_text(result, "SeriesDescription"), query.description)
+        ]
+
+    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+        """Has the server send the missing instances of a series.
+
+        Raises:
+            CutShortError: If the connection breaks off, or some did not come.
+            SourceError: If the server refuses.
+        """
+        requests = [{"SeriesInstanceUID": series.uid}]
+        if singly or len(missing) < len(series.instances):
+            groups = [missing[start : start + SINGLE] for start in range(0, len(missing), SINGLE)]
+            requests = [{"SeriesInstanceUID": series.uid, "SOPInstanceUID": "\\".join(group)} for group in groups]
+        for request in requests:
+            level = "IMAGE" if "SOPInstanceUID" in request else "SERIES"
+            asked = _dataset(level, StudyInstanceUID=series.study, **request)
+            if self._receiver is None:
+                self._get(asked, series, intake)
+            else:
+                self._move(asked, series, intake, self._receiver)
+
+    def _with_instances(self, study: Study, series: str) -> Series:
+        results = self._find(
+            "IMAGE", StudyInstanceUID=study.uid, SeriesInstanceUID=series, SOPInstanceUID="", SOPClassUID=""
+        )
+        return Series(
+            study.uid,
+            series,
+            tuple(sorted({uid for result in results if (uid := _text(result, "SOPInstanceUID"))})),
+            tuple(sorted({uid for result in results if (uid := _text(result, "SOPClassUID"))})),
+        )
+
+    def _find(self, level: str, **keys: str) -> list[Dataset]:
+        found: list[Dataset] = []
+        with associated(self._peer, [_context(FIND)]) as association:
+            for status, result in association.send_c_find(_dataset(level, **keys), FIND):
+                if not status and not found:
+                    raise CutShortError(
+                        f"{self._peer} breaks off when asked, as servers do that do not know our title "
+                        f"{self._options.pacs.aet}; check retrieve.pacs.aet with its administrator"
+                    )
+                if checked(status, self._peer, "a search") in PENDING and result is not None:
+                    found.append(result)
+        return found
+
+    def _move(self, asked: Dataset, series: Series, intake: Intake, receiver: Receiver) -> None:
+        with receiver.expecting(series, intake), associated(self._peer, [_context(MOVE)]) as association:
+            for status, _ in association.send_c_move(asked, self._options.pacs.aet, MOVE):
+                code = checked(status, self._peer, "C-MOVE", allowed=CANNOT_SEND)
+                if code in CANNOT_SEND:
+                    raise CutShortError(
+                        f"{self._peer} cannot send to our title {self._options.pacs.aet} (status 0x{code:04X}); have "
+                        f"it registered there with our address and port {receiver.port}, or set retrieve.pacs"
+                    )
+
+    def _get(self, asked: Dataset, series: Series, intake: Intake) -> None:
+        from pynetdicom import build_role, evt
+
+        contexts = _storage_contexts(series.classes)
+        roles = [build_role(context.abstract_syntax, scp_role=True) for context in contexts]
+        lock = threading.Lock()
+
+        def store(event: Any) -> int:
+            with lock:
+                return intake.store(event.encoded_dataset())
+
+        handlers = [(evt.EVT_C_STORE, store)]
+        with associated(self._peer, [_context(GET), *contexts], roles, handlers) as association:
+            for status, _ in association.send_c_get(asked, GET):
+                checked(status, self._peer, "C-GET")
+
+
+@contextmanager
+def connect(location: str, options: RetrieveConfig) -> Iterator[Pacs]:
+    """What asks the DICOM server of a URL, and receives from it."""
+    peer = peer_of(location, options)
+    peer.check()
+    with ExitStack() as stack:
+        receiver = None
+        if options.pacs.method == "move":
+            receiver = stack.enter_context(Receiver.listening(peer, options))
+        yield Pacs(peer, options, receiver)
+
+
+def peer_of(location: str, options: RetrieveConfig) -> Peer:
+    """The server that a URL names.
+
+    Raises:
+        ConfigError: If the URL has no title, or a certificate cannot be read.
+    """
+    parts = urlsplit(location)
+    try:
+        aet = TypeAdapter(Aet).validate_python(unquote(parts.username or ""))
+    except ValidationError:
+        raise ConfigError(
+            "the URL of the source names no application entity title (1 to 16 characters); expected pacs://AET@HOST:PORT"
+        ) from None
+    assert parts.hostname is not None, "the door has checked it"
+    is_encrypted = parts.scheme.lower().endswith("+tls")
+    return Peer(aet, parts.hostname, parts.port or DEFAULT_PORT, options, is_encrypted=is_encrypted)
+
+
+def _context(model: str) -> PresentationContext:
+    from pynetdicom import build_context
+
+    return build_context(model)
+
+
+def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
+    """Contexts for the SOP classes of a series; for those of images where the server did not tell them.
+
+    Each class has a context for uncompressed syntaxes and one for compressed ones, so that a server which takes the
+    first syntax it knows does not compress or decompress more than it must.
+    """
+    from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
+
+    compressed = [syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax not in DEFAULT_TRANSFER_SYNTAXES]
+    if not classes:
+        usual = [context.abstract_syntax for context in StoragePresentationContexts]
+        return [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in usual[:MAX_CONTEXTS]]
+    pairs = [(uid, syntaxes) for uid in classes for syntaxes in (DEFAULT_TRANSFER_SYNTAXES, compressed)]
+    return [build_context(uid, syntaxes) for uid, syntaxes in pairs[:MAX_CONTEXTS]]
+
+
+def _dataset(level: str, **keys: str) -> Dataset:
+    from pydicom import Dataset
+
+    asked = Dataset()
+    if not all(text.isascii() for text in keys.values()):
+        asked.SpecificCharacterSet = "ISO_IR 192"
+    asked.QueryRetrieveLevel = level
+    for keyword, text in keys.items():
+        setattr(asked, keyword, text)
+    return asked
+
+
+def _text(result: Dataset, keyword: str) -> str:
+    return str(result.get(keyword) or "").strip()
+
+
+SOURCE = ServerSource("pacs", ("pacs", "pacs+tls"), connect)

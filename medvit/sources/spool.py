@@ -1,0 +1,199 @@
+"""A folder that only its owner can read, for files on their way from a source to the stage.
+
+A file gets its name when it is whole, and a line in the book of the spool with its size; what the book says and the
+disk confirms is not fetched again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+from medvit.errors import ConfigError, OutputError, SourceError
+
+OWNER_ONLY = 0o700
+GIB = 2**30
+
+
+class Spool:
+    """Files of one source in one state; safe to use from several threads, refused to a second process."""
+
+    def __init__(self, folder: Path, *, is_kept: bool, max_gib: float) -> None:
+        self._folder, self._is_kept, self._max_gib = folder, is_kept, max_gib
+        self.root = folder / "files"
+        """Folder of the files."""
+        self._parts = folder / "parts"
+        self._lock = threading.Lock()
+        self._guard = _locked(folder / "lock")
+        shutil.rmtree(self._parts, ignore_errors=True)  # halves that an earlier run left
+        for path in (self.root, self._parts):
+            path.mkdir(exist_ok=True)
+        self._book = (folder / "whole.jsonl").open("a+", encoding="utf-8")
+        self._sizes = _read(self._book)
+        self._num_bytes = sum(self._sizes.values())
+
+    @classmethod
+    def open(cls, parent: Path, facts: tuple[object, ...], *, is_kept: bool, max_gib: float) -> Spool:
+        """The spool below `parent` of what `facts` tell apart from all else.
+
+        Raises:
+            ConfigError: If it belongs to somebody else, or another run uses it.
+            OutputError: If it cannot be made.
+        """
+        digest = hashlib.sha256(json.dumps([str(fact) for fact in facts]).encode()).hexdigest()[:16]
+        folder = parent / f"medvit-{digest}"
+        try:
+            parent.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+            folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+            if folder.stat().st_uid != os.geteuid():
+                raise ConfigError("the spool belongs to another user; give another folder as retrieve.spool=...")
+            folder.chmod(OWNER_ONLY)
+            return cls(folder, is_kept=is_kept, max_gib=max_gib)
+        except OSError as error:
+            raise OutputError(
+                f"the spool for fetched files cannot be made: {error.strerror}; give another retrieve.spool=..."
+            ) from None
+
+    def path(self, name: PurePosixPath) -> Path:
+        """Where the file of a relative name lies, or will."""
+        return self.root.joinpath(*name.parts)
+
+    def has(self, name: PurePosixPath) -> bool:
+        """Whether the file is here, whole."""
+        size = self._sizes.get(name.as_posix())
+        try:
+            return size is not None and self.path(name).stat().st_size == size
+        except OSError:
+            return False
+
+    @contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """Lets others use the spool if the fetch fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def part(self) -> Iterator[Part]:
+        """A file to write, which is gone at the end unless it was given a name.
+
+        Raises:
+            SourceError: If all files together exceed the limit.
+        """
+        handle, name = tempfile.mkstemp(dir=self._parts)
+        path = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield Part(path, stream, self._count, self._adopt)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Removes all files unless they are to be kept, and lets others use the spool."""
+        if not self._is_kept:
+            self._sizes.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Lets others use the spool; one that holds nothing is removed."""
+        self._book.close()
+        self._guard.close()
+        if not self._sizes:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._remove_parent_if_empty()
+
+    def _remove_parent_if_empty(self) -> None:
+        parent = self._folder.parent
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self._num_bytes += num_bytes
+            if self._num_bytes > self._max_gib * GIB:
+                raise SourceError(
+                    f"the source holds more than {self._max_gib:g} GiB; ask for less, or raise retrieve.max_gib"
+                )
+
+    def _adopt(self, part: Path, name: PurePosixPath, size: int) -> None:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, path)
+        with self._lock:
+            self._sizes[name.as_posix()] = size
+            self._book.write(json.dumps([name.as_posix(), size]) + "\n")
+            self._book.flush()
+
+
+class Part:
+    """A file of a spool that is being written."""
+
+    def __init__(
+        self,
+        path: Path,
+        stream: BinaryIO,
+        count: Callable[[int], None],
+        adopt: Callable[[Path, PurePosixPath, int], None],
+    ) -> None:
+        self.path, self._stream, self._count, self._adopt = path, stream, count, adopt
+        self.num_bytes = 0
+
+    def write(self, content: bytes) -> None:
+        """Appends bytes."""
+        self._count(len(content))
+        self.num_bytes += len(content)
+        self._stream.write(content)
+
+    def flush(self) -> None:
+        """Makes what was written readable at `path`."""
+        self._stream.flush()
+
+    def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
+        """Gives the file its name: it is whole. `changed_s` is its time of change, where the source says one."""
+        self._stream.close()
+        if changed_s is not None:
+            os.utime(self.path, (changed_s, changed_s))
+        self._adopt(self.path, name, self.num_bytes)
+
+
+_held: dict[Path, IO[str]] = {}
+"""Locks of this process, which a later run in it takes over: an earlier one that failed may not have let go."""
+
+
+def _locked(path: Path) -> IO[str]:
+    if path in _held:
+        _held.pop(path).close()
+    guard = path.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        guard.close()
+        raise ConfigError(
+            "another run fetches the same source into the same spool; wait for it, or give another retrieve.spool=..."
+        ) from None
+    _held[path] = guard
+    return guard
+
+
+def _read(book: IO[str]) -> dict[str, int]:
+    """What the book says; a line cut off by the end of an earlier run is cut from it."""
+    book.seek(0)
+    content = book.read()
+    whole = content.rpartition("\n")[0]
+    if len(whole) + 1 < len(content):
+        book.seek(0)
+        book.truncate()
+        book.write(f"{whole}\n" if whole else "")
+        book.flush()
+    return dict(json.loads(line) for line in whole.splitlines())

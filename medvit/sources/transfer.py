@@ -1,0 +1,259 @@
+"""From what a server has to files in the spool: several series at once, again where one breaks off, and all or nothing.
+
+A server is asked for its instances first. What is in the spool is not fetched again. An attempt that brought something
+is followed by another; those that bring nothing are counted, and their limit ends the series, not the others. A server
+that cannot be reached, or refuses us, ends the stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from medvit.errors import DataError, SourceError
+from medvit.samples import Refusal
+from medvit.sources import Local, Place
+from medvit.sources.failures import CutShortError, NotThereError, StoppedError, UnreachableError
+from medvit.sources.instances import Intake, Series, Study, file_name
+from medvit.sources.options import Query, RetrieveConfig
+from medvit.sources.spool import Spool
+
+log = logging.getLogger("medvit")
+
+INCOMPLETE = "incomplete"
+"""Code of a series that did not come whole."""
+MAX_PAUSE_S = 60.0
+TALKATIVE = ("dicomweb_client", "urllib3", "pynetdicom", "pydicom")
+"""Libraries that log addresses and headers, which name patients."""
+
+T = TypeVar("T")
+
+
+class Server(Protocol):
+    """A connection to a server; used from several threads at once."""
+
+    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+        """The studies of a patient with a modality, of any where these are empty."""
+
+    def series(self, study: Study, query: Query) -> list[Series]:
+        """The series of a study that a query means, with all their instances."""
+
+    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+        """Gives the missing instances of a series to the intake, one a request if `singly`.
+
+        Raises:
+            CutShortError: If it breaks off; what came until then is kept.
+            SourceError: If the server refuses.
+        """
+
+
+Connect = Callable[[str, RetrieveConfig], AbstractContextManager[Server]]
+
+
+@dataclass(frozen=True)
+class ServerSource:
+    """A source that is a server, for the schemes of its URLs."""
+
+    name: str
+    schemes: tuple[str, ...]
+    connect: Connect = field(repr=False)
+
+    def knows(self, location: str) -> bool:
+        """Whether the location is a URL of one of its schemes."""
+        return location.lower().startswith(tuple(f"{scheme}://" for scheme in self.schemes))
+
+    def fetch(self, place: Place) -> Local:
+        """The instances of all studies that the query means."""
+        with _quiet(), self.connect(place.location, place.options) as server:
+            found = _find(server, place.options)
+            spool = place.spool()
+            with spool.closed_on_failure():
+                return Transfer(server, place.options, spool).run(found)
+
+    def studies(self, place: Place, is_done: Callable[[str], bool]) -> Iterator[Local]:
+        """The instances of one study after the other; nothing is fetched of those that are done.
+
+        A study that does not come whole never stops the others.
+        """
+        isolating = place.options.model_copy(update={"incomplete": "quarantine"})
+        with _quiet(), self.connect(place.location, place.options) as server:
+            found = _find(server, place.options)
+            by_study: dict[str, list[Series]] = {}
+            for series in found:
+                by_study.setdefault(series.study, []).append(series)
+        waiting = [study for study in by_study if not is_done(study)]
+        log.info("source: %d of %d studies are still to do", len(waiting), len(by_study))
+        for study in tqdm(waiting, desc="studies", unit="study", mininterval=0.5):
+            # A connection a study: what is done with one may take longer than a server waits.
+            with _quiet(), self.connect(place.location, place.options) as server:
+                spool = place.spool(study)
+                with spool.closed_on_failure():
+                    local = Transfer(server, isolating, spool).run(by_study[study])
+            yield local
+
+
+@dataclass
+class Transfer:
+    """Fetches series into a spool."""
+
+    server: Server
+    options: RetrieveConfig
+    spool: Spool
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, found: Sequence[Series]) -> Local:
+        """The files of all series.
+
+        Raises:
+            SourceError: If the server cannot be reached or refuses, or if series did not come whole and options say so.
+        """
+        num_wanted = sum(len(series.instances) for series in found)
+        num_here = num_wanted - sum(len(self._missing(series)) for series in found)
+        if num_here:
+            log.info("source: %d of %d instances are here from the run before", num_here, num_wanted)
+        with tqdm(total=num_wanted, initial=num_here, desc="fetch", unit="file", mininterval=0.5) as bar:
+            jobs = [partial(self._fetch, series, bar) for series in found if self._missing(series)]
+            reasons = dict(in_threads(jobs, self.options.concurrency, self.stop))
+        reasons = {series: reason for series, reason in reasons.items() if reason}
+        if reasons and self.options.incomplete == "refuse":
+            raise self._incomplete(reasons, len(found))
+        whole = [series for series in found if series not in reasons]
+        files = (self.spool.path(file_name(series, uid)) for series in whole for uid in series.instances)
+        refusals = tuple(self._refusal(series, reason) for series, reason in reasons.items())
+        return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
+
+    def _fetch(self, series: Series, bar: tqdm[NoReturn]) -> tuple[Series, str]:
+        """The series, and why it is not whole if it is not."""
+        idle = 0
+        while missing := self._missing(series):
+            reason = "the server says that it has them and did not send them"
+            intake = Intake(self.spool, series, missing, self.stop, bar.update)
+            try:
+                self.server.retrieve(series, missing, intake, singly=idle > 0)
+            except UnreachableError:
+                if idle >= self.options.retries:
+                    raise
+            except CutShortError as error:
+                reason = str(error)
+            if intake.failure is not None:
+                raise intake.failure
+            idle = 0 if len(self._missing(series)) < len(missing) else idle + 1
+            if idle > self.options.retries:
+                return series, reason
+            if idle:
+                pause(self.options, idle, self.stop)
+        return series, ""
+
+    def _missing(self, series: Series) -> list[str]:
+        return [uid for uid in series.instances if not self.spool.has(file_name(series, uid))]
+
+    def _incomplete(self, reasons: dict[Series, str], num_series: int) -> SourceError:
+        reason, _ = Counter(reasons.values()).most_common(1)[0]
+        return SourceError(
+            f"{sum(len(self._missing(series)) for series in reasons)} instances of {len(reasons)} of {num_series} "
+            f"series did not come; most often: {reason}; go on with resume=true, which fetches only those, or leave "
+            "the series out with retrieve.incomplete=quarantine"
+        )
+
+    def _refusal(self, series: Series, reason: str) -> Refusal:
+        here = [file_name(series, uid) for uid in series.instances if self.spool.has(file_name(series, uid))]
+        files = tuple(map(self.spool.path, here)) or (self.spool.path(file_name(series, series.instances[0])),)
+        num_missing = len(series.instances) - len(here)
+        return Refusal(files, INCOMPLETE, f"{num_missing} of {len(series.instances)} instances did not come: {reason}")
+
+
+def in_threads(jobs: Sequence[Callable[[], T]], num_threads: int, stop: threading.Event) -> Iterator[T]:
+    """What the jobs give, in the order in which they end; the first that fails stops the others and is raised."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        futures: list[Future[T]] = [pool.submit(job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Event) -> T:
+    """What the action gives, at the latest attempt.
+
+    Raises:
+        SourceError: Why the last attempt failed.
+    """
+    for attempt in range(1, options.retries + 1):
+        try:
+            return action()
+        except NotThereError:
+            raise
+        except CutShortError:
+            pause(options, attempt, stop)
+    return action()
+
+
+def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
+    """Waits before an attempt, longer each time, and not as long as the neighbors.
+
+    Raises:
+        StoppedError: If all stop meanwhile.
+    """
+    seconds = min(options.backoff_s * 2 ** (attempt - 1), MAX_PAUSE_S) * random.uniform(0.5, 1.0)
+    if stop.wait(seconds):
+        raise StoppedError
+
+
+def _find(server: Server, options: RetrieveConfig) -> list[Series]:
+    """The series that the query means, in one order whatever the server's.
+
+    Raises:
+        DataError: If there is none.
+    """
+    query, stop = options.query, threading.Event()
+    asked = [(patient, modality) for patient in query.patient_ids() for modality in query.modality or ("",)]
+    searches = [
+        partial(persist, partial(server.studies, patient, modality, query), options, stop)
+        for patient, modality in asked
+    ]
+    matched = _all(searches, options, stop, "find studies")
+    studies = {study.uid: study for found in matched for study in found}
+    looks = [partial(persist, partial(server.series, study, query), options, stop) for study in studies.values()]
+    looked = _all(looks, options, stop, "find series")
+    series = sorted((one for found in looked for one in found), key=lambda one: (one.study, one.uid))
+    filled = [one for one in series if one.instances]
+    if not filled:
+        raise DataError(
+            f"the server has no series that the query means ({len(studies)} studies matched); widen retrieve.query"
+        )
+    num_instances = sum(len(one.instances) for one in filled)
+    num_studies = len({one.study for one in filled})
+    log.info("source: %d studies, %d series, %d instances", num_studies, len(filled), num_instances)
+    return filled
+
+
+def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threading.Event, title: str) -> list[T]:
+    done = in_threads(jobs, options.concurrency, stop)
+    return list(tqdm(done, total=len(jobs), desc=title, unit="query", disable=len(jobs) < 2, mininterval=0.5))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the libraries silent about what they send and receive."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
