@@ -13,7 +13,7 @@ from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.quarantine import Quarantined
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, "leakage")
+NO_FAILURE = (NotAnImageError.code, "leakage", "duplicate")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 

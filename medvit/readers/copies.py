@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.readers.dicom_header import Header
@@ -50,6 +50,6 @@ def _claim(instance: Instance) -> tuple[object, ...]:
     first = instance[0]
     is_volume = all(plane.is_slice and plane.has_place for plane in instance)
     own = "" if is_volume else first.instance or str(first.file)
-    return own, tuple(
-        replace(plane, file=Path(), num_bytes=0, instance="", transfer_syntax="", photometric="") for plane in instance
-    )
+    alike = (first.sop_class, first.image_type, first.number, first.samples, first.frames, first.bits)
+    places = ((p.rows, p.columns, p.position_mm, p.orientation, p.spacing_mm, p.traits, p.frame) for p in instance)
+    return own, alike, tuple(places)

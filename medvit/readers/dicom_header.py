@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
@@ -224,17 +224,27 @@ def check(header: Header) -> None:
     Raises:
         NotAnImageError: If the instance has no pixels, or was computed from images.
         UnsupportedError: If it holds the tiles of a slide.
-        UnreadableError: If it claims more pixels than its file can hold, or frames less than none.
+        UnreadableError: If it is of a class of images and says no size, claims more pixels than its file can hold, or a
+            number of frames that is none.
     """
     if header.sop_class in DERIVED:
         raise NotAnImageError(f"a DICOM {DERIVED[header.sop_class]}, derived from images; give those images instead")
     if header.rows < 1 or header.columns < 1:
-        raise NotAnImageError(f"{_class_name(header)}, which holds no pixels")
+        _refuse_without_size(header)
     if header.sop_class == WHOLE_SLIDE:
         raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected images of one frame")
     if header.frames < 1:
         raise UnreadableError("(0028,0008) NumberOfFrames is not a number above 0")
     _check_size(header)
+
+
+def _refuse_without_size(header: Header) -> NoReturn:
+    name = _class_name(header)
+    if name.endswith(" Image Storage"):
+        raise UnreadableError(
+            f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
+        )
+    raise NotAnImageError(f"{name}, which holds no pixels")
 
 
 def _check_size(header: Header) -> None:
@@ -282,10 +292,8 @@ def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def _count(dataset: Dataset, keyword: str, default: int) -> int:
     """A whole number; `default` where there is none, -1 where something else stands."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return default
     try:
-        return int(value)
+        value = dataset.get(keyword)
+        return default if value is None or value == "" else int(value)
     except (TypeError, ValueError):
         return -1

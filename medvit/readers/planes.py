@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvit.errors import UnreadableError
+from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
 from medvit.readers.dicom_header import Header, check, header_of, load, read_elements
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
+from medvit.readers.refusals import decoding
 from medvit.samples import Item, Values
 
 if TYPE_CHECKING:
-    pass
-
-FUNCTIONAL_GROUPS = 0x5200_9230
+    from pydicom import Dataset
 
 
 def read_planes(path: Path) -> tuple[Header, ...]:
@@ -29,13 +29,7 @@ def read_planes(path: Path) -> tuple[Header, ...]:
         GeometryError: If it is a mosaic and does not say where its slices lie.
     """
     dataset = read_elements(path)
-    header = header_of(dataset, path)
-    check(header)
-    if header.is_mosaic:
-        return mosaic.tiles(header, read_elements(path, mosaic.TAGS))
-    if "NumberOfFrames" not in dataset:
-        return (header,)
-    return frames.frames(header, read_elements(path, frames.TAGS))
+    return _planes(header_of(dataset, path), dataset, lambda tags: read_elements(path, tags))
 
 
 def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
@@ -57,28 +51,50 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
 def hash_pixels(path: Path) -> str:
     """SHA-256 over the decoded pixels of a file and what their values mean: equal whatever the transfer syntax.
 
-    Raises:
-        UnreadableError: If the pixels cannot be decoded.
+    Where pixels cannot be decoded, it is that of the file.
     """
-    chosen = [plane.frame for plane in read_planes(path)]
     digest = hashlib.sha256()
-    for _, frame in _decoded(path, chosen):
+    try:
+        with decoding("the pixels"):
+            decoded = _decoded(path, [plane.frame for plane in read_planes(path)])
+    except MedvitError:  # reading will say so; here it only means that files can be compared but not their pixels
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    for _, frame in decoded:
         digest.update(repr((frame.pixels.dtype.str, frame.pixels.shape, frame.slope, frame.intercept)).encode())
         digest.update(frame.pixels.tobytes())
     return digest.hexdigest()
 
 
 def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
+    if None in chosen:
+        dataset, planes = _open(path)
+        return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
+    dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
+    if planes[0].is_mosaic:
+        whole = decode(dataset, values)
+        return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
+    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+
+
+def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
     dataset = load(path)
-    header = header_of(dataset, path)
+    return dataset, _planes(header_of(dataset, path), dataset, lambda _: dataset)
+
+
+@lru_cache(maxsize=1)
+def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
+    """A file of many frames, kept: the next volume asked for is most often in the same file."""
+    return _open(path)
+
+
+def _planes(header: Header, dataset: Dataset, more: Callable[[Sequence[int]], Dataset]) -> tuple[Header, ...]:
+    """The planes of an instance; `more` gives the elements that only some kinds are asked for."""
     check(header)
     if header.is_mosaic:
-        tiles, whole = mosaic.tiles(header, dataset), decode(dataset)
-        return [(_plane(tiles, n), mosaic.cut(whole, n or 0, tiles[0].rows, tiles[0].columns)) for n in chosen]
-    if header.frames == 1 and FUNCTIONAL_GROUPS not in dataset:
-        return [(header, decode(dataset, values)) for _ in chosen]
-    planes = frames.frames(header, dataset)
-    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+        return mosaic.tiles(header, more(mosaic.TAGS))
+    if "NumberOfFrames" not in dataset:
+        return (header,)
+    return frames.frames(header, more(frames.TAGS))
 
 
 def _plane(planes: Sequence[Header], number: int | None) -> Header:

@@ -44,7 +44,7 @@ class Stack:
 
 
 def group(headers: Iterable[Header]) -> list[list[Header]]:
-    """Headers by series, in order of first appearance.
+    """Headers by series, in order of first appearance; never of two patients or studies, whatever they are called.
 
     Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing and
     description are one series, under an identifier derived from what they hold (`"derived-"` and a hash): the same
@@ -178,13 +178,13 @@ def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3
     if drift_mm > SHEAR_TOLERANCE_MM:
         raise GeometryError(
             f"slices drift {drift_mm:.2f} mm sideways from the first to the last (gantry tilt); "
-            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm: resample the series"
+            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
         )
 
 
 def _series_key(header: Header) -> tuple[object, ...]:
     if header.series:
-        return (header.series,)
+        return header.series, header.study, header.patient
     directions = header.orientation and tuple(round(cosine, 3) for cosine in header.orientation)
     size = (header.rows, header.columns, header.spacing_mm, directions)
     return (header.file.parent, header.patient, header.study, header.modality, header.description, size)

@@ -27,8 +27,11 @@ SCOUT_DEGREES = 30.0
 ByValue = Mapping[Value, Sequence[Header]]
 KeyT = TypeVar("KeyT", bound=Hashable)
 
-COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "MIXED": "mixed"}
+COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "W": "water", "F": "fat"}
 COMPONENTS |= {name.upper(): name for name in COMPONENTS.values()}
+COMPONENTS |= {"IP": "in phase", "IN_PHASE": "in phase", "OP": "opposed phase", "OPP_PHASE": "opposed phase"}
+COMPONENTS |= {"OUT_PHASE": "opposed phase", "ADC": "ADC", "FA": "FA", "TRACEW": "trace", "MIXED": "mixed"}
+"""Known words of ImageType and ComplexImageComponent, and what they mean."""
 RAW_TYPES = {0.0: "magnitude", 1.0: "phase", 2.0: "real", 3.0: "imaginary"}
 """Values of GE's (0043,xx2F)."""
 UNITS = {"echo time": "ms", "inversion time": "ms", "flip angle": "degrees", "b-value": "s/mm2", "tube voltage": "kV"}
@@ -123,12 +126,15 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Part]:
         else:
             continue
         labels = _labels(name, list(groups))
+        # Acquisitions may cover ranges that overlap; other times repeat all positions.
+        is_range = name == "acquisition" and max(map(_num_positions, groups.values())) < len(counts)
+        expected = None if is_range else len(counts)
         found = [
             part.named(label)
             for label, group in zip(labels, groups.values(), strict=True)
             for part in _parts(group, names[n + 1 :])
         ]
-        return [replace(part, num_positions=len(counts)) for part in found] if is_time else found
+        return [replace(part, num_positions=expected) for part in found] if is_time else found
     return _by_number(planes, positions, counts)
 
 
@@ -176,6 +182,10 @@ def _positions(planes: Sequence[Header]) -> Int[Array, "planes"]:
     return numbers
 
 
+def _num_positions(planes: Sequence[Header]) -> int:
+    return int(_positions(planes).max()) + 1
+
+
 def _vary(positions: Int[Array, "planes"], values: Sequence[Value | None]) -> bool:
     """Whether planes at any one position differ."""
     first: dict[int, Value | None] = {}
@@ -208,15 +218,18 @@ def _labels(name: str, values: Sequence[Value | None]) -> list[str]:
         known = [f"{value:g} {UNITS[name]}" if isinstance(value, float) else "not said" for value in values]
         return [f"{name} {label}" for label in known]
     if name in ("image type", "component"):
-        meanings = [_component(value) for value in values]
+        meanings = _components(values)
         if len(set(meanings)) == len(meanings) and None not in meanings:
             return [str(meaning) for meaning in meanings]
     return [f"{name} {n} of {len(values)}" for n in range(1, len(values) + 1)]
 
 
-def _component(value: Value | None) -> str | None:
-    words = value.split("\\") if isinstance(value, str) else []
-    return next((COMPONENTS[word.upper()] for word in words if word.upper() in COMPONENTS), None)
+def _components(values: Sequence[Value | None]) -> list[str | None]:
+    """The known word of each value that is not in all of them."""
+    words = [value.upper().split("\\") if isinstance(value, str) else [] for value in values]
+    shared = set(words[0]).intersection(*words)
+    known = [[COMPONENTS[word] for word in those if word in COMPONENTS and word not in shared] for those in words]
+    return [those[0] if those else None for those in known]
 
 
 def _alike(planes: Sequence[Header]) -> list[list[Header]]:

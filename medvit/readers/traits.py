@@ -137,17 +137,24 @@ def read_traits(dataset: Dataset) -> dict[str, Value]:
 
 
 def _values(trait: Trait, dataset: Dataset) -> Iterator[Any]:
-    yield from (value for keyword in trait.keywords if (value := dataset.get(keyword)) is not None)
+    yield from (value for keyword in trait.keywords if (value := _value(dataset, keyword)) is not None)
     yield from (value for private in trait.private if (value := _private_value(dataset, private)) is not None)
+
+
+def _value(dataset: Dataset, key: str | tuple[int, int]) -> Any:
+    """The value of an element; none where it breaks the rules of its type: a broken trait tells nothing apart."""
+    try:
+        held = dataset[key].value if key in dataset else None
+    except (ValueError, TypeError, NotImplementedError, OverflowError, AttributeError):
+        return None
+    return held
 
 
 def _private_value(dataset: Dataset, private: Private) -> Any:
     group, creator, element = private
     for block in PRIVATE_BLOCKS:
-        named = dataset.get((group, block))
-        if named is not None and str(named.value).strip() == creator:
-            held = dataset.get((group, block * 0x100 + element))
-            return None if held is None else held.value
+        if str(_value(dataset, (group, block))).strip() == creator:
+            return _value(dataset, (group, block * 0x100 + element))
     return None
 
 

@@ -7,12 +7,25 @@ import numpy as np
 import pytest
 
 from medvit.errors import UnsupportedError
+from medvit.inference import Study
 from medvit.inference.dicom_source import read_sources
+from medvit.inference.job import Job
 from medvit.inference.write_seg import write_seg
+from medvit.model import AppliesTo
 from medvit.readers import find, read
-from medvit.samples import Prediction
+from medvit.samples import Image, Prediction
 from tests.inference.test_write_seg import CLASSES, MAKER, errors_of, mask_of
 from tests.readers.multiframe import counted, frame_group, write_multiframe
+
+
+class PlainNames:
+    """Names of a test: the identifiers themselves."""
+
+    def study(self, identifier: str) -> str:
+        return identifier
+
+    def series(self, identifier: str) -> str:
+        return identifier
 
 
 def write_two_times(path: Path) -> Path:
@@ -49,3 +62,20 @@ def test_slices_of_several_multi_frame_instances_get_no_segmentation(tmp_path: P
     (item,) = find(files)
     with pytest.raises(UnsupportedError, match="frames of 3 instances"):
         read_sources(item)
+
+
+def test_a_study_to_which_no_segmentation_can_refer_still_gets_its_mask_and_says_why(tmp_path: Path):
+    files = [
+        write_multiframe(tmp_path / f"{k}.dcm", counted(1), [frame_group((0.0, 0.0, float(k)))], InstanceNumber=k + 1)
+        for k in range(3)
+    ]
+    (tmp_path / "out").mkdir()
+
+    def predict(image: Image) -> Prediction:
+        return Prediction(CLASSES, mask=np.ones(image.pixels.shape[1:], np.uint8), affine=image.affine)
+
+    job = Job(predict, AppliesTo(kind="volume"), PlainNames(), MAKER)
+    result = job(Study("s-1", tuple(find(files))), tmp_path / "out")
+    assert result.status == "done"
+    assert "there is no DICOM segmentation: the slices are frames of 3 instances" in result.reason
+    assert sorted(result.outputs) == ["mask.nii.gz", "preview.png"]

@@ -123,7 +123,7 @@ def test_a_localizer_is_an_image_beside_the_volume_of_its_series(write_series, w
     ("elements", "code", "said"),
     [
         ({"SOPClassUID": SegmentationStorage}, "not_an_image", "a DICOM segmentation, derived from images"),
-        ({"Rows": None}, "not_an_image", "CT Image Storage, which holds no pixels"),
+        ({"Rows": None}, "unreadable", "CT Image Storage without (0028,0010) Rows"),
         ({"NumberOfFrames": 3}, "geometry", "no (0020,0032) ImagePositionPatient in 3 of 3 slices"),
         ({"NumberOfFrames": 0}, "unreadable", "NumberOfFrames is not a number above 0"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "geometry", "without its private CSA header"),

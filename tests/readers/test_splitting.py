@@ -169,3 +169,41 @@ def test_two_instances_that_claim_to_be_one_and_differ_are_refused_with_their_se
     (refused,) = found_in(tmp_path)
     assert (refused.code, len(refused.files)) == ("conflict", 5)
     assert refused.reason.startswith("2 instances claim the same place and number as another and hold other pixels")
+
+
+def test_acquisitions_that_overlap_are_volumes_of_their_own_ranges(write_slice, tmp_path):
+    for n, first in enumerate((0, 3)):
+        for k in range(5):
+            write_slice(numbered(n), position=(0, 0, first + k), AcquisitionNumber=n + 1, InstanceNumber=5 * n + k)
+    found = found_in(tmp_path)
+    assert [(one.kind, len(one.files)) for one in found] == [("volume", 5), ("volume", 5)]
+
+
+def test_water_and_fat_are_named_where_only_they_differ(write_slice, tmp_path):
+    for n, kind in enumerate(("WATER", "FAT")):
+        for k in range(3):
+            elements = {"ImageType": ["DERIVED", "PRIMARY", "M", "DIXON", kind], "InstanceNumber": 3 * n + k}
+            write_slice(numbered(n), position=(0, 0, k), **{**MR, **elements})
+    assert sorted(one.part for one in found_in(tmp_path)) == ["fat", "water"]
+
+
+def test_a_series_of_one_uid_but_two_patients_is_two_series(write_slice, tmp_path):
+    for patient in ("A", "B"):
+        for k in range(3):
+            write_slice(numbered(0), position=(0, 0, k), PatientID=patient, InstanceNumber=k)
+    assert {(one.identity.patient, len(one.files)) for one in found_in(tmp_path)} == {("A", 3), ("B", 3)}
+
+
+def test_a_broken_number_in_an_element_that_decides_nothing_does_no_harm(write_slice, tmp_path):
+    files = [write_slice(numbered(k), position=(0, 0, k), InstanceNumber=k, EchoTime=10.0) for k in range(3)]
+    content, stored = files[0].read_bytes(), b"\x18\x00\x81\x00DS\x04\x0010.0"
+    assert stored in content
+    files[0].write_bytes(content.replace(stored, stored[:-4] + b"x?x?"))
+    (found,) = found_in(tmp_path)
+    assert found.kind == "volume"
+
+
+def test_copies_that_cannot_be_decoded_are_compared_by_their_bytes(write_slice, tmp_path):
+    file = write_slice(np.zeros((4, 6), np.int16), BitsAllocated=13)
+    shutil.copy(file, tmp_path / "copy.dcm")
+    assert sorted(one.code for one in found_in(tmp_path) if isinstance(one, Refusal)) == ["duplicate"]
