@@ -30,7 +30,7 @@ ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
-DATE, STUDY_DESCRIPTION = "00080020", "00081030"
+PATIENT, DATE, STUDY_DESCRIPTION = "00100020", "00080020", "00081030"
 MODALITY, SERIES_DESCRIPTION, SOP_CLASS = "00080060", "0008103E", "00080016"
 
 Result = Mapping[str, Any]
@@ -48,8 +48,8 @@ class DicomWeb:
         results = self._pages(
             self._client.search_for_studies, filters=_said(asked), fields=["StudyDate", "StudyDescription"]
         )
-        studies = (Study(_text(one, STUDY), _text(one, DATE), _text(one, STUDY_DESCRIPTION)) for one in results)
-        return [study for study in studies if study.uid and study.is_meant(query)]
+        studies = (Study(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results)
+        return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
     def series(self, study: Study, query: Query) -> list[Series]:
         """The series of a study that a query means, with all their instances."""

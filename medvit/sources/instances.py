@@ -26,11 +26,17 @@ class Study:
     """A study of a server."""
 
     uid: str = field(repr=False)
+    patient: str = field(default="", repr=False)
     date: str = field(default="", repr=False)
     description: str = field(default="", repr=False)
 
-    def is_meant(self, query: Query) -> bool:
-        """Whether a query means it, as far as the server has said; servers differ in what they match themselves."""
+    def is_meant(self, patient: str, query: Query) -> bool:
+        """Whether a query for a patient, or for any where that is empty, means it, as far as the server has said.
+
+        Servers differ in what they match themselves: some ignore the case of a PatientID, or a key altogether.
+        """
+        if patient and self.patient not in ("", patient):
+            return False
         since, until = (f"{day:%Y%m%d}" if day else "" for day in (query.since, query.until))
         if self.date and ((since and self.date < since) or (until and self.date > until)):
             return False

@@ -55,9 +55,9 @@ class Pacs:
             StudyDate=query.dates(),
             StudyDescription="",
         )
-        keywords = ("StudyInstanceUID", "StudyDate", "StudyDescription")
+        keywords = ("StudyInstanceUID", "PatientID", "StudyDate", "StudyDescription")
         studies = (Study(*(_text(result, keyword) for keyword in keywords)) for result in results)
-        return [study for study in studies if study.uid and study.is_meant(query)]
+        return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
     def series(self, study: Study, query: Query) -> list[Series]:
         """The series of a study that a query means, with all their instances."""

@@ -87,6 +87,12 @@ def test_a_list_of_patients_takes_theirs_alone(orthanc: Any, secrets: Tree, tmp_
     assert len({name.partition("/")[0] for name in names}) == 1
 
 
+def test_a_patient_whose_identifier_differs_in_case_is_another(orthanc: Any, secrets: Tree, tmp_path: Path) -> None:
+    (tmp_path / "patients.txt").write_text("phantom-0-001")
+    with pytest.raises(DataError, match="no series"):
+        fetched(orthanc.web, tmp_path, query={"patients": tmp_path / "patients.txt"}, auth=secrets)
+
+
 def test_a_query_that_means_nothing_says_so(orthanc: Any, secrets: Tree, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no series that the query means"):
         fetched(orthanc.web, tmp_path, query={"modality": ["PT"]}, auth=secrets)
