@@ -151,7 +151,11 @@ def test_one_damaged_file_costs_no_other(tmp_path: Path) -> None:
     assert local.refusals[0].code == "unreadable"
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", gzip.compress(b"no tar"), b"\x1f\x8bbroken"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 no zip", gzip.compress(b"no tar", mtime=0), b"\x1f\x8bbroken"],
+    ids=["empty", "no zip", "no tar", "broken gzip"],
+)
 def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes) -> None:
     for name in ("x.zip", "x.tar.gz"):
         (tmp_path / name).write_bytes(content)
