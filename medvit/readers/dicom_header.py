@@ -162,7 +162,9 @@ def load(path: Path, **options: Any) -> Dataset:
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
         stream.seek(0)
         with_pixels = not options.get("stop_before_pixels", False)
-        found = quick(stream, tags=options.get("specific_tags"), with_pixels=with_pixels, decoded=_tags())
+        named = options.get("specific_tags")
+        tags = None if named is None else [int(pydicom.tag.Tag(tag)) for tag in named]
+        found = quick(stream, tags=tags, with_pixels=with_pixels, decoded=_tags())
         if found is not None:
             return found
         check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
