@@ -23,8 +23,8 @@ CHUNK_BYTES = 2**22
 """Upper bound of one chunk before compression: what is written at once."""
 
 BLOCK_BYTES = 2**15
-"""Upper bound of one block of a chunk: what is read at once. Crops read 1.4 times as fast from near-cubes of this size as
-from the flat ones of Blosc2's default."""
+"""Upper bound of one block of a chunk: what is read at once. Crops read 1.4 times as fast from near-cubes of this size
+as from the flat ones that Blosc2 makes by default."""
 
 
 class Store:
