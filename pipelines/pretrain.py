@@ -12,6 +12,7 @@ from medvit.backbones import BackboneChoice
 from medvit.dataset import Samples
 from medvit.model_card import write_model_card
 from medvit.objectives import ObjectiveChoice
+from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.loader import LoaderConfig, rounds
 from medvit.training.monitors import MonitorConfig, build_probe
@@ -33,6 +34,8 @@ class PretrainConfig(StageConfig):
     """Dataset folder made by ingest; its training split is used, labels are not."""
     output: Path
     """Checkpoint folder to make."""
+    skip_flags: tuple[Flag, ...] = ()
+    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none fits it to the images."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
@@ -48,7 +51,7 @@ class PretrainConfig(StageConfig):
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
-    manifest = run.dataset(config.dataset)
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     start = start_from(None, config.backbone, config.preprocess, manifest)
     train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")
     objective = config.objective.build(start.backbone)

@@ -40,12 +40,12 @@ class Memory:
         if line is None:
             return None
         try:
-            name, refusal, header = json.loads(line)
+            name, refusal, headers = json.loads(line)
             if refusal is not None:
                 return Seen(path, name, refusal=Refusal((path,), *refusal))
-            if header is None:
+            if not headers:
                 return Seen(path, name)
-            return Seen(path, name, replace(_adapter(name).validate_python(header), file=path))
+            return Seen(path, name, tuple(replace(one, file=path) for one in _adapter(name).validate_python(headers)))
         except (ValueError, TypeError, ValidationError):
             return None
 
@@ -85,15 +85,15 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> Non
 
 def _line(seen: Seen) -> bytes:
     refusal = None if seen.refusal is None else [seen.refusal.code, seen.refusal.reason]
-    header = b"null" if seen.header is None else _adapter(seen.reader).dump_json(seen.header)
-    return json.dumps([seen.reader, refusal]).encode()[:-1] + b", " + header + b"]"
+    headers = _adapter(seen.reader).dump_json(seen.headers) if seen.headers else b"null"
+    return json.dumps([seen.reader, refusal]).encode()[:-1] + b", " + headers + b"]"
 
 
 @cache
 def _adapter(reader: str) -> TypeAdapter[Any]:
     known = readers.reader(reader)
     assert isinstance(known, readers.SeriesReader), f"{reader} joins no series"
-    return TypeAdapter(known.header_type)
+    return TypeAdapter(tuple[known.header_type, ...])  # type: ignore[name-defined]
 
 
 def _path(key_file: Path, dataset: str) -> Path:

@@ -14,6 +14,7 @@ from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamps
 from medvit.readers import Seen
+from medvit.readers.regular import Geometry
 from medvit.samples import Item, Refusal, Split
 from medvit.sources import folder
 
@@ -47,6 +48,7 @@ def scan(
     source: Path,
     *,
     patient_from: str | None = None,
+    geometry: Geometry = "refuse",
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
 ) -> Scan:
@@ -57,7 +59,7 @@ def scan(
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient.
+    is a patient. `geometry` is what becomes of series that make no regular grid.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -67,7 +69,7 @@ def scan(
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
     eye = _Eye(root, engine or EngineConfig(), remembered)
-    for found in readers.find(files, look=eye):
+    for found in readers.find(files, geometry=geometry, look=eye):
         try:
             if isinstance(found, Refusal):
                 refusals.append(found)
@@ -122,8 +124,8 @@ def _placed(seen: Seen, path: Path) -> Seen:
     if seen.path is path:
         return seen
     refusal = None if seen.refusal is None else replace(seen.refusal, files=(path,))
-    header = None if seen.header is None else replace(seen.header, file=path)
-    return replace(seen, path=path, header=header, refusal=refusal)
+    headers = tuple(replace(header, file=path) for header in seen.headers)
+    return replace(seen, path=path, headers=headers, refusal=refusal)
 
 
 def _alone(outcome: Outcome[Path, Seen]) -> Seen:

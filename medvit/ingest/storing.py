@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -23,8 +23,10 @@ from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.curation import examined
 from medvit.ingest.stamps import Stamp, State, readers_version, stamp
 from medvit.manifest import Manifest
+from medvit.readers.values import ValuesConfig
 from medvit.samples import Refusal
 from medvit.store import Store
 
@@ -45,12 +47,13 @@ class Stored:
 class ReadAndStore:
     """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
 
-    `num_mask_classes` is the number of classes that label maps may have, 0 if any.
+    `num_mask_classes` is the number of classes that label maps may have, 0 if any; `values` are those wanted of images.
     """
 
     store: Path
     modality: str
     num_mask_classes: int
+    values: ValuesConfig = field(default_factory=ValuesConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -61,7 +64,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        image = readers.read(candidate.item)
+        image = readers.read(self.values.of(candidate.item))
         self._check_mask(image.mask)
         store = Store(self.store)
         return Taken(
@@ -77,6 +80,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            **examined(image, candidate.item),
         )
 
     def _check_mask(self, mask: Array | None) -> None:

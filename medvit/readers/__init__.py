@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.readers.masks import LabelMap, attach, pair_masks
 from medvit.readers.refusals import decoding
+from medvit.readers.regular import Geometry
 from medvit.samples import Image, Item, Refusal
 
 HEAD_BYTES = 512
@@ -58,22 +59,25 @@ class SeriesReader(Protocol):
     """A reader whose files make images together: `find` is to look into each file, in any process, then to `join`."""
 
     header_type: type
-    """What is known of a file that was looked into: a frozen dataclass of plain values, `file` its path among them."""
+    """What is known of a plane of a file that was looked into: a frozen dataclass of plain values, `file` its path."""
 
-    def look(self, path: Path) -> Any:
-        """The header of a file, or the `Refusal` of it."""
+    def look(self, path: Path) -> Sequence[Any] | Refusal:
+        """The headers of the planes in a file, or the `Refusal` of it."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
-        """The images that files with these headers make, and the refusals."""
+        """The images that planes with these headers make, and the refusals."""
+
+    def with_geometry(self, geometry: Geometry) -> SeriesReader:
+        """The same reader with an answer to slices that make no regular grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file that was looked into: its format, and its header or refusal where files of the format make series."""
+    """A file that was looked into: its format, and its headers or refusal where files of the format make series."""
 
     path: Path = field(repr=False)
     reader: str = ""
-    header: Any = field(default=None, repr=False)
+    headers: tuple[Any, ...] = field(default=(), repr=False)
     refusal: Refusal | None = field(default=None, repr=False)
 
 
@@ -102,15 +106,17 @@ def reader(name: str) -> Reader:
 
 
 def look(path: Path) -> Seen:
-    """What a file is, and its header where the format looks into files one by one."""
+    """What a file is, and its headers where the format looks into files one by one."""
     known = _sniff(path)
     if isinstance(known, Refusal):
         return Seen(path, refusal=known)
     series_reader = _series_readers().get(known.name)
     if series_reader is None:
         return Seen(path, known.name)
-    header = series_reader.look(path)
-    return Seen(path, known.name, refusal=header) if isinstance(header, Refusal) else Seen(path, known.name, header)
+    seen = series_reader.look(path)
+    if isinstance(seen, Refusal):
+        return Seen(path, known.name, refusal=seen)
+    return Seen(path, known.name, tuple(seen))
 
 
 def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
@@ -118,15 +124,21 @@ def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
     return map(look, files)
 
 
-def find(files: Sequence[Path], *, look: Look = look_at_each) -> Iterator[Item | Refusal]:
-    """The images in some files, with their label maps, and what is refused and why; every file is told of once."""
+def find(
+    files: Sequence[Path], *, geometry: Geometry = "refuse", look: Look = look_at_each
+) -> Iterator[Item | Refusal]:
+    """The images in some files, with their label maps, and what is refused and why; every file is told of.
+
+    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. A
+    file of many frames may be told of more than once.
+    """
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
     for seen in look(sorted(set(files))):
         if seen.refusal is not None:
             yield seen.refusal
-        elif seen.header is not None:
-            headers[seen.reader].append(seen.header)
+        elif seen.headers:
+            headers[seen.reader] += seen.headers
         else:
             groups[seen.reader].append(seen.path)
     pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
@@ -134,7 +146,8 @@ def find(files: Sequence[Path], *, look: Look = look_at_each) -> Iterator[Item |
     yield from pairing.refused
     for known in readers():
         if known.name in _series_readers():
-            yield from _series_readers()[known.name].join(headers.pop(known.name))
+            joining = _series_readers()[known.name].with_geometry(geometry)
+            yield from joining.join(headers.pop(known.name))
             continue
         for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))

@@ -52,7 +52,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load(path, **options)
 
     monkeypatch.setattr("medvit.readers.dicom_header.load", noting)
-    monkeypatch.setattr("medvit.readers.dicom.load", noting)
+    monkeypatch.setattr("medvit.readers.planes.load", noting)
     return names
 
 

@@ -34,6 +34,7 @@ def test_new_studies_are_not_among_the_training_images(drawn: Path) -> None:
     assert len(new) == 6
     assert len(list((drawn / "new-studies").iterdir())) == NEW_STUDIES
     assert len(list((drawn / "ct" / "images").iterdir())) == 10
+    assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 20
 
 
 def test_one_new_study_lacks_one_slice(drawn: Path) -> None:
