@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float, Int, Num
 from numpy import ndarray as Array
@@ -68,6 +68,8 @@ class Item:
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: Path | None = None
     """A label map on the grid of the image."""
+    headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    """What its reader knows of each file already, so that reading need not find it out again."""
 
 
 @dataclass(frozen=True)

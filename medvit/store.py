@@ -24,7 +24,7 @@ CHUNK_BYTES = 2**22
 
 BLOCK_BYTES = 2**15
 """Upper bound of one block of a chunk: what is read at once. Crops read 1.4 times as fast from near-cubes of this size
-as from the flat ones of Blosc2's default."""
+as from the flat ones that Blosc2 makes by default."""
 
 
 class Store:

@@ -24,7 +24,7 @@ from medvit.engine import EngineConfig, map_items
 FILE_NAME = "sources.parquet"
 HEAD_BYTES = 4096
 """Of a file's beginning in its digest: the identifiers of a DICOM instance lie there."""
-BATCH = 256
+BATCH = 64
 """Files a worker is given at once."""
 
 _SCHEMA = pa.schema([("file", pa.string()), ("state", pa.string())])

@@ -210,6 +210,7 @@ class Items:
             description=first.description,
             frames=frames if len(frames) == len(planes) else (),
             part=part,
+            headers=() if frames else tuple(planes),
         )
 
 

@@ -37,7 +37,8 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     bits = int(dataset.get("BitsStored") or 0)
     if not 0 < bits <= 8 * stored.dtype.itemsize:
         return None
-    return _cleared(stored.astype(stored.dtype.newbyteorder("="), copy=False), bits)
+    cleared = _cleared(stored, bits)
+    return cleared.astype(cleared.dtype.newbyteorder("="), copy=False)
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:

@@ -43,7 +43,8 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
         wanted[number].append(frame)
     found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
     for number, chosen in wanted.items():
-        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
+        known = item.headers[number] if item.headers else None
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values, known), strict=True):
             found[number, frame] = plane
     return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
 
@@ -65,7 +66,11 @@ def hash_pixels(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
+def _decoded(
+    path: Path, chosen: Sequence[int | None], values: Values = "stored", known: Header | None = None
+) -> list[tuple[Header, Frame]]:
+    if None in chosen and known is not None:
+        return [(known, decode(_as_known(path, known), values)) for _ in chosen]
     if None in chosen:
         dataset, planes = _open(path)
         return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
@@ -74,6 +79,15 @@ def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored"
         whole = decode(dataset, values)
         return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
     return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+
+
+def _as_known(path: Path, known: Header) -> Dataset:
+    dataset = load(path)
+    instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
+    size = (dataset.get("Rows"), dataset.get("Columns"))
+    if str(instance) != known.instance or size != (known.rows, known.columns):
+        raise UnreadableError("the file is another than when it was found; find the files again")
+    return dataset
 
 
 def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:

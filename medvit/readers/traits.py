@@ -7,8 +7,9 @@ block of another maker.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -129,19 +130,35 @@ def trait_tags() -> list[int]:
 def read_traits(dataset: Dataset) -> dict[str, Value]:
     """The traits that a data set says, by name."""
     found: dict[str, Value] = {}
+    present = dataset.keys()
+    groups = {tag >> 16 for tag in present}
     for trait in TRAITS:
-        known = next((known for value in _values(trait, dataset) if (known := trait.of(value)) is not None), None)
-        if known is not None:
-            found[trait.name] = known
+        for value in _values(trait, dataset, present, groups):
+            known = trait.of(value)
+            if known is not None:
+                found[trait.name] = known
+                break
     return found
 
 
-def _values(trait: Trait, dataset: Dataset) -> Iterator[Any]:
-    yield from (value for keyword in trait.keywords if (value := _value(dataset, keyword)) is not None)
-    yield from (value for private in trait.private if (value := _private_value(dataset, private)) is not None)
+def _values(trait: Trait, dataset: Dataset, present: Container[int], groups: Container[int]) -> Iterator[Any]:
+    for tag in _tags_of(trait.keywords):
+        if tag in present and (value := _value(dataset, tag)) is not None:
+            yield value
+    for private in trait.private:
+        if private[0] in groups and (value := _private_value(dataset, private)) is not None:
+            yield value
 
 
-def _value(dataset: Dataset, key: str | tuple[int, int]) -> Any:
+@cache
+def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return tuple(Tag(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
+
+
+def _value(dataset: Dataset, key: int | tuple[int, int]) -> Any:
     """The value of an element; none where it breaks the rules of its type: a broken trait tells nothing apart."""
     try:
         held = dataset[key].value if key in dataset else None
@@ -159,10 +176,8 @@ def _private_value(dataset: Dataset, private: Private) -> Any:
 
 
 def _standard_tags() -> Iterator[int]:
-    from pydicom.datadict import tag_for_keyword
-
     for trait in TRAITS:
-        yield from (tag for keyword in trait.keywords if (tag := tag_for_keyword(keyword)) is not None)
+        yield from _tags_of(trait.keywords)
 
 
 def _private_tags() -> Iterator[int]:
