@@ -21,7 +21,7 @@ from medvit.training.start import start_from
 from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.preprocess import Preprocess
-from medvit.transforms.views import MakeView, collate_views
+from medvit.transforms.views import MakeViews, collate_views
 
 
 class PretrainConfig(StageConfig):
@@ -55,23 +55,26 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     asked = objective.views
     require_fitting(
         start.backbone.ndim,
-        sizes={"objective.views.size": asked.size},
+        sizes=asked.sizes,
         axes={"objective.views.flipped_axes": asked.flipped_axes},
     )
-    views = asked.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
+    views = asked.fitted(
+        crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW), start.backbone.patch_size
+    )
     resume_from = last_checkpoint(run.folder)
     loader = rounds(
         config.loader,
         Samples(train, start.preprocess),
-        MakeView(views),
+        MakeViews(views, start.preprocess.intensity),
         collate_views,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
         first_round=finished_rounds(resume_from),
     )
     probe = build_probe(config.monitors, manifest, start, views, seed=config.seed)
+    optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
     module = Pretraining(
-        objective, config.optim, num_steps=config.trainer.steps, seed=config.seed, probe=probe, tracker=run.tracker
+        objective, optim, num_steps=config.trainer.steps, seed=config.seed, probe=probe, tracker=run.tracker
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
 
@@ -80,17 +83,17 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 
     model = {"kind": "backbone", "backbone": start.config.tree()}
     checkpoint = Checkpoint(run.folder, model, start.preprocess.tree(), objective.backbone.state_dict()).save()
-    write_model_card(checkpoint, figures=module.figures(), training=_training(config, len(train)))
+    write_model_card(checkpoint, figures=module.figures(), training=_training(config, optim, len(train)))
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 
 
-def _training(config: PretrainConfig, num_images: int) -> dict[str, str]:
+def _training(config: PretrainConfig, optim: OptimConfig, num_images: int) -> dict[str, str]:
     return {
         "objective": config.objective.name,
         "images": f"{num_images}, of the training split, without their labels",
         "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{config.optim.lr:g}",
+        "learning rate": f"{optim.lr:g}",
         "seed": str(config.seed),
     }

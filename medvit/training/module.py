@@ -37,6 +37,8 @@ class TrainingModule(lightning.LightningModule):
         rate = self.optim.rate((self.global_step + 1) / self.num_steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate * group["scale"]
+            if group["decays"]:
+                group["weight_decay"] = self.optim.decay(self.progress)
         self.log("lr", rate)
 
     def figures(self) -> dict[str, float]:

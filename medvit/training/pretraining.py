@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from medvit.objectives import Objective
+from medvit.objectives.pictures import views_figure
 from medvit.samples import Views
 from medvit.tracking import Tracker
 from medvit.training.module import TrainingModule
@@ -31,21 +35,43 @@ class Pretraining(TrainingModule):
         self.objective = objective
         self.probe, self.tracker = probe, tracker
         self._shown: Views | None = None
+        self._followed = 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         """The total loss of a batch of views."""
+        if self.global_step == batch_idx == 0 and self.trainer.is_global_zero:
+            self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
         losses = self.objective(views, self.progress)
         for name, value in losses.terms.items():
             self.log(name, value.detach(), prog_bar=True)
+        for name, value in self.objective.readings().items():
+            self.log(name, value, prog_bar=True)
         self._shown = views
         return self.finite(losses.total)
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Lets the objective prepare the step."""
+        self.objective.before_step(self.progress)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each part of the objective by its own norm."""
+        for part in self.objective.parts():
+            clip_grad_norm_([weight for weight in part if weight.grad is not None], gradient_clip_val or math.inf)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Lets the objective follow the step."""
-        self.objective.after_step(self.progress)
+        """Lets the objective follow the optimizer's step, if this batch ended one."""
+        if self.global_step > self._followed:
+            self.objective.after_step((self.global_step - 1) / self.num_steps)
+            self._followed = self.global_step
 
     def on_train_start(self) -> None:
         """Reads the representation the run starts from."""
+        self._followed = self.global_step
         if self.global_step == 0:
             self._read()
 
