@@ -38,7 +38,9 @@ class DistillationConfig(ObjectiveConfig):
 
 
 class Student(nn.Module):
-    """The backbone and heads that gradients change."""
+    """The backbone and heads that gradients change, and the token of masked patches where there are some."""
+
+    mask_token: nn.Parameter
 
     def __init__(self, backbone: Backbone, heads: nn.ModuleDict) -> None:
         super().__init__()

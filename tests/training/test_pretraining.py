@@ -16,6 +16,8 @@ from pipelines.pretrain import PretrainConfig, pretrain
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
+DINOV2 = DINO | {"name": "dinov2", "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}
+SIMDINOV2 = DINO | {"name": "simdinov2", "curriculum": {"low_until": 0.5}}
 
 
 def options(data: Path, objective: dict, **more) -> dict:
@@ -46,7 +48,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, output: Path, **given
             pretrain(output=output, **given)
 
 
-@pytest.mark.parametrize("objective", [DINO], ids=lambda o: o["name"])
+@pytest.mark.parametrize("objective", [DINO, DINOV2, SIMDINOV2], ids=lambda o: o["name"])
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_path, monkeypatch, objective):
     given = options(images, objective)
     whole = pretrain(output=tmp_path / "whole", **given)
