@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.samples import Tokens, Views
+from medvit.transforms.patches import patchify, unpatchify
 
 TITLES = ("image", "seen by the encoder", "rebuilt")
 
@@ -37,6 +39,20 @@ def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
     return values.transpose(1, 2, 0) if values.shape[0] == 3 else values[0]
+
+
+def masked_figure(
+    pixels: Float[Tensor, "b c *s"],
+    predicted: Float[Tensor, "b n p"],
+    hidden: Bool[Tensor, "b n"],
+    patch_size: tuple[int, ...],
+) -> Figure:
+    """Images beside what was seen of them, and with their hidden patches as predicted in their own intensities."""
+    patches, shape = patchify(pixels.float(), patch_size), tuple(pixels.shape[2:])
+    mask = hidden[..., None]
+    seen = unpatchify(patches.masked_fill(mask, float(pixels.min())), patch_size, shape)
+    rebuilt = unpatchify(torch.where(mask, predicted.float(), patches), patch_size, shape)
+    return reconstruction_figure([pixels.float(), seen, rebuilt])
 
 
 def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure:
