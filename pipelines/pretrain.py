@@ -18,6 +18,7 @@ from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
 from medvit.training.start import start_from
+from medvit.training.studies import ViewsOfStudy
 from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
 from medvit.transforms.preprocess import Preprocess
@@ -62,10 +63,11 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW), start.backbone.patch_size
     )
     resume_from = last_checkpoint(run.folder)
+    samples = Samples(train, start.preprocess)
     loader = rounds(
         config.loader,
-        Samples(train, start.preprocess),
-        MakeViews(views, start.preprocess.intensity),
+        samples,
+        ViewsOfStudy(MakeViews(views, start.preprocess.intensity), samples),
         collate_views,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
