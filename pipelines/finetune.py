@@ -20,9 +20,10 @@ from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
+from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import start_from
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
+from medvit.training.trainer import TrainerConfig
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -98,7 +99,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         collate,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
-        first_round=finished_rounds(resume_from),
+        start=position_of(resume_from),
         weights=task.odds() if config.balance == "sampler" else None,
     )
     loss = (

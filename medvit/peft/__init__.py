@@ -1,4 +1,4 @@
-"""How a backbone's weights may change in fine-tuning.
+"""How a backbone's weights may change in pretraining and in fine-tuning.
 
 `adapt` prepares a backbone in place and says what is trained; at initialization its output is unchanged. `merge` gives
 back a plain backbone with the change folded in. Adding a way is adding a file.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Annotated
 
-from medvit.backbones import Backbone
+from torch import Tensor
+
+from medvit.backbones import Backbone, BackboneConfig
 from medvit.config import Config
 from medvit.registry import Chosen
 
@@ -23,6 +25,15 @@ class Peft(ABC):
     @abstractmethod
     def merge(self) -> Backbone:
         """The plain backbone with all changes folded in, for inference; the adapted one is used up."""
+
+    def described(self, config: BackboneConfig) -> BackboneConfig:
+        """Options that build the merged backbone, from those of the one that was adapted: the same, unless it grew."""
+        return config
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The weights of the adapted backbone that training may change."""
+        trained = {name for name, weight in self.backbone.named_parameters() if weight.requires_grad}
+        return {name: weight for name, weight in self.backbone.state_dict().items() if name in trained}
 
 
 class Unchanged(Peft):
@@ -47,3 +58,4 @@ class PeftConfig(Config, ABC):
 
 
 PeftChoice = Annotated[PeftConfig, Chosen("medvit.peft", default="lora")]
+OptionalPeftChoice = Annotated[PeftConfig | None, Chosen("medvit.peft", default="explora", optional=True)]
