@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import lightning
 from pydantic import Field
 from torch.utils.data import DataLoader
 
@@ -29,7 +28,7 @@ from medvit.training.pretraining import Pretraining
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import Start, start_from
 from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 from medvit.transforms.views import MakeView, collate_views
 
@@ -72,7 +71,7 @@ class Assembled:
     way: PeftConfig
     module: Pretraining
     loader: DataLoader[object]
-    trainer: lightning.Trainer
+    trainer: Trainer
     resume_from: Path | None
     num_images: int
 

@@ -19,6 +19,8 @@ from medvit.hardware import half_precision
 from medvit.tracking import Tracker
 from medvit.training.resuming import RESUME, KeepLast
 
+Trainer = lightning.Trainer
+"""What runs the loop."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
