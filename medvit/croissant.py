@@ -75,6 +75,7 @@ _COLUMNS = {
     "slope": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
+    "part": ("sc:Text", "What it is among the images of its series, such as an echo or a time"),
 }
 """Columns of the manifest; all but `labels`, since the format knows no maps."""
 _REPEATED = ("shape", "spacing_mm", "affine")

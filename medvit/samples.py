@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
+Values = Literal["stored", "displayed", "SUVbw"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Item:
     modality: str = ""
     index: int | None = None
     """Which image of a file that holds many."""
+    frames: tuple[tuple[int, int], ...] = ()
+    """(number in `files`, frame) of each slice in order, where files hold many frames; empty: a slice a file."""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
+    is_resampled: bool = False
+    """Whether its slices make no regular grid, so that reading puts them on one."""
+    values: Values = "stored"
+    """Which values to read; what a file does not allow, it does not give."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None
@@ -98,6 +108,8 @@ class Row:
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"

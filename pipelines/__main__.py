@@ -56,6 +56,10 @@ STAGES = {
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
     ),
+    "export": Entry(
+        "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
+        "medvit export dataset=runs/dataset output=runs/files",
+    ),
     "demo": Entry(
         "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
         "medvit demo output=runs/demo",

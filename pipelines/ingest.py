@@ -20,7 +20,10 @@ from medvit.ingest.scan import scan
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
+from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
+from medvit.readers.regular import Geometry
+from medvit.readers.values import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -45,6 +48,8 @@ class IngestConfig(StageConfig):
     """Folder or file with the images, nested anyhow."""
     dataset: Path
     """Dataset folder to make."""
+    update: Path | None = None
+    """Dataset made of this source before: what has not changed since is taken from it, and what has is counted."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
     """Name of the dataset; none takes that of its folder."""
     modality: str = ""
@@ -59,6 +64,9 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    geometry: Geometry = "refuse"
+    """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     licence: str = ""
     """Terms under which the images may be used, for the card."""
@@ -74,7 +82,9 @@ class IngestConfig(StageConfig):
 
     @property
     def title(self) -> str:
-        """Name of the dataset."""
+        """Name of the dataset: the one given, or that of the dataset to update, or that of the folder."""
+        if self.name is None and self.update is not None:
+            return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
 
 
@@ -82,8 +92,19 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
+    if config.update is not None:
+        run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
-    found = scan(config.source, patient_from=config.patient_from)
+    pseudonyms = Pseudonyms.with_key_file(config.key, name)
+    update = Update(config.update, config.key, name, pseudonyms)
+    found = scan(
+        config.source,
+        patient_from=config.patient_from,
+        geometry=config.geometry,
+        engine=config.engine,
+        remembered=update.remembered,
+    )
+    update.tell(found)
     candidates = found.candidates
     if config.labels is not None:
         if config.label_from != "none":
@@ -92,15 +113,16 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     else:
         candidates = from_folders(candidates, config.label_from)
     assigned = assign(candidates, config.splits)
-    pseudonyms = Pseudonyms.with_key_file(config.key, name)
 
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
+        stamps=found.stamps,
+        earlier=config.update,
     )
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
     made = rows(assigned.candidates, stored.taken, pseudonyms, name)
@@ -119,6 +141,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
     manifest.write()
     quarantine.write(left_out, run.folder)
+    update.leave(found, run.folder)
     write_card(manifest, left_out, prose)
     storing.clean(manifest)
     run.failures += failures(left_out)
