@@ -107,7 +107,14 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         if task.kind == "segmentation"
         else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
     )
-    module = Finetuning(model, loss, config.optim, num_steps=config.trainer.steps, seed=config.seed, folder=run.folder)
+    module = Finetuning(
+        model,
+        loss,
+        config.optim.for_batch(config.trainer.step_images(config.loader.batch_size)),
+        num_steps=config.trainer.steps,
+        seed=config.seed,
+        folder=run.folder,
+    )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
 
     trainer.fit(module, loader, whole_images(val), ckpt_path=resume_from)

@@ -14,7 +14,7 @@ from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneChoice, BackboneConfig
 from medvit.dataset import Samples
 from medvit.model_card import write_model_card
-from medvit.objectives import ObjectiveChoice
+from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
@@ -30,7 +30,7 @@ from medvit.training.start import Start, start_from
 from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.preprocess import Preprocess
-from medvit.transforms.views import MakeView, collate_views
+from medvit.transforms.views import MakeViews, collate_views
 
 log = logging.getLogger("medvit")
 
@@ -69,6 +69,9 @@ class Assembled:
     start: Start
     peft: Peft
     way: PeftConfig
+    trained: frozenset[str]
+    """Names of the weights of the adapted backbone that training changes."""
+    optim: OptimConfig
     module: Pretraining
     loader: DataLoader[object]
     trainer: Trainer
@@ -86,13 +89,13 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     run.leave_to_leader()
 
     peft, handed_on = parts.peft, parts.module.handed_on()
-    if handed_on is not peft.backbone:  # the teacher of an objective, of the same structure
+    if handed_on is not peft.backbone:  # a copy that the objective made, of the same structure
         peft.backbone.load_state_dict(handed_on.state_dict())
-    adapter = None if isinstance(parts.way, FullConfig) else {k: v.clone() for k, v in peft.trained_state().items()}
+    adapter = None if isinstance(parts.way, FullConfig) else peft.state_of(parts.trained)
     merged = peft.merge()
     model = {"kind": "backbone", "backbone": peft.described(parts.start.config).tree()}
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
-    training = _training(config, parts.num_images) | {"weights": adapted} | _guard_told(parts.module.guard, run)
+    training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
@@ -108,19 +111,22 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     is_continued = pretrained is not None or start.backbone.fit is not None
     way = config.peft or (ExploraConfig() if is_continued else FullConfig())
     peft = way.adapt(start.backbone)
+    trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
     asked = objective.views
     require_fitting(
         start.backbone.ndim,
-        sizes={"objective.views.size": asked.size},
+        sizes=asked.sizes,
         axes={"objective.views.flipped_axes": asked.flipped_axes},
     )
-    views = asked.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
+    patch_size = start.backbone.patch_size
+    views = asked.fitted(crop_size(train, start.preprocess, patch_size, LARGEST_VIEW), patch_size)
+    optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
     resume_from = last_checkpoint(run.folder)
     loader = rounds(
         config.loader,
         Samples(train, start.preprocess),
-        MakeView(views),
+        MakeViews(views, start.preprocess.intensity),
         collate_views,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
@@ -128,30 +134,29 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     )
     module = Pretraining(
         objective,
-        config.optim,
+        optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
         probe=build_probe(config.monitors, manifest, start, views, seed=config.seed),
         guard=Guard(config.guard),
         tracker=run.tracker,
         folder=run.folder,
-        further=_further(config.further, run, peft),
+        further=_further(config.further, run, objective),
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, peft, way, module, loader, trainer, resume_from, len(train))
+    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, len(train))
 
 
-def _further(config: FurtherConfig, run: Run, peft: Peft) -> Further | None:
+def _further(config: FurtherConfig, run: Run, objective: Objective) -> Further | None:
     if config.teacher is None:
         return None
-    return Further(run.checkpoint(config.teacher, "teacher"), config.weight, peft.backbone)
+    return Further(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)
 
 
 def _weights_told(config: PretrainConfig, parts: Assembled) -> str:
     """How the weights change and how many, for the model card; a warning where random ones are held fixed."""
-    weights = list(parts.peft.backbone.parameters())
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    total = sum(weight.numel() for weight in weights)
+    sizes = {name: weight.numel() for name, weight in parts.peft.backbone.named_parameters()}
+    trained, total = sum(sizes[name] for name in parts.trained), sum(sizes.values())
     is_scratch = config.checkpoint is None and parts.start.backbone.fit is None
     if is_scratch and trained < total:
         log.warning("peft=%s holds weights fixed that start at random; give weights, or peft=full", parts.way.name)
@@ -179,13 +184,13 @@ def _figures(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
 
 
-def _training(config: PretrainConfig, num_images: int) -> dict[str, str]:
+def _training(config: PretrainConfig, parts: Assembled) -> dict[str, str]:
     return {
         "objective": config.objective.name,
         "start": "a pretrained checkpoint" if config.checkpoint else _public(config.backbone),
-        "images": f"{num_images}, of the training split, without their labels",
+        "images": f"{parts.num_images}, of the training split, without their labels",
         "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{config.optim.lr:g}",
+        "learning rate": f"{parts.optim.lr:g}",
         "seed": str(config.seed),
     }
 

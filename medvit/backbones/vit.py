@@ -22,7 +22,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medvit.backbones import Backbone, BackboneConfig
+from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.positions import rotations, sincos_positions
 from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.layouts import State
@@ -140,8 +140,10 @@ class ViT(Backbone):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
 
-    def embed(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Patch tokens with their positions but before any block, and their grid."""
+    def embed(
+        self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
+    ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
+        """Patch tokens with their positions but before any block, and their grid; hidden ones keep only positions."""
         shape = tuple(pixels.shape[2:])
         if len(shape) != self.ndim or pixels.shape[1] != self.channels:
             raise DataError(
@@ -155,14 +157,21 @@ class ViT(Backbone):
         features = self.patch_embed["proj"](pixels)
         grid = tuple(features.shape[2:])
         patches = features.flatten(2).transpose(1, 2)
+        if hidden is not None:
+            patches = torch.where(hidden.mask[..., None], hidden.token.to(patches.dtype), patches)
         added = self._added_positions(grid)
         return (patches if added is None else patches + added.to(patches)), grid
 
-    def encode(
-        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
-    ) -> Float[Tensor, "b t d"]:
-        """Prefix and patch tokens after the last block and norm, from embedded patches."""
-        return self._run(patches, grid, ids, [self.depth - 1])[0]
+    def encode_layers(
+        self,
+        patches: Float[Tensor, "b m d"],
+        *,
+        grid: tuple[int, ...],
+        layers: Sequence[int],
+        ids: Int[Tensor, "b m"] | None = None,
+    ) -> list[Float[Tensor, "b t d"]]:
+        """Prefix and patch tokens after each of these blocks and the norm, from embedded patches."""
+        return self._run(patches, grid, ids, layers)
 
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
         """Normalized tokens after each of these blocks, counted from 0."""

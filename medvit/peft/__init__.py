@@ -7,6 +7,7 @@ back a plain backbone with the change folded in. Adding a way is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Annotated
 
 from torch import Tensor
@@ -30,10 +31,13 @@ class Peft(ABC):
         """Options that build the merged backbone, from those of the one that was adapted: the same, unless it grew."""
         return config
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """The weights of the adapted backbone that training may change."""
-        trained = {name for name, weight in self.backbone.named_parameters() if weight.requires_grad}
-        return {name: weight for name, weight in self.backbone.state_dict().items() if name in trained}
+    def trained(self) -> frozenset[str]:
+        """Names of the weights of the adapted backbone that training may change, before anyone freezes them."""
+        return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
+
+    def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Copies of weights of the adapted backbone by name, to be kept when it is used up."""
+        return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
 
 class Unchanged(Peft):

@@ -35,8 +35,6 @@ class Further:
     def __init__(self, checkpoint: Checkpoint, weight: float, student: Backbone) -> None:
         self.teacher = backbone_of(checkpoint)[1].eval().requires_grad_(False)
         self.weight = weight
-        if not any(parameter.requires_grad for parameter in student.parameters()):
-            raise ConfigError("further.teacher needs an objective that trains the backbone it hands on, such as mae")
         sizes = [(model.width, model.num_prefix_tokens, model.patch_size) for model in (self.teacher, student)]
         if sizes[0] != sizes[1]:
             raise ConfigError(f"{checkpoint.folder}: its tokens are not those of the backbone; start both runs alike")

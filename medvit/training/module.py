@@ -53,6 +53,8 @@ class TrainingModule(lightning.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             held = self.optim.backbone_share(progress) if group["of_backbone"] else 1.0
             group["lr"] = rate * group["scale"] * held
+            if group["decays"]:
+                group["weight_decay"] = self.optim.decay(self.progress)
         self.log("lr", rate)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

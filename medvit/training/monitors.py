@@ -35,7 +35,7 @@ from medvit.training.probing import (
 from medvit.training.start import Start
 from medvit.transforms.patches import patchify
 from medvit.transforms.preprocess import resize, resize_mask
-from medvit.transforms.views import MakeView, ViewsConfig, collate_views, cut, draw
+from medvit.transforms.views import MakeViews, ViewsConfig, collate_views, cut, draw
 
 AT_ONCE = 8
 """Images a forward pass of a reading."""
@@ -56,21 +56,13 @@ class MonitorConfig(Config):
 
 @runtime_checkable
 class Rebuilds(Protocol):
-    """An objective that rebuilds pixels, as MAE: its class token is not trained, neighbors say little of it.
+    """An objective that rebuilds pixels, as MAE: no loss is on its class token, and neighbors say little of it.
 
-    Its `forward` gives a term named `reconstruction`. It is guarded by a linear probe and by that error.
+    It is guarded by a linear probe and by its loss on pixels of the probe.
     """
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> object:
         """What is predicted of pixels."""
-
-
-@runtime_checkable
-class HasTeacher(Protocol):
-    """An objective whose teacher gives distributions over prototypes, which must neither be flat nor all one."""
-
-    def teacher_entropy(self, views: Views) -> float:
-        """Mean entropy of the teacher's targets of these views, divided by log K; changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +78,13 @@ class Probe:
     views: Views | None = None
 
     @torch.no_grad()
-    def read(self, objective: Objective, step: int) -> Reading:
-        """All figures of the backbone of an objective."""
+    def read(self, objective: Objective, step: int, progress: float) -> Reading:
+        """All figures of an objective and its backbone, which both stay as they are."""
         modes = [(module, module.training) for module in objective.modules()]
         objective.eval()
         try:
             bank, queries = (self._features(objective, images) for images in (self.bank, self.queries))
-            error, entropy = self._of_objective(objective)
+            error, entropy = self._of_objective(objective, progress)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -132,20 +124,17 @@ class Probe:
         )
         return balanced_accuracy(answers.argmax(dim=1), self.query_labels)
 
-    def _of_objective(self, objective: Objective) -> tuple[float, float]:
+    def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
         """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""
         if self.views is None:
             return NAN, NAN
         device = next(objective.parameters()).device
         devices = [device] if device.type == "cuda" else []
-        error = entropy = NAN
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            if isinstance(objective, Rebuilds):
-                error = float(objective(self.views.to(device), 1.0).terms["reconstruction"])
-            if isinstance(objective, HasTeacher):
-                entropy = objective.teacher_entropy(self.views.to(device))
-        return error, entropy
+            losses = objective(self.views.to(device), progress)
+        error = float(losses.total) if isinstance(objective, Rebuilds) else NAN
+        return error, float(objective.readings().get("teacher_entropy", NAN))
 
 
 @dataclass(frozen=True)
@@ -193,7 +182,7 @@ def build_probe(
 
 
 def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
-    make = MakeView(views)
+    make = MakeViews(views, samples.preprocess.intensity)
     return collate_views([make(samples[n], seed + n) for n in range(min(len(samples), MASKED_IMAGES))])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,13 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from medvit.backbones import Backbone
 from medvit.errors import TrainingError
 from medvit.objectives import Objective
+from medvit.objectives.pictures import views_figure
 from medvit.samples import Views
 from medvit.tracking import Tracker
 from medvit.training.draws import JointDraws
@@ -64,8 +68,10 @@ class Pretraining(TrainingModule):
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         """The total loss of a batch of views."""
-        terms = dict(self._losses(views))
-        for name, value in terms.items():
+        if self.global_step == batch_idx == 0 and self.trainer.is_global_zero:
+            self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
+        terms = self._losses(views)
+        for name, value in {**terms, **self.objective.readings()}.items():
             self.log(name, value.detach(), prog_bar=True)
         self._shown = views
         return self.finite(terms, views)
@@ -79,7 +85,22 @@ class Pretraining(TrainingModule):
     ) -> None:
         """Steps, and lets the objective follow."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.objective.after_step(min(1.0, (self.global_step + 1) / self.num_steps))
+        self.objective.after_step(self.progress)  # Lightning counts the step when this is over
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuses gradients that are no numbers, and lets the objective prepare the step."""
+        super().on_before_optimizer_step(optimizer)
+        self.objective.before_step(self.progress)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each part of the objective by its own norm."""
+        for part in self.objective.parts():
+            clip_grad_norm_([weight for weight in part if weight.grad is not None], gradient_clip_val or math.inf)
 
     def on_train_start(self) -> None:
         """Reads the representation the run starts from; a run that the guard has ended does not go on."""
@@ -121,13 +142,15 @@ class Pretraining(TrainingModule):
     def _terms(self, views: Views) -> dict[str, Tensor]:
         terms = dict(self.objective(views, self.progress).terms)
         if self.further is not None:
-            terms["distillation"] = self.further.distance(self.objective.backbone, views)
+            terms["distillation"] = self.further.distance(self.objective.trained, views)
         return terms
 
     def _read(self) -> None:
         if self.probe is None:
             return
-        reading: Reading = self.trainer.strategy.broadcast(self.probe.read(self.objective, self.global_step))
+        reading: Reading = self.trainer.strategy.broadcast(
+            self.probe.read(self.objective, self.global_step, self.progress)
+        )
         alarms = self.guard.take(reading)
         if self.guard.best is reading:
             self._keep()

@@ -52,6 +52,10 @@ class TrainerConfig(Config):
         """Batches of a round."""
         return self.round_steps * self.accumulate
 
+    def step_images(self, batch_size: int) -> int:
+        """Images of a step: of all devices and all batches whose gradients are added up."""
+        return batch_size * self.accumulate * self.devices * self.nodes
+
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
         """A trainer that keeps what it needs to resume in `folder`."""
         cpu = not torch.cuda.is_available()

@@ -41,7 +41,7 @@ def test_zeroing_attention_alone_would_not_do():
 
 def test_new_blocks_follow_their_group_and_alone_learn():
     peft = BlockExpansionConfig(added=3).adapt(backbone())
-    assert {name.split(".")[1] for name in peft.trained_state()} == {"2", "5", "8"}
+    assert {name.split(".")[1] for name in peft.trained()} == {"2", "5", "8"}
     learned = peft.backbone.blocks[2]
     peft.backbone(PIXELS).patches.square().sum().backward()
     assert float(learned.attn.proj.weight.grad.abs().max()) > 0

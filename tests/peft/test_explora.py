@@ -39,7 +39,7 @@ def test_after_some_steps_exactly_the_declared_weights_have_changed():
     updates = {f"blocks.{n}.attn.qkv.lora_{side}.default.weight" for n in range(3) for side in "AB"}
     last = {name for name in before if name.startswith("blocks.3.")}
     assert changed == norms | updates | last | {"norm.weight", "norm.bias"}
-    assert changed == peft.trained_state().keys()
+    assert changed == peft.trained()
     assert not any("lora" in name for name in last)
 
 
@@ -53,7 +53,7 @@ def test_merged_weights_reproduce_the_outputs_of_the_adapted_ones():
 def test_start_weights_with_the_adapter_are_the_merged_weights():
     peft = ExploraConfig(rank=2).adapt(backbone())
     step(peft.backbone)
-    adapter = {name: weight.clone() for name, weight in peft.trained_state().items()}
+    adapter = peft.state_of(peft.trained())
     merged = peft.merge().state_dict()
     again = ExploraConfig(rank=2).adapt(backbone())
     again.backbone.load_state_dict(adapter, strict=False)
@@ -73,7 +73,7 @@ def test_what_public_weights_lacked_or_had_otherwise_is_trained_whole(tmp_path):
 
     save_file(backbone().state_dict(), tmp_path / "flat.safetensors")
     solid = CONFIG.model_copy(update={"ndim": 3, "registers": 2, "weights": str(tmp_path / "flat.safetensors")})
-    trained = ExploraConfig().adapt(solid.build()).trained_state().keys()
+    trained = ExploraConfig().adapt(solid.build()).trained()
     assert {"patch_embed.proj.weight", "pos_embed", "reg_token"} <= trained
     assert "cls_token" not in trained
 

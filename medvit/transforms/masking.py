@@ -1,0 +1,61 @@
+"""Block masks over the patches of crops, in 2D and 3D (Bao et al., ICLR 2022; Oquab et al., TMLR 2024)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+MIN_PATCHES, MAX_SHARE, MIN_ASPECT, TRIES = 4, 0.5, 0.3, 10
+"""Patches of the smallest block, share of the grid of the largest, its narrowest shape, attempts to place it."""
+
+
+def block_mask(grid: tuple[int, ...], num_masked: int, generator: np.random.Generator) -> Bool[np.ndarray, "*g"]:
+    """A mask of random blocks with at most `num_masked` patches, and at least one if that is not zero.
+
+    Blocks are put on one another until none of the attempts adds patches that are still allowed.
+    """
+    mask = np.zeros(grid, dtype=bool)
+    while mask.sum() < num_masked:
+        if not _add_block(mask, min(num_masked - int(mask.sum()), int(MAX_SHARE * mask.size)), generator):
+            break
+    if num_masked > 0 and not mask.any():  # a grid too small for any block
+        mask.flat[generator.integers(mask.size)] = True
+    return mask
+
+
+def _add_block(mask: Bool[np.ndarray, "*g"], allowed: int, generator: np.random.Generator) -> bool:
+    for _ in range(TRIES):
+        volume = generator.uniform(min(MIN_PATCHES, allowed), allowed)
+        logs = generator.permutation(
+            [*generator.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT), mask.ndim - 1), 0]
+        )
+        block = [round(float(side)) for side in volume ** (1 / mask.ndim) * np.exp(logs - logs.mean())]
+        if not all(0 < side < whole for side, whole in zip(block, mask.shape, strict=True)):
+            continue
+        start = [int(generator.integers(0, n - side + 1)) for n, side in zip(mask.shape, block, strict=True)]
+        part = mask[tuple(slice(a, a + n) for a, n in zip(start, block, strict=True))]
+        if 0 < part.size - part.sum() <= allowed:
+            part[...] = True
+            return True
+    return False
+
+
+def draw_masks(
+    num_crops: int, grid: tuple[int, ...], *, share: float, ratios: tuple[float, float], generator: np.random.Generator
+) -> Bool[Tensor, "b n"]:
+    """Masks of a batch of crops: a share of them is masked, by ratios that are spread evenly between two bounds.
+
+    At least one crop is masked, so that what is learned from masks always learns.
+    """
+    num_patches, num_masked = math.prod(grid), max(1, int(num_crops * share))
+    bounds = np.linspace(*ratios, num_masked + 1)
+    masks = np.zeros((num_crops, num_patches), dtype=bool)
+    for row, (low, high) in enumerate(itertools.pairwise(bounds)):
+        wanted = max(1, int(num_patches * generator.uniform(low, high)))
+        masks[row] = block_mask(grid, wanted, generator).ravel()
+    return torch.from_numpy(generator.permutation(masks))
