@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvit.errors import DataError
-from medvit.samples import Row, Split
+from medvit.samples import Flag, Row, Split
 from medvit.store import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes."""
 FILE_NAME = "manifest.parquet"
 ROWS_A_GROUP = 10_000
 """Rows that are written, and read, at once: so many take about 30 MiB on the way."""
@@ -40,6 +42,10 @@ _SCHEMA = pa.schema(
         ("intercept", pa.float64()),
         ("unit", pa.string()),
         ("part", pa.string()),
+        ("flags", pa.list_(pa.string())),
+        ("perceptual_hash", pa.string()),
+        ("file_sha256", pa.string()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -113,13 +119,32 @@ class Manifest:
     @property
     def hash(self) -> str:
         """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
-        lines = sorted(json.dumps(_line(row), sort_keys=True) for row in self.rows)
+        lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
         facts = json.dumps(asdict(self.facts), sort_keys=True)
         return hashlib.sha256("\n".join([facts, *lines]).encode()).hexdigest()
 
     def filter(self, keep: Callable[[Row], bool]) -> Manifest:
         """The rows for which `keep` is true."""
         return replace(self, rows=tuple(row for row in self.rows if keep(row)))
+
+    def without_flags(self, flags: Collection[Flag]) -> Manifest:
+        """The rows that carry none of some flags.
+
+        Raises:
+            DataError: If nothing is left, or if nobody has looked for flags in the images.
+        """
+        if not flags:
+            return self
+        num_unseen = sum(row.flags is None for row in self.rows)
+        if num_unseen:
+            raise DataError(
+                f"{self.folder}: nobody has looked for flags in {num_unseen} of {len(self)} images, so skip_flags "
+                "cannot skip them; ingest the dataset again, or leave skip_flags out"
+            )
+        kept = self.filter(lambda row: not set(flags) & set(row.flags or ()))
+        if not kept.rows:
+            raise DataError(f"{self.folder}: each of the {len(self)} images carries a flag of skip_flags; name fewer")
+        return kept
 
     def split(self, name: Split) -> Manifest:
         """The rows of one split.
@@ -154,8 +179,9 @@ def _open(folder: Path) -> pq.ParquetFile:
     except (pa.ArrowException, OSError):
         raise _damaged(folder) from None
     version = int((file.schema_arrow.metadata or {}).get(b"medvit_schema", b"0"))
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {version}; this medvit reads version {SCHEMA_VERSION}")
+    if version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise DataError(f"{path} has schema version {version}; this medvit reads versions {known}")
     return file
 
 
@@ -165,11 +191,17 @@ def _damaged(folder: Path) -> DataError:
 
 def _line(row: Row) -> dict[str, Any]:
     fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    return {**fields, "labels": sorted(row.labels.items())}
+    return fields | {name: sorted(getattr(row, name).items()) for name in ("labels", "attributes")}
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
+    later = ("part", "flags", "perceptual_hash", "file_sha256", "attributes")
+    return {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
 
 
 def _row(line: dict[str, Any]) -> Row:
-    spacing, affine = line["spacing_mm"], line["affine"]
+    spacing, affine, flags = line["spacing_mm"], line["affine"], line.get("flags")
     return Row(
         **{
             **line,
@@ -178,6 +210,8 @@ def _row(line: dict[str, Any]) -> Row:
             "spacing_mm": None if spacing is None else tuple(spacing),
             "affine": None if affine is None else tuple(affine),
             "part": line.get("part") or "",
+            "flags": None if flags is None else tuple(flags),
+            "attributes": dict(line.get("attributes") or ()),
         }
     )
 

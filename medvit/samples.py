@@ -24,6 +24,8 @@ Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
 Values = Literal["stored", "displayed", "SUVbw"]
 """Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
+Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing"]
+"""What `medvit.ingest.quality` may find wrong with an image."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ class Row:
     unit: str = ""
     part: str = ""
     """What it is among the images of its series, as `echo time 30 ms`."""
+    flags: tuple[Flag, ...] | None = None
+    """What looks wrong with the image; none where nobody looked, as before flags were known."""
+    perceptual_hash: str | None = None
+    """As `medvit.similarity` makes it, empty of an image without any structure; none where it was not made."""
+    file_sha256: str | None = None
+    """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """How and of whom it was taken, by the keys of `medvit.readers.acquisition`; nothing that identifies."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"

@@ -18,6 +18,7 @@ from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
+from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.further import Further, FurtherConfig
 from medvit.training.guard import Guard, GuardConfig
@@ -46,6 +47,8 @@ class PretrainConfig(StageConfig):
     """Checkpoint folder to make."""
     checkpoint: Path | None = None
     """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
+    skip_flags: tuple[Flag, ...] = ()
+    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
@@ -104,7 +107,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 
 def assemble(config: PretrainConfig, run: Run) -> Assembled:
     """All that a pretraining is made of, at the place where the run in the folder had got."""
-    manifest = run.dataset(config.dataset)
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")

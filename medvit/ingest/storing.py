@@ -23,6 +23,7 @@ from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.curation import examined
 from medvit.ingest.stamps import Stamp, State, readers_version, stamp
 from medvit.manifest import Manifest
 from medvit.readers.values import ValuesConfig
@@ -79,6 +80,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            **examined(image, candidate.item),
         )
 
     def _check_mask(self, mask: Array | None) -> None:
