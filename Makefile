@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,10 @@ lint: install ## Check style (ruff), types (mypy) and who imports whom (import-l
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install ## Measure medvit beside dcm2niix, dicom2nifti, Zarr and MONAI on the same files (about 5 minutes)
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 clean: ## Remove .venv and the caches, never results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -41,8 +41,8 @@ class Intensities:
         return f"{self.modality or 'unknown'}{f' ({self.unit})' if self.unit else ''}"
 
 
-def draw(manifest: Manifest, intensities: Sequence[Intensities]) -> list[Path]:
-    """Draws into the folder `card` what there is to draw; the paths relative to the dataset."""
+def draw(manifest: Manifest, intensities: Sequence[Intensities], folder: Path) -> list[Path]:
+    """Draws what there is to draw into `card` in a folder; the paths relative to that folder."""
     plots: dict[str, Callable[[Axes], None]] = {
         f"classes-{number}" if number else "classes": lambda axes, key=key: _classes(axes, manifest, key)  # type: ignore[misc]
         for number, key in enumerate(manifest.facts.classes)
@@ -53,8 +53,10 @@ def draw(manifest: Manifest, intensities: Sequence[Intensities]) -> list[Path]:
         plots["spacings"] = lambda axes: _spacings(axes, manifest)
     if intensities:
         plots["intensities"] = lambda axes: _intensities(axes, intensities)
-    (manifest.folder / FOLDER).mkdir(exist_ok=True)
-    return [_save(manifest.folder, name, plot) for name, plot in plots.items()]
+    if any("age_years" in row.attributes for row in manifest):
+        plots["ages"] = lambda axes: _ages(axes, manifest)
+    (folder / FOLDER).mkdir(exist_ok=True)
+    return [_save(folder, name, plot) for name, plot in plots.items()]
 
 
 def _save(folder: Path, name: str, plot: Callable[[Axes], None]) -> Path:
@@ -98,6 +100,16 @@ def _spacings(axes: Axes, manifest: Manifest) -> None:
     margin = 0.02 * float(np.ptp(spacings)) or 0.1 * float(spacings.max())
     edges = np.linspace(max(0.0, spacings.min() - margin), spacings.max() + margin, NUM_BINS + 1)
     _histograms(axes, {axis: spacings[:, index] for index, axis in enumerate("IJK")}, edges)
+
+
+def _ages(axes: Axes, manifest: Manifest) -> None:
+    axes.set_title("Age, in years (89 stands for older, too)", fontsize=9)
+    known = {(row.patient_id, row.attributes["age_years"]): row for row in manifest if "age_years" in row.attributes}
+    by_split = {
+        split: np.array([float(age) for (_, age), row in known.items() if row.split == split]) for split in SPLITS
+    }
+    _histograms(axes, {split: ages for split, ages in by_split.items() if len(ages)}, np.arange(0, 95, 5.0))
+    axes.set_ylabel("patients", fontsize=8)
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:

@@ -17,13 +17,16 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 from pydantic import Field
 
-from medvit import card_plots
+from medvit import card_curation, card_plots
 from medvit.artifacts import write_text
 from medvit.card_plots import SPLITS, Intensities, axis_sizes
 from medvit.config import Config
 from medvit.croissant import write_croissant
 from medvit.errors import ConfigError
+from medvit.intensities import percentiles, sampled_rows
+from medvit.leakage import Overlap, find_copies
 from medvit.manifest import Manifest
+from medvit.page import Table, markdown_table
 from medvit.quarantine import Quarantined
 from medvit.samples import Row
 
@@ -38,11 +41,6 @@ PROSE_FOLDER = next(
 )
 """Where prose on well-known datasets is kept: in the project, or beside an installation."""
 
-SAMPLED_IMAGES = 100
-SAMPLED_VOXELS = 2**28
-"""Voxels read at most to describe intensities."""
-VOXELS_AN_IMAGE = 100_000
-"""Voxels of an image that its percentiles are taken of."""
 SHOWN_REASONS = 30
 
 
@@ -109,9 +107,22 @@ def find_prose(path: Path | None, name: str) -> Prose | None:
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
-    """Writes `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete."""
+    """Writes `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete.
+
+    Raises:
+        DataError: If the store lacks pixels that are shown or measured.
+    """
+    write_markdown(manifest, quarantine, prose, folder=manifest.folder)
+    write_croissant(manifest)
+
+
+def write_markdown(
+    manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None, *, folder: Path
+) -> None:
+    """Writes `card.md` and its plots alone, into any folder."""
     measured = _measure(manifest)
-    plots = card_plots.draw(manifest, measured.intensities)
+    overlaps = find_copies(manifest)
+    plots = card_plots.draw(manifest, measured.intensities, folder)
     head = _head(manifest)
     sections = [
         f"---\n{yaml.safe_dump(head.tree(), sort_keys=False, allow_unicode=True)}---\n\n# {manifest.facts.name}",
@@ -121,11 +132,11 @@ def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Pro
         *_class_tables(manifest, measured),
         "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
         "\n".join(map(_shown, plots)),
+        *card_curation.sections(manifest, overlaps, folder),
         "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
-        "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose) or ["Nothing found."])]),
+        "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose, overlaps) or ["Nothing found."])]),
     ]
-    write_text(manifest.folder / FILE_NAME, "\n\n".join(sections) + "\n")
-    write_croissant(manifest)
+    write_text(folder / FILE_NAME, "\n\n".join(sections) + "\n")
 
 
 def _head(manifest: Manifest) -> CardHead:
@@ -143,10 +154,7 @@ def _head(manifest: Manifest) -> CardHead:
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
-    filled = list(lines)
-    rule = ["---:" if all(isinstance(line[n], int | float) for line in filled) else "---" for n in range(len(header))]
-    cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, rule, *filled))
-    return [f"| {' | '.join(line)} |" for line in cells]
+    return markdown_table(Table(header, list(lines))).splitlines()
 
 
 def _contents(manifest: Manifest) -> list[str]:
@@ -237,9 +245,9 @@ def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
     ]
 
 
-def _notes(manifest: Manifest, head: CardHead, prose: Prose | None) -> list[str]:
+def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Sequence[Overlap]) -> list[str]:
     facts, splits = manifest.facts, Counter(row.split for row in manifest)
-    shared = len(_across_splits(manifest))
+    copies, alike = (sum(o.check == check and o.crosses for o in overlaps) for check in ("pixel", "perceptual"))
     notes = {
         "licence: missing; give licence=...": not facts.licence,
         "source: missing; give source_url=...": not facts.source,
@@ -250,7 +258,8 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None) -> list[str]
         "patients: each image counts as one; where that is wrong, give patient_from=...": (
             1 < len(manifest) == head.patients
         ),
-        f"duplicates: images found, pixel by pixel, in more than one split: {shared}": shared > 0,
+        f"duplicates: images found, pixel by pixel, in more than one split: {copies}": copies > 0,
+        f"duplicates: groups of images that look alike and lie in more than one split: {alike}": alike > 0,
         f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
             prose is not None and bool(prose.head.images) and prose.head.images != head.images
         ),
@@ -258,28 +267,16 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None) -> list[str]
     return [f"- {note}" for note, is_true in notes.items() if is_true]
 
 
-def _across_splits(manifest: Manifest) -> list[str]:
-    splits: dict[str, set[str]] = {}
-    for row in manifest:
-        splits.setdefault(row.sha256, set()).add(row.split)
-    return [address for address, found in splits.items() if len(found) > 1]
-
-
 def _measure(manifest: Manifest) -> _Measured:
-    """Percentiles of up to `SAMPLED_IMAGES` images, spread evenly over the manifest."""
-    voxels = np.mean([float(np.prod(row.shape)) for row in manifest])
-    wanted = int(np.clip(SAMPLED_VOXELS / voxels, 3, SAMPLED_IMAGES))
-    sampled = [manifest.rows[n] for n in np.unique(np.linspace(0, len(manifest) - 1, wanted).round().astype(int))]
+    rows = sampled_rows(manifest)
     found: dict[tuple[str, str], list[Array]] = {}
     counts = np.zeros(len(manifest.facts.mask_classes))
-    for row in sampled:
-        pixels = manifest.store.get(row.sha256).ravel()
-        values = pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)].astype(np.float64) * row.slope + row.intercept
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            found.setdefault((row.modality, row.unit), []).append(np.percentile(finite, [1, 50, 99]))
+    for row in rows:
+        levels = percentiles(manifest, row)
+        if levels is not None:
+            found.setdefault((row.modality, row.unit), []).append(levels)
         if row.mask is not None and len(counts):
             labels = manifest.store.get(row.mask).ravel().astype(np.int64)
             counts += np.bincount(labels, minlength=len(counts))
     intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
-    return _Measured(len(sampled), intensities, tuple(counts / max(1.0, counts.sum())))
+    return _Measured(len(rows), intensities, tuple(counts / max(1.0, counts.sum())))

@@ -75,9 +75,13 @@ _COLUMNS = {
     "slope": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
+    "part": ("sc:Text", "What it is among the images of its series, such as an echo or a time"),
+    "flags": ("sc:Text", "What looks wrong with the image"),
+    "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
+    "file_sha256": ("sc:Text", "Hash of the file the image came from, where it was one file and not DICOM"),
 }
-"""Columns of the manifest; all but `labels`, since the format knows no maps."""
-_REPEATED = ("shape", "spacing_mm", "affine")
+"""Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""
+_REPEATED = ("shape", "spacing_mm", "affine", "flags")
 
 
 def write_croissant(manifest: Manifest) -> Path:
@@ -104,7 +108,7 @@ def _describe(manifest: Manifest) -> Tree:
                 "@type": "cr:RecordSet",
                 "@id": "images",
                 "name": "images",
-                "description": "A row an image, volume or slide; the column labels, a map, is not described here",
+                "description": "A row an image, volume or slide; labels and attributes, maps, are not described here",
                 "key": {"@id": "images/image_id"},
                 "field": [_field(name) for name in _COLUMNS],
             }

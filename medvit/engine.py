@@ -1,31 +1,61 @@
-"""Maps work over items: in this process or in several, in order, each failure kept with its item.
+"""Maps work over items: in this process, in several, or on a Ray cluster; in order, each failure kept with its item.
 
 The function must be importable (a top-level function or a frozen dataclass with `__call__`) and its result picklable.
+Only so many items are under way at once that memory does not grow with their number. A worker that dies costs nothing
+but its item's time: the item is tried once more, and if it kills again, the death is its outcome alone.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import os
+import pickle
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Literal, TypeVar
 
+from pydantic import model_validator
 from tqdm import tqdm
 
-from medvit.config import Config
-from medvit.errors import MedvitError
+from medvit.config import Config, Count
+from medvit.errors import ConfigError, MedvitError
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+AHEAD = 32
+"""Items a worker that may be done before the next one in order is: more let one slow item hold up nobody."""
+ATTEMPTS = 2
+"""How often an item is tried on which workers die."""
+CONNECT_TIMEOUT_S = 5.0
 
 
 class EngineConfig(Config):
     """Where work over many items runs."""
 
-    num_processes: int = 1
-    """Processes on this machine; 1 works in the calling process."""
+    name: Literal["processes", "ray"] = "processes"
+    """Processes on this machine, or a Ray cluster (pip install 'medvit[ray]'), whose machines see the same folders."""
+    num_processes: Count = 1
+    """Processes on this machine; 1 works in the calling process. A cluster that is joined has its own number."""
+    address: str | None = None
+    """HOST:PORT of the head of a Ray cluster to join, or auto; none starts one on this machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, tree: Any) -> Any:
+        return {"name": tree} if isinstance(tree, str) else tree
+
+    @model_validator(mode="after")
+    def _address_is_of_ray(self) -> EngineConfig:
+        if self.address is not None and self.name != "ray":
+            raise ValueError("address=... is for engine.name=ray only; leave it out, or choose ray")
+        return self
 
 
 @dataclass(frozen=True)
@@ -38,15 +68,35 @@ class Outcome(Generic[ItemT, ResultT]):
 
 
 def map_items(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, config: EngineConfig, title: str
+    function: Callable[[ItemT], ResultT],
+    items: Sequence[ItemT],
+    *,
+    config: EngineConfig,
+    title: str,
+    weights: Sequence[int] | None = None,
+    unit: str = "item",
 ) -> Iterator[Outcome[ItemT, ResultT]]:
     """Outcomes in the order of the items, behind a progress bar with the time left.
 
-    An error in one item never stops the others. A full disk (`OutputError`) is an outcome like any other;
-    the caller decides. An item on which a worker process dies becomes an outcome with an error.
+    The bar counts items, or their `weights` in some `unit`. An error in one item never stops the others. A full disk
+    (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died `ATTEMPTS` times
+    becomes an outcome with an error.
+
+    Raises:
+        ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
     """
-    outcomes = _here(function, items) if config.num_processes <= 1 else _spread(function, items, config.num_processes)
-    yield from tqdm(outcomes, total=len(items), desc=title, unit="item", disable=len(items) < 2, mininterval=0.5)
+    if config.name == "ray" and items:
+        outcomes = _on_ray(function, items, config)
+    elif config.num_processes > 1 and len(items) > 1:
+        outcomes = _in_processes(function, items, min(config.num_processes, len(items)))
+    else:
+        outcomes = _here(function, items)
+    counts = weights or [1] * len(items)
+    bar = tqdm(total=sum(counts), desc=title, unit=unit, disable=len(items) < 2, mininterval=0.5)
+    with bar, closing(outcomes):
+        for count, outcome in zip(counts, outcomes, strict=True):
+            yield outcome
+            bar.update(count)
 
 
 def _try(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
@@ -56,43 +106,163 @@ def _try(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, Re
         return Outcome(item, error=error)
 
 
-def _here(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[Outcome[ItemT, ResultT]]:
+def _died(item: ItemT) -> Outcome[ItemT, Any]:
+    message = (
+        f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; "
+        "lower engine.num_processes"
+    )
+    return Outcome(item, error=MedvitError(message))
+
+
+def _here(
+    function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
+) -> Generator[Outcome[ItemT, ResultT], None, None]:
     for item in items:
         yield _try(function, item)
 
 
-def _spread(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
-) -> Iterator[Outcome[ItemT, ResultT]]:
-    waiting = list(items)
-    while waiting:
-        num_done = 0
-        for outcome in _until_a_worker_dies(function, waiting, num_processes):
-            num_done += 1
-            yield outcome
-        waiting = waiting[num_done:]
-        if waiting:
-            # A death takes the whole pool along. The first item without an outcome may be the cause: it gets a process
-            # of its own, and the rest a new pool.
-            yield _alone(function, waiting.pop(0))
+def _attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:
+    outcome = _try(function, item)
+    if outcome.error is not None:
+        return None, _portable(outcome.error)
+    return outcome.result, None
 
 
-def _until_a_worker_dies(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
-) -> Iterator[Outcome[ItemT, ResultT]]:
-    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
-    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context)
+def _portable(error: Exception) -> Exception:
+    """The error, if another process can take it; else one of ours that names its kind."""
     try:
-        for future in [pool.submit(_try, function, item) for item in items]:
-            yield future.result()
-    except BrokenProcessPool:
-        return
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever pickling of a library's error raises, the answer is the same
+        return MedvitError(f"stopped by an unexpected {type(error).__name__}")
+    return error
+
+
+class _Worker:
+    """A process that does one item at a time; it ends with the process that started it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def give(self, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
+        """Sends an item to do. That the worker has died is seen when its answer is taken."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send_bytes(pickle.dumps((function, item)))
+
+    def answer(self) -> tuple[Any, Exception | None] | None:
+        """Result and error of the item it was given; none if it has died on it."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.end()
+            return None
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
+    with suppress(EOFError, OSError):  # the calling process has ended
+        while True:
+            connection.send_bytes(_answer(connection.recv_bytes()))
+
+
+def _answer(given: bytes) -> bytes:
+    try:
+        function, item = pickle.loads(given)
+        return pickle.dumps(_attempt(function, item))
+    except Exception as error:  # what cannot be passed between processes may fail in any way
+        return pickle.dumps((None, _portable(error)))
+
+
+_idle: list[_Worker] = []
+"""Workers of earlier maps: what they have imported serves the next one."""
+
+
+def _in_processes(
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
+) -> Generator[Outcome[ItemT, ResultT], None, None]:
+    waiting, deaths = deque(range(len(items))), [0] * len(items)
+    done: dict[int, Outcome[ItemT, ResultT]] = {}
+    busy: dict[object, tuple[_Worker, int]] = {}
+    first = 0
+    try:
+        while first < len(items):
+            while waiting and len(busy) < num_processes and waiting[0] < first + AHEAD * num_processes:
+                worker, index = _idle.pop() if _idle else _Worker(), waiting.popleft()
+                busy[worker.connection] = worker, index
+                worker.give(function, items[index])
+            for connection in wait([worker.connection for worker, _ in busy.values()]):
+                worker, index = busy.pop(connection)
+                answer = worker.answer()
+                if answer is not None:
+                    _idle.append(worker)
+                    done[index] = Outcome(items[index], *answer)
+                    continue
+                deaths[index] += 1
+                if deaths[index] < ATTEMPTS:
+                    waiting.appendleft(index)
+                else:
+                    done[index] = _died(items[index])
+            while first in done:
+                yield done.pop(first)
+                first += 1
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted stage does not wait for what has not begun
+        for worker, _ in busy.values():
+            worker.end()
 
 
-def _alone(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
-    for outcome in _until_a_worker_dies(function, [item], 1):
-        return outcome
-    message = "the worker process died on it, as for lack of memory or in a decoder; lower engine.num_processes"
-    return Outcome(item, error=MedvitError(message))
+def _on_ray(
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], config: EngineConfig
+) -> Generator[Outcome[ItemT, ResultT], None, None]:
+    ray = _joined(config)
+    attempt = ray.remote(_attempt).options(num_cpus=1, max_retries=ATTEMPTS - 1)
+    shared = ray.put(function)
+    num_ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = iter(items)
+    pending = deque((item, attempt.remote(shared, item)) for item in islice(waiting, num_ahead))
+    try:
+        while pending:
+            item, reference = pending[0]
+            try:
+                yield Outcome(item, *ray.get(reference))
+            except ray.exceptions.RayTaskError as error:  # the item or its result cannot be passed on
+                yield Outcome(item, error=_portable(error.cause))
+            except ray.exceptions.RayError:
+                yield _died(item)
+            pending.popleft()
+            pending.extend((item, attempt.remote(shared, item)) for item in islice(waiting, 1))
+    finally:
+        for _, reference in pending:
+            ray.cancel(reference, force=True)
+
+
+def _joined(config: EngineConfig) -> Any:
+    """The module ray, connected to the cluster."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anyone
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("engine.name=ray needs Ray; run: pip install 'medvit[ray]'") from None
+    if ray.is_initialized():
+        return ray
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if config.address is None:
+        ray.init("local", num_cpus=config.num_processes, include_dashboard=False, **quiet)
+        return ray
+    try:
+        if config.address != "auto":
+            host, _, port = config.address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        ray.init(config.address, **quiet)
+    except (OSError, ValueError):
+        where = "on this machine" if config.address == "auto" else f"at {config.address}"
+        raise ConfigError(f"no Ray cluster answers {where}; start one with `ray start --head`, or correct it") from None
+    return ray

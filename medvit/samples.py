@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
+Values = Literal["stored", "displayed", "SUVbw"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
+Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing"]
+"""What `medvit.ingest.quality` may find wrong with an image."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class Item:
     modality: str = ""
     index: int | None = None
     """Which image of a file that holds many."""
+    frames: tuple[tuple[int, int], ...] = ()
+    """(number in `files`, frame) of each slice in order, where files hold many frames; empty: a slice a file."""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
+    is_resampled: bool = False
+    """Whether its slices make no regular grid, so that reading puts them on one."""
+    values: Values = "stored"
+    """Which values to read; what a file does not allow, it does not give."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None
@@ -98,6 +110,16 @@ class Row:
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`."""
+    flags: tuple[Flag, ...] | None = None
+    """What looks wrong with the image; none where nobody looked, as before flags were known."""
+    perceptual_hash: str | None = None
+    """As `medvit.similarity` makes it, empty of an image without any structure; none where it was not made."""
+    file_sha256: str | None = None
+    """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """How and of whom it was taken, by the keys of `medvit.readers.acquisition`; nothing that identifies."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"

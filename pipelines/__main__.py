@@ -33,6 +33,8 @@ class Entry:
 
     summary: str
     example: str
+    outcome: str = "failed"
+    """What the lines that make the exit status 3 tell of."""
 
 
 STAGES = {
@@ -55,6 +57,19 @@ STAGES = {
     "predict": Entry(
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
+    ),
+    "export": Entry(
+        "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
+        "medvit export dataset=runs/dataset output=runs/files",
+    ),
+    "leakage": Entry(
+        "Finds patients, studies and images that the splits of a dataset, or two datasets, share.",
+        "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
+        "ways to leak were found",
+    ),
+    "card": Entry(
+        "Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew.",
+        "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "demo": Entry(
         "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
@@ -130,7 +145,12 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
         return 0
     rest = len(failures) - SHOWN_FAILURES
     lines = [*failures[:SHOWN_FAILURES], *([f"and {rest} more"] if rest > 0 else [])]
-    return _told(name, "\n  ".join([f"finished, but {len(failures)} failed:", *lines]), SOME_ITEMS_FAILED, debug=False)
+    return _told(
+        name,
+        "\n  ".join([f"finished, but {len(failures)} {STAGES[name].outcome}:", *lines]),
+        SOME_ITEMS_FAILED,
+        debug=False,
+    )
 
 
 def find(name: str) -> Stage[Any, Any]:

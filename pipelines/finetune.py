@@ -16,13 +16,15 @@ from medvit.losses.supervised import classification_loss, segmentation_loss
 from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
+from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
+from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import start_from
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
+from medvit.training.trainer import TrainerConfig
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -36,6 +38,8 @@ class FinetuneConfig(StageConfig):
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
     output: Path
     """Checkpoint folder to make."""
+    skip_flags: tuple[Flag, ...] = ()
+    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     checkpoint: Path | None = None
     """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
@@ -75,7 +79,7 @@ class FinetuneConfig(StageConfig):
 @stage
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches a backbone a task from your labels."""
-    manifest = run.dataset(config.dataset)
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     task = assign(manifest, start.preprocess, config.label)
@@ -98,7 +102,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         collate,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
-        first_round=finished_rounds(resume_from),
+        start=position_of(resume_from),
         weights=task.odds() if config.balance == "sampler" else None,
     )
     loss = (

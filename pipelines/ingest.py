@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from medvit import card_plots, cards, croissant, quarantine
-from medvit.cards import find_prose, write_card
+from medvit.cards import Prose, find_prose, write_card
 from medvit.engine import EngineConfig
-from medvit.ingest import crosswalk, storing
+from medvit.ingest import Candidate, crosswalk, storing
+from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
-from medvit.ingest.scan import scan
+from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.ingest.table import from_table
+from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
+from medvit.readers.regular import Geometry
+from medvit.readers.values import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -45,6 +49,8 @@ class IngestConfig(StageConfig):
     """Folder or file with the images, nested anyhow."""
     dataset: Path
     """Dataset folder to make."""
+    update: Path | None = None
+    """Dataset made of this source before: what has not changed since is taken from it, and what has is counted."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
     """Name of the dataset; none takes that of its folder."""
     modality: str = ""
@@ -59,7 +65,11 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    geometry: Geometry = "refuse"
+    """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
+    curation: CurationConfig = Field(default_factory=CurationConfig)
     licence: str = ""
     """Terms under which the images may be used, for the card."""
     source_url: str = ""
@@ -74,7 +84,9 @@ class IngestConfig(StageConfig):
 
     @property
     def title(self) -> str:
-        """Name of the dataset."""
+        """Name of the dataset: the one given, or that of the dataset to update, or that of the folder."""
+        if self.name is None and self.update is not None:
+            return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
 
 
@@ -82,43 +94,44 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
     name = config.title
+    if config.update is not None:
+        run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
-    found = scan(config.source, patient_from=config.patient_from)
-    candidates = found.candidates
-    if config.labels is not None:
-        if config.label_from != "none":
-            log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
-        candidates = from_table(candidates, config.labels, columns=config.label_columns, files=found.files)
-    else:
-        candidates = from_folders(candidates, config.label_from)
-    assigned = assign(candidates, config.splits)
     pseudonyms = Pseudonyms.with_key_file(config.key, name)
+    update = Update(config.update, config.key, name, pseudonyms)
+    found = scan(
+        config.source,
+        patient_from=config.patient_from,
+        geometry=config.geometry,
+        engine=config.engine,
+        remembered=update.remembered,
+    )
+    update.tell(found)
+    candidates = labeled(found, config)
+    assigned = assign(candidates, config.splits)
 
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes)),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
+        stamps=found.stamps,
+        earlier=config.update,
     )
-    refusals = (*found.refusals, *assigned.refusals, *stored.refusals)
-    made = rows(assigned.candidates, stored.taken, pseudonyms, name)
+    curated = curate(assigned.candidates, stored.taken, config.curation)
+    refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
+    made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
 
-    facts = Facts(
-        name,
-        licence=config.licence or (prose.head.licence if prose else ""),
-        source=config.source_url or (prose.head.source if prose else ""),
-        description=config.description,
-        classes=classes(made),
-        mask_classes=mask_classes(config.mask_classes, stored.taken.values()),
-    )
-    manifest = Manifest(made, facts, run.folder)
+    masks = mask_classes(config.mask_classes, curated.taken.values())
+    manifest = Manifest(made, facts_of(config, prose, classes=classes(made), mask_classes=masks), run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)
     crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
     manifest.write()
     quarantine.write(left_out, run.folder)
+    update.leave(found, run.folder)
     write_card(manifest, left_out, prose)
     storing.clean(manifest)
     run.failures += failures(left_out)
@@ -126,3 +139,19 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)
     run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
     return manifest
+
+
+def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:
+    """The images of a source with their labels, from the table if there is one, else from folders if asked for."""
+    if config.labels is None:
+        return from_folders(found.candidates, config.label_from)
+    if config.label_from != "none":
+        log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
+    return from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
+
+
+def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:
+    """What is true of the dataset as a whole: from the config, else from prose on it, and what was `found`."""
+    licence = config.licence or (prose.head.licence if prose else "")
+    source = config.source_url or (prose.head.source if prose else "")
+    return Facts(config.title, licence=licence, source=source, description=config.description, **found)

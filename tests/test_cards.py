@@ -169,7 +169,7 @@ def test_croissant_describes_the_manifest(make: Make) -> None:
         assert file["sha256"] == hashlib.sha256(content).hexdigest()
     fields = card["recordSet"][0]["field"]
     columns = [field["source"]["extract"]["column"] for field in fields]
-    assert columns == [name for name in Row.__dataclass_fields__ if name != "labels"]
+    assert columns == [name for name in Row.__dataclass_fields__ if name not in ("labels", "attributes")]
     identifiers = Counter([field["@id"] for field in fields] + [file["@id"] for file in card["distribution"]])
     assert set(identifiers.values()) == {1}
 

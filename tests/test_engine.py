@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from medvit.engine import EngineConfig, map_items
-from medvit.errors import DataError, MedvitError
+from medvit.engine import AHEAD, EngineConfig, map_items
+from medvit.errors import ConfigError, DataError
+from pipelines.ingest import IngestConfig
 
 HERE, SPREAD = EngineConfig(num_processes=1), EngineConfig(num_processes=2)
 
@@ -25,6 +29,48 @@ def killed_at_two_and_seven(number: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
     return number
+
+
+def killed_the_first_time(marker: Path) -> str:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return marker.name
+
+
+def pid_while_waiting(folder: Path) -> int:
+    """Leaves its process number, and waits to be killed the first time."""
+    if not (folder / "pid").exists():
+        (folder / ".pid").write_text(str(os.getpid()))
+        (folder / ".pid").rename(folder / "pid")
+        time.sleep(60)
+    return os.getpid()
+
+
+class Unportable(Exception):  # noqa: N818
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+def unportable(number: int) -> object:
+    if number == 1:
+        raise Unportable("a", "b")
+    return (lambda: 0) if number == 2 else number
+
+
+def pid_after_a_while(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+NUM_CALLS = Counter[str]()
+
+
+def counted(seconds: float) -> int:
+    """How many items this process has begun."""
+    NUM_CALLS["begun"] += 1
+    time.sleep(seconds)
+    return NUM_CALLS["begun"]
 
 
 def slow(number: int) -> int:
@@ -50,8 +96,63 @@ def test_a_worker_that_dies_loses_only_the_item_it_died_on() -> None:
     outcomes = list(map_items(killed_at_two_and_seven, list(range(12)), config=SPREAD, title="killed"))
     assert [outcome.item for outcome in outcomes] == list(range(12))
     assert [outcome.item for outcome in outcomes if outcome.error is not None] == [2, 7]
-    assert all(isinstance(outcomes[n].error, MedvitError) for n in (2, 7))
+    assert all("died on it 2 times" in str(outcomes[n].error) for n in (2, 7))
     assert [outcome.result for outcome in outcomes if outcome.error is None] == [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
+
+
+def test_an_item_that_killed_its_worker_is_tried_again(tmp_path: Path) -> None:
+    markers = [tmp_path / str(n) for n in range(6)]
+    markers[4].touch()
+    outcomes = list(map_items(killed_the_first_time, markers, config=SPREAD, title="killed once"))
+    assert [outcome.result for outcome in outcomes] == list("012345")
+
+
+def test_killing_a_worker_from_outside_loses_nothing(tmp_path: Path) -> None:
+    waits, goes_on = tmp_path / "waits", tmp_path / "goes on"
+    waits.mkdir(), goes_on.mkdir()
+    (goes_on / "pid").touch()
+
+    def kill() -> None:
+        while not (waits / "pid").exists():
+            time.sleep(0.01)
+        os.kill(int((waits / "pid").read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    first, second = map_items(pid_while_waiting, [waits, goes_on], config=SPREAD, title="killed")
+    killer.join()
+    assert first.error is second.error is None
+    assert int((waits / "pid").read_text()) not in (first.result, os.getpid())
+
+
+def test_workers_serve_the_next_map_too() -> None:
+    def pids() -> set[int | None]:
+        outcomes = map_items(pid_after_a_while, [0.05] * 8, config=SPREAD, title="pids")
+        return {outcome.result for outcome in outcomes}
+
+    assert pids() == pids()
+    assert len(pids()) == 2
+
+
+def test_what_cannot_pass_between_processes_is_an_error_of_its_item() -> None:
+    outcomes = list(map_items(unportable, [0, 1, 2, 3], config=SPREAD, title="unportable"))
+    assert [outcome.result for outcome in outcomes] == [0, None, None, 3]
+    assert "unexpected Unportable" in str(outcomes[1].error)
+    assert "pickle" in str(outcomes[2].error)
+
+
+def test_only_so_many_items_are_under_way_before_the_first_is_done() -> None:
+    outcomes = map_items(counted, [1.0] + [0.0] * 500, config=SPREAD, title="ahead")
+    num_begun = next(outcomes).result
+    outcomes.close()
+    assert num_begun is not None
+    assert next(map_items(counted, [0.0, 0.0], config=SPREAD, title="after")).result < 2 * AHEAD + 5
+
+
+def test_an_address_without_ray_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine: address=\.\.\. is for engine\.name=ray only"):
+        IngestConfig.load(None, ["source=a", "dataset=b", "engine.address=1.2.3.4:6379"])
+    assert IngestConfig.load(None, ["source=a", "dataset=b", "engine=ray"]).engine.name == "ray"
 
 
 def test_leaving_early_does_not_wait_for_what_has_not_begun() -> None:

@@ -47,6 +47,10 @@ FULL = row(
     unit="HU",
     split="test",
 )
+FIRST_SCHEMA = FULL
+FULL = replace(
+    FULL, flags=("tiny",), perceptual_hash="ab" * 32, file_sha256="ef" * 32, attributes={"sex": "F", "kvp": "120"}
+)
 
 
 def test_writing_and_reading_keeps_every_field(tmp_path: Path) -> None:
@@ -75,7 +79,9 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "a" / FILE_NAME).read_bytes() == (tmp_path / "b" / FILE_NAME).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"split": "val"}, {"sha256": "00"}, {"labels": {"label": "no"}}, {"slope": 2.0}])
+@pytest.mark.parametrize(
+    "change", [{"split": "val"}, {"sha256": "00"}, {"labels": {"label": "no"}}, {"slope": 2.0}, {"flags": ()}]
+)
 def test_any_change_of_a_row_changes_the_hash(tmp_path: Path, change: dict[str, object]) -> None:
     assert Manifest((row(1),), FACTS, tmp_path).hash != Manifest((row(1, **change),), FACTS, tmp_path).hash
 
@@ -118,6 +124,36 @@ def test_a_parquet_file_of_someone_else_is_refused(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), tmp_path / FILE_NAME)
     with pytest.raises(DataError, match="schema version 0"):
         Manifest.read(tmp_path)
+
+
+def test_a_manifest_of_the_first_schema_is_read_and_keeps_its_hash(tmp_path: Path) -> None:
+    written = Manifest((row(1), FIRST_SCHEMA), FACTS, tmp_path)
+    written.write()
+    table = pq.read_table(tmp_path / FILE_NAME)
+    older = table.drop_columns(["part", "flags", "perceptual_hash", "file_sha256", "attributes"])
+    metadata = dict(table.schema.metadata) | {b"medvit_schema": b"1"}
+    pq.write_table(older.replace_schema_metadata(metadata), tmp_path / FILE_NAME)
+    read = Manifest.read(tmp_path)
+    assert read.rows == written.rows
+    assert read.hash == "efebf24bf387983f1e3130503b99ee80b38921a6485e82c8a4afdb59d6be6565"
+
+
+def test_flagged_images_can_be_left_out(tmp_path: Path) -> None:
+    rows = (row(1, flags=()), row(2, flags=("blank", "tiny")), row(3, flags=("tiny",)))
+    manifest = Manifest(rows, FACTS, tmp_path)
+    assert manifest.without_flags(()) is manifest
+    assert manifest.without_flags(["blank"]).rows == (rows[0], rows[2])
+    assert manifest.without_flags(["blank", "tiny"]).rows == rows[:1]
+
+
+def test_flags_that_nobody_looked_for_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nobody has looked for flags in 1 of 2 images"):
+        Manifest((row(1), row(2, flags=())), FACTS, tmp_path).without_flags(["blank"])
+
+
+def test_leaving_out_every_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="each of the 1 images carries a flag"):
+        Manifest((row(1, flags=("tiny",)),), FACTS, tmp_path).without_flags(["tiny"])
 
 
 def test_writing_leaves_no_partial_file(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.positions import rotations, sincos_positions
 from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.layouts import State
 from medvit.registry import register
 from medvit.samples import Tokens
-from medvit.weights import Fit, State, adapt_positions, load_weights, read_weights
+from medvit.weights import Fit, adapt_positions, load_weights, read_weights
 
 log = logging.getLogger("medvit")
 
@@ -248,7 +249,7 @@ def _sides(size: int | tuple[int, ...], ndim: int, key: str) -> tuple[int, ...]:
 
 
 def _rates(config: VitConfig, depth: int) -> list[float]:
-    return torch.linspace(0.0, config.drop_path, depth).tolist()
+    return torch.linspace(0.0, config.drop_path, depth, device="cpu").tolist()
 
 
 def _initialize(module: nn.Module) -> None:

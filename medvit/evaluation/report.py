@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from medvit import page
 from medvit.artifacts import write_text
 from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation, plots
 from medvit.evaluation.paired import Table
+from medvit.page import STYLE, Picture, html_pictures, html_table
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
 
@@ -63,19 +63,6 @@ FEW_PATIENTS = 20
 
 DPI = 192
 """Pixels an inch of the pictures: two for each of a page, so that they stay sharp on fine screens."""
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2a44; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
-h1 { margin-bottom: .2rem } h2 { margin-top: 2.4rem; border-bottom: 1px solid #d8dce6; padding-bottom: .3rem }
-table { border-collapse: collapse; margin-bottom: 1.4rem }
-td, th { text-align: left; vertical-align: top; padding: .3rem 1.6rem .3rem 0; border-bottom: 1px solid #eceff5 }
-.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap }
-.numbers tr:first-child th { color: #55607a; border-bottom-color: #b9c0d0 } .numbers tr + tr th { font-weight: 500 }
-.warning { background: #fff4e5; border-left: 4px solid #d95f02; padding: .6rem 1rem }
-.figures { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0 }
-figcaption { font-size: .9rem; color: #55607a }
-img { max-width: 100%; height: auto } code { font-size: .9rem; overflow-wrap: anywhere } .wide { overflow-x: auto }
-"""
 
 
 @dataclass(frozen=True)
@@ -207,38 +194,24 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> st
     """What holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_name(name), str(estimate)] for name, estimate in overall.items()]
-    tables = _table(["metric", head], lines) if overall else ""
+    tables = html_table(page.Table(["metric", head], lines)) if overall else ""
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
-        tables += _table(["class", *map(metric_name, columns)], cells)
+        tables += html_table(page.Table(["class", *map(metric_name, columns)], cells))
     return f"<h2>{escape(title)}</h2>{tables}"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for first, *cells in lines
-    )
-    return f'<div class="wide"><table class="numbers"><tr>{heads}</tr>{body}</table></div>'
-
-
 def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> str:
-    body = "".join(
-        f'<figure><img alt="{escape(caption)}" width="{96 * figure.get_figwidth():.0f}" src="{_embedded(figure)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, figure in pictures
-    )
-    return f'<h2>{escape(title)}</h2><div class="figures">{body}</div>'
+    drawn = [Picture.of("", caption, _sharp(figure)) for caption, figure in pictures]
+    return f"<h2>{escape(title)}</h2>{html_pictures(drawn)}"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
     return f"<h2>{escape(title)}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
-def _embedded(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _sharp(figure: Figure) -> Figure:
+    figure.set_dpi(DPI)
+    return figure

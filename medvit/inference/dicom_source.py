@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from medvit.errors import UnreadableError
+from medvit.errors import UnreadableError, UnsupportedError
 from medvit.geometry import Affine
 from medvit.readers.dicom import source_affine
 from medvit.readers.dicom_header import load
+from medvit.readers.frames import PER_FRAME
 from medvit.readers.refusals import decoding
 from medvit.samples import Item
 
@@ -39,11 +41,14 @@ class Sources:
     """Headers of the files of a series, fit to be referred to, in the order of the files.
 
     `affine` maps (column, row, slice) to RAS+ mm; an image has none. `made_up` names identifiers the files do not have.
+    Where that is one instance of many frames, its header is cut down to those that make the volume, in their order;
+    `frames` gives their numbers in the file, from 0.
     """
 
     headers: tuple[Dataset, ...] = field(repr=False)
     affine: Affine | None = None
     made_up: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
 
 
 def read_sources(item: Item) -> Sources:
@@ -54,21 +59,42 @@ def read_sources(item: Item) -> Sources:
 
     Raises:
         UnreadableError: If a header cannot be read or says not which instance it is.
+        UnsupportedError: If no DICOM object can refer to the planes: tiles of a mosaic, frames of a cine, frames of
+            several instances.
     """
     with decoding("a DICOM header of the source"):
         headers = [load(path, stop_before_pixels=True) for path in item.files]
+        frames = tuple(frame for _, frame in item.frames)
+        if frames:
+            _check_frames(headers)
+            _keep_frames(headers[0], frames)
         for header in headers:
             _complete_instance(header)
         first = headers[0]
         made_up = {keyword: _derived(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
-        if not _has_position(first):  # a frame of reference without positions, as of a projection, says nothing
+        if not has_position(first):  # a frame of reference without positions, as of a projection, says nothing
             made_up.pop("FrameOfReferenceUID", None)
         for header in headers:
             header.update(_elements(made_up))
-            if not _has_position(first):
+            if not has_position(first):
                 header.pop("FrameOfReferenceUID", None)
-    affine = source_affine(item.files) if item.kind == "volume" else None
-    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up))
+    affine = source_affine(item) if item.kind == "volume" else None
+    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames)
+
+
+def _check_frames(headers: Sequence[Dataset]) -> None:
+    if len(headers) > 1:
+        raise UnsupportedError(f"the slices are frames of {len(headers)} instances; a segmentation refers to one")
+    if PER_FRAME not in headers[0]:
+        raise UnsupportedError("the slices are no frames with functional groups, to which a segmentation could refer")
+
+
+def _keep_frames(header: Dataset, frames: Sequence[int]) -> None:
+    from pydicom import Sequence as Items
+
+    groups = header.PerFrameFunctionalGroupsSequence
+    header.PerFrameFunctionalGroupsSequence = Items([groups[frame] for frame in frames])
+    header.NumberOfFrames = len(frames)
 
 
 def _complete_instance(header: Dataset) -> None:
@@ -129,8 +155,9 @@ def _elements(values: dict[str, str]) -> Dataset:
     return elements
 
 
-def _has_position(header: Dataset) -> bool:
-    return "ImageOrientationPatient" in header
+def has_position(header: Dataset) -> bool:
+    """Whether a header says where its image or its frames lie."""
+    return "ImageOrientationPatient" in header or PER_FRAME in header
 
 
 def _lacks(header: Dataset, keyword: str) -> bool:

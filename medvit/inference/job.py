@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medvit.errors import UnsupportedError
 from medvit.inference import Finding, Maker, Names, Result, Study
 from medvit.inference.dicom_source import read_sources
 from medvit.inference.study import DICOM, SeriesChoice, choose, num_fitting
@@ -74,7 +75,10 @@ class Job:
         return self._write_seg(item, prediction, folder / f"{SEG}{suffix}.dcm") if item.reader == DICOM else []
 
     def _write_seg(self, item: Item, prediction: Prediction, path: Path) -> list[str]:
-        sources = read_sources(item)
+        try:
+            sources = read_sources(item)
+        except UnsupportedError as error:
+            return [f"there is no DICOM segmentation: {error}"]
         write_seg(path, prediction, sources, maker=self.maker, codes=self.codes)
         missing = ", ".join(sources.made_up)
         return [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []

@@ -119,7 +119,8 @@ def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -
             f"{len(fitting)} series fit the model; narrow applies_to.description or give series=best or all"
         )
     ordered = sorted(
-        fitting, key=lambda item: (-len(item.files), -_num_bytes(item), study.series_key(item), item.files)
+        fitting,
+        key=lambda item: (-len(item.frames or item.files), -_num_bytes(item), study.series_key(item), item.files),
     )
     return tuple(ordered) if series == "all" else tuple(ordered[:1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from medvit.errors import GeometryError, UnsupportedError
 from medvit.geometry import like
 from medvit.inference import COLORS, Concept, Maker
 from medvit.inference.coding import property_category, property_type
-from medvit.inference.dicom_source import Sources
+from medvit.inference.dicom_source import Sources, has_position
 from medvit.samples import Prediction
 
 if TYPE_CHECKING:
@@ -79,10 +79,19 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
         )
     except KeyError:
         raise UnsupportedError("the source is of a retired DICOM class, to which a segmentation cannot refer") from None
-    if "ImageOrientationPatient" not in sources.headers[0]:
+    _refer_to_frames(segmentation, sources.frames)
+    if not has_position(sources.headers[0]):
         # Type 2C: an image without position must say, if only by an empty value, which way its rows run.
         segmentation.PatientOrientation = sources.headers[0].get("PatientOrientation", "")
     return segmentation
+
+
+def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
+    """Numbers the frames referred to as the source does, of which only some may have been given."""
+    for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
+        for derivation in group.get("DerivationImageSequence", ()):
+            for source in derivation.get("SourceImageSequence", ()):
+                source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1] + 1  # counted from 1
 
 
 @contextmanager
@@ -101,7 +110,7 @@ def present_labels(mask: Int[Array, "*s"]) -> list[int]:
 
 
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
-    """The mask in the frames of its source (frames, rows, columns), in the order of the source's headers.
+    """The mask in the frames of its source (frames, rows, columns), in the order of the source's headers or frames.
 
     Raises:
         GeometryError: If the mask does not lie on the pixels of the source.
@@ -113,7 +122,7 @@ def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     else:
         turned = like(mask, prediction.affine, sources.affine)  # (columns, rows, slices)
         frames = np.transpose(turned, (2, 1, 0))
-    _require_shape(frames.shape, (len(sources.headers), int(first.Rows), int(first.Columns)))
+    _require_shape(frames.shape, (len(sources.frames or sources.headers), int(first.Rows), int(first.Columns)))
     return frames
 
 

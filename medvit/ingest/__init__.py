@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from medvit.samples import Item, Refusal, Split
+from medvit.samples import Flag, Item, Refusal, Split
 
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
@@ -94,6 +94,10 @@ class Taken:
     slope: float
     intercept: float
     unit: str
+    flags: tuple[Flag, ...] | None = None
+    perceptual_hash: str | None = None
+    file_sha256: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

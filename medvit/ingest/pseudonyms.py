@@ -58,8 +58,9 @@ class Pseudonyms:
         return "p-" + self._digest("patient", "" if patient.is_known_elsewhere else self._dataset, patient.id)[:12]
 
     def study(self, candidate: Candidate) -> str:
-        """Pseudonym of the study of an image; an image that names no study is one of its own."""
-        return "s-" + self._uid("study", candidate.item.identity.study, candidate)[:12]
+        """Pseudonym of the study of an image; a series that names no study is one of its own, as is an image."""
+        identity = candidate.item.identity
+        return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
     def series(self, candidate: Candidate) -> str:
         """Pseudonym of the series of an image; an image that names no series is one of its own."""

@@ -14,7 +14,7 @@ from medvit.quarantine import Quarantined
 from medvit.readers.masks import ORPHAN
 from medvit.samples import Refusal, Row
 
-NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage")
+NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
 
@@ -98,5 +98,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         dataset=dataset,
         split=candidate.split,
         labels=dict(candidate.labels),
+        part=candidate.item.part,
         **fields,
     )

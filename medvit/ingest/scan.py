@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from medvit import readers
-from medvit.errors import DataError
+from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.errors import DataError, MedvitError, UnreadableError
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
+from medvit.ingest.memory import Memory
+from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamps
+from medvit.readers import Seen
+from medvit.readers.regular import Geometry
 from medvit.samples import Item, Refusal, Split
 from medvit.sources import folder
 
@@ -20,20 +26,40 @@ NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 
 @dataclass(frozen=True)
 class Scan:
-    """What a source holds. `files` are the paths of all its files, relative to `root`."""
+    """What a source holds. `files` are the paths of all its files, relative to `root`; `stamps` tell their state."""
 
     root: Path = field(repr=False)
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     files: tuple[str, ...] = field(repr=False)
+    stamps: Mapping[Path, Stamp] = field(repr=False)
 
 
-def scan(source: Path, *, patient_from: str | None = None) -> Scan:
+@dataclass
+class Remembered:
+    """Headers seen before, by the state of their files, and what is seen now with the states that it belongs to."""
+
+    memory: Memory
+    state: State
+    seen: list[tuple[str, Seen]] = field(default_factory=list, repr=False)
+
+
+def scan(
+    source: Path,
+    *,
+    patient_from: str | None = None,
+    geometry: Geometry = "refuse",
+    engine: EngineConfig | None = None,
+    remembered: Remembered | None = None,
+) -> Scan:
     """The images of a folder, or of the one file that `source` is; reads no pixels.
+
+    Headers are read by the workers of `engine`; files that `remembered` knows in their present state are not opened
+    beyond their beginning.
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient.
+    is a patient. `geometry` is what becomes of series that make no regular grid.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -42,7 +68,8 @@ def scan(source: Path, *, patient_from: str | None = None) -> Scan:
     files = folder.files(source)
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
-    for found in readers.find(files):
+    eye = _Eye(root, engine or EngineConfig(), remembered)
+    for found in readers.find(files, geometry=geometry, look=eye):
         try:
             if isinstance(found, Refusal):
                 refusals.append(found)
@@ -50,7 +77,66 @@ def scan(source: Path, *, patient_from: str | None = None) -> Scan:
                 candidates.append(_candidate(found, root, patient_from))
         except DataError as error:
             refusals.append(Refusal(found.files, error.code, str(error)))
-    return Scan(root, tuple(candidates), tuple(refusals), tuple(_relative(file, root) for file in files))
+    relative = tuple(_relative(file, root) for file in files)
+    return Scan(root, tuple(candidates), tuple(refusals), relative, eye.stamps)
+
+
+@dataclass
+class _Eye:
+    """Looks into files by the workers of an engine, but for those that are remembered."""
+
+    root: Path
+    engine: EngineConfig
+    remembered: Remembered | None
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
+
+    def __call__(self, files: Sequence[Path]) -> Iterator[Seen]:
+        self.stamps = stamps(files, self.engine)
+        if self.remembered is None:
+            yield from _looked(files, self.engine)
+            return
+        memory, state = self.remembered.memory, self.remembered.state
+        states = [state(_relative(file, self.root), *self.stamps[file], readers_version()) for file in files]
+        known = [memory.recall(file, one) for file, one in zip(files, states, strict=True)]
+        unknown = _looked([file for file, one in zip(files, known, strict=True) if one is None], self.engine)
+        for one, seen in zip(states, known, strict=True):
+            self.remembered.seen.append((one, seen or next(unknown)))
+            yield self.remembered.seen[-1][1]
+
+
+def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[Seen]:
+    batches = list(batched(files))
+    outcomes = map_items(_look_at_each, batches, config=engine, title="scan", weights=lengths(batches), unit="file")
+    for outcome in outcomes:
+        if outcome.result is not None:
+            # The paths that came back from another process are copies; one of each is enough.
+            yield from map(_placed, outcome.result, outcome.item)
+        else:
+            alone = map_items(readers.look, outcome.item, config=engine, title="scan one by one", unit="file")
+            yield from map(_alone, alone)
+
+
+def _look_at_each(files: tuple[Path, ...]) -> tuple[Seen, ...]:
+    return tuple(readers.look_at_each(files))
+
+
+def _placed(seen: Seen, path: Path) -> Seen:
+    if seen.path is path:
+        return seen
+    refusal = None if seen.refusal is None else replace(seen.refusal, files=(path,))
+    headers = tuple(replace(header, file=path) for header in seen.headers)
+    return replace(seen, path=path, headers=headers, refusal=refusal)
+
+
+def _alone(outcome: Outcome[Path, Seen]) -> Seen:
+    if outcome.result is not None:
+        return _placed(outcome.result, outcome.item)
+    error = outcome.error
+    # The text of a library's error may name a file or a patient.
+    reason = (
+        str(error) if isinstance(error, MedvitError) else f"reading stopped at an unexpected {type(error).__name__}"
+    )
+    return Seen(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
 
 
 def _relative(file: Path, root: Path) -> str:

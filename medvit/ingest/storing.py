@@ -1,8 +1,9 @@
 """Reads the pixels of what was found and puts them into the store; what is done is done, whatever happens then.
 
-The outcome of an image is a line of a file in the unfinished dataset. A run that goes on reads the lines and takes
-only what is missing. The key of a line covers names, sizes and times of change of the files, so that a file that has
-changed meanwhile is read again.
+The outcome of an image is a line of a file in the dataset. A run that goes on reads the lines and takes only what is
+missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in a
+line covers names and stamps of the files, the options of reading and the code of the readers, so that what would come
+out otherwise is read again.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from numpy import ndarray as Array
 
+from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
+from medvit.ingest.curation import examined
+from medvit.ingest.stamps import Stamp, State, readers_version, stamp
 from medvit.manifest import Manifest
+from medvit.readers.values import ValuesConfig
 from medvit.samples import Refusal
 from medvit.store import Store
 
 log = logging.getLogger("medvit")
 
-PROGRESS = ".progress.jsonl"
+PROGRESS = "taken.jsonl"
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,13 @@ class Stored:
 class ReadAndStore:
     """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
 
-    `num_mask_classes` is the number of classes that label maps may have, 0 if any.
+    `num_mask_classes` is the number of classes that label maps may have, 0 if any; `values` are those wanted of images.
     """
 
     store: Path
     modality: str
     num_mask_classes: int
+    values: ValuesConfig = field(default_factory=ValuesConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -56,7 +64,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        image = readers.read(candidate.item)
+        image = readers.read(self.values.of(candidate.item))
         self._check_mask(image.mask)
         store = Store(self.store)
         return Taken(
@@ -72,6 +80,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            **examined(image, candidate.item),
         )
 
     def _check_mask(self, mask: Array | None) -> None:
@@ -93,33 +102,80 @@ def take(
     *,
     folder: Path,
     engine: EngineConfig,
-    state: Callable[..., str],
+    state: State,
+    stamps: Mapping[Path, Stamp] | None = None,
+    earlier: Path | None = None,
 ) -> Stored:
     """Reads and stores all images, going on where an earlier run stopped; one that fails never stops the others.
+
+    What has not changed since the dataset in the folder `earlier` was made is linked from there. `stamps` are those of
+    the files, if they were taken already.
 
     Raises:
         OutputError: If the store cannot be written.
     """
-    path = folder / PROGRESS
-    states = {candidate.key: state(*_facts(candidate)) for candidate in candidates}
-    done = _done(path, Store(function.store))
+    path, store = folder / PROGRESS, Store(function.store)
+    options = {key: value for key, value in asdict(function).items() if key != "store"}
+    states = {one.key: state(options, readers_version(), *_facts(one, stamps or {})) for one in candidates}
+    done = _done(path, store)
+    if earlier is not None:
+        _take_over(earlier, set(states.values()) - done.keys(), path, store)
+        done = _done(path, store)
     taken = {candidate.key: done[states[candidate.key]] for candidate in candidates if states[candidate.key] in done}
     if taken:
         log.info("%d of %d images are there from the run before", len(taken), len(candidates))
     waiting = [candidate for candidate in candidates if candidate.key not in taken]
     refusals: list[Refusal] = []
-    for outcome in map_items(function, waiting, config=engine, title="ingest"):
-        if outcome.result is not None:
-            taken[outcome.item.key] = outcome.result
-            _append(path, states[outcome.item.key], outcome.result)
-        else:
-            refusals.append(_refusal(outcome))
+    with _Lines(path) as lines:
+        for outcome in map_items(function, waiting, config=engine, title="ingest"):
+            if outcome.result is not None:
+                taken[outcome.item.key] = outcome.result
+                lines.add(states[outcome.item.key], outcome.result)
+            else:
+                refusals.append(_refusal(outcome))
+    if taken:
+        write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     return Stored(taken, tuple(refusals))
 
 
+def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
+    """Links what another dataset holds in one of these states into the store, and adds its lines."""
+    there = Store(earlier / "images")
+    with _Lines(path) as lines:
+        for state, taken in _done(earlier / PROGRESS, there).items():
+            if state in states:
+                for address in filter(None, (taken.sha256, taken.mask)):
+                    store.link(there, address)
+                lines.add(state, taken)
+
+
+def _line(state: str, taken: Taken) -> str:
+    return json.dumps({"state": state, "taken": asdict(taken)}) + "\n"
+
+
+class _Lines:
+    """The file of what is taken, to which lines are added; each is on disk when the next one is begun."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stack = path, ExitStack()
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, state: str, taken: Taken) -> None:
+        """Adds what was taken of an image in a state."""
+        if self._file is None:  # a run that takes nothing leaves no file
+            self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
+        self._file.write(_line(state, taken))
+        self._file.flush()
+
+
 def clean(manifest: Manifest) -> None:
-    """Removes from the folder of a finished dataset what only the way to it needed: the progress, arrays of no row."""
-    (manifest.folder / PROGRESS).unlink(missing_ok=True)
+    """Removes from the folder of a finished dataset the arrays of no row."""
     addresses = {address for row in manifest for address in (row.sha256, row.mask)}
     for path in manifest.store.folder.glob("*/*"):
         if path.stem not in addresses:
@@ -139,17 +195,9 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
     return outcome.item.refused("unreadable", f"reading stopped at an unexpected {type(error).__name__}")
 
 
-def _facts(candidate: Candidate) -> list[object]:
+def _facts(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
     files = [*candidate.item.files, *([candidate.item.mask] if candidate.item.mask else [])]
-    return [candidate.key, *(fact for file in files for fact in _file_facts(file))]
-
-
-def _file_facts(file: Path) -> tuple[str, int, int]:
-    try:
-        status = file.stat()
-    except OSError:
-        return file.name, 0, 0  # it has gone; reading it will say so
-    return file.name, status.st_size, status.st_mtime_ns
+    return [candidate.key, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
@@ -167,8 +215,3 @@ def _done(path: Path, store: Store) -> dict[str, Taken]:
         if taken.sha256 in store and (taken.mask is None or taken.mask in store):
             done[tree["state"]] = taken
     return done
-
-
-def _append(path: Path, state: str, taken: Taken) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"state": state, "taken": asdict(taken)}) + "\n")

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.readers.masks import LabelMap, attach, pair_masks
 from medvit.readers.refusals import decoding
+from medvit.readers.regular import Geometry
 from medvit.samples import Image, Item, Refusal
 
 HEAD_BYTES = 512
@@ -53,6 +54,37 @@ class MaskReader(Protocol):
         """The label map in a file, labels unscaled, in RAS+ order where it has an affine."""
 
 
+@runtime_checkable
+class SeriesReader(Protocol):
+    """A reader whose files make images together: `find` is to look into each file, in any process, then to `join`."""
+
+    header_type: type
+    """What is known of a plane of a file that was looked into: a frozen dataclass of plain values, `file` its path."""
+
+    def look(self, path: Path) -> Sequence[Any] | Refusal:
+        """The headers of the planes in a file, or the `Refusal` of it."""
+
+    def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
+        """The images that planes with these headers make, and the refusals."""
+
+    def with_geometry(self, geometry: Geometry) -> SeriesReader:
+        """The same reader with an answer to slices that make no regular grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file that was looked into: its format, and its headers or refusal where files of the format make series."""
+
+    path: Path = field(repr=False)
+    reader: str = ""
+    headers: tuple[Any, ...] = field(default=(), repr=False)
+    refusal: Refusal | None = field(default=None, repr=False)
+
+
+Look = Callable[[Sequence[Path]], Iterable[Seen]]
+"""Looks into files, in their order; it may do so in several processes or remember what it saw."""
+
+
 @cache
 def readers() -> tuple[Reader, ...]:
     """Every format, by name; the first one that sniffs a file reads it."""
@@ -73,19 +105,50 @@ def reader(name: str) -> Reader:
     raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
 
 
-def find(files: Sequence[Path]) -> Iterator[Item | Refusal]:
-    """The images in some files, with their label maps, and what is refused and why; every file is told of once."""
+def look(path: Path) -> Seen:
+    """What a file is, and its headers where the format looks into files one by one."""
+    known = _sniff(path)
+    if isinstance(known, Refusal):
+        return Seen(path, refusal=known)
+    series_reader = _series_readers().get(known.name)
+    if series_reader is None:
+        return Seen(path, known.name)
+    seen = series_reader.look(path)
+    if isinstance(seen, Refusal):
+        return Seen(path, known.name, refusal=seen)
+    return Seen(path, known.name, tuple(seen))
+
+
+def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
+    """Looks into files one after the other, in this process."""
+    return map(look, files)
+
+
+def find(
+    files: Sequence[Path], *, geometry: Geometry = "refuse", look: Look = look_at_each
+) -> Iterator[Item | Refusal]:
+    """The images in some files, with their label maps, and what is refused and why; every file is told of.
+
+    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. A
+    file of many frames may be told of more than once.
+    """
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
-    for file in sorted(set(files)):
-        known = _sniff(file)
-        if isinstance(known, Refusal):
-            yield known
+    headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
+    for seen in look(sorted(set(files))):
+        if seen.refusal is not None:
+            yield seen.refusal
+        elif seen.headers:
+            headers[seen.reader] += seen.headers
         else:
-            groups[known.name].append(file)
+            groups[seen.reader].append(seen.path)
     pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
     pairing = pair_masks(sorted(pairable))
     yield from pairing.refused
     for known in readers():
+        if known.name in _series_readers():
+            joining = _series_readers()[known.name].with_geometry(geometry)
+            yield from joining.join(headers.pop(known.name))
+            continue
         for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))
 
@@ -105,6 +168,11 @@ def read(item: Item) -> Image:
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
         return attach(image, known.read_mask(item.mask))
+
+
+@cache
+def _series_readers() -> dict[str, SeriesReader]:
+    return {known.name: known for known in readers() if isinstance(known, SeriesReader)}
 
 
 def _sniff(file: Path) -> Reader | Refusal:

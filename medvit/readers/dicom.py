@@ -1,54 +1,82 @@
-"""DICOM: series of CT, MR and PET slices as volumes, all other single-frame instances as images.
+"""DICOM: whatever has a place as volumes, all other instances and frames as images.
 
-- A volume is the slices of one series on one regular grid; `Item.files` ascend along the slice normal (the cross
-  product of row and column directions, LPS). Its pixels are then turned to RAS+ order, so the slice axis need not
-  be the last one, nor keep its direction; `source_affine` gives the grid of columns, rows and slices in file order, for
-  what is written back.
-- A CT, MR or PET series of one slice, a localizer, a radiograph, an ultrasound or a secondary capture is an image
-  without affine, one an instance, with `mpp` where pixels are square and their size is said.
-- Segmentations, reports, plans, directories and other objects that are no images are refused, and so are objects of
-  many frames.
+- A volume is planes of one series on one regular grid: slices, frames of a multi-frame instance, or tiles of a Siemens
+  mosaic. Its planes ascend along the slice normal (the cross product of row and column directions, LPS). Pixels are
+  then turned to RAS+ order, so the slice axis need not be the last one, nor keep its direction; `source_affine` gives
+  the grid of columns, rows and slices in file order, for what is written back.
+- A series of many times, echoes, b-values, stacks and the like gives an item for each; `Item.part` says which it is.
+- A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
+  another multi-frame instance without places is an image without affine, with `mpp` where pixels are square and their
+  size is said. Frames of CT, MR and PET must have a place: where none is said, they are refused.
+- Planes that make no regular grid are refused, unless the reader is told to resample them or to keep them as images.
+- Segmentations, reports, plans, directories and other objects that are no images are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError
 from medvit.geometry import Affine, to_ras
-from medvit.readers.dicom_header import Header, begins_as_dicom, check, header_of, load, read_header
-from medvit.readers.dicom_pixels import Frame, decode
+from medvit.readers.copies import Instance, check_copies
+from medvit.readers.dicom_header import Header, begins_as_dicom
+from medvit.readers.dicom_pixels import Frame, in_unit
+from medvit.readers.planes import hash_pixels, read_pixels, read_planes
 from medvit.readers.refusals import decoding, refusal
+from medvit.readers.regular import Geometry, layout, resample
 from medvit.readers.series import arrange, group
+from medvit.readers.splitting import Part, parts, separate
 from medvit.samples import Identity, Image, Item, Kind, Refusal
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+RESAMPLED, IN_TRANSDUCER = "resampled to a regular grid", "in the frame of the transducer"
 
 
+@dataclass(frozen=True)
 class Dicom:
-    """DICOM Part 10 files and data sets without preamble (PS3.10)."""
+    """DICOM Part 10 files and data sets without preamble (PS3.10); `geometry` is what to do with irregular series."""
 
-    name = "dicom"
+    geometry: Geometry = "refuse"
+    name: str = "dicom"
+    header_type: type = Header
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Whether the file begins as DICOM or is named so."""
         return begins_as_dicom(head) or path.suffix.lower() in SUFFIXES
 
+    def with_geometry(self, geometry: Geometry) -> Dicom:
+        """The same reader with another answer to irregular series."""
+        return replace(self, geometry=geometry)
+
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a volume or image; a refusal an instance that is no image, or a series of irregular geometry."""
-        headers: list[Header] = []
-        for file in files:
-            try:
-                with decoding("the DICOM header"):
-                    header = read_header(file)
-                    check(header)
-            except MedvitError as error:
-                yield refusal((file,), error)
+        """An item a volume or image; a refusal an instance that is no image, or a series of irregular geometry.
+
+        Pixels are read of those instances only that may be copies of one another.
+        """
+        planes: list[Header] = []
+        for seen in map(self.look, files):
+            if isinstance(seen, Refusal):
+                yield seen
             else:
-                headers.append(header)
+                planes += seen
+        yield from self.join(planes)
+
+    def look(self, path: Path) -> tuple[Header, ...] | Refusal:
+        """A header for every plane of a file that holds an image."""
+        try:
+            with decoding("the DICOM header"):
+                return read_planes(path)
+        except MedvitError as error:
+            return refusal((path,), error)
+
+    def join(self, headers: Sequence[Header]) -> Iterator[Item | Refusal]:
+        """Volumes and images of the series that these planes make, and the refusals."""
         for series in group(headers):
             yield from self._items(series)
 
@@ -61,88 +89,193 @@ class Dicom:
             GeometryError: If the slices do not make one regular grid.
             UnreadableError: If pixels cannot be decoded.
         """
-        headers, frames = [], []
-        for file in item.files:
-            dataset = load(file)
-            header = header_of(dataset, file)
-            check(header)
-            headers.append(header)
-            frames.append(decode(dataset))
-        if item.kind == "image":
-            frame = frames[0]
-            return Image(
-                *(frame.pixels, "image", item.modality),
-                mpp=headers[0].mpp,
-                slope=frame.slope,
-                intercept=frame.intercept,
-                unit=frame.unit,
-            )
-        return _volume(headers, frames, item.modality)
+        planes, decoded = zip(*read_pixels(item), strict=True)
+        frames = in_unit(decoded, item.values)
+        if item.kind == "volume":
+            return _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
+        frame = frames[0]
+        return Image(
+            *(frame.pixels, "image", item.modality),
+            mpp=planes[0].mpp,
+            slope=frame.slope,
+            intercept=frame.intercept,
+            unit=frame.unit,
+        )
 
     def _items(self, series: Sequence[Header]) -> Iterator[Item | Refusal]:
-        slices, copies = _without_copies([header for header in series if header.is_slice])
-        for header in copies:
-            yield Refusal((header.file,), "duplicate", "a second copy of an instance already taken")
-        singles = [header for header in series if not header.is_slice]
-        if len(slices) == 1:
-            singles, slices = [*slices, *singles], []
-        for header in singles:
-            yield self._item([header], "image")
-        if slices:
-            try:
-                yield self._item(arrange(slices).headers, "volume")
-            except GeometryError as error:
-                yield refusal(sorted(header.file for header in slices), error)
+        instances = _by_file(series)
+        try:
+            with decoding("an instance that may be a copy of another"):
+                checked = check_copies(instances, hash_pixels)
+        except MedvitError as error:
+            yield refusal(sorted({plane.file for plane in series}), error)
+            return
+        for copy in checked.copies:
+            yield Refusal((copy[0].file,), "duplicate", "a second copy of an instance already taken")
+        of = Items(self.name, {instance[0].file: len(instance) for instance in instances})
+        kept = [plane for instance in checked.kept for plane in instance]
+        slices = [plane for plane in kept if plane.is_slice]
+        if checked.conflicts:
+            are_slices = any(instance[0].is_slice for instance in checked.conflicts)
+            yield _conflict(checked.conflicts, slices if are_slices else ())
+            slices = [] if are_slices else slices
+        for plane in kept:
+            if not plane.is_slice:
+                yield of.image(plane)
+        yield from self._volumes(slices, of)
 
-    def _item(self, headers: Sequence[Header], kind: Kind) -> Item:
-        first = headers[0]
+    def _volumes(self, slices: Sequence[Header], of: Items) -> Iterator[Item | Refusal]:
+        if len(slices) == 1:
+            yield of.image(slices[0])
+        if len(slices) < 2:
+            return
+        try:
+            separated = separate(slices)
+        except GeometryError as error:
+            yield from self._irregular(Part(tuple(slices)), error, of)
+            return
+        yield from (of.image(plane, "scout") for plane in separated.scouts)
+        for n, stack in enumerate(separated.stacks, 1):
+            name = f"stack {n} of {len(separated.stacks)}" if len(separated.stacks) > 1 else ""
+            try:
+                found = [part.named(name) if name else part for part in parts(stack)]
+            except GeometryError as error:
+                yield from self._irregular(Part(stack), error, of)
+                continue
+            for part in found:
+                yield from self._part(part, of)
+
+    def _part(self, part: Part, of: Items) -> Iterator[Item | Refusal]:
+        if len(part.planes) == 1:
+            yield of.image(part.planes[0], part.name)
+            return
+        try:
+            part.check_whole()
+            yield of.volume(arrange(part.planes).headers, part.name)
+        except GeometryError as error:
+            yield from self._irregular(part, error, of)
+
+    def _irregular(self, part: Part, error: GeometryError, of: Items) -> Iterator[Item | Refusal]:
+        if self.geometry == "slices":
+            total = len(part.planes)
+            ordered = sorted(part.planes, key=lambda plane: (plane.number, plane.file, plane.frame or 0))
+            yield from (of.image(p, part.named(f"slice {n} of {total}").name) for n, p in enumerate(ordered, 1))
+            return
+        if self.geometry == "resample":
+            try:
+                grid = layout(part.planes)
+            except GeometryError as hopeless:
+                error = hopeless
+            else:
+                planes = [part.planes[n] for n in grid.order]
+                yield replace(of.volume(planes, part.named(RESAMPLED).name), is_resampled=True)
+                return
+        reason = f"{part.name}: {error}" if part.name else str(error)
+        yield refusal(sorted({plane.file for plane in part.planes}), GeometryError(reason))
+
+
+@dataclass(frozen=True)
+class Items:
+    """Makes items of planes; `num_frames` is how many planes each file of the series holds."""
+
+    reader: str
+    num_frames: Mapping[Path, int]
+
+    def image(self, plane: Header, part: str = "") -> Item:
+        """One plane as an image; a frame of many says which it is."""
+        if not part and plane.frame is not None and self.num_frames[plane.file] > 1:
+            part = f"frame {plane.frame + 1} of {self.num_frames[plane.file]}"
+        return self._item([plane], "image", part)
+
+    def volume(self, planes: Sequence[Header], part: str = "") -> Item:
+        """Planes in their order as a volume."""
+        if planes[0].in_transducer:
+            part = f"{part}, {IN_TRANSDUCER}".lstrip(", ")
+        return self._item(planes, "volume", part)
+
+    def _item(self, planes: Sequence[Header], kind: Kind, part: str) -> Item:
+        first = planes[0]
+        files = {plane.file: None for plane in planes}
+        numbers = {file: n for n, file in enumerate(files)}
+        frames = tuple((numbers[plane.file], plane.frame) for plane in planes if plane.frame is not None)
+        # The first frame tells an item from all others of its files, since a frame belongs to one item.
+        is_whole = len(planes) == sum(self.num_frames[file] for file in files)
         return Item(
-            reader=self.name,
-            files=tuple(header.file for header in headers),
+            reader=self.reader,
+            files=tuple(files),
             kind=kind,
             modality=first.modality,
+            index=None if is_whole else first.frame,
             identity=Identity(first.patient, first.study, first.series),
             description=first.description,
+            frames=frames if len(frames) == len(planes) else (),
+            part=part,
         )
 
 
-def source_affine(files: Sequence[Path]) -> Affine:
-    """The grid of a volume as its files have it: (column, row, slice) to RAS+ mm, slices in the order of `Item.files`.
+def source_affine(item: Item) -> Affine:
+    """The grid of a volume as its files have it: (column, row, plane) to RAS+ mm, planes in the order of the item.
 
-    `geometry.like(mask, image.affine, source_affine(item.files))` puts a mask back on columns, rows and slices.
+    `geometry.like(mask, image.affine, source_affine(item))` puts a mask back on columns, rows and planes.
 
     Raises:
-        GeometryError: If the slices do not make one regular grid.
+        GeometryError: If the planes do not make one regular grid.
     """
     with decoding("the DICOM header"):
-        return arrange([read_header(file) for file in files]).affine
+        planes = [read_planes(file) for file in item.files]
+        places = item.frames or tuple((n, 0) for n in range(len(planes)))
+        return arrange([planes[number][frame] for number, frame in places]).affine
 
 
-def _without_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Header]]:
-    kept: dict[tuple[object, ...], Header] = {}
-    copies = []
-    for header in headers:
-        key = (header.instance or header.file, header.position_mm, header.num_bytes)
-        if key in kept:
-            copies.append(header)
-        else:
-            kept[key] = header
-    return list(kept.values()), copies
+def _by_file(series: Sequence[Header]) -> list[Instance]:
+    instances: dict[Path, list[Header]] = {}
+    for plane in series:
+        instances.setdefault(plane.file, []).append(plane)
+    return [tuple(planes) for planes in instances.values()]
 
 
-def _volume(headers: Sequence[Header], frames: Sequence[Frame], modality: str) -> Image:
-    stack = arrange(headers)
-    by_file = {header.file: frame for header, frame in zip(headers, frames, strict=True)}
-    slices = [by_file[header.file] for header in stack.headers]
-    first = slices[0]
-    slope, intercept = first.slope, first.intercept
-    if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in slices}) > 1:
-        slices = [Frame(frame.pixels.astype(np.float32) * frame.slope + frame.intercept) for frame in slices]
-        slope, intercept = 1.0, 0.0
+def _conflict(conflicts: Sequence[Instance], others: Sequence[Header]) -> Refusal:
+    files = sorted({*(instance[0].file for instance in conflicts), *(plane.file for plane in others)})
+    with_it = f"; the other {len(files) - len(conflicts)} of its series are left out with them" if others else ""
+    return Refusal(
+        tuple(files),
+        "conflict",
+        f"{len(conflicts)} instances claim the same place and number as another and hold other pixels{with_it}: "
+        "which are right cannot be told; remove the wrong ones",
+    )
+
+
+def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:
+    """Slices (rows, columns) in one type, and a frame that says what their values mean."""
+    first = frames[0]
+    if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in frames}) > 1:
+        real = [frame.pixels[0].astype(np.float32) * frame.slope + frame.intercept for frame in frames]
+        return [one.astype(np.float32) for one in real], replace(first, slope=1.0, intercept=0.0)
+    return [frame.pixels[0] for frame in frames], first
+
+
+def _volume(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Image:
+    stack = arrange(planes)
+    by_plane = {(plane.file, plane.frame): frame for plane, frame in zip(planes, frames, strict=True)}
+    slices, meaning = _uniform([by_plane[plane.file, plane.frame] for plane in stack.headers])
     # Rows run along the second voxel axis: (row, column) a slice -> (column, row, slice).
-    voxels = np.stack([frame.pixels[0].T for frame in slices], axis=-1)
-    turned, affine = to_ras(voxels[None], stack.affine)
-    return Image(turned, "volume", modality, affine, slope=slope, intercept=intercept, unit=first.unit)
+    return _turned(np.stack([one.T for one in slices], axis=-1), stack.affine, meaning, item)
+
+
+def _resampled(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Image:
+    grid = layout(planes)
+    slices, meaning = _uniform([frames[n] for n in grid.order])
+    return _turned(resample(slices, grid), grid.affine, meaning, item)
+
+
+def _turned(voxels: Num[Array, "i j k"], affine: Affine, meaning: Frame, item: Item) -> Image:
+    turned, placed = to_ras(voxels[None], affine)
+    return Image(
+        *(turned, "volume", item.modality, placed),
+        slope=meaning.slope,
+        intercept=meaning.intercept,
+        unit=meaning.unit,
+    )
 
 
 READER = Dicom()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
-from medvit.readers.limits import check_compressed, check_stored
+from medvit.readers.elements import count, numbers, text, texts
+from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
+from medvit.readers.traits import Value, read_traits, trait_tags
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,16 +37,16 @@ SLICES: Mapping[str, str] = {
 }
 """SOP classes whose instances are slices of a volume (PS3.4 B.5), with their modality."""
 
-ENHANCED = (
-    "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.2.2",
-    "1.2.840.10008.5.1.4.1.1.4.1",
-    "1.2.840.10008.5.1.4.1.1.4.3",
-    "1.2.840.10008.5.1.4.1.1.4.4",
-    "1.2.840.10008.5.1.4.1.1.128.1",
-    "1.2.840.10008.5.1.4.1.1.130",
-)
-"""Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16)."""
+ENHANCED: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.3": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+"""Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
 
 DIRECTORY = "1.2.840.10008.1.3.10"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -53,16 +55,18 @@ _WHAT = ("SOPClassUID", "ImageType", "Modality", "SeriesDescription", "Photometr
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 
-KEYWORDS = (*_WHAT, *_WHOSE, *_WHERE, "BitsAllocated")
-"""All that is read of a header; skipping the rest is what makes finding quick."""
+KEYWORDS = (*_WHAT, *_WHOSE, *_WHERE, "BitsAllocated", "InstanceNumber")
+"""Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What decides how an instance is taken. Identifiers are those of the file: never printed.
+    """What decides how an instance, or one frame of it, is taken. Identifiers are those of the file: never printed.
 
-    `position_mm` (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is that
-    of rows, then of columns (PS3.3 10.7.1.3). They are none where the file lacks them or holds no such numbers.
+    `frame` counts from 0 and is none where the instance is one image. `number` is (0020,0013) InstanceNumber, 0 where
+    there is none. `traits` are what may tell instances at one position apart (`medvit.readers.traits`). `position_mm`
+    (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is that of rows, then of
+    columns (PS3.3 10.7.1.3). They are none where the file lacks them or holds no such numbers.
     """
 
     file: Path = field(repr=False)
@@ -85,12 +89,42 @@ class Header:
     position_mm: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing_mm: tuple[float, ...] | None
+    number: int = 0
+    traits: tuple[tuple[str, Value], ...] = field(default=(), repr=False)
+    frame: int | None = None
+    stack: str = ""
+    """(0020,9056) StackID, of frames."""
+    in_transducer: bool = False
+    """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
 
     @property
     def is_slice(self) -> bool:
-        """Whether it may be one slice of a volume: CT, MR or PET, gray, not a localizer."""
-        is_of_class = self.sop_class in SLICES if self.sop_class else self.modality in SLICES.values()
-        return is_of_class and self.samples == 1 and "LOCALIZER" not in self.image_type
+        """Whether it may be one slice of a volume: gray, no localizer, and of CT, MR or PET, or a frame with a place.
+
+        A secondary image (PS3.3 C.7.6.1.1.2) without a position is a picture of something, such as a report.
+        """
+        if self.samples != 1 or "LOCALIZER" in self.image_type:
+            return False
+        if self.position_mm is None and (self.image_type[1:2] == ("SECONDARY",) or not self.is_of_slices):
+            return False
+        return self.is_of_slices or (self.frame is not None and self.has_place)
+
+    @property
+    def is_of_slices(self) -> bool:
+        """Whether it is of a class, or where it names none of a modality, whose images are slices: CT, MR, PET."""
+        if not self.sop_class:
+            return self.modality in SLICES.values()
+        return self.sop_class in SLICES or self.sop_class in ENHANCED
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it says position, orientation and pixel spacing."""
+        return self.position_mm is not None and self.orientation is not None and self.spacing_mm is not None
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether it is a Siemens mosaic, many slices tiled into one image."""
+        return "MOSAIC" in self.image_type and self.frames <= 1
 
     @property
     def mpp(self) -> float | None:
@@ -105,8 +139,9 @@ def begins_as_dicom(head: bytes) -> bool:
     if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
         return True
     is_first_group = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0"
+    is_big_endian = head[:3] == b"\x00\x08\x00"
     is_explicit, is_implicit = head[4:6] in FIRST_VRS, head[5:8] == b"\0\0\0"
-    return is_first_group and (is_explicit or is_implicit)
+    return (is_first_group and (is_explicit or is_implicit)) or (is_big_endian and is_explicit)
 
 
 def load(path: Path, **options: Any) -> Dataset:
@@ -117,17 +152,35 @@ def load(path: Path, **options: Any) -> Dataset:
     """
     import pydicom
 
-    # Its warnings quote the values they complain of, names among them.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    from medvit.readers.dicom_elements import quick
+
+    _quiet()
     with path.open("rb") as stream:
         if not begins_as_dicom(stream.read(PREAMBLE_BYTES + 4)):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
         stream.seek(0)
+        with_pixels = not options.get("stop_before_pixels", False)
+        found = quick(stream, tags=options.get("specific_tags"), with_pixels=with_pixels, decoded=_tags())
+        if found is not None:
+            return found
+        stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
-    # Where a file ends within an element, pydicom drops every element it has read.
     if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+        if options.pop("specific_tags", None) is not None:  # none of these, but perhaps others
+            load(path, **options)
+            return dataset
+        # Where a file ends within an element, pydicom drops every element it has read.
         raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
     return dataset
+
+
+def read_elements(path: Path, tags: Sequence[int] = ()) -> Dataset:
+    """Those elements of a file that make its header, and those of `tags`; no pixels.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
+    return load(path, stop_before_pixels=True, specific_tags=[*_tags(), *tags])
 
 
 def read_header(path: Path) -> Header:
@@ -136,7 +189,7 @@ def read_header(path: Path) -> Header:
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
     """
-    return header_of(load(path, stop_before_pixels=True, specific_tags=_tags()), path)
+    return header_of(read_elements(path), path)
 
 
 def header_of(dataset: Dataset, path: Path) -> Header:
@@ -148,58 +201,63 @@ def header_of(dataset: Dataset, path: Path) -> Header:
         num_bytes=path.stat().st_size,
         sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
-        patient=_text(dataset, "PatientID") or _text(dataset, "PatientName"),
-        study=_text(dataset, "StudyInstanceUID"),
-        series=_text(dataset, "SeriesInstanceUID"),
-        description=_text(dataset, "SeriesDescription"),
-        modality=_text(dataset, "Modality").upper(),
-        image_type=_texts(dataset, "ImageType"),
-        photometric=_text(dataset, "PhotometricInterpretation"),
-        rows=int(dataset.get("Rows") or 0),
-        columns=int(dataset.get("Columns") or 0),
-        samples=int(dataset.get("SamplesPerPixel") or 1),
-        frames=int(dataset.get("NumberOfFrames") or 1),
-        bits=int(dataset.get("BitsAllocated") or 0),
+        patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
+        study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        description=text(dataset, "SeriesDescription"),
+        modality=text(dataset, "Modality").upper(),
+        image_type=texts(dataset, "ImageType"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        rows=count(dataset, "Rows", 0),
+        columns=count(dataset, "Columns", 0),
+        samples=count(dataset, "SamplesPerPixel", 1),
+        frames=count(dataset, "NumberOfFrames", 1),
+        bits=count(dataset, "BitsAllocated", 0),
         transfer_syntax=syntax,
-        position_mm=_numbers(dataset, "ImagePositionPatient", 3),
-        orientation=_numbers(dataset, "ImageOrientationPatient", 6),
-        spacing_mm=_numbers(dataset, "PixelSpacing", 2),
+        position_mm=numbers(dataset, "ImagePositionPatient", 3),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        number=count(dataset, "InstanceNumber", 0),
+        traits=tuple(read_traits(dataset).items()),
     )
 
 
 def check(header: Header) -> None:
-    """Passes single-frame images.
+    """Passes images, of one frame or of many.
 
     Raises:
         NotAnImageError: If the instance has no pixels, or was computed from images.
-        UnsupportedError: If it holds many frames, tiles or slices.
-        UnreadableError: If it claims more pixels than its file can hold.
+        UnsupportedError: If it holds the tiles of a slide.
+        UnreadableError: If it is of a class of images and says no size, claims more pixels than its file can hold, or a
+            number of frames that is none.
     """
     if header.sop_class in DERIVED:
         raise NotAnImageError(f"a DICOM {DERIVED[header.sop_class]}, derived from images; give those images instead")
-    if not header.rows or not header.columns:
-        raise NotAnImageError(f"{_class_name(header)}, which holds no pixels")
+    if header.rows < 1 or header.columns < 1:
+        _refuse_without_size(header)
     if header.sop_class == WHOLE_SLIDE:
         raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected images of one frame")
-    if header.frames > 1:
-        raise UnsupportedError(f"{header.frames} frames in one DICOM instance; expected one: split them")
-    if header.sop_class in ENHANCED:
-        raise UnsupportedError("an enhanced DICOM object; expected the classic kind, one slice an instance: convert it")
-    if "MOSAIC" in header.image_type:
-        raise UnsupportedError("a Siemens mosaic, many slices tiled into one image; convert to one slice an instance")
+    if header.frames < 1:
+        raise UnreadableError("(0028,0008) NumberOfFrames is not a number above 0")
     _check_size(header)
 
 
-def _check_size(header: Header) -> None:
-    from pydicom.uid import UID
+def _refuse_without_size(header: Header) -> NoReturn:
+    name = _class_name(header)
+    if name.endswith(" Image Storage"):
+        raise UnreadableError(
+            f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
+        )
+    raise NotAnImageError(f"{name}, which holds no pixels")
 
+
+def _check_size(header: Header) -> None:
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    claimed = header.rows * header.columns * samples * header.bits // 8
-    syntax = UID(header.transfer_syntax)
-    if syntax.is_transfer_syntax and (syntax.is_compressed or syntax.is_deflated):
-        check_compressed(claimed, header.file)
-    else:
+    claimed = header.frames * header.rows * header.columns * samples * header.bits // 8
+    if is_uncompressed(header.transfer_syntax):
         check_stored(claimed, header.file)
+    else:
+        check_compressed(claimed, header.file)
 
 
 def _class_name(header: Header) -> str:
@@ -210,25 +268,14 @@ def _class_name(header: Header) -> str:
 
 
 @cache
-def _tags() -> list[int]:
+def _quiet() -> None:
+    # Its warnings quote the values they complain of, names among them.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@cache
+def _tags() -> tuple[int, ...]:
     from pydicom.datadict import tag_for_keyword
 
-    return [tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    value = dataset.get(keyword) or ()
-    return (value.strip(),) if isinstance(value, str) else tuple(str(part).strip() for part in value)
-
-
-def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    try:
-        values = tuple(float(value) for value in dataset.get(keyword) or ())
-    except (TypeError, ValueError):
-        return None
-    return values if len(values) == count else None
+    own = (tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
+    return tuple(sorted({*own, *trait_tags()}))

@@ -1,8 +1,10 @@
-"""The pixels of one DICOM instance, and what their values mean."""
+"""The pixels of one frame of a DICOM instance, and what their values mean."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +12,19 @@ from einops import rearrange
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.errors import UnreadableError
-from medvit.readers.dicom_header import SLICES
+from medvit.errors import UnreadableError, UnsupportedError
+from medvit.readers.dicom_decoders import BIG_ENDIAN, stored_values
+from medvit.readers.dicom_display import displayed
+from medvit.readers.dicom_layout import Layout, layout
+from medvit.readers.dicom_suv import SUV_UNIT, Suv, common_factor, suv
+from medvit.readers.dicom_tables import first_mapped, palette
+from medvit.readers.dicom_values import Meaning, meaning
+from medvit.samples import Values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
-PET_CLASS = "1.2.840.10008.5.1.4.1.1.128"
+log = logging.getLogger("medvit")
 
 
 @dataclass(frozen=True)
@@ -28,33 +35,70 @@ class Frame:
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
+    suv: Suv | None = None
+    """What takes real values to SUVbw, of PET alone."""
 
 
-def decode(dataset: Dataset) -> Frame:
-    """The frame of a single-frame instance.
+def decode(dataset: Dataset, values: Values = "stored") -> Frame:
+    """The frame of a single-frame instance: `decode_frame(dataset, 0)`."""
+    return decode_frame(dataset, 0, values)
 
-    YBR and palettes become RGB. A modality lookup table is applied; a VOI table or window, for display only, is not.
-    MONOCHROME1 is turned so that high is bright, by mirroring within the range of (0028,0101) BitsStored:
-    `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) are not turned: there it is the
-    display that is inverted, not the quantity.
+
+def decode_frames(dataset: Dataset) -> Iterator[Frame]:
+    """The frames of an instance in order, each decoded when it is asked for; never all at once."""
+    return (decode_frame(dataset, index) for index in range(layout(dataset).frames))
+
+
+def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Frame:
+    """One frame of an instance, counted from 0; no other frame is decoded.
+
+    - YBR and palettes become RGB; planes of color come one after the other (C, H, W), however they are stored.
+    - A modality table is applied; a rescale is told as `slope` and `intercept`, frame by frame where they differ.
+    - Overlays are left out, those in unused bits of pixels too.
+    - Gray of which the file wants low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE, which
+      mean the same in a radiograph) is turned so that high is bright, by mirroring within the range of (0028,0101)
+      BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) are not turned:
+      there it is the display that is inverted, not the quantity.
+    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one.
 
     Raises:
-        UnreadableError: If the decoders that are installed cannot take the pixels, or the rescale slope is 0.
+        UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
+        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding.
     """
-    stored = _pixels(dataset)
+    _settle_syntax(dataset)
+    laid = layout(dataset)
+    stored = stored_values(dataset, laid, index)
     if stored.ndim == 3:
         return Frame(np.ascontiguousarray(rearrange(stored, "h w c -> c h w")))
-    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
-    if dataset.get("ModalityLUTSequence"):
-        from pydicom.pixels import apply_modality_lut
+    is_little = str(dataset.file_meta.TransferSyntaxUID) != BIG_ENDIAN
+    if laid.photometric == "PALETTE COLOR":
+        tables = palette(dataset, is_little=is_little, is_signed=laid.is_signed)
+        return Frame(np.stack([table(stored) for table in tables]))
+    _check_gray(stored, dataset, is_signed=laid.is_signed)
+    means = meaning(dataset, index, is_little=is_little, is_signed=laid.is_signed)
+    if values == "displayed":
+        shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
+        if shown is not None:
+            return Frame((np.invert(shown) if _is_inverted(dataset, laid) else shown)[None])
+    return _gray(stored, means, dataset, laid)
 
-        stored, slope, intercept = apply_modality_lut(stored, dataset), 1.0, 0.0
-    if slope == 0.0:
-        raise UnreadableError("(0028,1053) RescaleSlope is 0; expected another number")
-    unit = _unit(dataset)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not unit:
-        stored = mirrored(stored, bits=int(dataset.get("BitsStored") or dataset.BitsAllocated))
-    return Frame(np.ascontiguousarray(stored)[None], slope, intercept, unit)
+
+def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
+    """Frames of one image as they are, or in SUVbw where that is wanted and the file allows it for all of them.
+
+    Where it does not, they keep their unit, and the log says why.
+    """
+    if values != "SUVbw" or not frames:
+        return list(frames)
+    common = common_factor([frame.suv for frame in frames])
+    if common.factor is None:
+        log.warning("a PET image keeps its unit %s: %s", frames[0].unit or "(unknown)", common.reason)
+        return list(frames)
+    scaled = []
+    for frame in frames:
+        slope, intercept = frame.slope * common.factor, frame.intercept * common.factor
+        scaled.append(replace(frame, slope=slope, intercept=intercept, unit=SUV_UNIT))
+    return scaled
 
 
 def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
@@ -65,24 +109,40 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
 
 
-def _pixels(dataset: Dataset) -> Num[Array, "h w *c"]:
-    from pydicom.pixels import apply_color_lut, pixel_array
+def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Layout) -> Frame:
+    bits = laid.bits_stored
+    if means.table is not None:
+        stored, bits = means.table(stored), means.table.bits
+    if laid.is_float:
+        stored = stored.astype(np.float32)
+    if not means.unit and _is_inverted(dataset, laid):
+        # Of floating-point values no range is known: they are turned about 0.
+        stored = -stored if laid.is_float else mirrored(stored, bits=bits)
+    return Frame(np.ascontiguousarray(stored)[None], means.slope, means.intercept, means.unit, suv(dataset))
 
-    _settle_syntax(dataset)
-    if "PixelData" not in dataset:
-        raise UnreadableError("the header promises an image, but the file ends without (7FE0,0010) PixelData")
-    try:
-        stored = pixel_array(dataset)
-    except (RuntimeError, NotImplementedError):
-        # pydicom says so when no decoder takes the transfer syntax, or each that does has failed.
-        name = dataset.file_meta.TransferSyntaxUID.name
-        raise UnreadableError(
-            f"no installed decoder takes these pixels ({name}); damaged, or to be converted first"
-        ) from None
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        colors = apply_color_lut(stored, dataset)[..., :3]
-        return (colors >> 8).astype(np.uint8) if colors.dtype.itemsize > 1 else colors
-    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+def _real(stored: Num[Array, "h w"], means: Meaning) -> Num[Array, "h w"]:
+    values = stored if means.table is None else means.table(stored)
+    return values.astype(np.float64) * means.slope + means.intercept
+
+
+def _is_inverted(dataset: Dataset, laid: Layout) -> bool:
+    shape = str(dataset.get("PresentationLUTShape") or "").strip()
+    return laid.photometric == "MONOCHROME1" or (laid.photometric == "MONOCHROME2" and shape == "INVERSE")
+
+
+def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool) -> None:
+    """Refuses values that stand for colors among gray ones (PS3.3 C.8.16.2.1.1.1 and C.7.6.19)."""
+    if str(dataset.get("PixelPresentation") or "") not in ("COLOR", "MIXED"):
+        return
+    if "RedPaletteColorLookupTableDescriptor" not in dataset:
+        return
+    first = first_mapped(dataset, is_signed=is_signed)
+    num_colored = int((stored >= first).sum())
+    if num_colored:
+        raise UnsupportedError(
+            f"{num_colored} gray values from {first} on stand for colors (supplemental palette); expected gray alone"
+        )
 
 
 def _settle_syntax(dataset: Dataset) -> None:
@@ -92,20 +152,7 @@ def _settle_syntax(dataset: Dataset) -> None:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     is_implicit, is_little = dataset.original_encoding
+    if is_implicit is None or is_little is None:
+        raise UnreadableError("no (0002,0010) TransferSyntaxUID, so that the encoding of its pixels is unknown")
     explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
-
-
-def _number(dataset: Dataset, keyword: str, default: float) -> float:
-    value = dataset.get(keyword)
-    return default if value is None or value == "" else float(value)
-
-
-def _unit(dataset: Dataset) -> str:
-    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
-    modality = SLICES.get(sop_class, "") if sop_class else str(dataset.get("Modality") or "")
-    if modality == "CT" and dataset.get("RescaleSlope") is not None:
-        # PS3.3 C.8.2.1.1.2: without a type, rescaled CT values are Hounsfield units; "US" is unspecified.
-        kind = str(dataset.get("RescaleType") or "HU").strip()
-        return "" if kind == "US" else kind
-    return str(dataset.get("Units") or "").strip() if modality == "PT" else ""

@@ -13,6 +13,15 @@ ALWAYS_ALLOWED_BYTES = 64 * 2**20
 """A claim of this size is tried whatever the file's size: an empty slice compresses beyond any ratio."""
 
 
+UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes of DICOM in which pixels take the room that the header says; none is one of them (PS3.5 A)."""
+
+
+def is_uncompressed(transfer_syntax: str) -> bool:
+    """Whether pixels in a transfer syntax of DICOM, known or not, must take as many bytes as their header says."""
+    return transfer_syntax in UNCOMPRESSED
+
+
 def check_stored(claimed_bytes: int, path: Path) -> None:
     """Passes a claim about pixels that lie uncompressed in a file.
 

@@ -1,4 +1,4 @@
-"""From DICOM instances to regular volumes: grouping, order along the slice normal, and the verdict on geometry.
+"""From DICOM planes to regular volumes: grouping, order along the slice normal, and the verdict on geometry.
 
 Order and distances come from (0020,0032) ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1);
 SliceThickness and SliceLocation are never looked at: slices may overlap or leave gaps.
@@ -44,7 +44,7 @@ class Stack:
 
 
 def group(headers: Iterable[Header]) -> list[list[Header]]:
-    """Headers by series, in order of first appearance.
+    """Headers by series, in order of first appearance; never of two patients or studies, whatever they are called.
 
     Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing and
     description are one series, under an identifier derived from what they hold (`"derived-"` and a hash): the same
@@ -64,14 +64,14 @@ def arrange(headers: Sequence[Header]) -> Stack:
             position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
             `GAP_TOLERANCE_MM`.
     """
-    _check_present(headers)
-    _check_alike(headers)
-    row_direction, column_direction = _directions(headers[0])
+    check_present(headers)
+    check_alike(headers)
+    row_direction, column_direction = directions(headers[0])
     normal = np.cross(row_direction, column_direction)
     positions = np.array([header.position_mm for header in headers])
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
-    _check_distinct(positions @ normal)
+    check_distinct(positions @ normal)
     _check_straight(positions, normal)
     slice_spacing_mm(positions, normal)
 
@@ -101,7 +101,12 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
     return float(gaps.mean())
 
 
-def _check_present(headers: Sequence[Header]) -> None:
+def check_present(headers: Sequence[Header]) -> None:
+    """Passes slices that all say where they lie.
+
+    Raises:
+        GeometryError: If position, orientation or pixel spacing is missing or no such thing in any.
+    """
     wanted = {
         "(0028,0030) PixelSpacing": [header.spacing_mm for header in headers],
         "(0020,0032) ImagePositionPatient": [header.position_mm for header in headers],
@@ -115,7 +120,12 @@ def _check_present(headers: Sequence[Header]) -> None:
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
 
 
-def _check_alike(headers: Sequence[Header]) -> None:
+def check_alike(headers: Sequence[Header]) -> None:
+    """Passes slices of one size, one orientation and one pixel spacing.
+
+    Raises:
+        GeometryError: If they differ.
+    """
     sizes = Counter((header.rows, header.columns) for header in headers)
     if len(sizes) > 1:
         found = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.most_common(3))
@@ -134,7 +144,12 @@ def _number_of(orientations: Float[Array, "slices 6"]) -> int:
     return len(np.unique(np.round(orientations, 2), axis=0))
 
 
-def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+def directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    """The directions of a row and of a column, unit vectors in LPS.
+
+    Raises:
+        GeometryError: If they are no unit vectors at a right angle.
+    """
     row, column = np.array(header.orientation).reshape(2, 3)
     frame = np.array([row, column]) @ np.array([row, column]).T
     if np.abs(frame - np.eye(2)).max() > AXIS_TOLERANCE:
@@ -142,7 +157,12 @@ def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
     return row, column
 
 
-def _check_distinct(distances: Float[Array, "slices"]) -> None:
+def check_distinct(distances: Float[Array, "slices"]) -> None:
+    """Passes slices at ascending distances along their normal, in mm, of which no two are at one position.
+
+    Raises:
+        GeometryError: If two are nearer to each other than `POSITION_TOLERANCE_MM`.
+    """
     is_new = np.concatenate([[True], np.diff(distances) > POSITION_TOLERANCE_MM])
     counts = np.bincount(np.cumsum(is_new) - 1)
     if counts.max() > 1:
@@ -158,13 +178,13 @@ def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3
     if drift_mm > SHEAR_TOLERANCE_MM:
         raise GeometryError(
             f"slices drift {drift_mm:.2f} mm sideways from the first to the last (gantry tilt); "
-            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm: resample the series"
+            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
         )
 
 
 def _series_key(header: Header) -> tuple[object, ...]:
     if header.series:
-        return (header.series,)
+        return header.series, header.study, header.patient
     directions = header.orientation and tuple(round(cosine, 3) for cosine in header.orientation)
     size = (header.rows, header.columns, header.spacing_mm, directions)
     return (header.file.parent, header.patient, header.study, header.modality, header.description, size)
@@ -173,7 +193,7 @@ def _series_key(header: Header) -> tuple[object, ...]:
 def _identified(series: list[Header]) -> list[Header]:
     if series[0].series:
         return series
-    content = sorted(header.instance or f"{header.position_mm} {header.file.name}" for header in series)
+    content = sorted(header.instance or f"{header.position_mm} {header.number} {header.num_bytes}" for header in series)
     first = series[0]
     words = (first.patient, first.study, first.modality, f"{first.rows}x{first.columns}", *content)
     derived = "derived-" + hashlib.sha256("\n".join(words).encode()).hexdigest()[:24]

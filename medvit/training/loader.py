@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medvit.config import Config, Count
 from medvit.dataset import Samples, collate
 from medvit.samples import Sample
+from medvit.training.resuming import Position
+
+START = Position()
 
 
 class LoaderConfig(Config):
@@ -36,6 +39,7 @@ class Draw:
 class RoundSampler(Sampler[Draw]):
     """`per_round` draws a round in each training process, through random orders of all images one after another.
 
+    Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes.
     """
 
@@ -46,10 +50,12 @@ class RoundSampler(Sampler[Draw]):
         per_round: int,
         seed: int,
         first_round: int = 0,
+        skip: int = 0,
         weights: Sequence[float] | None = None,
     ) -> None:
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
-        self.round = first_round
+        self.round = self.first_round = first_round
+        self.skip = skip
         self.odds = None if weights is None else np.array(weights) / np.sum(weights)
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,7 +68,8 @@ class RoundSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         num_processes, rank = _world()
         start = self.round * self.per_round * num_processes
-        for position in range(start + rank, start + self.per_round * num_processes, num_processes):
+        first = start + num_processes * (self.skip if self.round == self.first_round else 0)
+        for position in range(first + rank, start + self.per_round * num_processes, num_processes):
             yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
 
     def _index(self, position: int) -> int:
@@ -93,12 +100,18 @@ def rounds(
     *,
     num_batches: int,
     seed: int,
-    first_round: int = 0,
+    start: Position = START,
     weights: Sequence[float] | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `num_batches` batches each time it is gone through."""
-    per_round = num_batches * config.batch_size
-    sampler = RoundSampler(len(samples), per_round=per_round, seed=seed, first_round=first_round, weights=weights)
+    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on."""
+    sampler = RoundSampler(
+        len(samples),
+        per_round=num_batches * config.batch_size,
+        seed=seed,
+        first_round=start.rounds,
+        skip=start.batches * config.batch_size,
+        weights=weights,
+    )
     return DataLoader(
         Drawn(samples, transform),
         batch_size=config.batch_size,

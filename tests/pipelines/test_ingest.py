@@ -108,9 +108,9 @@ def test_a_run_killed_halfway_goes_on_to_the_identical_dataset(tmp_path: Path) -
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    num_done = len((partial / ".progress.jsonl").read_bytes().splitlines())
+    num_done = len((partial / "taken.jsonl").read_bytes().splitlines())
     assert 0 < num_done < 150
-    with (partial / ".progress.jsonl").open("ab") as file:
+    with (partial / "taken.jsonl").open("ab") as file:
         file.write(b'{"state": "torn')
     (next((partial / "images").iterdir()) / ".orphan.1.b2nd").write_bytes(b"half")
 

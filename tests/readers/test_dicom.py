@@ -6,10 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
-from pydicom.pixels import pixel_array
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
-    EnhancedMRImageStorage,
     PositronEmissionTomographyImageStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -54,7 +52,7 @@ def test_a_volume_goes_back_to_the_order_of_its_files(write_series):
     files, voxels = write_series(ImageOrientationPatient=OBLIQUE)
     item = only(files)
     image = read(item)
-    back = like(image.pixels, image.affine, source_affine(item.files))
+    back = like(image.pixels, image.affine, source_affine(item))
     assert np.array_equal(back[0].transpose(2, 1, 0), voxels)
 
 
@@ -125,10 +123,10 @@ def test_a_localizer_is_an_image_beside_the_volume_of_its_series(write_series, w
     ("elements", "code", "said"),
     [
         ({"SOPClassUID": SegmentationStorage}, "not_an_image", "a DICOM segmentation, derived from images"),
-        ({"Rows": None}, "not_an_image", "CT Image Storage, which holds no pixels"),
-        ({"NumberOfFrames": 3}, "unsupported", "3 frames in one DICOM instance"),
-        ({"SOPClassUID": EnhancedMRImageStorage}, "unsupported", "an enhanced DICOM object"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "unsupported", "a Siemens mosaic"),
+        ({"Rows": None}, "unreadable", "CT Image Storage without (0028,0010) Rows"),
+        ({"NumberOfFrames": 3}, "geometry", "no (0020,0032) ImagePositionPatient in 3 of 3 slices"),
+        ({"NumberOfFrames": 0}, "unreadable", "NumberOfFrames is not a number above 0"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "geometry", "without its private CSA header"),
         ({"Rows": 60000, "Columns": 60000}, "unreadable", "the header claims 6866.5 MiB of pixels"),
     ],
 )
@@ -192,19 +190,3 @@ def test_a_real_tilted_study_keeps_its_pictures_and_refuses_the_tilted_series(sh
     assert [item.kind for item in items] == ["image"] * 6
     assert len(refused[0].files) == 20
     assert "gantry tilt" in refused[0].reason
-
-
-def test_a_real_time_series_is_refused_with_its_numbers(shared_data):
-    found = only(sorted((shared_data / "dcm_qa_nih" / "In" / "20180918GE" / "mr_0004").glob("*.dcm")))
-    assert found.reason.startswith("15 positions hold 10 instances each")
-
-
-@pytest.mark.parametrize("syntax", ["J2KR", "JLSL", "JPLL", "RLE"])
-def test_lossless_transfer_syntaxes_decode_to_the_reference(shared_data, syntax):
-    folder = shared_data / "nema-wg04"
-    for file in sorted((folder / syntax).glob("*1_*")):
-        reference = folder / "REF" / file.name.replace(syntax, "UNC")
-        if reference.is_file():
-            expected = pixel_array(pydicom.dcmread(reference))
-            pixels = read(only([file])).pixels
-            assert np.array_equal(pixels[0] if expected.ndim == 2 else pixels.transpose(1, 2, 0), expected)

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from medvit import readers
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, UnsupportedError
 from medvit.readers.refusals import decoding
 from medvit.samples import Item
 from medvit.sources.folder import files
 
 FOLDERS = {
-    "dcm_qa_nih": {"refused": 27},
-    "dcm_qa_ts": {"volume": 9, "refused": 21},
-    "dicom-odd": {"image": 35, "refused": 21},
+    "dcm_qa_nih": {"volume": 18, "refused": 18},
+    "dcm_qa_ts": {"volume": 18, "refused": 12},
+    "dicom-odd": {"image": 37, "volume": 1, "refused": 22},
     "highdicom-sm-seg-sr": {"image": 2, "refused": 25},
     "torchio-ct-series": {"volume": 1, "refused": 2},
     "totalseg-ct": {"volume": 7, "refused": 3},
@@ -30,16 +30,25 @@ def test_every_format_of_the_room_is_found_by_its_file():
         readers.reader("nifty")
 
 
+REFUSED_PIXELS = {"dicom-odd": 1}
+"""Images whose header is fine and whose pixels are not: gray values that stand for colors."""
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_real_file_is_told_of_once_and_what_is_found_is_read_or_refused(shared_data: Path, folder: str):
+def test_every_real_file_is_told_of_and_what_is_found_is_read_or_refused(shared_data: Path, folder: str):
     sources = files(shared_data / folder)
     found = list(readers.find(sources))
     told = [file for one in found for file in one.files]
-    assert sorted(told) == sources
+    assert sorted(set(told)) == sources
     assert Counter(one.kind if isinstance(one, Item) else "refused" for one in found) == FOLDERS[folder]
+    refused = []
     for item in found:
         if isinstance(item, Item):
-            assert readers.read(item).pixels.size > 0
+            try:
+                assert readers.read(item).pixels.size > 0
+            except UnsupportedError as error:
+                refused.append(str(error))
+    assert len(refused) == REFUSED_PIXELS.get(folder, 0), refused
 
 
 def test_strangers_and_empty_files_are_refused(tmp_path: Path):

@@ -1,0 +1,117 @@
+"""DICOM to the store, beside dcm2niix and dicom2nifti on the same files, and beside what the disk alone would take."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.sources import Source, phantom_source, real_sources
+from benchmarks.timing import alternate, print_table
+from medvit.engine import EngineConfig
+from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.rows import rows
+from medvit.ingest.scan import scan
+from medvit.ingest.splits import SplitConfig, assign
+from medvit.ingest.storing import ReadAndStore, take
+from medvit.manifest import Facts, Manifest
+
+MEDVIT, MEDVIT_2 = "medvit, 1 process", "medvit, 2 processes"
+PLAIN, PACKED = "dcm2niix -z n (.nii)", "dcm2niix -z i (.nii.gz)"
+DICOM2NIFTI, LIMIT = "dicom2nifti .nii.gz", "read files, write voxels"
+
+
+def run(folder: Path, repeats: int) -> None:
+    """Prints a table a source."""
+    phantoms = phantom_source(folder / "phantoms", num_series=16)
+    for source in [*real_sources(), phantoms]:
+        _compare(source, folder / "out", repeats)
+
+
+def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
+    """What `medvit ingest` does with the files, without card and tracking: scan, read, store, manifest."""
+    _emptied(out)
+    pseudonyms = Pseudonyms(bytes(32), "bench")
+    found = scan(source, engine=engine)
+    candidates = assign(found.candidates, SplitConfig()).candidates
+    function = ReadAndStore(out / "images", "", 0)
+    stored = take(candidates, function, folder=out, engine=engine, state=pseudonyms.state, stamps=found.stamps)
+    manifest = Manifest(rows(candidates, stored.taken, pseudonyms, "bench"), Facts("bench"), out)
+    manifest.write()
+    return manifest
+
+
+def _compare(source: Source, out: Path, repeats: int) -> None:
+    tasks: dict[str, Callable[[], object]] = {
+        MEDVIT: lambda: to_store(source.folder, out, EngineConfig()),
+        MEDVIT_2: lambda: to_store(source.folder, out, EngineConfig(num_processes=2)),
+        LIMIT: lambda: _copy(source.folder, arrays, out),
+        **_other_tools(source, out),
+    }
+    manifest = to_store(source.folder, out, EngineConfig())
+    arrays = [manifest.store.get(row.sha256).tobytes() for row in manifest]
+    times = alternate(tasks, repeats=repeats)
+    own = times[MEDVIT].median
+    lines = [
+        (
+            name,
+            f"{1e3 * timing.median:.1f}",
+            f"{len(manifest) / timing.median:.1f}",
+            f"{source.num_bytes / timing.median / 2**20:.0f}",
+            f"{timing.median / own:.2f}",
+        )
+        for name, timing in times.items()
+    ]
+    size = f"{source.num_bytes / 2**20:.1f} MiB in {source.num_files} files, {len(manifest)} images"
+    print_table(f"{source.name}: {size}", ("", "ms", "series/s", "MiB/s", "time / medvit's"), lines)
+
+
+def _other_tools(source: Source, out: Path) -> dict[str, Callable[[], object]]:
+    tasks: dict[str, Callable[[], object]] = {}
+    if shutil.which("dcm2niix"):
+        tasks[PLAIN] = lambda: _dcm2niix(source.folder, out, "n")
+        tasks[PACKED] = lambda: _dcm2niix(source.folder, out, "i")
+    else:
+        print("skipped: dcm2niix is not installed (a Debian package)")
+    if importlib.util.find_spec("dicom2nifti"):
+        tasks[DICOM2NIFTI] = lambda: _dicom2nifti(source.folder, out)
+    else:
+        print("skipped: dicom2nifti is not installed (pip install 'medvit[bench]')")
+    return tasks
+
+
+def _dcm2niix(source: Path, out: Path, compression: str) -> None:
+    _emptied(out)
+    # Without a sidecar (-b n), under names that cannot collide; -z i compresses in its own one thread, never by pigz.
+    command = ["dcm2niix", "-z", compression, "-b", "n", "-f", "%j_%s", "-o", str(out), str(source)]
+    subprocess.run(command, check=False, capture_output=True)
+
+
+def _dicom2nifti(source: Path, out: Path) -> None:
+    import dicom2nifti
+
+    _emptied(out)
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dicom2nifti.convert_directory(str(source), str(out), compression=True, reorient=False)
+    logging.disable(logging.NOTSET)
+
+
+def _copy(source: Path, arrays: list[bytes], out: Path) -> None:
+    """The least that any converter does: every byte read once, every voxel written once."""
+    _emptied(out)
+    for path in source.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+    for number, voxels in enumerate(arrays):
+        (out / str(number)).write_bytes(voxels)
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,67 @@
+"""The files that are measured on: real studies where they lie beside the project, and phantoms everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int16
+from numpy import ndarray as Array
+from scipy.ndimage import gaussian_filter
+
+from medvit.geometry import Affine
+from medvit.phantoms.dicom import Subject, write_ct_series
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+REAL = {
+    "brain MR, 5 series": "brain-mr-dicom-studies/Study3",
+    "CT, 1 series": "torchio-ct-series",
+    "PET/CT, JPEG 2000": "totalseg-ct/ct_dicom",
+}
+"""Name -> folder below the shared data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of DICOM and its size."""
+
+    name: str
+    folder: Path
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    @property
+    def num_files(self) -> int:
+        """Number of its files."""
+        return sum(path.is_file() for path in self.folder.rglob("*"))
+
+
+def real_sources() -> list[Source]:
+    """The real studies that are there; of each other one, a line that says so."""
+    found = []
+    for name, place in REAL.items():
+        if (SHARED_DATA / place).is_dir():
+            found.append(Source(name, SHARED_DATA / place))
+        else:
+            print(f"skipped: {name}: no ../shared/data/{place} beside the project")
+    return found
+
+
+def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int] = (256, 256, 40)) -> Source:
+    """CT series of smooth shapes with noise, each of another patient."""
+    for number in range(num_series):
+        affine = Affine.from_spacing((0.8, 0.8, 2.0))
+        write_ct_series(folder / f"{number:03d}", ct_like(shape, seed=number), affine, subject=Subject(0, number))
+    return Source(f"phantom CT, {num_series} series", folder)
+
+
+def ct_like(shape: tuple[int, int, int], *, seed: int) -> Int16[Array, "i j k"]:
+    """Smooth shapes in air with the noise of a scanner, in HU."""
+    rng = np.random.default_rng(seed)
+    smooth = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 8)
+    body = np.where(smooth > -0.005, 40 + 4000 * smooth, -1000)
+    return (body + rng.normal(0, 12, shape)).clip(-1024, 3000).astype(np.int16)

@@ -1,0 +1,29 @@
+"""Ingest of an archive, and again when nothing, or one series, has changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from benchmarks.sources import phantom_source
+from benchmarks.timing import alternate, print_table
+from pipelines.ingest import ingest
+
+
+def run(folder: Path, repeats: int) -> None:
+    """Prints times of the whole stage, card and plots included."""
+    source = phantom_source(folder / "source", num_series=60, shape=(256, 256, 40))
+    options = {"source": source.folder, "name": "bench", "key": folder / "key", "tracking": {"enabled": False}}
+
+    def make(dataset: str, **more: object) -> None:
+        shutil.rmtree(folder / dataset, ignore_errors=True)
+        ingest(dataset=folder / dataset, **options, **more)
+
+    times = alternate(
+        {"first time": lambda: make("first"), "unchanged": lambda: make("second", update=folder / "first")},
+        repeats=repeats,
+    )
+    first = times["first time"].median
+    lines = [(name, f"{one.median:.2f}", f"{one.median / first:.3f}") for name, one in times.items()]
+    title = f"medvit ingest, {source.num_files} files, {source.num_bytes / 2**20:.0f} MiB"
+    print_table(title, ("", "s", "of the first"), lines)

@@ -1,0 +1,70 @@
+"""What becomes of images with identical pixels: all stay, or copies are left out by right and listed.
+
+By default nothing is left out. With `drop`, no pixels are in two splits: of identical images only those of the most
+protected split stay, and of them one for every set of labels and every label map, since where copies differ in these
+nobody can tell which is right. Constant images are no copies of one another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from medvit.ingest import Candidate, Taken
+from medvit.ingest.splits import LEAKAGE, PROTECTED
+from medvit.samples import Refusal
+
+log = logging.getLogger("medvit")
+
+COPY = "duplicate"
+"""Code of a copy that is left out though it is in no other split."""
+
+Copies = Sequence[Candidate]
+"""Two or more candidates with identical pixels."""
+
+
+def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[Copies]:
+    """The groups of images with identical pixels, each in the order of the candidates."""
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        found = taken.get(candidate.key)
+        if found is not None and "constant" not in (found.flags or ()):
+            groups[found.sha256].append(candidate)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def tell(groups: Sequence[Copies], *, stay: bool) -> None:
+    """Logs how many images are copies, and warns of those in several splits or with several labels."""
+    if not groups:
+        return
+    log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
+    crossing = sum(len({candidate.split for candidate in group}) > 1 for group in groups)
+    if crossing and stay:
+        log.warning("groups of them in several splits: %d; curation.duplicates=drop keeps each in one", crossing)
+    contradicting = sum(len({_labels(candidate) for candidate in group}) > 1 for group in groups)
+    if contradicting:
+        log.warning("groups of them with different labels: %d; look at them, one must be wrong", contradicting)
+
+
+def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
+    """What is left out of the groups, by `Candidate.key`."""
+    return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
+
+
+def _left_out(group: Copies, taken: Mapping[str, Taken]) -> Iterator[tuple[Candidate, Refusal]]:
+    present = Counter(candidate.split for candidate in group)
+    kept = next(split for split in PROTECTED if present[split])
+    seen = set()
+    for candidate in group:
+        truth = (_labels(candidate), taken[candidate.key].mask)
+        if candidate.split != kept:
+            reason = f"an image in the {kept} split has the same pixels; this {candidate.split} image is left out"
+            yield candidate, candidate.refused(LEAKAGE, reason)
+        elif truth in seen:
+            yield candidate, candidate.refused(COPY, "another image has the same pixels, labels and label map")
+        seen |= {truth} if candidate.split == kept else set()
+
+
+def _labels(candidate: Candidate) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(candidate.labels.items()))

@@ -1,0 +1,101 @@
+"""What the headers of a source said when it was last scanned, so that a file that has not changed is not read again.
+
+Headers name patients. So they are kept beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode 0600, and
+nowhere else. Losing it costs only the time to read them again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medvit import readers
+from medvit.errors import OutputError
+from medvit.readers import Seen
+from medvit.samples import Refusal
+
+log = logging.getLogger("medvit")
+
+STATE_BYTES = 64
+"""Length of a state in hex."""
+
+
+class Memory:
+    """What was seen of files, by the state each was in, out of `lines`."""
+
+    def __init__(self, lines: Mapping[str, bytes]) -> None:
+        self._lines = lines
+
+    def recall(self, path: Path, state: str) -> Seen | None:
+        """What was seen of a file in this state; none if nothing was."""
+        line = self._lines.get(state)
+        if line is None:
+            return None
+        try:
+            name, refusal, headers = json.loads(line)
+            if refusal is not None:
+                return Seen(path, name, refusal=Refusal((path,), *refusal))
+            if not headers:
+                return Seen(path, name)
+            return Seen(path, name, tuple(replace(one, file=path) for one in _adapter(name).validate_python(headers)))
+        except (ValueError, TypeError, ValidationError):
+            return None
+
+
+def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
+    """What was written for a dataset, by state; nothing where there is none, or where it is damaged."""
+    try:
+        whole = _path(key_file, dataset).read_bytes().splitlines()
+        return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError):
+        log.warning("what earlier scans saw of this dataset cannot be read; every header is read again")
+        return {}
+
+
+def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> None:
+    """Keeps what was seen, each with the state its file was in, in place of what was kept before.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = _path(key_file, dataset)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
+        ) from None
+
+
+def _line(seen: Seen) -> bytes:
+    refusal = None if seen.refusal is None else [seen.refusal.code, seen.refusal.reason]
+    headers = _adapter(seen.reader).dump_json(seen.headers) if seen.headers else b"null"
+    return json.dumps([seen.reader, refusal]).encode()[:-1] + b", " + headers + b"]"
+
+
+@cache
+def _adapter(reader: str) -> TypeAdapter[Any]:
+    known = readers.reader(reader)
+    assert isinstance(known, readers.SeriesReader), f"{reader} joins no series"
+    return TypeAdapter(tuple[known.header_type, ...])  # type: ignore[name-defined]
+
+
+def _path(key_file: Path, dataset: str) -> Path:
+    key_file = key_file.expanduser()
+    return key_file.with_name(f"{key_file.name}.headers") / f"{dataset}.jsonl"

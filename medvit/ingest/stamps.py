@@ -1,0 +1,122 @@
+"""What tells whether a file is still the one it was: size, time of change and a digest of its beginning.
+
+A dataset keeps `sources.parquet`, a keyed hash of each of its source files under its pseudonym, so that a later ingest
+of the same source can tell what was added, changed or removed. Nothing in it names a file or a patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medvit import readers
+from medvit.engine import EngineConfig, map_items
+
+FILE_NAME = "sources.parquet"
+HEAD_BYTES = 4096
+"""Of a file's beginning in its digest: the identifiers of a DICOM instance lie there."""
+BATCH = 256
+"""Files a worker is given at once."""
+
+_SCHEMA = pa.schema([("file", pa.string()), ("state", pa.string())])
+
+
+class Stamp(NamedTuple):
+    """Size in bytes, time of change in ns, and the digest of the first `HEAD_BYTES`; zeros if it cannot be read."""
+
+    size: int
+    time_ns: int
+    head: str
+
+
+def stamp(path: Path) -> Stamp:
+    """The stamp of a file as it is now."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return Stamp(0, 0, "")  # reading it will say why
+    return Stamp(status.st_size, status.st_mtime_ns, hashlib.blake2b(head, digest_size=16).hexdigest())
+
+
+def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
+    """The stamps of files, taken by the workers of an engine."""
+    batches = list(batched(files))
+    outcomes = map_items(_stamp_each, batches, config=engine, title="stamp", weights=lengths(batches), unit="file")
+    found = chain.from_iterable(one.result or _stamp_each(one.item) for one in outcomes)
+    return dict(zip(files, found, strict=True))
+
+
+def batched(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+    """Files in the portions that a worker is given at once."""
+    return (tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH))
+
+
+def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
+    """How many files each portion holds."""
+    return [len(batch) for batch in batches]
+
+
+@cache
+def readers_version() -> str:
+    """A digest of the code of all readers: what another version has read is not trusted."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(readers.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the files of a source differ from those that an earlier dataset was made of, in numbers."""
+
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+
+    def __str__(self) -> str:
+        return f"{self.added} added, {self.changed} changed, {self.removed} removed, {self.unchanged} unchanged"
+
+
+def compare(before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
+    """The difference of two mappings from the pseudonym of a file to its state."""
+    common = before.keys() & now.keys()
+    num_changed = sum(before[file] != now[file] for file in common)
+    return Changes(len(now.keys() - common), num_changed, len(before.keys() - common), len(common) - num_changed)
+
+
+def write(states: Mapping[str, str], folder: Path) -> None:
+    """Writes the state of each file, by its pseudonym, into a dataset folder, whole or not at all."""
+    files = sorted(states)
+    table = pa.table([pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())], _SCHEMA)
+    partial = folder / f".{FILE_NAME}.partial"
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, folder / FILE_NAME)
+
+
+def read(folder: Path) -> dict[str, str]:
+    """What `write` wrote; nothing where a dataset has none, as one of an earlier version."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path, schema=_SCHEMA)
+    return dict(zip(table["file"].to_pylist(), table["state"].to_pylist(), strict=True))
+
+
+State = Callable[..., str]
+"""A keyed hash of facts about files, as `Pseudonyms.state`."""
+
+
+def _stamp_each(files: tuple[Path, ...]) -> tuple[Stamp, ...]:
+    return tuple(map(stamp, files))

@@ -1,0 +1,136 @@
+"""How and of whom an image was taken, as far as it identifies nobody: the columns by which datasets are compared.
+
+Texts are kept only in the plain characters of product names, without a long number, and if no word of them is a word of
+the patient's name or identifier, of the institution or of its staff: an operator may type anything anywhere. Ages are
+whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+from medvit.errors import MedvitError
+from medvit.readers.dicom_header import load
+from medvit.readers.refusals import decoding
+from medvit.samples import Item
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+TEXTS: Mapping[str, str] = {
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "kernel": "ConvolutionKernel",
+    "sequence": "ScanningSequence",
+}
+NUMBERS: Mapping[str, str] = {
+    "field_strength_t": "MagneticFieldStrength",
+    "kvp": "KVP",
+    "slice_thickness_mm": "SliceThickness",
+    "echo_time_ms": "EchoTime",
+    "repetition_time_ms": "RepetitionTime",
+}
+AGE, SEX = "age_years", "sex"
+KEYS = (*TEXTS, *NUMBERS, AGE, SEX)
+"""What is recorded of an image, where its file says so."""
+
+OLDEST_YEARS = 89
+MAX_YEARS = 130
+GAUSS = 100.0
+"""Some scanners write the field strength in gauss; none has so many tesla (0018,0087)."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
+_LONG_NUMBER = re.compile(r"\d{6}")
+_WORD = re.compile(r"\w{3,}")
+_PERSONAL = (
+    *("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientBirthDate", "AccessionNumber"),
+    *("InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "OperatorsName"),
+    *("PerformingPhysicianName", "StudyID", "StudyDate", "DeviceSerialNumber"),
+)
+_READ = (*TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
+
+
+def attributes(item: Item) -> Mapping[str, str]:
+    """What the first file of an image says of `KEYS`, in their order; nothing of files other than DICOM.
+
+    A file that no longer opens says nothing: reading its pixels tells why.
+    """
+    if item.reader != "dicom":
+        return {}
+    from pydicom.datadict import tag_for_keyword
+
+    tags = [*map(tag_for_keyword, (*_READ, "SharedFunctionalGroupsSequence"))]
+    try:
+        with decoding("the DICOM header"):
+            return read_attributes(load(item.files[0], stop_before_pixels=True, specific_tags=tags))
+    except MedvitError:
+        return {}
+
+
+def read_attributes(dataset: Dataset) -> Mapping[str, str]:
+    """What a DICOM data set says of `KEYS`, at its top or in the shared groups of an enhanced object."""
+    levels = [dataset, *_shared_groups(dataset)]
+    personal = {word.casefold() for keyword in _PERSONAL for word in _WORD.findall(_text(dataset.get(keyword)))}
+    found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
+    found |= {key: _number(_first(levels, keyword)) for key, keyword in NUMBERS.items()}
+    if found["field_strength_t"] and float(found["field_strength_t"]) > GAUSS:
+        found["field_strength_t"] = f"{float(found['field_strength_t']) / 1e4:.4g}"
+    sex = _text(dataset.get("PatientSex")).upper()
+    found |= {AGE: _age(dataset), SEX: sex if sex in ("F", "M", "O") else ""}
+    return {key: text for key, text in found.items() if text}
+
+
+def _shared_groups(dataset: Dataset) -> Iterator[Dataset]:
+    """The macros that all frames of an enhanced object share (PS3.3 C.7.6.16)."""
+    for group in dataset.get("SharedFunctionalGroupsSequence") or ():
+        for element in group:
+            if element.VR == "SQ":
+                yield from element.value or ()
+
+
+def _first(levels: list[Dataset], keyword: str) -> str:
+    return next((text for level in levels if (text := _text(level.get(keyword)))), "")
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return "\\".join(str(part).strip() for part in parts)
+
+
+def _product(text: str, personal: set[str]) -> str:
+    is_personal = any(word.casefold() in personal for word in _WORD.findall(text))
+    return text if _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not is_personal else ""
+
+
+def _number(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return ""
+    return f"{value:.6g}" if 0 < value < 1e5 else ""
+
+
+def _age(dataset: Dataset) -> str:
+    """Whole years at the study, by (0010,1010) PatientAge or from the two dates."""
+    text = _text(dataset.get("PatientAge")).upper()
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
+    if match:
+        years = int(match[1]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[match[2]]
+    else:
+        born, seen = (_date(_text(dataset.get(keyword))) for keyword in ("PatientBirthDate", "StudyDate"))
+        if born is None or seen is None:
+            return ""
+        years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+    return str(min(years, OLDEST_YEARS)) if 0 <= years <= MAX_YEARS else ""
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:8]))
+    except ValueError:
+        return None

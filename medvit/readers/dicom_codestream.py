@@ -1,0 +1,65 @@
+"""What a compressed frame says of itself, read before it is decoded: a decoder allocates what the stream claims."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from medvit.errors import UnreadableError
+
+JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+"""Markers that begin a frame of JPEG (ISO 10918-1, B.1.1.3) and of JPEG-LS (ISO 14495-1, C.1.1)."""
+
+BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a length: TEM, restart and start of image."""
+
+J2K_START = b"\xff\x4f\xff\x51"
+"""Start of codestream and its size (ISO 15444-1, A.4.1 and A.5.1), which follow one another."""
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """The size and depth that a codestream says of its image."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits: int
+
+
+def read_codestream(encoded: bytes) -> Codestream | None:
+    """What a JPEG, JPEG-LS or JPEG 2000 stream claims; none if it is of another kind.
+
+    Raises:
+        UnreadableError: If it begins as one of them and ends before it tells its size.
+    """
+    try:
+        if encoded[:2] == b"\xff\xd8":
+            return _jpeg(encoded)
+        start = encoded[:256].find(J2K_START)
+        return None if start < 0 else _jpeg_2000(encoded, start + 4)
+    except (struct.error, IndexError):
+        raise UnreadableError("the compressed frame ends before it tells its size; it is cut short") from None
+
+
+def _jpeg(encoded: bytes) -> Codestream:
+    place = 2
+    while True:
+        if encoded[place] != 0xFF:
+            raise UnreadableError("the compressed frame is no JPEG stream after its first bytes; it is damaged")
+        marker = encoded[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+        elif marker in BARE_MARKERS:
+            place += 2
+        elif marker in JPEG_FRAMES:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", encoded, place + 4)
+            return Codestream(rows, columns, samples, bits)
+        else:
+            place += 2 + max(2, struct.unpack_from(">H", encoded, place + 2)[0])
+
+
+def _jpeg_2000(encoded: bytes, place: int) -> Codestream:
+    right, bottom, left, top = struct.unpack_from(">4I", encoded, place + 4)
+    samples, depth = struct.unpack_from(">HB", encoded, place + 36)
+    return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1)

@@ -1,0 +1,42 @@
+"""Gray frames that lie uncompressed in a data set, taken as they lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray as Array
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+"""Implicit and explicit little endian (PS3.5 A.1, A.2)."""
+
+TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<u4", (32, 1): "<i4"}
+"""(0028,0100) BitsAllocated and (0028,0103) PixelRepresentation -> the type of (7FE0,0010) PixelData."""
+
+
+def native(dataset: Dataset) -> Int[Array, "h w"] | None:
+    """The one gray frame of a data set, maybe a view that cannot be written to; none where it needs a decoder.
+
+    A general decoder gives the same and takes ten times as long to find out that there is nothing to decode.
+    """
+    is_plain = dataset.file_meta.get("TransferSyntaxUID") in NATIVE and dataset.get("SamplesPerPixel") == 1
+    if not is_plain or int(dataset.get("NumberOfFrames") or 1) != 1:
+        return None
+    kind = TYPES.get((dataset.get("BitsAllocated"), dataset.get("PixelRepresentation")))
+    rows, columns, content = dataset.get("Rows"), dataset.get("Columns"), dataset.get("PixelData")
+    if kind is None or not rows or not columns or not isinstance(content, bytes):
+        return None
+    num_bytes = rows * columns * np.dtype(kind).itemsize
+    if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)
+        return None
+    stored = np.frombuffer(content, kind, count=rows * columns).reshape(rows, columns)
+    num_unused = 8 * stored.dtype.itemsize - int(dataset.get("BitsStored") or 0)
+    if not 0 <= num_unused < 8 * stored.dtype.itemsize:
+        return None
+    # Bits above those stored may hold an overlay; in signed values they repeat the sign.
+    stored = np.right_shift(np.left_shift(stored, num_unused), num_unused) if num_unused else stored
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)

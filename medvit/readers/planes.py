@@ -1,0 +1,103 @@
+"""The planes of a DICOM file, one or many, and their pixels: what is alike for slices, frames and tiles of mosaics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvit.errors import MedvitError, UnreadableError
+from medvit.readers import frames, mosaic
+from medvit.readers.dicom_header import Header, check, header_of, load, read_elements
+from medvit.readers.dicom_pixels import Frame, decode, decode_frame
+from medvit.readers.refusals import decoding
+from medvit.samples import Item, Values
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def read_planes(path: Path) -> tuple[Header, ...]:
+    """A header for every plane of a file, without pixels.
+
+    Raises:
+        NotAnImageError: If the file holds no image.
+        UnreadableError: If it cannot be read, or claims more pixels than it can hold.
+        GeometryError: If it is a mosaic and does not say where its slices lie.
+    """
+    dataset = read_elements(path)
+    return _planes(header_of(dataset, path), dataset, lambda tags: read_elements(path, tags))
+
+
+def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
+    """The planes of an item and their pixels, in the order of the item.
+
+    Raises:
+        DataError: One of its kinds, if a file cannot be read, or is no longer what it was.
+    """
+    wanted: dict[int, list[int | None]] = defaultdict(list)
+    for number, frame in item.frames or [(n, None) for n in range(len(item.files))]:
+        wanted[number].append(frame)
+    found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
+    for number, chosen in wanted.items():
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
+            found[number, frame] = plane
+    return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
+
+
+def hash_pixels(path: Path) -> str:
+    """SHA-256 over the decoded pixels of a file and what their values mean: equal whatever the transfer syntax.
+
+    Where pixels cannot be decoded, it is that of the file.
+    """
+    digest = hashlib.sha256()
+    try:
+        with decoding("the pixels"):
+            decoded = _decoded(path, [plane.frame for plane in read_planes(path)])
+    except MedvitError:  # reading will say so; here it only means that files can be compared but not their pixels
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    for _, frame in decoded:
+        digest.update(repr((frame.pixels.dtype.str, frame.pixels.shape, frame.slope, frame.intercept)).encode())
+        digest.update(frame.pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
+    if None in chosen:
+        dataset, planes = _open(path)
+        return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
+    dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
+    if planes[0].is_mosaic:
+        whole = decode(dataset, values)
+        return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
+    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+
+
+def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
+    dataset = load(path)
+    return dataset, _planes(header_of(dataset, path), dataset, lambda _: dataset)
+
+
+@lru_cache(maxsize=1)
+def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
+    """A file of many frames, kept: the next volume asked for is most often in the same file."""
+    return _open(path)
+
+
+def _planes(header: Header, dataset: Dataset, more: Callable[[Sequence[int]], Dataset]) -> tuple[Header, ...]:
+    """The planes of an instance; `more` gives the elements that only some kinds are asked for."""
+    check(header)
+    if header.is_mosaic:
+        return mosaic.tiles(header, more(mosaic.TAGS))
+    if "NumberOfFrames" not in dataset:
+        return (header,)
+    return frames.frames(header, more(frames.TAGS))
+
+
+def _plane(planes: Sequence[Header], number: int | None) -> Header:
+    if not 0 <= (number or 0) < len(planes):
+        raise UnreadableError("the file has fewer frames than when it was found; find the files again")
+    return planes[number or 0]

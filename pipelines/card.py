@@ -1,0 +1,40 @@
+"""The card of a dataset made anew, or two datasets held against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvit import card_comparison, card_plots, cards, quarantine
+from medvit.card_comparison import CardFolder, compare
+from medvit.stage import Run, StageConfig, stage
+
+
+class CardConfig(StageConfig):
+    """Options of `medvit card`."""
+
+    a: Path
+    """Dataset folder made by ingest."""
+    b: Path | None = None
+    """Another one to compare it with; none writes the card of the first anew."""
+    output: Path
+    """Folder to make."""
+    card: Path | None = None
+    """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
+
+
+@stage
+def card(config: CardConfig, run: Run) -> CardFolder:
+    """Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew."""
+    a = run.dataset(config.a, "a")
+    if config.b is None:
+        prose = cards.find_prose(config.card, a.facts.name)
+        cards.write_markdown(a, quarantine.read(config.a), prose, folder=run.folder)
+        run.keep(cards.FILE_NAME)
+        run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
+        return CardFolder(run.folder)
+
+    b = run.dataset(config.b, "b")
+    variables = compare(a, b, config.seed)
+    card_comparison.write(run.folder, a, b, variables)
+    run.keep(card_comparison.HTML, card_comparison.MARKDOWN, card_comparison.CSV)
+    return CardFolder(run.folder, variables)

@@ -1,0 +1,58 @@
+"""From a dataset to files that any tool opens: volumes as NIfTI, images as PNG, a JSON with what is known of each."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from medvit.engine import EngineConfig, map_items
+from medvit.errors import MedvitError, OutputError
+from medvit.exports import Exported, ExportImage, is_done
+from medvit.samples import Row, Split
+from medvit.stage import Run, StageConfig, stage
+
+log = logging.getLogger("medvit")
+
+
+class ExportConfig(StageConfig):
+    """Options of `medvit export`."""
+
+    dataset: Path
+    """Dataset folder, as ingest makes it."""
+    output: Path
+    """New folder for the files."""
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    """Which splits to export."""
+    compress: bool = True
+    """Write .nii.gz; false writes .nii, which is several times as fast and as large."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+
+
+@stage
+def export(config: ExportConfig, run: Run) -> Exported:
+    """Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each."""
+    manifest = run.dataset(config.dataset)
+    rows = [row for row in manifest if row.split in config.splits]
+    waiting = [row for row in rows if not (config.resume and is_done(row, run.folder))]
+    if len(waiting) < len(rows):
+        log.info("export: %d of %d images are there from the run before", len(rows) - len(waiting), len(rows))
+
+    facts = manifest.facts
+    write = ExportImage(facts.name, manifest.store.folder, run.folder, facts.mask_classes, config.compress)
+    for outcome in map_items(write, waiting, config=config.engine, title="export"):
+        if outcome.error is not None:
+            run.failures.append(_told(outcome.item, outcome.error))
+
+    num_done = len(rows) - len(run.failures)
+    run.tracker.metrics({"num_exported": num_done, "num_failed": len(run.failures)})
+    log.info("export: %d images written, %d failed", num_done, len(run.failures))
+    return Exported(run.folder, num_done)
+
+
+def _told(row: Row, error: Exception) -> str:
+    if isinstance(error, OutputError):
+        raise error
+    # The text of a library's error may name a file.
+    return f"{row}: {error if isinstance(error, MedvitError) else f'stopped by an unexpected {type(error).__name__}'}"

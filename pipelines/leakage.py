@@ -1,0 +1,55 @@
+"""What the splits of a dataset, or two datasets, share that they should not."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+from pydantic import Field
+
+from medvit.leakage import CHECKS, Check, Leakage, find_overlaps
+from medvit.leakage_report import HITS, HTML, hits, summary, write
+from medvit.page import markdown_table
+from medvit.similarity import MAX_DISTANCE, NUM_BITS
+from medvit.stage import Run, StageConfig, stage
+
+
+class LeakageConfig(StageConfig):
+    """Options of `medvit leakage`."""
+
+    a: Path
+    """Dataset folder made by ingest."""
+    b: Path | None = None
+    """Another one to hold against it; none looks at the splits of the first alone."""
+    output: Path | None = None
+    """Report folder to make; none takes the first free of leakage-1, leakage-2... in the current folder."""
+    checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
+    """What to look for: patient, study, file, pixel, perceptual."""
+    max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
+    """Bits of 256 in which the perceptual hashes of images that count as alike may differ."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder the stage makes."""
+        free = (Path(f"leakage-{number}") for number in count(1))
+        return self.output or next(path for path in free if not path.exists())
+
+
+@stage
+def leakage(config: LeakageConfig, run: Run) -> Leakage:
+    """Finds patients, studies and images that the splits of a dataset, or two datasets, share."""
+    manifests = {"" if config.b is None else "a": run.dataset(config.a, "a")}
+    if config.b is not None:
+        manifests["b"] = run.dataset(config.b, "b")
+
+    overlaps = find_overlaps(manifests, config.checks, config.max_bits)
+
+    checks = [check for check in CHECKS if check in config.checks]
+    write(run.folder, manifests, overlaps, checks)
+    print(markdown_table(summary(overlaps, checks)))
+    run.failures += hits(overlaps)
+    run.tracker.metrics(
+        {f"crossing.{check}": sum(o.check == check and o.crosses for o in overlaps) for check in checks}
+    )
+    run.keep(HTML, HITS)
+    return Leakage(run.folder, overlaps)

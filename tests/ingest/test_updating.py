@@ -1,0 +1,173 @@
+"""An ingest of a source that a dataset was made of before reads what is new and no more."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from medvit import phantoms, quarantine
+from medvit.errors import DataError
+from medvit.ingest import memory, stamps
+from medvit.ingest.memory import Memory
+from medvit.ingest.stamps import Changes, compare
+from medvit.manifest import Manifest
+from medvit.phantoms.instances import write_archive
+from medvit.readers import dicom_header
+from pipelines.ingest import IngestConfig, ingest
+
+NUM_SERIES, NUM_SLICES = 5, 4
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    write_archive(folder, num_series=NUM_SERIES, num_slices=NUM_SLICES)
+    (folder / "broken.dcm").write_bytes(bytes(128) + b"DICM broken")
+    return folder
+
+
+def made(source: Path, dataset: str, **options: object) -> Manifest:
+    key = source.parent / "site.key"
+    config = {"source": source, "dataset": source.parent / dataset, "key": key, "tracking": {"enabled": False}}
+    return ingest(IngestConfig.parse({**config, **options}))
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    """The bytes of all files but those that tell of the run."""
+    files = [path for path in dataset.rglob("*") if path.is_file() and path.name not in ("config.yaml", "lineage.json")]
+    return {path.relative_to(dataset).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the DICOM files that are parsed, for their header or their pixels."""
+    names: list[str] = []
+    load = dicom_header.load
+
+    def noting(path: Path, **options: object) -> object:
+        names.append(path.relative_to(path.parents[2]).as_posix())
+        return load(path, **options)
+
+    monkeypatch.setattr("medvit.readers.dicom_header.load", noting)
+    monkeypatch.setattr("medvit.readers.planes.load", noting)
+    return names
+
+
+def test_an_unchanged_source_makes_the_same_dataset_and_no_file_is_read(
+    source: Path, opened: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = made(source, "first")
+    opened.clear()
+    caplog.set_level(logging.INFO, "medvit")
+    second = made(source, "second", update=source.parent / "first")
+    assert opened == []
+    assert second.hash == first.hash
+    assert contents(source.parent / "second") == contents(source.parent / "first")
+    assert "0 added, 0 changed, 0 removed, 21 unchanged" in caplog.text
+
+
+def test_stored_pixels_are_shared_and_outlive_the_earlier_dataset(source: Path) -> None:
+    first = made(source, "first")
+    second = made(source, "second", update=source.parent / "first")
+    row = first.rows[0]
+    assert first.store.path(row.sha256).samefile(second.store.path(row.sha256))
+    first.store.path(row.sha256).unlink()
+    assert second.store.get(row.sha256).shape == row.shape
+
+
+def test_what_was_added_changed_and_removed_is_found(
+    source: Path, tmp_path: Path, opened: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made(source, "first")
+    series = sorted(path for path in source.glob("0000/*") if path.is_dir())
+    for file in series[0].iterdir():  # a patient is withdrawn
+        file.unlink()
+    changed = sorted(series[1].iterdir())[2]
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    write_archive(tmp_path / "more", num_series=NUM_SERIES + 1, num_slices=NUM_SLICES)
+    (tmp_path / "more/0000/000005").rename(source / "0000/000005")
+
+    opened.clear()
+    caplog.set_level(logging.INFO, "medvit")
+    updated = made(source, "second", name="first", update=source.parent / "first")
+
+    assert "4 added, 1 changed, 4 removed, 16 unchanged" in caplog.text
+    assert {Path(name).parent.name for name in opened} == {series[1].name, "000005"}
+    headers_read = [name for name in opened if name.endswith("000001/0000.dcm")]
+    assert len(headers_read) == 1, "of the changed series all pixels are read, but one header only"
+    assert updated.hash == made(source, "afresh", name="first").hash
+    assert len(updated) == NUM_SERIES
+
+
+def test_a_file_with_another_header_under_the_same_size_and_time_has_changed(source: Path) -> None:
+    made(source, "first")
+    file = min(source.rglob("*.dcm"))
+    status = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"PHANTOM-0", b"PHANTOM-9"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert stamps.stamp(file)[:2] == (status.st_size, status.st_mtime_ns)
+    assert (
+        made(source, "second", name="first", update=source.parent / "first").hash
+        != Manifest.read(source.parent / "first").hash
+    )
+
+
+def test_other_options_of_reading_are_not_taken_from_before(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    phantoms.write_ct_pairs(source, 2)
+    made(source, "first", modality="CT")
+    second = made(source, "second", name="first", modality="MR", update=tmp_path / "first")
+    assert {row.modality for row in second} == {"MR"}
+
+
+def test_refusals_are_remembered_with_their_reasons(source: Path, opened: list[str]) -> None:
+    made(source, "first")
+    opened.clear()
+    made(source, "second", update=source.parent / "first")
+    first, second = (quarantine.read(source.parent / name) for name in ("first", "second"))
+    assert opened == []
+    assert first == second
+    assert len(first) == 1
+
+
+def test_a_lost_or_damaged_memory_costs_only_time(source: Path) -> None:
+    first = made(source, "first")
+    path = tmp_memory(source)
+    path.write_bytes(path.read_bytes()[:-40].replace(b"rows", b"rowz"))
+    assert made(source, "second", update=source.parent / "first").hash == first.hash
+    path.unlink()
+    assert made(source, "third", name="first", update=source.parent / "first").hash == first.hash
+
+
+def tmp_memory(source: Path) -> Path:
+    (path,) = (source.parent / "site.key.headers").iterdir()
+    return path
+
+
+def test_headers_lie_beside_the_key_for_nobody_else_to_read(source: Path) -> None:
+    made(source, "first")
+    path = tmp_memory(source)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert b"PHANTOM-00000001" in path.read_bytes()
+    everything = b"".join(contents(source.parent / "first").values())
+    assert b"PHANTOM-" not in everything
+    assert b"000001" not in (source.parent / "first" / stamps.FILE_NAME).read_bytes()
+
+
+def test_a_dataset_to_update_must_be_one(source: Path) -> None:
+    with pytest.raises(DataError, match="is not a dataset"):
+        made(source, "second", update=source.parent / "nothing")
+
+
+def test_changes_are_counted() -> None:
+    assert compare({"a": "1", "b": "1", "c": "1"}, {"b": "1", "c": "2", "d": "1"}) == Changes(1, 1, 1, 1)
+
+
+def test_nothing_is_recalled_of_a_state_never_seen() -> None:
+    assert Memory({}).recall(Path("x"), "0" * memory.STATE_BYTES) is None

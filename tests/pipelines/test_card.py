@@ -1,0 +1,62 @@
+"""A card made anew is that of ingest; two datasets are compared in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvit import phantoms
+from pipelines.__main__ import main
+from pipelines.card import card
+from pipelines.ingest import ingest
+
+OFF = {"enabled": False}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    phantoms.write_ct_studies(folder / "source", 3)
+    return ingest(source=folder / "source", dataset=folder / "ct", key=folder / "key", tracking=OFF).folder
+
+
+def test_the_card_of_one_dataset_is_made_anew(studies: Path, tmp_path: Path) -> None:
+    made = card(a=studies, output=tmp_path / "out", tracking=OFF)
+    assert (made.folder / "card.md").read_text() == (studies / "card.md").read_text()
+    plots = sorted(path.name for path in (studies / "card").iterdir())
+    assert sorted(path.name for path in (made.folder / "card").iterdir()) == plots
+
+
+def test_two_datasets_are_compared(studies: Path, tmp_path: Path) -> None:
+    phantoms.write_radiograph_studies(tmp_path / "films", 4)
+    films = ingest(source=tmp_path / "films", dataset=tmp_path / "dx", key=tmp_path / "key", tracking=OFF).folder
+    words = [f"a={studies}", f"b={films}", f"output={tmp_path / 'out'}", "tracking.enabled=false"]
+    assert main(["card", *words]) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert "| modality | large |" in text
+    assert "One of them has 3 patients only" in text
+
+
+def test_the_card_tells_of_flags_copies_and_scanners(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, pixels in enumerate((np.zeros((32, 32), np.uint8), np.full((32, 32), 9, np.uint8))):
+        Image.fromarray(pixels).save(source / f"{number}.png")
+    clouds = np.random.default_rng(0).integers(0, 255, (6, 6), dtype=np.uint8)
+    for name in ("2.png", "3.png"):
+        Image.fromarray(clouds).resize((48, 48), Image.Resampling.BICUBIC).save(source / name)
+    made = ingest(source=source, dataset=tmp_path / "a", key=tmp_path / "key", tracking=OFF).folder
+    text = (made / "card.md").read_text(encoding="utf-8")
+    assert "| constant | all pixels have one value | 2 |" in text
+    assert "| identical pixels | 1 | 2 |" in text
+    assert (made / "card" / "flags.png").read_bytes().startswith(b"\x89PNG")
+    assert "Scanners" not in text
+
+
+def test_the_card_tells_of_scanners(studies: Path) -> None:
+    text = (studies / "card.md").read_text(encoding="utf-8")
+    assert "| manufacturer | 3 | medvit (3) |" in text
+    assert "| sex | 3 | O (3) |" in text

@@ -1,0 +1,90 @@
+"""What a scanner says of itself is kept, what names a person is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+
+from medvit import phantoms, readers
+from medvit.readers.acquisition import KEYS, attributes, read_attributes
+from medvit.samples import Item
+
+
+def scanned(**elements: object) -> Dataset:
+    dataset = Dataset()
+    defaults = {"Manufacturer": "SIEMENS", "ManufacturerModelName": "Prisma_fit", "MagneticFieldStrength": "3"}
+    for keyword, value in (defaults | elements).items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def test_the_phantoms_tell_what_they_are(tmp_path: Path) -> None:
+    phantoms.write_ct_studies(tmp_path, 1)
+    items = [found for found in readers.find(sorted(tmp_path.rglob("*.dcm"))) if isinstance(found, Item)]
+    told = attributes(items[0])
+    assert told["manufacturer"] == "medvit"
+    assert "model" not in told  # it is "phantom", and so is the patient's name
+    assert told["sex"] == "O"
+    assert told.keys() <= set(KEYS)
+
+
+def test_other_formats_and_lost_files_say_nothing(tmp_path: Path) -> None:
+    assert attributes(Item("image", (tmp_path / "x.png",), "image")) == {}
+    assert attributes(Item("dicom", (tmp_path / "gone.dcm",), "image")) == {}
+
+
+@pytest.mark.parametrize(
+    ("age", "years"),
+    [("045Y", "45"), ("018M", "1"), ("011M", "0"), ("030W", "0"), ("400D", "1"), ("088Y", "88"), ("089Y", "89")]
+    + [("090Y", "89"), ("107Y", "89"), ("999Y", None), ("45", None), ("", None)],
+)
+def test_ages_are_whole_years_and_the_oldest_are_one_group(age: str, years: str | None) -> None:
+    assert read_attributes(scanned(PatientAge=age)).get("age_years") == years
+
+
+@pytest.mark.parametrize(
+    ("born", "seen", "years"),
+    [("19630412", "20030411", "39"), ("19630412", "20030412", "40"), ("19000101", "20030412", "89")]
+    + [("", "20030412", None), ("20040101", "20030412", None), ("1963", "20030412", None)],
+)
+def test_without_an_age_the_dates_tell_it(born: str, seen: str, years: str | None) -> None:
+    assert read_attributes(scanned(PatientBirthDate=born, StudyDate=seen)).get("age_years") == years
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["Doe Jane's own", "JANE", "built for Doe", "unit QX7731", "SN 4711081", "St. Grantham", "x" * 41, "<b>", "Zoë"],
+)
+def test_a_model_that_names_anyone_is_not_kept(planted: str) -> None:
+    told = read_attributes(
+        scanned(
+            ManufacturerModelName=planted,
+            PatientName="Doe^Jane",
+            PatientID="QX7731",
+            InstitutionName="Grantham Hospital",
+        )
+    )
+    assert "model" not in told
+    assert told["manufacturer"] == "SIEMENS"
+
+
+@pytest.mark.parametrize(
+    ("strength", "tesla"), [("3", "3"), (1.494, "1.494"), ("15000", "1.5"), ("0", None), (None, None)]
+)
+def test_field_strengths_are_in_tesla(strength: object, tesla: str | None) -> None:
+    assert read_attributes(scanned(MagneticFieldStrength=strength)).get("field_strength_t") == tesla
+
+
+def test_an_enhanced_object_tells_it_in_its_shared_groups() -> None:
+    group, timing = Dataset(), Dataset()
+    timing.RepetitionTime = 2000.0
+    group.MRTimingAndRelatedParametersSequence = Sequence([timing])
+    assert read_attributes(scanned(SharedFunctionalGroupsSequence=Sequence([group])))["repetition_time_ms"] == "2000"
+
+
+@pytest.mark.parametrize(("sex", "kept"), [("F", "F"), ("m", "M"), ("O", "O"), ("Jane", None), ("", None)])
+def test_sex_is_one_of_three_letters(sex: str, kept: str | None) -> None:
+    assert read_attributes(scanned(PatientSex=sex)).get("sex") == kept

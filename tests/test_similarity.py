@@ -1,0 +1,136 @@
+"""Hashes of images that look alike are near, those of others are far, and the search misses nothing."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.fft import dctn
+
+from medvit import similarity
+from medvit.similarity import MAX_DISTANCE, MIN_CORRELATION, NUM_BITS, correlation, near_pairs, perceptual_hash
+
+SIDE = 160
+
+
+def picture(number: int, side: int = SIDE) -> np.ndarray:
+    """Blobs at random places, (1, H, W) of 8 bits."""
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:side, :side] / side
+    blobs = sum(
+        rng.uniform(0.3, 1) * np.exp(-((y - rng.random()) ** 2 + (x - rng.random()) ** 2) / rng.uniform(2e-3, 2e-2))
+        for _ in range(12)
+    )
+    return (blobs / blobs.max() * 255).astype(np.uint8)[None]
+
+
+def volume(number: int) -> np.ndarray:
+    return np.stack([picture(100 * number + n // 4, 40)[0] for n in range(24)], axis=-1)[None].astype(np.int16)
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> int:
+    words = [np.frombuffer(bytes.fromhex(perceptual_hash(pixels)), np.uint8) for pixels in (one, other)]
+    return int(np.bitwise_count(words[0] ^ words[1]).sum())
+
+
+def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0]).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))[None]
+
+
+def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels[0]).resize((width, height), Image.Resampling.BILINEAR))[None]
+
+
+ALTERED = {
+    "jpeg": lambda pixels: as_jpeg(pixels, 30),
+    "half the size": lambda pixels: resized(pixels, SIDE // 2, SIDE // 2),
+    "another shape": lambda pixels: resized(pixels, 224, 150),
+    "16 bits": lambda pixels: pixels.astype(np.uint16) * 16 + 1000,
+    "float": lambda pixels: pixels.astype(np.float32) / 255,
+    "color": lambda pixels: np.repeat(pixels, 3, axis=0),
+    "noise": lambda p: np.clip(p + np.random.default_rng(0).normal(0, 6, p.shape), 0, 255).astype(np.uint8),
+    "gamma": lambda pixels: (255 * (pixels / 255) ** 0.85).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_a_copy_that_was_altered_looks_alike(name: str) -> None:
+    for number in range(8):
+        altered = ALTERED[name](picture(number))
+        assert distance(picture(number), altered) <= MAX_DISTANCE
+        assert correlation(picture(number), altered) >= MIN_CORRELATION
+
+
+def test_other_images_do_not_look_alike() -> None:
+    hashes = [perceptual_hash(picture(number)) for number in range(60)]
+    assert len(near_pairs(hashes, 2 * MAX_DISTANCE)) == 0
+
+
+def test_volumes_look_alike_whatever_their_scale_and_grid() -> None:
+    one = volume(1)
+    assert distance(one, one * 3 + 7) == 0
+    assert distance(one, np.repeat(one, 2, axis=1)) <= MAX_DISTANCE
+    assert distance(one, volume(2)) > 2 * MAX_DISTANCE
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((1, 9, 9), np.uint8), np.full((1, 8, 8, 8), np.nan, np.float32)])
+def test_what_has_no_structure_has_no_hash_and_looks_like_nothing(pixels: np.ndarray) -> None:
+    assert perceptual_hash(pixels) == ""
+    assert len(near_pairs(["", "", perceptual_hash(picture(1))])) == 0
+    assert correlation(np.nan_to_num(pixels), np.nan_to_num(pixels)) == 0.0
+
+
+def test_a_voxel_that_is_not_finite_changes_nothing_much() -> None:
+    damaged = picture(3).astype(np.float32)
+    damaged[0, 5, 5] = np.inf
+    assert perceptual_hash(damaged)
+    assert correlation(picture(3), damaged) > 0.5
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_frequencies_are_those_of_the_cosine_transform(ndim: int) -> None:
+    grid = np.random.default_rng(0).random((similarity.GRID[ndim],) * ndim)
+    expected = dctn(grid, norm="ortho")[tuple(similarity._lowest(ndim))]
+    np.testing.assert_allclose(similarity._low_frequencies(grid), expected, atol=1e-10)
+
+
+def hashes_with_neighbors(count: int, *, alike: bool) -> list[str]:
+    """Random bits; if alike, all drawn near one pattern, so that bands are crowded."""
+    rng = np.random.default_rng(count)
+    bits = rng.integers(0, 2, (count, NUM_BITS), dtype=np.uint8)
+    if alike:
+        bits = bits[:1] ^ (rng.random((count, NUM_BITS)) < 0.05).astype(np.uint8)
+    for number in range(count // 4):
+        turned = rng.choice(NUM_BITS, rng.integers(0, 30), replace=False)
+        bits[count - 1 - number] = bits[number]
+        bits[count - 1 - number, turned] ^= 1
+    return [np.packbits(line).tobytes().hex() for line in bits]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("max_distance", [0, 8, 15, 16, 20, 33])
+def test_the_search_finds_what_comparing_all_pairs_finds(alike: bool, max_distance: int) -> None:
+    hashes = hashes_with_neighbors(300, alike=alike)
+    hashes[7] = ""
+    words = np.array([np.frombuffer(bytes.fromhex(text or "00" * 32), np.uint8) for text in hashes])
+    distances = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=-1)
+    expected = [
+        (i, j, int(distances[i, j]))
+        for i in range(300)
+        for j in range(i + 1, 300)
+        if distances[i, j] <= max_distance and 7 not in (i, j)
+    ]
+    found = near_pairs(hashes, max_distance)
+    assert list(zip(found.first.tolist(), found.second.tolist(), found.distances.tolist(), strict=True)) == expected
+
+
+def test_the_search_works_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = hashes_with_neighbors(200, alike=True)
+    whole = near_pairs(hashes)
+    monkeypatch.setattr(similarity, "MAX_PAIRS_AT_ONCE", 64)
+    parts = near_pairs(hashes)
+    np.testing.assert_array_equal([whole.first, whole.second], [parts.first, parts.second])
