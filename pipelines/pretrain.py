@@ -28,6 +28,7 @@ from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import Start, start_from
+from medvit.training.studies import ViewsOfStudy
 from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.preprocess import Preprocess
@@ -126,10 +127,11 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     views = asked.fitted(crop_size(train, start.preprocess, patch_size, LARGEST_VIEW), patch_size)
     optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
     resume_from = last_checkpoint(run.folder)
+    samples = Samples(train, start.preprocess)
     loader = rounds(
         config.loader,
-        Samples(train, start.preprocess),
-        MakeViews(views, start.preprocess.intensity),
+        samples,
+        ViewsOfStudy(MakeViews(views, start.preprocess.intensity), samples),
         collate_views,
         num_batches=config.trainer.round_batches,
         seed=config.seed,

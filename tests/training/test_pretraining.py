@@ -60,8 +60,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
 
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
-    given = options(images, DINO, optim={"scaling": "linear"})
-    given["backbone"] = given["backbone"] | {"drop_path": 0.0}
+    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear"})
     alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
     given["trainer"] = given["trainer"] | {"devices": 2}
     shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
