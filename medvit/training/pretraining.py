@@ -169,8 +169,9 @@ class Pretraining(TrainingModule):
     def _tell(self, alarms: list[Alarm]) -> None:
         """Warns of each kind of alarm when it begins."""
         texts = {alarm.text.partition(" is ")[0]: alarm.text for alarm in alarms}
-        for topic in texts.keys() - self._told:
-            log.warning("guard at step %d: %s", self.global_step, texts[topic])
+        for topic in sorted(texts.keys() - self._told if self.trainer.is_global_zero else ()):
+            level = logging.WARNING if self.global_step else logging.INFO  # random start weights are often alike
+            log.log(level, "guard at step %d: %s", self.global_step, texts[topic])
         self._told = set(texts)
 
     def _act(self) -> None:
