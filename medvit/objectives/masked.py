@@ -133,7 +133,8 @@ class MaskedDistillation(Distillation):
         crops, token = views.crops.flatten(0, 1), self.student.mask_token
         with torch.no_grad():
             taught = tokens_of(self.backbone, crops)
-        mask = self.draw_masks(*views.crops.shape[:2], taught.grid).to(crops.device)
+        num_views, num_images = views.crops.shape[:2]
+        mask = self.draw_masks(num_views, num_images, taught.grid).to(crops.device)
         seen = tokens_of(self.student.backbone, crops, Hidden(mask, token))
         images = [summary(seen)]
         if views.local is not None:
@@ -144,7 +145,7 @@ class MaskedDistillation(Distillation):
             taught.patches[mask],
             seen.patches[mask],
             mask_weights(mask),
-            num_images=views.crops.shape[1],
+            num_images=num_images,
             num_crops=len(crops),
             extra=self._anchored(crops, seen, progress),
         )
