@@ -1,12 +1,12 @@
 """Public weights into the backbone: other layouts by name, other shapes by rule, and a report of what did not fit.
 
-Known layouts: timm's, and the official ones of DINO, DINOv2 (with registers), DINOv3 and MAE, bare or inside a training
-checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`). Files are read without running any code in them.
+Files are read without running any code in them. `medvit.layouts` knows the layouts.
 """
 
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,26 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import CheckpointError
+from medvit.layouts import KERNEL, POSITIONS, WRAPPERS, State, fits, rank_of, side_of, translated
 
-State = dict[str, Tensor]
-
-WRAPPERS = ("model_ema", "teacher", "model", "state_dict", "module", "student")
-"""Keys under which training scripts keep the weights, the better ones first."""
-PREFIXES = ("module.", "teacher.", "student.", "backbone.", "encoder.", "_orig_mod.")
-IGNORED = re.compile(
-    r"^(decoder_|head|fc_norm|mask_token|local_cls_norm|dino_|ibot_|projectors)|(bias_mask|periods|relative_position_index)$"
-)
-"""Tensors that belong to pretraining heads and decoders, or are computed."""
-RENAMED = {
-    "storage_tokens": "reg_token",
-    "register_tokens": "reg_token",
-    "mlp.w12.": "mlp.fc1.",
-    "mlp.w1.": "mlp.fc1_g.",
-    "mlp.w2.": "mlp.fc1_x.",
-    "mlp.w3.": "mlp.fc2.",
-}
-"""Parts of names in the official code of DINOv2 and DINOv3 -> timm's."""
-KERNEL, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 ADVICE = {
     r"^blocks\.0\.ls1\.gamma$": "set backbone.layer_scale=1e-5",
     r"^blocks\.0\.gamma_1$|periods$": "set backbone.positions=rope and backbone.layer_scale=1e-5",
@@ -102,7 +84,9 @@ def read_weights(path: str | Path) -> State:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # MAE and RETFound keep their command line beside the weights: names and values, which run nothing.
+        with torch.serialization.safe_globals([Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError, by version and by damage
         raise CheckpointError(
             f"{path} cannot be read as plain tensors ({type(error).__name__}); it is damaged or needs code to be run, "
@@ -123,68 +107,6 @@ def _unwrapped(loaded: object, path: Path) -> State:
     raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
 
 
-def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """The tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
-
-    Where a file holds a teacher and its student, the teacher is taken. Positions of prefix tokens are added to the
-    tokens themselves, which changes no feature; `pos_embed` is of patches.
-    """
-    names: State = {}
-    is_rope = any(name.endswith("gamma_1") for name in wanted)
-    renamed = RENAMED | ({"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"} if is_rope else {})
-    passed_over = "student." if any("teacher." in name for name in state) else None
-    for name, tensor in state.items():
-        if passed_over and passed_over in name:
-            continue
-        while name.startswith(PREFIXES):
-            name = name.partition(".")[2]
-        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)  # DINOv2 keeps its blocks in chunks
-        for theirs, ours in renamed.items():
-            name = name.replace(theirs, ours)
-        if not IGNORED.search(name) or (name.endswith("periods") and not is_rope):
-            names[name] = tensor
-    return _qkv_bias_split(_prefix_positions_folded(names, wanted), wanted)
-
-
-def _fits(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    return name in state and name in wanted and state[name].shape == wanted[name].shape
-
-
-def _rank(state: Mapping[str, Tensor]) -> int:
-    return state[KERNEL].ndim - 2 if KERNEL in state else 2
-
-
-def _side(count: int, rank: int) -> int | None:
-    """Side of the square or cube of this many patches, if they make one."""
-    side = round(count ** (1 / rank))
-    return side if side > 0 and side**rank == count else None
-
-
-def _prefix_positions_folded(state: State, wanted: Mapping[str, Tensor]) -> State:
-    positions, rank = state.get(POSITIONS), _rank(state)
-    tokens = [name for name in ("cls_token", "reg_token") if name in state]
-    if positions is None or (rank == _rank(wanted) and _fits(POSITIONS, state, wanted)):
-        return state
-    for num_tokens in range(len(tokens) + 1):  # of none, of the class token, or of the registers too
-        sizes = [state[name].shape[1] for name in tokens[:num_tokens]]
-        if _side(positions.shape[1] - sum(sizes), rank) is None:
-            continue
-        *parts, patches = positions.split([*sizes, positions.shape[1] - sum(sizes)], dim=1)
-        sums = {name: state[name] + part for name, part in zip(tokens, parts, strict=False)}
-        return state | sums | {POSITIONS: patches}
-    return state
-
-
-def _qkv_bias_split(state: State, wanted: Mapping[str, Tensor]) -> State:
-    """The blocks of timm for DINOv3 keep apart the biases of queries and values; that of keys is masked."""
-    split = dict(state)
-    for name in [name for name in state if name.endswith("qkv.bias")]:
-        stem = name.removesuffix("qkv.bias")
-        if f"{stem}q_bias" in wanted:
-            split[f"{stem}q_bias"], _, split[f"{stem}v_bias"] = split.pop(name).chunk(3)
-    return split
-
-
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[int, ...], source: str) -> Fit:
     """Loads public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
 
@@ -197,7 +119,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[i
     names = translated(state, wanted)
     adapted = _adapt(names, wanted, grid, source)
     _drop_zero_qkv_bias(names, wanted, adapted)
-    loaded = tuple(name for name in wanted if _fits(name, names, wanted))
+    loaded = tuple(name for name in wanted if fits(name, names, wanted))
     wrong = names.keys() & wanted.keys() - set(loaded)
     if wrong or not any(name.startswith("blocks.") for name in loaded):
         raise CheckpointError(f"{source}: {_misfit(names, wanted, sorted(wrong))}")
@@ -211,15 +133,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[i
 def _adapt(names: State, wanted: Mapping[str, Tensor], grid: tuple[int, ...], source: str) -> dict[str, str]:
     """What was done to patch embedding and positions, changed in place where their shapes or ranks differ."""
     adapted: dict[str, str] = {}
-    rank = _rank(names)
+    rank = rank_of(names)
     if rank > len(grid):
         return adapted  # volumes to images: the patch embedding is refused as it is
-    if KERNEL in names and not _fits(KERNEL, names, wanted):
+    if KERNEL in names and not fits(KERNEL, names, wanted):
         before, after = tuple(names[KERNEL].shape), tuple(wanted[KERNEL].shape)
         names[KERNEL] = adapt_patch_embedding(names[KERNEL], after)
         adapted[KERNEL] = f"{before} -> {after}"
-    if POSITIONS in names.keys() & wanted.keys() and (rank != len(grid) or not _fits(POSITIONS, names, wanted)):
-        if (side := _side(count := names[POSITIONS].shape[1], rank)) is None:
+    if POSITIONS in names.keys() & wanted.keys() and (rank != len(grid) or not fits(POSITIONS, names, wanted)):
+        if (side := side_of(count := names[POSITIONS].shape[1], rank)) is None:
             raise CheckpointError(f"{source}: its {count} learned positions are of no square or cube of patches")
         names[POSITIONS] = adapt_positions(names[POSITIONS], (side,) * rank, grid)
         adapted[POSITIONS] = f"grid {(side,) * rank} -> {grid}"

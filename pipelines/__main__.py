@@ -35,6 +35,8 @@ class Entry:
     example: str
     outcome: str = "failed"
     """What the lines that make the exit status 3 tell of."""
+    before: str = ""
+    """What stands before the configuration."""
 
 
 STAGES = {
@@ -45,6 +47,7 @@ STAGES = {
     "pretrain": Entry(
         "Continues the pretraining of a backbone on your own images.",
         "medvit pretrain dataset=runs/dataset output=runs/backbone",
+        "rollback",
     ),
     "finetune": Entry(
         "Teaches a backbone a task from your labels.",
@@ -75,6 +78,11 @@ STAGES = {
     "card": Entry(
         "Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
+    ),
+    "plan": Entry(
+        "Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing.",
+        "medvit plan pretrain dataset=runs/dataset backbone.size=base",
+        before="pretrain|finetune ",
     ),
     "demo": Entry(
         "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
@@ -132,7 +140,9 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interruption
     try:
-        stage = find(name)
+        stage: Any = find(name)
+        if name == "plan":
+            stage, words = stage.about(words)
         _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))
         failures = stage.run(config).failures
@@ -183,7 +193,8 @@ def help_of(name: str) -> str:
     from medvit.config import keys
 
     stage = find(name)
-    lines = [f"usage: medvit {name} [CONFIG.yaml] key=value ... [--debug]", "", STAGES[name].summary, "", "keys:"]
+    usage = f"usage: medvit {name} {STAGES[name].before}[CONFIG.yaml] key=value ... [--debug]"
+    lines = [usage, "", STAGES[name].summary, "", "keys:"]
     for key in sorted(keys(stage.config_type), key=_place):
         value = "required" if key.default == "required" else f"default {key.default}"
         lines += [f"  {key.name}  ({key.type}, {value})", textwrap.indent(textwrap.fill(key.help, 100), " " * 6)]

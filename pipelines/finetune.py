@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneChoice, BackboneConfig
@@ -21,9 +23,10 @@ from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
-from medvit.training.start import start_from
+from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
+from medvit.training.start import Start, start_from
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
+from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -75,9 +78,44 @@ class FinetuneConfig(StageConfig):
         return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """A fine-tuning, ready to start or to go on."""
+
+    start: Start
+    task: Assignment
+    module: Finetuning
+    loader: DataLoader[object]
+    validation: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+
+    @property
+    def num_images(self) -> int:
+        """Images to learn from."""
+        return len(self.task.train)
+
+
 @stage
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches a backbone a task from your labels."""
+    parts = assemble(config, run)
+
+    parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
+    run.leave_to_leader()
+
+    best = parts.module.restore_best()
+    adapter = None if best.is_trained_whole else dict(best.adapter_state())
+    preprocess = parts.start.preprocess.tree()
+    checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
+    write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
+    remove_leftovers(run.folder)
+    run.keep(*CHECKPOINT_FILES)
+    return checkpoint
+
+
+def assemble(config: FinetuneConfig, run: Run) -> Assembled:
+    """All that a fine-tuning is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
@@ -101,7 +139,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         collate,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
-        first_round=finished_rounds(resume_from),
+        start=position_of(resume_from),
         weights=task.odds() if config.balance == "sampler" else None,
     )
     loss = (
@@ -109,21 +147,16 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         if task.kind == "segmentation"
         else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
     )
-    module = Finetuning(model, loss, config.optim, num_steps=config.trainer.steps, seed=config.seed, folder=run.folder)
+    module = Finetuning(
+        model,
+        loss,
+        config.optim.for_batch(config.trainer.step_images(config.loader.batch_size)),
+        num_steps=config.trainer.steps,
+        seed=config.seed,
+        folder=run.folder,
+    )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-
-    trainer.fit(module, loader, whole_images(val), ckpt_path=resume_from)
-    run.leave_to_leader()
-
-    best = module.restore_best()
-    adapter = None if best.is_trained_whole else dict(best.adapter_state())
-    checkpoint = Checkpoint(
-        run.folder, best.config.tree(), start.preprocess.tree(), best.merged_state(), adapter
-    ).save()
-    write_model_card(checkpoint, figures=module.figures(), training=_training(config, task))
-    remove_leftovers(run.folder)
-    run.keep(*CHECKPOINT_FILES)
-    return checkpoint
+    return Assembled(start, task, module, loader, whole_images(val), trainer, resume_from)
 
 
 def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:

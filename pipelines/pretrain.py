@@ -1,28 +1,40 @@
-"""Continued pretraining of a backbone on the unlabeled training images of a dataset."""
+"""Continued pretraining of a backbone on the unlabeled training images of a dataset, under a guard."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
+from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
-from medvit.backbones import BackboneChoice
-from medvit.dataset import Samples
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.model_card import write_model_card
-from medvit.objectives import ObjectiveChoice
+from medvit.objectives import Objective, ObjectiveChoice
+from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
+from medvit.peft.explora import ExploraConfig
+from medvit.peft.full import FullConfig
 from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
-from medvit.training.loader import LoaderConfig, rounds
+from medvit.training.feeding import Stream, feed
+from medvit.training.further import Further, FurtherConfig
+from medvit.training.guard import Guard, GuardConfig
+from medvit.training.loader import LoaderConfig
 from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
-from medvit.training.start import start_from
-from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
-from medvit.training.trainer import TrainerConfig, finished_rounds, last_checkpoint, remove_leftovers
+from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
+from medvit.training.start import Start, start_from
+from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.preprocess import Preprocess
-from medvit.transforms.views import MakeView, collate_views
+
+log = logging.getLogger("medvit")
+
+TWIN = "twin"
+"""Folder within a checkpoint, of the backbone of the other rank."""
 
 
 class PretrainConfig(StageConfig):
@@ -31,69 +43,175 @@ class PretrainConfig(StageConfig):
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
-    """Dataset folder made by ingest; its training split is used, labels are not."""
+    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone."""
     output: Path
     """Checkpoint folder to make."""
+    checkpoint: Path | None = None
+    """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """The preprocessing, kept in the checkpoint; none fits it to the images."""
+    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
+    other_preprocess: Preprocess | None = None
+    """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
     """The vision transformer; backbone.weights names the public weights to start from."""
+    peft: OptionalPeftChoice = None
+    """How the weights of the backbone may change; none takes explora if they come from somewhere, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """What it is trained for."""
+    further: FurtherConfig = Field(default_factory=FurtherConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     monitors: MonitorConfig = Field(default_factory=MonitorConfig)
+    guard: GuardConfig = Field(default_factory=GuardConfig)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A pretraining, ready to start or to go on."""
+
+    start: Start
+    peft: Peft
+    way: PeftConfig
+    trained: frozenset[str]
+    """Names of the weights of the adapted backbone that training changes."""
+    optim: OptimConfig
+    module: Pretraining
+    loader: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+    streams: tuple[Stream, ...]
+    """What it is fed."""
+
+    @property
+    def num_images(self) -> int:
+        """Training images of all kinds."""
+        return sum(len(stream.samples) for stream in self.streams)
 
 
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
-    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
-    start = start_from(None, config.backbone, config.preprocess, manifest)
-    train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")
-    objective = config.objective.build(start.backbone)
-    asked = objective.views
-    require_fitting(
-        start.backbone.ndim,
-        sizes={"objective.views.size": asked.size},
-        axes={"objective.views.flipped_axes": asked.flipped_axes},
-    )
-    views = asked.fitted(crop_size(train, start.preprocess, start.backbone.patch_size, LARGEST_VIEW))
-    resume_from = last_checkpoint(run.folder)
-    loader = rounds(
-        config.loader,
-        Samples(train, start.preprocess),
-        MakeView(views),
-        collate_views,
-        num_batches=config.trainer.round_batches,
-        seed=config.seed,
-        first_round=finished_rounds(resume_from),
-    )
-    probe = build_probe(config.monitors, manifest, start, views, seed=config.seed)
-    module = Pretraining(
-        objective, config.optim, num_steps=config.trainer.steps, seed=config.seed, probe=probe, tracker=run.tracker
-    )
-    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+    parts = assemble(config, run)
+    adapted = _weights_told(config, parts)
 
-    trainer.fit(module, loader, ckpt_path=resume_from)
+    parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
-    model = {"kind": "backbone", "backbone": start.config.tree()}
-    checkpoint = Checkpoint(run.folder, model, start.preprocess.tree(), objective.backbone.state_dict()).save()
-    write_model_card(checkpoint, figures=module.figures(), training=_training(config, len(train)))
+    peft, handed_on = parts.peft, parts.module.handed_on()
+    if handed_on is not peft.backbone:  # a copy that the objective made, of the same structure
+        peft.backbone.load_state_dict(handed_on.state_dict())
+    adapter = None if isinstance(parts.way, FullConfig) else peft.state_of(parts.trained)
+    merged = peft.merge()
+    model = {"kind": "backbone", "backbone": peft.described(parts.start.config).tree()}
+    checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
+    _save_twin(parts, checkpoint, merged)
+    training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
+    write_model_card(checkpoint, figures=parts.module.figures(), training=training)
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 
 
-def _training(config: PretrainConfig, num_images: int) -> dict[str, str]:
+def assemble(config: PretrainConfig, run: Run) -> Assembled:
+    """All that a pretraining is made of, at the place where the run in the folder had got."""
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
+    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    is_continued = pretrained is not None or start.backbone.fit is not None
+    way = config.peft or (ExploraConfig() if is_continued else FullConfig())
+    peft = way.adapt(start.backbone)
+    trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
+    objective = config.objective.build(peft.backbone)
+    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views)]
+    if objective.twin is not None:
+        streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
+    optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
+    resume_from = last_checkpoint(run.folder)
+    loader = feed(
+        config.loader,
+        streams,
+        num_batches=config.trainer.round_batches,
+        seed=config.seed,
+        start=position_of(resume_from),
+    )
+    module = Pretraining(
+        objective,
+        optim,
+        num_steps=config.trainer.steps,
+        seed=config.seed,
+        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed),
+        guard=Guard(config.guard),
+        tracker=run.tracker,
+        folder=run.folder,
+        further=_further(config.further, run, objective),
+    )
+    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, tuple(streams))
+
+
+def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:
+    """The backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
+    twin = parts.module.objective.twin
+    if twin is None:
+        return
+    own = twin.backbone
+    backbone = merged.of_other_rank(own.patch_size, own.channels)
+    backbone.load_state_dict({**merged.state_dict(), **own.embedding_state()})
+    shape = {"ndim": own.ndim, "channels": own.channels, "patch_size": list(own.patch_size)}
+    model = {"kind": "backbone", "backbone": checkpoint.model["backbone"] | shape}
+    Checkpoint(checkpoint.folder / TWIN, model, parts.streams[1].preprocess.tree(), backbone.state_dict()).save()
+
+
+def _further(config: FurtherConfig, run: Run, objective: Objective) -> Further | None:
+    if config.teacher is None:
+        return None
+    return Further(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)
+
+
+def _weights_told(config: PretrainConfig, parts: Assembled) -> str:
+    """How the weights change and how many, for the model card; a warning where random ones are held fixed."""
+    sizes = {name: weight.numel() for name, weight in parts.peft.backbone.named_parameters()}
+    trained, total = sum(sizes[name] for name in parts.trained), sum(sizes.values())
+    is_scratch = config.checkpoint is None and parts.start.backbone.fit is None
+    if is_scratch and trained < total:
+        log.warning("peft=%s holds weights fixed that start at random; give weights, or peft=full", parts.way.name)
+    told = f"{parts.way.name}, {trained:,} of {total:,} trained ({trained / total:.1%})"
+    log.info("Weights: %s", told)
+    return told
+
+
+def _guard_told(guard: Guard, run: Run) -> dict[str, str]:
+    """What the guard did, for the model card; a failure of the run where it put the best weights back."""
+    start, best, last = guard.start, guard.best, guard.last
+    if start is None or best is None or last is None:
+        return {"guard": "off"}
+    told = {f"guard at the {name}": _figures(r.figures()) for name, r in (("start", start), ("last step", last))}
+    if reason := guard.close():
+        which = "the start weights" if best.step == 0 else f"the weights of step {best.step}"
+        sentence = f"the guard ended the training at step {last.step}: {reason}; handed on are {which}"
+        log.warning("%s", sentence)
+        run.failures.append(sentence)
+        return told | {"guard": sentence}
+    return told | {"guard": guard.verdict or "nothing to tell; handed on are the last weights"}
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+
+
+def _training(config: PretrainConfig, parts: Assembled) -> dict[str, str]:
     return {
         "objective": config.objective.name,
-        "images": f"{num_images}, of the training split, without their labels",
+        "start": "a pretrained checkpoint" if config.checkpoint else _public(config.backbone),
+        "images": f"{parts.num_images}, of the training split, without their labels",
         "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{config.optim.lr:g}",
+        "learning rate": f"{parts.optim.lr:g}",
         "seed": str(config.seed),
     }
+
+
+def _public(backbone: BackboneConfig) -> str:
+    return getattr(backbone, "weights", None) or "scratch"

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Self
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.samples import Tokens
 from medvit.weights import Fit
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Patches that a learned `token` (D) takes the place of, where `mask` (B, N) is true."""
+
+    mask: Bool[Tensor, "b n"]
+    token: Float[Tensor, "d"]
 
 
 class Backbone(nn.Module, ABC):
@@ -40,17 +49,42 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def embed(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Patch tokens with their positions but before any block, and their grid."""
+    def embed(
+        self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
+    ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
+        """Patch tokens with their positions but before any block, and their grid; hidden ones keep only positions."""
 
     @abstractmethod
-    def encode(
-        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
-    ) -> Float[Tensor, "b t d"]:
-        """Prefix and patch tokens after the last block and norm, from embedded patches.
+    def encode_layers(
+        self,
+        patches: Float[Tensor, "b m d"],
+        *,
+        grid: tuple[int, ...],
+        layers: Sequence[int],
+        ids: Int[Tensor, "b m"] | None = None,
+    ) -> list[Float[Tensor, "b t d"]]:
+        """Prefix and patch tokens after each of these blocks and the norm, from embedded patches.
 
         `ids` says which patches of the grid they are, in row-major order; none means all of them.
         """
+
+    def encode(
+        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Prefix and patch tokens after the last block and norm, as `encode_layers`."""
+        return self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0]
+
+    @abstractmethod
+    def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
+        """A backbone of 2D to one of 3D, or back: a fresh patch embedding of its own before these very blocks.
+
+        Raises:
+            ConfigError: If the positions are of one rank alone.
+        """
+
+    @abstractmethod
+    def embedding_state(self) -> dict[str, Tensor]:
+        """The weights of the patch embedding, all that backbones of two ranks do not share."""
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
         """Tokens after the last block."""

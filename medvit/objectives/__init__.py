@@ -7,16 +7,26 @@ in, so that it is tested without a trainer. Adding one is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.samples import Losses, Views
 from medvit.transforms.views import ViewsConfig
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A backbone of the other rank that shares the blocks of the one to hand on, and the crops it is fed."""
+
+    backbone: Backbone
+    views: ViewsConfig
 
 
 class Objective(nn.Module, ABC):
@@ -26,13 +36,31 @@ class Objective(nn.Module, ABC):
     """The backbone to hand on."""
     views: ViewsConfig
     """The crops it wants."""
+    twin: Twin | None = None
+    """What learns from the images of the other rank in the same run, batches by turns; none by default."""
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
         """The losses of a batch of views, at a share `progress` of the training."""
 
+    def before_step(self, progress: float) -> None:
+        """What precedes an optimizer step, such as dropping gradients of what is still frozen; nothing by default."""
+
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step, such as moving a teacher; nothing by default."""
+        """What follows an optimizer step made at a share `progress`, such as moving a teacher; nothing by default."""
+
+    @property
+    def trained(self) -> Backbone:
+        """The backbone that gradients change: the one to hand on, unless that is a teacher's."""
+        return self.backbone
+
+    def parts(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Weights by module, each of which has its gradient clipped by its own norm; all together by default."""
+        return (list(self.parameters()),)
+
+    def readings(self) -> Mapping[str, Tensor]:
+        """What the last forward pass says of the state of learning, beside losses; nothing by default."""
+        return {}
 
     def pictures(self, views: Views) -> dict[str, Figure]:
         """Pictures that show a person how it goes, by name; none by default."""

@@ -19,10 +19,10 @@ from medvit.backbones.positions import sincos_positions
 from medvit.backbones.vit import transformer_block
 from medvit.config import Count
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives.pictures import reconstruction_figure
+from medvit.objectives.pictures import masked_figure
 from medvit.registry import register
 from medvit.samples import Losses, Views
-from medvit.transforms.patches import patchify, unpatchify
+from medvit.transforms.patches import patchify
 from medvit.transforms.views import ViewsConfig
 
 PIXEL_EPSILON = 1e-6
@@ -144,12 +144,9 @@ class Mae(Objective):
         """Original, what the encoder saw, and the reconstruction, of up to four images."""
         pixels = views.crops[0][:4]
         predicted, _, masking = self.reconstruct(pixels)
-        patch_size, patches = self.backbone.patch_size, patchify(pixels.float(), self.backbone.patch_size)
+        predicted = predicted.float()
         if self.config.normalize_targets:
+            patches = patchify(pixels.float(), self.backbone.patch_size)
             mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
-            predicted = predicted.float() * (var + PIXEL_EPSILON).sqrt() + mean
-        hidden = masking.mask[..., None].bool()
-        shape = pixels.shape[2:]
-        seen = unpatchify(patches.masked_fill(hidden, float(pixels.min())), patch_size, shape)
-        rebuilt = unpatchify(torch.where(hidden, predicted.float(), patches), patch_size, shape)
-        return {"reconstruction": reconstruction_figure([pixels.float(), seen, rebuilt])}
+            predicted = predicted * (var + PIXEL_EPSILON).sqrt() + mean
+        return {"reconstruction": masked_figure(pixels, predicted, masking.mask.bool(), self.backbone.patch_size)}

@@ -1,4 +1,4 @@
-"""How a backbone's weights may change in fine-tuning.
+"""How a backbone's weights may change in pretraining and in fine-tuning.
 
 `adapt` prepares a backbone in place and says what is trained; at initialization its output is unchanged. `merge` gives
 back a plain backbone with the change folded in. Adding a way is adding a file.
@@ -7,9 +7,12 @@ back a plain backbone with the change folded in. Adding a way is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Annotated
 
-from medvit.backbones import Backbone
+from torch import Tensor
+
+from medvit.backbones import Backbone, BackboneConfig
 from medvit.config import Config
 from medvit.registry import Chosen
 
@@ -23,6 +26,18 @@ class Peft(ABC):
     @abstractmethod
     def merge(self) -> Backbone:
         """The plain backbone with all changes folded in, for inference; the adapted one is used up."""
+
+    def described(self, config: BackboneConfig) -> BackboneConfig:
+        """Options that build the merged backbone, from those of the one that was adapted: the same, unless it grew."""
+        return config
+
+    def trained(self) -> frozenset[str]:
+        """Names of the weights of the adapted backbone that training may change, before anyone freezes them."""
+        return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
+
+    def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Copies of weights of the adapted backbone by name, to be kept when it is used up."""
+        return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
 
 class Unchanged(Peft):
@@ -47,3 +62,4 @@ class PeftConfig(Config, ABC):
 
 
 PeftChoice = Annotated[PeftConfig, Chosen("medvit.peft", default="lora")]
+OptionalPeftChoice = Annotated[PeftConfig | None, Chosen("medvit.peft", default="explora", optional=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -34,10 +35,21 @@ class LoraConfig(PeftConfig):
         Raises:
             ConfigError: If a target names no linear layer of the blocks.
         """
+        return self.adapt_blocks(backbone, range(backbone.depth))
+
+    def adapt_blocks(self, backbone: Backbone, blocks: Iterable[int]) -> Lora:
+        """The backbone with updates on every target in these blocks, counted from 0; only they are trainable.
+
+        Raises:
+            ConfigError: If a target names no linear layer of them.
+        """
+        chosen = {f"blocks.{number}" for number in blocks}
         names = {
             name
             for name, module in backbone.named_modules()
-            if name.startswith("blocks.") and isinstance(module, nn.Linear) and name.rpartition(".")[2] in self.targets
+            if ".".join(name.split(".")[:2]) in chosen
+            and isinstance(module, nn.Linear)
+            and name.rpartition(".")[2] in self.targets
         }
         absent = sorted(set(self.targets) - {name.rpartition(".")[2] for name in names})
         if absent:

@@ -18,7 +18,7 @@ from medvit.model import Model
 from medvit.samples import Batch
 from medvit.training.module import TrainingModule
 from medvit.training.optim import OptimConfig
-from medvit.training.trainer import BEST
+from medvit.training.resuming import BEST
 
 log = logging.getLogger("medvit")
 
@@ -43,7 +43,7 @@ class Finetuning(TrainingModule):
         assert batch.targets is not None
         value = self.loss(self.model(batch.pixels), batch.targets)
         self.log("loss", value.detach(), prog_bar=True)
-        return self.finite(value)
+        return self.finite({"loss": value}, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps what the metric of the round needs of a batch of one shape."""

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medvit.config import Config, Count
 from medvit.dataset import Samples, collate
 from medvit.samples import Sample
+from medvit.training.resuming import Position
+
+START = Position()
 
 
 class LoaderConfig(Config):
@@ -33,10 +37,20 @@ class Draw:
     seed: int
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Two kinds of images that are fed by turns: the first `num_first` of them, then the others, batch by batch."""
+
+    num_first: int
+    batch_size: int
+
+
 class RoundSampler(Sampler[Draw]):
     """`per_round` draws a round in each training process, through random orders of all images one after another.
 
-    With `weights`, images are drawn with these odds and replacement instead, as for rare classes.
+    Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
+    With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
+    first so many images and the others take turns, batch by batch of all processes.
     """
 
     def __init__(
@@ -46,10 +60,15 @@ class RoundSampler(Sampler[Draw]):
         per_round: int,
         seed: int,
         first_round: int = 0,
+        skip: int = 0,
         weights: Sequence[float] | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        self.turns = turns
+        self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
-        self.round = first_round
+        self.round = self.first_round = first_round
+        self.skip = skip
         self.odds = None if weights is None else np.array(weights) / np.sum(weights)
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,23 +81,52 @@ class RoundSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         num_processes, rank = _world()
         start = self.round * self.per_round * num_processes
-        for position in range(start + rank, start + self.per_round * num_processes, num_processes):
+        first = start + num_processes * (self.skip if self.round == self.first_round else 0)
+        for position in range(first + rank, start + self.per_round * num_processes, num_processes):
             yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
 
     def _index(self, position: int) -> int:
-        lap, place = divmod(position, self.num_images)
         if self.odds is not None:
             return int(np.random.default_rng(mixed_seed(self.seed, 2, position)).choice(self.num_images, p=self.odds))
-        if getattr(self, "_lap", None) != lap:
-            self._lap = lap
-            self._order = np.random.default_rng(mixed_seed(self.seed, 0, lap)).permutation(self.num_images)
-        return int(self._order[place])
+        if self.turns is not None:
+            return self._by_turns(position, self.turns)
+        return self._in_order(0, position, self.num_images)
+
+    def _by_turns(self, position: int, turns: Turns) -> int:
+        batch, place = divmod(position, turns.batch_size * _world()[0])
+        turn = batch % 2
+        nth = batch // 2 * turns.batch_size * _world()[0] + place
+        sizes = (turns.num_first, self.num_images - turns.num_first)
+        return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
+
+    def _in_order(self, turn: int, nth: int, num_images: int) -> int:
+        """The nth image through random orders of all, one after another."""
+        lap, place = divmod(nth, num_images)
+        if (turn, lap) not in self._orders:
+            parts = (0, lap) if turn == 0 else (0, lap, turn)
+            self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
+            self._orders[turn, lap] = np.random.default_rng(mixed_seed(self.seed, *parts)).permutation(num_images)
+        return int(self._orders[turn, lap][place])
+
+
+class TwoKinds:
+    """The samples of one kind, then those of another."""
+
+    def __init__(self, first: Samples, second: Samples) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> Sample:
+        own = index - len(self.first)
+        return self.first[index] if own < 0 else self.second[own]
 
 
 class Drawn(Dataset[Any]):
     """Samples after a random transform, looked up by `Draw`."""
 
-    def __init__(self, samples: Samples, transform: Callable[[Sample, int], Any]) -> None:
+    def __init__(self, samples: Samples | TwoKinds, transform: Callable[[Sample, int], Any]) -> None:
         self.samples, self.transform = samples, transform
 
     def __getitem__(self, draw: Draw) -> Any:
@@ -87,18 +135,29 @@ class Drawn(Dataset[Any]):
 
 def rounds(
     config: LoaderConfig,
-    samples: Samples,
+    samples: Samples | TwoKinds,
     transform: Callable[[Sample, int], Any],
     stack: Callable[[Sequence[Any]], Any],
     *,
     num_batches: int,
     seed: int,
-    first_round: int = 0,
+    start: Position = START,
     weights: Sequence[float] | None = None,
+    num_first: int | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `num_batches` batches each time it is gone through."""
-    per_round = num_batches * config.batch_size
-    sampler = RoundSampler(len(samples), per_round=per_round, seed=seed, first_round=first_round, weights=weights)
+    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on.
+
+    With `num_first`, batches of the first so many samples and of the others take turns.
+    """
+    sampler = RoundSampler(
+        len(samples),
+        per_round=num_batches * config.batch_size,
+        seed=seed,
+        first_round=start.rounds,
+        skip=start.batches * config.batch_size,
+        weights=weights,
+        turns=None if num_first is None else Turns(num_first, config.batch_size),
+    )
     return DataLoader(
         Drawn(samples, transform),
         batch_size=config.batch_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -10,8 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from medvit.errors import TrainingError
+from medvit.samples import Batch, Views
 from medvit.training.loader import mixed_seed
 from medvit.training.optim import OptimConfig
+from medvit.training.replay import Stopped, rows_of, save_stopped
+
+SHOWN_ROWS = 8
 
 
 class TrainingModule(lightning.LightningModule):
@@ -21,23 +27,43 @@ class TrainingModule(lightning.LightningModule):
         super().__init__()
         self.optim, self.num_steps, self.depth, self.seed = optim, num_steps, depth, seed
         self._recalled: dict[str, float] = {}
+        self._step_seed = 0
+        self._at: tuple[Mapping[str, Tensor], Batch | Views] | None = None
 
     @property
     def progress(self) -> float:
         """Share of the steps behind, in [0, 1]."""
         return min(1.0, self.global_step / self.num_steps)
 
+    @property
+    def seed_rank(self) -> int:
+        """By what the seeds of several devices differ."""
+        return self.global_rank
+
     def configure_optimizers(self) -> Optimizer:
         """AdamW on what is trainable."""
         return self.optim.build(self, self.depth)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds the step and sets its learning rate."""
-        torch.manual_seed(mixed_seed(self.seed, 3, self.global_step, self.global_rank, batch_idx))
-        rate = self.optim.rate((self.global_step + 1) / self.num_steps)
+        """Seeds the step and sets its learning rates."""
+        self._step_seed = mixed_seed(self.seed, 3, self.global_step, self.seed_rank, batch_idx)
+        torch.manual_seed(self._step_seed)
+        progress = (self.global_step + 1) / self.num_steps
+        rate = self.optim.rate(progress)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate * group["scale"]
+            held = self.optim.backbone_share(progress) if group["of_backbone"] else 1.0
+            group["lr"] = rate * group["scale"] * held
+            if group["decays"]:
+                group["weight_decay"] = self.optim.decay(self.progress)
         self.log("lr", rate)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuses gradients that are no numbers; in fp16, the scaler passes over such steps by itself."""
+        if self.trainer.precision != "16-mixed":
+            gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not torch.isfinite(norm):
+                self._stop("norm of the gradient", norm.item())
 
     def figures(self) -> dict[str, float]:
         """The last value of every metric, for the model card."""
@@ -51,15 +77,34 @@ class TrainingModule(lightning.LightningModule):
         """Recalls the figures."""
         self._recalled = dict(checkpoint["figures"])
 
-    def finite(self, loss: Tensor) -> Tensor:
-        """The loss itself.
+    def finite(self, terms: Mapping[str, Tensor], batch: Batch | Views) -> Tensor:
+        """The sum of the terms of a loss.
+
+        Where it is not finite, the batch and the weights are saved before any weight changes:
+        `python -m medvit.training.replay FILE` looks at them, `medvit.training.replay.replay` does the step again.
 
         Raises:
             TrainingError: If it is not finite; the weights are still those of the step before.
         """
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.global_step}; "
-                "lower optim.lr or set trainer.precision=32-true, and start anew"
-            )
-        return loss
+        self._at = terms, batch
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        if not torch.isfinite(total):
+            self._stop("loss", total.item())
+        return total
+
+    def _stop(self, what: str, value: float) -> None:
+        assert self._at is not None
+        terms = {name: float(term.detach()) for name, term in self._at[0].items()}
+        batch = self._at[1]
+        rows = rows_of(batch)
+        name = f"stopped-step-{self.global_step:07d}-rank-{self.global_rank}.safetensors"
+        path = Path(self.trainer.default_root_dir) / name
+        weights = self.state_dict()
+        save_stopped(path, batch, Stopped(self.global_step, self._step_seed, terms, rows, {}, weights))
+        more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
+        raise TrainingError(
+            f"the {what} is {value} at step {self.global_step} ({told}; rows {', '.join(rows[:SHOWN_ROWS])}{more}); "
+            "lower optim.lr or set trainer.precision=32-true, and start anew; the weights were not changed, and "
+            f"`python -m medvit.training.replay {path}` shows what they met"
+        )

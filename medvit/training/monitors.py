@@ -1,13 +1,14 @@
-"""Readings of a representation while it is learned: k nearest neighbors, without any training.
+"""Images on which a representation is read while it is learned, and what is asked of it there.
 
-What is asked of the neighbors depends on what the data set knows: the class of an image; else the tissue of a patch,
-from masks; else which image a crop was cut from.
+That depends on what the data set knows: the class of an image; else the tissue of a patch, from masks; else which study
+an image is of, as another image or crop of the same study must find it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,77 +21,144 @@ from medvit.backbones import Backbone
 from medvit.config import Config, Count
 from medvit.dataset import Samples
 from medvit.manifest import Manifest
-from medvit.samples import Sample
+from medvit.objectives import Objective
+from medvit.samples import Row, Sample, Tokens, Views
+from medvit.training.guard import NAN, Reading
+from medvit.training.probing import (
+    balanced_accuracy,
+    effective_rank,
+    knn_vote,
+    mean_cosine,
+    ridge_logits,
+    standard_error,
+)
 from medvit.training.start import Start
 from medvit.transforms.patches import patchify
 from medvit.transforms.preprocess import resize, resize_mask
-from medvit.transforms.views import ViewsConfig, cut, draw
+from medvit.transforms.views import MakeViews, ViewsConfig, collate_views, cut, draw
 
-TEMPERATURE = 0.07
-"""Of the votes of neighbors (Caron et al., ICCV 2021)."""
+AT_ONCE = 8
+"""Images a forward pass of a reading."""
+MASKED_IMAGES = 16
+"""Images at most on which an error of reconstruction, or an entropy, is read."""
 
 
 class MonitorConfig(Config):
-    """What is read of a representation after each round."""
+    """What is read of a representation before the first step and after each round."""
 
     knn_images: int = Field(default=48, ge=0)
-    """Images in the bank of neighbors, and as many queries at most; 0 turns the reading off."""
+    """Images in the bank of neighbors, and as many queries at most; 0 turns readings, and the guard, off."""
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
-    """Key of the manifest's labels that neighbors are asked for, where images have it."""
+    """Key of the manifest's labels that are asked for, where images have it."""
+
+
+@runtime_checkable
+class Rebuilds(Protocol):
+    """An objective that rebuilds pixels, as MAE: no loss is on its class token, and neighbors say little of it.
+
+    It is guarded by a linear probe and by its loss on pixels of the probe.
+    """
+
+    def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> object:
+        """What is predicted of pixels."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Images to read a representation on. `question` says what neighbors are asked for."""
+    """Images to read a representation on. `question` says what is asked for; `views` are crops as in training."""
 
-    question: Literal["class", "tissue", "image"]
+    question: Literal["class", "tissue", "study"]
     bank: tuple[Tensor, ...]
     queries: tuple[Tensor, ...]
     bank_labels: Int[Tensor, "n"]
     query_labels: Int[Tensor, "m"]
     num_neighbors: int
+    views: Views | None = None
 
     @torch.no_grad()
-    def score(self, backbone: Backbone) -> float:
-        """Balanced accuracy of the vote of the nearest neighbors by cosine, in [0, 1]."""
-        features = patch_features if self.question == "tissue" else image_features
-        was_training = backbone.training
-        backbone.eval()
-        bank, queries = (torch.cat([features(backbone, p) for p in images]) for images in (self.bank, self.queries))
-        backbone.train(was_training)
-        votes = knn_vote(bank, self.bank_labels, queries, self.num_neighbors)
-        return balanced_accuracy(votes.argmax(dim=1), self.query_labels)
+    def read(self, objective: Objective, step: int, progress: float) -> Reading:
+        """All figures of an objective and its backbone, which both stay as they are."""
+        modes = [(module, module.training) for module in objective.modules()]
+        objective.eval()
+        try:
+            bank, queries = (self._features(objective, images) for images in (self.bank, self.queries))
+            error, entropy = self._of_objective(objective, progress)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        knn = self._score(bank, queries, is_linear=False)
+        is_linear = isinstance(objective, Rebuilds)
+        score = self._score(bank, queries, is_linear=True) if is_linear and self.question != "study" else knn
+        if is_linear and self.question == "study":
+            score = NAN  # one image of each class is too little for a linear probe, so reconstruction is the judge
+        together = torch.cat([bank.images, queries.images])
+        return Reading(
+            step,
+            score=score,
+            noise=0.0 if score != score else standard_error(score, len(self.queries)),
+            rank=effective_rank(together),
+            cosine=mean_cosine(together),
+            entropy=entropy,
+            reconstruction=error,
+            knn=knn,
+            images=len(together),
+        )
+
+    def _features(self, objective: Objective, images: Sequence[Tensor]) -> _Features:
+        parts = [_features(objective, part) for part in _batches(images)]
+        return _Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _score(self, bank: _Features, queries: _Features, *, is_linear: bool) -> float:
+        of_patches = self.question == "tissue"
+        known, asked = (
+            part.patches if of_patches else part.wide if is_linear else part.images for part in (bank, queries)
+        )
+        if not (torch.isfinite(known).all() and torch.isfinite(asked).all()):
+            return 0.0
+        answers = (
+            ridge_logits(known, self.bank_labels, asked)
+            if is_linear
+            else knn_vote(known, self.bank_labels, asked, self.num_neighbors)
+        )
+        return balanced_accuracy(answers.argmax(dim=1), self.query_labels)
+
+    def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
+        """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""
+        if self.views is None:
+            return NAN, NAN
+        device = next(objective.parameters()).device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            losses = objective(self.views.to(device), progress)
+        error = float(losses.total) if isinstance(objective, Rebuilds) else NAN
+        return error, float(objective.readings().get("teacher_entropy", NAN))
 
 
-def image_features(backbone: Backbone, pixels: Float[Tensor, "c *s"]) -> Float[Tensor, "1 d"]:
-    """Unit-norm class token, or mean patch token of a backbone without one."""
-    tokens = backbone(pixels[None].to(next(backbone.parameters()).device))
-    feature = tokens.prefix[:, 0] if backbone.num_prefix_tokens else tokens.patches.mean(dim=1)
-    return F.normalize(feature.float(), dim=-1).cpu()
+@dataclass(frozen=True)
+class _Features:
+    """Of images: one vector to compare (N, D), one for a linear probe (N, E), and those of patches (N * P, D)."""
+
+    images: Float[Tensor, "n d"]
+    wide: Float[Tensor, "n e"]
+    patches: Float[Tensor, "p d"]
 
 
-def patch_features(backbone: Backbone, pixels: Float[Tensor, "c *s"]) -> Float[Tensor, "n d"]:
-    """Unit-norm patch tokens."""
-    tokens = backbone(pixels[None].to(next(backbone.parameters()).device))
-    return F.normalize(tokens.patches[0].float(), dim=-1).cpu()
+def _features(objective: Objective, pixels: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tensor]:
+    backbone: Backbone = objective.backbone
+    tokens: Tokens = backbone(pixels.to(next(backbone.parameters()).device))
+    patches = tokens.patches.float().cpu()
+    mean = patches.mean(dim=1)
+    first = tokens.prefix[:, 0].float().cpu() if backbone.num_prefix_tokens else mean
+    images = mean if isinstance(objective, Rebuilds) else first
+    return F.normalize(images, dim=-1), torch.cat([first, mean], dim=1), patches.flatten(0, 1)
 
 
-def knn_vote(
-    bank: Float[Tensor, "n d"], labels: Int[Tensor, "n"], queries: Float[Tensor, "m d"], num_neighbors: int
-) -> Float[Tensor, "m l"]:
-    """Votes of the nearest neighbors for each class, weighted by exp(cosine / temperature)."""
-    similarity, nearest = (queries @ bank.T).topk(min(num_neighbors, len(bank)), dim=1)
-    weights = (similarity / TEMPERATURE).exp()
-    votes = torch.zeros(len(queries), int(labels.max()) + 1)
-    return votes.scatter_add_(1, labels[nearest], weights)
-
-
-def balanced_accuracy(predicted: Int[Tensor, "m"], truth: Int[Tensor, "m"]) -> float:
-    """Mean over the classes of the share of their members that are recognized."""
-    hits = (predicted == truth).float()
-    return float(torch.stack([hits[truth == label].mean() for label in truth.unique()]).mean())
+def _batches(images: Sequence[Tensor]) -> Iterator[Tensor]:
+    for start in range(0, len(images), AT_ONCE):
+        yield torch.stack(list(images[start : start + AT_ONCE]))
 
 
 def build_probe(
@@ -105,12 +173,17 @@ def build_probe(
     bank, queries = (Samples(part, start.preprocess) for part in chosen)
     if config.knn_images == 0 or len(bank) < 2:
         return None
-    size = views.size
+    seen = _views(queries if len(queries) else bank, views, seed)
     if len(queries) and all(config.knn_label in row.labels for part in chosen for row in part):
-        return _class_probe(config, bank, queries, size)
+        return _class_probe(config, bank, queries, views.size, seen)
     if len(queries) and all(row.mask for part in chosen for row in part):
-        return _tissue_probe(config, bank, queries, size, start.backbone.patch_size)
-    return _image_probe(bank, views, size, seed)
+        return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
+    return _study_probe(usable.filter(lambda row: row.split == "train"), config, start, views, seen, seed)
+
+
+def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
+    make = MakeViews(views, samples.preprocess.intensity)
+    return collate_views([make(samples[n], seed + n) for n in range(min(len(samples), MASKED_IMAGES))])
 
 
 def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
@@ -120,31 +193,52 @@ def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
     return part.filter(lambda row: row.image_id in chosen)
 
 
-def _class_probe(config: MonitorConfig, bank: Samples, queries: Samples, size: tuple[int, ...]) -> Probe:
+def _class_probe(config: MonitorConfig, bank: Samples, queries: Samples, size: tuple[int, ...], views: Views) -> Probe:
     names = sorted({row.labels[config.knn_label] for part in (bank, queries) for row in part.manifest})
     labels = [
         torch.tensor([names.index(row.labels[config.knn_label]) for row in part.manifest]) for part in (bank, queries)
     ]
     pixels = [_sized(part, size) for part in (bank, queries)]
-    return Probe("class", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors)
+    return Probe("class", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
 
 
 def _tissue_probe(
-    config: MonitorConfig, bank: Samples, queries: Samples, size: tuple[int, ...], patch_size: tuple[int, ...]
+    config: MonitorConfig,
+    bank: Samples,
+    queries: Samples,
+    size: tuple[int, ...],
+    patch_size: tuple[int, ...],
+    views: Views,
 ) -> Probe:
     labels = [torch.cat([_patch_labels(sample, size, patch_size) for sample in _all(part)]) for part in (bank, queries)]
     pixels = [_sized(part, size) for part in (bank, queries)]
-    return Probe("tissue", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors)
+    return Probe("tissue", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
 
 
-def _image_probe(bank: Samples, views: ViewsConfig, size: tuple[int, ...], seed: int) -> Probe:
+def _study_probe(
+    manifest: Manifest, config: MonitorConfig, start: Start, views: ViewsConfig, seen: Views, seed: int
+) -> Probe:
+    """A crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
+    pairs = _pairs(manifest, config.knn_images, seed)
     generator = np.random.default_rng(seed)
     crops: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for sample in _all(bank):
-        for part in crops:
-            part.append(cut(sample.pixels, draw(views, sample.pixels.shape[1:], generator), size))
-    labels = torch.arange(len(bank))
-    return Probe("image", tuple(crops[0]), tuple(crops[1]), labels, labels, 1)
+    for rows in pairs:
+        for part, row in zip(crops, rows, strict=True):
+            sample = Samples(manifest.filter(lambda other, row=row: other is row), start.preprocess)[0]  # type: ignore[misc]
+            part.append(cut(sample.pixels, draw(views, sample.pixels.shape[1:], generator), views.size))
+    labels = torch.arange(len(pairs))
+    return Probe("study", tuple(crops[0]), tuple(crops[1]), labels, labels, 1, seen)
+
+
+def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
+    """Two images of each study, or one twice; studies with several come first."""
+    studies: dict[str, list[Row]] = {}
+    for row in manifest:
+        studies.setdefault(row.study_id, []).append(row)
+    order = np.random.default_rng(seed).permutation(len(studies))
+    shuffled = [list(studies.values())[n] for n in order]
+    chosen = sorted(shuffled, key=lambda rows: len(rows) == 1)[:count]
+    return [(rows[0], rows[-1]) for rows in chosen]
 
 
 def _all(samples: Samples) -> list[Sample]:

@@ -1,21 +1,43 @@
-"""Self-supervised training of a backbone."""
+"""Self-supervised training of a backbone under a guard."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
+from medvit.backbones import Backbone
+from medvit.errors import TrainingError
 from medvit.objectives import Objective
+from medvit.objectives.pictures import views_figure
 from medvit.samples import Views
 from medvit.tracking import Tracker
+from medvit.training.draws import JointDraws
+from medvit.training.further import Further
+from medvit.training.guard import Alarm, Guard, Reading
 from medvit.training.module import TrainingModule
 from medvit.training.monitors import Probe
 from medvit.training.optim import OptimConfig
+from medvit.training.resuming import BEST
+
+log = logging.getLogger("medvit")
 
 
 class Pretraining(TrainingModule):
-    """An objective in training; after each round the representation is read and pictures are kept."""
+    """An objective in training; before the first step and after each round the guard reads the representation.
+
+    The best weights by its judgment lie in `folder`. Several devices learn what one learns of the joint batch.
+    """
 
     def __init__(
         self,
@@ -25,29 +47,66 @@ class Pretraining(TrainingModule):
         num_steps: int,
         seed: int,
         probe: Probe | None,
+        guard: Guard,
         tracker: Tracker,
+        folder: Path,
+        further: Further | None = None,
     ) -> None:
         super().__init__(optim, num_steps=num_steps, depth=objective.backbone.depth, seed=seed)
         self.objective = objective
-        self.probe, self.tracker = probe, tracker
+        self.guard, self.tracker = guard, tracker
+        self.probe = None if guard.config.action == "off" else probe
+        self.further = further
+        self.best_path = folder / BEST
         self._shown: Views | None = None
+        self._told: set[str] = set()
+
+    @property
+    def seed_rank(self) -> int:
+        """All devices begin alike: `JointDraws` deals out what they draw."""
+        return 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         """The total loss of a batch of views."""
-        losses = self.objective(views, self.progress)
-        for name, value in losses.terms.items():
+        if self.global_step == batch_idx == 0 and self.trainer.is_global_zero:
+            self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
+        terms = self._losses(views)
+        for name, value in {**terms, **self.objective.readings()}.items():
             self.log(name, value.detach(), prog_bar=True)
         self._shown = views
-        return self.finite(losses.total)
+        return self.finite(terms, views)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Lets the objective follow the step."""
-        self.objective.after_step(self.progress)
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Steps, and lets the objective follow."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.objective.after_step(self.progress)  # Lightning counts the step when this is over
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuses gradients that are no numbers, and lets the objective prepare the step."""
+        super().on_before_optimizer_step(optimizer)
+        self.objective.before_step(self.progress)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each part of the objective by its own norm."""
+        for part in self.objective.parts():
+            clip_grad_norm_([weight for weight in part if weight.grad is not None], gradient_clip_val or math.inf)
 
     def on_train_start(self) -> None:
-        """Reads the representation the run starts from."""
+        """Reads the representation the run starts from; a run that the guard has ended does not go on."""
         if self.global_step == 0:
             self._read()
+        self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
 
     def on_train_epoch_end(self) -> None:
         """Reads the representation and keeps pictures."""
@@ -56,10 +115,83 @@ class Pretraining(TrainingModule):
             for name, figure in self.objective.pictures(self._shown).items():
                 self.tracker.figure(figure, f"pictures/{name}-{self.global_step:07d}.png")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers the guard."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["guard"] = self.guard.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recalls the guard."""
+        super().on_load_checkpoint(checkpoint)
+        self.guard.recall(checkpoint["guard"])
+
+    def handed_on(self) -> Backbone:
+        """The backbone to hand on: with its last weights, or with the best where the guard says so."""
+        backbone = self.objective.backbone
+        if self.guard.close():
+            backbone.load_state_dict(load_file(self.best_path))
+        return backbone
+
+    def _losses(self, views: Views) -> dict[str, Tensor]:
+        world = self.trainer.world_size if self._trainer is not None else 1
+        if world == 1:
+            return self._terms(views)
+        with JointDraws(views.crops.shape[1], world=world, rank=self.global_rank):
+            return self._terms(views)
+
+    def _terms(self, views: Views) -> dict[str, Tensor]:
+        terms = dict(self.objective(views, self.progress).terms)
+        if self.further is not None:
+            terms["distillation"] = self.further.distance(self.objective.trained, views)
+        return terms
+
     def _read(self) -> None:
         if self.probe is None:
             return
-        score = self.probe.score(self.objective.backbone)
-        self.tracker.metrics({f"knn_{self.probe.question}": score}, self.global_step)
+        reading: Reading = self.trainer.strategy.broadcast(
+            self.probe.read(self.objective, self.global_step, self.progress)
+        )
+        alarms = self.guard.take(reading)
+        if self.guard.best is reading:
+            self._keep()
+        self.tracker.metrics(self._named(reading), self.global_step)
         if self.global_step:  # Lightning takes no metric before the first step
-            self.log("knn", score, prog_bar=True, logger=False, sync_dist=True)
+            for name, value in self._named(reading).items():
+                self.log(name, value, prog_bar=True, logger=False)
+        self._tell(alarms)
+        self._act()
+
+    def _named(self, reading: Reading) -> dict[str, float]:
+        assert self.probe is not None
+        figures = {f"guard_{name}": value for name, value in reading.figures().items() if name != "knn"}
+        return figures | {f"knn_{self.probe.question}": reading.knn}
+
+    def _tell(self, alarms: list[Alarm]) -> None:
+        """Warns of each kind of alarm when it begins."""
+        texts = {alarm.text.partition(" is ")[0]: alarm.text for alarm in alarms}
+        for topic in sorted(texts.keys() - self._told if self.trainer.is_global_zero else ()):
+            level = logging.WARNING if self.global_step else logging.INFO  # random start weights are often alike
+            log.log(level, "guard at step %d: %s", self.global_step, texts[topic])
+        self._told = set(texts)
+
+    def _act(self) -> None:
+        action, best = self.guard.config.action, self.guard.best
+        if not self.guard.verdict or best is None:
+            return
+        if action == "stop":
+            raise TrainingError(
+                f"the guard stopped the run at step {self.global_step}: {self.guard.verdict}; the best weights, of "
+                f"step {best.step}, are in {self.best_path}; lower optim.lr, or choose guard=rollback, and start anew"
+            )
+        if action == "rollback":
+            self.trainer.should_stop = True
+
+    def _keep(self) -> None:
+        if self.trainer.is_global_zero:
+            partial = self.best_path.with_name(f".{BEST}.partial")
+            save_file(_on_cpu(self.objective.backbone.state_dict()), partial)
+            os.replace(partial, self.best_path)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in state.items()}

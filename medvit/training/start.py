@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: a pretrained checkpoint, public weights, or nothing."""
+"""What training starts from: a pretrained checkpoint, public weights, or nothing."""
 
 from __future__ import annotations
 
@@ -50,16 +50,30 @@ def start_from(
         if backbone.fit is not None:
             log.info("%s", backbone.fit)
         return Start(fitted, backbone, chosen)
-    checkpoint.require("backbone")
-    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone.in_training_as(config)
+    described, backbone = backbone_of(checkpoint, config)
     _warn_of_ignored(config, described)
+    return Start(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
+
+
+def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
+    """The backbone of a pretrained checkpoint with its weights, and how it is described.
+
+    Of `training`, what touches training alone is taken, as drop path.
+
+    Raises:
+        CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+    """
+    checkpoint.require("backbone")
+    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
+    if training is not None:
+        described = described.in_training_as(training)
     backbone = described.without_weights().build()
     try:
         backbone.load_state_dict(dict(checkpoint.state))
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
-    return Start(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
+    return described, backbone
 
 
 def _warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pickle
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm
 
 from medvit.config import Config, Count
-from medvit.errors import CheckpointError
 from medvit.hardware import half_precision
 from medvit.tracking import Tracker
+from medvit.training.resuming import RESUME, KeepLast
 
-RESUME, BEST = "last.ckpt", "best.safetensors"
+Trainer = lightning.Trainer
+"""What runs the loop."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -52,9 +52,15 @@ class TrainerConfig(Config):
         """Batches of a round."""
         return self.round_steps * self.accumulate
 
+    def step_images(self, batch_size: int) -> int:
+        """Images of a step: of all devices and all batches whose gradients are added up."""
+        return batch_size * self.accumulate * self.devices * self.nodes
+
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
         """A trainer that keeps what it needs to resume in `folder`."""
         cpu = not torch.cuda.is_available()
+        # Lightning cannot know that the loader starts at the batch where the run was stopped.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         return lightning.Trainer(
             default_root_dir=folder,
             accelerator="cpu" if cpu else "gpu",
@@ -82,23 +88,6 @@ def resolve_precision(precision: Precision) -> Precision:
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]  # type: ignore[return-value]
-
-
-class KeepLast(Checkpoint):
-    """Writes what is needed to resume after every round, whole or not at all.
-
-    As Lightning's kind of callback for checkpoints, it comes after the module's own end of the round.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Replaces the last checkpoint."""
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            os.replace(partial, self.path)
 
 
 class StepBar(Callback):
@@ -133,33 +122,6 @@ class StepBar(Callback):
     ) -> None:
         """Closes the bar, so that the message stands on a line of its own."""
         self._bar.close()
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Where an unfinished run in a folder can go on, if it has got that far."""
-    path = folder / RESUME
-    return path if path.is_file() else None
-
-
-def finished_rounds(path: Path | None) -> int:
-    """How many rounds a checkpoint to resume from has behind it.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-    """
-    if path is None:
-        return 0
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
-    return int(state["epoch"]) + 1  # Lightning counts the round that was just saved when it is over
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what only an unfinished run needs."""
-    for name in (RESUME, BEST):
-        (folder / name).unlink(missing_ok=True)
 
 
 class _TrackerLogger(Logger):

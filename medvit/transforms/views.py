@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,11 +12,15 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from medvit.config import Axis, Config, Count
+from medvit.config import Axis, Config, Count, Positive
 from medvit.samples import Sample, Views
-from medvit.transforms.preprocess import resize
+from medvit.transforms.intensity import IntensityConfig, UnitScale, apply_change, draw_change
+from medvit.transforms.preprocess import Intensity, resize
 
 Covered = Annotated[float, Field(gt=0.0, le=1.0)]
+
+LOCAL_SHARE = 96 / 224
+"""Side of a local crop against that of a global one, where none is given (Caron et al., ICCV 2021)."""
 
 
 class ViewsConfig(Config):
@@ -32,9 +36,50 @@ class ViewsConfig(Config):
     flipped_axes: tuple[Axis, ...] = ()
     """Spatial axes along which a crop is flipped half of the time; none by default, since sides mean something."""
 
-    def fitted(self, size: tuple[int, ...]) -> ViewsConfig:
-        """The same options with the size filled in, if none was given."""
+    def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
+        """The same options with the sizes filled in, in whole patches, where none were given."""
         return self if self.size else self.model_copy(update={"size": size})
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """The options that have a number for each axis, by key."""
+        return {"objective.views.size": self.size}
+
+
+class MultiCropConfig(ViewsConfig):
+    """Two global crops of each image for the teacher and the student, and local ones for the student alone."""
+
+    scale: tuple[Covered, Covered] = (0.4, 1.0)
+    """Smallest and largest share of the image's area or volume that a global crop covers."""
+    num_local: int = Field(default=8, ge=0)
+    """Local crops of each image."""
+    local_size: tuple[Count, ...] = ()
+    """Pixels or voxels of a local crop, whole patches; empty takes 96 for each 224 of a global one."""
+    local_scale: tuple[Covered, Covered] = (0.05, 0.4)
+    """Smallest and largest share of the image's area or volume that a local crop covers."""
+    zoom: tuple[Positive, Positive] | None = None
+    """Smallest and largest number of pixels of the image that one pixel of a crop spans, instead of the shares above:
+    0.9 to 1.1 keeps the scale of cells (extended-context translation, Zimmermann et al., 2024)."""
+    region: tuple[Count, ...] = ()
+    """All crops of an image are cut from one random region of this size; empty allows the whole image."""
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    across_study: bool = False
+    """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
+    teacher sees one image only."""
+
+    def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> MultiCropConfig:
+        """The same options with the sizes filled in, in whole patches, where none were given."""
+        sides = self.size or size
+        local = tuple(
+            max(1, round(side * LOCAL_SHARE / patch)) * patch for side, patch in zip(sides, patch_size, strict=True)
+        )
+        return self.model_copy(update={"size": sides, "local_size": self.local_size or local})
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """The options that have a number for each axis, by key."""
+        own = {"objective.views.local_size": self.local_size, "objective.views.region": self.region}
+        return {**super().sizes, **own}
 
 
 @dataclass(frozen=True)
@@ -46,13 +91,37 @@ class Crop:
     flipped_axes: tuple[int, ...]
 
 
-def draw(config: ViewsConfig, shape: Sequence[int], generator: np.random.Generator) -> Crop:
-    """A random box in an image of a shape."""
-    share = generator.uniform(*config.scale)
-    ratios = np.exp(generator.uniform(-0.5, 0.5, len(shape)) * np.log(config.stretch))
-    ratios /= np.prod(ratios) ** (1 / len(shape))
-    sides = np.minimum(share ** (1 / len(shape)) * ratios, 1.0)
-    box = tuple(max(1, round(float(side) * size)) for side, size in zip(sides, shape, strict=True))
+def draw(
+    config: ViewsConfig,
+    shape: Sequence[int],
+    generator: np.random.Generator,
+    *,
+    scale: tuple[float, float] | None = None,
+) -> Crop:
+    """A random box in an image of a shape, of a share of it within `scale`, else that of the config."""
+    share = generator.uniform(*(scale or config.scale))
+    sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
+    return _placed(config, shape, sides * np.array(shape), generator)
+
+
+def draw_at_scale(
+    config: MultiCropConfig, shape: Sequence[int], size: tuple[int, ...], generator: np.random.Generator
+) -> Crop:
+    """A random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
+    assert config.zoom is not None
+    zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
+    return _placed(config, shape, np.minimum(zoom * np.array(size), shape), generator)
+
+
+def _ratios(stretch: float, ndim: int, generator: np.random.Generator) -> Float[np.ndarray, "n"]:
+    ratios = np.exp(generator.uniform(-0.5, 0.5, ndim) * np.log(stretch))
+    return np.asarray(ratios / np.prod(ratios) ** (1 / ndim))
+
+
+def _placed(
+    config: ViewsConfig, shape: Sequence[int], sides: Float[np.ndarray, "n"], generator: np.random.Generator
+) -> Crop:
+    box = tuple(max(1, round(float(side))) for side in sides)
     start = tuple(int(generator.integers(0, size - side + 1)) for size, side in zip(shape, box, strict=True))
     flipped = tuple(axis for axis in config.flipped_axes if generator.random() < 0.5)
     return Crop(start, box, flipped)
@@ -60,24 +129,71 @@ def draw(config: ViewsConfig, shape: Sequence[int], generator: np.random.Generat
 
 def cut(pixels: Float[Tensor, "c *s"], crop: Crop, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
     """The crop of an image, interpolated to a size."""
-    region = (slice(None), *(slice(a, a + n) for a, n in zip(crop.start, crop.shape, strict=True)))
-    resized = resize(pixels[region], size)
+    resized = resize(pixels[_region(crop.start, crop.shape)], size)
     return resized.flip([axis + 1 for axis in crop.flipped_axes]) if crop.flipped_axes else resized
 
 
+def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
+
+
 @dataclass(frozen=True)
-class MakeView:
-    """One random crop of a sample, a function of the seed alone."""
+class ImageViews:
+    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, the pseudonym of the study."""
 
-    config: ViewsConfig
-
-    def __call__(self, sample: Sample, seed: int) -> tuple[Float[Tensor, "c *t"], str]:
-        """The crop and the pseudonym of the study it comes from."""
-        shape = sample.pixels.shape[1:]
-        crop = draw(self.config, shape, np.random.default_rng(seed))
-        return cut(sample.pixels, crop, self.config.size), sample.row.study_id
+    crops: Float[Tensor, "v c *s"]
+    local: Float[Tensor, "w c *s"] | None
+    study: str
 
 
-def collate_views(crops: Sequence[tuple[Float[Tensor, "c *s"], str]]) -> Views:
-    """One global view of each image: `crops` (1, B, C, *S)."""
-    return Views(torch.stack([pixels for pixels, _ in crops])[None], studies=tuple(study for _, study in crops))
+class MakeViews:
+    """Random views of a sample, a function of the seed alone."""
+
+    def __init__(self, config: ViewsConfig, intensity: Intensity) -> None:
+        self.config = config
+        self.scale = UnitScale.of(intensity, config.intensity) if isinstance(config, MultiCropConfig) else None
+
+    def __call__(self, sample: Sample, seed: int, other: Sample | None = None) -> ImageViews:
+        """The views of a sample; every second local crop is of `other`, an image of the same study, if there is one."""
+        generator = np.random.default_rng(seed)
+        config = self.config
+        if not isinstance(config, MultiCropConfig):
+            crop = draw(config, sample.pixels.shape[1:], generator)
+            return ImageViews(cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id)
+        corner = generator.random(len(config.size))
+        images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
+        crops = torch.stack([self._crop(config, images[0], kind, generator) for kind in (0, 1)])
+        local = [self._crop(config, images[number % 2], 2, generator) for number in range(config.num_local)]
+        return ImageViews(crops, torch.stack(local) if local else None, sample.row.study_id)
+
+    def _crop(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> Tensor:
+        size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
+        shape = tuple(pixels.shape[1:])
+        if config.zoom is None:
+            crop = draw(config, shape, generator, scale=scale)
+        else:
+            crop = draw_at_scale(config, shape, size, generator)
+        change = draw_change(config.intensity, generator, ndim=len(shape), channels=len(pixels), kind=kind)
+        return apply_change(cut(pixels, crop, size), change, self.scale)
+
+
+def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:
+    """The region of an image whose first voxel lies at these shares of where it can."""
+    shape = tuple(pixels.shape[1:])
+    box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
+    start = [int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True)]
+    return pixels[_region(start, box)]
+
+
+def collate_views(images: Sequence[ImageViews]) -> Views:
+    """Stacks the views of images: `crops` (V, B, C, *S) and, where there are any, `local` (W, B, C, *s)."""
+    local = list(_locals(images))
+    return Views(
+        torch.stack([image.crops for image in images], dim=1),
+        local=torch.stack(local, dim=1) if local else None,
+        studies=tuple(image.study for image in images),
+    )
+
+
+def _locals(images: Sequence[ImageViews]) -> Iterator[Tensor]:
+    yield from (image.local for image in images if image.local is not None)

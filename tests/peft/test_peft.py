@@ -13,16 +13,19 @@ from medvit.registry import find, names
 WAYS = names("medvit.peft")
 
 
+CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=6, heads=2)
+
+
 def backbone():
     torch.manual_seed(0)
-    return VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build().eval()
+    return CONFIG.build().eval()
 
 
 PIXELS = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def test_the_ways_are_those_of_the_folder():
-    assert WAYS == ["frozen", "full", "lora"]
+    assert WAYS == ["block_expansion", "explora", "frozen", "full", "lora"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -42,7 +45,9 @@ def test_merged_equals_adapted(way):
     adapted = peft.backbone.eval()(PIXELS).patches
     merged = peft.merge().eval()
     torch.testing.assert_close(merged(PIXELS).patches, adapted, atol=1e-5, rtol=1e-5)
-    assert merged.state_dict().keys() == backbone().state_dict().keys()
+    built = peft.described(CONFIG).build()
+    built.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(built.eval()(PIXELS).patches, adapted, atol=1e-5, rtol=1e-5)
 
 
 def test_lora_trains_only_its_factors_on_the_named_layers():
@@ -55,7 +60,7 @@ def test_lora_trains_only_its_factors_on_the_named_layers():
 def test_lora_on_the_fused_qkv_reaches_each_of_query_key_and_value():
     adapted = LoraConfig(rank=4, targets=("qkv",)).adapt(backbone()).backbone
     factors = [m for n, m in adapted.named_modules() if n.endswith("qkv.lora_B.default")]
-    assert [tuple(m.weight.shape) for m in factors] == [(3 * 64, 4)] * 2
+    assert [tuple(m.weight.shape) for m in factors] == [(3 * 64, 4)] * 6
 
 
 def test_frozen_trains_nothing_and_full_trains_all():

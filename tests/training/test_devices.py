@@ -14,6 +14,7 @@ from medvit.artifacts import Checkpoint
 from medvit.stage import StageConfig
 from pipelines.finetune import FinetuneConfig, finetune
 from pipelines.ingest import IngestConfig, ingest
+from pipelines.pretrain import PretrainConfig, pretrain
 
 OPTIONS = {
     "balance": "none",
@@ -44,6 +45,32 @@ def test_two_processes_learn_what_one_learns_of_twice_the_batch(images: Path, tm
         torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
     assert json.loads((tmp_path / "both" / "lineage.json").read_text())["stage"] == "finetune"
     assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
+
+
+def test_two_processes_pretrain_as_one_with_the_joint_batch_masks_and_drop_path_included(
+    images: Path, tmp_path: Path
+) -> None:
+    options = {key: OPTIONS[key] for key in ("preprocess", "trainer", "tracking")} | {
+        "dataset": images,
+        "backbone": {**OPTIONS["backbone"], "drop_path": 0.3},
+        "objective": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5},
+        "monitors": {"knn_images": 4},
+    }
+    alone = pretrain(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
+    shared = PretrainConfig.parse(
+        options
+        | {
+            "output": tmp_path / "both",
+            "loader": {"batch_size": 2},
+            "trainer": OPTIONS["trainer"] | {"devices": 2},
+        }
+    )
+    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "both.yaml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
 
 
 def test_a_stage_that_needs_one_process_leaves_the_others_nothing_to_do(

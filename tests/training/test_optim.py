@@ -49,3 +49,24 @@ def test_biases_norms_and_tokens_do_not_decay():
     decayed = {id(weight) for group in groups if group["weight_decay"] > 0 for weight in group["params"]}
     for name, weight in backbone.named_parameters():
         assert (id(weight) in decayed) == (weight.ndim > 1 and "token" not in name and "pos_embed" not in name), name
+
+
+def test_the_rate_follows_the_batch_as_published():
+    """B / 256 in DINO and MAE, the root of B / 1024 in DINOv2."""
+    assert OptimConfig(lr=5e-4, scaling="linear").for_batch(512).lr == pytest.approx(1e-3)
+    assert OptimConfig(lr=4e-3, scaling="sqrt").for_batch(256).lr == pytest.approx(2e-3)
+    assert OptimConfig(lr=4e-3).for_batch(256).lr == pytest.approx(4e-3)
+
+
+def test_weight_decay_moves_along_a_cosine_where_an_end_is_given():
+    optim = OptimConfig(weight_decay=0.04, weight_decay_end=0.4)
+    assert [optim.decay(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.04, 0.22, 0.4])
+    assert OptimConfig(weight_decay=0.05).decay(0.7) == pytest.approx(0.05)
+
+
+def test_the_patch_embedding_learns_at_a_rate_of_its_own():
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=1, heads=2).build()
+    named = [(f"objective.backbone.{name}", weight) for name, weight in backbone.named_parameters()]
+    groups = OptimConfig(patch_embed_scale=0.2).groups(named, depth=1)
+    slow = {id(weight) for group in groups if group["scale"] == 0.2 for weight in group["params"]}
+    assert slow == {id(weight) for weight in backbone.patch_embed.parameters()}

@@ -242,7 +242,7 @@ def test_a_dataset_without_the_label_says_which_it_has(images, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(volumes, tmp_path):
     options = pretrain_options(volumes, optim={"lr": 1e30, "clip": 1e30})
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; lower optim\.lr"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ \(reconstruction .*; rows i-\d+"):
         pretrain(output=tmp_path / "out", **options)
 
 

@@ -1,0 +1,118 @@
+"""Targets of a teacher and the cross-entropy of a student against them: DINO's loss of images, iBOT's of patches.
+
+Caron et al., ICCV 2021; Zhou et al., ICLR 2022; both as Oquab et al., TMLR 2024, assemble them.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.losses.processes import exactly, highest, summed
+
+
+class Center(nn.Module):
+    """The running mean of the teacher's logits, so that no prototype takes all images (Caron et al., ICCV 2021)."""
+
+    values: Tensor
+
+    def __init__(self, num_prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("values", torch.zeros(num_prototypes))
+
+    @torch.no_grad()
+    def targets(self, logits: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
+        """Probabilities, centered and sharpened."""
+        return ((logits.float() - self.values) / temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def follow(self, logits: Float[Tensor, "n k"]) -> None:
+        """Moves the center towards the mean of these logits and those of all other processes."""
+        total, count = summed(logits.float().sum(dim=0)), summed(torch.tensor(float(len(logits)), device=logits.device))
+        self.values.lerp_(total / count.clamp(min=1.0), 1.0 - self.momentum)
+
+
+@torch.no_grad()
+def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iterations: int = 3) -> Float[Tensor, "n k"]:
+    """Probabilities of each row such that all prototypes are used about equally (Caron et al., NeurIPS 2020).
+
+    Rows of all processes count together.
+    """
+    scores = logits.float() / temperature
+    # Subtracting the largest one changes nothing, as all are divided by their sum, and keeps exp within float32.
+    most = scores.amax() if len(scores) else scores.new_tensor(-torch.inf)
+    weights = (scores - highest(most)).exp()
+    num_rows = summed(torch.tensor(float(len(logits)), device=logits.device))
+    weights = weights / summed(weights.sum())
+    for _ in range(iterations):
+        weights = weights / (summed(weights.sum(dim=0)) * weights.shape[1]).clamp(min=torch.finfo(torch.float32).tiny)
+        weights = weights / (weights.sum(dim=1, keepdim=True) * num_rows)
+    return weights * num_rows
+
+
+def cross_view_loss(
+    student: Float[Tensor, "v b k"], targets: Float[Tensor, "w b k"], temperature: float
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the pairs of a target view and another student view; targets are of the first views.
+
+    A view is never compared with itself. Of 2 global and n local views, 2 + 2n pairs count.
+    """
+    with exactly(student.device):
+        log_probabilities = (student.float() / temperature).log_softmax(dim=-1)
+        pairs = -torch.einsum("wbk,vbk->wv", targets.float(), log_probabilities) / student.shape[1]
+        return pairs[different_views(len(targets), len(student), student.device)].mean()
+
+
+def different_views(num_targets: int, num_students: int, device: torch.device) -> Bool[Tensor, "w v"]:
+    """True for the pairs of a target view and a student view that are not the same view."""
+    return ~torch.eye(num_targets, num_students, dtype=torch.bool, device=device)
+
+
+def masked_patch_loss(
+    student: Float[Tensor, "m k"],
+    targets: Float[Tensor, "m k"],
+    weights: Float[Tensor, "m"],
+    *,
+    num_crops: int,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy at masked patches (Zhou et al., ICLR 2022), divided by the number of crops, masked or not.
+
+    `weights` are 1 / the number of masked patches of the crop that a patch is of.
+    """
+    with exactly(student.device):
+        log_probabilities = (student.float() / temperature).log_softmax(dim=-1)
+        per_patch = -(targets.float() * log_probabilities).sum(dim=-1)
+        return (per_patch * weights).sum() / num_crops
+
+
+def mask_weights(mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m"]:
+    """For each masked patch, in row-major order, 1 / the number of masked patches of its crop."""
+    counts = mask.sum(dim=1, keepdim=True).clamp(min=1).float()
+    return (1.0 / counts).expand(mask.shape)[mask]
+
+
+def relative_entropy(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Mean entropy of rows, as a share of the most there can be, log K: near 0 or 1, a teacher says nothing."""
+    entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=-1).mean()
+    return entropy / torch.tensor(float(probabilities.shape[-1])).log().to(entropy)
+
+
+def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) -> Float[Tensor, ""]:
+    """Mean cosine over the pairs of a target view and another student view (SimDINO: Wu et al., ICML 2025)."""
+    with exactly(student.device):
+        student, targets = F.normalize(student.float(), dim=-1), F.normalize(targets.float(), dim=-1)
+        pairs = torch.einsum("wbd,vbd->wv", targets, student) / student.shape[1]
+        return pairs[different_views(len(targets), len(student), student.device)].mean()
+
+
+def masked_patch_alignment(
+    student: Float[Tensor, "m d"], targets: Float[Tensor, "m d"], weights: Float[Tensor, "m"], *, num_crops: int
+) -> Float[Tensor, ""]:
+    """Cosine at masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
+    with exactly(student.device):
+        cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)
+        return (cosine * weights).sum() / num_crops

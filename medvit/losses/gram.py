@@ -1,0 +1,30 @@
+"""Gram anchoring: which patches are alike stays as an earlier teacher had it (Simeoni et al., 2025, DINOv3)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.losses.processes import exactly
+
+
+def gram_loss(
+    student: Float[Tensor, "b n d"], anchor: Float[Tensor, "b n e"], *, clip_negative: bool = True
+) -> Float[Tensor, ""]:
+    """Mean squared difference of the cosines between the patches of each image.
+
+    Only relations count: features that are rotated or scaled as a whole cost nothing, and widths may differ.
+    `clip_negative` takes negative cosines for zero.
+    """
+    with exactly(student.device):
+        own, wanted = gram(student), gram(anchor)
+        if clip_negative:
+            own, wanted = own.clamp(min=0.0), wanted.clamp(min=0.0)
+        return F.mse_loss(own, wanted)
+
+
+def gram(patches: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
+    """The cosine of every pair of patches of an image."""
+    unit = F.normalize(patches.float(), dim=-1)
+    return unit @ unit.transpose(-1, -2)

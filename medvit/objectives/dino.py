@@ -1,0 +1,96 @@
+"""DINO: self-distillation without labels (Caron et al., ICCV 2021), in 2D and 3D.
+
+The teacher sees two global crops of an image; from any other crop of it, the student guesses what the teacher says.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from medvit.backbones import Backbone
+from medvit.config import Count, Positive, Share
+from medvit.losses.distillation import Center, cross_view_loss, sinkhorn_knopp
+from medvit.objectives.distillation import Distillation, DistillationConfig, by_view, summary, tokens_of
+from medvit.objectives.schedules import warmed
+from medvit.registry import register
+from medvit.samples import Losses, Views
+
+
+class PrototypesConfig(DistillationConfig):
+    """Options of teachers whose word is a probability over prototypes."""
+
+    student_temperature: Positive = 0.1
+    """Divides the student's logits."""
+    teacher_temperature: Positive = 0.04
+    """Divides the teacher's logits after the warm-up; below the student's, which sharpens."""
+    teacher_temperature_start: Positive = 0.04
+    """The same at the start of the training."""
+    temperature_warmup: Share = 0.3
+    """Share of the training in which the teacher's temperature changes, in a straight line."""
+    centering: Literal["centering", "sinkhorn"] = "centering"
+    """What keeps one prototype from taking all images: a running mean, or balancing each batch."""
+    center_momentum: Share = Field(default=0.9)
+    """How much of itself the running mean keeps at each step."""
+    sinkhorn_iterations: Count = 3
+    """Rounds of balancing."""
+
+    def temperature(self, progress: float) -> float:
+        """The teacher's temperature at a share of the training."""
+        return warmed(self.teacher_temperature_start, self.teacher_temperature, self.temperature_warmup, progress)
+
+
+@register
+class DinoConfig(PrototypesConfig):
+    """Images: the student names from a part what the teacher sees in the whole."""
+
+    name: Literal["dino"] = "dino"
+
+    def build(self, backbone: Backbone) -> Dino:
+        """The objective with fresh heads."""
+        return Dino(backbone, self)
+
+
+def balanced_targets(
+    config: PrototypesConfig, center: Center, logits: Float[Tensor, "n k"], progress: float, *, learn: bool
+) -> Float[Tensor, "n k"]:
+    """The teacher's probabilities; with `learn`, the center then follows these logits."""
+    temperature = config.temperature(progress)
+    if config.centering == "sinkhorn":
+        return sinkhorn_knopp(logits, temperature, iterations=config.sinkhorn_iterations)
+    targets = center.targets(logits, temperature)
+    if learn:
+        center.follow(logits)
+    return targets
+
+
+class Dino(Distillation):
+    """One head on the class token."""
+
+    def __init__(self, backbone: Backbone, config: DinoConfig) -> None:
+        super().__init__(backbone, config, {"image": config.head.build(backbone.width)})
+        self.config = config
+        self.center = Center(config.head.prototypes, config.center_momentum)
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The cross-entropy over all pairs of a global crop and another crop, in float32."""
+        num_images = views.crops.shape[1]
+        crops = views.crops.flatten(0, 1)
+        with torch.no_grad():
+            logits = self.teacher_heads["image"](summary(tokens_of(self.backbone, crops)))
+            targets = balanced_targets(self.config, self.center, logits, progress, learn=self.training)
+        self.read_targets(targets)
+        student = self.student.heads["image"](self._summaries(views))
+        loss = cross_view_loss(
+            by_view(student, num_images), by_view(targets, num_images), self.config.student_temperature
+        )
+        return Losses({"dino": loss})
+
+    def _summaries(self, views: Views) -> Float[Tensor, "n d"]:
+        """Of all crops, view by view, the global ones first; crops of one size go through the backbone together."""
+        sizes = [views.crops] if views.local is None else [views.crops, views.local]
+        return torch.cat([summary(tokens_of(self.student.backbone, crops.flatten(0, 1))) for crops in sizes])

@@ -1,0 +1,110 @@
+"""DINOv2 (Oquab et al., TMLR 2024), in 2D and 3D: DINO of images, iBOT of masked patches, features kept apart.
+
+The published regularizer, KoLeo, has a gradient that explodes on near duplicates, as neighboring slices and overlapping
+tiles are; a kernel density (Virchow2, 2024) is the default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from medvit.backbones import Backbone
+from medvit.config import Amount, Positive, Share
+from medvit.losses.distillation import Center, cross_view_loss, masked_patch_loss
+from medvit.losses.spread import coding_rate, kernel_density_loss, koleo_loss
+from medvit.objectives.dino import PrototypesConfig, balanced_targets
+from medvit.objectives.distillation import by_view
+from medvit.objectives.masked import Look, MaskedConfig, MaskedDistillation
+from medvit.registry import register
+from medvit.samples import Losses, Views
+
+PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "none": 0.0}
+"""Of the regularizers: DINOv2's, Virchow2's, and one of ours."""
+
+
+@register
+class DinoV2Config(MaskedConfig, PrototypesConfig):
+    """Images and masked patches: the student names from parts and holes what the teacher sees."""
+
+    name: Literal["dinov2"] = "dinov2"
+    momentum: Share = 0.992
+    """How much of itself the teacher keeps at each step, at the start of the training."""
+    teacher_temperature: Positive = 0.07
+    """Divides the teacher's logits after the warm-up; below the student's, which sharpens."""
+    regularizer: Literal["kde", "koleo", "coding_rate", "none"] = "kde"
+    """What keeps the features of a batch apart. koleo is the published one; it bursts on near duplicates."""
+    regularizer_weight: Amount | None = None
+    """Its factor; none takes 0.05 of kde, 0.1 of koleo and coding_rate."""
+    kappa: Positive = Field(default=5.0)
+    """Concentration of the kernel of kde."""
+
+    def build(self, backbone: Backbone) -> DinoV2:
+        """The objective with fresh heads."""
+        return DinoV2(backbone, self)
+
+
+class DinoV2(MaskedDistillation):
+    """Losses over prototypes; a center each for images and for patches."""
+
+    def __init__(self, backbone: Backbone, config: DinoV2Config) -> None:
+        super().__init__(backbone, config, config.heads(backbone.width, with_prototypes=True))
+        self.config = config
+        self.center = Center(config.head.prototypes, config.center_momentum)
+        self.patch_center = Center(config.head.prototypes, config.center_momentum)
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The terms `dino`, `ibot`, the regularizer and, in its time, `gram`, in float32."""
+        look = self.look(views, progress)
+        config, num_images = self.config, look.num_images
+        targets, patch_targets = self._targets(look, progress)
+        self.read_targets(targets)
+        image_head = self.student.heads["image"]
+        patch_head = self.student.heads[self._patches]
+        images = by_view(image_head(look.student_images), num_images)
+        patches = masked_patch_loss(
+            patch_head(look.student_patches),
+            patch_targets,
+            look.weights,
+            num_crops=look.num_crops,
+            temperature=config.student_temperature,
+        )
+        terms = {
+            "dino": cross_view_loss(images, by_view(targets, num_images), config.student_temperature),
+            "ibot": config.patch_weight * patches,
+        }
+        if config.regularizer != "none":
+            terms[config.regularizer] = self._regularized(look)
+        return Losses({**terms, **look.extra})
+
+    @property
+    def _patches(self) -> str:
+        return "patch" if self.config.patch_head == "separate" else "image"
+
+    @torch.no_grad()
+    def _targets(self, look: Look, progress: float) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
+        """The teacher's probabilities of the global crops and of the patches that the student does not see."""
+        heads, learn = self.teacher_heads, self.training
+        images, patches = heads["image"](look.teacher_images), heads[self._patches](look.teacher_patches)
+        return (
+            balanced_targets(self.config, self.center, images, progress, learn=learn),
+            balanced_targets(self.config, self.patch_center, patches, progress, learn=learn),
+        )
+
+    def _regularized(self, look: Look) -> Float[Tensor, ""]:
+        """Summed over the global views, never across them: two crops of one image are to be alike."""
+        name, given = self.config.regularizer, self.config.regularizer_weight
+        weight = PUBLISHED_WEIGHTS[name] if given is None else given
+        views = look.global_images
+        if name == "coding_rate":
+            unit = torch.nn.functional.normalize(views.float(), dim=-1)
+            return -weight * coding_rate(unit)
+        losses = [
+            koleo_loss(view) if name == "koleo" else kernel_density_loss(view, kappa=self.config.kappa)
+            for view in views
+        ]
+        return weight * torch.stack(losses).sum()

@@ -1,0 +1,90 @@
+"""The head of self-distillation: from a token to logits over prototypes, or to a unit-norm embedding."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.config import Config, Count
+from medvit.errors import CheckpointError
+from medvit.weights import read_weights
+
+PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1", "last_layer.weight")
+"""Names of the prototypes in published heads, by the way they were normalized."""
+
+
+class ProjectionConfig(Config):
+    """The head above the backbone; it is thrown away after the training."""
+
+    hidden: Count = 2048
+    """Width of the hidden layers."""
+    bottleneck: Count = 256
+    """Width of the embedding that is compared with the prototypes."""
+    layers: Count = 3
+    """Linear layers before the prototypes."""
+    prototypes: int = Field(default=65536, ge=2)
+    """Prototypes, over which teacher and student are probabilities; a few thousand serve small datasets."""
+    weights: str | None = None
+    """A local file of a published head (dino_head.safetensors of RAD-DINO) to go on with."""
+
+    def build(self, width: int, *, with_prototypes: bool = True) -> Projection:
+        """The head of a backbone of a width.
+
+        Raises:
+            CheckpointError: If the published head does not fit.
+        """
+        head = Projection(self, width, with_prototypes=with_prototypes)
+        if self.weights is not None:
+            head.load_published(read_weights(self.weights), source=self.weights)
+        return head
+
+
+class Projection(nn.Module):
+    """An MLP, a unit-norm embedding and, unless turned off, its cosines with unit-norm prototypes.
+
+    Prototypes of unit norm are the weight normalization with a fixed gain of 1 of Caron et al. (ICCV 2021).
+    """
+
+    def __init__(self, config: ProjectionConfig, width: int, *, with_prototypes: bool) -> None:
+        super().__init__()
+        widths = [width, *[config.hidden] * (config.layers - 1), config.bottleneck]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.GELU()]
+        self.mlp = nn.Sequential(*layers[:-1])
+        self.prototypes = nn.Parameter(torch.empty(config.prototypes, config.bottleneck)) if with_prototypes else None
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        if self.prototypes is not None:
+            nn.init.uniform_(self.prototypes, -(config.bottleneck**-0.5), config.bottleneck**-0.5)
+
+    def forward(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Cosines with the prototypes (N, K), or without those the embeddings (N, D)."""
+        embedded = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
+        if self.prototypes is None:
+            return embedded
+        return F.linear(embedded, F.normalize(self.prototypes.float(), dim=-1))
+
+    def load_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Takes the weights of a published DINO or DINOv2 head.
+
+        Raises:
+            CheckpointError: If names or shapes differ.
+        """
+        own = {name: weight for name, weight in state.items() if name.startswith("mlp.")}
+        found = next((state[name] for name in PROTOTYPES if name in state), None)
+        if self.prototypes is not None and found is not None:
+            own["prototypes"] = found
+        try:
+            self.load_state_dict(own)
+        except RuntimeError as error:
+            last = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{source} is no head of these options: {last}") from None

@@ -1,0 +1,71 @@
+"""SimDINOv2 (Wu et al., ICML 2025), in 2D and 3D: DINOv2 without prototypes, centers and temperatures.
+
+Student and teacher embeddings are aligned by cosine, and a coding rate keeps the batch from collapse: fewer options to
+get wrong, and no large head, which suits small batches of private images.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from medvit.backbones import Backbone
+from medvit.config import Positive, Share
+from medvit.losses.distillation import alignment, masked_patch_alignment
+from medvit.losses.spread import coding_rate
+from medvit.objectives.distillation import by_view
+from medvit.objectives.masked import MaskedConfig, MaskedDistillation
+from medvit.registry import register
+from medvit.samples import Losses, Views
+
+
+@register
+class SimDinoV2Config(MaskedConfig):
+    """Embeddings of images and masked patches that agree, and spread over their space."""
+
+    name: Literal["simdinov2"] = "simdinov2"
+    momentum: Share = 0.9
+    """How much of itself the teacher keeps at each step, at the start of the training."""
+    alignment_weight: Positive = 1.0
+    """Factor of the cosine of images."""
+    epsilon: Positive = 0.05
+    """Precision of the coding rate: less of it tells features apart at a finer scale."""
+    expansion: Literal["student", "mean"] = Field(default="mean")
+    """Whose embeddings of the global crops are spread: the student's, or the mean of student and teacher."""
+
+    def build(self, backbone: Backbone) -> SimDinoV2:
+        """The objective with a fresh head."""
+        return SimDinoV2(backbone, self)
+
+
+class SimDinoV2(MaskedDistillation):
+    """Cosines and a coding rate."""
+
+    def __init__(self, backbone: Backbone, config: SimDinoV2Config) -> None:
+        super().__init__(backbone, config, config.heads(backbone.width, with_prototypes=False))
+        self.config = config
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The terms `alignment`, `spread` and `patches`, all negative where all is well, and `gram` in its time."""
+        look, config = self.look(views, progress), self.config
+        patch_head = "patch" if config.patch_head == "separate" else "image"
+        with torch.no_grad():
+            taught = by_view(self.teacher_heads["image"](look.teacher_images), look.num_images)
+            taught_patches = self.teacher_heads[patch_head](look.teacher_patches)
+        images = by_view(self.student.heads["image"](look.student_images), look.num_images)
+        patches = self.student.heads[patch_head](look.student_patches)
+        spread = images[: len(taught)]
+        if config.expansion == "mean":
+            spread = (spread + taught) / 2
+        agreement = masked_patch_alignment(patches, taught_patches, look.weights, num_crops=look.num_crops)
+        with torch.no_grad():
+            self._readings = {"agreement": F.cosine_similarity(images[0].float(), taught[-1].float(), dim=-1).mean()}
+        terms = {
+            "alignment": -config.alignment_weight * alignment(images, taught),
+            "spread": -coding_rate(spread, epsilon=config.epsilon),
+            "patches": -config.patch_weight * agreement,
+        }
+        return Losses({**terms, **look.extra})

@@ -1,0 +1,102 @@
+"""SimMIM in 2D and 3D (Xie et al., CVPR 2022): hidden patches stay in the encoder as a learned token.
+
+One linear layer rebuilds pixels from tokens; the absolute error of hidden pixels counts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone, Hidden
+from medvit.config import Count
+from medvit.losses.processes import exactly
+from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives.distillation import tokens_of
+from medvit.objectives.pictures import masked_figure
+from medvit.registry import register
+from medvit.samples import Losses, Views
+from medvit.transforms.patches import patchify
+from medvit.transforms.views import ViewsConfig
+
+COUNT_EPSILON = 1e-5
+"""Added to the number of hidden pixels, as published."""
+
+
+@register
+class SimMimConfig(ObjectiveConfig):
+    """Rebuilds hidden patches within the encoder."""
+
+    name: Literal["simmim"] = "simmim"
+    mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
+    """Share of the units hidden, rounded up."""
+    mask_patches: Count = 2
+    """Side of a unit in patches: 2 of 16 pixels are the published 32."""
+    views: ViewsConfig = Field(default_factory=lambda: ViewsConfig(scale=(0.67, 1.0)))
+
+    def build(self, backbone: Backbone) -> SimMim:
+        """The objective with a fresh layer."""
+        return SimMim(backbone, self)
+
+
+def unit_masks(
+    num_images: int, grid: tuple[int, ...], *, unit: int, ratio: float, device: torch.device
+) -> Bool[Tensor, "b n"]:
+    """Masks of whole units of patches, `ceil(ratio * units)` an image; units at the end of a grid may be cut off."""
+    units = tuple(-(-side // unit) for side in grid)
+    noise = torch.rand(num_images, math.prod(units), device=device)
+    mask = noise.argsort(dim=1).argsort(dim=1) < math.ceil(ratio * noise.shape[1])
+    mask = mask.unflatten(1, units)
+    for axis, side in enumerate(grid, start=1):
+        mask = mask.repeat_interleave(unit, dim=axis).narrow(axis, 0, side)
+    return mask.flatten(1)
+
+
+def absolute_loss(
+    predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"], channels: int
+) -> Float[Tensor, ""]:
+    """Sum of absolute errors of hidden patches / (hidden pixels + 1e-5) / channels."""
+    with exactly(predicted.device):
+        errors = (predicted.float() - target.float()).abs().sum(dim=-1)
+        hidden_pixels = mask.sum() * (target.shape[-1] // channels)
+        return (errors * mask).sum() / (hidden_pixels + COUNT_EPSILON) / channels
+
+
+class SimMim(Objective):
+    """The encoder to hand on, a token and a layer."""
+
+    def __init__(self, backbone: Backbone, config: SimMimConfig) -> None:
+        super().__init__()
+        self.backbone, self.config, self.views = backbone, config, config.views
+        self.mask_token = nn.Parameter(torch.zeros(backbone.width))
+        self.predict = nn.Linear(backbone.width, backbone.channels * math.prod(backbone.patch_size))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The reconstruction loss of the first view, in float32."""
+        pixels = views.crops[0]
+        predicted, mask = self.reconstruct(pixels)
+        target = patchify(pixels, self.backbone.patch_size)
+        return Losses({"reconstruction": absolute_loss(predicted, target, mask, self.backbone.channels)})
+
+    def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n"]]:
+        """What is predicted for every patch, and which were hidden."""
+        sides = zip(pixels.shape[2:], self.backbone.patch_size, strict=True)
+        grid = tuple(side // patch for side, patch in sides)
+        config = self.config
+        mask = unit_masks(len(pixels), grid, unit=config.mask_patches, ratio=config.mask_ratio, device=pixels.device)
+        tokens = tokens_of(self.backbone, pixels, Hidden(mask, self.mask_token))
+        return self.predict(tokens.patches), mask
+
+    @torch.no_grad()
+    def pictures(self, views: Views) -> dict[str, Figure]:
+        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        pixels = views.crops[0][:4]
+        predicted, mask = self.reconstruct(pixels)
+        return {"reconstruction": masked_figure(pixels, predicted, mask, self.backbone.patch_size)}

@@ -1,0 +1,61 @@
+"""ExPLoRA: continued pretraining with low-rank updates in all blocks but one or two, which are trained whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from medvit.backbones import Backbone
+from medvit.config import Count, Positive
+from medvit.errors import ConfigError
+from medvit.peft import PeftConfig
+from medvit.peft.lora import Lora, LoraConfig
+from medvit.registry import register
+
+
+@register
+class ExploraConfig(PeftConfig):
+    """Trains some blocks whole, LoRA on the attention of the others, and every norm (Khanna et al., ICML 2025).
+
+    The updates are on the fused projection of queries, keys and values. What public weights lacked or had in another
+    shape, such as a patch embedding made for volumes, is trained whole, too: nobody has trained it before.
+    """
+
+    name: Literal["explora"] = "explora"
+    rank: Count = 16
+    """Rank of the updates; the paper has 64 for ViT-L. With 16, less than a tenth of ViT-S, B and L is trained."""
+    alpha: Positive = 16.0
+    """Scale of the updates, times 1 / rank."""
+    targets: tuple[str, ...] = ("qkv",)
+    """Last names of the linear layers that get an update, in the blocks that are not trained whole."""
+    blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
+    """Blocks trained whole, counted from 0, or from the last one with -1; the paper takes one or two, the last ones."""
+
+    def adapt(self, backbone: Backbone) -> Lora:
+        """The backbone with updates; trainable are they, the chosen blocks, the norms, and what is new.
+
+        Raises:
+            ConfigError: If there is no such block, or none is left for the updates, or a target names no layer.
+        """
+        depth = backbone.depth
+        outside = [number for number in self.blocks if not -depth <= number < depth]
+        whole = {number % depth for number in self.blocks}
+        if outside or len(whole) == depth:
+            raise ConfigError(
+                f"peft.blocks is {self.blocks}; expected some but not all of {depth}, from {-depth} to {depth - 1}"
+            )
+        kept = [name for name, _ in backbone.named_parameters() if self._is_whole(name, whole, backbone)]
+        norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.LayerNorm)]
+        lora = LoraConfig(rank=self.rank, alpha=self.alpha, targets=self.targets)
+        adapted = lora.adapt_blocks(backbone, [number for number in range(depth) if number not in whole])
+        for name, weight in backbone.named_parameters():
+            if name in kept or name.rpartition(".")[0] in norms:
+                weight.requires_grad_(True)
+        return adapted
+
+    def _is_whole(self, name: str, whole: set[int], backbone: Backbone) -> bool:
+        if name.startswith("blocks.") and int(name.split(".")[1]) in whole:
+            return True
+        return backbone.fit is not None and (name in backbone.fit.missing or name in backbone.fit.adapted)

@@ -1,0 +1,127 @@
+"""What a few steps of a training cost: operations, memory, seconds; the rest of the run is the same again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+WARMUP_STEPS = 2
+"""Steps that are not timed: operations are counted in the first, and memory is still being laid out in the next."""
+
+
+@dataclass
+class Measured:
+    """Of a training: seconds, bytes, and multiplications and additions of one step."""
+
+    step_s: float = float("nan")
+    """Median, loading of images included."""
+    round_end_s: float = float("nan")
+    """Validation, readings and pictures at the end of a round."""
+    flops: float = float("nan")
+    """Of matrix products, convolutions and attention, forward and backward, two for a multiplication and addition."""
+    activation_bytes: int = 0
+    """Kept for the backward pass."""
+    peak_bytes: int = 0
+    """The most that the GPU, or without one this process with all its libraries, has held."""
+    _steps: list[float] = field(default_factory=list, repr=False)
+
+
+class Meter(Checkpoint):
+    """Measures the steps of a short run. As a callback for checkpoints it comes last at the end of a round."""
+
+    def __init__(self) -> None:
+        self.measured = Measured()
+        self._stack = contextlib.ExitStack()
+        self._counter: FlopCounterMode | None = None
+        self._since = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts operations and kept activations in the very first batch."""
+        if batch_idx == 0:
+            self._counter = FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
+            self._stack.enter_context(self._counter)
+            self._stack.enter_context(_kept(pl_module, self.measured))
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
+    ) -> None:
+        """Notes the time of a step."""
+        done = batch_and_outputs[2] + 1
+        accumulated = trainer.accumulate_grad_batches
+        if done == 1 and self._counter is not None:
+            self._stack.close()
+            self.measured.flops = float(self._counter.get_total_flops()) * accumulated
+        if done % accumulated == 0:
+            _synchronize()
+            now = time.perf_counter()
+            self.measured._steps.append(now - self._since)
+            self._since = now
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Sums up."""
+        self.measured.round_end_s = time.perf_counter() - self._since
+        self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
+        self.measured.peak_bytes = _peak_bytes()
+
+
+@contextlib.contextmanager
+def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
+    """Sums the storages that autograd keeps, each once, and without the weights."""
+    own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
+    seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own | seen:
+            seen.add(storage.data_ptr())
+            measured.activation_bytes += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+def _attention_on_cpu() -> dict[Any, Any]:
+    """Formulas of torch's attention on a CPU, which its counter does not know."""
+    aten = torch.ops.aten
+
+    def forward(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+        return int(sdpa_backward_flop_count(grad, query, key, value))
+
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

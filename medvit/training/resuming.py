@@ -1,0 +1,132 @@
+"""What a run needs to go on after it was stopped: written after every round, and when the process is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from medvit.errors import CheckpointError
+
+RESUME, BEST = "last.ckpt", "best.safetensors"
+POSITION = "medvit_position"
+"""Key of the checkpoint under which its position lies."""
+POLITE = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals by which Slurm and other schedulers say that the end is near (`--signal=USR1@120` sends the second)."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has got: whole rounds, and batches of the round it is in."""
+
+    rounds: int = 0
+    batches: int = 0
+
+
+class KeepLast(Checkpoint):
+    """Writes what is needed to resume, whole or not at all: after every round, and at the step at which a signal came.
+
+    The signals are answered between two steps, when weights, optimizer and teacher belong together; then the run ends
+    as an interrupted one. All processes of a run stop at the same step, though the signal may reach only one. As
+    Lightning's kind of callback for checkpoints, it comes after the module's own end of the round.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_asked = False
+        self._position = Position()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Listens from now on."""
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
+            self._before = {number: signal.signal(number, self._note) for number in POLITE}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
+    ) -> None:
+        """Saves and stops in the middle of a round, if asked to, but not while gradients are being added up."""
+        done = batch_and_outputs[2] + 1
+        if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
+            return
+        if self._asked(trainer):
+            self._save(trainer, Position(trainer.current_epoch, done))
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Replaces the last checkpoint, and stops if asked to."""
+        self._save(trainer, Position(trainer.current_epoch + 1))
+        if self._asked(trainer):
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leaves the signals to who had them."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Leaves the signals to who had them."""
+        self._restore()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes the position into the checkpoint."""
+        checkpoint[POSITION] = [self._position.rounds, self._position.batches]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._is_asked = True
+
+    def _asked(self, trainer: lightning.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._is_asked
+        return bool(trainer.strategy.reduce_boolean_decision(self._is_asked, all=False))
+
+    def _save(self, trainer: lightning.Trainer, position: Position) -> None:
+        self._position = position
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where an unfinished run in a folder can go on, if it has got that far."""
+    path = folder / RESUME
+    return path if path.is_file() else None
+
+
+def position_of(path: Path | None) -> Position:
+    """How far the run of a checkpoint to resume from had got.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    if path is None:
+        return Position()
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return Position(*state[POSITION])
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    for name in (RESUME, BEST):
+        (folder / name).unlink(missing_ok=True)

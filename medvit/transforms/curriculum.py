@@ -1,0 +1,74 @@
+"""From low to high resolution, with patches of noise (FastDINOv2, 2025): first crops are small, then they are whole.
+
+It works on a batch of crops where they are trained on, so that the loader need not know how far the training is.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.config import Amount, Config, Count, Share
+from medvit.samples import Views
+
+
+class CurriculumConfig(Config):
+    """How crops change over the training."""
+
+    low_until: Share = 0.75
+    """Share of the training with small crops: 150 of 200 epochs as published."""
+    low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Side of a small crop against a whole one, rounded to whole patches: half the side has a quarter of the tokens."""
+    noise: tuple[Amount, Amount] = (0.8, 2.0)
+    """Largest deviation of the noise while crops are small and once they are whole, in deviations of the crop; 0.2 and
+    0.5 of the range of natural images as published."""
+    noise_side: Count | None = None
+    """Side of the square or cube of noise in each crop, in pixels or voxels; none draws one up to the whole crop."""
+
+    def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
+        """The crops as they are to be at a share of the training; random by torch's generator."""
+        is_low = progress < self.low_until
+        factor, deviation = (self.low_factor, self.noise[0]) if is_low else (1.0, self.noise[1])
+        local = None if views.local is None else self._changed(views.local, factor, deviation, patch_size)
+        return Views(self._changed(views.crops, factor, deviation, patch_size), local, views.studies)
+
+    def _changed(
+        self, crops: Float[Tensor, "v b c *s"], factor: float, deviation: float, patch_size: tuple[int, ...]
+    ) -> Float[Tensor, "v b c *t"]:
+        flat = lowered(crops.flatten(0, 1), factor, patch_size)
+        if deviation > 0:
+            flat = noised(flat, deviation, self.noise_side)
+        return flat.unflatten(0, crops.shape[:2])
+
+
+def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int, ...]) -> Float[Tensor, "n c *t"]:
+    """Crops with sides smaller by a factor, in whole patches: bicubic in 2D, means of voxels in 3D."""
+    sides = zip(crops.shape[2:], patch_size, strict=True)
+    size = tuple(max(1, round(side * factor / patch)) * patch for side, patch in sides)
+    if size == tuple(crops.shape[2:]):
+        return crops
+    if len(size) == 2:
+        return F.interpolate(crops, size=size, mode="bicubic", antialias=True)
+    return F.interpolate(crops, size=size, mode="area")
+
+
+def noised(crops: Float[Tensor, "n c *s"], deviation: float, side: int | None) -> Float[Tensor, "n c *s"]:
+    """Crops with Gaussian noise in one square or cube at a random place of each; all other pixels stay as they are.
+
+    The strength is drawn for each crop up to `deviation` of its own deviation; the side too, where none is given.
+    """
+    num, shape, device = len(crops), crops.shape[2:], crops.device
+    column = (num, *(1,) * (crops.ndim - 1))
+    inside = torch.ones(num, 1, *shape, dtype=torch.bool, device=device)
+    share = torch.rand(num, device=device)
+    for axis, length in enumerate(shape):
+        sides = (share * length).long() + 1 if side is None else torch.full((num,), min(side, length), device=device)
+        starts = (torch.rand(num, device=device) * (length - sides + 1)).long()
+        places = torch.arange(length, device=device)
+        covered = (places >= starts[:, None]) & (places < (starts + sides)[:, None])
+        inside &= covered.reshape(num, 1, *(length if other == axis else 1 for other in range(len(shape))))
+    strength = torch.rand(column, device=device) * deviation * crops.flatten(1).std(dim=1).reshape(column)
+    return torch.where(inside, crops + strength * torch.randn_like(crops), crops)

@@ -1,0 +1,87 @@
+"""A plan tells what a training takes and makes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from medvit.training.measuring import Measured, _attention_on_cpu, _kept
+from pipelines.__main__ import main
+from pipelines.finetune import FinetuneConfig
+from pipelines.plan import PLANNED, Planner, _bytes, _count, _duration
+from tests.training.conftest import dataset
+from tests.training.test_runs import MAE, TINY, finetune_options
+
+SMALL = [
+    "tracking.enabled=false",
+    "preprocess.kind=image",
+    *(f"backbone.{key}={value}" for key, value in TINY.items()),
+    "trainer.precision=32-true",
+    "loader.batch_size=2",
+]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return dataset(tmp_path_factory.mktemp("data") / "images", ndim=2)
+
+
+def table(capsys) -> dict[str, str]:
+    lines = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()]
+    return {name: rest.strip() for name, rest in lines}
+
+
+def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decoder = [f"objective.{key}={value}" for key, value in MAE.items()]
+    assert main(["plan", "pretrain", f"dataset={images}", *SMALL, *decoder, "trainer.rounds=7"]) == 0
+    told = table(capsys)
+    assert told["images"] == "8  2 a step, seen 175.0 times"
+    assert told["weights that learn"].endswith("100.0% of all")
+    assert "700 steps in 7 rounds" in told["time to finish"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "finetune", f"dataset={images}", *SMALL, "peft=frozen"]) == 0
+    told = table(capsys)
+    assert told["weights that learn"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_planned_is_told_with_what_can(capsys):
+    assert main(["plan", "evaluate"]) == 2
+    assert "no stage to plan is named 'evaluate'; known are pretrain, finetune" in capsys.readouterr().err
+
+
+def test_a_plan_from_python_speaks_of_the_options_given(images, tmp_path):
+    options = finetune_options(images, backbone=TINY, head=None, preprocess={"kind": "image"})
+    config = FinetuneConfig.parse({**options, "output": tmp_path / "x"})
+    made = Planner(PLANNED["finetune"]).run(config).artifact
+    assert "6 steps in 3 rounds" in str(made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_operations_of_attention_on_a_cpu_are_counted():
+    query = torch.randn(1, 2, 8, 4, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=_attention_on_cpu()) as counter:
+        F.scaled_dot_product_attention(query, query, query)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)  # two products of 8 x 8 x 4 in each of two heads
+
+
+def test_kept_activations_are_counted_once_and_without_weights():
+    layer, pixels = nn.Linear(16, 16, bias=False), torch.randn(4, 16)
+    measured = Measured()
+    with _kept(layer, measured):
+        layer(pixels).exp().sum().backward()
+    assert measured.activation_bytes == 2 * 4 * 16 * 4  # the input of the layer, and the exponential
+
+
+def test_figures_are_told_in_units_of_people():
+    assert (_count(5_490_000), _count(12), _count(float("nan"))) == ("5.49 M", "12 ", "unknown ")
+    assert (_bytes(2**30), _bytes(2048)) == ("1 GiB", "2 KiB")
+    assert (_duration(90), _duration(3 * 3600), _duration(72 * 3600)) == ("1.5 minutes", "3.0 hours", "3.0 days")

@@ -1,0 +1,101 @@
+"""What is asked of a representation, and of which images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medvit.backbones.vit import VitConfig
+from medvit.manifest import Manifest
+from medvit.objectives.mae import MaeConfig
+from medvit.samples import Row
+from medvit.training.monitors import MonitorConfig, build_probe
+from medvit.training.start import start_from
+from medvit.transforms.preprocess import Preprocess
+from medvit.transforms.views import ViewsConfig
+
+
+def probe_of(folder, rows=None, **options):
+    manifest = Manifest.read(folder)
+    if rows is not None:
+        manifest = Manifest(rows, manifest.facts, folder)
+    ndim = len(manifest.rows[0].shape) - 1
+    preprocess = Preprocess(kind="image" if ndim == 2 else "volume")
+    config = VitConfig(patch_size=8, width=32, depth=2, heads=2)
+    start = start_from(None, config, preprocess, manifest)
+    monitors = MonitorConfig(**{"knn_images": 8} | options)
+    return start, build_probe(monitors, manifest, start, ViewsConfig(size=(16,) * ndim), seed=0)
+
+
+def unlabeled(folder, studies=lambda number: f"s-{number}") -> tuple[Row, ...]:
+    from dataclasses import replace
+
+    rows = Manifest.read(folder).rows
+    return tuple(replace(row, labels={}, study_id=studies(number)) for number, row in enumerate(rows))
+
+
+def test_labels_make_a_class_probe_and_masks_one_of_tissue(images, volumes):
+    assert probe_of(images)[1].question == "class"
+    assert probe_of(volumes)[1].question == "tissue"
+
+
+def test_without_either_an_image_must_find_its_study(images):
+    rows = unlabeled(images, lambda number: f"s-{number // 4}")
+    _, probe = probe_of(images, rows)
+    train = [row for row in rows if row.split == "train"]
+    assert probe.question == "study"
+    assert len(probe.bank) == len({row.study_id for row in train}) == len(probe.queries)
+    assert not any(torch.equal(one, other) for one, other in zip(probe.bank, probe.queries, strict=True))
+
+
+def test_queries_are_other_images_of_the_study_where_it_has_some(images, monkeypatch):
+    taken = []
+    from medvit.training import monitors
+
+    monkeypatch.setattr(monitors, "cut", lambda pixels, crop, size: taken.append(pixels) or torch.zeros(1, *size))
+    probe_of(images, unlabeled(images, lambda number: f"s-{number // 6}"))
+    assert len(taken) == 4
+    assert not torch.equal(taken[0], taken[1])
+    taken.clear()
+    probe_of(images, unlabeled(images))
+    assert all(torch.equal(one, other) for one, other in zip(taken[::2], taken[1::2], strict=True))
+
+
+def test_a_reading_of_mae_has_probe_and_reconstruction_and_leaves_all_as_it_was(images):
+    start, probe = probe_of(images)
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone).train()
+    objective.norm.eval()
+    before = {name: weight.clone() for name, weight in objective.state_dict().items()}
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    one, other = probe.read(objective, 0, 0.0), probe.read(objective, 0, 0.0)
+    assert one == other
+    assert torch.equal(torch.get_rng_state(), state)
+    assert objective.training
+    assert not objective.norm.training
+    assert all(torch.equal(weight, before[name]) for name, weight in objective.state_dict().items())
+    assert {"score", "rank", "cosine", "reconstruction", "knn"} == one.figures().keys()
+    assert one.images == len(probe.bank) + len(probe.queries)
+
+
+def test_mae_without_labels_is_judged_by_reconstruction_alone(images):
+    start, probe = probe_of(images, unlabeled(images))
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    figures = probe.read(objective, 0, 0.0).figures()
+    assert "score" not in figures
+    assert figures["reconstruction"] > 0
+    assert figures["knn"] >= 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_backbone_that_gives_no_numbers_has_no_score_and_no_rank(images, value):
+    start, probe = probe_of(images)
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    nn.init.constant_(start.backbone.norm.weight, value)
+    reading = probe.read(objective, 5, 0.5)
+    assert reading.score == 0.0
+    assert np.isnan(reading.rank)
+
+
+def test_too_few_images_or_none_asked_for_make_no_probe(images):
+    assert probe_of(images, knn_images=0)[1] is None

@@ -1,0 +1,146 @@
+"""Self-distillation as a user runs it: resumed bit for bit, shared by processes, shown before it starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvit.artifacts import Checkpoint
+from medvit.errors import ConfigError, DataError
+from medvit.manifest import Manifest
+from medvit.training.module import TrainingModule
+from pipelines.pretrain import PretrainConfig, pretrain
+
+HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
+DINOV2 = DINO | {"name": "dinov2", "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}
+SIMDINOV2 = DINO | {"name": "simdinov2", "curriculum": {"low_until": 0.5}}
+
+
+def options(data: Path, objective: dict, **more) -> dict:
+    return {
+        "dataset": data,
+        "tracking": {"enabled": False},
+        "preprocess": {"kind": "image"},
+        "backbone": {"name": "vit", "patch_size": 4, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1},
+        "objective": objective,
+        "trainer": {"rounds": 3, "round_steps": 2, "precision": "32-true"},
+        "loader": {"batch_size": 2},
+        "monitors": {"knn_images": 4},
+    } | more
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, output: Path, **given) -> None:
+    """Runs the stage and stops it in the middle of the step after `step`, as a kill would."""
+    seeded = TrainingModule.on_train_batch_start
+
+    def stop(module, batch, batch_idx):
+        if module.global_step >= step:
+            raise KeyboardInterrupt
+        seeded(module, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "on_train_batch_start", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            pretrain(output=output, **given)
+
+
+@pytest.mark.parametrize("objective", [DINO, DINOV2, SIMDINOV2], ids=lambda o: o["name"])
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_path, monkeypatch, objective):
+    given = options(images, objective)
+    whole = pretrain(output=tmp_path / "whole", **given)
+    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
+    one, other = (Checkpoint.load(made.folder).state for made in (whole, resumed))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
+    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear"})
+    alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
+    given["trainer"] = given["trainer"] | {"devices": 2}
+    shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
+    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "both.yaml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+
+
+def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr("medvit.objectives.dino.Dino.after_step", lambda self, progress: moved.append(progress))
+    given = options(images, DINO)
+    given["trainer"] = {"rounds": 1, "round_steps": 4, "precision": "32-true", "accumulate": 3}
+    pretrain(output=tmp_path / "out", **given)
+    assert moved == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_the_views_are_shown_before_the_first_step(images, tmp_path):
+    tracking = {"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    pretrain(output=tmp_path / "out", **options(images, DINO, tracking=tracking))
+    shown = {path.name for path in tmp_path.rglob("*.png")}
+    assert "views-0000000.png" in shown
+    assert "similarity-0000006.png" in shown
+
+
+def test_a_local_crop_of_another_rank_is_refused_at_the_door(images, tmp_path):
+    objective = DINO | {"views": {"local_size": [8, 8, 8]}}
+    with pytest.raises(ConfigError, match=r"objective\.views\.local_size has 3 numbers"):
+        pretrain(output=tmp_path / "out", **options(images, objective))
+
+
+@pytest.fixture
+def mixed(images, volumes, tmp_path):
+    """Images and volumes in one dataset."""
+    (tmp_path / "mixed" / "images").mkdir(parents=True)
+    for folder in (images, volumes):
+        for stored in (folder / "images").rglob("*"):
+            if stored.is_file():
+                target = tmp_path / "mixed" / stored.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(stored.read_bytes())
+    two, three = (Manifest.read(folder) for folder in (images, volumes))
+    rows = [*two, *(replace(row, image_id=f"v{row.image_id}") for row in three)]
+    Manifest(tuple(rows), two.facts, tmp_path / "mixed").write()
+    return tmp_path / "mixed"
+
+
+UNI4EYE = {
+    "name": "uni4eye",
+    "decoder_width": 24,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "other_patch_size": [4, 4, 4],
+    "views": {"size": [16, 16]},
+    "other_views": {"size": [8, 8, 8]},
+}
+
+
+def test_images_and_volumes_train_one_encoder_which_is_handed_on_for_both(mixed, tmp_path, monkeypatch):
+    given = options(mixed, UNI4EYE)
+    whole = pretrain(output=tmp_path / "whole", **given)
+    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
+    for part in (".", "twin"):
+        one, other = (Checkpoint.load(made.folder / part).state for made in (whole, resumed))
+        assert all(torch.equal(one[name], other[name]) for name in one), part
+    image, volume = (Checkpoint.load(whole.folder / part) for part in (".", "twin"))
+    assert (image.preprocess["kind"], volume.preprocess["kind"]) == ("image", "volume")
+    assert torch.equal(image.state["blocks.0.mlp.fc1.weight"], volume.state["blocks.0.mlp.fc1.weight"])
+    again = pretrain(
+        output=tmp_path / "on", **(given | {"checkpoint": volume.folder, "preprocess": None, "objective": "simmim"})
+    )
+    assert again.preprocess["kind"] == "volume"
+
+
+def test_a_dataset_without_the_other_kind_is_refused(images, tmp_path):
+    with pytest.raises(DataError, match="has no volume to train on"):
+        pretrain(output=tmp_path / "out", **options(images, UNI4EYE))
