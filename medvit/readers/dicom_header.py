@@ -257,8 +257,13 @@ def _refuse_without_size(header: Header) -> NoReturn:
 
 
 def _check_size(header: Header) -> None:
+    if header.frames > 8 * header.num_bytes:  # a frame takes a bit at least
+        raise UnreadableError(
+            f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, which cannot hold them"
+        )
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    claimed = header.frames * header.rows * header.columns * samples * header.bits // 8
+    # A damaged header may claim billions of frames of no bits: each takes some room all the same.
+    claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
     if is_uncompressed(header.transfer_syntax):
         check_stored(claimed, header.file)
     else:
