@@ -259,7 +259,8 @@ def _refuse_without_size(header: Header) -> NoReturn:
 def _check_size(header: Header) -> None:
     if header.frames > 8 * header.num_bytes:  # a frame takes a bit at least
         raise UnreadableError(
-            f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, which cannot hold them"
+            f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, "
+            "which cannot hold them"
         )
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
     # A damaged header may claim billions of frames of no bits: each takes some room all the same.
