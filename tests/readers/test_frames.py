@@ -144,3 +144,10 @@ def test_two_thousand_frames_of_twenty_times_are_twenty_volumes(tmp_path: Path):
     file = write_multiframe(tmp_path / "a.dcm", np.zeros((2000, 4, 4), np.uint16), groups)
     assert len(read_planes(file)) == 2000
     assert len(list(find([file]))) == 20
+
+
+def test_billions_of_frames_without_bits_are_refused_before_any_is_made(tmp_path: Path):
+    file = write_multiframe(tmp_path / "a.dcm", counted(1), [], BitsAllocated=0, NumberOfFrames=2**31 - 1)
+    found = only([file])
+    assert found.code == "unreadable"
+    assert "NumberOfFrames is 2147483647 in a file of" in found.reason
