@@ -83,7 +83,8 @@ class Alarm:
 class Guard:
     """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early.
 
-    Where start weights are random, they are no floor: what is learned is compared with what was learned before.
+    Where start weights are random, they are no floor, and a score that falls is told but ends nothing: early learning
+    moves to and fro. A collapse, or an error of reconstruction that rises, still does.
     """
 
     def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
@@ -140,6 +141,11 @@ class Guard:
         self._highest_rank, self._lowest_error = float(state["highest_rank"]), float(state["lowest_error"])
 
     @property
+    def _worse(self) -> Kind:
+        """What it means that a probe or neighbors have got worse."""
+        return "low" if self.starts_random else "fall"
+
+    @property
     def _floor(self) -> Reading | None:
         """The best reading before, unless it is of random weights."""
         return None if self.starts_random and self.best is self.start else self.best
@@ -167,7 +173,8 @@ class Guard:
             text = f"the teacher's entropy is {reading.entropy:.3f} of its largest"
             yield Alarm("collapse" if reading.step else "low", text)
         if reading.score < before.score - allowed:
-            yield Alarm("fall", f"the score is {reading.score:.3f}, after {before.score:.3f} at step {before.step}")
+            text = f"the score is {reading.score:.3f}, after {before.score:.3f} at step {before.step}"
+            yield Alarm(self._worse, text)
         if reading.reconstruction > self._lowest_error * (1.0 + config.rise):
             yield Alarm(
                 "fall", f"the error of reconstruction is {reading.reconstruction:.3g}, after {self._lowest_error:.3g}"
@@ -180,8 +187,8 @@ class Guard:
         if math.isnan(reading.reconstruction):
             return "collapse"
         if math.isnan(reading.score):
-            return "fall" if reading.knn < before.knn - allowed else "low"
-        return "fall" if reading.score < before.score else "low"
+            return self._worse if reading.knn < before.knn - allowed else "low"
+        return self._worse if reading.score < before.score else "low"
 
 
 def _number(value: float, otherwise: float) -> float:

@@ -105,8 +105,11 @@ def test_random_start_weights_are_no_floor_but_what_was_learned_is():
     guard = Guard(GuardConfig(patience=1), starts_random=True)
     assert kinds(guard, reading(0, 0.6), reading(10, 0.4, rank=1.9)) == [set(), {"low"}]
     assert guard.best.step == 10
-    assert kinds(guard, reading(20, 0.7), reading(30, 0.4)) == [set(), {"fall"}]
+    assert kinds(guard, reading(20, 0.7), reading(30, 0.4)) == [set(), {"low"}]
     assert guard.best.step == 20
+    assert not guard.close()
+    assert kinds(guard, reading(40, 0.5, rank=1.1)) == [{"low", "collapse"}]
+    assert guard.close()
 
 
 def test_few_images_cannot_have_a_low_rank():
