@@ -11,8 +11,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
-from medvit.backbones import BackboneChoice, BackboneConfig
-from medvit.dataset import Samples
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.model_card import write_model_card
 from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
@@ -20,20 +19,22 @@ from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
+from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
 from medvit.training.guard import Guard, GuardConfig
-from medvit.training.loader import LoaderConfig, rounds
+from medvit.training.loader import LoaderConfig
 from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.optim import OptimConfig
 from medvit.training.pretraining import Pretraining
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import Start, start_from
-from medvit.training.tasks import LARGEST_VIEW, crop_size, require_fitting
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.preprocess import Preprocess
-from medvit.transforms.views import MakeViews, collate_views
 
 log = logging.getLogger("medvit")
+
+TWIN = "twin"
+"""Folder within a checkpoint, of the backbone of the other rank."""
 
 
 class PretrainConfig(StageConfig):
@@ -51,6 +52,8 @@ class PretrainConfig(StageConfig):
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
+    other_preprocess: Preprocess | None = None
+    """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
     """The vision transformer; backbone.weights names the public weights to start from."""
     peft: OptionalPeftChoice = None
@@ -79,7 +82,13 @@ class Assembled:
     loader: DataLoader[object]
     trainer: Trainer
     resume_from: Path | None
-    num_images: int
+    streams: tuple[Stream, ...]
+    """What it is fed."""
+
+    @property
+    def num_images(self) -> int:
+        """Training images of all kinds."""
+        return sum(len(stream.samples) for stream in self.streams)
 
 
 @stage
@@ -98,6 +107,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     merged = peft.merge()
     model = {"kind": "backbone", "backbone": peft.described(parts.start.config).tree()}
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
+    _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
     remove_leftovers(run.folder)
@@ -110,27 +120,19 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
-    train = manifest.filter(lambda row: row.kind == start.preprocess.kind).split("train")
     is_continued = pretrained is not None or start.backbone.fit is not None
     way = config.peft or (ExploraConfig() if is_continued else FullConfig())
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
-    asked = objective.views
-    require_fitting(
-        start.backbone.ndim,
-        sizes=asked.sizes,
-        axes={"objective.views.flipped_axes": asked.flipped_axes},
-    )
-    patch_size = start.backbone.patch_size
-    views = asked.fitted(crop_size(train, start.preprocess, patch_size, LARGEST_VIEW), patch_size)
+    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views)]
+    if objective.twin is not None:
+        streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
     optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
     resume_from = last_checkpoint(run.folder)
-    loader = rounds(
+    loader = feed(
         config.loader,
-        Samples(train, start.preprocess),
-        MakeViews(views, start.preprocess.intensity),
-        collate_views,
+        streams,
         num_batches=config.trainer.round_batches,
         seed=config.seed,
         start=position_of(resume_from),
@@ -140,14 +142,27 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
-        probe=build_probe(config.monitors, manifest, start, views, seed=config.seed),
+        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed),
         guard=Guard(config.guard, starts_random=not is_continued),
         tracker=run.tracker,
         folder=run.folder,
         further=_further(config.further, run, objective),
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, len(train))
+    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, tuple(streams))
+
+
+def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:
+    """The backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
+    twin = parts.module.objective.twin
+    if twin is None:
+        return
+    own = twin.backbone
+    backbone = merged.of_other_rank(own.patch_size, own.channels)
+    backbone.load_state_dict({**merged.state_dict(), **own.embedding_state()})
+    shape = {"ndim": own.ndim, "channels": own.channels, "patch_size": list(own.patch_size)}
+    model = {"kind": "backbone", "backbone": checkpoint.model["backbone"] | shape}
+    Checkpoint(checkpoint.folder / TWIN, model, parts.streams[1].preprocess.tree(), backbone.state_dict()).save()
 
 
 def _further(config: FurtherConfig, run: Run, objective: Objective) -> Further | None:

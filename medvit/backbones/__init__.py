@@ -74,6 +74,18 @@ class Backbone(nn.Module, ABC):
         """Prefix and patch tokens after the last block and norm, as `encode_layers`."""
         return self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0]
 
+    @abstractmethod
+    def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
+        """A backbone of 2D to one of 3D, or back: a fresh patch embedding of its own before these very blocks.
+
+        Raises:
+            ConfigError: If the positions are of one rank alone.
+        """
+
+    @abstractmethod
+    def embedding_state(self) -> dict[str, Tensor]:
+        """The weights of the patch embedding, all that backbones of two ranks do not share."""
+
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
         """Tokens after the last block."""
         return self.intermediate(pixels, [self.depth - 1])[0]

@@ -5,14 +5,12 @@ So public weights load by name.
 
 from __future__ import annotations
 
-import difflib
-import logging
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-import timm
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -24,15 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.positions import rotations, sincos_positions
-from medvit.errors import CheckpointError, ConfigError, DataError
-from medvit.layouts import State
+from medvit.backbones.public import load_public
+from medvit.errors import ConfigError, DataError
 from medvit.registry import register
 from medvit.samples import Tokens
-from medvit.weights import Fit, adapt_positions, load_weights, read_weights
+from medvit.weights import adapt_positions
 
-log = logging.getLogger("medvit")
-
-HUB = "hub:"
 SIZES = {
     "micro": (192, 6, 3),
     "tiny": (192, 12, 3),
@@ -100,7 +95,7 @@ class VitConfig(BackboneConfig):
         """
         model = ViT(self)
         if self.weights is not None:
-            model.fit = _load_public(model, self.weights)
+            model.fit = load_public(model, model.grid, self.weights)
         return model
 
 
@@ -179,6 +174,24 @@ class ViT(Backbone):
         num_prefix = self.num_prefix_tokens
         found = self._run(patches, grid, None, layers)
         return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
+
+    def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
+        """A fresh patch embedding for images of the other rank before these very blocks, tokens and norm."""
+        ndim = 5 - self.ndim
+        if self.pos_embed is not None:
+            raise ConfigError("backbone.positions=learned are of one rank alone; choose sincos or rope for both")
+        twin = copy.copy(self)
+        twin._modules, twin._parameters = dict(self._modules), dict(self._parameters)
+        twin.ndim, twin.channels = ndim, channels
+        twin.patch_size = _sides(patch_size, ndim, "objective.other_patch_size")
+        convolution: Any = nn.Conv3d if ndim == 3 else nn.Conv2d
+        twin.patch_embed = nn.ModuleDict({"proj": convolution(channels, self.width, twin.patch_size, twin.patch_size)})
+        twin.patch_embed.apply(_initialize)
+        return twin
+
+    def embedding_state(self) -> dict[str, Tensor]:
+        """The weights of the patch embedding."""
+        return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
     def _run(
         self, patches: Tensor, grid: tuple[int, ...], ids: Tensor | None, layers: Sequence[int]
@@ -260,25 +273,3 @@ def _initialize(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.xavier_uniform_(module.weight.flatten(1))
         nn.init.zeros_(module.bias) if module.bias is not None else None
-
-
-def _load_public(model: ViT, weights: str) -> Fit:
-    name = weights.removeprefix(HUB)
-    state = _downloaded(name) if weights.startswith(HUB) else read_weights(weights)
-    fit = load_weights(model, state, grid=model.grid, source=weights)
-    if fit.advice:
-        log.warning("%s; its features will not be those it was trained for: %s", fit.summary, ", ".join(fit.advice))
-    return fit
-
-
-def _downloaded(name: str) -> State:
-    """The one place where medvit downloads, and only because the user named a model of the hub."""
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
-        raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError, ValueError) as error:  # no network, no such file on the hub, no public weights
-        raise CheckpointError(
-            f"{HUB}{name} could not be downloaded ({type(error).__name__}); give the path of a local file instead"
-        ) from None

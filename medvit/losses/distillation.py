@@ -43,7 +43,8 @@ def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iteratio
     """
     scores = logits.float() / temperature
     # Subtracting the largest one changes nothing, as all are divided by their sum, and keeps exp within float32.
-    weights = (scores - highest(scores.amax())).exp()
+    most = scores.amax() if len(scores) else scores.new_tensor(-torch.inf)
+    weights = (scores - highest(most)).exp()
     num_rows = summed(torch.tensor(float(len(logits)), device=logits.device))
     weights = weights / summed(weights.sum())
     for _ in range(iterations):

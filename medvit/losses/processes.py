@@ -37,6 +37,20 @@ def summed_with_gradient(values: Tensor) -> Tensor:
     return total
 
 
+def gathered_with_gradient(rows: Tensor) -> Tensor:
+    """The rows (N, D) of all processes (N * processes, D), equally many of each; gradients reach all of them."""
+    if not _is_distributed():
+        return rows
+    joint = rows.new_zeros(num_processes(), *rows.shape)
+    joint[process()] = rows
+    return summed_with_gradient(joint).flatten(0, 1)
+
+
+def process() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if _is_distributed() else 0
+
+
 def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 

@@ -1,4 +1,7 @@
-"""Regularizers that keep the features of a batch apart: KoLeo, vMF kernel density, coding rate."""
+"""Regularizers that keep the features of a batch apart: KoLeo, vMF kernel density, coding rate.
+
+The batch is that of all processes: several devices learn what one learns of the joint batch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.losses.processes import exactly, num_processes, summed_with_gradient
+from medvit.losses.processes import (
+    exactly,
+    gathered_with_gradient,
+    num_processes,
+    summed_with_gradient,
+)
 
 KOLEO_EPSILON = 1e-8
 
@@ -18,7 +26,7 @@ def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     The gradient grows as 1 / d: of near duplicates, such as neighboring slices, it explodes. One feature alone gives 0.
     """
     with exactly(features.device):
-        unit = F.normalize(features.float(), eps=KOLEO_EPSILON, dim=-1)
+        unit = gathered_with_gradient(F.normalize(features.float(), eps=KOLEO_EPSILON, dim=-1))
         if len(unit) < 2:
             return unit.sum() * 0.0
         with torch.no_grad():
@@ -36,14 +44,14 @@ def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -
     gradient stays bounded where features are equal.
     """
     with exactly(features.device):
-        unit = F.normalize(features.float(), dim=-1)
+        unit = gathered_with_gradient(F.normalize(features.float(), dim=-1))
         return (kappa * unit @ unit.T).logsumexp(dim=1).mean()
 
 
 def coding_rate(features: Float[Tensor, "v b d"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
     """Mean over views of gamma / 2 log det(I + d / (b epsilon) Z^T Z), gamma = (d + b) / (d b) (Wu et al., ICML 2025).
 
-    High where features fill their space; minimize its negative. `b` counts the features of all processes.
+    High where features fill their space; minimize its negative.
     """
     with exactly(features.device):
         values = features.float()

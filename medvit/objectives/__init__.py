@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from matplotlib.figure import Figure
@@ -20,6 +21,14 @@ from medvit.samples import Losses, Views
 from medvit.transforms.views import ViewsConfig
 
 
+@dataclass(frozen=True)
+class Twin:
+    """A backbone of the other rank that shares the blocks of the one to hand on, and the crops it is fed."""
+
+    backbone: Backbone
+    views: ViewsConfig
+
+
 class Objective(nn.Module, ABC):
     """What a backbone is trained for without labels."""
 
@@ -27,6 +36,8 @@ class Objective(nn.Module, ABC):
     """The backbone to hand on."""
     views: ViewsConfig
     """The crops it wants."""
+    twin: Twin | None = None
+    """What learns from the images of the other rank in the same run, batches by turns; none by default."""
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -17,6 +16,7 @@ from medvit.backbones import Backbone, Hidden
 from medvit.config import Config, Count, Positive, Share
 from medvit.losses.distillation import mask_weights
 from medvit.losses.gram import gram_loss
+from medvit.losses.processes import num_processes, process
 from medvit.objectives.distillation import Distillation, DistillationConfig, summary, tokens_of
 from medvit.objectives.projection import Projection
 from medvit.samples import Tokens, Views
@@ -133,7 +133,8 @@ class MaskedDistillation(Distillation):
         crops, token = views.crops.flatten(0, 1), self.student.mask_token
         with torch.no_grad():
             taught = tokens_of(self.backbone, crops)
-        mask = self.draw_masks(len(crops), taught.grid).to(crops.device)
+        num_views, num_images = views.crops.shape[:2]
+        mask = self.draw_masks(num_views, num_images, taught.grid).to(crops.device)
         seen = tokens_of(self.student.backbone, crops, Hidden(mask, token))
         images = [summary(seen)]
         if views.local is not None:
@@ -144,16 +145,21 @@ class MaskedDistillation(Distillation):
             taught.patches[mask],
             seen.patches[mask],
             mask_weights(mask),
-            num_images=views.crops.shape[1],
+            num_images=num_images,
             num_crops=len(crops),
             extra=self._anchored(crops, seen, progress),
         )
 
-    def draw_masks(self, num_crops: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
-        """Which patches of each crop the student does not see; random by torch's generator."""
-        generator = np.random.default_rng(int(torch.randint(2**31, ())))
-        masking = self.masked.masking
-        return draw_masks(num_crops, grid, share=masking.share, ratios=masking.ratios, generator=generator)
+    def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
+        """Which patches of each crop the student does not see, view by view; random by torch's generator.
+
+        Where processes begin with one seed, image i of process r has the masks of image i * processes + r of a joint
+        batch.
+        """
+        joint, own = num_images * num_processes(), range(process(), num_images * num_processes(), num_processes())
+        rows = [view * joint + image for view in range(num_views) for image in own]
+        masking, seed = self.masked.masking, int(torch.randint(2**31, ()))
+        return draw_masks(rows, num_views * joint, grid, share=masking.share, ratios=masking.ratios, seed=seed)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

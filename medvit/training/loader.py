@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -36,11 +37,20 @@ class Draw:
     seed: int
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Two kinds of images that are fed by turns: the first `num_first` of them, then the others, batch by batch."""
+
+    num_first: int
+    batch_size: int
+
+
 class RoundSampler(Sampler[Draw]):
     """`per_round` draws a round in each training process, through random orders of all images one after another.
 
     Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
-    With `weights`, images are drawn with these odds and replacement instead, as for rare classes.
+    With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
+    first so many images and the others take turns, batch by batch of all processes.
     """
 
     def __init__(
@@ -52,7 +62,10 @@ class RoundSampler(Sampler[Draw]):
         first_round: int = 0,
         skip: int = 0,
         weights: Sequence[float] | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        self.turns = turns
+        self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
         self.round = self.first_round = first_round
         self.skip = skip
@@ -73,19 +86,47 @@ class RoundSampler(Sampler[Draw]):
             yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
 
     def _index(self, position: int) -> int:
-        lap, place = divmod(position, self.num_images)
         if self.odds is not None:
             return int(np.random.default_rng(mixed_seed(self.seed, 2, position)).choice(self.num_images, p=self.odds))
-        if getattr(self, "_lap", None) != lap:
-            self._lap = lap
-            self._order = np.random.default_rng(mixed_seed(self.seed, 0, lap)).permutation(self.num_images)
-        return int(self._order[place])
+        if self.turns is not None:
+            return self._by_turns(position, self.turns)
+        return self._in_order(0, position, self.num_images)
+
+    def _by_turns(self, position: int, turns: Turns) -> int:
+        batch, place = divmod(position, turns.batch_size * _world()[0])
+        turn = batch % 2
+        nth = batch // 2 * turns.batch_size * _world()[0] + place
+        sizes = (turns.num_first, self.num_images - turns.num_first)
+        return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
+
+    def _in_order(self, turn: int, nth: int, num_images: int) -> int:
+        """The nth image through random orders of all, one after another."""
+        lap, place = divmod(nth, num_images)
+        if (turn, lap) not in self._orders:
+            parts = (0, lap) if turn == 0 else (0, lap, turn)
+            self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
+            self._orders[turn, lap] = np.random.default_rng(mixed_seed(self.seed, *parts)).permutation(num_images)
+        return int(self._orders[turn, lap][place])
+
+
+class TwoKinds:
+    """The samples of one kind, then those of another."""
+
+    def __init__(self, first: Samples, second: Samples) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> Sample:
+        own = index - len(self.first)
+        return self.first[index] if own < 0 else self.second[own]
 
 
 class Drawn(Dataset[Any]):
     """Samples after a random transform, looked up by `Draw`."""
 
-    def __init__(self, samples: Samples, transform: Callable[[Sample, int], Any]) -> None:
+    def __init__(self, samples: Samples | TwoKinds, transform: Callable[[Sample, int], Any]) -> None:
         self.samples, self.transform = samples, transform
 
     def __getitem__(self, draw: Draw) -> Any:
@@ -94,7 +135,7 @@ class Drawn(Dataset[Any]):
 
 def rounds(
     config: LoaderConfig,
-    samples: Samples,
+    samples: Samples | TwoKinds,
     transform: Callable[[Sample, int], Any],
     stack: Callable[[Sequence[Any]], Any],
     *,
@@ -102,8 +143,12 @@ def rounds(
     seed: int,
     start: Position = START,
     weights: Sequence[float] | None = None,
+    num_first: int | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on."""
+    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on.
+
+    With `num_first`, batches of the first so many samples and of the others take turns.
+    """
     sampler = RoundSampler(
         len(samples),
         per_round=num_batches * config.batch_size,
@@ -111,6 +156,7 @@ def rounds(
         first_round=start.rounds,
         skip=start.batches * config.batch_size,
         weights=weights,
+        turns=None if num_first is None else Turns(num_first, config.batch_size),
     )
     return DataLoader(
         Drawn(samples, transform),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -46,16 +46,26 @@ def _add_block(mask: Bool[np.ndarray, "*g"], allowed: int, generator: np.random.
 
 
 def draw_masks(
-    num_crops: int, grid: tuple[int, ...], *, share: float, ratios: tuple[float, float], generator: np.random.Generator
+    rows: Sequence[int],
+    num_crops: int,
+    grid: tuple[int, ...],
+    *,
+    share: float,
+    ratios: tuple[float, float],
+    seed: int,
 ) -> Bool[Tensor, "b n"]:
-    """Masks of a batch of crops: a share of them is masked, by ratios that are spread evenly between two bounds.
+    """Masks of these rows of a batch of crops: a share of the batch is masked, by ratios spread evenly over them.
 
-    At least one crop is masked, so that what is learned from masks always learns.
+    At least one crop of the batch is masked. A mask depends on the seed and its row alone, so that several devices
+    draw those of one device with the joint batch.
     """
     num_patches, num_masked = math.prod(grid), max(1, int(num_crops * share))
     bounds = np.linspace(*ratios, num_masked + 1)
-    masks = np.zeros((num_crops, num_patches), dtype=bool)
-    for row, (low, high) in enumerate(itertools.pairwise(bounds)):
-        wanted = max(1, int(num_patches * generator.uniform(low, high)))
-        masks[row] = block_mask(grid, wanted, generator).ravel()
-    return torch.from_numpy(generator.permutation(masks))
+    places = np.random.default_rng(seed).permutation(num_crops)
+    masks = np.zeros((len(rows), num_patches), dtype=bool)
+    for mask, row in zip(masks, rows, strict=True):
+        if (place := places[row]) < num_masked:
+            generator = np.random.default_rng((seed, row))
+            wanted = max(1, int(num_patches * generator.uniform(*bounds[place : place + 2])))
+            mask[:] = block_mask(grid, wanted, generator).ravel()
+    return torch.from_numpy(masks)

@@ -5,17 +5,18 @@ from torch import distributed, multiprocessing
 from torch.nn import functional as F
 
 from medvit.losses.distillation import Center, sinkhorn_knopp
-from medvit.losses.spread import coding_rate
+from medvit.losses.spread import coding_rate, kernel_density_loss, koleo_loss
 
 ROWS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 
 
 def everything(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Balanced targets, a moved center, a coding rate and its gradient."""
+    """Balanced targets, a moved center, regularizers and their gradient."""
     center = Center(5, 0.9)
     center.follow(rows)
     weight = torch.eye(5).requires_grad_()
-    rate = coding_rate(F.normalize(rows @ weight, dim=-1)[None])
+    features = F.normalize(rows @ weight, dim=-1)
+    rate = coding_rate(features[None]) + kernel_density_loss(features) + koleo_loss(features)
     (gradient,) = torch.autograd.grad(rate, weight)
     return sinkhorn_knopp(rows, 0.07), center.values, rate.detach(), gradient
 

@@ -64,7 +64,7 @@ def test_visible_patches_have_no_gradient_from_the_patch_loss(make, views):
     torch.manual_seed(5)
     look = objective.look(views(num_local=0), 0.5)
     torch.manual_seed(5)
-    mask = objective.draw_masks(6, (4, 4))
+    mask = objective.draw_masks(2, 3, (4, 4))
     assert look.student_patches.shape[0] == int(mask.sum())
     torch.testing.assert_close(look.weights.sum().item(), float(mask.any(1).sum()), atol=1e-5, rtol=0)
 
@@ -73,7 +73,7 @@ def test_visible_patches_have_no_gradient_from_the_patch_loss(make, views):
 def test_the_student_does_not_see_the_patches_it_is_asked_for(make, views, name):
     objective, batch = make(name, head=TINY_HEAD), views(num_local=0)
     torch.manual_seed(5)
-    mask = objective.draw_masks(6, (4, 4)).reshape(2, 3, 1, 4, 4)
+    mask = objective.draw_masks(2, 3, (4, 4)).reshape(2, 3, 1, 4, 4)
     pixels = mask.repeat_interleave(8, -1).repeat_interleave(8, -2)
     changed = Views(torch.where(pixels, torch.tensor(9.0), batch.crops))
     looks = []

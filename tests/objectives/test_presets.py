@@ -24,7 +24,7 @@ def test_crops_are_whole_patches_of_the_rank_of_the_images(path):
     patches = (patch,) * ndim if isinstance(patch, int) else patch
     for size in config.objective.views.sizes.values():
         assert len(size) in (0, ndim)
-    views = config.objective.views.fitted(config.objective.views.size or (224, 224), patches)
+    views = config.objective.views.fitted(tuple(4 * side for side in patches), patches)
     sizes = [views.size, *([views.local_size] if isinstance(views, MultiCropConfig) else [])]
     assert all(side % patch == 0 for size in sizes for side, patch in zip(size, patches, strict=True))
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from medvit.training.loader import RoundSampler
+from medvit.training.loader import RoundSampler, Turns
 
 
 def draws(sampler: RoundSampler, rounds: range) -> list:
@@ -43,3 +43,15 @@ def test_weights_make_rare_images_as_frequent_as_asked():
     sampler = RoundSampler(4, per_round=4000, seed=0, weights=[1, 1, 1, 3])
     share = np.mean([draw.index == 3 for draw in sampler])
     assert abs(share - 0.5) < 0.03  # three standard errors of 4000 draws
+
+
+def test_two_kinds_take_turns_batch_by_batch_and_each_comes_whole_before_any_comes_twice():
+    sampler = RoundSampler(9, per_round=24, seed=0, turns=Turns(num_first=6, batch_size=2))
+    indices = [draw.index for draw in draws(sampler, range(2))]
+    batches = [indices[i : i + 2] for i in range(0, len(indices), 2)]
+    assert all((index < 6) == (number % 2 == 0) for number, batch in enumerate(batches) for index in batch)
+    first, second = ([index for batch in batches[turn::2] for index in batch] for turn in range(2))
+    assert sorted(first[:6]) == list(range(6))
+    assert sorted(second[:3]) == [6, 7, 8]
+    resumed = RoundSampler(9, per_round=24, seed=0, first_round=1, turns=Turns(num_first=6, batch_size=2))
+    assert [draw.index for draw in resumed] == indices[24:]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, DataError
+from medvit.manifest import Manifest
 from medvit.training.module import TrainingModule
 from pipelines.pretrain import PretrainConfig, pretrain
 
@@ -60,8 +62,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
 
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
-    given = options(images, DINO, optim={"scaling": "linear"})
-    given["backbone"] = given["backbone"] | {"drop_path": 0.0}
+    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear"})
     alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
     given["trainer"] = given["trainer"] | {"devices": 2}
     shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
@@ -94,3 +95,52 @@ def test_a_local_crop_of_another_rank_is_refused_at_the_door(images, tmp_path):
     objective = DINO | {"views": {"local_size": [8, 8, 8]}}
     with pytest.raises(ConfigError, match=r"objective\.views\.local_size has 3 numbers"):
         pretrain(output=tmp_path / "out", **options(images, objective))
+
+
+@pytest.fixture
+def mixed(images, volumes, tmp_path):
+    """Images and volumes in one dataset."""
+    (tmp_path / "mixed" / "images").mkdir(parents=True)
+    for folder in (images, volumes):
+        for stored in (folder / "images").rglob("*"):
+            if stored.is_file():
+                target = tmp_path / "mixed" / stored.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(stored.read_bytes())
+    two, three = (Manifest.read(folder) for folder in (images, volumes))
+    rows = [*two, *(replace(row, image_id=f"v{row.image_id}") for row in three)]
+    Manifest(tuple(rows), two.facts, tmp_path / "mixed").write()
+    return tmp_path / "mixed"
+
+
+UNI4EYE = {
+    "name": "uni4eye",
+    "decoder_width": 24,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "other_patch_size": [4, 4, 4],
+    "views": {"size": [16, 16]},
+    "other_views": {"size": [8, 8, 8]},
+}
+
+
+def test_images_and_volumes_train_one_encoder_which_is_handed_on_for_both(mixed, tmp_path, monkeypatch):
+    given = options(mixed, UNI4EYE)
+    whole = pretrain(output=tmp_path / "whole", **given)
+    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
+    for part in (".", "twin"):
+        one, other = (Checkpoint.load(made.folder / part).state for made in (whole, resumed))
+        assert all(torch.equal(one[name], other[name]) for name in one), part
+    image, volume = (Checkpoint.load(whole.folder / part) for part in (".", "twin"))
+    assert (image.preprocess["kind"], volume.preprocess["kind"]) == ("image", "volume")
+    assert torch.equal(image.state["blocks.0.mlp.fc1.weight"], volume.state["blocks.0.mlp.fc1.weight"])
+    again = pretrain(
+        output=tmp_path / "on", **(given | {"checkpoint": volume.folder, "preprocess": None, "objective": "simmim"})
+    )
+    assert again.preprocess["kind"] == "volume"
+
+
+def test_a_dataset_without_the_other_kind_is_refused(images, tmp_path):
+    with pytest.raises(DataError, match="has no volume to train on"):
+        pretrain(output=tmp_path / "out", **options(images, UNI4EYE))

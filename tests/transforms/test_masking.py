@@ -28,7 +28,7 @@ def _neighbors(mask):
 
 
 def test_half_of_the_crops_are_masked_by_ratios_spread_evenly():
-    masks = draw_masks(32, (14, 14), share=0.5, ratios=(0.1, 0.5), generator=np.random.default_rng(0))
+    masks = draw_masks(range(32), 32, (14, 14), share=0.5, ratios=(0.1, 0.5), seed=0)
     counts = sorted(masks.sum(1).tolist())
     assert counts[:16] == [0] * 16
     assert 0 < counts[16] <= 0.125 * 196
@@ -39,5 +39,11 @@ def test_half_of_the_crops_are_masked_by_ratios_spread_evenly():
 @pytest.mark.parametrize("num_crops", [1, 2])
 def test_even_the_smallest_batch_and_grid_have_a_masked_patch(grid, num_crops):
     for seed in range(5):
-        masks = draw_masks(num_crops, grid, share=0.5, ratios=(0.1, 0.5), generator=np.random.default_rng(seed))
+        masks = draw_masks(range(num_crops), num_crops, grid, share=0.5, ratios=(0.1, 0.5), seed=seed)
         assert masks.any()
+
+
+def test_a_part_of_a_batch_has_the_masks_it_has_in_the_whole():
+    whole = draw_masks(range(8), 8, (14, 14), share=0.5, ratios=(0.1, 0.5), seed=3)
+    part = draw_masks([1, 3, 5], 8, (14, 14), share=0.5, ratios=(0.1, 0.5), seed=3)
+    assert (part == whole[[1, 3, 5]]).all()

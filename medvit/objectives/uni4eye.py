@@ -1,0 +1,173 @@
+"""Uni4Eye (Cai et al., 2022), in 2D and 3D at once: one encoder learns from images and volumes in one run.
+
+Each rank has its own patch embedding; all blocks are shared. Two decoders rebuild hidden patches of the image and of
+its gradient map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.backbones import Backbone
+from medvit.backbones.positions import sincos_positions
+from medvit.backbones.vit import transformer_block
+from medvit.config import Amount, Count
+from medvit.losses.processes import exactly
+from medvit.objectives import Objective, ObjectiveConfig, Twin
+from medvit.objectives.mae import Masking, masked_loss, normalized, random_masking
+from medvit.objectives.pictures import masked_figure
+from medvit.registry import register
+from medvit.samples import Losses, Views
+from medvit.transforms.patches import patchify
+from medvit.transforms.views import ViewsConfig
+
+SLOPE, SMOOTH = (-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0)
+"""Sobel's filter of side 5: along the axis of the derivative, and along the others."""
+
+
+@register
+class Uni4EyeConfig(ObjectiveConfig):
+    """Rebuilds hidden patches of images and volumes, and of their edges, by one encoder."""
+
+    name: Literal["uni4eye"] = "uni4eye"
+    mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
+    """Share of patches hidden."""
+    gradient_weight: Amount = 1.0
+    """Factor of the loss of the gradient map."""
+    decoder_width: Count = 512
+    """Width of the decoders."""
+    decoder_depth: Count = 4
+    """Blocks of each decoder."""
+    decoder_heads: Count = 16
+    """Attention heads of the decoders."""
+    other_patch_size: tuple[Count, ...] = ()
+    """Sides of a patch of the other rank; empty takes 16 pixels in 2D and 8 voxels in 3D."""
+    other_channels: Count | None = None
+    """Channels of the other rank; none takes as many as the backbone has."""
+    views: ViewsConfig = Field(default_factory=ViewsConfig)
+    other_views: ViewsConfig = Field(default_factory=ViewsConfig)
+    """The crops of the other rank."""
+
+    def build(self, backbone: Backbone) -> Uni4Eye:
+        """The objective with an embedding of the other rank and fresh decoders.
+
+        Raises:
+            ConfigError: If the backbone's positions are of its rank alone.
+        """
+        return Uni4Eye(backbone, self)
+
+
+def gradient_map(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """Mean of the absolute derivatives along the axes by Sobel's filter of side 5, edges of the image repeated."""
+    ndim = pixels.ndim - 2
+    padded = F.pad(pixels.float(), (2,) * 2 * ndim, mode="replicate").flatten(0, 1)
+    slopes = []
+    for axis in range(ndim):
+        values = padded
+        for other in range(ndim):
+            kernel = torch.tensor(SLOPE if other == axis else SMOOTH, device=pixels.device)
+            values = (values.unfold(other + 1, 5, 1) * (kernel / kernel.abs().sum())).sum(dim=-1)
+        slopes.append(values.abs())
+    return torch.stack(slopes).mean(dim=0).unflatten(0, pixels.shape[:2])
+
+
+class Decoder(nn.Module):
+    """From visible tokens to the values of all patches, of either rank."""
+
+    def __init__(self, config: Uni4EyeConfig, backbones: Sequence[Backbone]) -> None:
+        super().__init__()
+        width, heads = config.decoder_width, config.decoder_heads
+        self.num_prefix = backbones[0].num_prefix_tokens
+        self.embed = nn.Linear(backbones[0].width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.Sequential(*(transformer_block(width, heads) for _ in range(config.decoder_depth)))
+        self.norm = nn.LayerNorm(width)
+        self.predict = nn.ModuleDict(
+            {str(b.ndim): nn.Linear(width, b.channels * math.prod(b.patch_size)) for b in backbones}
+        )
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
+    ) -> Float[Tensor, "b n p"]:
+        """What is predicted for each patch of a grid of 2 or 3 axes."""
+        tokens = self.embed(encoded)
+        prefix, seen = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
+        hidden = self.mask_token.to(seen.dtype).expand(len(seen), masking.ids_restore.shape[1] - seen.shape[1], -1)
+        ids = masking.ids_restore[..., None].expand(-1, -1, seen.shape[-1])
+        patches = torch.cat([seen, hidden], dim=1).gather(1, ids)
+        patches = patches + sincos_positions(grid, patches.shape[-1]).to(patches)
+        decoded = self.blocks(torch.cat([prefix, patches], dim=1))
+        return self.predict[str(len(grid))](self.norm(decoded))[:, self.num_prefix :]
+
+
+class Uni4Eye(Objective):
+    """The encoder to hand on, the embedding of the other rank, and two decoders that are thrown away."""
+
+    def __init__(self, backbone: Backbone, config: Uni4EyeConfig) -> None:
+        super().__init__()
+        self.backbone, self.config = backbone, config
+        self.views = config.views
+        ndim = 5 - backbone.ndim
+        patch_size = config.other_patch_size or (16 if ndim == 2 else 8,) * ndim
+        self.twin_backbone = backbone.of_other_rank(patch_size, config.other_channels or backbone.channels)
+        self.twin = Twin(self.twin_backbone, config.other_views)
+        self.image, self.gradient = (Decoder(config, (backbone, self.twin_backbone)) for _ in range(2))
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """The reconstruction losses of the first view, of either rank, in float32."""
+        pixels = views.crops[0]
+        backbone = self._backbone_of(pixels)
+        encoded, masking, grid = self._encode(backbone, pixels)
+        losses = {}
+        with exactly(pixels.device):
+            targets = {"reconstruction": pixels.float(), "gradient": gradient_map(pixels)}
+        for (name, target), decoder in zip(targets.items(), (self.image, self.gradient), strict=True):
+            predicted = decoder(encoded, masking, grid)
+            patches = normalized(patchify(target, backbone.patch_size))
+            losses[name] = masked_loss(predicted.float(), patches, masking.mask)
+        losses["gradient"] = self.config.gradient_weight * losses["gradient"]
+        # Distributed training waits for a gradient of every weight: those of the other rank get zeros.
+        losses["reconstruction"] = losses["reconstruction"] + self._idle(backbone)
+        return Losses(losses)
+
+    @torch.no_grad()
+    def pictures(self, views: Views) -> dict[str, Figure]:
+        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        pixels = views.crops[0][:4]
+        backbone = self._backbone_of(pixels)
+        encoded, masking, grid = self._encode(backbone, pixels)
+        patches = patchify(pixels.float(), backbone.patch_size)
+        deviation, mean = torch.std_mean(patches, dim=-1, keepdim=True)
+        predicted = self.image(encoded, masking, grid).float() * deviation + mean
+        return {"reconstruction": masked_figure(pixels, predicted, masking.mask.bool(), backbone.patch_size)}
+
+    def _backbone_of(self, pixels: Tensor) -> Backbone:
+        return self.backbone if pixels.ndim - 2 == self.backbone.ndim else self.twin_backbone
+
+    def _encode(
+        self, backbone: Backbone, pixels: Float[Tensor, "b c *s"]
+    ) -> tuple[Float[Tensor, "b m d"], Masking, tuple[int, ...]]:
+        """Visible tokens after the last block, what is visible, and the grid."""
+        patches, grid = backbone.embed(pixels)
+        masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
+        seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
+        return backbone.encode(seen, grid=grid, ids=masking.ids_keep), masking, grid
+
+    def _idle(self, backbone: Backbone) -> Float[Tensor, ""]:
+        """Zero, as a function of the weights that are of the other rank alone."""
+        other = self.twin_backbone if backbone is self.backbone else self.backbone
+        own = {id(weight) for weight in backbone.parameters()}
+        heads = [decoder.predict[str(other.ndim)] for decoder in (self.image, self.gradient)]
+        weights = [weight for weight in other.parameters() if id(weight) not in own]
+        weights += [weight for head in heads for weight in head.parameters()]
+        return torch.stack([weight.sum() for weight in weights]).sum() * 0.0
