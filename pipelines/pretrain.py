@@ -143,7 +143,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         num_steps=config.trainer.steps,
         seed=config.seed,
         probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed),
-        guard=Guard(config.guard),
+        guard=Guard(config.guard, starts_random=not is_continued),
         tracker=run.tracker,
         folder=run.folder,
         further=_further(config.further, run, objective),

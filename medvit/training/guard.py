@@ -16,6 +16,7 @@ from pydantic import model_validator
 from medvit.config import Amount, Config, Count, Share
 
 NAN = float("nan")
+Kind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
@@ -33,7 +34,8 @@ class GuardConfig(Config):
     rank_soft: Amount = 10.0
     """An effective rank below this is told."""
     rank_hard: Amount = 2.0
-    """An effective rank that falls below this is a collapse, and patience ends at once."""
+    """An effective rank that falls below this is a collapse, and patience ends at once; of objectives that rebuild
+    pixels, whose features share a large mean, only if the score, or without one neighbors, have got worse too."""
     entropy: Share = 0.1
     """Entropy of the teacher's targets, as a share of its largest, log K; below this is a collapse."""
 
@@ -51,7 +53,7 @@ class Reading:
     score: float = NAN
     """Of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
     noise: float = 0.0
-    """Standard error of the score."""
+    """Standard error of the score, or of `knn` without one."""
     rank: float = NAN
     cosine: float = NAN
     """Mean cosine of two images."""
@@ -74,15 +76,20 @@ class Reading:
 class Alarm:
     """What is wrong with a reading. A collapse ends patience at once; a fall must last."""
 
-    kind: Literal["low", "fall", "collapse"]
+    kind: Kind
     text: str
 
 
 class Guard:
-    """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early."""
+    """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early.
 
-    def __init__(self, config: GuardConfig) -> None:
+    Where start weights are random, they are no floor, and a score that falls is told but ends nothing: early learning
+    moves to and fro. A collapse, or an error of reconstruction that rises, still does.
+    """
+
+    def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
         self.config = config
+        self.starts_random = starts_random
         self.start: Reading | None = None
         self.best: Reading | None = None
         self.last: Reading | None = None
@@ -99,7 +106,8 @@ class Guard:
             self.start = self.best = reading
         elif not kinds & {"fall", "collapse"} and self._is_best(reading):
             self.best = reading
-        self._highest_rank = max(self._highest_rank, _number(reading.rank, 0.0))
+        if self._floor is not None:
+            self._highest_rank = max(self._highest_rank, _number(reading.rank, 0.0))
         self._lowest_error = min(self._lowest_error, _number(reading.reconstruction, math.inf))
         self.last = reading
         if "collapse" in kinds or self._falls >= self.config.patience:
@@ -118,6 +126,7 @@ class Guard:
         return {name: None if reading is None else asdict(reading) for name, reading in readings.items()} | {
             "verdict": self.verdict,
             "falls": self._falls,
+            "best_is_start": self.best is self.start,
             "highest_rank": self._highest_rank,
             "lowest_error": self._lowest_error,
         }
@@ -126,12 +135,25 @@ class Guard:
         """Goes on from a state."""
         for name in ("start", "best", "last"):
             setattr(self, name, None if state[name] is None else Reading(**state[name]))
+        if state["best_is_start"]:
+            self.best = self.start
         self.verdict, self._falls = str(state["verdict"]), int(state["falls"])
         self._highest_rank, self._lowest_error = float(state["highest_rank"]), float(state["lowest_error"])
 
+    @property
+    def _worse(self) -> Kind:
+        """What it means that a probe or neighbors have got worse."""
+        return "low" if self.starts_random else "fall"
+
+    @property
+    def _floor(self) -> Reading | None:
+        """The best reading before, unless it is of random weights."""
+        return None if self.starts_random and self.best is self.start else self.best
+
     def _is_best(self, reading: Reading) -> bool:
         """Among readings without alarm, the highest score, else the lowest error; of equal ones, the later."""
-        assert self.best is not None
+        if self._floor is None or self.best is None:
+            return True
         if not math.isnan(reading.score):
             return reading.score >= self.best.score
         if not math.isnan(reading.reconstruction):
@@ -139,26 +161,34 @@ class Guard:
         return True
 
     def _alarms(self, reading: Reading) -> Iterator[Alarm]:
-        config, before = self.config, self.best
-        if before is None:
-            before = reading
+        config, before = self.config, self._floor or reading
+        allowed = max(config.drop, 2.0 * max(reading.noise, before.noise))
         if reading.images and math.isnan(reading.rank):
             yield Alarm("collapse", "features are no numbers")
         if reading.rank < config.rank_hard:
-            fell = self._highest_rank >= config.rank_hard
-            yield Alarm("collapse" if fell else "low", f"the effective rank is {reading.rank:.2f}")
+            yield Alarm(self._of_rank(reading, before, allowed), f"the effective rank is {reading.rank:.2f}")
         elif reading.rank < config.rank_soft <= reading.images / 2:
             yield Alarm("low", f"the effective rank is {reading.rank:.2f}")
         if reading.entropy < config.entropy:
-            kind: Literal["low", "collapse"] = "collapse" if reading.step else "low"
-            yield Alarm(kind, f"the teacher's entropy is {reading.entropy:.3f} of its largest")
-        allowed = max(config.drop, 2.0 * max(reading.noise, before.noise))
+            text = f"the teacher's entropy is {reading.entropy:.3f} of its largest"
+            yield Alarm("collapse" if reading.step else "low", text)
         if reading.score < before.score - allowed:
-            yield Alarm("fall", f"the score is {reading.score:.3f}, after {before.score:.3f} at step {before.step}")
+            text = f"the score is {reading.score:.3f}, after {before.score:.3f} at step {before.step}"
+            yield Alarm(self._worse, text)
         if reading.reconstruction > self._lowest_error * (1.0 + config.rise):
             yield Alarm(
                 "fall", f"the error of reconstruction is {reading.reconstruction:.3g}, after {self._lowest_error:.3g}"
             )
+
+    def _of_rank(self, reading: Reading, before: Reading, allowed: float) -> Kind:
+        """What a rank below the hard bound means: nothing new where it never was above."""
+        if self._highest_rank < self.config.rank_hard:
+            return "low"
+        if math.isnan(reading.reconstruction):
+            return "collapse"
+        if math.isnan(reading.score):
+            return self._worse if reading.knn < before.knn - allowed else "low"
+        return self._worse if reading.score < before.score else "low"
 
 
 def _number(value: float, otherwise: float) -> float:

@@ -6,6 +6,7 @@ an image is of, as another image or crop of the same study must find it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -97,7 +98,7 @@ class Probe:
         return Reading(
             step,
             score=score,
-            noise=0.0 if score != score else standard_error(score, len(self.queries)),
+            noise=standard_error(knn if math.isnan(score) else score, len(self.queries)),
             rank=effective_rank(together),
             cosine=mean_cosine(together),
             entropy=entropy,

@@ -93,6 +93,9 @@ def resolve_precision(precision: Precision) -> Precision:
 class StepBar(Callback):
     """One progress bar over all steps of the run, with the time left and the metrics of the progress line."""
 
+    def __init__(self) -> None:
+        self._bar = tqdm(disable=True)  # what fails or is interrupted before the first step finds one to close
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Opens the bar where the run goes on."""
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches

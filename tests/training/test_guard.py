@@ -86,6 +86,11 @@ def test_a_fall_within_the_noise_of_the_probe_is_none():
         ({}, {"rank": 1.9}, "collapse"),
         ({"rank": 1.5}, {"rank": 1.4}, "low"),  # from random weights a low rank is no fall
         ({}, {"rank": NAN}, "collapse"),
+        # Of objectives that rebuild pixels, a low rank must be confirmed by the score, or by neighbors without one.
+        ({"reconstruction": 1.0}, {"rank": 1.9, "reconstruction": 0.9}, "low"),
+        ({"reconstruction": 1.0}, {"rank": 1.9, "reconstruction": 0.9, "score": 0.78}, "fall"),
+        ({"score": NAN, "knn": 0.9}, {"score": NAN, "rank": 1.9, "reconstruction": 0.9, "knn": 0.88}, "low"),
+        ({"score": NAN, "knn": 0.9}, {"score": NAN, "rank": 1.9, "reconstruction": 0.9, "knn": 0.3}, "fall"),
         ({"entropy": 0.9}, {"entropy": 0.09}, "collapse"),
         ({"score": NAN, "reconstruction": 0.5}, {"score": NAN, "reconstruction": 0.61}, "fall"),
     ],
@@ -94,6 +99,17 @@ def test_every_threshold_has_its_alarm(start, then, kind):
     guard = Guard(GuardConfig())
     guard.take(reading(0, **start))
     assert {alarm.kind for alarm in guard.take(reading(10, **then))} == {kind}
+
+
+def test_random_start_weights_are_no_floor_but_what_was_learned_is():
+    guard = Guard(GuardConfig(patience=1), starts_random=True)
+    assert kinds(guard, reading(0, 0.6), reading(10, 0.4, rank=1.9)) == [set(), {"low"}]
+    assert guard.best.step == 10
+    assert kinds(guard, reading(20, 0.7), reading(30, 0.4)) == [set(), {"low"}]
+    assert guard.best.step == 20
+    assert not guard.close()
+    assert kinds(guard, reading(40, 0.5, rank=1.1)) == [{"low", "collapse"}]
+    assert guard.close()
 
 
 def test_few_images_cannot_have_a_low_rank():
@@ -114,8 +130,8 @@ def test_the_best_is_the_highest_score_and_of_equal_ones_the_later():
 
 def test_a_reading_with_an_alarm_is_never_the_best():
     guard = Guard(GuardConfig(patience=5))
-    guard.take(reading(0, NAN, reconstruction=1.2))
-    guard.take(reading(10, NAN, reconstruction=1.0, rank=1.1))
+    guard.take(reading(0, NAN, reconstruction=1.2, knn=0.9))
+    guard.take(reading(10, NAN, reconstruction=1.0, rank=1.1, knn=0.1))
     assert guard.best.step == 0
 
 

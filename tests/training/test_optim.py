@@ -70,3 +70,16 @@ def test_the_patch_embedding_learns_at_a_rate_of_its_own():
     groups = OptimConfig(patch_embed_scale=0.2).groups(named, depth=1)
     slow = {id(weight) for group in groups if group["scale"] == 0.2 for weight in group["params"]}
     assert slow == {id(weight) for weight in backbone.patch_embed.parameters()}
+
+
+def test_a_constant_rate_stays_after_the_warm_up():
+    config = OptimConfig(lr=1e-4, schedule="constant", warmup=0.2)
+    assert [config.rate(progress) for progress in (0.1, 0.2, 0.6, 1.0)] == [5e-5, 1e-4, 1e-4, 1e-4]
+
+
+def test_the_backbone_is_held_then_joins_by_a_ramp():
+    config = OptimConfig(freeze=0.2, ramp=0.4)
+    assert [config.backbone_share(progress) for progress in (0.0, 0.2, 0.4, 0.6, 1.0)] == pytest.approx(
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    )
+    assert OptimConfig().backbone_share(0.01) == 1.0

@@ -85,7 +85,7 @@ def test_the_command_ends_as_interrupted_and_its_resume_is_exact(volumes, tmp_pa
     told = process.communicate(timeout=60)[1].decode()
     if process.returncode == 0:
         pytest.skip("the run was over before the signal came")
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "interrupted; the same command with resume=true goes on" in told
     resumed = pretrain(output=tmp_path / "cut", resume=True, **options)
     assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))

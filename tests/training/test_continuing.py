@@ -1,0 +1,81 @@
+"""Continuing from weights: ExPLoRA unless told otherwise, an adapter kept apart, heads first, then fine-tuning."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medvit.artifacts import ADAPTER, Checkpoint
+from medvit.backbones.vit import VitConfig
+from medvit.peft.explora import ExploraConfig
+from pipelines.finetune import finetune
+from pipelines.pretrain import pretrain
+from tests.training.test_guard import image_options
+from tests.training.test_runs import finetune_options, same_weights
+
+HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+DINO = {"name": "dino", "head": HEAD, "momentum": 0.5, "views": {"size": [16, 16], "num_local": 2}}
+
+
+@pytest.fixture(scope="module")
+def start(images, tmp_path_factory) -> Checkpoint:
+    options = image_options(images, optim={"lr": 1e-3})
+    return Checkpoint.load(pretrain(output=tmp_path_factory.mktemp("start") / "x", **options).folder)
+
+
+@pytest.mark.parametrize("objective", [None, DINO], ids=["mae", "dino"])
+def test_a_checkpoint_is_continued_by_explora_whose_adapter_on_it_gives_the_merged_weights(
+    images, start, tmp_path, objective
+):
+    options = image_options(images, checkpoint=start.folder, optim={"lr": 1e-2}, guard="off")
+    made = pretrain(output=tmp_path / "out", **(options | ({"objective": objective} if objective else {})))
+    adapter, merged = load_file(made.folder / ADAPTER), Checkpoint.load(made.folder)
+    assert any("lora_A" in name for name in adapter)
+    assert not any(name.startswith("objective") for name in adapter)
+    assert "weights: explora, " in (made.folder / "model_card.md").read_text()
+    backbone = VitConfig.parse(start.model["backbone"]).build()
+    backbone.load_state_dict(dict(start.state))
+    peft = ExploraConfig().adapt(backbone)
+    assert adapter.keys() == peft.trained()
+    peft.backbone.load_state_dict(adapter, strict=False)
+    assert not same_weights(merged, start)
+    for name, weight in peft.merge().state_dict().items():
+        torch.testing.assert_close(weight, merged.state[name], atol=1e-6, rtol=0)
+    frozen = {"patch_embed.proj.weight", "cls_token"}
+    assert all(torch.equal(merged.state[name], start.state[name]) for name in frozen)
+
+
+def test_public_weights_are_continued_by_explora_and_scratch_is_trained_whole(images, start, tmp_path):
+    save_file(dict(start.state), tmp_path / "public.safetensors")
+    options = image_options(images)
+    options["backbone"] = options["backbone"] | {"weights": str(tmp_path / "public.safetensors")}
+    assert (pretrain(output=tmp_path / "continued", **options).folder / ADAPTER).is_file()
+    assert not (start.folder / ADAPTER).exists()
+    assert "weights: full, " in (start.folder / "model_card.md").read_text()
+
+
+def test_a_grown_backbone_goes_on_into_finetuning(images, start, tmp_path):
+    grown = pretrain(
+        output=tmp_path / "grown",
+        **image_options(images, checkpoint=start.folder, peft={"name": "block_expansion", "added": 2}),
+    )
+    assert grown.model["backbone"]["depth"] == 4
+    assert {name.split(".")[1] for name in load_file(grown.folder / ADAPTER)} == {"1", "3"}
+    options = finetune_options(images, checkpoint=grown.folder, head=None, peft={"name": "block_expansion", "added": 1})
+    tuned = finetune(output=tmp_path / "tuned", **options)
+    assert tuned.model["backbone"]["depth"] == 5
+    from medvit.model import Model
+
+    assert Model.from_checkpoint(Checkpoint.load(tuned.folder)).predict(torch.randn(1, 1, 16, 16)).shape == (1, 2)
+
+
+def test_while_heads_warm_up_the_backbone_stays_bit_for_bit(images, start, tmp_path):
+    options = image_options(images, checkpoint=start.folder, peft="full", guard="off")
+    held = pretrain(output=tmp_path / "held", **options, optim={"freeze": 1.0})
+    assert same_weights(Checkpoint.load(held.folder), start)
+    free = pretrain(output=tmp_path / "free", **options, optim={"freeze": 0.5})
+    assert not same_weights(Checkpoint.load(free.folder), start)
+
+
+def test_random_weights_held_fixed_are_warned_of(images, tmp_path, caplog):
+    pretrain(output=tmp_path / "out", **image_options(images, peft="lora"))
+    assert "peft=lora holds weights fixed that start at random" in caplog.text
