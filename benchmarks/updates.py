@@ -11,7 +11,7 @@ from pipelines.ingest import ingest
 
 def run(folder: Path, repeats: int) -> None:
     """Prints times of the whole stage, card and plots included."""
-    source = phantom_source(folder / "source", num_series=60, shape=(256, 256, 40))
+    source = phantom_source(folder / "source", num_series=16, shape=(512, 512, 40))
     options = {"source": source.folder, "name": "bench", "key": folder / "key", "tracking": {"enabled": False}}
 
     def make(dataset: Path, **more: object) -> None:
