@@ -24,17 +24,20 @@ MEDVIT, MEDVIT_2 = "medvit, 1 process", "medvit, 2 processes"
 PLAIN, PACKED = "dcm2niix -z n (.nii)", "dcm2niix -z i (.nii.gz)"
 DICOM2NIFTI, LIMIT = "dicom2nifti .nii.gz", "read files, write voxels"
 
+Task = Callable[[Path], object]
+"""Writes into a folder."""
+
 
 def run(folder: Path, repeats: int) -> None:
     """Prints a table a source."""
     phantoms = phantom_source(folder / "phantoms", num_series=16)
     for source in [*real_sources(), phantoms]:
-        _compare(source, folder / "out", repeats)
+        _compare(source, to_store(source.folder, folder / source.folder.name, EngineConfig()), repeats)
 
 
 def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
     """What `medvit ingest` does with the files, without card and tracking: scan, read, store, manifest."""
-    _emptied(out)
+    out.mkdir(exist_ok=True)
     pseudonyms = Pseudonyms(bytes(32), "bench")
     found = scan(source, engine=engine)
     candidates = assign(found.candidates, SplitConfig()).candidates
@@ -45,14 +48,13 @@ def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
     return manifest
 
 
-def _compare(source: Source, out: Path, repeats: int) -> None:
-    tasks: dict[str, Callable[[], object]] = {
-        MEDVIT: lambda: to_store(source.folder, out, EngineConfig()),
-        MEDVIT_2: lambda: to_store(source.folder, out, EngineConfig(num_processes=2)),
-        LIMIT: lambda: _copy(source.folder, arrays, out),
-        **_other_tools(source, out),
+def _compare(source: Source, manifest: Manifest, repeats: int) -> None:
+    tasks: dict[str, Task] = {
+        MEDVIT: lambda out: to_store(source.folder, out, EngineConfig()),
+        MEDVIT_2: lambda out: to_store(source.folder, out, EngineConfig(num_processes=2)),
+        LIMIT: lambda out: _copy(source.folder, arrays, out),
+        **_other_tools(source.folder),
     }
-    manifest = to_store(source.folder, out, EngineConfig())
     arrays = [manifest.store.get(row.sha256).tobytes() for row in manifest]
     times = alternate(tasks, repeats=repeats)
     own = times[MEDVIT].median
@@ -71,22 +73,21 @@ def _compare(source: Source, out: Path, repeats: int) -> None:
     print_table(f"{source.name}: {size}", ("", "ms", "series/s", "MiB/s", "time / medvit's", "CPU ms"), lines)
 
 
-def _other_tools(source: Source, out: Path) -> dict[str, Callable[[], object]]:
-    tasks: dict[str, Callable[[], object]] = {}
+def _other_tools(source: Path) -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
     if shutil.which("dcm2niix"):
-        tasks[PLAIN] = lambda: _dcm2niix(source.folder, out, "n")
-        tasks[PACKED] = lambda: _dcm2niix(source.folder, out, "i")
+        tasks[PLAIN] = lambda out: _dcm2niix(source, out, "n")
+        tasks[PACKED] = lambda out: _dcm2niix(source, out, "i")
     else:
         print("skipped: dcm2niix is not installed (a Debian package)")
     if importlib.util.find_spec("dicom2nifti"):
-        tasks[DICOM2NIFTI] = lambda: _dicom2nifti(source.folder, out)
+        tasks[DICOM2NIFTI] = lambda out: _dicom2nifti(source, out)
     else:
         print("skipped: dicom2nifti is not installed (pip install 'medvit[bench]')")
     return tasks
 
 
 def _dcm2niix(source: Path, out: Path, compression: str) -> None:
-    _emptied(out)
     # Without a sidecar (-b n), under names that cannot collide; -z i compresses in its own one thread, never by pigz.
     command = ["dcm2niix", "-z", compression, "-b", "n", "-f", "%j_%s", "-o", str(out), str(source)]
     subprocess.run(command, check=False, capture_output=True)
@@ -95,7 +96,6 @@ def _dcm2niix(source: Path, out: Path, compression: str) -> None:
 def _dicom2nifti(source: Path, out: Path) -> None:
     import dicom2nifti
 
-    _emptied(out)
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,14 +105,8 @@ def _dicom2nifti(source: Path, out: Path) -> None:
 
 def _copy(source: Path, arrays: list[bytes], out: Path) -> None:
     """The least that any converter does: every byte read once, every voxel written once."""
-    _emptied(out)
     for path in source.rglob("*"):
         if path.is_file():
             path.read_bytes()
     for number, voxels in enumerate(arrays):
         (out / str(number)).write_bytes(voxels)
-
-
-def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

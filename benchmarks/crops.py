@@ -70,7 +70,7 @@ def _persistent(path: Path, cache: Path) -> Read:
     return lambda region: np.asarray(dataset[0][(0, *region)])
 
 
-def _read_crops(read: Read, num_crops: int, rng: np.random.Generator) -> None:
+def _read_crops(read: Read, num_crops: int, rng: np.random.Generator, _: Path) -> None:
     for _ in range(num_crops):
         starts = rng.integers(0, np.array(SHAPE) - CROP + 1)
         crop = read(tuple(slice(start, start + CROP) for start in starts))

@@ -40,9 +40,9 @@ def run(folder: Path, repeats: int) -> None:
     files = sorted(archive.rglob("*.dcm"))
     times = alternate(
         {
-            "medvit, 1 process: sniff, header, checks, series": lambda: scan(archive),
-            "medvit, 2 processes": lambda: scan(archive, engine=EngineConfig(num_processes=2)),
-            "pydicom.dcmread, no pixels": lambda: _read_all(files),
+            "medvit, 1 process: sniff, header, checks, series": lambda _: scan(archive),
+            "medvit, 2 processes": lambda _: scan(archive, engine=EngineConfig(num_processes=2)),
+            "pydicom.dcmread, no pixels": lambda _: _read_all(files),
         },
         repeats=repeats,
     )

@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,21 @@ class Timing:
         return statistics.median(self.cpu_seconds)
 
 
-def alternate(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
+def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) -> dict[str, Timing]:
     """Times every task in turn, and all of them again, so that a slow minute of the machine hits all alike.
 
-    A first round, which fills caches and imports what is imported where it is used, is not counted.
+    Each is given a new empty folder, whose removal is not timed. A first round, which fills caches and imports what is
+    imported where it is used, is not counted.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for number in range(repeats + 1):
         for name, task in tasks.items():
-            started, cpu_started = time.perf_counter(), sum(os.times()[:4])
-            task()
+            with TemporaryDirectory(prefix="medvit-bench-") as folder:
+                started, cpu_started = time.perf_counter(), sum(os.times()[:4])
+                task(Path(folder))
+                took = time.perf_counter() - started, sum(os.times()[:4]) - cpu_started
             if number:
-                seconds[name].append((time.perf_counter() - started, sum(os.times()[:4]) - cpu_started))
+                seconds[name].append(took)
     return {name: Timing(*map(tuple, zip(*times, strict=True))) for name, times in seconds.items()}
 
 

@@ -33,6 +33,8 @@ AHEAD = 32
 """Items a worker that may be done before the next one in order is: more let one slow item hold up nobody."""
 ATTEMPTS = 2
 """How often an item is tried on which workers die."""
+STARTS = 4
+"""Workers in a row that may die before they have begun to work."""
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -146,14 +148,16 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
+        self.has_begun = False
+        """Whether it has said that it is ready to work."""
 
     def give(self, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
         """Sends an item to do. That the worker has died is seen when its answer is taken."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send_bytes(pickle.dumps((function, item)))
 
-    def answer(self) -> tuple[Any, Exception | None] | None:
-        """Result and error of the item it was given; none if it has died on it."""
+    def answer(self) -> Any:
+        """Result and error of the item it was given; none if it has died on it. At first, that it has begun to work."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -170,6 +174,7 @@ class _Worker:
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
     with suppress(EOFError, OSError):  # the calling process has ended
+        connection.send(BEGUN)
         while True:
             connection.send_bytes(_answer(connection.recv_bytes()))
 
@@ -182,6 +187,8 @@ def _answer(given: bytes) -> bytes:
         return pickle.dumps((None, _portable(error)))
 
 
+BEGUN = "begun"
+
 _idle: list[_Worker] = []
 """Workers of earlier maps: what they have imported serves the next one."""
 
@@ -192,21 +199,29 @@ def _in_processes(
     waiting, deaths = deque(range(len(items))), [0] * len(items)
     done: dict[int, Outcome[ItemT, ResultT]] = {}
     busy: dict[object, tuple[_Worker, int]] = {}
-    first = 0
+    first = failed_starts = 0
     try:
         while first < len(items):
             while waiting and len(busy) < num_processes and waiting[0] < first + AHEAD * num_processes:
                 worker, index = _idle.pop() if _idle else _Worker(), waiting.popleft()
                 busy[worker.connection] = worker, index
                 worker.give(function, items[index])
-            for connection in wait([worker.connection for worker, _ in busy.values()]):
-                worker, index = busy.pop(connection)
-                answer = worker.answer()
+            for worker, answer in _answers([worker for worker, _ in busy.values()]):
+                if answer == BEGUN:
+                    worker.has_begun, failed_starts = True, 0
+                    continue
+                _, index = busy.pop(worker.connection)
                 if answer is not None:
                     _idle.append(worker)
                     done[index] = Outcome(items[index], *answer)
                     continue
-                deaths[index] += 1
+                failed_starts += not worker.has_begun
+                deaths[index] += worker.has_begun
+                if failed_starts == STARTS:
+                    raise MedvitError(
+                        "worker processes die as they start; a script that sets engine.num_processes must call medvit "
+                        'under `if __name__ == "__main__":`; or set engine.num_processes=1'
+                    )
                 if deaths[index] < ATTEMPTS:
                     waiting.appendleft(index)
                 else:
@@ -217,6 +232,11 @@ def _in_processes(
     finally:
         for worker, _ in busy.values():
             worker.end()
+
+
+def _answers(workers: Sequence[_Worker]) -> Iterator[tuple[_Worker, Any]]:
+    ready = set(wait([worker.connection for worker in workers]))
+    return ((worker, worker.answer()) for worker in workers if worker.connection in ready)
 
 
 def _on_ray(

@@ -5,6 +5,7 @@ DICOM and ITK say LPS. Their readers and writers convert at the door with `lps_t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -103,6 +104,18 @@ def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Ar
     Oblique grids stay oblique: only the order and direction of the axes change, and the affine follows.
     """
     return _orient(voxels, affine, nib.orientations.io_orientation(affine.matrix))
+
+
+def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tuple[Shaped[Array, "a b d"], Affine]:
+    """`to_ras` of planes laid one after the other along the third axis, without a copy in between."""
+    orientation = nib.orientations.io_orientation(affine.matrix)
+    axes, shape = orientation[:, 0].astype(int), (*planes[0].shape, len(planes))
+    turned = np.empty([shape[n] for n in np.argsort(axes)], planes[0].dtype)
+    flips = tuple(slice(None, None, int(sign)) for sign in orientation[:, 1])
+    as_given = turned.transpose(axes)[flips]
+    for number, plane in enumerate(planes):
+        as_given[:, :, number] = plane
+    return turned, Affine(affine.matrix @ nib.orientations.inv_ornt_aff(orientation, shape))
 
 
 def like(voxels: Shaped[Array, "*c i j k"], affine: Affine, target: Affine) -> Shaped[Array, "*c a b d"]:

@@ -144,8 +144,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
     manifest.write()
     quarantine.write(left_out, run.folder)
-    update.leave(found, run.folder)
-    write_card(manifest, left_out, prose)
+    update.leave(found, manifest, left_out, prose)
+    if not update.takes_card(manifest, left_out, prose):
+        write_card(manifest, left_out, prose)
     storing.clean(manifest)
     local.discard()
     run.failures += failures(left_out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,6 +17,7 @@ from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.errors import ConfigError, DataError
 from pipelines.ingest import IngestConfig
 
+PROJECT = Path(__file__).parent.parent
 HERE, SPREAD = EngineConfig(num_processes=1), EngineConfig(num_processes=2)
 
 
@@ -153,6 +156,17 @@ def test_an_address_without_ray_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"engine: address=\.\.\. is for engine\.name=ray only"):
         IngestConfig.load(None, ["source=a", "dataset=b", "engine.address=1.2.3.4:6379"])
     assert IngestConfig.load(None, ["source=a", "dataset=b", "engine=ray"]).engine.name == "ray"
+
+
+def test_a_script_without_the_guard_of_its_main_module_is_told_what_to_do(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from medvit.engine import EngineConfig, map_items\n"
+        "list(map_items(abs, [1, 2, 3], config=EngineConfig(num_processes=2), title='unguarded'))\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=PROJECT, timeout=120)
+    assert run.returncode == 1
+    assert 'call medvit under `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
 
 
 def test_leaving_early_does_not_wait_for_what_has_not_begun() -> None:

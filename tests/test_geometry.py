@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from medvit.errors import GeometryError
-from medvit.geometry import Affine, like, lps_to_ras, resampled_grid, rescaled, to_ras
+from medvit.geometry import Affine, like, lps_to_ras, resampled_grid, rescaled, stacked_to_ras, to_ras
 
 SHAPE = (3, 4, 5)
 ALL_48_ORIENTATIONS = ["".join(codes) for axes in permutations(["RL", "AP", "SI"]) for codes in product(*axes)]
@@ -36,6 +36,16 @@ def world_of(voxels: np.ndarray, affine: Affine) -> dict[int, tuple[float, ...]]
     """Value of a voxel -> where it lies, to a thousandth of a mm."""
     indices = np.stack(np.meshgrid(*map(np.arange, voxels.shape), indexing="ij"), axis=-1)
     return dict(zip(voxels.ravel().tolist(), map(tuple, affine(indices).reshape(-1, 3).round(3) + 0.0), strict=True))
+
+
+@pytest.mark.parametrize("codes", ALL_48_ORIENTATIONS)
+def test_planes_are_stacked_as_if_turned_afterwards(codes: str) -> None:
+    voxels, affine = stored_as(codes)
+    expected, expected_affine = to_ras(voxels, affine)
+    stacked, stacked_affine = stacked_to_ras([voxels[:, :, n] for n in range(voxels.shape[2])], affine)
+    np.testing.assert_array_equal(stacked, expected)
+    np.testing.assert_array_equal(stacked_affine.matrix, expected_affine.matrix)
+    assert stacked.flags.c_contiguous
 
 
 @pytest.mark.parametrize("codes", ALL_48_ORIENTATIONS)

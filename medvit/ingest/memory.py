@@ -6,7 +6,6 @@ nowhere else. Losing it costs only the time to read them again.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -15,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from medvit import readers
-from medvit.errors import OutputError
+from medvit.errors import DataError, OutputError
 from medvit.readers import Seen
 from medvit.samples import Refusal
 
@@ -40,14 +39,13 @@ class Memory:
         if line is None:
             return None
         try:
-            name, refusal, headers = json.loads(line)
-            if refusal is not None:
-                return Seen(path, name, refusal=Refusal((path,), *refusal))
-            if not headers:
-                return Seen(path, name)
-            return Seen(path, name, tuple(replace(one, file=path) for one in _adapter(name).validate_python(headers)))
-        except (ValueError, TypeError, ValidationError):
+            name, _, content = line.decode().partition(" ")
+            refusal, headers = _adapter(name).validate_json(content)
+        except (ValueError, DataError):
             return None
+        if refusal is not None:
+            return Seen(path, name, refusal=Refusal((path,), *refusal))
+        return Seen(path, name, tuple(replace(one, file=path) for one in headers))
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
@@ -84,16 +82,15 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> Non
 
 
 def _line(seen: Seen) -> bytes:
-    refusal = None if seen.refusal is None else [seen.refusal.code, seen.refusal.reason]
-    headers = _adapter(seen.reader).dump_json(seen.headers) if seen.headers else b"null"
-    return json.dumps([seen.reader, refusal]).encode()[:-1] + b", " + headers + b"]"
+    refusal = None if seen.refusal is None else (seen.refusal.code, seen.refusal.reason)
+    return seen.reader.encode() + b" " + _adapter(seen.reader).dump_json((refusal, seen.headers))
 
 
 @cache
 def _adapter(reader: str) -> TypeAdapter[Any]:
-    known = readers.reader(reader)
-    assert isinstance(known, readers.SeriesReader), f"{reader} joins no series"
-    return TypeAdapter(tuple[known.header_type, ...])  # type: ignore[name-defined]
+    known = readers.reader(reader) if reader else None
+    header_type: Any = known.header_type if isinstance(known, readers.SeriesReader) else Any
+    return TypeAdapter(tuple[tuple[str, str] | None, tuple[header_type, ...]])
 
 
 def _path(key_file: Path, dataset: str) -> Path:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from medvit import readers
 from medvit.engine import EngineConfig, map_items
 
-FILE_NAME = "sources.parquet"
+FILE_NAME, CARD = "sources.parquet", "medvit_card"
 HEAD_BYTES = 4096
 """Of a file's beginning in its digest: the identifiers of a DICOM instance lie there."""
 BATCH = 64
@@ -70,8 +70,18 @@ def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
 @cache
 def readers_version() -> str:
     """A digest of the code of all readers: what another version has read is not trusted."""
+    return _code(Path(readers.__file__).parent)
+
+
+@cache
+def cards_version() -> str:
+    """The same of the modules that measure and draw data cards."""
+    return _code(Path(readers.__file__).parent.parent)
+
+
+def _code(folder: Path) -> str:
     digest = hashlib.sha256()
-    for source in sorted(Path(readers.__file__).parent.glob("*.py")):
+    for source in sorted(folder.glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -96,22 +106,30 @@ def compare(before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
     return Changes(len(now.keys() - common), num_changed, len(before.keys() - common), len(common) - num_changed)
 
 
-def write(states: Mapping[str, str], folder: Path) -> None:
-    """Writes the state of each file, by its pseudonym, into a dataset folder, whole or not at all."""
+def write(states: Mapping[str, str], card: str, folder: Path) -> None:
+    """Writes the state of each file, by its pseudonym, and that of what the card tells, whole or not at all."""
     files = sorted(states)
-    table = pa.table([pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())], _SCHEMA)
+    columns = [pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())]
+    table = pa.table(columns, schema=_SCHEMA.with_metadata({CARD: card}))
     partial = folder / f".{FILE_NAME}.partial"
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, folder / FILE_NAME)
 
 
 def read(folder: Path) -> dict[str, str]:
-    """What `write` wrote; nothing where a dataset has none, as one of an earlier version."""
+    """The states that `write` wrote; none where a dataset has none, as one of an earlier version."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
     table = pq.read_table(path, schema=_SCHEMA)
     return dict(zip(table["file"].to_pylist(), table["state"].to_pylist(), strict=True))
+
+
+def read_card(folder: Path) -> str:
+    """The state of what the card of a dataset tells; empty where none is known."""
+    path = folder / FILE_NAME
+    metadata = (pq.read_schema(path).metadata or {}) if path.is_file() else {}
+    return metadata.get(CARD.encode(), b"").decode()
 
 
 State = Callable[..., str]

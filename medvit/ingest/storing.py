@@ -201,7 +201,9 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
 
 def _facts(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
     files = [*candidate.item.files, *([candidate.item.mask] if candidate.item.mask else [])]
-    return [candidate.key, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+    item = candidate.item
+    how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
+    return [candidate.key, how, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from medvit import card_plots, cards, croissant
+from medvit.cards import Prose
 from medvit.ingest import memory, stamps
 from medvit.ingest.memory import Memory
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.scan import Remembered, Scan
+from medvit.manifest import Manifest
+from medvit.quarantine import Quarantined
 
 log = logging.getLogger("medvit")
 
@@ -24,6 +30,7 @@ class Update:
         self.remembered = Remembered(
             Memory({} if earlier is None else memory.lines(key_file, dataset)), pseudonyms.state
         )
+        self._known_states: dict[str, str] = {}
 
     def tell(self, found: Scan) -> None:
         """Logs how many files were added, changed and removed since the earlier dataset was made."""
@@ -35,15 +42,32 @@ class Update:
         if before and changes.removed == len(before):
             log.warning("update=%s has no file in common with this source: another source, key or name", self._earlier)
 
-    def leave(self, found: Scan, folder: Path) -> None:
-        """Writes the states of the source files into the dataset folder, and the headers beside the key.
+    def leave(self, found: Scan, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> None:
+        """Writes the states of the source files and of the card into the dataset, and the headers beside the key.
 
         Raises:
             OutputError: If they cannot be written.
         """
-        stamps.write(self._states(found), folder)
+        card = self._card(manifest, left_out, prose)
+        stamps.write(self._states(found), card, manifest.folder)
         memory.write(self._key_file, self._dataset, self.remembered.seen)
 
+    def takes_card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> bool:
+        """Copies the card of the earlier dataset, if it tells exactly what one made anew would; whether it did."""
+        if self._earlier is None or stamps.read_card(self._earlier) != self._card(manifest, left_out, prose):
+            return False
+        for name in (cards.FILE_NAME, croissant.FILE_NAME):
+            shutil.copyfile(self._earlier / name, manifest.folder / name)
+        if (self._earlier / card_plots.FOLDER).is_dir():
+            shutil.copytree(self._earlier / card_plots.FOLDER, manifest.folder / card_plots.FOLDER, dirs_exist_ok=True)
+        return True
+
+    def _card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> str:
+        return self._pseudonyms.state(manifest.hash, list(left_out), prose, stamps.cards_version())
+
     def _states(self, found: Scan) -> dict[str, str]:
-        files = zip(found.files, found.stamps.values(), strict=True)
-        return {self._pseudonyms.file(file): self._pseudonyms.state(file, *stamp) for file, stamp in files}
+        if not self._known_states:
+            files = zip(found.files, found.stamps.values(), strict=True)
+            state, name = self._pseudonyms.state, self._pseudonyms.file
+            self._known_states = {name(file): state(file, *stamp) for file, stamp in files}
+        return self._known_states

@@ -23,7 +23,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError
-from medvit.geometry import Affine, to_ras
+from medvit.geometry import Affine, stacked_to_ras, to_ras
 from medvit.readers.copies import Instance, check_copies
 from medvit.readers.dicom_header import Header, begins_as_dicom
 from medvit.readers.dicom_pixels import Frame, in_unit
@@ -260,19 +260,19 @@ def _volume(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Im
     by_plane = {(plane.file, plane.frame): frame for plane, frame in zip(planes, frames, strict=True)}
     slices, meaning = _uniform([by_plane[plane.file, plane.frame] for plane in stack.headers])
     # Rows run along the second voxel axis: (row, column) a slice -> (column, row, slice).
-    return _turned(np.stack([one.T for one in slices], axis=-1), stack.affine, meaning, item)
+    return _image(*stacked_to_ras([one.T for one in slices], stack.affine), meaning, item)
 
 
 def _resampled(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Image:
     grid = layout(planes)
     slices, meaning = _uniform([frames[n] for n in grid.order])
-    return _turned(resample(slices, grid), grid.affine, meaning, item)
+    turned, affine = to_ras(resample(slices, grid), grid.affine)
+    return _image(turned, affine, meaning, item)
 
 
-def _turned(voxels: Num[Array, "i j k"], affine: Affine, meaning: Frame, item: Item) -> Image:
-    turned, placed = to_ras(voxels[None], affine)
+def _image(voxels: Num[Array, "i j k"], affine: Affine, meaning: Frame, item: Item) -> Image:
     return Image(
-        *(turned, "volume", item.modality, placed),
+        *(voxels[None], "volume", item.modality, affine),
         slope=meaning.slope,
         intercept=meaning.intercept,
         unit=meaning.unit,

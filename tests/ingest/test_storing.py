@@ -39,10 +39,10 @@ def source(write_png: Write, tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def store_all(source: Path, modality: str = "") -> Stored:
+def store_all(source: Path, modality: str = "", part: str = "") -> Stored:
     out = source.parent / "out"
     return take(
-        scan(source).candidates,
+        [replace(one, item=replace(one.item, part=part)) for one in scan(source).candidates],
         Counting(out / "images", modality, 0),
         folder=out,
         engine=EngineConfig(),
@@ -74,6 +74,14 @@ def test_a_file_that_changed_meanwhile_is_read_again(source: Path, write_png: Wr
     store_all(source)
     write_png("1.png", 99)
     assert read_again(source) == {"read-1"}
+
+
+def test_files_that_are_to_be_read_another_way_are_read_again(source: Path) -> None:
+    store_all(source)
+    for path in (source.parent / "out").glob("read-*"):
+        path.unlink()
+    store_all(source, part="resampled to a regular grid")
+    assert len(list((source.parent / "out").glob("read-*"))) == 4
 
 
 def test_pixels_that_the_store_has_lost_are_read_again(source: Path) -> None:

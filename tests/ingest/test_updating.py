@@ -125,6 +125,19 @@ def test_other_options_of_reading_are_not_taken_from_before(tmp_path: Path) -> N
     assert {row.modality for row in second} == {"MR"}
 
 
+def test_the_card_is_made_anew_when_it_has_more_to_tell(source: Path, tmp_path: Path) -> None:
+    made(source, "first")
+    prose = tmp_path / "prose.md"
+    prose.write_text("---\nname: first\nlicence: CC0\n---\n\nWritten by a person.\n")
+    made(source, "second", name="first", update=tmp_path / "first", card=prose)
+    assert "Written by a person." in (tmp_path / "second" / "card.md").read_text()
+    assert "Written by a person." not in (tmp_path / "first" / "card.md").read_text()
+    (source / "notes.txt").write_text("no image")
+    made(source, "third", name="first", update=tmp_path / "second", card=prose)
+    third, afresh = ((tmp_path / name / "card.md").read_text() for name in ("third", "second"))
+    assert third != afresh, "one more file is left out"
+
+
 def test_refusals_are_remembered_with_their_reasons(source: Path, opened: list[str]) -> None:
     made(source, "first")
     opened.clear()
