@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,5 +130,18 @@ def _filled(name: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tensors.get(name, value)
 
 
+def main(words: Sequence[str]) -> int:
+    """Prints the report of the file that is named; the exit status, as of `medvit`."""
+    if len(words) != 1:
+        print("usage: python -m medvit.training.replay FILE", file=sys.stderr)  # noqa: T201 (a command of its own)
+        return 2
+    try:
+        print("\n".join(report(load_stopped(Path(words[0])))))  # noqa: T201
+    except CheckpointError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print("\n".join(report(load_stopped(Path(sys.argv[1])))))  # noqa: T201 (for a person at the terminal)
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from medvit.samples import Batch, Views
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from medvit.training.module import TrainingModule
-from medvit.training.replay import load_stopped, replay, report, rows_of, tensors_of
+from medvit.training.replay import load_stopped, main, replay, report, rows_of, tensors_of
 from medvit.training.resuming import Position, position_of
 from pipelines.finetune import finetune
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
@@ -139,8 +139,17 @@ def test_a_gradient_that_is_no_number_stops_the_step_too(volumes, tmp_path, monk
         pretrain(output=tmp_path / "out", **pretrain_options(volumes))
 
 
-def test_a_file_that_is_no_stopped_step_is_refused(tmp_path):
+def test_a_person_reads_what_a_stopped_step_held(stopped, capsys):
+    assert main([str(stopped[0])]) == 0
+    assert "crops (1, 2, 1, 16, 16, 16): " in capsys.readouterr().out
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_stopped_step_is_refused(tmp_path, capsys):
     (tmp_path / "x.safetensors").write_bytes(b"no")
+    assert main([str(tmp_path / "x.safetensors")]) == 1
+    assert "holds no stopped step" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="holds no stopped step"):
         load_stopped(tmp_path / "x.safetensors")
 
