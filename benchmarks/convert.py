@@ -32,7 +32,7 @@ def run(folder: Path, repeats: int) -> None:
     """Prints a table a source."""
     phantoms = phantom_source(folder / "phantoms", num_series=16)
     for source in [*real_sources(), phantoms]:
-        _compare(source, to_store(source.folder, folder / source.folder.name, EngineConfig()), repeats)
+        _compare(source, to_store(source.folder, folder / f"{source.folder.name}-stored", EngineConfig()), repeats)
 
 
 def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
