@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo/$(shell date +%Y-%m-%d_%H-%M-%S)
@@ -17,8 +18,8 @@ install: $(STAMP) ## Make .venv with the locked versions and the package
 demo: install ## Run every stage on phantoms, 2D and 3D (about 5 minutes on 2 cores); results in demo/
 	@$(BIN)/medvit demo output=$(DEMO)
 
-test: lint ## Check style, types and layers, then run the tests
-	$(BIN)/python -m pytest
+test: lint ## Check style, types and layers, then run the tests in WORKERS processes (2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: install ## Check style (ruff), types (mypy) and who imports whom (import-linter)
 	$(BIN)/ruff check .
