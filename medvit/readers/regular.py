@@ -17,7 +17,7 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError
 from medvit.geometry import Affine, lps_to_ras
 from medvit.readers.dicom_header import Header
-from medvit.readers.series import check_alike, check_distinct, check_present, directions
+from medvit.readers.series import ascending
 
 Geometry = Literal["refuse", "resample", "slices"]
 """What to do with a series whose slices do not make one regular grid."""
@@ -54,15 +54,9 @@ def layout(planes: Sequence[Header]) -> Layout:
         GeometryError: If they lack a place, differ in size, spacing or orientation, share a position, lie further apart
             than `MAX_GAP_RATIO` usual gaps, or drift further than `MAX_DRIFT`: then there is nothing to resample.
     """
-    check_present(planes)
-    check_alike(planes)
-    row, column = directions(planes[0])
-    normal = np.cross(row, column)
-    positions = np.array([plane.position_mm for plane in planes])
-    order = np.argsort(positions @ normal, kind="stable")
-    positions = positions[order]
+    ascent = ascending(planes)
+    row, column, normal, positions = ascent.row, ascent.column, ascent.normal, ascent.positions_mm
     distances = positions @ normal
-    check_distinct(distances)
     row_spacing, column_spacing = planes[0].spacing_mm or (0.0, 0.0)
     num_slices, step_mm = _even(distances)
     offsets = (positions - positions[0]) @ np.stack([row / column_spacing, column / row_spacing], axis=1)
@@ -77,7 +71,7 @@ def layout(planes: Sequence[Header]) -> Layout:
     matrix[:3, 3] = positions[0] + matrix[:3, :2] @ low
     heights = (distances - distances[0]) / step_mm
     return Layout(
-        *(tuple(int(n) for n in order), offsets - low, heights),
+        *(tuple(int(n) for n in ascent.order), offsets - low, heights),
         (int(columns), int(rows), num_slices),
         Affine(lps_to_ras(matrix)),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.errors import GeometryError
@@ -64,14 +64,9 @@ def arrange(headers: Sequence[Header]) -> Stack:
             position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
             `GAP_TOLERANCE_MM`.
     """
-    check_present(headers)
-    check_alike(headers)
-    row_direction, column_direction = directions(headers[0])
-    normal = np.cross(row_direction, column_direction)
-    positions = np.array([header.position_mm for header in headers])
-    order = np.argsort(positions @ normal, kind="stable")
-    positions = positions[order]
-    check_distinct(positions @ normal)
+    ascent = ascending(headers)
+    row_direction, column_direction, normal = ascent.row, ascent.column, ascent.normal
+    order, positions = ascent.order, ascent.positions_mm
     _check_straight(positions, normal)
     slice_spacing_mm(positions, normal)
 
@@ -82,6 +77,33 @@ def arrange(headers: Sequence[Header]) -> Stack:
     matrix[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
     matrix[:3, 3] = positions[0]
     return Stack(tuple(headers[n] for n in order), Affine(lps_to_ras(matrix)))
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Planes of one direction by distance along their normal (LPS): `positions_mm` (planes, 3) in the `order` given."""
+
+    row: Float[Array, "3"]
+    column: Float[Array, "3"]
+    normal: Float[Array, "3"]
+    order: Int[Array, "planes"]
+    positions_mm: Float[Array, "planes 3"]
+
+
+def ascending(headers: Sequence[Header]) -> Ascent:
+    """Planes in ascending order along their slice normal.
+
+    Raises:
+        GeometryError: If an element is missing, planes differ in size, orientation or spacing, or share a position.
+    """
+    _check_present(headers)
+    _check_alike(headers)
+    row, column = _directions(headers[0])
+    normal = np.cross(row, column)
+    positions = np.array([header.position_mm for header in headers])
+    order = np.argsort(positions @ normal, kind="stable")
+    _check_distinct(positions[order] @ normal)
+    return Ascent(row, column, normal, order, positions[order])
 
 
 def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> float:
@@ -101,7 +123,7 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
     return float(gaps.mean())
 
 
-def check_present(headers: Sequence[Header]) -> None:
+def _check_present(headers: Sequence[Header]) -> None:
     """Passes slices that all say where they lie.
 
     Raises:
@@ -120,7 +142,7 @@ def check_present(headers: Sequence[Header]) -> None:
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
 
 
-def check_alike(headers: Sequence[Header]) -> None:
+def _check_alike(headers: Sequence[Header]) -> None:
     """Passes slices of one size, one orientation and one pixel spacing.
 
     Raises:
@@ -144,7 +166,7 @@ def _number_of(orientations: Float[Array, "slices 6"]) -> int:
     return len(np.unique(np.round(orientations, 2), axis=0))
 
 
-def directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
     """The directions of a row and of a column, unit vectors in LPS.
 
     Raises:
@@ -157,7 +179,7 @@ def directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
     return row, column
 
 
-def check_distinct(distances: Float[Array, "slices"]) -> None:
+def _check_distinct(distances: Float[Array, "slices"]) -> None:
     """Passes slices at ascending distances along their normal, in mm, of which no two are at one position.
 
     Raises:
