@@ -21,7 +21,7 @@ from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
 from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.storing import ReadAndStore, take
+from medvit.ingest.storing import MaskValues, ReadAndStore, take
 from medvit.ingest.table import from_table
 from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
@@ -68,6 +68,8 @@ class IngestConfig(StageConfig):
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     mask_classes: tuple[str, ...] = ()
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
+    mask_values: MaskValues = "classes"
+    """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
     patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
@@ -117,7 +119,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes), config.values, config.burned_in),
+        ReadAndStore(
+            images, config.modality, len(config.mask_classes), config.mask_values, config.values, config.burned_in
+        ),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,

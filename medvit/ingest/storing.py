@@ -13,10 +13,11 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
+import numpy as np
 from numpy import ndarray as Array
 
 from medvit.artifacts import write_text
@@ -28,12 +29,15 @@ from medvit.ingest.curation import examined
 from medvit.ingest.stamps import Stamp, State, readers_version, stamp
 from medvit.manifest import Manifest
 from medvit.readers.values import ValuesConfig
-from medvit.samples import Refusal
+from medvit.samples import Image, Refusal
 from medvit.store import Store
 
 log = logging.getLogger("medvit")
 
 PROGRESS = "taken.jsonl"
+
+MaskValues = Literal["classes", "instances"]
+"""What the values of label maps above 0 number: classes, or single things that are all of one class."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class Stored:
 class ReadAndStore:
     """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
 
-    `num_mask_classes` is the number of classes that label maps may have, 0 if any; `values` are those wanted of images.
+    `num_mask_classes` is the number of classes that label maps may have, 0 if any; their values number classes, or
+    things of one class; `values` are those wanted of images.
     """
 
     store: Path
     modality: str
     num_mask_classes: int
+    mask_values: MaskValues = "classes"
     values: ValuesConfig = field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
 
@@ -66,7 +72,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        read = readers.read(self.values.of(candidate.item))
+        read = self._in_classes(readers.read(self.values.of(candidate.item)))
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)
         store = Store(self.store)
@@ -86,6 +92,11 @@ class ReadAndStore:
             **examined(image, candidate.item),
             writing=fate,
         )
+
+    def _in_classes(self, image: Image) -> Image:
+        if self.mask_values == "classes" or image.mask is None:
+            return image
+        return replace(image, mask=np.minimum(image.mask, 1))  # what is below 0 stays so, and is refused
 
     def _check_mask(self, mask: Array | None) -> None:
         if mask is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy import ndarray as Array
 from PIL import Image
 
 from medvit.engine import EngineConfig
@@ -113,13 +114,27 @@ def test_a_store_that_cannot_be_written_stops_the_run(source: Path) -> None:
         store_all(source)
 
 
+def labeled(folder: Path, labels: Array) -> Candidate:
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+        Image.fromarray(labels).save(folder / name / "x.png")
+    (candidate,) = scan(folder).candidates
+    return candidate
+
+
 def test_a_label_map_with_a_class_without_name_is_refused(tmp_path: Path) -> None:
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(np.full((4, 4), 3, np.uint8)).save(tmp_path / folder / "x.png")
-    (candidate,) = scan(tmp_path).candidates
+    candidate = labeled(tmp_path, np.full((4, 4), 3, np.uint8))
     function = ReadAndStore(tmp_path / "store", "", 3)
     with pytest.raises(ValueError, match="the label map holds 3; mask_classes names 3 classes, expected 0 to 2"):
         function(candidate)
     taken = replace(function, num_mask_classes=0)(candidate)
     assert taken.num_mask_values == 4
+
+
+def test_instances_become_one_class(tmp_path: Path) -> None:
+    numbers = np.arange(16, dtype=np.uint16).reshape(4, 4) * 1000
+    candidate = labeled(tmp_path, numbers)
+    function = ReadAndStore(tmp_path / "store", "", 2, mask_values="instances")
+    taken = function(candidate)
+    assert taken.num_mask_values == 2
+    assert np.array_equal(Store(tmp_path / "store").get(taken.mask), numbers > 0)
