@@ -124,6 +124,22 @@ class Checkpoint:
             raise CheckpointError(f"{folder / MODEL} has another schema; this medvit reads version {SCHEMA_VERSION}")
         return cls(folder, model, preprocess, state)
 
+    def stored_adapter(self) -> Mapping[str, Tensor] | None:
+        """The adapter in its file; none where all weights were trained.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not (self.folder / ADAPTER).is_file():
+            return None
+        try:
+            return load_file(self.folder / ADAPTER)
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.folder / ADAPTER} is damaged: {error}") from None
+
     def require(self, *kinds: str) -> Checkpoint:
         """Itself, if it was made for one of these purposes.
 

@@ -105,7 +105,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         peft.backbone.load_state_dict(handed_on.state_dict())
     adapter = None if isinstance(parts.way, FullConfig) else peft.state_of(parts.trained)
     merged = peft.merge()
-    model = {"kind": "backbone", "backbone": peft.described(parts.start.config).tree()}
+    described = {"backbone": peft.described(parts.start.config).tree(), "peft": parts.way.tree()}
+    model = {"kind": "backbone", **described}
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
@@ -122,6 +123,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     is_continued = pretrained is not None or start.backbone.fit is not None
     way = config.peft or (ExploraConfig() if is_continued else FullConfig())
+    recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
@@ -149,7 +151,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         further=_further(config.further, run, objective),
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, tuple(streams))
+    return Assembled(start, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams))
 
 
 def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:
