@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
+from medvit.artifacts import CHECKPOINT_FILES, Checkpoint, write_weights
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.model_card import write_model_card
 from medvit.objectives import Objective, ObjectiveChoice
@@ -108,6 +108,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     described = {"backbone": peft.described(parts.start.config).tree(), "peft": parts.way.tree()}
     model = {"kind": "backbone", **described}
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
+    for name, weights in parts.module.objective.kept().items():
+        write_weights(checkpoint.folder / name, weights)
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
