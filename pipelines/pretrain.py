@@ -18,6 +18,7 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.samples import Flag
+from medvit.slices import SlicesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
@@ -50,6 +51,8 @@ class PretrainConfig(StageConfig):
     """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    slices: SlicesConfig | None = None
+    """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     other_preprocess: Preprocess | None = None
@@ -121,6 +124,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 def assemble(config: PretrainConfig, run: Run) -> Assembled:
     """All that a pretraining is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    if config.slices is not None:
+        manifest = config.slices.of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     is_continued = pretrained is not None or start.backbone.fit is not None
