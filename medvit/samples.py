@@ -182,17 +182,20 @@ class Views:
     """Training crops of a batch of images for self-supervision.
 
     `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
-    of the B images.
+    of the B images. `fine` (V, B, C, *t) are the global views with more pixels, where an objective wants them.
     """
 
     crops: Float[Tensor, "v b c *s"]
     local: Float[Tensor, "w b c *s"] | None = None
     studies: tuple[str, ...] = ()
+    fine: Float[Tensor, "v b c *t"] | None = None
 
     def to(self, device: torch.device | str) -> Views:
         """The same views with their tensors on `device`."""
-        local = None if self.local is None else self.local.to(device, non_blocking=True)
-        return replace(self, crops=self.crops.to(device, non_blocking=True), local=local)
+        local, fine = (
+            None if crops is None else crops.to(device, non_blocking=True) for crops in (self.local, self.fine)
+        )
+        return replace(self, crops=self.crops.to(device, non_blocking=True), local=local, fine=fine)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class Planner:
     def run(self, config: Any) -> Finished[Plan]:
         """Measures a few steps in a folder that is removed again, and prints the table."""
         seed_everything(config.seed)
-        short = {"rounds": 1, "round_steps": MEASURED_STEPS, "devices": 1, "nodes": 1, "strategy": "auto"}
+        alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
+        short = alone | {"rounds": 1, "round_steps": MEASURED_STEPS, "compile": False}  # compiled steps are not counted
         changes: dict[str, Any] = {"trainer": config.trainer.model_copy(update=short), "resume": False}
         if isinstance(config, pretraining.PretrainConfig) and config.guard.action != "off":
             changes["guard"] = config.guard.model_copy(update={"action": "warn"})

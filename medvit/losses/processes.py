@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 
 def num_processes() -> int:
@@ -49,6 +50,11 @@ def gathered_with_gradient(rows: Tensor) -> Tensor:
 def process() -> int:
     """The number of this process, from 0."""
     return distributed.get_rank() if _is_distributed() else 0
+
+
+def part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, unless it is shared out over processes."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _is_distributed() -> bool:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone, Hidden
 from medvit.config import Share
 from medvit.losses.distillation import relative_entropy
+from medvit.losses.processes import part
 from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives.pictures import similarity_figure
-from medvit.objectives.projection import Projection, ProjectionConfig
+from medvit.objectives.projection import Projection, ProjectionConfig, head_file
 from medvit.objectives.schedules import cosine
 from medvit.samples import Tokens, Views
 from medvit.transforms.views import MultiCropConfig
@@ -92,12 +93,16 @@ class Distillation(Objective):
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""
         momentum = cosine(self.schedule.momentum, self.schedule.momentum_end, progress)
-        pairs = list(self._pairs())
+        pairs = [(part(own), part(new)) for own, new in self._pairs()]
         torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
 
     def readings(self) -> Mapping[str, Tensor]:
         """`teacher_entropy`, as a share of the most there can be, where there are prototypes."""
         return self._readings
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The teacher's heads: without them, a second training of the backbone begins with random targets."""
+        return {head_file(name): head.published() for name, head in self._teachers()}
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
@@ -108,6 +113,11 @@ class Distillation(Objective):
     def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
         """Keeps the entropy of the teacher's targets to be read."""
         self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
+
+    def _teachers(self) -> Iterator[tuple[str, Projection]]:
+        for name, head in self.teacher_heads.items():
+            assert isinstance(head, Projection)
+            yield name, head
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each weight of the teacher beside the student's that training changes."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medvit.backbones import Backbone, Hidden
 from medvit.config import Config, Count, Positive, Share
@@ -50,6 +51,9 @@ class GramConfig(Config):
     """How often at most."""
     clip_negative: bool = True
     """Whether patches that are opposite count as unlike; the 7B recipe of DINOv3 has it off."""
+    finer: Count = 1
+    """The anchor sees the crops with so many times their sides, and its patches are averaged down to the student's; 2
+    in DINOv3. Its passes take the square of it, or in 3D the cube."""
     max_patches: Count = 2048
     """Patches of a crop that are compared, drawn at random where there are more: memory grows with their square."""
 
@@ -87,7 +91,7 @@ class MaskedConfig(DistillationConfig):
     def heads(self, width: int, *, with_prototypes: bool) -> dict[str, Projection]:
         """The head of images and, if separate, that of patches."""
         names = ("image", "patch") if self.patch_head == "separate" else ("image",)
-        return {name: self.head.build(width, with_prototypes=with_prototypes) for name in names}
+        return {name: self.head.build(width, part=name, with_prototypes=with_prototypes) for name in names}
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ class MaskedDistillation(Distillation):
     def __init__(self, backbone: Backbone, config: MaskedConfig, heads: Mapping[str, Projection]) -> None:
         super().__init__(backbone, config, heads)
         self.masked = config
+        if config.gram is not None:
+            self.views = config.views.model_copy(update={"finer": config.gram.finer})
         self.student.mask_token = nn.Parameter(torch.zeros(backbone.width))
         self.anchor = copy.deepcopy(self.backbone) if config.gram else None
         self.register_buffer("anchor_moves", torch.zeros((), dtype=torch.long))
@@ -147,7 +153,7 @@ class MaskedDistillation(Distillation):
             mask_weights(mask),
             num_images=num_images,
             num_crops=len(crops),
-            extra=self._anchored(crops, seen, progress),
+            extra=self._anchored(crops if views.fine is None else views.fine.flatten(0, 1), seen, progress),
         )
 
     def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
@@ -185,9 +191,21 @@ class MaskedDistillation(Distillation):
         if self.anchor is None or options is None or progress < options.start:
             return {}
         with torch.no_grad():
-            wanted = tokens_of(self.anchor, crops).patches
+            wanted = coarsened(tokens_of(self.anchor, crops), seen.grid)
         patches = seen.patches
         if patches.shape[1] > options.max_patches:
             chosen = torch.randperm(patches.shape[1], device=patches.device)[: options.max_patches]
             patches, wanted = patches[:, chosen], wanted[:, chosen]
         return {"gram": options.weight * gram_loss(patches, wanted, clip_negative=options.clip_negative)}
+
+
+def coarsened(tokens: Tokens, grid: tuple[int, ...]) -> Float[Tensor, "b m d"]:
+    """The patches of a finer grid on a coarser one: bicubic in 2D as in DINOv3, means in 3D."""
+    if tokens.grid == grid:
+        return tokens.patches
+    maps = tokens.patches.float().transpose(1, 2).unflatten(2, tokens.grid)
+    if len(grid) == 2:
+        maps = F.interpolate(maps, size=grid, mode="bicubic", antialias=True)
+    else:
+        maps = F.interpolate(maps, size=grid, mode="area")
+    return maps.flatten(2).transpose(1, 2)

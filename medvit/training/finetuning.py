@@ -19,6 +19,7 @@ from medvit.samples import Batch
 from medvit.training.module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST
+from medvit.training.sharding import whole
 
 log = logging.getLogger("medvit")
 
@@ -69,9 +70,10 @@ class Finetuning(TrainingModule):
             self._keep()
 
     def _keep(self) -> None:
+        adapter = whole(self.model.adapter_state())
         if not self.trainer.is_global_zero:
             return
-        state = {key: value.detach().cpu().contiguous() for key, value in self.model.adapter_state().items()}
+        state = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
         partial = self.best_path.with_name(f".{BEST}.partial")
         save_file(state, partial)
         os.replace(partial, self.best_path)

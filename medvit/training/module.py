@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from medvit.errors import TrainingError
+from medvit.losses.processes import part
 from medvit.samples import Batch, Views
 from medvit.training.loader import mixed_seed
 from medvit.training.optim import OptimConfig
 from medvit.training.replay import Stopped, rows_of, save_stopped
+from medvit.training.sharding import average_replicated, clip, gather, gradient_norm, is_sharded, shard
 
 SHOWN_ROWS = 8
 
@@ -44,6 +49,34 @@ class TrainingModule(lightning.LightningModule):
         """AdamW on what is trainable."""
         return self.optim.build(self, self.depth)
 
+    def configure_model(self) -> None:
+        """Shares out the weights over processes, where the strategy says so."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not is_sharded(self):
+            shard(self, strategy.device_mesh["data_parallel"])
+
+    def on_train_end(self) -> None:
+        """Puts the weights together again: what follows is done by one process."""
+        gather(self)
+
+    def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Weights by groups, each of which has its gradient clipped by its own norm."""
+        return (list(self.parameters()),)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each group by its own norm."""
+        largest = gradient_clip_val or math.inf
+        for weights in self.clipped():
+            if is_sharded(self):
+                clip(weights, largest)
+            else:
+                clip_grad_norm_([weight for weight in weights if weight.grad is not None], largest)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the step and sets its learning rates."""
         self._step_seed = mixed_seed(self.seed, 3, self.global_step, self.seed_rank, batch_idx)
@@ -59,9 +92,12 @@ class TrainingModule(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Refuses gradients that are no numbers; in fp16, the scaler passes over such steps by itself."""
+        shared = is_sharded(self)
+        if shared:
+            average_replicated(self)
         if self.trainer.precision != "16-mixed":
             gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = gradient_norm(self.parameters()) if shared else torch.nn.utils.get_total_norm(gradients)
             if not torch.isfinite(norm):
                 self._stop("norm of the gradient", norm.item())
 
@@ -99,7 +135,7 @@ class TrainingModule(lightning.LightningModule):
         rows = rows_of(batch)
         name = f"stopped-step-{self.global_step:07d}-rank-{self.global_rank}.safetensors"
         path = Path(self.trainer.default_root_dir) / name
-        weights = self.state_dict()
+        weights = {name: part(weight) for name, weight in self.state_dict().items()}
         save_stopped(path, batch, Stopped(self.global_step, self._step_seed, terms, rows, {}, weights))
         more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
         told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medvit.backbones import Backbone
@@ -29,6 +27,7 @@ from medvit.training.module import TrainingModule
 from medvit.training.monitors import Probe
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST
+from medvit.training.sharding import is_sharded, whole
 
 log = logging.getLogger("medvit")
 
@@ -92,15 +91,9 @@ class Pretraining(TrainingModule):
         super().on_before_optimizer_step(optimizer)
         self.objective.before_step(self.progress)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the gradient of each part of the objective by its own norm."""
-        for part in self.objective.parts():
-            clip_grad_norm_([weight for weight in part if weight.grad is not None], gradient_clip_val or math.inf)
+    def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
+        """The parts of the objective."""
+        return self.objective.parts()
 
     def on_train_start(self) -> None:
         """Reads the representation the run starts from; a run that the guard has ended does not go on."""
@@ -111,7 +104,8 @@ class Pretraining(TrainingModule):
     def on_train_epoch_end(self) -> None:
         """Reads the representation and keeps pictures."""
         self._read()
-        if self._shown is not None and self.trainer.is_global_zero:
+        # Where weights are shared out, all processes must run what one shows.
+        if self._shown is not None and (self.trainer.is_global_zero or is_sharded(self)):
             for name, figure in self.objective.pictures(self._shown).items():
                 self.tracker.figure(figure, f"pictures/{name}-{self.global_step:07d}.png")
 
@@ -187,9 +181,10 @@ class Pretraining(TrainingModule):
             self.trainer.should_stop = True
 
     def _keep(self) -> None:
+        state = whole(self.objective.backbone.state_dict())
         if self.trainer.is_global_zero:
             partial = self.best_path.with_name(f".{BEST}.partial")
-            save_file(_on_cpu(self.objective.backbone.state_dict()), partial)
+            save_file(_on_cpu(state), partial)
             os.replace(partial, self.best_path)
 
 

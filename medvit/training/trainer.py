@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -18,9 +19,12 @@ from medvit.config import Config, Count
 from medvit.hardware import half_precision
 from medvit.tracking import Tracker
 from medvit.training.resuming import RESUME, KeepLast
+from medvit.training.sharding import sharded_strategy
 
 Trainer = lightning.Trainer
 """What runs the loop."""
+BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
+"""Names of transformer blocks, of backbones and of decoders."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -38,9 +42,13 @@ class TrainerConfig(Config):
     nodes: Count = 1
     """Machines, as started by Slurm or torchrun."""
     strategy: str = "auto"
-    """Lightning's strategy, such as ddp or fsdp."""
+    """How devices share the work: auto and ddp hold all weights on each; fsdp (FSDP2) shares out blocks and heads, for
+    models that one device cannot hold; or another name of Lightning's."""
     accumulate: Count = 1
     """Batches whose gradients are added up in one step."""
+    compile: bool = False
+    """Compiles each transformer block (torch.compile): slow first steps, then faster ones on a GPU; results differ by
+    rounding. Needs a C++ compiler."""
 
     @property
     def steps(self) -> int:
@@ -66,7 +74,7 @@ class TrainerConfig(Config):
             accelerator="cpu" if cpu else "gpu",
             devices=self.devices,
             num_nodes=self.nodes,
-            strategy=self.strategy,
+            strategy=sharded_strategy(self.devices * self.nodes) if self.strategy == "fsdp" else self.strategy,
             precision=resolve_precision(self.precision),
             max_epochs=self.rounds,
             accumulate_grad_batches=self.accumulate,
@@ -76,7 +84,7 @@ class TrainerConfig(Config):
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=False,
-            callbacks=[KeepLast(folder / RESUME), StepBar()],
+            callbacks=[KeepLast(folder / RESUME), StepBar(), *([CompileBlocks()] if self.compile else [])],
             use_distributed_sampler=False,
             inference_mode=False,
         )
@@ -88,6 +96,16 @@ def resolve_precision(precision: Precision) -> Precision:
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]  # type: ignore[return-value]
+
+
+class CompileBlocks(Callback):
+    """Compiles transformer blocks in place, one by one: as they are alike, the work is done once for all of a width."""
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compiles the blocks; names of weights stay as they are."""
+        for name, unit in pl_module.named_modules():
+            if BLOCK.search(name):
+                unit.compile()
 
 
 class StepBar(Callback):

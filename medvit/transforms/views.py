@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medvit.config import Axis, Config, Count, Positive
 from medvit.samples import Sample, Views
-from medvit.transforms.intensity import IntensityConfig, UnitScale, apply_change, draw_change
+from medvit.transforms.intensity import Change, IntensityConfig, UnitScale, apply_change, draw_change
 from medvit.transforms.preprocess import Intensity, resize
 
 Covered = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -62,6 +62,9 @@ class MultiCropConfig(ViewsConfig):
     0.9 to 1.1 keeps the scale of cells (extended-context translation, Zimmermann et al., 2024)."""
     region: tuple[Count, ...] = ()
     """All crops of an image are cut from one random region of this size; empty allows the whole image."""
+    finer: Count = 1
+    """Global crops are made a second time with so many times their sides, without blur and noise, for an anchor that
+    sees more than the student; objective.gram.finer sets it. 1 makes none."""
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     across_study: bool = False
     """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
@@ -138,12 +141,24 @@ def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What one crop is: where it lies, and how its intensities are changed."""
+
+    crop: Crop
+    change: Change
+
+
+@dataclass(frozen=True)
 class ImageViews:
-    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, the pseudonym of the study."""
+    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, the pseudonym of the study.
+
+    `fine` (V, C, *t) are the global ones with more pixels, if they are wanted.
+    """
 
     crops: Float[Tensor, "v c *s"]
     local: Float[Tensor, "w c *s"] | None
     study: str
+    fine: Float[Tensor, "v c *t"] | None = None
 
 
 class MakeViews:
@@ -162,11 +177,16 @@ class MakeViews:
             return ImageViews(cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id)
         corner = generator.random(len(config.size))
         images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
-        crops = torch.stack([self._crop(config, images[0], kind, generator) for kind in (0, 1)])
-        local = [self._crop(config, images[number % 2], 2, generator) for number in range(config.num_local)]
-        return ImageViews(crops, torch.stack(local) if local else None, sample.row.study_id)
+        looks = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
+        crops = [self._made(images[0], look, config.size) for look in looks]
+        local = [
+            self._made(images[number % 2], self._draw(config, images[number % 2], 2, generator), config.local_size)
+            for number in range(config.num_local)
+        ]
+        stacked = torch.stack(local) if local else None
+        return ImageViews(torch.stack(crops), stacked, sample.row.study_id, self._fine(config, images[0], looks))
 
-    def _crop(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> Tensor:
+    def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> Look:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
         shape = tuple(pixels.shape[1:])
         if config.zoom is None:
@@ -174,7 +194,17 @@ class MakeViews:
         else:
             crop = draw_at_scale(config, shape, size, generator)
         change = draw_change(config.intensity, generator, ndim=len(shape), channels=len(pixels), kind=kind)
-        return apply_change(cut(pixels, crop, size), change, self.scale)
+        return Look(crop, change)
+
+    def _made(self, pixels: Tensor, look: Look, size: tuple[int, ...]) -> Tensor:
+        return apply_change(cut(pixels, look.crop, size), look.change, self.scale)
+
+    def _fine(self, config: MultiCropConfig, pixels: Tensor, looks: Sequence[Look]) -> Tensor | None:
+        if config.finer == 1:
+            return None
+        size = tuple(config.finer * side for side in config.size)
+        clear = [replace(look, change=replace(look.change, sigma=0.0, noise=0.0)) for look in looks]
+        return torch.stack([self._made(pixels, look, size) for look in clear])
 
 
 def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:
@@ -186,14 +216,12 @@ def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"
 
 
 def collate_views(images: Sequence[ImageViews]) -> Views:
-    """Stacks the views of images: `crops` (V, B, C, *S) and, where there are any, `local` (W, B, C, *s)."""
-    local = list(_locals(images))
+    """Stacks the views of images: `crops` (V, B, C, *S) and, where there are any, `local` (W, B, C, *s) and `fine`."""
+    local = [image.local for image in images if image.local is not None]
+    fine = [image.fine for image in images if image.fine is not None]
     return Views(
         torch.stack([image.crops for image in images], dim=1),
         local=torch.stack(local, dim=1) if local else None,
         studies=tuple(image.study for image in images),
+        fine=torch.stack(fine, dim=1) if fine else None,
     )
-
-
-def _locals(images: Sequence[ImageViews]) -> Iterator[Tensor]:
-    yield from (image.local for image in images if image.local is not None)

@@ -1,12 +1,17 @@
 """The laws of dinov2 and simdinov2: holes, heads, regularizers, anchor and curriculum."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from medvit.backbones import Hidden
 from medvit.losses.distillation import cross_view_loss, masked_patch_loss
+from medvit.losses.gram import gram_loss
 from medvit.losses.spread import kernel_density_loss
-from medvit.objectives.masked import GramConfig
-from medvit.samples import Views
+from medvit.objectives.distillation import tokens_of
+from medvit.objectives.masked import GramConfig, coarsened
+from medvit.samples import Tokens, Views
 
 TINY_HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 
@@ -125,6 +130,44 @@ def test_the_anchor_becomes_the_teacher_when_it_is_due(make):
 def test_large_grids_compare_some_of_their_patches(make, views):
     objective = make("dinov2", head=TINY_HEAD, gram={"start": 0, "max_patches": 5})
     assert torch.isfinite(objective(views(), 0.5).terms["gram"])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_an_anchor_may_see_more_than_the_student_and_is_averaged_to_its_patches(make, views, ndim):
+    objective = make("dinov2", ndim=ndim, head=TINY_HEAD, gram={"start": 0.0, "finer": 2})
+    assert objective.views.finer == 2
+    batch, seen = views(ndim), []
+    fine = torch.nn.functional.interpolate(batch.crops.flatten(0, 1), scale_factor=2).unflatten(
+        0, batch.crops.shape[:2]
+    )
+    objective.anchor.embed = lambda pixels, hidden=None: (
+        seen.append(pixels) or type(objective.anchor).embed(objective.anchor, pixels, hidden)
+    )
+    torch.manual_seed(5)
+    term = objective(replace(batch, fine=fine), 0.5).terms["gram"]
+    assert seen[0].shape[2:] == (64,) * ndim
+    torch.manual_seed(5)
+    look = tokens_of(objective.student.backbone, batch.crops.flatten(0, 1), masked(objective, batch))
+    wanted = coarsened(tokens_of(objective.anchor, fine.flatten(0, 1)), (4,) * ndim)
+    torch.testing.assert_close(term, 2.0 * gram_loss(look.patches, wanted), atol=1e-5, rtol=1e-4)
+
+
+def masked(objective, batch: Views) -> Hidden:
+    grid = tuple(side // 8 for side in batch.crops.shape[3:])
+    return Hidden(objective.draw_masks(*batch.crops.shape[:2], grid), objective.student.mask_token)
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (6, 4, 4)])
+def test_coarse_patches_are_means_of_fine_ones(grid):
+    ramp = torch.arange(float(grid[0])).reshape(-1, *(1,) * (len(grid) - 1)).expand(grid)
+    patches = torch.stack([ramp.flatten(), torch.ones(ramp.numel())], dim=-1)[None]
+    half = tuple(side // 2 for side in grid)
+    found = coarsened(Tokens(patches[:, :0], patches, grid), half)
+    torch.testing.assert_close(found[..., 1], torch.ones(1, len(found[0])))
+    rows = found[0, :, 0].unflatten(0, half).flatten(1).mean(1)
+    torch.testing.assert_close(rows.mean(), torch.tensor((grid[0] - 1) / 2))
+    assert (rows.diff() > 1.5).all()
+    assert coarsened(Tokens(patches[:, :0], patches, grid), grid) is patches
 
 
 @pytest.mark.parametrize("name", ["dinov2", "simdinov2"])
