@@ -23,7 +23,7 @@ from medvit.config import Config
 from medvit.errors import DataError
 from medvit.ingest.stored_pixels import frames_of
 from medvit.ingest.written_text import Line, blanked, find_lines, suspicion
-from medvit.readers.dicom_header import load
+from medvit.readers.dicom_header import load, open_elements
 from medvit.readers.refusals import decoding
 from medvit.samples import Image, Item
 
@@ -87,7 +87,7 @@ def risk(item: Item, modality: str = "") -> Risk:
     if item.reader != "dicom":
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):
-        header = load(item.files[0], stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = open_elements(item.files[0], stop_before_pixels=True, specific_tags=_TAGS)
         said = str(header.get("BurnedInAnnotation") or "").strip().upper()
         sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
         kinds = " ".join(header.get("ImageType") or ()).upper()

@@ -62,7 +62,7 @@ def attributes(item: Item) -> Mapping[str, str]:
         return {}
     from pydicom.datadict import tag_for_keyword
 
-    tags = [*map(tag_for_keyword, (*_READ, "SharedFunctionalGroupsSequence"))]
+    tags = tuple(map(tag_for_keyword, (*_READ, "SharedFunctionalGroupsSequence")))
     try:
         with decoding("the DICOM header"):
             return read_attributes(load(item.files[0], stop_before_pixels=True, specific_tags=tags))

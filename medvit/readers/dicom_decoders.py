@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.readers.dicom_codestream import read_codestream
+from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_layout import Layout
 from medvit.readers.dicom_native import native
 
@@ -66,7 +67,7 @@ def syntax_name(uid: str) -> str:
     return NEW_NAMES.get(uid) or str(UID(uid).name) or "no transfer syntax"
 
 
-def stored_values(dataset: Dataset, layout: Layout, index: int) -> Num[Array, "h w *c"]:
+def stored_values(dataset: Dataset | Elements, layout: Layout, index: int) -> Num[Array, "h w *c"]:
     """One frame in its stored type, byte order of the machine: gray or palette indices (H, W), or RGB (H, W, 3).
 
     Unused bits are cleared or, where signed, filled with the sign. Only this frame is decoded.
@@ -78,10 +79,13 @@ def stored_values(dataset: Dataset, layout: Layout, index: int) -> Num[Array, "h
     if not 0 <= index < layout.frames:
         raise UnreadableError(f"frame {index + 1} of an instance of {layout.frames} frames; it does not exist")
     _check_color(layout)
-    uid = str(dataset.file_meta.TransferSyntaxUID)
+    uid = str(dataset.file_meta.get("TransferSyntaxUID"))
+    as_it_lies = native(dataset) if uid in NATIVE and layout.high_bit == layout.bits_stored - 1 else None
+    if as_it_lies is not None:
+        return as_it_lies
+    dataset = dataset.dataset() if isinstance(dataset, Elements) else dataset
     if uid in NATIVE:
-        as_it_lies = native(dataset) if layout.high_bit == layout.bits_stored - 1 else None
-        return _native(dataset, layout, index, uid) if as_it_lies is None else as_it_lies
+        return _native(dataset, layout, index, uid)
     encoded = _encoded(dataset, layout, index, uid)
     if uid in (ENCAPSULATED, FRAME_DEFLATED):
         plain = encoded if uid == ENCAPSULATED else _inflated(encoded, -(-layout.frame_bits // 8))

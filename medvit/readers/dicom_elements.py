@@ -1,31 +1,31 @@
-"""A quick way through well-formed DICOM files: the elements of a data set, values left undecoded until asked for.
+"""A quick way through well-formed DICOM files: where the elements of a data set lie, decoded when they are asked for.
 
-It takes the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), several times as fast as a general parser,
+It takes the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), many times as fast as a general parser,
 since what is not wanted is stepped over. Anything else, a damaged file above all, is left to pydicom.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Collection, KeysView, Mapping
+from functools import cache, cached_property, lru_cache
+from io import FileIO
 from struct import Struct
 from struct import error as CutShort
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset, config
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import FileMetaDataset
-from pydicom.tag import BaseTag
-from pydicom.uid import UID
+from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, plain_value
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.dataelem import DataElement, RawDataElement
 
 PREAMBLE_BYTES = 132
 FIRST_BYTES = 2**14
 """What is read of a file at first when its pixels are not wanted; most headers end before."""
 
 IMPLICIT_SYNTAX = b"1.2.840.10008.1.2"
-LEFT_TO_PYDICOM = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
+UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
 """Big endian, deflated, and the private mixture of GE; all others are explicit little endian (PS3.5 A.4)."""
 
 SHORT_VRS = frozenset(
@@ -39,8 +39,13 @@ OF_META = frozenset((0x00020002, 0x00020003, 0x00020010))
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 PIXEL_DESCRIPTION = 0x0028
-"""The group whose elements say how to read the pixels: all of them will be asked for."""
+"""The group whose elements say how to read the pixels."""
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+
+Bytes = bytes | memoryview
+Place = tuple[bytes | None, int, int, bool]
+"""Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
+Places = Mapping[int, Place]
 
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
@@ -49,32 +54,104 @@ class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another
     """Found what this parser does not take."""
 
 
-class Element(NamedTuple):
-    """One element and where its value lies; of undefined length, `stop` is before the delimiter and `next` behind."""
+class Elements:
+    """The elements at `places` in the bytes of a file; for who reads values, it stands for a data set of pydicom."""
 
-    tag: int
-    vr: bytes | None
-    start: int
-    stop: int
-    next: int
-    is_undefined: bool
+    def __init__(
+        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool
+    ) -> None:
+        self._content, self._places, self._is_implicit = content, places, is_implicit
+        self.file_meta: Any = meta
+        """The elements of the file meta information (PS3.10 7.1)."""
+
+    def get(self, key: str | int, default: Any = None) -> Any:
+        """The value of an element, by keyword or tag; `default` where there is none.
+
+        Texts and numbers are plain ones, several of them a tuple, and pixels that are not compressed a view.
+        """
+        tag = _tag_of(key) if isinstance(key, str) else key
+        place = self._places.get(tag)
+        if place is None:
+            return default
+        vr, start, stop, is_undefined = place
+        if not is_undefined:
+            if tag == PIXELS:
+                return self._content[start:stop]
+            value = plain_value(vr or _known_vr(tag), bytes(self._content[start:stop]))
+            if value is not LEFT_TO_PYDICOM:
+                return value
+        return self._dataset[tag].value
+
+    def __contains__(self, key: str | int) -> bool:
+        return (_tag_of(key) if isinstance(key, str) else key) in self._places
+
+    def keys(self) -> KeysView[int]:
+        """The tags of all elements, in ascending order."""
+        return self._places.keys()
+
+    def private_block(self, group: int, creator: str) -> Any:
+        """The block of private elements that a creator has reserved, as pydicom gives it.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return self._dataset.private_block(group, creator)
+
+    def dataset(self, decoded: Collection[int] = ()) -> Dataset:
+        """The same as a data set of pydicom.
+
+        Values of the tags `decoded` and those that describe pixels are decoded at once; numbers become plain ones.
+        """
+        from pydicom import Dataset
+        from pydicom.dataset import FileMetaDataset
+
+        made = Dataset(self._of_pydicom(decoded))
+        if self.file_meta is not None:
+            made.file_meta = FileMetaDataset(self.file_meta._of_pydicom(OF_META))
+            made.set_original_encoding(self._is_implicit, True, made._character_set)
+        return made
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self.dataset()
+
+    def _of_pydicom(self, decoded: Collection[int]) -> dict[Any, RawDataElement | DataElement]:
+        """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
+        from pydicom.dataelem import DataElement, RawDataElement
+        from pydicom.tag import BaseTag
+
+        found: dict[Any, RawDataElement | DataElement] = {}
+        for number, (vr, start, stop, is_undefined) in self._places.items():
+            tag, value, name = BaseTag(number), bytes(self._content[start:stop]), _name(vr)
+            length = stop - start
+            if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value:
+                known = vr or _known_vr(number)
+                plain = plain_value(known, value)
+                if plain is not LEFT_TO_PYDICOM:
+                    several = list(plain) if isinstance(plain, tuple) else plain
+                    found[tag] = DataElement(tag, _name(known), several, already_converted=True)
+                    continue
+            if is_undefined and number == PIXELS:
+                length = UNDEFINED
+            elif is_undefined:
+                name = "SQ"
+            kept = value if value or name in TEXT_VRS else None
+            found[tag] = RawDataElement(tag, name, length, kept, start, self._is_implicit, True)
+        return found
 
 
-def quick(
-    stream: BinaryIO, *, tags: Collection[int] | None = None, with_pixels: bool = True, decoded: Collection[int] = ()
-) -> Dataset | None:
-    """The data set in a file at its beginning, all elements or those of `tags`; none where pydicom should read it.
+def quick(stream: FileIO, *, tags: tuple[int | str, ...] | None = None, with_pixels: bool = True) -> Elements | None:
+    """The elements in a file at its beginning, all or those of `tags`; none where pydicom should read it.
 
-    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. Values of the tags
-    `decoded` and those that describe pixels are decoded at once, which is quicker; numbers become plain ones.
+    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all.
     """
-    wanted = None if tags is None else {CHARACTER_SET, *tags, *([PIXELS] if with_pixels else [])}
+    wanted = None if tags is None else _wanted(tags, with_pixels)
     last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
     size = os.fstat(stream.fileno()).st_size
     content = stream.read(size if with_pixels else FIRST_BYTES)
     while True:
         try:
-            return _dataset(content, size, wanted, last, frozenset(decoded))
+            return _find(content, size, wanted, last)
         except Unusual:
             return None
         except CutShort:
@@ -84,57 +161,64 @@ def quick(
             content += more
 
 
-def _dataset(content: bytes, size: int, tags: Collection[int] | None, last: int, decoded: Collection[int]) -> Dataset:
+def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
     if content[128:PREAMBLE_BYTES] != b"DICM":
         raise Unusual
-    meta = {e.tag: e for e in _elements(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META)}
+    meta, end = _places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
     if TRANSFER_SYNTAX not in meta:
         raise Unusual
-    syntax = content[meta[TRANSFER_SYNTAX].start : meta[TRANSFER_SYNTAX].stop].strip(b"\0 ")
-    if syntax in LEFT_TO_PYDICOM:
+    _, start, stop, _ = meta[TRANSFER_SYNTAX]
+    syntax = bytes(content[start:stop]).strip(b"\0 ")
+    if syntax in UNUSUAL_SYNTAXES:
         raise Unusual
     is_implicit = syntax == IMPLICIT_SYNTAX
-    start = max(element.next for element in meta.values())
-    elements = _elements(content, start, size, is_implicit=is_implicit, last=last)
-    wanted = (element for element in elements if tags is None or element.tag in tags)
-    found = _raw(content, wanted, is_implicit=is_implicit, decoded=decoded)
+    found, _ = _places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
     if not found:
         raise Unusual
-    dataset = Dataset(found)
-    dataset.file_meta = FileMetaDataset(_raw(content, meta.values(), is_implicit=False, decoded=OF_META))
-    dataset.set_original_encoding(is_implicit, True, dataset._character_set)
-    return dataset
+    of_meta = Elements(content, meta, None, is_implicit=False)
+    return Elements(content, found, of_meta, is_implicit=is_implicit)
 
 
-def _elements(content: bytes, start: int, size: int, *, is_implicit: bool, last: int) -> Iterator[Element]:
-    """The elements from `start` on, up to the tag `last`; of `size` bytes `content` may hold only the first."""
-    at, previous = start, -1
+def _places(
+    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
+) -> tuple[dict[int, Place], int]:
+    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
+    found: dict[int, Place] = {}
+    vr, previous, held = None, -1, len(content)
     while at < size:
-        vr: bytes | None = None
         if is_implicit:
             group, number, length = _implicit(content, at)
         else:
             group, number, vr, length = _explicit(content, at)
-        tag, value = group << 16 | number, at + 8
+        tag, start = group << 16 | number, at + 8
         if tag > last:  # asked before its length, which behind the meta information is of another syntax
-            return
+            break
         if tag <= previous:
             raise Unusual
         if vr is not None and vr not in SHORT_VRS:
-            value, (length,) = at + 12, _length(content, at + 8)
-            if vr not in LONG_VRS or (vr == b"UN" and length == UNDEFINED):  # its items are implicit (PS3.5 6.2.2)
-                raise Unusual
+            start, length = at + 12, _long_length(content, at, vr)
         is_undefined = length == UNDEFINED
-        at = _behind_items(content, value, is_implicit=is_implicit) if is_undefined else value + length
+        at = _behind_items(content, start, is_implicit=is_implicit) if is_undefined else start + length
         if at > size:
             raise Unusual
-        yield Element(tag, vr, value, at - 8 if is_undefined else at, at, is_undefined)
+        if tags is None or tag in tags:
+            if at > held:
+                raise CutShort
+            found[tag] = vr, start, at - 8 if is_undefined else at, is_undefined
         if tag == last:
-            return
+            break
         previous = tag
+    return found, at
 
 
-def _opening(content: bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
+def _long_length(content: Bytes, at: int, vr: bytes) -> int:
+    (length,) = _length(content, at + 8)
+    if vr not in LONG_VRS or (vr == b"UN" and length == UNDEFINED):  # its items are implicit (PS3.5 6.2.2)
+        raise Unusual
+    return length
+
+
+def _opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
     """Tag, value representation, where the value starts, and its length."""
     if is_implicit:
         group, number, length = _implicit(content, at)
@@ -147,7 +231,7 @@ def _opening(content: bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes 
     raise Unusual
 
 
-def _behind_items(content: bytes, at: int, *, is_implicit: bool) -> int:
+def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
     """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
     while True:
         opening, (length,) = content[at : at + 4], _length(content, at + 4)
@@ -159,7 +243,7 @@ def _behind_items(content: bytes, at: int, *, is_implicit: bool) -> int:
         at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
 
 
-def _behind_item(content: bytes, at: int, *, is_implicit: bool) -> int:
+def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
     while content[at : at + 4] != ITEM_END:
         _, vr, at, length = _opening(content, at, is_implicit=is_implicit)
         if length != UNDEFINED:
@@ -171,76 +255,28 @@ def _behind_item(content: bytes, at: int, *, is_implicit: bool) -> int:
     return at + 8
 
 
-def _raw(
-    content: bytes, elements: Iterable[Element], *, is_implicit: bool, decoded: Collection[int] = ()
-) -> dict[BaseTag, RawDataElement | DataElement]:
-    """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
-    found: dict[BaseTag, RawDataElement | DataElement] = {}
-    for number, vr, start, stop, _, is_undefined in elements:
-        tag, value, name = _tag(number), content[start:stop], _name(vr)
-        length = stop - start
-        if len(value) < length:
-            raise CutShort
-        if number in decoded or number >> 16 == PIXEL_DESCRIPTION:
-            plain = _plain(tag, name or _known_vr(tag), value)
-            if plain is not None:
-                found[tag] = plain
-                continue
-        if is_undefined and number == PIXELS:
-            length = UNDEFINED
-        elif is_undefined:
-            name = "SQ"
-        kept = value if value or name in TEXT_VRS else None
-        found[tag] = RawDataElement(tag, name, length, kept, start, is_implicit, True)
-    return found
-
-
-def _plain(tag: BaseTag, vr: str | None, value: bytes) -> DataElement | None:
-    """An element with a decoded value, where that is as simple as it mostly is; none where pydicom should do it."""
-    if vr == "US" and len(value) == 2:
-        return DataElement(tag, vr, value[0] + 256 * value[1], already_converted=True)
-    convert = SIMPLE_VRS.get(vr)
-    if convert is None or not value.isascii() or b"\x1b" in value:  # an escape changes the character set
-        return None
-    parts = value.decode().rstrip(" \0").split("\\")
-    if "" in parts:
-        return None
-    try:
-        plain = convert(parts[0]) if len(parts) == 1 else [convert(part) for part in parts]
-    except ValueError:
-        return None
-    return DataElement(tag, vr, plain, already_converted=True)
-
-
-def _uid(text: str) -> UID:
-    return UID(text, validation_mode=config.IGNORE)
-
-
-def _text(text: str) -> str:
-    return text.rstrip(" \0")
+@lru_cache(16)
+def _wanted(tags: tuple[int | str, ...], with_pixels: bool) -> frozenset[int]:
+    numbers = (_tag_of(tag) if isinstance(tag, str) else int(tag) for tag in tags)
+    return frozenset((CHARACTER_SET, *numbers, *([PIXELS] if with_pixels else [])))
 
 
 @cache
-def _known_vr(tag: BaseTag) -> str | None:
-    return dictionary_VR(tag) if dictionary_has_tag(tag) else None
+def _tag_of(keyword: str) -> int:
+    """The tag of a keyword; -1 of what is none."""
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    return -1 if tag is None else tag
+
+
+@cache
+def _known_vr(tag: int) -> bytes | None:
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    return dictionary_VR(tag).encode() if dictionary_has_tag(tag) else None
 
 
 @cache
 def _name(vr: bytes | None) -> str | None:
     return None if vr is None else vr.decode("ascii")
-
-
-@cache
-def _tag(number: int) -> BaseTag:
-    return BaseTag(number)
-
-
-SIMPLE_VRS: Mapping[str | None, Callable[[str], object]] = {
-    "CS": _text,
-    "LO": _text,
-    "SH": _text,
-    "DS": float,
-    "IS": int,
-    "UI": _uid,
-}
-"""How the text of a value becomes plain."""

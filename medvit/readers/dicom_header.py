@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.readers.dicom_elements import Elements, quick
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
@@ -151,22 +152,28 @@ def load(path: Path, **options: Any) -> Dataset:
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
     """
+    found = open_elements(path, **options)
+    return found.dataset(_tags()) if isinstance(found, Elements) else found
+
+
+def open_elements(path: Path, **options: Any) -> Elements | Dataset:
+    """The same for who only reads values: where the file is a usual one, they are decoded as they are asked for.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
     import pydicom
 
-    from medvit.readers.dicom_elements import quick
-
     _quiet()
+    with path.open("rb", buffering=0) as plain:
+        tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
+        found = quick(plain, tags=tags, with_pixels=with_pixels)
+    if found is not None:
+        return found
     with BoundedReader(path) as stream:
         head = stream.read(PREAMBLE_BYTES + 4)
         if not begins_as_dicom(head):
             raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
-        stream.seek(0)
-        with_pixels = not options.get("stop_before_pixels", False)
-        named = options.get("specific_tags")
-        tags = None if named is None else [int(pydicom.tag.Tag(tag)) for tag in named]
-        found = quick(stream, tags=tags, with_pixels=with_pixels, decoded=_tags())
-        if found is not None:
-            return found
         check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
@@ -179,13 +186,13 @@ def load(path: Path, **options: Any) -> Dataset:
     return dataset
 
 
-def read_elements(path: Path, tags: Sequence[int] = ()) -> Dataset:
+def read_elements(path: Path, tags: tuple[int, ...] = ()) -> Elements | Dataset:
     """Those elements of a file that make its header, and those of `tags`; no pixels.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
     """
-    return load(path, stop_before_pixels=True, specific_tags=[*_tags(), *tags])
+    return open_elements(path, stop_before_pixels=True, specific_tags=(*_tags(), *tags))
 
 
 def read_header(path: Path) -> Header:

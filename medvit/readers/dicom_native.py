@@ -28,7 +28,7 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
         return None
     kind = TYPES.get((dataset.get("BitsAllocated"), dataset.get("PixelRepresentation")))
     rows, columns, content = dataset.get("Rows"), dataset.get("Columns"), dataset.get("PixelData")
-    if kind is None or not rows or not columns or not isinstance(content, bytes):
+    if kind is None or not rows or not columns or not isinstance(content, bytes | memoryview):
         return None
     num_bytes = rows * columns * np.dtype(kind).itemsize
     if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)

@@ -70,7 +70,7 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Fra
     stored = stored_values(dataset, laid, index)
     if stored.ndim == 3:
         return Frame(np.ascontiguousarray(rearrange(stored, "h w c -> c h w")))
-    is_little = str(dataset.file_meta.TransferSyntaxUID) != BIG_ENDIAN
+    is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
     if laid.photometric == "PALETTE COLOR":
         tables = palette(dataset, is_little=is_little, is_signed=laid.is_signed)
         return Frame(np.stack([table(stored) for table in tables]))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
-from medvit.readers.dicom_header import Header, check, header_of, load, read_elements
+from medvit.readers.dicom_elements import Elements
+from medvit.readers.dicom_header import Header, check, header_of, load, open_elements, read_elements
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
+from medvit.readers.limits import is_uncompressed
 from medvit.readers.refusals import decoding
 from medvit.samples import Item, Values
 
@@ -81,8 +83,8 @@ def _decoded(
     return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
 
 
-def _as_known(path: Path, known: Header) -> Dataset:
-    dataset = load(path)
+def _as_known(path: Path, known: Header) -> Elements | Dataset:
+    dataset = open_elements(path) if is_uncompressed(known.transfer_syntax) else load(path)
     instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
     size = (dataset.get("Rows"), dataset.get("Columns"))
     if str(instance) != known.instance or size != (known.rows, known.columns):
@@ -101,7 +103,9 @@ def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]
     return _open(path)
 
 
-def _planes(header: Header, dataset: Dataset, more: Callable[[Sequence[int]], Dataset]) -> tuple[Header, ...]:
+def _planes(
+    header: Header, dataset: Elements | Dataset, more: Callable[[tuple[int, ...]], Elements | Dataset]
+) -> tuple[Header, ...]:
     """The planes of an instance; `more` gives the elements that only some kinds are asked for."""
     check(header)
     if header.is_mosaic:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from medvit.readers.dicom_elements import Elements
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -127,7 +129,7 @@ def trait_tags() -> list[int]:
     return [*_standard_tags(), *_private_tags()]
 
 
-def read_traits(dataset: Dataset) -> dict[str, Value]:
+def read_traits(dataset: Dataset | Elements) -> dict[str, Value]:
     """The traits that a data set says, by name."""
     found: dict[str, Value] = {}
     present = dataset.keys()
@@ -141,7 +143,9 @@ def read_traits(dataset: Dataset) -> dict[str, Value]:
     return found
 
 
-def _values(trait: Trait, dataset: Dataset, present: Container[int], groups: Container[int]) -> Iterator[Any]:
+def _values(
+    trait: Trait, dataset: Dataset | Elements, present: Container[int], groups: Container[int]
+) -> Iterator[Any]:
     for tag in _tags_of(trait.keywords):
         if tag in present and (value := _value(dataset, tag)) is not None:
             yield value
@@ -158,20 +162,21 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(Tag(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
 
 
-def _value(dataset: Dataset, key: int | tuple[int, int]) -> Any:
+def _value(dataset: Dataset | Elements, tag: int) -> Any:
     """The value of an element; none where it breaks the rules of its type: a broken trait tells nothing apart."""
     try:
-        held = dataset[key].value if key in dataset else None
+        if isinstance(dataset, Elements):
+            return dataset.get(tag)
+        return dataset[tag].value if tag in dataset else None
     except (ValueError, TypeError, NotImplementedError, OverflowError, AttributeError):
         return None
-    return held
 
 
-def _private_value(dataset: Dataset, private: Private) -> Any:
+def _private_value(dataset: Dataset | Elements, private: Private) -> Any:
     group, creator, element = private
     for block in PRIVATE_BLOCKS:
-        if str(_value(dataset, (group, block))).strip() == creator:
-            return _value(dataset, (group, block * 0x100 + element))
+        if str(_value(dataset, (group << 16) + block)).strip() == creator:
+            return _value(dataset, (group << 16) + block * 0x100 + element)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -20,7 +21,7 @@ from medvit.readers.dicom_header import header_of
 from medvit.readers.dicom_native import native
 
 TEST_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
-TAGS = [0x00080008, 0x00080016, 0x00100020, 0x00200032, 0x00280010, 0x00280030]
+TAGS = (0x00080008, 0x00080016, 0x00100020, 0x00200032, 0x00280010, 0x00280030)
 
 
 def slice_of(syntax: str, *, undefined_lengths: bool = False) -> FileDataset:
@@ -51,9 +52,10 @@ def saved(path: Path, dataset: FileDataset) -> Path:
     return path
 
 
-def quickly(path: Path, **options: object) -> Dataset | None:
-    with path.open("rb") as stream:
-        return quick(stream, **options)  # type: ignore[arg-type]
+def quickly(path: Path, decoded: tuple[int, ...] = (), **options: Any) -> Dataset | None:
+    with path.open("rb", buffering=0) as stream:
+        found = quick(stream, **options)
+    return None if found is None else found.dataset(decoded)
 
 
 @pytest.mark.parametrize("undefined_lengths", [False, True], ids=["lengths", "delimiters"])
@@ -73,7 +75,7 @@ def test_wanted_elements_alone_are_found_whether_decoded_at_once_or_not(tmp_path
     raw, plain = (quickly(path, tags=TAGS, with_pixels=False, decoded=decoded) for decoded in ((), TAGS))
     assert raw is not None
     assert plain is not None
-    assert [int(tag) for tag in plain.keys()] == TAGS  # noqa: SIM118 (iterating gives elements)
+    assert [int(tag) for tag in plain.keys()] == [*TAGS]  # noqa: SIM118 (iterating gives elements)
     expected = header_of(dcmread(path, specific_tags=[*TAGS]), path)
     assert header_of(raw, path) == header_of(plain, path) == expected
 
