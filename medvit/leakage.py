@@ -14,12 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.manifest import Manifest
 from medvit.samples import Row
-from medvit.similarity import MAX_DISTANCE, MIN_CORRELATION, correlation, near_pairs, perceptual_hash
+from medvit.similarity import (
+    MARK,
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    TURNS,
+    Pairs,
+    Turn,
+    correlation,
+    near_pairs,
+    perceptual_hash,
+)
 
 log = logging.getLogger("medvit")
 
@@ -44,12 +55,14 @@ class Member:
 class Overlap:
     """Images that share a patient, a study, a file or their pixels, or that look alike.
 
-    `distance` is the number of bits in which the hashes of look-alikes differ, at most over the links of the group.
+    `distance` is the number of bits in which the hashes of look-alikes differ, at most over the links of the group;
+    `is_turned` says that some look alike only when mirrored or turned by right angles.
     """
 
     check: Check
     members: tuple[Member, ...]
     distance: int = 0
+    is_turned: bool = False
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -75,8 +88,9 @@ def find_overlaps(
 ) -> tuple[Overlap, ...]:
     """All overlaps of some datasets by their names: of patients and studies those that cross, of images every group.
 
-    Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images: hashes
-    within `max_distance` bits, confirmed by their correlation on the grid; links of links are in one group.
+    Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images, as they
+    are or mirrored or turned: hashes within `max_distance` bits, confirmed by their correlation on the grid; links of
+    links are in one group.
 
     Raises:
         DataError: If pixels are needed that a store lacks.
@@ -121,39 +135,57 @@ def _alike(images: Sequence[Member], manifests: Mapping[str, Manifest], max_dist
     for member in images:
         by_content[member.row.sha256].append(member)
     hashed = _hashed([group[0] for group in by_content.values()], manifests)
-    pairs = near_pairs([member.row.perceptual_hash or "" for member in hashed], max_distance)
     groups = Groups(len(hashed))
-    for one, other, distance in sorted(
-        zip(pairs.first, pairs.second, pairs.distances, strict=True), key=lambda p: p[2]
-    ):
-        if not groups.are_joined(one, other) and _correlate(hashed[one], hashed[other], manifests):
-            groups.join(one, other, int(distance))
+    turned = set()
+    for one, other, distance, turn in _near(hashed, max_distance):
+        if not groups.are_joined(one, other) and _correlate(hashed[one], hashed[other], manifests, turn):
+            groups.join(one, other, distance)
+            turned |= {one} if turn else set()
     for indices, distance in groups.found():
         joined = [member for index in indices for member in by_content[hashed[index].row.sha256]]
-        yield Overlap("perceptual", _ordered(joined), distance)
+        yield Overlap("perceptual", _ordered(joined), distance, not turned.isdisjoint(indices))
+
+
+def _near(hashed: Sequence[Member], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
+    """Pairs of near hashes and their distances, nearest first; after them those that are near once one is turned."""
+    hashes = [member.row.perceptual_hash or "" for member in hashed]
+    yield from _listed(near_pairs(hashes, max_distance), None)
+    for ndim, turns in TURNS.items():
+        of_these = [text if len(m.row.shape) == ndim + 1 else "" for text, m in zip(hashes, hashed, strict=True)]
+        for turn in turns:
+            yield from _listed(near_pairs(of_these, max_distance, turn), turn)
+
+
+def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Turn | None]]:
+    for index in np.argsort(pairs.distances, kind="stable"):
+        yield int(pairs.first[index]), int(pairs.second[index]), int(pairs.distances[index]), turn
 
 
 def _hashed(members: Sequence[Member], manifests: Mapping[str, Manifest]) -> list[Member]:
     """The members, with hashes for the rows of older datasets that have none."""
-    lacking = sum(member.row.perceptual_hash is None for member in members)
+    lacking = sum(not _is_hashed(member.row) for member in members)
     if lacking:
-        log.info("hashing %d images of datasets that were made before hashes were kept", lacking)
+        log.info("hashing %d images of datasets that were made before such hashes were kept", lacking)
     return [
         member
-        if member.row.perceptual_hash is not None
+        if _is_hashed(member.row)
         else replace(member, row=replace(member.row, perceptual_hash=perceptual_hash(_pixels(member, manifests))))
         for member in members
     ]
+
+
+def _is_hashed(row: Row) -> bool:
+    return row.perceptual_hash is not None and (not row.perceptual_hash or row.perceptual_hash.startswith(MARK))
 
 
 def _pixels(member: Member, manifests: Mapping[str, Manifest]) -> Num[Array, "c *s"]:
     return manifests[member.source].store.get(member.row.sha256)
 
 
-def _correlate(one: Member, other: Member, manifests: Mapping[str, Manifest]) -> bool:
+def _correlate(one: Member, other: Member, manifests: Mapping[str, Manifest], turn: Turn | None) -> bool:
     if len(one.row.shape) != len(other.row.shape):
         return False
-    return correlation(_pixels(one, manifests), _pixels(other, manifests)) >= MIN_CORRELATION
+    return correlation(_pixels(one, manifests), _pixels(other, manifests), turn) >= MIN_CORRELATION
 
 
 def _ordered(members: Iterable[Member]) -> tuple[Member, ...]:

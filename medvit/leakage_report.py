@@ -33,8 +33,9 @@ NOTES = (
     "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
     "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
     "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
-    "correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame. Mirrored, rotated or "
-    "cropped copies (by more than about 1 %) are not found.",
+    "correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame, also where one is "
+    "mirrored or, of images, turned by right angles. Copies cropped by more than about 1 %, or turned by other angles, "
+    "are not found.",
     "The same patient is known again between datasets only where both were ingested with one key and files name "
     "their patient (DICOM PatientID, or the column patient of a table).",
 )
@@ -97,8 +98,11 @@ def _examples(found: Sequence[Overlap], manifests: Mapping[str, Manifest]) -> li
     lines = [(_heading(number, overlap), _pictures(overlap, manifests)) for number, overlap in enumerate(shown, 1)]
     figure = montage(lines)
     listed = Table(
-        ["group", "between", "images", "bits"],
-        [[n, " + ".join(o.places), len(o.members), o.distance] for n, o in enumerate(found[:LISTED_GROUPS], 1)],
+        ["group", "between", "images", "bits", "turned"],
+        [
+            [n, " + ".join(o.places), len(o.members), o.distance, "yes" if o.is_turned else ""]
+            for n, o in enumerate(found[:LISTED_GROUPS], 1)
+        ],
     )
     caption = f"The first {len(shown)} of {len(found)} groups, up to {SHOWN_IMAGES} images each; {HITS} lists all."
     return [[Picture.of(found[0].check, caption, figure)], listed]
@@ -122,10 +126,13 @@ def _title(place: str, labels: Mapping[str, str]) -> str:
 def _csv(overlaps: Sequence[Overlap]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "check", "crosses", "bits", "dataset", "split", "image_id", "patient_id", "study_id"])
+    writer.writerow(
+        ["group", "check", "crosses", "bits", "turned", "dataset", "split", "image_id", "patient_id", "study_id"]
+    )
     for number, o in enumerate(overlaps, 1):
         for m in o.members:
             row = m.row
-            told = [number, o.check, str(o.crosses).lower(), o.distance, m.source or row.dataset, row.split]
-            writer.writerow([*told, row.image_id, row.patient_id, row.study_id])
+            told = [number, o.check, *(str(said).lower() for said in (o.crosses, o.distance, o.is_turned))]
+            place = [m.source or row.dataset, row.split, row.image_id, row.patient_id, row.study_id]
+            writer.writerow([*told, *place])
     return text.getvalue()

@@ -1,9 +1,12 @@
 """Perceptual hashes: images that look alike get hashes that differ in few bits, whatever their size and scale.
 
 An image is averaged onto a small grid, its clipped intensities are taken to frequencies by the cosine transform, and
-each of the `NUM_BITS` lowest frequencies gives a bit: whether it lies above the median of all (the pHash of Zauner,
-"Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, with four times its bits). Volumes are
-hashed in the same way over their three axes, which run to R, A and S.
+each of the `NUM_BITS` lowest frequencies gives a bit: whether it is positive (the pHash of Zauner, "Implementation and
+Benchmarking of Perceptual Image Hash Functions", 2010, with four times its bits and zero in place of the median).
+Volumes are hashed in the same way over their three axes, which run to R, A and S.
+
+Mirroring an image turns the sign of every other frequency, and exchanging its axes exchanges frequencies. So the hash
+of an image that was mirrored or turned follows from the hash of the image alone (`turned`).
 
 The pairs within a Hamming distance are found by multi-index hashing (Norouzi, Punjani and Fleet, "Fast Search in
 Hamming Space with Multi-Index Hashing", CVPR 2012): of `NUM_BANDS` parts of two hashes that differ in at most r bits,
@@ -12,10 +15,10 @@ one differs in at most r / `NUM_BANDS`, and equal parts are found by sorting. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8, UInt16
@@ -30,6 +33,9 @@ SAMPLED = {2: 512, 3: 128}
 CLIPPED_PERCENTILES = (0.5, 99.5)
 """Intensities beyond are clipped, so that a burned-in mark or one hot pixel does not decide."""
 
+MARK = "z"
+"""Begins every hash. Hashes without it were cut at the median, are 4 to 30 bits off, and have to be made anew."""
+
 MAX_DISTANCE = 20
 """Bits in which two images may differ and count as alike.
 
@@ -37,7 +43,8 @@ Measured on 413 brain MR slices, 340 breast ultrasound images, 120 of nuclei, 16
 200 MR and 1584 binary volumes. Of copies after JPEG (down to quality 20), resizing, conversion to gray, noise and gamma
 99 % differ in at most 18 bits; shifted or cropped by 1 % in 12 to 38, and are found in part. Different images differ in
 22 or more, but for smooth ones: one pair of the small pictures and 2272 of the binary volumes (of 1.25 million) are
-nearer, and `MIN_CORRELATION` takes them out.
+nearer, and `MIN_CORRELATION` takes them out. Turned copies have up to 4 bits more. On 413 brain slices, 340 ultrasound
+images, 120 of nuclei and 30 fundus pictures no two were called alike that only a turn brings together.
 """
 MIN_CORRELATION = 0.94
 """Correlation on the grid that images of near hashes must have: true pairs had 0.94 to 1, false ones 0.93 at most."""
@@ -57,7 +64,7 @@ class Pairs:
 
 
 def perceptual_hash(pixels: Num[Array, "c *s"]) -> str:
-    """The hash of an image (C, H, W) or a volume (C, I, J, K), channels averaged, as 64 hexadecimal digits.
+    """The hash of an image (C, H, W) or a volume (C, I, J, K), channels averaged: `MARK` and 64 hexadecimal digits.
 
     Empty where there is nothing to tell images apart by: no finite pixel, or all alike after clipping.
     """
@@ -66,23 +73,60 @@ def perceptual_hash(pixels: Num[Array, "c *s"]) -> str:
     if not high > low:
         return ""
     frequencies = _low_frequencies((np.clip(averaged, low, high) - low) / (high - low))
-    return np.packbits(frequencies > np.median(frequencies)).tobytes().hex()
+    return MARK + np.packbits(frequencies > 0.0).tobytes().hex()
 
 
-def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE) -> Pairs:
-    """All pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes pair with none."""
+@dataclass(frozen=True)
+class Turn:
+    """An image turned by right angles or mirrored: its axes in `order`, and then those `flipped` run backwards."""
+
+    order: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def apply(self, grid: Num[Array, "*s"]) -> Num[Array, "*t"]:
+        """Pixels without channels, turned."""
+        steps = tuple(slice(None, None, -1 if is_flipped else 1) for is_flipped in self.flipped)
+        return grid.transpose(self.order)[steps]
+
+
+TURNS: Mapping[int, tuple[Turn, ...]] = {
+    2: tuple(Turn(order, flips) for order in ((0, 1), (1, 0)) for flips in product((False, True), repeat=2))[1:],
+    3: tuple(Turn((0, 1, 2), flips) for flips in product((False, True), repeat=3))[1:],
+}
+"""By dimensions: the seven ways to turn or mirror an image, and those to mirror a volume, whose axes are known."""
+
+
+def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Turn | None = None) -> Pairs:
+    """All pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes pair with none.
+
+    With a `turn`, the pairs of which the first, turned, is near the second, the hashes being those of images of its
+    dimensions; up to 4 bits are lost where it exchanges axes.
+    """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
-    words = np.array([np.frombuffer(bytes.fromhex(hashes[i]), dtype=np.uint8) for i in there], dtype=np.uint8)
     if len(there) < 2:
         return Pairs(*np.zeros((3, 0), dtype=np.int64))
-    found = _search(words.reshape(len(there), -1), max_distance)
+    texts = [bytes.fromhex(hashes[index].removeprefix(MARK)) for index in there]
+    words = np.array([np.frombuffer(text, dtype=np.uint8) for text in texts])
+    found = _search(words if turn is None else _turned(words, turn), words, max_distance)
     return Pairs(there[found[0]], there[found[1]], found[2])
 
 
-def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"]) -> float:
-    """Pearson's correlation of two images, both averaged onto the same grid; 0 where one of them is constant."""
-    first, second = (_on_grid(pixels).ravel() for pixels in (one, other))
-    first, second = first - first.mean(), second - second.mean()
+def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
+    places = _lowest(len(turn.order))
+    number = {tuple(place): bit for bit, place in enumerate(places.T.tolist())}
+    # Axis n of what is turned was axis order[n]; where the exchanged frequency is not among the lowest, the bit stays.
+    inverse = np.argsort(turn.order)
+    sources = [number.get(tuple(place[inverse].tolist()), bit) for bit, place in enumerate(places.T)]
+    is_odd = places[np.array(turn.flipped)].sum(axis=0) % 2
+    bits = np.unpackbits(words, axis=1)[:, sources] ^ is_odd.astype(np.uint8)
+    return np.ascontiguousarray(np.packbits(bits, axis=1))
+
+
+def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn | None = None) -> float:
+    """Pearson's correlation of two images, the first turned, on one grid; 0 where one of them is constant."""
+    first = _on_grid(one) if turn is None else turn.apply(_on_grid(one))
+    first, second = first.ravel() - first.mean(), _on_grid(other).ravel()
+    second = second - second.mean()
     norm = float(np.linalg.norm(first) * np.linalg.norm(second))
     return float(first @ second) / norm if norm > 0 else 0.0
 
@@ -133,11 +177,12 @@ def _lowest(ndim: int) -> Int[Array, "d b"]:
     return places[:, np.argsort((places**2).sum(axis=0), kind="stable")[1 : NUM_BITS + 1]]
 
 
-def _search(words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:
-    full = words.view(np.uint64)
+def _search(sought: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:
+    wanted, full = sought.view(np.uint64), words.view(np.uint64)
     keys, distances = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for first, second in _candidates(words.view(np.uint16), max_distance // NUM_BANDS, len(words)):
-        differing = np.bitwise_count(full[first] ^ full[second]).sum(axis=1, dtype=np.int64)
+    bands = sought.view(np.uint16), words.view(np.uint16)
+    for first, second in _candidates(*bands, max_distance // NUM_BANDS, len(words)):
+        differing = np.bitwise_count(wanted[first] ^ full[second]).sum(axis=1, dtype=np.int64)
         near = differing <= max_distance
         keys.append(first[near] * len(words) + second[near])
         distances.append(differing[near])
@@ -146,12 +191,12 @@ def _search(words: UInt8[Array, "n b"], max_distance: int) -> Int[Array, "3 m"]:
 
 
 def _candidates(
-    bands: UInt16[Array, "n b"], radius: int, size: int
+    sought: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
     """Index pairs, the first the lower, of which every pair with a band within the radius is one."""
     masks = _masks(radius)
     orders = [np.argsort(bands[:, band], kind="stable") for band in range(NUM_BANDS)]
-    bounds = [_bounds(bands[:, band][order], bands[:, band], masks) for band, order in enumerate(orders)]
+    bounds = [_bounds(bands[:, band][order], sought[:, band], masks) for band, order in enumerate(orders)]
     if sum(int((high - low).sum()) for low, high in bounds) > size * (size - 1) // 2:
         yield from _all_pairs(size)  # so alike are the hashes that comparing all is quicker
         return

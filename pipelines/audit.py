@@ -21,7 +21,7 @@ from medvit.ingest.places import Search, by_pseudonym
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.sought import Found, ReadValues, Sought, sought
 from medvit.manifest import Manifest
-from medvit.sources import folder as source_folder
+from medvit.sources import Location, RetrieveConfig, fetch, local_path
 from medvit.stage import CONFIG
 from medvit.tracking import ARTIFACTS, TrackingConfig, database, recorded
 
@@ -36,8 +36,9 @@ class AuditConfig(Config):
 
     dataset: Path
     """Dataset folder to search."""
-    source: Path = Field(json_schema_extra={"private": True})
-    """Folder or file that the dataset was made of: what identifies patients there is what is looked for."""
+    source: Location = Field(json_schema_extra={"private": True})
+    """Folder, archive or server that the dataset was made of: what identifies patients there is what is looked for."""
+    retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     places: tuple[Path, ...] = ()
     """More files and folders to search, such as logs, checkpoints, reports and predictions."""
     copy_to: Path | None = None
@@ -124,10 +125,16 @@ class _Store:
 
 
 def _read(config: AuditConfig, copying: DeidentifyConfig) -> Sought:
-    root = config.source.parent if config.source.is_file() else config.source
-    files = source_folder.files(config.source)
-    outcomes = map_items(ReadValues(copying.profile), files, config=config.engine, title="read")
-    return sought(files, root, (outcome.result or Found() for outcome in outcomes), config.ignore)
+    path = local_path(config.source)
+    with tempfile.TemporaryDirectory() as work:
+        local = fetch(config.source, config.retrieve, work=Path(work))
+        refused = [file for refusal in local.refusals for file in refusal.files]
+        names = [*local.files, *refused, *([path] if path is not None and path.is_file() else [])]
+        outcomes = map_items(ReadValues(copying.profile), local.files, config=config.engine, title="read")
+        found = (outcome.result or Found() for outcome in outcomes)
+        needles = sought(names, local.root, found, config.ignore, num_files=len(local.files))
+        local.discard()
+    return needles
 
 
 def _search(config: AuditConfig, needles: Sought) -> Search:

@@ -103,6 +103,30 @@ def test_lookalikes_are_one_group_with_their_copies(tmp_path: Path) -> None:
     assert 0 <= overlap.distance <= 20
 
 
+@pytest.mark.parametrize("turn", ["mirrored", "upside down", "turned", "turned back", "transposed"])
+def test_a_copy_that_was_turned_is_a_lookalike(turn: str, tmp_path: Path) -> None:
+    turns = {
+        "mirrored": lambda p: p[:, :, ::-1],
+        "upside down": lambda p: p[:, ::-1],
+        "turned": lambda p: np.rot90(p, 1, (1, 2)),
+        "turned back": lambda p: np.rot90(p, 3, (1, 2)),
+        "transposed": lambda p: p.transpose(0, 2, 1),
+    }
+    copy = np.ascontiguousarray(turns[turn](noisy(picture(0))))
+    rows = [row(tmp_path, 0, picture(0)), row(tmp_path, 1, picture(1)), row(tmp_path, 2, copy, split="test")]
+    (overlap,) = find_overlaps({"": dataset(tmp_path, *rows)})
+    assert found((overlap,)) == [("perceptual", True, ["i-0", "i-2"])]
+    assert overlap.is_turned
+
+
+def test_a_mirrored_volume_is_a_lookalike(tmp_path: Path) -> None:
+    one = np.stack([picture(n // 4, 40)[0] for n in range(24)], axis=-1)[None].astype(np.int16)
+    copy = np.ascontiguousarray(one[:, ::-1]) * 2
+    rows = [row(tmp_path, n, pixels, kind="volume") for n, pixels in enumerate((one, copy))]
+    (overlap,) = find_overlaps({"": dataset(tmp_path, *rows)})
+    assert overlap.is_turned
+
+
 def test_a_near_hash_of_other_pixels_is_no_lookalike(tmp_path: Path) -> None:
     rows = [row(tmp_path, 0, picture(0)), row(tmp_path, 1, picture(1), perceptual_hash=perceptual_hash(picture(0)))]
     assert find_overlaps({"": dataset(tmp_path, *rows)}) == ()
@@ -114,9 +138,10 @@ def test_constant_images_have_nothing_in_common(tmp_path: Path) -> None:
     assert find_overlaps({"": dataset(tmp_path, *rows)}) == ()
 
 
-def test_an_older_dataset_without_hashes_is_hashed_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [None, "ab" * 32])
+def test_an_older_dataset_without_such_hashes_is_hashed_anew(earlier: str | None, tmp_path: Path) -> None:
     rows = [
-        row(tmp_path, n, p, flags=None, perceptual_hash=None) for n, p in enumerate((picture(0), noisy(picture(0))))
+        row(tmp_path, n, p, flags=None, perceptual_hash=earlier) for n, p in enumerate((picture(0), noisy(picture(0))))
     ]
     assert [overlap.check for overlap in find_overlaps({"": dataset(tmp_path, *rows)})] == ["perceptual"]
 

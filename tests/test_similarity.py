@@ -10,7 +10,16 @@ from PIL import Image
 from scipy.fft import dctn
 
 from medvit import similarity
-from medvit.similarity import MAX_DISTANCE, MIN_CORRELATION, NUM_BITS, correlation, near_pairs, perceptual_hash
+from medvit.similarity import (
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    NUM_BITS,
+    TURNS,
+    Turn,
+    correlation,
+    near_pairs,
+    perceptual_hash,
+)
 
 SIDE = 160
 
@@ -31,8 +40,8 @@ def volume(number: int) -> np.ndarray:
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> int:
-    words = [np.frombuffer(bytes.fromhex(perceptual_hash(pixels)), np.uint8) for pixels in (one, other)]
-    return int(np.bitwise_count(words[0] ^ words[1]).sum())
+    hashes = [perceptual_hash(pixels).removeprefix(similarity.MARK) for pixels in (one, other)]
+    return (int(hashes[0], 16) ^ int(hashes[1], 16)).bit_count()
 
 
 def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
@@ -63,6 +72,34 @@ def test_a_copy_that_was_altered_looks_alike(name: str) -> None:
         altered = ALTERED[name](picture(number))
         assert distance(picture(number), altered) <= MAX_DISTANCE
         assert correlation(picture(number), altered) >= MIN_CORRELATION
+
+
+def turned(pixels: np.ndarray, turn: Turn) -> np.ndarray:
+    return np.stack([turn.apply(channel) for channel in pixels])
+
+
+@pytest.mark.parametrize("turn", TURNS[2])
+def test_the_hash_of_a_turned_image_follows_from_that_of_the_image(turn: Turn) -> None:
+    for number in range(8):
+        one = picture(number)[:, :, : SIDE - 10 * number]
+        other = turned(one, turn)
+        assert near_pairs([perceptual_hash(one), perceptual_hash(other)], 4, turn).first.tolist() == [0]
+        assert len(near_pairs([perceptual_hash(one), perceptual_hash(other)])) == 0
+        assert correlation(one, other, turn) > 0.999
+
+
+@pytest.mark.parametrize("turn", TURNS[3])
+def test_the_hash_of_a_mirrored_volume_follows_from_that_of_the_volume(turn: Turn) -> None:
+    hashes = [perceptual_hash(volume(1)), perceptual_hash(turned(volume(1), turn))]
+    assert len(near_pairs(hashes, 0, turn)) == 1
+
+
+def test_turned_images_that_were_altered_look_alike_and_others_do_not() -> None:
+    pictures = [picture(number) for number in range(30)]
+    for number, turn in enumerate(TURNS[2]):
+        hashes = [*map(perceptual_hash, pictures), perceptual_hash(as_jpeg(turned(pictures[number], turn), 50))]
+        found = near_pairs(hashes, turn=turn)
+        assert list(zip(found.first, found.second, strict=True)) == [(number, len(pictures))]
 
 
 def test_other_images_do_not_look_alike() -> None:

@@ -1,15 +1,14 @@
 """What an audit looks for: the identifying values of a source, in the forms in which they may turn up elsewhere.
 
-Of DICOM files it is every value that the basic profile takes away (`medvit.ingest.identifying`); of tables the cells
-that name patients; of all files their names and those of their folders. Not looked for is what would be found
-anywhere: numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words of imaging, words that medvit
-itself writes, and what the files also say in places that identify nobody, as the maker of a scanner. How many these
-are is counted.
+Of DICOM files it is every value that the basic profile takes away (`medvit.ingest.identifying`); of other files what
+they say beside their pixels (`medvit.ingest.embedded_text`); of all files their names and those of their folders. Not
+looked for is what would be found anywhere: numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words
+of imaging, words that medvit itself writes, and what the files also say in places that identify nobody, as the maker
+of a scanner. How many these are is counted.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import unicodedata
@@ -23,10 +22,11 @@ from urllib.parse import quote
 import medvit
 from medvit.errors import MedvitError
 from medvit.ingest.dates import written_forms
+from medvit.ingest.embedded_text import embedded
 from medvit.ingest.identifying import STRICT, Value, elements, texts, values
 from medvit.ingest.profile import DATES, TEXT, Action, Profile
-from medvit.ingest.table import is_personal
 from medvit.ingest.vocabulary import is_common, words_of
+from medvit.readers import HEAD_BYTES
 from medvit.readers.dicom_header import begins_as_dicom, load
 from medvit.readers.refusals import decoding
 
@@ -38,7 +38,7 @@ MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
 MIN_PHRASE = 6
 LONG_WORD = 7
 """Letters from which a word is found within another one too."""
-FILE_NAME, CELL = "a file or folder name", "a cell of a table"
+FILE_NAME = "a file or folder name"
 _COUNTED = re.compile(
     r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
 )
@@ -86,12 +86,11 @@ class ReadValues:
     profile: Profile
 
     def __call__(self, file: Path) -> Found:
-        """The values of a file; none if it is no DICOM and no table, or cannot be read."""
-        if file.suffix.lower() == ".csv":
-            return Found(tuple(_cells(file)))
+        """The values of a file; none if its format holds no text, or if it cannot be read."""
         with file.open("rb") as stream:
-            if not begins_as_dicom(stream.read(132)):
-                return Found()
+            head = stream.read(HEAD_BYTES)
+        if not begins_as_dicom(head):
+            return Found(tuple(dict.fromkeys(embedded(file, head))))
         try:
             with decoding("the DICOM header"):
                 dataset = load(file, stop_before_pixels=True)
@@ -102,17 +101,22 @@ class ReadValues:
             return Found()
 
 
-def sought(files: Sequence[Path], root: Path, found: Iterable[Found], ignored: Sequence[str] = ()) -> Sought:
-    """What to look for, of the files of a source and what was found in them; `ignored` words are not looked for."""
+def sought(
+    names: Sequence[Path], root: Path, found: Iterable[Found], ignored: Sequence[str] = (), *, num_files: int
+) -> Sought:
+    """What to look for, of the file names of a source and what was found in `num_files` files.
+
+    `ignored` words are not looked for.
+    """
     collector = _Collector({word for text in ignored for word in words_of(text)})
     for one in found:
         collector.add(one)
-    for name in _names(files, root):
+    for name in _names(names, root):
         collector.words(name, Needle("", FILE_NAME, is_weak=True))
         collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
-    return Sought(needles, len(files), collector.num_passed_over(), dates)
+    return Sought(needles, num_files, collector.num_passed_over(), dates)
 
 
 def forms(text: str) -> set[str]:
@@ -233,19 +237,6 @@ def _names(files: Sequence[Path], root: Path) -> set[str]:
         found.update(part.encode(errors="replace").decode() for part in relative.parent.parts)
         found.add(re.sub(r"\.(nii\.gz|[A-Za-z0-9]{1,5})$", "", relative.name).encode(errors="replace").decode())
     return found
-
-
-def _cells(file: Path) -> Iterator[Value]:
-    try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            header = stream.readline()
-            stream.seek(0)
-            for line in csv.DictReader(stream, delimiter=max(",;\t", key=header.count)):
-                for column, cell in line.items():
-                    if isinstance(column, str) and isinstance(cell, str) and is_personal(column.strip()):
-                        yield Value(cell.strip(), CELL, "", is_descriptor=False)
-    except (OSError, csv.Error):
-        return
 
 
 def _shown(dataset: Dataset) -> Iterator[str]:

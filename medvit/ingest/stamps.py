@@ -74,6 +74,12 @@ def readers_version() -> str:
 
 
 @cache
+def taking_version() -> str:
+    """The same of all that looks at an image when it is taken: readers, flags, hashes, writing in the pixels."""
+    return readers_version() + cards_version() + _code(Path(__file__).parent)
+
+
+@cache
 def cards_version() -> str:
     """The same of the modules that measure and draw data cards."""
     return _code(Path(readers.__file__).parent.parent)

@@ -2,8 +2,8 @@
 
 The outcome of an image is a line of a file in the dataset. A run that goes on reads the lines and takes only what is
 missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in a
-line covers names and stamps of the files, the options of reading and the code of the readers, so that what would come
-out otherwise is read again.
+line covers names and stamps of the files, the options of reading and the code that reads and looks at images, so that what
+would come out otherwise is read again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
-from medvit.ingest.stamps import Stamp, State, readers_version, stamp
+from medvit.ingest.stamps import Stamp, State, stamp, taking_version
 from medvit.manifest import Manifest
 from medvit.readers.values import ValuesConfig
 from medvit.samples import Image, Refusal
@@ -131,7 +131,7 @@ def take(
     """
     path, store = folder / PROGRESS, Store(function.store)
     options = {key: value for key, value in asdict(function).items() if key != "store"}
-    states = {one.key: state(options, readers_version(), *_facts(one, stamps or {})) for one in candidates}
+    states = {one.key: state(options, taking_version(), *_facts(one, stamps or {})) for one in candidates}
     done = _done(path, store)
     if earlier is not None:
         _take_over(earlier, set(states.values()) - done.keys(), path, store)

@@ -13,6 +13,9 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from nibabel.nifti1 import Nifti1Extension
+from PIL import Image as Picture
+from PIL.PngImagePlugin import PngInfo
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_dict
 from pydicom.sequence import Sequence
@@ -174,7 +177,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_bytes(content)
     image = nib.Nifti1Image(np.zeros((6, 7, 8), np.int16), np.eye(4))
     image.header["descrip"], image.header["db_name"] = f"{NAME} {DAY}".encode(), NUMBER.encode()
+    image.header["intent_name"], image.header["aux_file"] = PLACE.encode(), f"{DOCTOR}.txt".encode()
+    image.header.extensions.append(Nifti1Extension("comment", f"{FREE} {PHONE}".encode()))
     nib.save(image, folder / f"{GIVEN}_{NAME}.nii.gz")
+    exif, notes = Picture.Exif(), PngInfo()
+    exif[0x010E], exif[0x013B], exif[0x0132] = f"Of {NAME}", DOCTOR, DAY_READ.replace("-", ":") + " 10:11:12"
+    notes.add_text("Comment", f"{FREE} {NUMBER}")
+    picture = Picture.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64))
+    picture.save(folder / "1.jpg", exif=exif, comment=f"Of {GIVEN}", xmp=f"<d>Of {PLACE}</d>".encode())
+    picture.rotate(90).save(folder / "2.png", pnginfo=notes)
     return folder
 
 
@@ -219,7 +230,7 @@ def texts_of(made: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_planted_identifier_is_anywhere_afterwards(made: Path) -> None:
-    assert len(Manifest.read(made / "dataset")) >= 4
+    assert len(Manifest.read(made / "dataset")) >= 6
     assert len(quarantine.read(made / "dataset")) >= 10
     assert len(list((made / "copy").rglob("*.dcm"))) >= 10
     for name, content in texts_of(made):

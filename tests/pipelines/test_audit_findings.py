@@ -8,9 +8,12 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as Picture
 from pydicom import Dataset, dcmread
 
 from medvit import phantoms
@@ -132,6 +135,57 @@ def test_what_was_left_behind_is_found_and_told_by_its_place(
     out, err = capsys.readouterr()
     assert place in out
     assert not any(word.casefold() in (out + err).casefold() for word in WORDS)
+
+
+@pytest.fixture(scope="module")
+def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A volume and a picture that name people in their headers alone, and the dataset made of them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    source = folder / "source"
+    source.mkdir()
+    image = nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.eye(4))
+    image.header["descrip"] = f"Scan of {NAME}".encode()
+    nib.save(image, source / "1.nii.gz")
+    exif = Picture.Exif()
+    exif[0x013B], exif[0x0132] = PLACE, f"{DAY[:4]}:{DAY[4:6]}:{DAY[6:]} 10:11:12"
+    Picture.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(source / "2.jpg", exif=exif)
+    words = [f"dataset={folder / 'dataset'}", f"key={folder / 'site.key'}", "tracking.enabled=false"]
+    assert main(["ingest", f"source={source}", *words]) == 0
+    return source, folder
+
+
+def audit_of_pictures(source: Path, folder: Path) -> int:
+    words = [f"dataset={folder / 'dataset'}", f"key={folder / 'site.key'}", "tracking.enabled=false"]
+    return main(["audit", f"source={source}", *words])
+
+
+def test_what_headers_of_volumes_and_pictures_say_is_kept_nowhere(of_pictures: tuple[Path, Path]) -> None:
+    assert audit_of_pictures(*of_pictures) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "element"), [(NAME, "NIfTI descrip"), (PLACE, "EXIF 0x013b"), ("1963-04-12", "0x0132")]
+)
+def test_what_headers_of_volumes_and_pictures_say_is_found_where_it_is_left_behind(
+    of_pictures: tuple[Path, Path], tmp_path: Path, text: str, element: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = of_pictures
+    shutil.copytree(folder, tmp_path / "made")
+    (tmp_path / "made" / "dataset" / "note.txt").write_text(f"seen: {text}")
+    assert audit_of_pictures(source, tmp_path / "made") == SOME_ITEMS_FAILED
+    out = capsys.readouterr().out
+    assert "note.txt, line 1: a value of" in out
+    assert element in out
+    assert text not in out
+
+
+def test_the_files_of_an_archive_are_looked_into(
+    copy_of: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = shutil.make_archive(str(tmp_path / "export"), "zip", source)
+    spoil_manifest(copy_of)
+    assert audit(copy_of, Path(packed)) == SOME_ITEMS_FAILED
+    assert "column study_id: a value of (0010,0020) PatientID" in capsys.readouterr().out
 
 
 def test_without_the_key_the_dates_of_a_copy_are_said_to_be_unsearched(
