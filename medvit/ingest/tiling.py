@@ -20,7 +20,7 @@ MPP: dict[str, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
 """Microns per pixel of a magnification, as scanners have it."""
 SAME_SCALE = 0.05
 """A level of the slide within this share of the wished scale is taken as it is: scanners of 20x differ so much."""
-MAX_OVERVIEW = 4096
+MAX_OVERVIEW = 2048
 """Pixels of the longer side of the low-power picture at most."""
 INK_SHARE = 0.02
 """Share of a tile under ink from which it is flagged."""

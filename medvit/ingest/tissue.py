@@ -19,8 +19,6 @@ from medvit.errors import DataError
 
 WORKING_MPP = 8.0
 """Microns per pixel at which tissue is looked for: a nucleus a pixel."""
-MAX_SIDE = 4096
-"""Pixels of a side of the low-power picture at most."""
 GLASS_SHARE = 0.005
 """Share of a picture that must be bright and colorless for the light of glass to be read from it."""
 USUAL_GLASS = 245.0
