@@ -100,7 +100,7 @@ class Row:
     """(C, *S)."""
     dtype: str
     sha256: str
-    """Content address of the pixels in the store."""
+    """Content address of the pixels in the store; of a slide, of its low-power picture there."""
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: str | None = None
     """Content address of the label map in the store, (*S)."""
@@ -125,6 +125,20 @@ class Row:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"
+
+
+@dataclass(frozen=True)
+class TileRow(Row):
+    """A tile of a slide, as a row of kind image: a region that is read from the slide's file when it is asked for.
+
+    All that is known of the slide is said of the tile; `mpp` and `shape` are those of the tile.
+    """
+
+    slide: Row | None = None
+    x: int = 0
+    """Upper left corner in pixels of level 0 of the slide, along a row."""
+    y: int = 0
+    """The same, downward."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.samples import Flag
 from medvit.slices import SlicesConfig
+from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
@@ -53,6 +54,7 @@ class PretrainConfig(StageConfig):
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
+    slides: SlidesConfig = Field(default_factory=SlidesConfig)
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     other_preprocess: Preprocess | None = None
@@ -134,7 +136,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
-    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views)]
+    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
         streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
     optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
@@ -151,7 +153,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
-        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed),
+        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed, slides=config.slides),
         guard=Guard(config.guard, starts_random=not is_continued),
         tracker=run.tracker,
         folder=run.folder,

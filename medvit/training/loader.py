@@ -13,8 +13,9 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medvit.config import Config, Count
-from medvit.dataset import Samples, collate
+from medvit.dataset import Samples, Tiles, collate
 from medvit.samples import Sample
+from medvit.training.blocks import Blocks
 from medvit.training.resuming import Position
 
 START = Position()
@@ -51,7 +52,8 @@ class RoundSampler(Sampler[Draw]):
     Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
     first so many images and the others take turns, batch by batch of all processes. With `patients`, each random order
-    spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be.
+    spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be; with `blocks`,
+    orders instead go forward through the files that the samples lie in.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class RoundSampler(Sampler[Draw]):
         weights: Sequence[float] | None = None,
         turns: Turns | None = None,
         patients: Sequence[str] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
-        self.turns = turns
+        self.turns, self.blocks = turns, blocks
         self.groups = None if patients is None else np.unique(np.array(patients), return_inverse=True)[1]
         self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
@@ -109,9 +112,14 @@ class RoundSampler(Sampler[Draw]):
             parts = (0, lap) if turn == 0 else (0, lap, turn)
             self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
             generator = np.random.default_rng(mixed_seed(self.seed, *parts))
-            order = generator.permutation(num_images)
-            self._orders[turn, lap] = order if self.groups is None else spread(order, self.groups, generator)
+            self._orders[turn, lap] = self._order_of(turn, num_images, generator)
         return int(self._orders[turn, lap][place])
+
+    def _order_of(self, turn: int, num_images: int, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
+        if self.blocks is not None and turn == 0:
+            return self.blocks.order(generator)
+        order = generator.permutation(num_images)
+        return order if self.groups is None else spread(order, self.groups, generator)
 
 
 def spread(
@@ -180,6 +188,7 @@ def rounds(
         weights=weights,
         turns=None if num_first is None else Turns(num_first, config.batch_size),
         patients=patients,
+        blocks=_blocks(samples),
     )
     return DataLoader(
         Drawn(samples, transform),
@@ -189,6 +198,11 @@ def rounds(
         collate_fn=stack,
         persistent_workers=config.num_workers > 0,
     )
+
+
+def _blocks(samples: Samples | TwoKinds) -> Blocks | None:
+    first = samples.first if isinstance(samples, TwoKinds) else samples
+    return Blocks(first.lengths) if isinstance(first, Tiles) else None
 
 
 def whole_images(samples: Samples) -> DataLoader[Any]:
