@@ -1,4 +1,4 @@
-"""Runs the benchmarks: all but the large archive, or those that are named."""
+"""Runs the benchmarks: all but the large archive and the gains of pretraining, or those that are named."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ BENCHMARKS = {"convert": convert.run, "headers": headers.run, "crops": crops.run
 def main() -> None:
     """The command `python -m benchmarks`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "large", []], help="which; none runs all but large")
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "large", "gains", []], help="which")
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of gains: the folder of real data")
+    parser.add_argument("--steps", type=int, default=250, help="of gains: steps of a pretraining (default 250)")
+    parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
     arguments = parser.parse_args()
+    if arguments.names == ["gains"]:
+        from benchmarks import gains  # imports torch
+
+        folder = arguments.folder or Path("runs/gains")
+        gains.run(arguments.data, folder.absolute(), steps=arguments.steps, seeds=arguments.seeds)
+        return
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
     print("medians of alternating repeats after imports and one uncounted round; ratios count, not times")
     for name in arguments.names or BENCHMARKS:

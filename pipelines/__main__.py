@@ -44,6 +44,10 @@ STAGES = {
         "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
     ),
+    "unite": Entry(
+        "Makes one dataset of several, with the splits they have; what two splits share stays in one.",
+        "medvit unite datasets=[runs/ct,runs/mr] output=runs/both",
+    ),
     "pretrain": Entry(
         "Continues the pretraining of a backbone on your own images.",
         "medvit pretrain dataset=runs/dataset output=runs/backbone",

@@ -1,0 +1,223 @@
+"""What self-supervised pretraining gains on real images, and what ExPLoRA saves: frozen features, held-out images.
+
+Pretrains a small transformer from scratch on the training images of all data sets together, with each objective and
+seed, and reads its frozen features on the test images of three sets beside those of random start weights. Then one
+domain is left out of a pretraining, which goes on with it by training all weights, or by ExPLoRA.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gains_report import METRICS, PROBES, costs_table, scores_table
+from benchmarks.measured import Cost, run_once
+from benchmarks.probes import Answers, Labeled, compared, start_weights
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone
+from medvit.manifest import Manifest
+from medvit.peft.explora import ExploraConfig
+from medvit.training.start import backbone_of
+from medvit.transforms.preprocess import Preprocess
+
+SETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "brain-tumor-mri-2d": (
+        "brain-tumor-mri-2d",
+        ("modality=MR", "label_from=folder", "curation.duplicates=drop", "splits.val=0.2"),
+    ),
+    "busi-ultrasound": (
+        "busi-ultrasound",
+        (
+            "modality=US",
+            "label_from=folder",
+            "curation.duplicates=drop",
+            "burned_in=keep",
+            "splits.val=0.2",
+            "splits.test=0.3",
+        ),
+    ),
+    "retinamnist": ("medmnist/retinamnist.npz", ("modality=OP",)),
+    "brain-mr-dicom-studies": ("brain-mr-dicom-studies", ("splits.val=0", "splits.test=0")),
+    "msd-hippocampus": ("msd-hippocampus", ("modality=MR",)),
+    "drive": ("drive", ("modality=OP",)),
+    "bbbc038-nuclei": ("bbbc038-nuclei", ("modality=SM",)),
+    "totalseg-ct": ("totalseg-ct/ct_dicom", ("splits.val=0", "splits.test=0")),
+    "totalseg-ct-nifti": ("totalseg-ct/example_ct.nii.gz", ("modality=CT", "splits.val=0", "splits.test=0")),
+    "torchio-ct-series": ("torchio-ct-series", ("splits.val=0", "splits.test=0")),
+    "dcm_qa_ct": ("dcm_qa_ct", ("geometry=resample", "splits.val=0", "splits.test=0")),
+}
+"""Where each lies below the folder of data, and how it is ingested. What is not probed gives all its images."""
+PROBED = ("brain-tumor-mri-2d", "busi-ultrasound", "retinamnist")
+BRAIN = ("brain-tumor-mri-2d", "brain-mr-dicom-studies", "msd-hippocampus")
+"""The domain that is left out, and gone on with."""
+SLICES = 4
+"""Of each volume."""
+MAE_STEPS = 4
+"""A step of MAE costs a quarter of one of DINOv2 here, so it may take four times as many."""
+VIEW = (64, 64)
+"""Pixels of a global crop, and of what is probed."""
+COMMON = (
+    "preprocess.kind=image",
+    "preprocess.channels=3",
+    "preprocess.size=[80,80]",
+    "backbone.size=micro",
+    "backbone.patch_size=16",
+    f"objective.views.size=[{VIEW[0]},{VIEW[1]}]",
+    "loader.batch_size=64",
+    "trainer.rounds=5",
+)
+OF_TEACHERS = (
+    "objective.views.num_local=2",
+    "objective.views.local_size=[32,32]",
+    "objective.head.hidden=512",
+    "objective.head.bottleneck=128",
+    "optim.lr=5e-4",
+    "optim.betas=[0.9,0.999]",
+)
+OBJECTIVES = {
+    "mae": (
+        "objective=mae",
+        "objective.decoder_width=128",
+        "objective.decoder_depth=2",
+        "objective.decoder_heads=4",
+        "optim.lr=1e-3",
+    ),
+    "dinov2": ("objective=dinov2", *OF_TEACHERS, "objective.head.prototypes=1024", "objective.momentum=0.98"),
+    "simdinov2": ("objective=simdinov2", *OF_TEACHERS),
+}
+"""Options chosen beforehand, for short runs; none was tried out on any split."""
+CONTINUED = "dinov2"
+WAYS = ("full", "explora")
+
+
+RESAMPLES = 1000
+
+
+def run(data: Path, folder: Path, *, steps: int, seeds: int) -> None:
+    """Trains what is not trained yet, scores all, and writes `gains.json` and `gains.md` into the folder."""
+    gains = Gains(data, folder, steps, seeds)
+    gains.datasets()
+    costs = list(gains.trainings())
+    found = gains.results(dict(costs))
+    (folder / "gains.json").write_text(json.dumps(found, indent=1) + "\n")
+    tables = [
+        scores_table(found[part], probe, metric)
+        for part in ("pretrained", "continued")
+        for metric in METRICS
+        for probe in PROBES
+    ]
+    text = "\n\n".join([*tables, costs_table(found["costs"])]) + "\n"
+    (folder / "gains.md").write_text(text)
+    print(text)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """The whole experiment: where the data are, where it works, how long it trains, how often."""
+
+    data: Path
+    folder: Path
+    steps: int
+    seeds: int
+
+    def datasets(self) -> None:
+        """Makes the data sets, their union, and those without and of one domain."""
+        for name, (source, options) in SETS.items():
+            words = (f"source={self.data / source}", f"key={self.folder / 'site.key'}", *options)
+            run_once("ingest", self._dataset(name), *words, key="dataset")
+        for name, members in self._unions().items():
+            paths = ",".join(str(self._dataset(member)) for member in members)
+            run_once("unite", self._dataset(name), f"datasets=[{paths}]", f"slices={SLICES}")
+
+    def trainings(self) -> Iterator[tuple[str, Cost]]:
+        """Every pretraining by name, and what it cost."""
+        for seed in range(self.seeds):
+            for objective in OBJECTIVES:
+                yield self._pretrained(f"{objective}-{seed}", objective, "all", seed, self._steps(objective))
+            if seed == 0:
+                yield self._pretrained("others", CONTINUED, "others", 0, self._steps(CONTINUED))
+            for way in WAYS:
+                words = (
+                    f"checkpoint={self.checkpoint('others')}",
+                    f"peft={way}",
+                    "optim.freeze=0.1",
+                    "optim.ramp=0.1",
+                )
+                steps = self._steps(CONTINUED) // 2
+                yield self._pretrained(f"{way}-{seed}", CONTINUED, "brain", seed, steps, *words)
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of a pretraining."""
+        return self.folder / "checkpoints" / name
+
+    def results(self, costs: Mapping[str, Cost]) -> dict[str, Any]:
+        """Scores on the test images, of pretrained and of continued weights, and costs, by method."""
+        described = Checkpoint.load(self.checkpoint("others"))
+        union, preprocess = Manifest.read(self._dataset("all")), Preprocess.parse(described.preprocess)
+        seeds = range(self.seeds)
+        pretrained = {"random": [], **{name: [f"{name}-{seed}" for seed in seeds] for name in OBJECTIVES}}
+        continued = {"start": ["others"], **{way: [f"{way}-{seed}" for seed in seeds] for way in WAYS}}
+        parts: dict[str, Any] = {"pretrained": {}, "continued": {}}
+        for name in PROBED:
+            labeled = Labeled.of(union, name, preprocess, VIEW)
+            images = {split: len(labels) for split, labels in labeled.labels.items()}
+            starts = [labeled.answers(start_weights(described.folder, seed)) for seed in seeds]
+            answers = {method: [self._answers(labeled, run) for run in runs] for method, runs in pretrained.items()}
+            found = compared(labeled, {**answers, "random": starts}, baseline="random", resamples=RESAMPLES)
+            parts["pretrained"][name] = {"images": images, "probes": found}
+            if name in BRAIN:
+                answers = {method: [self._answers(labeled, run) for run in runs] for method, runs in continued.items()}
+                found = compared(labeled, answers, baseline="start", resamples=RESAMPLES)
+                parts["continued"][name] = {"images": images, "probes": found}
+        return {**parts, "costs": self._costs(costs), "steps": self.steps, "resamples": RESAMPLES}
+
+    def _answers(self, labeled: Labeled, name: str) -> Answers:
+        return labeled.answers(backbone_of(Checkpoint.load(self.checkpoint(name)))[1])
+
+    def _costs(self, costs: Mapping[str, Cost]) -> dict[str, list[dict[str, Any]]]:
+        """Of each method, its runs: what they cost, weights in all and trained, steps, and why the guard ended them."""
+        found = defaultdict(list)
+        for name, cost in costs.items():
+            method = name.partition("-")[0]
+            backbone = backbone_of(Checkpoint.load(self.checkpoint(name)))[1]
+            log = self.checkpoint(name).with_name(f"{name}.log").read_text(errors="replace")
+            ended = re.search(r"the guard ended the training at step (\d+).*", log)
+            planned = self._steps(method) if method in OBJECTIVES else self._steps(CONTINUED) // (1 + (method in WAYS))
+            found["start" if method == "others" else method].append(
+                asdict(cost)
+                | {"weights": sum(weight.numel() for weight in backbone.parameters())}
+                | {"trained": _trained(backbone, method)}
+                | {"steps": int(ended[1]) if ended else planned, "guard": ended[0] if ended else ""}
+            )
+        return dict(found)
+
+    def _pretrained(
+        self, name: str, objective: str, dataset: str, seed: int, steps: int, *words: str
+    ) -> tuple[str, Cost]:
+        options = (*COMMON, *OBJECTIVES[objective], f"trainer.round_steps={steps // 5}", f"seed={seed}", *words)
+        return name, run_once("pretrain", self.checkpoint(name), f"dataset={self._dataset(dataset)}", *options)
+
+    def _steps(self, objective: str) -> int:
+        return self.steps * (MAE_STEPS if objective == "mae" else 1)
+
+    def _dataset(self, name: str) -> Path:
+        return self.folder / "datasets" / name
+
+    @staticmethod
+    def _unions() -> dict[str, tuple[str, ...]]:
+        others = tuple(name for name in SETS if name not in BRAIN)
+        return {"all": tuple(SETS), "others": others, "brain": BRAIN}
+
+
+def _trained(backbone: Backbone, method: str) -> int:
+    """How many weights of a backbone training changes, after this method has adapted it."""
+    if method != "explora":
+        return sum(weight.numel() for weight in backbone.parameters())
+    peft = ExploraConfig().adapt(backbone)
+    trained = peft.trained()
+    return sum(weight.numel() for name, weight in peft.backbone.named_parameters() if name in trained)

@@ -1,0 +1,58 @@
+"""The tables of the experiment on gains, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from medvit.page import Table, markdown_table
+
+NAMES = {
+    "random": "random start",
+    "mae": "MAE",
+    "dinov2": "DINOv2",
+    "simdinov2": "SimDINOv2",
+    "start": "start, no brain MR seen",
+    "full": "gone on, all weights",
+    "explora": "gone on, ExPLoRA",
+}
+PROBES = {"knn": "20 neighbors", "linear": "linear probe"}
+METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
+
+
+def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
+    """A row a method, a column a data set: mean over seeds, its interval over test images, and the seeds' range."""
+    methods = next(iter(scores.values()))["probes"][probe][metric]
+    heads = [f"{name} ({told['images']['test']} test images)" for name, told in scores.items()]
+    rows = [
+        (NAMES[method], *(_cell(told["probes"][probe][metric][method]) for told in scores.values()))
+        for method in methods
+    ]
+    return f"{PROBES[probe]}, {METRICS[metric]}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
+
+
+def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A row a method: what trains, and medians over seeds of steps, minutes and memory."""
+    rows = []
+    for method, runs in costs.items():
+        cells = [f"{median(run[key] for run in runs):.{digits}f}" for key, digits in _COSTS.items()]
+        share = runs[0]["trained"] / runs[0]["weights"]
+        ended = sum(bool(run["guard"]) for run in runs)
+        trained = f"{runs[0]['trained']:,} ({share:.0%})"
+        rows.append((NAMES.get(method, method), trained, *cells, f"{ended} of {len(runs)}"))
+    heads = ("training", "weights trained", "steps", "minutes", "CPU minutes", "peak memory, MiB", "ended by the guard")
+    return markdown_table(Table(heads, tuple(rows)))
+
+
+_COSTS = {"steps": 0, "minutes": 1, "cpu_minutes": 1, "peak_mib": 0}
+
+
+def _cell(told: Mapping[str, Any]) -> str:
+    mean, gain = told["mean"], told["gain"]
+    text = f"{mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]"
+    if len(told["seeds"]) > 1:
+        text += f", seeds {min(told['seeds']):.3f} to {max(told['seeds']):.3f}"
+    if gain["low"] > 0 or gain["high"] < 0:
+        text += f", {'better' if gain['value'] > 0 else 'worse'} by {abs(gain['value']):.3f}"
+    return text

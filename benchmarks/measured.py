@@ -1,0 +1,57 @@
+"""Commands of medvit as processes of their own, with what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FINE = (0, 3)
+"""Exit statuses of a stage that has made its output; with 3, some items failed, or the guard went back."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command: minutes by the clock and of processor time, the most memory it held, and its exit status."""
+
+    minutes: float
+    cpu_minutes: float
+    peak_mib: float
+    status: int
+
+
+def run_once(stage: str, output: Path, *words: str, key: str = "output") -> Cost:
+    """What a command cost when it made a folder; it is run if the folder is not there yet, or goes on where it stopped.
+
+    Its log lies beside the folder. Of a command that was interrupted, the cost is that of its last process.
+
+    Raises:
+        SystemExit: If it fails.
+    """
+    noted = output.with_name(f"{output.name}.cost.json")
+    if output.is_dir() and noted.is_file():
+        return Cost(**json.loads(noted.read_text()))
+    if (output.parent / f"{output.name}.partial").is_dir():
+        words = (*words, "resume=true")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log = output.with_name(f"{output.name}.log")
+    print(f"{time.strftime('%H:%M:%S')} {stage} {output.name}", flush=True)
+    cost = _run([sys.executable, "-m", "pipelines", stage, f"{key}={output}", "tracking.enabled=false", *words], log)
+    if cost.status not in FINE:
+        raise SystemExit(f"medvit {stage} ended with status {cost.status}: see {log}")
+    noted.write_text(json.dumps(asdict(cost)) + "\n")
+    return cost
+
+
+def _run(command: list[str], log: Path) -> Cost:
+    started = time.perf_counter()
+    with log.open("a") as lines:
+        process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)  # as `wait` of the process, and with what it used
+    process.returncode = os.waitstatus_to_exitcode(status)
+    minutes = (time.perf_counter() - started) / 60
+    return Cost(minutes, (usage.ru_utime + usage.ru_stime) / 60, usage.ru_maxrss / 1024, process.returncode)

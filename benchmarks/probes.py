@@ -1,0 +1,153 @@
+"""What frozen features tell of images: nearest neighbors, and a linear probe, fitted on training images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone
+from medvit.dataset import Samples
+from medvit.evaluation.bootstrap import bootstrap
+from medvit.evaluation.classification import classification_metrics
+from medvit.manifest import Manifest
+from medvit.samples import Split
+from medvit.stage import seed_everything
+from medvit.training.probing import knn_vote
+from medvit.training.start import backbone_of
+from medvit.transforms.preprocess import Preprocess, resize
+
+NUM_NEIGHBORS = 20
+PENALTIES = tuple(10.0**power for power in range(-4, 3))
+"""Of the linear probe (scikit-learn's C); the validation images choose."""
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+METRICS = ("auroc", "balanced_accuracy")
+Answers = Mapping[str, Float[Array, "n l"]]
+"""Probe -> probabilities of the test images."""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """The images of one data set, preprocessed, by split."""
+
+    name: str
+    classes: tuple[str, ...]
+    pixels: Mapping[str, Float[torch.Tensor, "n c h w"]]
+    labels: Mapping[str, Int[Array, "n"]]
+    patients: tuple[str, ...]
+    """Of the test images."""
+
+    @classmethod
+    def of(cls, union: Manifest, name: str, preprocess: Preprocess, size: tuple[int, ...]) -> Labeled:
+        """The images of a data set within a union, whole and resized to what training has seen."""
+        key = f"{name}.label"
+        own = union.filter(lambda row: row.dataset == name and key in row.labels)
+        classes = union.facts.classes[key]
+        parts = {split: Samples(own.split(split), preprocess, label=key, classes=classes) for split in SPLITS}
+        return cls(
+            name,
+            classes,
+            {split: torch.stack([resize(sample.pixels, size) for sample in part]) for split, part in parts.items()},
+            {split: np.array(part.class_indices) for split, part in parts.items()},
+            tuple(row.patient_id for row in parts["test"].manifest),
+        )
+
+    def answers(self, backbone: Backbone) -> Answers:
+        """What neighbors and a linear probe on the features of a backbone say of the test images."""
+        known, chosen, asked = (features(backbone, self.pixels[split]) for split in SPLITS)
+        labels = self.labels["train"]
+        votes = knn_vote(known, torch.from_numpy(labels), asked, NUM_NEIGHBORS).numpy()
+        return {
+            "knn": votes / votes.sum(axis=1, keepdims=True),
+            "linear": _linear(known.numpy(), labels, chosen.numpy(), self.labels["val"], asked.numpy()),
+        }
+
+
+@torch.no_grad()
+def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d"]:
+    """The class token beside the mean of the patches, each of unit length, in float32."""
+    backbone.eval()
+    parts = []
+    for some in pixels.split(64):
+        tokens = backbone(some)
+        two = (tokens.prefix[:, 0], tokens.patches.mean(dim=1))
+        parts.append(torch.cat([F.normalize(part.float(), dim=-1) for part in two], dim=-1))
+    return torch.cat(parts)
+
+
+def start_weights(like: Path, seed: int) -> Backbone:
+    """The random weights that a pretraining with this seed starts from, of the shape of a checkpoint's."""
+    described, _ = backbone_of(Checkpoint.load(like))
+    seed_everything(seed)
+    return described.build()
+
+
+def compared(
+    labeled: Labeled, answers: Mapping[str, Sequence[Answers]], *, baseline: str, resamples: int
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Probe -> metric -> method: the mean over its seeds and its difference from the baseline's, with 95 % intervals.
+
+    Intervals are of the test images, drawn alike for all methods and seeds; the seeds are told one by one beside.
+    """
+    truth, found = labeled.labels["test"], {}
+    for probe in next(iter(answers.values()))[0]:
+        chosen = {name: [one[probe] for one in seeds] for name, seeds in answers.items()}
+        estimates = bootstrap(
+            _means(truth, chosen, labeled.classes, baseline), labeled.patients, resamples=resamples, seed=0
+        )
+        found[probe] = {
+            metric: {
+                name: {
+                    "mean": estimates[f"{metric}/{name}"].__dict__,
+                    "gain": estimates[f"{metric}/{name}/gain"].__dict__,
+                    "seeds": [classification_metrics(truth, one, labeled.classes)[metric] for one in seeds],
+                }
+                for name, seeds in chosen.items()
+            }
+            for metric in METRICS
+        }
+    return found
+
+
+def _means(
+    truth: Int[Array, "n"], answers: Mapping[str, Sequence[Array]], classes: Sequence[str], baseline: str
+) -> Callable[[Int[Array, "m"]], dict[str, float]]:
+    def statistic(drawn: Int[Array, "m"]) -> dict[str, float]:
+        metrics = {
+            name: [classification_metrics(truth[drawn], one[drawn], classes) for one in seeds]
+            for name, seeds in answers.items()
+        }
+        means = {
+            f"{metric}/{name}": float(np.mean([one[metric] for one in seeds]))
+            for metric in METRICS
+            for name, seeds in metrics.items()
+        }
+        gains = {f"{key}/gain": value - means[f"{key.split('/')[0]}/{baseline}"] for key, value in means.items()}
+        return means | gains
+
+    return statistic
+
+
+def _linear(known: Array, labels: Array, chosen: Array, chosen_labels: Array, asked: Array) -> Float[Array, "n l"]:
+    """Probabilities of a logistic regression whose penalty has the least loss on validation images, classes alike."""
+    scaler = StandardScaler().fit(known)
+    weights = 1.0 / np.bincount(chosen_labels)[chosen_labels]
+
+    def fitted(penalty: float) -> tuple[float, LogisticRegression]:
+        model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000)
+        model.fit(scaler.transform(known), labels)
+        told = model.predict_proba(scaler.transform(chosen))
+        return log_loss(chosen_labels, told, sample_weight=weights, labels=model.classes_), model
+
+    best = min((fitted(penalty) for penalty in PENALTIES), key=lambda pair: pair[0])[1]
+    return np.asarray(best.predict_proba(scaler.transform(asked)))

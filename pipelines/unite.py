@@ -1,0 +1,45 @@
+"""Several datasets as one, to pretrain on all of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from medvit import cards, croissant, quarantine
+from medvit.cards import write_card
+from medvit.manifest import Manifest
+from medvit.stage import Run, StageConfig, stage
+from medvit.union import united
+
+log = logging.getLogger("medvit")
+
+
+class UniteConfig(StageConfig):
+    """Options of `medvit unite`."""
+
+    datasets: tuple[Path, ...] = Field(min_length=1)
+    """Dataset folders made by ingest, as in datasets=[runs/ct,runs/mr]."""
+    output: Path
+    """Dataset folder to make."""
+    slices: int = Field(default=0, ge=0)
+    """Slices of each volume, across its coarsest axis and evenly spread, that are taken as images in its place; 0 keeps
+    volumes as they are."""
+
+
+@stage
+def unite(config: UniteConfig, run: Run) -> Manifest:
+    """Makes one dataset of several, with the splits they have; what two splits share stays in one."""
+    parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
+
+    union = united(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+
+    if union.left_out:
+        log.warning("left out since a more protected split has them or their patient: %d images", len(union.left_out))
+    union.manifest.write()
+    quarantine.write(union.left_out, run.folder)
+    write_card(union.manifest, union.left_out)
+    run.tracker.dataset(union.manifest.facts.name, union.manifest.hash, "unite")
+    run.keep(cards.FILE_NAME, croissant.FILE_NAME)
+    return union.manifest
