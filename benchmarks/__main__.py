@@ -6,12 +6,20 @@ import argparse
 import os
 import platform
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from benchmarks import convert, crops, headers, updates
+from benchmarks import convert, crops, headers, lightly, pretraining, updates
 
 LARGE_SERIES = 2000
-BENCHMARKS = {"convert": convert.run, "headers": headers.run, "crops": crops.run, "updates": updates.run}
+LIGHTLY = Path(".venv-lightly")
+BENCHMARKS = {
+    "convert": convert.run,
+    "headers": headers.run,
+    "crops": crops.run,
+    "updates": updates.run,
+    "pretraining": partial(pretraining.run, environment=LIGHTLY),
+}
 
 
 def main() -> None:
@@ -20,7 +28,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "large", []], help="which; none runs all but large")
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
+    told = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
+    parser.add_argument("--with-lightly", action="store_true", help=told)
     arguments = parser.parse_args()
+    if arguments.with_lightly:
+        lightly.install(LIGHTLY)
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
     print("medians of alternating repeats after imports and one uncounted round; ratios count, not times")
     for name in arguments.names or BENCHMARKS:
