@@ -6,12 +6,20 @@ import argparse
 import os
 import platform
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from benchmarks import convert, crops, headers, updates
+from benchmarks import convert, crops, headers, lightly, pretraining, updates
 
 LARGE_SERIES = 2000
-BENCHMARKS = {"convert": convert.run, "headers": headers.run, "crops": crops.run, "updates": updates.run}
+LIGHTLY = Path(".venv-lightly")
+BENCHMARKS = {
+    "convert": convert.run,
+    "headers": headers.run,
+    "crops": crops.run,
+    "updates": updates.run,
+    "pretraining": partial(pretraining.run, environment=LIGHTLY),
+}
 
 
 def main() -> None:
@@ -23,6 +31,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of gains: the folder of real data")
     parser.add_argument("--steps", type=int, default=250, help="of gains: steps of a pretraining (default 250)")
     parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
+    told = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
+    parser.add_argument("--with-lightly", action="store_true", help=told)
     arguments = parser.parse_args()
     if arguments.names == ["gains"]:
         from benchmarks import gains  # imports torch
@@ -30,6 +40,8 @@ def main() -> None:
         folder = arguments.folder or Path("runs/gains")
         gains.run(arguments.data, folder.absolute(), steps=arguments.steps, seeds=arguments.seeds)
         return
+    if arguments.with_lightly:
+        lightly.install(LIGHTLY)
     print(f"medvit benchmarks on {platform.processor() or platform.machine()}, {os.cpu_count()} cores; ", end="")
     print("medians of alternating repeats after imports and one uncounted round; ratios count, not times")
     for name in arguments.names or BENCHMARKS:

@@ -65,3 +65,15 @@ def ct_like(shape: tuple[int, int, int], *, seed: int) -> Int16[Array, "i j k"]:
     smooth = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 8)
     body = np.where(smooth > -0.005, 40 + 4000 * smooth, -1000)
     return (body + rng.normal(0, 12, shape)).clip(-1024, 3000).astype(np.int16)
+
+
+def photographs(folder: Path, num: int, side: int = 256) -> Path:
+    """A folder of smooth color images, as PNG."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for number in range(num):
+        smooth = gaussian_filter(np.random.default_rng(number).standard_normal((side, side, 3)), (6, 6, 0))
+        pixels = 255 * (smooth - smooth.min()) / np.ptp(smooth)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:04d}.png")
+    return folder

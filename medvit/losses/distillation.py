@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows
 from medvit.losses.processes import exactly, highest, summed
 
 
@@ -26,12 +27,15 @@ class Center(nn.Module):
     @torch.no_grad()
     def targets(self, logits: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
         """Probabilities, centered and sharpened."""
-        return ((logits.float() - self.values) / temperature).softmax(dim=-1)
+        return softmax_rows(logits, temperature, self.values)
 
     @torch.no_grad()
     def follow(self, logits: Float[Tensor, "n k"]) -> None:
         """Moves the center towards the mean of these logits and those of all other processes."""
-        total, count = summed(logits.float().sum(dim=0)), summed(torch.tensor(float(len(logits)), device=logits.device))
+        total, count = (
+            summed(logits.sum(dim=0, dtype=torch.float32)),
+            summed(torch.tensor(float(len(logits)), device=logits.device)),
+        )
         self.values.lerp_(total / count.clamp(min=1.0), 1.0 - self.momentum)
 
 
@@ -84,8 +88,7 @@ def masked_patch_loss(
     `weights` are 1 / the number of masked patches of the crop that a patch is of.
     """
     with exactly(student.device):
-        log_probabilities = (student.float() / temperature).log_softmax(dim=-1)
-        per_patch = -(targets.float() * log_probabilities).sum(dim=-1)
+        per_patch = cross_entropy_rows(student, targets, temperature)
         return (per_patch * weights).sum() / num_crops
 
 
