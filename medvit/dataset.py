@@ -1,8 +1,9 @@
-"""From a manifest to samples: load, preprocess once, keep in memory while there is room."""
+"""From a manifest to samples: load, preprocess once, keep in memory while there is room; of slides, tile by tile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,19 +12,26 @@ from torch.utils.data import Dataset, get_worker_info
 from medvit.errors import DataError
 from medvit.geometry import Affine
 from medvit.manifest import Manifest
-from medvit.samples import Batch, Image, Row, Sample
+from medvit.samples import Batch, Image, Row, Sample, TileRow
+from medvit.slides import SlidesConfig, read_tile, tile_row
+from medvit.tiles import TileGrid
 from medvit.transforms.preprocess import Preprocess
 
 CACHE_BYTES = 6 * 2**30
 """Preprocessed samples kept in memory at most, by all processes of a loader together."""
 
 
-def load(manifest: Manifest, row: Row) -> Image:
+def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
     """The image of a row, with its mask where it has one; pixels in their stored type.
 
+    Of a tile, the pixels come from the file of its slide, where `slides` says it lies.
+
     Raises:
-        DataError: If the store has lost it.
+        DataError: If the store has lost it, or if the slide cannot be read.
     """
+    if isinstance(row, TileRow):
+        pixels = read_tile(row, slides or SlidesConfig())
+        return Image(pixels, row.kind, row.modality, mpp=row.mpp, row=row)
     store = manifest.store
     return Image(
         pixels=store.get(row.sha256),
@@ -42,14 +50,22 @@ def load(manifest: Manifest, row: Row) -> Image:
 class Samples(Dataset[Sample]):
     """Preprocessed images of a manifest. With `classes`, the target is the index of `row.labels[label]` in them.
 
+    `slides` says where the slides of tiles lie.
+
     Raises:
         DataError: If a row has no label, or one that is not among the classes.
     """
 
     def __init__(
-        self, manifest: Manifest, preprocess: Preprocess, *, label: str = "", classes: Sequence[str] = ()
+        self,
+        manifest: Manifest,
+        preprocess: Preprocess,
+        *,
+        label: str = "",
+        classes: Sequence[str] = (),
+        slides: SlidesConfig | None = None,
     ) -> None:
-        self.manifest, self.preprocess = manifest, preprocess
+        self.manifest, self.preprocess, self.slides = manifest, preprocess, slides
         self.label, self.classes = label, tuple(classes)
         self._cache: dict[int, Sample] = {}
         self._cached_bytes = 0
@@ -63,7 +79,7 @@ class Samples(Dataset[Sample]):
         if index in self._cache:
             return self._cache[index]
         row = self.manifest.rows[index]
-        prepared = self.preprocess(load(self.manifest, row))
+        prepared = self.preprocess(load(self.manifest, row, self.slides))
         target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
         sample = Sample(prepared.pixels, row, target, prepared.affine)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
@@ -81,6 +97,59 @@ class Samples(Dataset[Sample]):
         if found not in self.classes:
             raise DataError(f"{row} has {self.label} = {found!r}; expected one of {', '.join(self.classes)}")
         return self.classes.index(found)
+
+
+class Tiles(Samples):
+    """Preprocessed tiles of the slides of a manifest, slide after slide, read on demand and not kept in memory.
+
+    Raises:
+        DataError: If no tile is left, or if the dataset has lost the tiles of a slide.
+    """
+
+    def __init__(self, manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> None:
+        super().__init__(manifest, preprocess, slides=slides)
+        self.grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in manifest]
+        self._ends = np.cumsum([len(grid) for grid in self.grids])
+        if not self._ends[-1]:
+            raise DataError(
+                f"{manifest.folder}: no tile of its {len(manifest)} slides is left; change slides.skip_tiles"
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.row(index)
+        prepared = self.preprocess(load(self.manifest, row, self.slides))
+        return Sample(prepared.pixels, row)
+
+    def row(self, index: int) -> TileRow:
+        """The row of a tile."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[number - 1]) if number else 0
+        return tile_row(self.manifest.rows[number], self.grids[number], index - first)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tiles of each slide."""
+        return tuple(len(grid) for grid in self.grids)
+
+
+def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: int) -> Manifest:
+    """At most so many tiles of each split, drawn at random, as rows of a manifest."""
+    generator = np.random.default_rng(seed)
+    chosen: list[TileRow] = []
+    for split in ("train", "val", "test"):
+        rows = [row for row in manifest if row.split == split and row.kind == "slide"]
+        grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in rows]
+        places = [(n, index) for n, grid in enumerate(grids) for index in _few(len(grid), count, generator)]
+        drawn = sorted(generator.permutation(len(places))[:count])
+        chosen += [tile_row(rows[places[i][0]], grids[places[i][0]], places[i][1]) for i in drawn]
+    return replace(manifest, rows=tuple(chosen))
+
+
+def _few(length: int, count: int, generator: np.random.Generator) -> list[int]:
+    return sorted(int(index) for index in generator.permutation(length)[:count])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -128,6 +128,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TileRow(Row):
+    """A tile of a slide, as a row of kind image: a region that is read from the slide's file when it is asked for.
+
+    All that is known of the slide is said of the tile; `mpp` and `shape` are those of the tile.
+    """
+
+    slide: Row | None = None
+    x: int = 0
+    """Upper left corner in pixels of level 0 of the slide, along a row."""
+    y: int = 0
+    """The same, downward."""
+
+
+@dataclass(frozen=True)
 class Image:
     """Pixels `(C, *S)` and where they lie.
 

@@ -24,6 +24,8 @@ from medvit.samples import Image, Item, Refusal
 
 HEAD_BYTES = 512
 """What of a file a reader sees before it says whether it knows the format."""
+FIRST = "slide"
+"""The format that is asked before all others."""
 
 
 @runtime_checkable
@@ -87,10 +89,11 @@ Look = Callable[[Sequence[Path]], Iterable[Seen]]
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    """Every format, by name; the first one that sniffs a file reads it."""
+    """Every format, slides first and then by name; the first one that sniffs a file reads it."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     found = [module.READER for module in modules if hasattr(module, "READER")]
-    return tuple(sorted(found, key=lambda reader: reader.name))
+    # A slide is a TIFF or DICOM by its first bytes, so it is looked for before those.
+    return tuple(sorted(found, key=lambda reader: (reader.name != FIRST, reader.name)))
 
 
 def reader(name: str) -> Reader:

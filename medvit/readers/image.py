@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
-SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")
-"""Whole slides in the clothes of a TIFF: pyramids that no picture reader should open whole."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", *SLIDES)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp")
 
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 """The decoders of Pillow that are let near a file."""
@@ -76,8 +73,6 @@ def _open(path: Path) -> Picture:
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
-    if path.suffix.lower() in SLIDES and _begins_with(path, (b"II", b"MM")):
-        raise UnsupportedError("a whole slide (pyramid); expected a picture: cut it into tiles first")
     try:
         picture = Pillow.open(path, formats=FORMATS)
     except UnidentifiedImageError:
@@ -90,11 +85,6 @@ def _open(path: Path) -> Picture:
     if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first
         raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
     return picture
-
-
-def _begins_with(path: Path, magic: tuple[bytes, ...]) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(2).startswith(magic)
 
 
 def _pixels(path: Path) -> Num[Array, "c h w"]:

@@ -1,0 +1,71 @@
+"""Slides through OpenSlide: SVS, NDPI, MRXS, SCN, BIF, Philips, Trestle and generic tiled TIFF."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray as Array
+
+from medvit.readers.pyramid import Level, cut_short
+
+WHITE = (255, 255, 255)
+MAX_ANISOTROPY = 1.05
+"""The largest ratio of the pixel's sides; slides are square-pixeled, so a larger one is a wrong header."""
+
+
+def vendor(path: Path) -> str:
+    """What OpenSlide calls the format of a file, empty where it knows none."""
+    import openslide
+
+    return openslide.OpenSlide.detect_format(path) or ""
+
+
+class OpenSlidePyramid:
+    """A slide opened by OpenSlide; where nothing was scanned, it shows the background that the file names, or white."""
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._slide = openslide.OpenSlide(path)
+        known = self._slide.properties
+        sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+        self.levels = tuple(Level((height, width), float(factor)) for (width, height), factor in sizes)
+        self.mpp = _mpp(known.get(openslide.PROPERTY_NAME_MPP_X), known.get(openslide.PROPERTY_NAME_MPP_Y))
+        self.tile_side = int(known.get("openslide.level[0].tile-width", 256))
+        background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR)
+        self._background = np.array(tuple(bytes.fromhex(background)) if background else WHITE, np.float32)
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
+        """Pixels of a region of a level.
+
+        Raises:
+            UnreadableError: If the file is damaged there.
+        """
+        import openslide
+
+        factor = self.levels[level].downsample
+        try:
+            pixels = np.asarray(self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height)))
+        except openslide.OpenSlideError:
+            raise cut_short(*self.levels[level].shape) from None
+        color, alpha = pixels[..., :3], pixels[..., 3:]
+        if alpha.min() == 255:
+            return color
+        share = alpha.astype(np.float32) / 255.0
+        return np.asarray(np.rint(color * share + self._background * (1.0 - share)), np.uint8)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._slide.close()
+
+
+def _mpp(horizontal: str | None, vertical: str | None) -> float | None:
+    if not horizontal or not vertical:
+        return None
+    x, y = float(horizontal), float(vertical)
+    if min(x, y) <= 0 or max(x, y) > MAX_ANISOTROPY * min(x, y):
+        return None
+    return math.sqrt(x * y)

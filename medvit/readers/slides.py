@@ -1,0 +1,266 @@
+"""Whole slides: which files they are, and regions of them at any scale.
+
+OpenSlide reads its formats, wsidicom reads DICOM, tifffile reads OME-TIFF and plain TIFF. Label and macro pictures are
+never read: they carry names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray as Array
+
+from medvit.errors import DataError, MedvitError, UnreadableError, UnsupportedError
+from medvit.readers import slide_dicom
+from medvit.readers.pyramid import Level, Pyramid, cut_short
+from medvit.readers.refusals import decoding, refusal
+from medvit.readers.slide_dicom import DicomPyramid
+from medvit.readers.slide_openslide import OpenSlidePyramid, vendor
+from medvit.readers.slide_tiff import TiffPyramid, short_level
+from medvit.samples import Image, Item, Refusal
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".vms", ".vmu", ".svslide")
+MODALITY = "SM"
+"""Slide microscopy, in the words of DICOM."""
+SCALE_TOLERANCE = 1e-3
+"""A level whose scale is off by less is read without resampling: a quarter of a pixel over a tile of 256."""
+FINER = 1.05
+"""How much finer than the slide itself a region may be asked for: scanners of one magnification differ so much."""
+BAND_BYTES = 2**25
+"""Pixels held at once on the way to an overview."""
+FINGERPRINT_SIDE = 256
+LARGE = 2**25
+"""A tiled TIFF of more pixels than this is a slide, though it has one scale only."""
+
+
+class Slide:
+    """An open slide. Places are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
+
+    `mpp` is in microns per pixel at level 0.
+    """
+
+    def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:
+        self._pyramid = pyramid
+        known = mpp or pyramid.mpp
+        if known is None:
+            pyramid.close()
+            raise DataError(
+                "the slide does not say its microns per pixel; expected them in its header: give tiles.slide_mpp=... "
+                "if you know them"
+            )
+        self.mpp: float = known
+        self.levels: tuple[Level, ...] = pyramid.levels
+        self.shape: tuple[int, int] = pyramid.levels[0].shape
+        self.tile_side: int = pyramid.tile_side
+
+    def read(self, x: int, y: int, size: int, mpp: float) -> UInt8[Array, "3 size size"]:
+        """A square region with its upper left corner at (x, y), `size` pixels a side at `mpp` microns per pixel.
+
+        Raises:
+            DataError: If the region is not within the slide, or finer than the slide.
+            UnreadableError: If the file is damaged there.
+        """
+        scale = mpp / self.mpp
+        self._check(x, y, size * scale, scale, mpp)
+        number = self._level(scale)
+        level = self.levels[number]
+        factor = scale / level.downsample
+        if abs(factor - 1.0) < SCALE_TOLERANCE:
+            left = min(round(x / level.downsample), level.shape[1] - size)
+            top = min(round(y / level.downsample), level.shape[0] - size)
+            if min(left, top) >= 0:
+                return _channels_first(self._region(number, left, top, size, size))
+        box = (x / level.downsample, y / level.downsample, size * factor, size * factor)
+        return _channels_first(self._resized(number, box, (size, size)))
+
+    def overview(self, max_side: int) -> UInt8[Array, "3 h w"]:
+        """The whole slide, its longer side `max_side` pixels or less, if the slide has no more; memory stays flat."""
+        shrunk = max(1.0, max(self.shape) / max_side)
+        height, width = (max(1, round(side / shrunk)) for side in self.shape)
+        number = self._level(shrunk)
+        rows, columns = self.levels[number].shape
+        at_once = max(1, int(BAND_BYTES / (3 * columns * rows / height)))
+        bands = []
+        for top in range(0, height, at_once):
+            count = min(at_once, height - top)
+            box = (0.0, top * rows / height, float(columns), count * rows / height)
+            bands.append(self._resized(number, box, (count, width)))
+        return _channels_first(np.concatenate(bands))
+
+    def check(self) -> None:
+        """Reads the far corner of every level.
+
+        Raises:
+            UnreadableError: If one is cut short.
+        """
+        for number, level in enumerate(self.levels):
+            height, width = level.shape
+            self._region(number, width - 1, height - 1, 1, 1)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sizes of the levels, microns per pixel and pixels of places on a fixed grid of 5 x 5.
+
+        Names, labels and other words of the header are not in it, nor is the name of the file: the same scan under
+        another name has the same one. Another decoder of the same file may give another.
+        """
+        digest = hashlib.sha256(repr([level.shape for level in self.levels] + [round(self.mpp, 6)]).encode())
+        height, width = self.shape
+        side = min(FINGERPRINT_SIDE, height, width)
+        for row in np.linspace(0, height - side, 5).astype(int):
+            for column in np.linspace(0, width - side, 5).astype(int):
+                digest.update(self._region(0, int(column), int(row), side, side).tobytes())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._pyramid.close()
+
+    def _check(self, x: int, y: int, side: float, scale: float, mpp: float) -> None:
+        if scale * FINER < 1.0:
+            raise DataError(
+                f"a region at {mpp:.4g} microns per pixel of a slide of {self.mpp:.4g}; expected {self.mpp:.4g} or "
+                "more: ask for a lower magnification"
+            )
+        height, width = self.shape
+        if min(x, y) < 0 or x + side > width + scale or y + side > height + scale:
+            raise DataError(
+                f"a tile at ({x}, {y}) that spans {side:.0f} pixels lies outside the slide of {width} x {height} pixels"
+            )
+
+    def _level(self, scale: float) -> int:
+        """The coarsest level that is no coarser than the scale."""
+        fine = [n for n, level in enumerate(self.levels) if level.downsample <= scale * (1.0 + SCALE_TOLERANCE)]
+        return max(fine, key=lambda n: self.levels[n].downsample, default=0)
+
+    def _region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
+        try:
+            with decoding("the slide"):
+                return self._pyramid.region(level, x, y, width, height)
+        except UnreadableError as error:
+            raise cut_short(*self.levels[level].shape) from error
+
+    def _resized(
+        self, level: int, box: tuple[float, float, float, float], shape: tuple[int, int]
+    ) -> UInt8[Array, "h w 3"]:
+        """A box (x, y, width, height) of a level, averaged or interpolated to a shape."""
+        from PIL import Image as Pillow
+
+        rows, columns = self.levels[level].shape
+        x, y, width, height = box
+        left, top = max(0, math.floor(x)), max(0, math.floor(y))
+        right, bottom = min(columns, math.ceil(x + width)), min(rows, math.ceil(y + height))
+        pixels = self._region(level, left, top, right - left, bottom - top)
+        inside = (x - left, y - top, min(x - left + width, right - left), min(y - top + height, bottom - top))
+        how = Pillow.Resampling.BOX if height > shape[0] else Pillow.Resampling.BILINEAR
+        resized = Pillow.fromarray(pixels).resize(shape[::-1], how, inside)
+        return np.asarray(resized)
+
+
+def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
+    """An open slide: of a file, or of the DICOM files of its levels; `mpp` is meant where the file says none.
+
+    Of one DICOM file, the other levels are found in its folder.
+
+    Raises:
+        DataError: If it says no microns per pixel and none are given.
+        UnreadableError: If it is not what it claims to be.
+    """
+    files = [path] if isinstance(path, Path) else list(path)
+    with decoding("the slide"):
+        pyramid = _pyramid(files)
+    return Slide(pyramid, pyramid.mpp or mpp)
+
+
+def _pyramid(files: list[Path]) -> Pyramid:
+    with files[0].open("rb") as stream:
+        head = stream.read(512)
+    if slide_dicom.claims(head):
+        return DicomPyramid(files if len(files) > 1 else slide_dicom.siblings(files[0]))
+    maker = vendor(files[0])
+    if maker and not (maker == "generic-tiff" and _is_ome(files[0])):
+        return OpenSlidePyramid(files[0])
+    if head.startswith(TIFF_MAGIC):
+        return TiffPyramid(files[0])
+    raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+
+
+def _is_ome(path: Path) -> bool:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        return bool(file.is_ome)
+
+
+@dataclass(frozen=True)
+class Slides:
+    """Whole slides; they are read by region, never whole."""
+
+    name: str = "slide"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Whether it is named as a slide, is a DICOM slide, or is a TIFF that is tiled or has several scales."""
+        if path.name.lower().endswith(SUFFIXES) or slide_dicom.claims(head):
+            return True
+        return head.startswith(TIFF_MAGIC) and _is_pyramid(path)
+
+    def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
+        """An item a slide."""
+        dicom = [file for file in files if slide_dicom.claims(_head(file))]
+        yield from slide_dicom.series(dicom, self.name)
+        for file in sorted(set(files) - set(dicom)):
+            try:
+                with decoding("the slide"):
+                    _require_slide(file)
+            except MedvitError as error:
+                yield refusal((file,), error)
+            else:
+                yield Item(self.name, (file,), "slide", MODALITY)
+
+    def read(self, item: Item) -> Image:
+        """Refuses: a slide is read by region, through `open_slide`.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError("a whole slide; expected a picture: slides are read by region, as `medvit ingest` does")
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(512)
+
+
+def _require_slide(file: Path) -> None:
+    if not vendor(file) and not _head(file).startswith(TIFF_MAGIC):
+        raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+    if _head(file).startswith(TIFF_MAGIC) and (wrong := short_level(file)) is not None:
+        raise wrong
+
+
+def _is_pyramid(path: Path) -> bool:
+    """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph."""
+    import tifffile
+
+    maker = vendor(path)
+    if maker and maker != "generic-tiff":
+        return True
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            return len(file.series[0].levels) > 1 or (page.is_tiled and page.imagewidth * page.imagelength > LARGE)
+    except (tifffile.TiffFileError, IndexError, KeyError, ValueError, TypeError, AttributeError, OSError):
+        return False  # the reader of pictures says what is wrong with it
+
+
+READER = Slides()

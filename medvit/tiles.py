@@ -1,0 +1,106 @@
+"""Which regions of a slide are worth a look: `tiles/IMAGE_ID.parquet` in a dataset, a line a tile.
+
+A line has the slide's pseudonym, the upper left corner in pixels of level 0, the share of tissue and the flags. The
+pixels stay in the slide's file. Lines are in an order that follows the file, so that reading goes through it once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Int64, UInt8
+from numpy import ndarray as Array
+
+from medvit.errors import DataError
+
+FOLDER = "tiles"
+TileFlag = Literal["blurred", "pen"]
+BLURRED, PEN = 1, 2
+"""Bits of `TileGrid.flags`: out of focus; ink of a marker in the tile."""
+TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
+
+_FACTS = b"medvit_tiles"
+_SCHEMA = pa.schema(
+    [
+        ("slide", pa.dictionary(pa.int32(), pa.string())),
+        ("x", pa.int64()),
+        ("y", pa.int64()),
+        ("tissue", pa.float32()),
+        ("flags", pa.uint8()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The tiles of one slide: corners `xy` (N, 2) in pixels of level 0, sides of `size` pixels at `mpp` microns each.
+
+    `tissue` (N,) is the share of each tile that is tissue; `flags` (N,) are the bits `BLURRED` and `PEN`. `facts` are
+    further short words on how the grid came to be.
+    """
+
+    xy: Int64[Array, "n 2"]
+    size: int
+    mpp: float
+    tissue: Float32[Array, "n"]
+    flags: UInt8[Array, "n"]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def has(self, flag: int) -> Bool[Array, "n"]:
+        """Which tiles carry a flag, or one of several."""
+        return np.asarray(self.flags & np.uint8(flag)) > 0
+
+    def only(self, chosen: Bool[Array, "n"]) -> TileGrid:
+        """The chosen tiles."""
+        return replace(self, xy=self.xy[chosen], tissue=self.tissue[chosen], flags=self.flags[chosen])
+
+    def side(self, slide_mpp: float) -> float:
+        """Pixels of level 0 that the side of a tile spans, on a slide of so many microns per pixel."""
+        return self.size * self.mpp / slide_mpp
+
+    def write(self, folder: Path, image_id: str) -> None:
+        """Writes the file into a dataset's folder, whole or not at all."""
+        path = _path(folder, image_id)
+        path.parent.mkdir(exist_ok=True)
+        slides = pa.DictionaryArray.from_arrays(np.zeros(len(self), np.int32), [image_id])
+        columns = [slides, *self.xy.T, self.tissue, self.flags]
+        said = json.dumps({"size": self.size, "mpp": self.mpp, "facts": dict(self.facts)}, sort_keys=True)
+        table = pa.table(list(map(pa.array, columns)), schema=_SCHEMA.with_metadata({_FACTS: said.encode()}))
+        partial = path.with_name(f".{path.name}.partial")
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, folder: Path, image_id: str) -> TileGrid:
+        """The tiles of a slide in a dataset's folder.
+
+        Raises:
+            DataError: If the dataset holds none of it, or the file is damaged.
+        """
+        path = _path(folder, image_id)
+        if not path.is_file():
+            raise DataError(f"{folder} holds no tiles of slide {image_id}; ingest the slides again")
+        try:
+            table = pq.read_table(path)
+            said = json.loads(table.schema.metadata[_FACTS])
+            xy = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+            return cls(
+                xy, said["size"], said["mpp"], table["tissue"].to_numpy(), table["flags"].to_numpy(), said["facts"]
+            )
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            raise DataError(f"the tiles of slide {image_id} in {folder} are damaged; ingest the slides again") from None
+
+
+def _path(folder: Path, image_id: str) -> Path:
+    return folder / FOLDER / f"{image_id}.parquet"
