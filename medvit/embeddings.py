@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medvit")
 
+FOLDER = "embeddings"
+"""Of a dataset."""
 FACTS = "embeddings.json"
 DTYPE = np.dtype("<f2")
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +21,14 @@ from tqdm import tqdm
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count, Tree
-from medvit.embeddings import Embeddings, EmbeddingStore
+from medvit.embeddings import FOLDER, Embeddings, EmbeddingStore
 from medvit.engine import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.hardware import half_precision
+from medvit.manifest import Manifest
 from medvit.readers.slides import Slide
 from medvit.samples import Image, Row
+from medvit.slides import SlidesConfig, open_row
 from medvit.tiles import TileGrid
 from medvit.transforms.padding import pad_to_multiple
 from medvit.transforms.preprocess import Preprocess
@@ -35,7 +38,7 @@ log = logging.getLogger("medvit")
 Features = Literal["class_mean", "class", "mean"]
 """What is read of a tile: its class token (Phikon-v2), the mean of its patches, or both (Virchow2)."""
 OpenRow = Callable[[Row], Slide]
-"""Opens the slide of a row, in any process."""
+"""Opens the slide of a row, in any process, and keeps it open there."""
 
 
 class TileLoaderConfig(Config):
@@ -166,6 +169,54 @@ def embed_slides(
             before = bar.n
             yield _attempt(job, partial(open_row, job.row), embedder, store, config, bar)
             bar.update(before + len(job.grid) - bar.n)
+
+
+@dataclass(frozen=True)
+class EmbeddedSlide:
+    """A slide of a manifest with its tiles and their embeddings."""
+
+    row: Row
+    grid: TileGrid
+    embeddings: Embeddings
+
+
+def embed_manifest(
+    manifest: Manifest,
+    slides: SlidesConfig,
+    *,
+    embedder: Embedder,
+    folder: Path | None,
+    config: TileLoaderConfig,
+    failures: list[str],
+) -> list[EmbeddedSlide]:
+    """The slides of a manifest with their embeddings, kept in `folder` or, without one, in the dataset's.
+
+    `failures` gets a line for each slide that failed.
+
+    Raises:
+        DataError: If all failed.
+        OutputError: If embeddings cannot be kept.
+    """
+    rows: list[Row] = []
+    grids: list[TileGrid] = []
+    for row in manifest:
+        try:
+            grids.append(slides.usable(TileGrid.read(manifest.folder, row.image_id)))
+            rows.append(row)
+        except DataError as error:
+            failures.append(f"{row}: {error}")
+    store = EmbeddingStore(folder or manifest.folder / FOLDER, embedder.key, embedder.facts)
+    opened = partial(open_row, key=slides.key, folder=slides.folder)
+    found = []
+    outcomes = embed_slides(rows, grids, opened, embedder=embedder, store=store, config=config)
+    for outcome, grid in zip(outcomes, grids, strict=True):
+        if outcome.result is None:
+            failures.append(f"{outcome.item}: {str(outcome.error).removeprefix(f'{outcome.item}: ')}")
+        else:
+            found.append(EmbeddedSlide(outcome.item, grid, outcome.result))
+    if not found:
+        raise DataError(f"{manifest.folder}: all {len(manifest)} slides failed, first {failures[0]}")
+    return found
 
 
 def slide_name(row: Row, grid: TileGrid) -> str:
