@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -120,7 +120,8 @@ class EmbeddingStore:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot keep embeddings: {error.strerror}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing could be written there is nothing to remove
+                partial.unlink(missing_ok=True)
 
     def path(self, slide: str) -> Path:
         """Where the embeddings of a slide lie."""
