@@ -89,6 +89,15 @@ class Samples(Dataset[Sample]):
             self._cached_bytes += size
         return sample
 
+    @property
+    def examples(self) -> Manifest:
+        """Rows that show all shapes the samples have."""
+        return self.manifest
+
+    def of(self, manifest: Manifest) -> Samples:
+        """Samples of other rows, preprocessed alike."""
+        return Samples(manifest, self.preprocess, slides=self.slides)
+
     def _class_index(self, row: Row) -> int:
         found = row.labels.get(self.label)
         if found is None:
@@ -130,9 +139,32 @@ class Tiles(Samples):
         return tile_row(self.manifest.rows[number], self.grids[number], index - first)
 
     @property
+    def examples(self) -> Manifest:
+        """The first tile of each slide that has one."""
+        firsts = np.cumsum([0, *self.lengths[:-1]])[np.array(self.lengths) > 0]
+        return replace(self.manifest, rows=tuple(self.row(int(index)) for index in firsts))
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """Tiles of each slide."""
         return tuple(len(grid) for grid in self.grids)
+
+
+def are_tiles(manifest: Manifest, preprocess: Preprocess) -> bool:
+    """Whether the images of a manifest are tiles of its slides; where it has pictures too, these are the images."""
+    kinds = {row.kind for row in manifest}
+    return preprocess.kind == "image" and "slide" in kinds and "image" not in kinds
+
+
+def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> Samples:
+    """The training images of the kind that a preprocessing takes; of slides, their tiles.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if are_tiles(manifest, preprocess):
+        return Tiles(manifest.filter(lambda row: row.kind == "slide").split("train"), preprocess, slides)
+    return Samples(manifest.filter(lambda row: row.kind == preprocess.kind).split("train"), preprocess)
 
 
 def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: int) -> Manifest:

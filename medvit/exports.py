@@ -22,7 +22,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.artifacts import write_text
-from medvit.errors import DataError, OutputError
+from medvit.errors import DataError, OutputError, UnsupportedError
 from medvit.geometry import Affine
 from medvit.samples import Row
 from medvit.store import Store
@@ -77,6 +77,10 @@ class ExportImage:
             raise OutputError(f"{self.folder}: {row} cannot be written: {error.strerror}") from None
 
     def _written(self, row: Row) -> str:
+        if row.kind == "slide":
+            raise UnsupportedError(
+                "the pixels of a slide are in its own file; to export tiles, ingest it with tiles.pack=true"
+            )
         store = Store(self.store)
         pixels = store.get(row.sha256)
         scaled = self._image(self.folder / self._name(row, ""), pixels, row)

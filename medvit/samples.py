@@ -100,7 +100,7 @@ class Row:
     """(C, *S)."""
     dtype: str
     sha256: str
-    """Content address of the pixels in the store."""
+    """Content address of the pixels in the store; of a slide, of its low-power picture there."""
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: str | None = None
     """Content address of the label map in the store, (*S)."""

@@ -32,7 +32,6 @@ from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.slides import (
-    OF_TILES,
     SlideTraining,
     common_tiles,
     holds_slides,
@@ -149,7 +148,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     warn_of_pixels(**config.set_for_pixels)
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = start_from(pretrained, config.backbone, config.preprocess or (None if pretrained else OF_TILES), manifest)
+    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     slides = embed_manifest(
         labeled_slides(manifest, config.label, run.failures),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,17 +13,19 @@ from pydantic import AfterValidator, Field
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import Prose, find_prose, write_card
 from medvit.engine import EngineConfig
-from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, storing
+from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, slides, storing
 from medvit.ingest.burned_in import BurnedInConfig
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.dicom_copies import DeidentifyConfig
 from medvit.ingest.labels import LabelFrom, classes, from_folders
+from medvit.ingest.packing import pack
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
 from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.storing import ReadAndStore, take
+from medvit.ingest.storing import ReadAndStore, Stored, take
 from medvit.ingest.table import from_table
+from medvit.ingest.tiling import TilesConfig
 from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
@@ -87,6 +90,7 @@ class IngestConfig(StageConfig):
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
+    tiles: TilesConfig = Field(default_factory=TilesConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
@@ -99,7 +103,7 @@ class IngestConfig(StageConfig):
 
 @stage
 def ingest(config: IngestConfig, run: Run) -> Manifest:
-    """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz."""
+    """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
     name = config.title
     config.deidentify.check(resume=config.resume)
     if config.update is not None:
@@ -110,24 +114,19 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
     found = scan(local, patient_from=patients, geometry=config.geometry, engine=config.engine, remembered=memory)
+    found = slides.as_slides(found, config.tiles)
     update.tell(found)
     candidates = labeled(found, config)
     assigned = assign(candidates, config.splits)
 
-    images = run.folder / "images"
-    stored = take(
-        assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes), config.values, config.burned_in),
-        folder=run.folder,
-        engine=config.engine,
-        state=pseudonyms.state,
-        stamps=found.stamps,
-        earlier=config.update,
-    )
+    stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder)
     curated = curate(assigned.candidates, stored.taken, config.curation)
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
+    slides.leave_places(curated.candidates, made, config.tiles, pseudonyms, config.key)
+    if config.tiles.pack:
+        made = pack(made, folder=run.folder, key=config.key, engine=config.engine)
 
     burned_in.report((one.writing for one in stored.taken.values()), (refusal.code for refusal in refusals))
     run.failures += dicom_copies.write(
@@ -148,12 +147,24 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     if not update.takes_card(manifest, left_out, prose):
         write_card(manifest, left_out, prose)
     storing.clean(manifest)
+    slides.clean(run.folder, manifest.rows)
     local.discard()
     run.failures += failures(left_out)
     run.tracker.dataset(name, manifest.hash, "ingest")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)
     run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
     return manifest
+
+
+def stored_of(
+    candidates: Sequence[Candidate], config: IngestConfig, pseudonyms: Pseudonyms, found: Scan, folder: Path
+) -> Stored:
+    """What was taken of candidates: pixels go into the store; of slides, the tiles are listed."""
+    whole_slides, others = slides.apart(candidates)
+    read = ReadAndStore(folder / "images", config.modality, len(config.mask_classes), config.values, config.burned_in)
+    state, engine, earlier = pseudonyms.state, config.engine, config.update
+    stored = take(others, read, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
+    return stored.and_also(slides.take(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
 
 
 def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:

@@ -18,6 +18,7 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.samples import Flag
+from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
@@ -50,6 +51,7 @@ class PretrainConfig(StageConfig):
     """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    slides: SlidesConfig = Field(default_factory=SlidesConfig)
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     other_preprocess: Preprocess | None = None
@@ -125,7 +127,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
-    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views)]
+    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
         streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
     optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
@@ -142,7 +144,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
-        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed),
+        probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed, slides=config.slides),
         guard=Guard(config.guard, starts_random=not is_continued),
         tracker=run.tracker,
         folder=run.folder,

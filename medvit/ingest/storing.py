@@ -43,6 +43,10 @@ class Stored:
     taken: dict[str, Taken]
     refusals: tuple[Refusal, ...]
 
+    def and_also(self, other: Stored) -> Stored:
+        """What two steps took, of different candidates."""
+        return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
+
 
 @dataclass(frozen=True)
 class ReadAndStore:
@@ -120,7 +124,7 @@ def take(
     """
     path, store = folder / PROGRESS, Store(function.store)
     options = {key: value for key, value in asdict(function).items() if key != "store"}
-    states = {one.key: state(options, readers_version(), *_facts(one, stamps or {})) for one in candidates}
+    states = {one.key: state(options, readers_version(), *facts_of(one, stamps or {})) for one in candidates}
     done = _done(path, store)
     if earlier is not None:
         _take_over(earlier, set(states.values()) - done.keys(), path, store)
@@ -184,7 +188,7 @@ def clean(manifest: Manifest) -> None:
     for path in manifest.store.folder.glob("*/*"):
         if path.stem not in addresses:
             path.unlink()
-    for group in manifest.store.folder.iterdir():
+    for group in manifest.store.folder.glob("*"):
         if not any(group.iterdir()):
             group.rmdir()
 
@@ -199,7 +203,8 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
     return outcome.item.refused("unreadable", f"reading stopped at an unexpected {type(error).__name__}")
 
 
-def _facts(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
+def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
+    """What tells whether an image would be read otherwise now: its place, how it is read, and its files' stamps."""
     files = [*candidate.item.files, *([candidate.item.mask] if candidate.item.mask else [])]
     item = candidate.item
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)

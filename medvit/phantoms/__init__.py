@@ -15,30 +15,39 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from medvit.geometry import Affine
-from medvit.phantoms import ct, fundus, radiograph
+from medvit.phantoms import ct, fundus, radiograph, slide
 from medvit.phantoms.dicom import Subject, lose_slice, write_ct_series, write_localizer, write_radiograph
+from medvit.phantoms.slide_dicom import write_dicom_slide
 
 CT_CLASSES = ct.CLASSES
 RADIOGRAPH_CLASSES = radiograph.CLASSES
 FUNDUS_CLASSES = fundus.CLASSES
+SLIDE_CLASSES = slide.CLASSES
 
 __all__ = [
     "CT_CLASSES",
     "FUNDUS_CLASSES",
     "RADIOGRAPH_CLASSES",
+    "SLIDE_CLASSES",
     "ct_labels",
     "lose_slice",
+    "slide_labels",
     "write_ct_pairs",
     "write_ct_studies",
     "write_fundus",
     "write_radiograph_studies",
     "write_radiographs",
+    "write_slide_studies",
+    "write_slides",
 ]
 
 CT_ORIENTATIONS = ("LPS", "LPI", "LPS", "LIA")
 """Orders in which the studies are stored, in turn: axial upwards, axial downwards, axial, coronal."""
 
 NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
+SLIDES_A_PATIENT = 2
+INKED_EVERY = 4
+"""Of the slides, every fourth has marker ink on it."""
 OBLIQUE_EVERY = 4
 """Of the volumes, every fourth lies oblique in the scanner."""
 
@@ -96,6 +105,37 @@ def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
         path = folder / label / f"phantom_{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(fundus.fundus(np.random.default_rng([seed, number, 2]), label)).save(path)
+
+
+def write_slides(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
+    """Writes slides as pyramidal TIFF into a folder a class; the files `patient-NNN-slide-N.tif`, two a patient."""
+    paths = []
+    for number in range(num_slides):
+        label, phantom = _slide(seed, number)
+        paths.append(folder / label / f"patient-{number // SLIDES_A_PATIENT:03d}-slide-{number}.tif")
+        slide.write_tiff(paths[-1], phantom.pixels)
+    return paths
+
+
+def write_slide_studies(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
+    """Writes the same slides as DICOM, a folder a slide with a file a level and one of the label; the folders."""
+    folders = []
+    for number in range(num_slides):
+        label, phantom = _slide(seed, number)
+        folders.append(folder / label / f"slide-{number:03d}")
+        write_dicom_slide(folders[-1], phantom.pixels, subject=Subject(seed, number))
+    return folders
+
+
+def slide_labels(number: int, *, seed: int = 0) -> Array:
+    """What is where on a slide of `write_slides`, every 16 pixels (h, w): 0 glass, 1 normal tissue, 2 tumor."""
+    return _slide(seed, number)[1].labels
+
+
+def _slide(seed: int, number: int) -> tuple[str, slide.SlidePhantom]:
+    label = SLIDE_CLASSES[number // SLIDES_A_PATIENT % len(SLIDE_CLASSES)]
+    has_ink = number % INKED_EVERY == INKED_EVERY - 1
+    return label, slide.slide(np.random.default_rng([seed, number, 3]), label, has_ink=has_ink)
 
 
 def _patient(seed: int, number: int) -> tuple[ct.CtPhantom, Affine]:

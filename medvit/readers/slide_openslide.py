@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,9 +14,19 @@ from numpy import ndarray as Array
 
 from medvit.readers.pyramid import Level, cut_short
 
+CACHE_BYTES = 2**27
+"""Decoded tiles of all slides of a process kept at most."""
 WHITE = (255, 255, 255)
 MAX_ANISOTROPY = 1.05
 """The largest ratio of the pixel's sides; slides are square-pixeled, so a larger one is a wrong header."""
+
+
+@cache
+def _cache(process: int) -> Any:
+    """One cache for all slides of a process, which has hundreds open at times."""
+    import openslide
+
+    return openslide.OpenSlideCache(CACHE_BYTES)
 
 
 def vendor(path: Path) -> str:
@@ -30,6 +43,7 @@ class OpenSlidePyramid:
         import openslide
 
         self._slide = openslide.OpenSlide(path)
+        self._slide.set_cache(_cache(os.getpid()))
         known = self._slide.properties
         sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         self.levels = tuple(Level((height, width), float(factor)) for (width, height), factor in sizes)

@@ -6,7 +6,6 @@ never read: they carry names.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from medvit.readers.slide_tiff import TiffPyramid, short_level
 from medvit.samples import Image, Item, Refusal
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".vms", ".vmu", ".svslide")
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".svslide")
 MODALITY = "SM"
 """Slide microscopy, in the words of DICOM."""
 SCALE_TOLERANCE = 1e-3
@@ -35,7 +35,6 @@ FINER = 1.05
 """How much finer than the slide itself a region may be asked for: scanners of one magnification differ so much."""
 BAND_BYTES = 2**25
 """Pixels held at once on the way to an overview."""
-FINGERPRINT_SIDE = 256
 LARGE = 2**25
 """A tiled TIFF of more pixels than this is a slide, though it has one scale only."""
 
@@ -103,20 +102,6 @@ class Slide:
         for number, level in enumerate(self.levels):
             height, width = level.shape
             self._region(number, width - 1, height - 1, 1, 1)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the sizes of the levels, microns per pixel and pixels of places on a fixed grid of 5 x 5.
-
-        Names, labels and other words of the header are not in it, nor is the name of the file: the same scan under
-        another name has the same one. Another decoder of the same file may give another.
-        """
-        digest = hashlib.sha256(repr([level.shape for level in self.levels] + [round(self.mpp, 6)]).encode())
-        height, width = self.shape
-        side = min(FINGERPRINT_SIDE, height, width)
-        for row in np.linspace(0, height - side, 5).astype(int):
-            for column in np.linspace(0, width - side, 5).astype(int):
-                digest.update(self._region(0, int(column), int(row), side, side).tobytes())
-        return digest.hexdigest()
 
     def close(self) -> None:
         """Lets go of the file."""

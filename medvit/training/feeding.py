@@ -9,11 +9,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from medvit.backbones import Backbone
-from medvit.dataset import Samples
+from medvit.dataset import Samples, samples_of
 from medvit.errors import DataError
 from medvit.manifest import Manifest
 from medvit.objectives import Twin
 from medvit.samples import Sample
+from medvit.slides import SlidesConfig
 from medvit.training.loader import LoaderConfig, TwoKinds, rounds
 from medvit.training.resuming import Position
 from medvit.training.studies import ViewsOfStudy
@@ -33,18 +34,27 @@ class Stream:
 
     @classmethod
     def of(
-        cls, manifest: Manifest, preprocess: Preprocess, backbone: Backbone, asked: ViewsConfig, *, key: str = "views"
+        cls,
+        manifest: Manifest,
+        preprocess: Preprocess,
+        backbone: Backbone,
+        asked: ViewsConfig,
+        *,
+        key: str = "views",
+        slides: SlidesConfig | None = None,
     ) -> Stream:
         """The training images of the kind that the preprocessing takes; `key` names the options of the crops.
+
+        Of slides, which `slides` says how to find, the tiles are the images.
 
         Raises:
             ConfigError: If options of the crops do not have the rank of the backbone.
         """
-        train = manifest.filter(lambda row: row.kind == preprocess.kind).split("train")
+        samples = samples_of(manifest, preprocess, slides or SlidesConfig())
         own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
         require_fitting(backbone.ndim, sizes=own, axes={f"objective.{key}.flipped_axes": asked.flipped_axes})
-        size = crop_size(train, preprocess, backbone.patch_size, LARGEST_VIEW)
-        return cls(Samples(train, preprocess), preprocess, asked.fitted(size, backbone.patch_size))
+        size = crop_size(samples.examples, preprocess, backbone.patch_size, LARGEST_VIEW)
+        return cls(samples, preprocess, asked.fitted(size, backbone.patch_size))
 
     @classmethod
     def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> Stream:

@@ -13,8 +13,9 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medvit.config import Config, Count
-from medvit.dataset import Samples, collate
+from medvit.dataset import Samples, Tiles, collate
 from medvit.samples import Sample
+from medvit.training.blocks import Blocks
 from medvit.training.resuming import Position
 
 START = Position()
@@ -50,7 +51,8 @@ class RoundSampler(Sampler[Draw]):
 
     Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
-    first so many images and the others take turns, batch by batch of all processes.
+    first so many images and the others take turns, batch by batch of all processes. With `blocks`, orders go forward
+    through the files that the samples lie in.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class RoundSampler(Sampler[Draw]):
         skip: int = 0,
         weights: Sequence[float] | None = None,
         turns: Turns | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
-        self.turns = turns
+        self.turns, self.blocks = turns, blocks
         self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
         self.round = self.first_round = first_round
@@ -105,7 +108,9 @@ class RoundSampler(Sampler[Draw]):
         if (turn, lap) not in self._orders:
             parts = (0, lap) if turn == 0 else (0, lap, turn)
             self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
-            self._orders[turn, lap] = np.random.default_rng(mixed_seed(self.seed, *parts)).permutation(num_images)
+            generator = np.random.default_rng(mixed_seed(self.seed, *parts))
+            blocks = self.blocks if turn == 0 else None
+            self._orders[turn, lap] = blocks.order(generator) if blocks else generator.permutation(num_images)
         return int(self._orders[turn, lap][place])
 
 
@@ -157,6 +162,7 @@ def rounds(
         skip=start.batches * config.batch_size,
         weights=weights,
         turns=None if num_first is None else Turns(num_first, config.batch_size),
+        blocks=_blocks(samples),
     )
     return DataLoader(
         Drawn(samples, transform),
@@ -166,6 +172,11 @@ def rounds(
         collate_fn=stack,
         persistent_workers=config.num_workers > 0,
     )
+
+
+def _blocks(samples: Samples | TwoKinds) -> Blocks | None:
+    first = samples.first if isinstance(samples, TwoKinds) else samples
+    return Blocks(first.lengths) if isinstance(first, Tiles) else None
 
 
 def whole_images(samples: Samples) -> DataLoader[Any]:

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count
-from medvit.dataset import Samples
+from medvit.dataset import Samples, are_tiles, some_tiles
 from medvit.manifest import Manifest
 from medvit.objectives import Objective
 from medvit.samples import Row, Sample, Tokens, Views
+from medvit.slides import SlidesConfig
 from medvit.training.guard import NAN, Reading
 from medvit.training.probing import (
     balanced_accuracy,
@@ -163,15 +164,24 @@ def _batches(images: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def build_probe(
-    config: MonitorConfig, manifest: Manifest, start: Start, views: ViewsConfig, *, seed: int
+    config: MonitorConfig,
+    manifest: Manifest,
+    start: Start,
+    views: ViewsConfig,
+    *,
+    seed: int,
+    slides: SlidesConfig | None = None,
 ) -> Probe | None:
-    """A probe on the training images and, for the queries, the validation images of a manifest.
+    """A probe on the training images and, for the queries, the validation images of a manifest; of slides, on tiles.
 
     None where the reading is off or there are fewer than two images.
     """
+    found = slides or SlidesConfig()
+    if are_tiles(manifest, start.preprocess):
+        manifest = some_tiles(manifest, found, count=config.knn_images, seed=seed)
     usable = manifest.filter(lambda row: row.kind == start.preprocess.kind)
     chosen = [_some(usable, split, config.knn_images, seed) for split in ("train", "val")]
-    bank, queries = (Samples(part, start.preprocess) for part in chosen)
+    bank, queries = (Samples(part, start.preprocess, slides=found) for part in chosen)
     if config.knn_images == 0 or len(bank) < 2:
         return None
     seen = _views(queries if len(queries) else bank, views, seed)
@@ -179,7 +189,7 @@ def build_probe(
         return _class_probe(config, bank, queries, views.size, seen)
     if len(queries) and all(row.mask for part in chosen for row in part):
         return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
-    return _study_probe(usable.filter(lambda row: row.split == "train"), config, start, views, seen, seed)
+    return _study_probe(bank.of(usable.filter(lambda row: row.split == "train")), config, views, seen, seed)
 
 
 def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
@@ -216,16 +226,14 @@ def _tissue_probe(
     return Probe("tissue", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
 
 
-def _study_probe(
-    manifest: Manifest, config: MonitorConfig, start: Start, views: ViewsConfig, seen: Views, seed: int
-) -> Probe:
+def _study_probe(train: Samples, config: MonitorConfig, views: ViewsConfig, seen: Views, seed: int) -> Probe:
     """A crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
-    pairs = _pairs(manifest, config.knn_images, seed)
+    pairs = _pairs(train.manifest, config.knn_images, seed)
     generator = np.random.default_rng(seed)
     crops: tuple[list[Tensor], list[Tensor]] = ([], [])
     for rows in pairs:
         for part, row in zip(crops, rows, strict=True):
-            sample = Samples(manifest.filter(lambda other, row=row: other is row), start.preprocess)[0]  # type: ignore[misc]
+            sample = train[train.manifest.rows.index(row)]
             part.append(cut(sample.pixels, draw(views, sample.pixels.shape[1:], generator), views.size))
     labels = torch.arange(len(pairs))
     return Probe("study", tuple(crops[0]), tuple(crops[1]), labels, labels, 1, seen)

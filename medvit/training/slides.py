@@ -29,17 +29,12 @@ from medvit.training.loader import LoaderConfig, mixed_seed
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST, RESUME, last_checkpoint, position_of
 from medvit.training.trainer import TrainerConfig
-from medvit.transforms.preprocess import Intensity, Preprocess
 
 log = logging.getLogger("medvit")
 
 SAME_SCALE = 1.15
 """How much coarser the coarsest tiles may be than the finest: ingest takes a level within 5 % of the wished scale."""
 Balance = Literal["loss", "sampler", "none"]
-
-
-OF_TILES = Preprocess(kind="image", channels=3, intensity=Intensity(method="range"))
-"""The preprocessing of tiles where neither checkpoint nor config gives one: they keep their scale."""
 
 
 def warn_of_pixels(**options: object) -> None:

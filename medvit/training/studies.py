@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from medvit.dataset import Samples
+from medvit.dataset import Samples, Tiles
+from medvit.errors import ConfigError
 from medvit.samples import Row, Sample
 from medvit.training.loader import mixed_seed
 from medvit.transforms.views import ImageViews, MakeViews, MultiCropConfig
@@ -22,6 +23,8 @@ class ViewsOfStudy:
         self.make, self.samples = make, samples
         self.is_across = isinstance(make.config, MultiCropConfig) and make.config.across_study
         self.by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
+        if self.is_across and isinstance(samples, Tiles):
+            raise ConfigError("objective.views.across_study is of images of one study; tiles of slides have none")
         for index, row in enumerate(samples.manifest):
             self.by_study[row.patient_id, row.study_id].append(index)
 

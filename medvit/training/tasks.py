@@ -120,12 +120,14 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
     Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
     keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.
     """
-    kinds = Counter(row.kind for row in manifest)
+    kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:
         raise DataError(f"{manifest.folder} holds no image; ingest some")
-    kind = kinds.most_common(1)[0][0]
-    rows = [row for row in manifest if row.kind == kind]
+    kind = "image" if kinds["image"] >= kinds["volume"] else "volume"
+    rows = [row for row in manifest if row.kind == kind or (kind == "image" and row.kind == "slide")]
     channels = max(row.shape[0] for row in rows)
+    if any(row.kind == "slide" for row in rows):  # tiles have one scale, that of cells
+        return Preprocess(kind="image", channels=channels, intensity=Intensity(method="range"))
     if kind == "image":
         is_8_bit = all(row.dtype == "uint8" for row in rows)
         # Of 12 bits in a type of 16, the range of the type would leave a sixteenth.

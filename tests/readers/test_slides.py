@@ -112,13 +112,6 @@ def test_pyramids_are_slides_and_photographs_are_pictures(tiled: Path, tmp_path:
     assert kinds == {"slide.tif": "slide", "photo.tif": "image"}
 
 
-def test_the_fingerprint_is_of_the_scan_and_not_of_the_name(tiled: Path, tmp_path: Path):
-    copy = tmp_path / "renamed.tif"
-    copy.write_bytes(tiled.read_bytes())
-    other = pyramid(tmp_path / "other.tif", 255 - picture(), tile=(128, 128))
-    assert open_slide(copy).fingerprint() == open_slide(tiled).fingerprint() != open_slide(other).fingerprint()
-
-
 def test_an_aperio_slide_opens_and_text_in_its_name_is_refused(shared_data: Path):
     slide = open_slide(shared_data / "wsi" / "cmu-1-small-region.svs")
     assert (slide.shape, slide.mpp) == ((2967, 2220), 0.499)

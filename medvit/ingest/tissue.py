@@ -1,0 +1,153 @@
+"""Where on a slide tissue lies, at low power: not on blank glass, under marker ink, along bubbles or on dust.
+
+Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all alike. So tissue is what has
+a color in optical density (Beer and Lambert: -log10 of the light that passes, against the light of blank glass), which
+fading only scales. Marker ink has colors that no stain of histology has: hematoxylin, eosin and DAB absorb green at
+least as much as nearly all else (vectors of Ruifrok and Johnston, 2001), while green and blue ink let it pass, and red
+ink absorbs blue like green while red passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from numpy import ndarray as Array
+
+from medvit.errors import DataError
+
+WORKING_MPP = 8.0
+"""Microns per pixel at which tissue is looked for: a nucleus a pixel."""
+GLASS_SHARE = 0.005
+"""Share of a picture that must be bright and colorless for the light of glass to be read from it."""
+USUAL_GLASS = 245.0
+BRIGHT, COLORLESS = 180.0, 20.0
+"""Gray levels: darker, or with more between its channels, is no glass."""
+CHROMA = (0.02, 0.06)
+"""Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
+INK_CHROMA = 0.12
+"""Fainter color is not told to be ink."""
+SMOOTH = 0.025
+"""Ink lies out of focus above the tissue: its finest detail in optical density is below this."""
+FAINT = 0.03
+"""Optical density below which there is nothing but glass."""
+RIM = 1.5
+"""How much more detail the rim of a stroke may have."""
+CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0
+"""Gaps that are closed, as in fat; specks that vanish; how far the faint rim of a stroke reaches."""
+MIN_AREA_UM2 = 5_000.0
+"""Smaller islands are dust."""
+MIN_AREA_PIXELS = 9
+
+
+@dataclass(frozen=True)
+class TissueMap:
+    """Which pixels (H, W) of a low-power picture are tissue, and which are ink; never both."""
+
+    tissue: Bool[Array, "h w"]
+    ink: Bool[Array, "h w"]
+
+
+def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
+    """Tissue and ink of a picture at about `WORKING_MPP`, of which `mpp` is the scale."""
+    from scipy import ndimage
+
+    density = optical_density(pixels)
+    smooth = np.stack([ndimage.gaussian_filter(channel, 0.7) for channel in density])
+    chroma = smooth.max(axis=0) - smooth.min(axis=0)
+    ink = _ink(density, smooth, chroma, mpp)
+    colored = (chroma > _threshold(chroma[~ink])) & ~ink
+    opened = ndimage.binary_opening(colored, _disk(OPENED_UM / 2, mpp))
+    kept = ndimage.binary_propagation(opened, mask=colored)
+    closed = _closed(kept, _disk(CLOSED_UM / 2, mpp)) & ~ink
+    return TissueMap(_without_islands(closed, mpp), ink)
+
+
+def require_tissue(found: TissueMap) -> None:
+    """Passes a slide that has tissue.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not found.tissue.any():
+        share = float(found.ink.mean())
+        seen = f"only ink, on {share:.0%} of it" if share > 0.01 else "only blank glass"
+        raise DataError(f"the slide shows no tissue, {seen}; leave it out, or scan it again")
+
+
+def optical_density(pixels: UInt8[Array, "3 h w"]) -> Float32[Array, "3 h w"]:
+    """Optical density of each channel against the light of blank glass in the same picture."""
+    values = pixels.astype(np.float32)
+    glass = _glass(values)[:, None, None]
+    return np.maximum(-np.log10((values + 1.0) / (glass + 1.0)), 0.0).astype(np.float32)
+
+
+def _glass(values: Float32[Array, "3 h w"]) -> Float32[Array, "3"]:
+    spread = values.max(axis=0) - values.min(axis=0)
+    is_glass = (values.min(axis=0) > BRIGHT) & (spread < COLORLESS)
+    if is_glass.mean() < GLASS_SHARE:
+        return np.full(3, USUAL_GLASS, np.float32)
+    return np.median(values[:, is_glass], axis=1).astype(np.float32)
+
+
+def _ink(
+    density: Float32[Array, "3 h w"], smooth: Float32[Array, "3 h w"], chroma: Float32[Array, "h w"], mpp: float
+) -> Bool[Array, "h w"]:
+    from scipy import ndimage
+
+    red, green, blue = smooth
+    strong = chroma > INK_CHROMA
+    is_green = strong & (green < 0.75 * red) & (green < blue + 0.05)
+    is_blue = strong & (green < 0.6 * red) & (blue < red)
+    is_red = strong & (red < 0.2 * green) & (blue > 0.75 * green)
+    detail = np.abs(density - np.stack([ndimage.gaussian_filter(channel, 2.0) for channel in density])).max(axis=0)
+    detail = ndimage.gaussian_filter(detail, 2.0)
+    limit = SMOOTH * (1.0 + smooth.mean(axis=0) * 4.0)
+    is_flat = detail < limit
+    sure = ndimage.binary_opening((is_green | is_blue | is_red) & is_flat, _disk(2 * OPENED_UM, mpp))
+    # The thick end of a stroke is nearly black, and its rim faint: both belong to ink that they touch.
+    dark = ndimage.binary_propagation(sure, mask=sure | (is_flat & (smooth.mean(axis=0) > 0.5)))
+    near = ndimage.binary_dilation(dark, _disk(GROWN_UM, mpp))
+    rim = near & (detail < RIM * limit) & (smooth.max(axis=0) > FAINT)
+    return np.asarray(ndimage.binary_propagation(dark, mask=dark | rim))
+
+
+def _threshold(chroma: Float32[Array, "n"]) -> float:
+    """Otsu's threshold (1979) within its bounds."""
+    low, high = CHROMA
+    counts, edges = np.histogram(np.minimum(chroma, 0.5), 256, (0.0, 0.5))
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centers)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    best = float(centers[int(np.nanargmax(between))]) if np.isfinite(between).any() else high
+    return min(max(best, low), high)
+
+
+def _disk(radius_um: float, mpp: float) -> Bool[Array, "d d"]:
+    radius = max(1.0, radius_um / mpp)
+    reach = int(radius)
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(x**2 + y**2 <= radius**2 + 0.5)
+
+
+def _closed(mask: Bool[Array, "h w"], disk: Bool[Array, "d d"]) -> Bool[Array, "h w"]:
+    from scipy import ndimage
+
+    reach = len(disk) // 2
+    padded = np.pad(mask, reach, mode="edge")  # else closing would eat tissue along the rim of the picture
+    inner = tuple(slice(reach, -reach or None) for _ in range(2))
+    return np.asarray(ndimage.binary_closing(padded, disk)[inner])
+
+
+def _without_islands(mask: Bool[Array, "h w"], mpp: float) -> Bool[Array, "h w"]:
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    large = areas >= max(MIN_AREA_PIXELS, MIN_AREA_UM2 / mpp**2)
+    large[0] = False
+    return np.asarray(large[labels])

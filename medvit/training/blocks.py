@@ -1,0 +1,44 @@
+"""A random order that still reads files forward: neighbors stay near each other, batches hold many slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Int
+
+BLOCK, AT_ONCE = 32, 64
+"""Neighboring samples of a file that stay in their order; blocks that take turns."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Samples that lie in files, `lengths` of them in each, in an order in which the files are read fast."""
+
+    lengths: tuple[int, ...]
+
+    def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
+        """All indices once, in blocks of neighbors: the blocks are shuffled, and `AT_ONCE` of them are dealt by turns.
+
+        Where blocks begin is drawn anew each time.
+        """
+        blocks = self._cut(generator)
+        shuffled = [blocks[n] for n in generator.permutation(len(blocks))]
+        parts = [_dealt(shuffled[n : n + AT_ONCE]) for n in range(0, len(shuffled), AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _cut(self, generator: np.random.Generator) -> list[Int[np.ndarray, "b"]]:
+        blocks, first = [], 0
+        for length in self.lengths:
+            edges = [0, *range(int(generator.integers(1, BLOCK + 1)), length, BLOCK), length]
+            blocks += [np.arange(first + a, first + b) for a, b in pairwise(edges) if b > a]
+            first += length
+        return blocks
+
+
+def _dealt(blocks: Sequence[Int[np.ndarray, "b"]]) -> Int[np.ndarray, "n"]:
+    """The first of each block, then the second of each, and so on."""
+    ranks = np.concatenate([np.arange(len(block)) for block in blocks])
+    return np.asarray(np.concatenate(blocks)[np.argsort(ranks, kind="stable")])
