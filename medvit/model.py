@@ -107,6 +107,11 @@ class Model(nn.Module):
         return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
 
     @property
+    def depth(self) -> int:
+        """Blocks of the backbone, by which learning rates may differ."""
+        return self.backbone.depth
+
+    @property
     def is_trained_whole(self) -> bool:
         """Whether training changes every weight, so that nothing is to be kept apart."""
         return all(weight.requires_grad for weight in self.parameters())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from numpy import ndarray as Array
 
 from medvit.geometry import Affine
@@ -185,10 +185,35 @@ class Batch:
     targets: Int[Tensor, "b *t"] | None = None
     rows: tuple[Row, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[Tensor]:
+        """What a model takes."""
+        return (self.pixels,)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Bags of tile embeddings: `tiles` (B, N, D), and `present` (B, N), false where a short bag was filled up."""
+
+    tiles: Float[Tensor, "b n d"]
+    present: Bool[Tensor, "b n"]
+    targets: Int[Tensor, "b"] | None = None
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What a model takes."""
+        return self.tiles, self.present
+
+    def to(self, device: torch.device | str) -> Bags:
+        """The same bags with their tensors on `device`."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, tiles=self.tiles.to(device), present=self.present.to(device), targets=targets)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,31 @@ from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneChoice, BackboneConfig
 from medvit.config import Axis, Count
 from medvit.dataset import Samples, collate
+from medvit.errors import ConfigError
 from medvit.heads import OptionalHeadChoice
+from medvit.inference.predictor import resolve_device
 from medvit.losses.supervised import classification_loss, segmentation_loss
+from medvit.manifest import Manifest
 from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
 from medvit.samples import Flag
+from medvit.slide_model import SlideModelConfig, ensemble_state
+from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
+from medvit.tile_features import Embedder, embed_manifest
+from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
+from medvit.training.slides import (
+    SlideTraining,
+    common_tiles,
+    holds_slides,
+    labeled_slides,
+    warn_of_pixels,
+)
 from medvit.training.start import Start, start_from
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer, TrainerConfig
@@ -66,6 +80,8 @@ class FinetuneConfig(StageConfig):
     """Axes mirrored at inference, with the predictions averaged."""
     applies_to: AppliesTo | None = None
     """Which series of a study the model is for; none takes any of the training images' kind and modality."""
+    bags: BagConfig = Field(default_factory=BagConfig)
+    slides: SlidesConfig = Field(default_factory=SlidesConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
@@ -74,7 +90,16 @@ class FinetuneConfig(StageConfig):
     @property
     def set_for_classification(self) -> dict[str, object]:
         """Options of classification alone that are not at their default."""
-        keys = ("balance", "smoothing")
+        return self._set("balance", "smoothing")
+
+    @property
+    def set_for_pixels(self) -> dict[str, object]:
+        """Options of models that learn from pixels, and not from embeddings, that are not at their default."""
+        given = self._set("crop", "overlap", "mirrored_axes", "applies_to")
+        kept = {} if self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
+        return given | kept | ({} if self.augment == AugmentConfig() else {"augment": "..."})
+
+    def _set(self, *keys: str) -> dict[str, object]:
         return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}
 
 
@@ -84,6 +109,7 @@ class Assembled:
 
     start: Start
     task: Assignment
+    model: Model
     module: Finetuning
     loader: DataLoader[object]
     validation: DataLoader[object]
@@ -99,12 +125,15 @@ class Assembled:
 @stage
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches a backbone a task from your labels."""
+    if holds_slides(Manifest.read(config.dataset), config.label):
+        return finetune_slides(config, run)
     parts = assemble(config, run)
 
     parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
-    best = parts.module.restore_best()
+    parts.module.restore_best()
+    best = parts.model
     adapter = None if best.is_trained_whole else dict(best.adapter_state())
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
@@ -114,9 +143,52 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     return checkpoint
 
 
-def assemble(config: FinetuneConfig, run: Run) -> Assembled:
-    """All that a fine-tuning is made of, at the place where the run in the folder had got."""
+def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
+    """Teaches heads the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
+    warn_of_pixels(**config.set_for_pixels)
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
+    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
+    slides = embed_manifest(
+        labeled_slides(manifest, config.label, run.failures),
+        config.slides,
+        embedder=embedder,
+        folder=config.bags.embeddings,
+        config=config.bags.loader,
+        failures=run.failures,
+    )
+    model = SlideModelConfig(
+        backbone=start.config,
+        head=config.head or {"name": "abmil"},
+        members=config.bags.members,
+        features=embedder.features,
+        tiles=common_tiles(slides, config.slides.skip_tiles),
+        classes=manifest.facts.classes[config.label],
+        label=config.label,
+    )
+    options = (config.bags, config.optim, config.loader, config.trainer, config.balance, config.smoothing, config.seed)
+    training = SlideTraining(model, slides, *options)
+    members, figures = training.train(run.folder, run.tracker)
+
+    state = ensemble_state(start.backbone, members)
+    heads = {name: weight for name, weight in state.items() if name.startswith("members.")}
+    checkpoint = Checkpoint(run.folder, model.tree(), start.preprocess.tree(), state, heads).save()
+    write_model_card(checkpoint, figures=figures, training=training.told())
+    training.remove_leftovers(run.folder)
+    run.keep(*CHECKPOINT_FILES)
+    return checkpoint
+
+
+def assemble(config: FinetuneConfig, run: Run) -> Assembled:
+    """All that a fine-tuning is made of, at the place where the run in the folder had got.
+
+    Raises:
+        ConfigError: If the labels are those of slides, whose heads learn from embeddings.
+    """
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    if holds_slides(manifest, config.label):
+        raise ConfigError("heads of slides learn in minutes from embeddings made once; plan measures other images")
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     task = assign(manifest, start.preprocess, config.label)
@@ -156,7 +228,7 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
         folder=run.folder,
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, task, module, loader, whole_images(val), trainer, resume_from)
+    return Assembled(start, task, model, module, loader, whole_images(val), trainer, resume_from)
 
 
 def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:

@@ -2,19 +2,24 @@
 
 A head says which depths of the backbone it reads (`layers`, block indices; empty means the last) and takes their
 tokens, and the pixels they came from, to logits (B, L) or (B, L, *S). Adding one is adding a file.
+
+A `BagHead` reads a bag of tokens in no order, at once or a chunk at a time: the patches of an image, or the tiles of
+a slide, embedded before (multiple-instance learning).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Protocol
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Config
+from medvit.errors import ConfigError
 from medvit.registry import Chosen
 from medvit.samples import Tokens
 
@@ -29,6 +34,42 @@ class Head(nn.Module, ABC):
         """Logits of a batch; `tokens` in the order of `layers`."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a head made of bags: `logits` (B, L), and `attention` (B, K, N): each of its K maps sums to 1 over a bag."""
+
+    logits: Float[Tensor, "b l"]
+    attention: Float[Tensor, "b k n"]
+
+
+class Tiles(Protocol):
+    """The embeddings of one bag, wherever they lie."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def take(self, indices: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
+        """Some of them, float32, on the device of the head."""
+
+
+class BagHead(Head):
+    """Reads bags of embeddings (B, N, D), in which the order means nothing."""
+
+    layers = ()
+
+    @abstractmethod
+    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> Reading:
+        """Logits and attention of a batch of bags; `present` is false where a short bag was filled up."""
+
+    @abstractmethod
+    def stream(self, tiles: Tiles, chunk: int) -> Reading:
+        """The reading of one bag of any size, of which at most `chunk` embeddings are in memory at once."""
+
+    def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
+        """Logits of images, whose patch tokens are the bag; the pixels are not looked at."""
+        return self.read(tokens[-1].patches).logits
+
+
 class HeadConfig(Config, ABC):
     """Options of a head."""
 
@@ -37,6 +78,14 @@ class HeadConfig(Config, ABC):
     @abstractmethod
     def build(self, backbone: Backbone, num_classes: int) -> Head:
         """The head, freshly initialized, for a backbone and a number of classes."""
+
+    def build_for_bags(self, width: int, num_classes: int) -> BagHead:
+        """The head for bags of embeddings of a width, as for the tiles of a slide.
+
+        Raises:
+            ConfigError: If it reads no bags.
+        """
+        raise ConfigError(f"head.name={self.name} reads no bags of tiles; for slides give abmil, transmil or mean")
 
 
 HeadChoice = Annotated[HeadConfig, Chosen("medvit.heads", default="linear")]

@@ -49,7 +49,7 @@ def write_seg(
         _segment(number, prediction.classes[label], COLORS[(label - 1) % len(COLORS)], maker, codes or {})
         for number, label in enumerate(labels, start=1)
     ]
-    with _silent():
+    with silent():
         segmentation = _segmentation(stacked, described, sources, maker)
         segmentation.save_as(path)
 
@@ -64,7 +64,7 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=described,
             series_instance_uid=hd.UID(),
-            series_number=_series_number(sources),
+            series_number=series_number(sources),
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer="medvit",
@@ -74,7 +74,7 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
             series_description="medvit segmentation, for research use",
             content_label="MEDVIT",
             content_description="made by an algorithm, not reviewed",
-            contributing_equipment=[_equipment(maker)],
+            contributing_equipment=[equipment(maker)],
             omit_empty_frames=True,
         )
     except KeyError:
@@ -95,7 +95,7 @@ def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keeps the libraries' log and warnings back: they quote identifiers of the source."""
     for library in ("highdicom", "pydicom"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -126,7 +126,8 @@ def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     return frames
 
 
-def _series_number(sources: Sources) -> int:
+def series_number(sources: Sources) -> int:
+    """A number that sorts a result behind all of its study."""
     number = str(sources.headers[0].get("SeriesNumber") or "")
     return (int(number) if number.isdigit() else 0) % SERIES_NUMBER_LIMIT + SERIES_NUMBER_STEP
 
@@ -146,34 +147,42 @@ def _complete_thickness(sources: Sources) -> None:
 
 def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, codes: Mapping[str, str]) -> Any:
     import highdicom as hd
-    from pydicom.sr.codedict import codes as terms
 
-    parameters = {"model_sha256": maker.model_sha256}
-    if maker.run_id:
-        parameters["mlflow_run"] = maker.run_id
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name="medvit", family=terms.DCM.ArtificialIntelligence, version=maker.version, parameters=parameters
-    )
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
-        segmented_property_category=_coded(property_category(name)),
-        segmented_property_type=_coded(property_type(name, codes)),
+        segmented_property_category=coded(property_category(name)),
+        segmented_property_type=coded(property_type(name, codes)),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
+        algorithm_identification=algorithm(maker),
         tracking_id=f"medvit {name}"[:64],
         tracking_uid=hd.UID(),
         display_color=hd.color.CIELabColor.from_rgb(*color),
     )
 
 
-def _coded(concept: Concept) -> Any:
+def algorithm(maker: Maker) -> Any:
+    """What made a result, as an algorithm."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes as terms
+
+    parameters = {"model_sha256": maker.model_sha256}
+    if maker.run_id:
+        parameters["mlflow_run"] = maker.run_id
+    return hd.AlgorithmIdentificationSequence(
+        name="medvit", family=terms.DCM.ArtificialIntelligence, version=maker.version, parameters=parameters
+    )
+
+
+def coded(concept: Concept) -> Any:
+    """A coded term as highdicom has it."""
     import highdicom as hd
 
     return hd.sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
 
 
-def _equipment(maker: Maker) -> Any:
+def equipment(maker: Maker) -> Any:
+    """What made a result, as a piece of equipment."""
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 

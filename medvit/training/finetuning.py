@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medvit.losses.supervised import Loss
 from medvit.model import Model
-from medvit.samples import Batch
+from medvit.samples import Bags, Batch
+from medvit.slide_model import BagModel, WholeBag
 from medvit.training.module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST
@@ -31,25 +32,25 @@ class Finetuning(TrainingModule):
     """
 
     def __init__(
-        self, model: Model, loss: Loss, optim: OptimConfig, *, num_steps: int, seed: int, folder: Path
+        self, model: Model | BagModel, loss: Loss, optim: OptimConfig, *, num_steps: int, seed: int, folder: Path
     ) -> None:
-        super().__init__(optim, num_steps=num_steps, depth=model.backbone.depth, seed=seed)
+        super().__init__(optim, num_steps=num_steps, depth=model.depth, seed=seed)
         self.model, self.loss = model, loss
         self.best_path = folder / BEST
         self.best_metric, self.best_step = float("-inf"), 0
         self._validated: list[tuple[Tensor, Tensor]] = []
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | Bags, batch_idx: int) -> Tensor:
         """The loss of a batch."""
         assert batch.targets is not None
-        value = self.loss(self.model(batch.pixels), batch.targets)
+        value = self.loss(self.model(*batch.inputs), batch.targets)
         self.log("loss", value.detach(), prog_bar=True)
         return self.finite({"loss": value}, batch)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
         """Keeps what the metric of the round needs of a batch of one shape."""
         assert batch.targets is not None
-        probabilities = self.model.predict(batch.pixels)
+        probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
             self._validated.append((overlap(probabilities, batch.targets).cpu(), torch.zeros(0)))
         else:
@@ -93,10 +94,9 @@ class Finetuning(TrainingModule):
         super().on_load_checkpoint(checkpoint)
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
-    def restore_best(self) -> Model:
-        """The model with the weights of its best round."""
+    def restore_best(self) -> None:
+        """Gives the model the weights of its best round."""
         self.model.load_state_dict(load_file(self.best_path), strict=False)
-        return self.model
 
     def _metric(self) -> tuple[str, float]:
         first, second = zip(*self._validated, strict=True)

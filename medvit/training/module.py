@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from medvit.errors import TrainingError
 from medvit.losses.processes import part
-from medvit.samples import Batch, Views
+from medvit.samples import Bags, Batch, Views
 from medvit.training.loader import mixed_seed
 from medvit.training.optim import OptimConfig
 from medvit.training.replay import Stopped, rows_of, save_stopped
@@ -33,7 +33,7 @@ class TrainingModule(lightning.LightningModule):
         self.optim, self.num_steps, self.depth, self.seed = optim, num_steps, depth, seed
         self._recalled: dict[str, float] = {}
         self._step_seed = 0
-        self._at: tuple[Mapping[str, Tensor], Batch | Views] | None = None
+        self._at: tuple[Mapping[str, Tensor], Batch | Bags | Views] | None = None
 
     @property
     def progress(self) -> float:
@@ -113,7 +113,7 @@ class TrainingModule(lightning.LightningModule):
         """Recalls the figures."""
         self._recalled = dict(checkpoint["figures"])
 
-    def finite(self, terms: Mapping[str, Tensor], batch: Batch | Views) -> Tensor:
+    def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
         """The sum of the terms of a loss.
 
         Where it is not finite, the batch and the weights are saved before any weight changes:

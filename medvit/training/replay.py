@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from medvit.errors import CheckpointError
-from medvit.samples import Batch, Views
+from medvit.samples import Bags, Batch, Views
 
-BatchT = TypeVar("BatchT", Batch, Views)
+BatchT = TypeVar("BatchT", Batch, Bags, Views)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stopped:
     weights: Mapping[str, Tensor]
 
 
-def save_stopped(path: Path, batch: Batch | Views, stopped: Stopped) -> None:
+def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> None:
     """Writes a step with the tensors of its batch, whole or not at all."""
     from safetensors.torch import save_file
 
@@ -83,7 +83,7 @@ def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
     return replace(batch, **filled)
 
 
-def tensors_of(batch: Batch | Views) -> dict[str, Tensor]:
+def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
     """The tensors of a batch by the names of its fields; those of a list are numbered."""
     found: dict[str, Tensor] = {}
     for name in _names(batch):
@@ -95,9 +95,9 @@ def tensors_of(batch: Batch | Views) -> dict[str, Tensor]:
     return found
 
 
-def rows_of(batch: Batch | Views) -> tuple[str, ...]:
+def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
     """Pseudonyms of the images of a batch, or of their studies where it keeps only these."""
-    return tuple(row.image_id for row in batch.rows) if isinstance(batch, Batch) else tuple(batch.studies)
+    return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
 
 
 def report(stopped: Stopped) -> Iterator[str]:

@@ -1,0 +1,85 @@
+"""Gated attention over a bag of embeddings (Ilse, Tomczak and Welling, ICML 2018), the usual head of slides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone
+from medvit.config import Count
+from medvit.heads import BagHead, HeadConfig, Reading, Tiles
+from medvit.registry import register
+
+
+@register
+class AbmilConfig(HeadConfig):
+    """Classification of a bag by gated attention: of the tiles of a slide, or of the patches of an image."""
+
+    name: Literal["abmil"] = "abmil"
+    hidden: Count = 128
+    """Width of the gated layer that weighs a tile."""
+    maps: Count = 1
+    """Attention maps, each of which pools the bag for itself."""
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of features dropped in training."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> AbmilHead:
+        """The head over the patch tokens of a backbone."""
+        return self.build_for_bags(backbone.width, num_classes)
+
+    def build_for_bags(self, width: int, num_classes: int) -> AbmilHead:
+        """The head over embeddings of a width."""
+        return AbmilHead(width, num_classes, self)
+
+
+class AbmilHead(BagHead):
+    """Logits (B, L) of bags pooled by attention: a_n = softmax(w . (tanh(V h_n) * sigmoid(U h_n))).
+
+    Embeddings are pooled as they are, so that a bag of one tile goes through the last, linear layer alone: what a tile
+    says of the classes by itself.
+    """
+
+    def __init__(self, width: int, num_classes: int, config: AbmilConfig) -> None:
+        super().__init__()
+        self.content = nn.Linear(width, config.hidden)
+        self.gate = nn.Linear(width, config.hidden)
+        self.score = nn.Linear(config.hidden, config.maps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(config.maps * width, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> Reading:
+        """Logits and the attention maps."""
+        bags = self.dropout(bags)
+        scores = self._scores(bags)
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None], -torch.inf)
+        attention = scores.softmax(dim=-1)
+        pooled = attention.to(bags.dtype) @ bags  # (B, K, D)
+        return Reading(self.linear(pooled.flatten(1)), attention)
+
+    def stream(self, tiles: Tiles, chunk: int) -> Reading:
+        """The same of one bag, exactly, in one pass: sums are rescaled whenever a larger score comes along."""
+        scores: list[Tensor] = []
+        weights = self.score.weight
+        highest = torch.full((len(weights), 1), -torch.inf, device=weights.device)
+        total = torch.zeros_like(highest)
+        pooled = torch.zeros(1, device=weights.device)
+        for indices in torch.arange(len(tiles)).split(chunk):
+            part = tiles.take(indices)
+            scores.append(self._scores(part[None])[0])  # (K, n)
+            before, highest = highest, torch.maximum(highest, scores[-1].amax(dim=1, keepdim=True))
+            kept, added = (before - highest).exp(), (scores[-1] - highest).exp()
+            total = total * kept + added.sum(dim=1, keepdim=True)
+            pooled = pooled * kept + added @ part
+        attention = (torch.cat(scores, dim=1) - highest).exp() / total
+        return Reading(self.linear((pooled / total).flatten()[None]), attention[None])
+
+    def _scores(self, bags: Float[Tensor, "b n d"]) -> Float[Tensor, "b k n"]:
+        gated = self.content(bags).tanh() * self.gate(bags).sigmoid()
+        return self.score(gated).transpose(1, 2).float()
