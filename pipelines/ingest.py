@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import Prose, find_prose, write_card
@@ -16,6 +16,7 @@ from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, storing
 from medvit.ingest.burned_in import BurnedInConfig
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.dicom_copies import DeidentifyConfig
+from medvit.ingest.eye import EyeConfig, Pattern, paired
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
@@ -31,16 +32,6 @@ from medvit.sources import Location, RetrieveConfig, fetch
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
-
-
-def _pattern(text: str) -> str:
-    try:
-        num_groups = re.compile(text).groups
-    except re.error as error:
-        raise ValueError(f"expected a regular expression, but {error}") from None
-    if num_groups != 1:
-        raise ValueError(f"expected one group, as in 'patient-(\\d+)', found {num_groups}")
-    return text
 
 
 class IngestConfig(StageConfig):
@@ -68,7 +59,7 @@ class IngestConfig(StageConfig):
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     mask_classes: tuple[str, ...] = ()
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
-    patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
+    patient_from: Pattern | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
     """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
@@ -87,6 +78,7 @@ class IngestConfig(StageConfig):
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
+    eye: EyeConfig = Field(default_factory=EyeConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
@@ -117,14 +109,14 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     images = run.folder / "images"
     stored = take(
         assigned.candidates,
-        ReadAndStore(images, config.modality, len(config.mask_classes), config.values, config.burned_in),
+        ReadAndStore(images, config.modality, len(config.mask_classes), config.values, config.burned_in, config.eye),
         folder=run.folder,
         engine=config.engine,
         state=pseudonyms.state,
         stamps=found.stamps,
         earlier=config.update,
     )
-    curated = curate(assigned.candidates, stored.taken, config.curation)
+    curated = curate(assigned.candidates, stored.taken, config.curation, not_fundus=config.eye.not_fundus)
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
@@ -159,10 +151,12 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
 def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:
     """The images of a source with their labels, from the table if there is one, else from folders if asked for."""
     if config.labels is None:
-        return from_folders(found.candidates, config.label_from)
+        named = from_folders(found.candidates, config.label_from)
+        return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
     if config.label_from != "none":
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
-    return from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
+    table = from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
+    return paired(table, config.modality)
 
 
 def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:
