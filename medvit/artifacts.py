@@ -85,15 +85,10 @@ class Checkpoint:
 
     def save(self) -> Checkpoint:
         """Writes the folder; weights as safetensors, never pickle."""
-        from safetensors.torch import save_file
-
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, state in ((WEIGHTS, self.state), (ADAPTER, self.adapter)):
-            if state is not None:
-                partial = self.folder / f".{name}.partial"
-                save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
-                partial.chmod((self.folder.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
-                os.replace(partial, self.folder / name)
+        write_weights(self.folder / WEIGHTS, self.state)
+        if self.adapter is not None:
+            write_weights(self.folder / ADAPTER, self.adapter)
         write_text(self.folder / MODEL, yaml.safe_dump({"schema": SCHEMA_VERSION, **self.model}, sort_keys=False))
         write_text(self.folder / PREPROCESS, json.dumps(self.preprocess, indent=2) + "\n")
         return self
@@ -124,6 +119,22 @@ class Checkpoint:
             raise CheckpointError(f"{folder / MODEL} has another schema; this medvit reads version {SCHEMA_VERSION}")
         return cls(folder, model, preprocess, state)
 
+    def stored_adapter(self) -> Mapping[str, Tensor] | None:
+        """The adapter in its file; none where all weights were trained.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not (self.folder / ADAPTER).is_file():
+            return None
+        try:
+            return load_file(self.folder / ADAPTER)
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.folder / ADAPTER} is damaged: {error}") from None
+
     def require(self, *kinds: str) -> Checkpoint:
         """Itself, if it was made for one of these purposes.
 
@@ -151,6 +162,16 @@ class Predictions:
     num_done: int
     num_skipped: int
     num_failed: int
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
+    partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
+    os.replace(partial, path)
 
 
 def write_text(path: Path, text: str) -> None:

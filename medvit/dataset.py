@@ -12,6 +12,7 @@ from medvit.errors import DataError
 from medvit.geometry import Affine
 from medvit.manifest import Manifest
 from medvit.samples import Batch, Image, Row, Sample
+from medvit.slices import stored_mask, stored_pixels
 from medvit.transforms.preprocess import Preprocess
 
 CACHE_BYTES = 6 * 2**30
@@ -26,7 +27,7 @@ def load(manifest: Manifest, row: Row) -> Image:
     """
     store = manifest.store
     return Image(
-        pixels=store.get(row.sha256),
+        pixels=stored_pixels(store, row),
         kind=row.kind,
         modality=row.modality,
         affine=None if row.affine is None else Affine(np.array(row.affine).reshape(4, 4)),
@@ -34,7 +35,7 @@ def load(manifest: Manifest, row: Row) -> Image:
         slope=row.slope,
         intercept=row.intercept,
         unit=row.unit,
-        mask=None if row.mask is None else store.get(row.mask),
+        mask=stored_mask(store, row),
         row=row,
     )
 

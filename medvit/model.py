@@ -63,8 +63,9 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
+        way = config.peft.recorded(backbone)
         self.peft = config.peft.adapt(backbone)
-        self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone)})
+        self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
         self.backbone: Backbone = self.peft.backbone
         self.head = config.head.build(backbone, len(config.classes))
 

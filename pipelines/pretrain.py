@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
+from medvit.artifacts import CHECKPOINT_FILES, Checkpoint, write_weights
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
 from medvit.model_card import write_model_card
 from medvit.objectives import Objective, ObjectiveChoice
@@ -18,6 +18,7 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.samples import Flag
+from medvit.slices import SlicesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
@@ -50,6 +51,8 @@ class PretrainConfig(StageConfig):
     """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    slices: SlicesConfig | None = None
+    """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
     preprocess: Preprocess | None = None
     """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     other_preprocess: Preprocess | None = None
@@ -105,8 +108,11 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         peft.backbone.load_state_dict(handed_on.state_dict())
     adapter = None if isinstance(parts.way, FullConfig) else peft.state_of(parts.trained)
     merged = peft.merge()
-    model = {"kind": "backbone", "backbone": peft.described(parts.start.config).tree()}
+    described = {"backbone": peft.described(parts.start.config).tree(), "peft": parts.way.tree()}
+    model = {"kind": "backbone", **described}
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
+    for name, weights in parts.module.objective.kept().items():
+        write_weights(checkpoint.folder / name, weights)
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
@@ -118,10 +124,13 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 def assemble(config: PretrainConfig, run: Run) -> Assembled:
     """All that a pretraining is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    if config.slices is not None:
+        manifest = config.slices.of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     is_continued = pretrained is not None or start.backbone.fit is not None
     way = config.peft or (ExploraConfig() if is_continued else FullConfig())
+    recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
@@ -149,7 +158,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         further=_further(config.further, run, objective),
     )
     trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, peft, way, trained, optim, module, loader, trainer, resume_from, tuple(streams))
+    return Assembled(start, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams))
 
 
 def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:

@@ -7,14 +7,14 @@ tokens: nobody assumes one. Adding one is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from medvit.config import Config
+from medvit.config import Config, Tree
 from medvit.registry import Chosen
 from medvit.samples import Tokens
 from medvit.weights import Fit
@@ -28,6 +28,16 @@ class Hidden:
     token: Float[Tensor, "d"]
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What an earlier training changed of a backbone that is merged by now, as its checkpoint keeps it apart."""
+
+    way: Tree
+    """Options of `medvit.peft` by which the backbone was adapted."""
+    weights: Mapping[str, Tensor]
+    """The weights of the adapted backbone that were trained, by name."""
+
+
 class Backbone(nn.Module, ABC):
     """Pixels (B, C, *S) to tokens."""
 
@@ -39,6 +49,8 @@ class Backbone(nn.Module, ABC):
     num_prefix_tokens: int
     fit: Fit | None = None
     """How public weights fitted, where some were loaded."""
+    carried: Carried | None = None
+    """What pretraining changed, where a checkpoint keeps it apart; adapting may use it up."""
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:

@@ -62,6 +62,10 @@ class Objective(nn.Module, ABC):
         """What the last forward pass says of the state of learning, beside losses; nothing by default."""
         return {}
 
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """What a checkpoint keeps beside the backbone to go on with: weights by name of their file; none by default."""
+        return {}
+
     def pictures(self, views: Views) -> dict[str, Figure]:
         """Pictures that show a person how it goes, by name; none by default."""
         return {}

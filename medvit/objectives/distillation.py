@@ -17,7 +17,7 @@ from medvit.config import Share
 from medvit.losses.distillation import relative_entropy
 from medvit.objectives import Objective, ObjectiveConfig
 from medvit.objectives.pictures import similarity_figure
-from medvit.objectives.projection import Projection, ProjectionConfig
+from medvit.objectives.projection import Projection, ProjectionConfig, head_file
 from medvit.objectives.schedules import cosine
 from medvit.samples import Tokens, Views
 from medvit.transforms.views import MultiCropConfig
@@ -99,6 +99,10 @@ class Distillation(Objective):
         """`teacher_entropy`, as a share of the most there can be, where there are prototypes."""
         return self._readings
 
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The teacher's heads: without them, a second training of the backbone begins with random targets."""
+        return {head_file(part): head.published() for part, head in self._teachers()}
+
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
         """How like the middle patch the others are, in the eyes of the teacher, of up to four images."""
@@ -108,6 +112,11 @@ class Distillation(Objective):
     def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
         """Keeps the entropy of the teacher's targets to be read."""
         self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
+
+    def _teachers(self) -> Iterator[tuple[str, Projection]]:
+        for part, head in self.teacher_heads.items():
+            assert isinstance(head, Projection)
+            yield part, head
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each weight of the teacher beside the student's that training changes."""

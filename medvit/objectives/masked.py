@@ -87,7 +87,7 @@ class MaskedConfig(DistillationConfig):
     def heads(self, width: int, *, with_prototypes: bool) -> dict[str, Projection]:
         """The head of images and, if separate, that of patches."""
         names = ("image", "patch") if self.patch_head == "separate" else ("image",)
-        return {name: self.head.build(width, with_prototypes=with_prototypes) for name in names}
+        return {name: self.head.build(width, part=name, with_prototypes=with_prototypes) for name in names}
 
 
 @dataclass(frozen=True)

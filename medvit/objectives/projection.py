@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -31,18 +32,26 @@ class ProjectionConfig(Config):
     prototypes: int = Field(default=65536, ge=2)
     """Prototypes, over which teacher and student are probabilities; a few thousand serve small datasets."""
     weights: str | None = None
-    """A local file of a published head (dino_head.safetensors of RAD-DINO) to go on with."""
+    """A head to go on with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
+    checkpoint of pretrain, which keeps its heads."""
 
-    def build(self, width: int, *, with_prototypes: bool = True) -> Projection:
-        """The head of a backbone of a width.
+    def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
+        """The head of a backbone of a width; `part` says whose it is where a folder holds several.
 
         Raises:
             CheckpointError: If the published head does not fit.
         """
         head = Projection(self, width, with_prototypes=with_prototypes)
         if self.weights is not None:
-            head.load_published(read_weights(self.weights), source=self.weights)
+            path = Path(self.weights)
+            source = str(path / head_file(part)) if path.is_dir() else self.weights
+            head.load_published(read_weights(source), source=source)
         return head
+
+
+def head_file(part: str) -> str:
+    """Name of the file in a checkpoint that holds the head of images, or of patches."""
+    return f"{part}_head.safetensors"
 
 
 class Projection(nn.Module):
@@ -72,6 +81,12 @@ class Projection(nn.Module):
         if self.prototypes is None:
             return embedded
         return F.linear(embedded, F.normalize(self.prototypes.float(), dim=-1))
+
+    def published(self) -> dict[str, Tensor]:
+        """Its weights under the names of DINOv2."""
+        state = dict(self.state_dict())
+        prototypes = state.pop("prototypes", None)
+        return state if prototypes is None else state | {PROTOTYPES[0]: prototypes}
 
     def load_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Takes the weights of a published DINO or DINOv2 head.

@@ -7,13 +7,14 @@ back a plain backbone with the change folded in. Adding a way is adding a file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from torch import Tensor
 
 from medvit.backbones import Backbone, BackboneConfig
 from medvit.config import Config
+from medvit.errors import CheckpointError
 from medvit.registry import Chosen
 
 
@@ -59,6 +60,41 @@ class PeftConfig(Config, ABC):
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Peft:
         """Prepares a backbone in place; its trainable parameters are those that require a gradient afterwards."""
+
+    def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
+        """Prepares a backbone into which an earlier training in this way is merged, to train the same weights further.
+
+        `weights` are those that it trained, by name. The output of the backbone stays as it is.
+
+        Raises:
+            CheckpointError: If the backbone has no such weights.
+        """
+        require_known(backbone, weights)
+        for name, weight in backbone.named_parameters():
+            weight.requires_grad_(name in weights)
+        return Unchanged(backbone)
+
+    def recorded(self, backbone: Backbone) -> PeftConfig:
+        """What model.yaml says of weights adapted in this way: itself, or the way that it goes on with.
+
+        Asked before `adapt`, which may use up what the backbone carries.
+        """
+        return self
+
+
+def require_known(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
+    """Checks that an adapted backbone has these weights.
+
+    Raises:
+        CheckpointError: If it lacks one or has it in another shape.
+    """
+    own = backbone.state_dict()
+    wrong = sorted(name for name, weight in weights.items() if name not in own or own[name].shape != weight.shape)
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} of {len(weights)} weights of the adapter do not fit the backbone, first {wrong[0]}; "
+            "adapter.safetensors and model.yaml are of two checkpoints"
+        )
 
 
 PeftChoice = Annotated[PeftConfig, Chosen("medvit.peft", default="lora")]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive
@@ -53,6 +54,12 @@ class ExploraConfig(PeftConfig):
         for name, weight in backbone.named_parameters():
             if name in kept or name.rpartition(".")[0] in norms:
                 weight.requires_grad_(True)
+        return adapted
+
+    def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
+        """The backbone with the updates of an earlier training beside the weights that they were merged into."""
+        adapted = self.adapt(backbone)
+        adapted.take(weights)
         return adapted
 
     def _is_whole(self, name: str, whole: set[int], backbone: Backbone) -> bool:

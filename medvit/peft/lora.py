@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive
 from medvit.errors import ConfigError
-from medvit.peft import Peft, PeftConfig
+from medvit.peft import Peft, PeftConfig, require_known
 from medvit.registry import register
 
 
@@ -36,6 +36,12 @@ class LoraConfig(PeftConfig):
             ConfigError: If a target names no linear layer of the blocks.
         """
         return self.adapt_blocks(backbone, range(backbone.depth))
+
+    def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
+        """The backbone with the updates of an earlier training beside the weights that they were merged into."""
+        adapted = self.adapt(backbone)
+        adapted.take(weights)
+        return adapted
 
     def adapt_blocks(self, backbone: Backbone, blocks: Iterable[int]) -> Lora:
         """The backbone with updates on every target in these blocks, counted from 0; only they are trainable.
@@ -70,6 +76,25 @@ class Lora(Peft):
         # LoraModel replaces the target layers inside `backbone`, which keeps its own type and methods.
         self._model = LoraModel(backbone, settings, "default")
         self.backbone = backbone
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes updates that are part of the weights already: these lose what the updates give again.
+
+        What else is among `weights`, as norms, is trained as well. The output stays as it is, but for rounding.
+
+        Raises:
+            CheckpointError: If the adapted backbone has no such weights.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        require_known(self.backbone, weights)
+        self.backbone.load_state_dict(dict(weights), strict=False)
+        for layer in self.backbone.modules():
+            if isinstance(layer, LoraLayer):
+                base = layer.get_base_layer().weight
+                base.data = (base.double() - layer.get_delta_weight("default").double()).to(base.dtype)
+        for name, weight in self.backbone.named_parameters():
+            weight.requires_grad_(name in weights)
 
     def merge(self) -> Backbone:
         """The plain backbone with the updates added to its weights."""

@@ -14,6 +14,7 @@ from medvit.errors import DataError
 from medvit.manifest import Manifest
 from medvit.objectives import Twin
 from medvit.samples import Sample
+from medvit.slices import SliceRow
 from medvit.training.loader import LoaderConfig, TwoKinds, rounds
 from medvit.training.resuming import Position
 from medvit.training.studies import ViewsOfStudy
@@ -95,4 +96,11 @@ def feed(
         seed=seed,
         start=start,
         num_first=None if is_one else len(samples[0]),
+        patients=_patients_of_slices(samples[0]) if is_one else None,
     )
+
+
+def _patients_of_slices(samples: Samples) -> list[str] | None:
+    """Whose each sample is where slices of volumes are among them: neighbors, nearly alike, are not to meet."""
+    rows = samples.manifest.rows
+    return [row.patient_id for row in rows] if any(isinstance(row, SliceRow) for row in rows) else None

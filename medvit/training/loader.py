@@ -50,7 +50,8 @@ class RoundSampler(Sampler[Draw]):
 
     Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
-    first so many images and the others take turns, batch by batch of all processes.
+    first so many images and the others take turns, batch by batch of all processes. With `patients`, each random order
+    spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class RoundSampler(Sampler[Draw]):
         skip: int = 0,
         weights: Sequence[float] | None = None,
         turns: Turns | None = None,
+        patients: Sequence[str] | None = None,
     ) -> None:
         self.turns = turns
+        self.groups = None if patients is None else np.unique(np.array(patients), return_inverse=True)[1]
         self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
         self.num_images, self.per_round, self.seed = num_images, per_round, seed
         self.round = self.first_round = first_round
@@ -105,8 +108,25 @@ class RoundSampler(Sampler[Draw]):
         if (turn, lap) not in self._orders:
             parts = (0, lap) if turn == 0 else (0, lap, turn)
             self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
-            self._orders[turn, lap] = np.random.default_rng(mixed_seed(self.seed, *parts)).permutation(num_images)
+            generator = np.random.default_rng(mixed_seed(self.seed, *parts))
+            order = generator.permutation(num_images)
+            self._orders[turn, lap] = order if self.groups is None else spread(order, self.groups, generator)
         return int(self._orders[turn, lap][place])
+
+
+def spread(
+    order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
+) -> Int[np.ndarray, "n"]:
+    """A random order rearranged so that the members of each group, of k, come once in each kth part of it.
+
+    `groups` gives the group of each image, from 0. The members of a group keep their order.
+    """
+    counts = np.bincount(groups)
+    starts = generator.random(len(counts))
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    own = groups[by_group]
+    return by_group[np.argsort((ranks + starts[own]) / counts[own], kind="stable")]
 
 
 class TwoKinds:
@@ -144,10 +164,12 @@ def rounds(
     start: Position = START,
     weights: Sequence[float] | None = None,
     num_first: int | None = None,
+    patients: Sequence[str] | None = None,
 ) -> DataLoader[Any]:
     """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on.
 
-    With `num_first`, batches of the first so many samples and of the others take turns.
+    With `num_first`, batches of the first so many samples and of the others take turns; with `patients`, whose each
+    sample is, those of one patient come far from each other.
     """
     sampler = RoundSampler(
         len(samples),
@@ -157,6 +179,7 @@ def rounds(
         skip=start.batches * config.batch_size,
         weights=weights,
         turns=None if num_first is None else Turns(num_first, config.batch_size),
+        patients=patients,
     )
     return DataLoader(
         Drawn(samples, transform),

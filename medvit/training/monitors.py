@@ -52,7 +52,12 @@ class MonitorConfig(Config):
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
-    """Key of the manifest's labels that are asked for, where images have it."""
+    """What is asked for where images have it: a key of the manifest's labels, or of its attributes, as sex: how well
+    that is told from features says how much of it they hold."""
+
+    def answer(self, row: Row) -> str | None:
+        """What an image has under the key."""
+        return row.labels.get(self.knn_label) or row.attributes.get(self.knn_label)
 
 
 @runtime_checkable
@@ -175,7 +180,7 @@ def build_probe(
     if config.knn_images == 0 or len(bank) < 2:
         return None
     seen = _views(queries if len(queries) else bank, views, seed)
-    if len(queries) and all(config.knn_label in row.labels for part in chosen for row in part):
+    if len(queries) and all(config.answer(row) for part in chosen for row in part):
         return _class_probe(config, bank, queries, views.size, seen)
     if len(queries) and all(row.mask for part in chosen for row in part):
         return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
@@ -195,10 +200,9 @@ def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
 
 
 def _class_probe(config: MonitorConfig, bank: Samples, queries: Samples, size: tuple[int, ...], views: Views) -> Probe:
-    names = sorted({row.labels[config.knn_label] for part in (bank, queries) for row in part.manifest})
-    labels = [
-        torch.tensor([names.index(row.labels[config.knn_label]) for row in part.manifest]) for part in (bank, queries)
-    ]
+    answers = [[config.answer(row) or "" for row in part.manifest] for part in (bank, queries)]
+    names = sorted({name for part in answers for name in part})
+    labels = [torch.tensor([names.index(name) for name in part]) for part in answers]
     pixels = [_sized(part, size) for part in (bank, queries)]
     return Probe("class", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
 

@@ -6,10 +6,11 @@ import logging
 from dataclasses import dataclass
 
 from medvit.artifacts import Checkpoint
-from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig, Carried
 from medvit.config import Config
 from medvit.errors import CheckpointError
 from medvit.manifest import Manifest
+from medvit.peft import OptionalPeftChoice
 from medvit.training.tasks import choose_preprocess
 from medvit.transforms.preprocess import Preprocess
 
@@ -21,6 +22,7 @@ class _Description(Config):
 
     kind: str
     backbone: BackboneChoice
+    peft: OptionalPeftChoice = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def start_from(
             log.info("%s", backbone.fit)
         return Start(fitted, backbone, chosen)
     described, backbone = backbone_of(checkpoint, config)
+    backbone.carried = _carried(checkpoint)
     _warn_of_ignored(config, described)
     return Start(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
 
@@ -74,6 +77,11 @@ def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) 
         last = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
     return described, backbone
+
+
+def _carried(checkpoint: Checkpoint) -> Carried | None:
+    adapter, way = checkpoint.stored_adapter(), checkpoint.model.get("peft")
+    return Carried(way, adapter) if adapter and way else None
 
 
 def _warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:

@@ -1,5 +1,7 @@
 """Heads give logits of the right shape for any backbone, and read what they say they read."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,6 +32,20 @@ def test_dense_listens_to_every_depth_it_reads():
         one.patches.retain_grad()
     head(tokens, pixels).square().sum().backward()
     assert all(one.patches.grad.abs().max() > 0 for one in tokens)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dense_reads_patches_and_no_prefix_token_however_many_there_are(registers):
+    options = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 64, "depth": 2, "heads": 2, "registers": registers}
+    backbone = VitConfig(**options).build()
+    head = DenseConfig(channels=8, num_depths=2).build(backbone, 5)
+    pixels = torch.randn(1, 1, 64, 64)
+    tokens = backbone.intermediate(pixels, head.layers)
+    assert tokens[0].prefix.shape[1] == 1 + registers
+    assert tokens[0].grid == (8, 8)
+    others = [replace(each, prefix=torch.randn_like(each.prefix)) for each in tokens]
+    assert torch.equal(head(others, pixels), head(tokens, pixels))
+    assert head(tokens, pixels).shape == (1, 5, 64, 64)
 
 
 def test_linear_reads_the_class_token_and_the_mean_patch():

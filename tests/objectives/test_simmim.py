@@ -46,6 +46,13 @@ def test_the_loss_ignores_what_is_predicted_for_visible_patches():
     assert predicted.grad[mask].abs().min() > 0
 
 
+def test_the_loss_ignores_the_pixels_under_visible_patches():
+    predicted, target = torch.randn(2, 4, 5), torch.randn(2, 4, 5)
+    mask = torch.tensor([[True, False, False, True], [False, True, True, True]])
+    changed = torch.where(mask[..., None], target, torch.tensor(9.0))
+    assert torch.equal(absolute_loss(predicted, changed, mask, 1), absolute_loss(predicted, target, mask, 1))
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_hidden_pixels_do_not_reach_the_encoder_of_simmim(make, views, ndim):
     objective, pixels = make("simmim", ndim=ndim), views(ndim).crops[0]

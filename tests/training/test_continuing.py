@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from medvit.artifacts import ADAPTER, Checkpoint
 from medvit.backbones.vit import VitConfig
+from medvit.errors import ConfigError
 from medvit.peft.explora import ExploraConfig
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
@@ -66,6 +67,47 @@ def test_a_grown_backbone_goes_on_into_finetuning(images, start, tmp_path):
     from medvit.model import Model
 
     assert Model.from_checkpoint(Checkpoint.load(tuned.folder)).predict(torch.randn(1, 1, 16, 16)).shape == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def explored(images, start, tmp_path_factory) -> Checkpoint:
+    """A backbone continued by ExPLoRA, its adapter beside it."""
+    options = image_options(images, checkpoint=start.folder, peft={"name": "explora", "rank": 2}, guard="off")
+    made = pretrain(output=tmp_path_factory.mktemp("explored") / "x", **options | {"optim": {"lr": 1e-2}})
+    return Checkpoint.load(made.folder)
+
+
+def test_finetuning_goes_on_with_the_adapter_to_one_that_holds_both_trainings(images, start, explored, tmp_path):
+    options = finetune_options(images, checkpoint=explored.folder, head=None, peft="continue", optim={"lr": 1e-2})
+    tuned = Checkpoint.load(finetune(output=tmp_path / "tuned", **options).folder)
+    assert tuned.model["peft"] == explored.model["peft"]
+    adapter = {name.removeprefix("backbone."): weight for name, weight in load_file(tuned.folder / ADAPTER).items()}
+    assert {name for name in adapter if not name.startswith("head.")} == load_file(explored.folder / ADAPTER).keys()
+    backbone = VitConfig.parse(start.model["backbone"]).build()
+    backbone.load_state_dict(dict(start.state))
+    peft = ExploraConfig.parse(tuned.model["peft"]).adapt(backbone)
+    peft.backbone.load_state_dict(adapter, strict=False)
+    for name, weight in peft.merge().state_dict().items():
+        torch.testing.assert_close(weight, tuned.state[f"backbone.{name}"], atol=1e-5, rtol=0)
+
+
+def test_without_a_step_the_continued_model_is_the_pretrained_one(images, explored, tmp_path):
+    options = finetune_options(images, checkpoint=explored.folder, head=None, peft="continue", optim={"lr": 1e-30})
+    tuned = Checkpoint.load(finetune(output=tmp_path / "tuned", **options).folder)
+    for name, weight in explored.state.items():
+        torch.testing.assert_close(tuned.state[f"backbone.{name}"], weight, atol=1e-6, rtol=0)
+
+
+def test_pretraining_goes_on_with_its_adapter_too(images, explored, tmp_path):
+    options = image_options(images, checkpoint=explored.folder, peft="continue", guard="off")
+    made = pretrain(output=tmp_path / "on", **options)
+    assert made.model["peft"] == explored.model["peft"]
+    assert load_file(made.folder / ADAPTER).keys() == load_file(explored.folder / ADAPTER).keys()
+
+
+def test_a_checkpoint_whose_weights_were_all_trained_has_no_adapter_to_go_on_with(images, start, tmp_path):
+    with pytest.raises(ConfigError, match="peft=continue needs a checkpoint of a pretraining that kept an adapter"):
+        finetune(output=tmp_path / "x", **finetune_options(images, checkpoint=start.folder, head=None, peft="continue"))
 
 
 def test_while_heads_warm_up_the_backbone_stays_bit_for_bit(images, start, tmp_path):

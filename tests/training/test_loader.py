@@ -55,3 +55,18 @@ def test_two_kinds_take_turns_batch_by_batch_and_each_comes_whole_before_any_com
     assert sorted(second[:3]) == [6, 7, 8]
     resumed = RoundSampler(9, per_round=24, seed=0, first_round=1, turns=Turns(num_first=6, batch_size=2))
     assert [draw.index for draw in resumed] == indices[24:]
+
+
+def test_the_images_of_a_patient_are_spread_over_every_lap():
+    """Of 3 patients with 12, 6 and 2 images, each half of a lap has half of each, give or take one."""
+    patients = ["a"] * 12 + ["b"] * 6 + ["c"] * 2
+    sampler = RoundSampler(20, per_round=20, seed=0, patients=patients)
+    laps = [[draw.index for draw in draws(sampler, range(lap, lap + 1))] for lap in range(3)]
+    assert laps[0] != laps[1]
+    for lap in laps:
+        assert sorted(lap) == list(range(20))
+        for half in (lap[:10], lap[10:]):
+            counts = [sum(patients[index] == name for index in half) for name in "abc"]
+            assert all(abs(count - whole / 2) <= 1 for count, whole in zip(counts, (12, 6, 2), strict=True))
+    resumed = RoundSampler(20, per_round=20, seed=0, first_round=1, skip=7, patients=patients)
+    assert [draw.index for draw in resumed] == laps[1][7:]

@@ -11,16 +11,16 @@ from medvit.objectives.mae import MaeConfig
 from medvit.samples import Row
 from medvit.training.monitors import MonitorConfig, build_probe
 from medvit.training.start import start_from
-from medvit.transforms.preprocess import Preprocess
+from medvit.transforms.preprocess import Intensity, Preprocess
 from medvit.transforms.views import ViewsConfig
 
 
-def probe_of(folder, rows=None, **options):
+def probe_of(folder, rows=None, intensity=None, **options):
     manifest = Manifest.read(folder)
     if rows is not None:
         manifest = Manifest(rows, manifest.facts, folder)
     ndim = len(manifest.rows[0].shape) - 1
-    preprocess = Preprocess(kind="image" if ndim == 2 else "volume")
+    preprocess = Preprocess(kind="image" if ndim == 2 else "volume", intensity=intensity or Intensity())
     config = VitConfig(patch_size=8, width=32, depth=2, heads=2)
     start = start_from(None, config, preprocess, manifest)
     monitors = MonitorConfig(**{"knn_images": 8} | options)
@@ -99,3 +99,17 @@ def test_a_backbone_that_gives_no_numbers_has_no_score_and_no_rank(images, value
 
 def test_too_few_images_or_none_asked_for_make_no_probe(images):
     assert probe_of(images, knn_images=0)[1] is None
+
+
+def test_an_attribute_is_asked_for_as_a_label_is_and_what_features_hold_of_it_is_read(images):
+    """Sex is planted as brightness, which random weights pass on: an audit of what features hold."""
+    from dataclasses import replace
+
+    rows = Manifest.read(images).rows
+    rows = tuple(replace(r, labels={}, attributes={"sex": "FM"[r.labels["label"] == "dark"]}) for r in rows)
+    assert probe_of(images, rows)[1].question == "study"
+    window = Intensity(method="window", window_center=150, window_width=300)
+    start, probe = probe_of(images, rows, window, knn_label="sex", knn_neighbors=3)
+    assert probe.question == "class"
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    assert probe.read(objective, 0, 0.0).score == 1.0

@@ -34,13 +34,14 @@ def test_layers_are_counted_from_the_embedding_to_the_head(name, layer):
     assert layer_of(name, depth=12) == layer
 
 
-def test_layer_decay_is_that_of_the_thorax_recipe():
-    """Multipliers are 0.55 ** (L - i); depth 2 has the embedding, two blocks and the rest."""
-    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=2, heads=2).build()
+@pytest.mark.parametrize("depth", [2, 12])
+def test_layer_decay_is_that_of_the_thorax_recipe(depth):
+    """Multipliers are 0.55 ** (L - i): of depth 12, 13 for the embedding and the blocks, and 1 for the rest."""
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=depth, heads=2).build()
     objective = MaeConfig(decoder_width=64, decoder_depth=1, decoder_heads=2).build(backbone)
     named = [(f"objective.{name}", weight) for name, weight in objective.named_parameters()]
-    groups = OptimConfig(layer_decay=0.55).groups(named, depth=2)
-    assert {round(group["scale"], 6) for group in groups} == {round(0.55**power, 6) for power in range(4)}
+    groups = OptimConfig(layer_decay=0.55).groups(named, depth=depth)
+    assert {round(group["scale"], 9) for group in groups} == {round(0.55**power, 9) for power in range(depth + 2)}
 
 
 def test_biases_norms_and_tokens_do_not_decay():

@@ -13,8 +13,10 @@ import torch
 from medvit.artifacts import Checkpoint
 from medvit.errors import ConfigError, DataError
 from medvit.manifest import Manifest
+from medvit.stage import Run
+from medvit.tracking import Tracker
 from medvit.training.module import TrainingModule
-from pipelines.pretrain import PretrainConfig, pretrain
+from pipelines.pretrain import PretrainConfig, assemble, pretrain
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
@@ -144,3 +146,28 @@ def test_images_and_volumes_train_one_encoder_which_is_handed_on_for_both(mixed,
 def test_a_dataset_without_the_other_kind_is_refused(images, tmp_path):
     with pytest.raises(DataError, match="has no volume to train on"):
         pretrain(output=tmp_path / "out", **options(images, UNI4EYE))
+
+
+@pytest.mark.parametrize("planes", [["axial"], ["coronal", "sagittal"]])
+def test_slices_of_volumes_are_learned_from_as_images_and_resumed_bit_for_bit(volumes, tmp_path, monkeypatch, planes):
+    before = sorted(path.name for path in volumes.rglob("*"))
+    objective = DINOV2 | {"views": DINO["views"] | {"across_study": True}}
+    given = options(volumes, objective, slices={"planes": planes, "gap_mm": 2})
+    whole = pretrain(output=tmp_path / "whole", **given)
+    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
+    one, other = (Checkpoint.load(made.folder) for made in (whole, resumed))
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+    assert one.preprocess["kind"] == "image"
+    assert one.model["backbone"]["ndim"] == 2
+    assert "guard at the start: score" in (whole.folder / "model_card.md").read_text()
+    assert f"images: {8 * 8 * len(planes)}, " in (whole.folder / "model_card.md").read_text()
+    assert sorted(path.name for path in volumes.rglob("*")) == before
+
+
+def test_no_batch_holds_two_slices_of_a_patient_while_there_are_others(volumes, tmp_path):
+    config = PretrainConfig.parse(options(volumes, DINO, slices="axial", output=tmp_path / "x"))
+    parts = assemble(config, Run("look", tmp_path, Tracker()))
+    batches = [views.studies for views in parts.loader]
+    assert batches
+    assert all(len(set(studies)) == len(studies) for studies in batches)
