@@ -17,7 +17,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 from pydantic import Field
 
-from medvit import card_curation, card_plots
+from medvit import card_curation, card_eye, card_plots
 from medvit.artifacts import write_text
 from medvit.card_plots import SPLITS, Intensities, axis_sizes
 from medvit.config import Config
@@ -133,6 +133,7 @@ def write_markdown(
         "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
         "\n".join(map(_shown, plots)),
         *card_curation.sections(manifest, overlaps, folder),
+        *card_eye.sections(manifest, folder),
         "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
         "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose, overlaps) or ["Nothing found."])]),
     ]

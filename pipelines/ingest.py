@@ -27,6 +27,7 @@ from medvit.ingest.table import from_table
 from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
+from medvit.readers.stack import StacksConfig
 from medvit.readers.values import ValuesConfig
 from medvit.sources import Location, RetrieveConfig, fetch
 from medvit.stage import Run, StageConfig, stage
@@ -63,6 +64,8 @@ class IngestConfig(StageConfig):
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
     """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    stacks: StacksConfig | None = None
+    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)
@@ -101,7 +104,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     update = Update(config.update, config.key, name, pseudonyms)
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
-    found = scan(local, patient_from=patients, geometry=config.geometry, engine=config.engine, remembered=memory)
+    how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "engine": config.engine}
+    found = scan(local, patient_from=patients, remembered=memory, **how)
     update.tell(found)
     candidates = labeled(found, config)
     assigned = assign(candidates, config.splits)

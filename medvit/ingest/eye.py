@@ -101,7 +101,8 @@ def paired(
 
 
 def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> Candidate:
-    path = candidate.paths[0]
+    first = PurePosixPath(candidate.paths[0])
+    path = (first if len(candidate.paths) == 1 else first.parent).as_posix()  # of slices, their folder
     is_known = candidate.patient.is_known_elsewhere or candidate.patient.id != path + place_in_file(candidate.item)
     if modality not in MODALITIES or is_known or candidate.item.index is not None:
         return candidate
@@ -113,8 +114,9 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """What the paths of its files say of the side."""
-    found = {side for path in candidate.paths for side in _sides_in(path, config)}
+    """What the paths of its files say of the side; of slices, the name of their folder counts as theirs does."""
+    names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
+    found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}
 
 
