@@ -24,11 +24,19 @@ MEANINGS: dict[Flag, str] = {
     "padded": "much of the area is empty rows or columns",
     "tiny": "fewer than 16 pixels on its shorter side",
     "spacing": "no scanner has such a voxel or extent",
+    "not_fundus": "a photograph of the eye without a round field or the colors of a fundus",
+    "blurred": "a fundus without fine detail",
+    "underexposed": "a fundus too dark to be judged",
+    "overexposed": "a fundus too bright to be judged",
+    "cut_field": "much of the field of view is cut off or dark",
 }
 SHOWN_IMAGES = 4
 SHOWN_VALUES = 12
 """Values of an attribute in the table, the most frequent."""
-_NUMERIC = ("age_years", "slice_thickness_mm", "echo_time_ms", "repetition_time_ms")
+_NUMERIC = (
+    *("age_years", "slice_thickness_mm", "echo_time_ms", "repetition_time_ms"),
+    *("fundus_quality", "fundus_sharpness", "fundus_exposure", "fundus_field"),
+)
 
 
 def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> Iterator[str]:

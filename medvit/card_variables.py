@@ -29,6 +29,7 @@ def numbers(manifest: Manifest) -> dict[str, Observed]:
         "slice thickness, mm": _of_patients(rows, "slice_thickness_mm"),
         "echo time, ms": _of_patients(rows, "echo_time_ms"),
         "repetition time, ms": _of_patients(rows, "repetition_time_ms"),
+        "quality of the fundus": _of_patients(rows, "fundus_quality"),
         "pixel size, microns": _observed((row, row.mpp) for row in rows),
     }
     for axis, letter in enumerate("IJK"):
@@ -54,6 +55,7 @@ def names(manifest: Manifest) -> dict[str, Observed]:
     }
     titles = {"manufacturer": "manufacturer", "model": "model", "field_strength_t": "field strength, T"}
     titles |= {"kernel": "convolution kernel", "sequence": "scanning sequence", "sex": "sex"}
+    titles |= {"laterality": "laterality", "view": "centered on"}
     found |= {title: _of_patients(rows, key, are_numbers=False) for key, title in titles.items()}
     if all(row.flags is not None for row in rows):
         told = [" + ".join(row.flags or ()) or "none" for row in rows]

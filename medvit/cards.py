@@ -17,7 +17,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 from pydantic import Field
 
-from medvit import card_curation, card_plots, card_slides
+from medvit import card_curation, card_eye, card_plots, card_slides
 from medvit.artifacts import write_text
 from medvit.card_plots import SPLITS, Intensities, axis_sizes
 from medvit.config import Config
@@ -134,6 +134,7 @@ def write_markdown(
         "\n".join(map(_shown, plots)),
         *card_slides.sections(manifest, folder),
         *card_curation.sections(manifest, overlaps, folder),
+        *card_eye.sections(manifest, folder),
         "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
         "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose, overlaps) or ["Nothing found."])]),
     ]

@@ -24,8 +24,10 @@ Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
 Values = Literal["stored", "displayed", "SUVbw"]
 """Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
-Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing"]
-"""What `medvit.ingest.quality` may find wrong with an image."""
+Look = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing"]
+OfFundus = Literal["not_fundus", "blurred", "underexposed", "overexposed", "cut_field"]
+Flag = Literal[Look, OfFundus]
+"""What `medvit.ingest.quality` may find wrong with an image, and `medvit.ingest.fundus` with one of the fundus."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Row:
     file_sha256: str | None = None
     """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """How and of whom it was taken, by the keys of `medvit.readers.acquisition`; nothing that identifies."""
+    """How and of whom it was taken, by the keys of `medvit.readers.acquisition`, `medvit.ingest.eye` and
+    `medvit.ingest.fundus`; nothing that identifies."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"

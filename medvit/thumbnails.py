@@ -42,6 +42,12 @@ def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
     return np.clip((values - low) / (high - low or 1.0), 0.0, 1.0)
 
 
+def resized(values: Float[Array, "h w"], *, height_to_width: float) -> Float[Array, "i j"]:
+    """A picture with pixels repeated along one axis, so that a pixel of this shape looks as it is."""
+    rows, columns = max(1, round(height_to_width)), max(1, round(1.0 / height_to_width))
+    return values.repeat(rows, axis=0).repeat(columns, axis=1)
+
+
 def montage(lines: Sequence[tuple[str, Sequence[tuple[str, Float[Array, "h w *c"]]]]]) -> Figure:
     """Lines of titled pictures, side by side, each line under its heading."""
     from matplotlib.figure import Figure

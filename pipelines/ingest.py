@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import Prose, find_prose, write_card
@@ -17,6 +17,7 @@ from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, slides,
 from medvit.ingest.burned_in import BurnedInConfig
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.dicom_copies import DeidentifyConfig
+from medvit.ingest.eye import EyeConfig, Pattern, paired
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.packing import pack
 from medvit.ingest.pseudonyms import Pseudonyms
@@ -29,21 +30,12 @@ from medvit.ingest.tiling import TilesConfig
 from medvit.ingest.updating import Update
 from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
+from medvit.readers.stack import StacksConfig
 from medvit.readers.values import ValuesConfig
 from medvit.sources import Location, RetrieveConfig, fetch
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
-
-
-def _pattern(text: str) -> str:
-    try:
-        num_groups = re.compile(text).groups
-    except re.error as error:
-        raise ValueError(f"expected a regular expression, but {error}") from None
-    if num_groups != 1:
-        raise ValueError(f"expected one group, as in 'patient-(\\d+)', found {num_groups}")
-    return text
 
 
 class IngestConfig(StageConfig):
@@ -73,10 +65,12 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     mask_values: MaskValues = "classes"
     """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
-    patient_from: Annotated[str, AfterValidator(_pattern)] | None = None
+    patient_from: Pattern | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
     """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    stacks: StacksConfig | None = None
+    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)
@@ -93,6 +87,7 @@ class IngestConfig(StageConfig):
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
     tiles: TilesConfig = Field(default_factory=TilesConfig)
+    eye: EyeConfig = Field(default_factory=EyeConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
@@ -115,14 +110,15 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     update = Update(config.update, config.key, name, pseudonyms)
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
-    found = scan(local, patient_from=patients, geometry=config.geometry, engine=config.engine, remembered=memory)
+    how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "engine": config.engine}
+    found = scan(local, patient_from=patients, remembered=memory, **how)
     found = slides.as_slides(found, config.tiles)
     update.tell(found)
     candidates = labeled(found, config)
     assigned = assign(candidates, config.splits)
 
     stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder)
-    curated = curate(assigned.candidates, stored.taken, config.curation)
+    curated = curate(assigned.candidates, stored.taken, config.curation, not_fundus=config.eye.not_fundus)
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
@@ -163,7 +159,7 @@ def stored_of(
 ) -> Stored:
     """What was taken of candidates: pixels go into the store; of slides, the tiles are listed."""
     whole_slides, others = slides.apart(candidates)
-    num_classes, how = len(config.mask_classes), (config.mask_values, config.values, config.burned_in)
+    num_classes, how = len(config.mask_classes), (config.mask_values, config.values, config.burned_in, config.eye)
     read = ReadAndStore(folder / "images", config.modality, num_classes, *how)
     state, engine, earlier = pseudonyms.state, config.engine, config.update
     stored = take(others, read, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
@@ -173,10 +169,12 @@ def stored_of(
 def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:
     """The images of a source with their labels, from the table if there is one, else from folders if asked for."""
     if config.labels is None:
-        return from_folders(found.candidates, config.label_from)
+        named = from_folders(found.candidates, config.label_from)
+        return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
     if config.label_from != "none":
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
-    return from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
+    table = from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
+    return paired(table, config.modality)
 
 
 def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:

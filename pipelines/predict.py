@@ -23,6 +23,7 @@ from medvit.ingest import Candidate, Patient, crosswalk
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.model import AppliesTo
 from medvit.readers import find
+from medvit.readers.stack import StacksConfig
 from medvit.samples import Identity, Item
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
@@ -55,6 +56,8 @@ class PredictConfig(StageConfig):
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     output: Path
     """New folder for the predictions."""
+    stacks: StacksConfig | None = None
+    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     series: SeriesChoice = "best"
     """Of several series that fit: best takes the one with most slices, all takes each, one refuses the study."""
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
@@ -106,7 +109,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=names.done_in(worklist)):
-        found = studies([*find(local.files), *local.refusals], local.root, names, rule)
+        found = studies([*find(local.files, stacks=config.stacks), *local.refusals], local.root, names, rule)
         num_ignored += found.num_ignored
         crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
         worklist.run(found.studies, job)

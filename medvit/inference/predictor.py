@@ -44,12 +44,14 @@ class Predictor:
         Raises:
             DataError: If the image is not what the model was made for.
         """
-        pixels = self.preprocess(image).pixels
+        prepared = self.preprocess(image)
         with _precision(self.device):
-            probabilities = self.model.predict(pixels[None].to(self.device))[0].float()
+            probabilities = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
         if self.config.kind == "classification":
             return Prediction(self.config.classes, probabilities=probabilities.cpu().numpy())
-        mask = mask_on_grid(probabilities, image.pixels.shape[1:])
+        shape, crop = image.pixels.shape[1:], prepared.crop
+        mask = mask_on_grid(probabilities, shape if crop is None else (crop.side, crop.side))
+        mask = mask if crop is None else crop.back(mask, shape)  # outside of the field of view is background
         return Prediction(self.config.classes, mask=mask, affine=image.affine)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medvit.config import Config
-from medvit.ingest import Candidate, Taken, duplicates
+from medvit.ingest import Candidate, Taken, duplicates, fundus
+from medvit.ingest.eye import EyeConfig, eye_attributes
 from medvit.ingest.quality import flags
 from medvit.readers.acquisition import attributes
 from medvit.samples import Image, Item, Refusal
@@ -33,14 +34,20 @@ class Curated:
     refusals: tuple[Refusal, ...]
 
 
-def examined(image: Image, item: Item) -> dict[str, Any]:
-    """The fields of `Taken` that come from a look at an image: flags, hashes and attributes."""
+def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, Any]:
+    """The fields of `Taken` that come from a look at an image, its modality known: flags, hashes and attributes.
+
+    Raises:
+        LateralityError: If what is said of the side of an eye contradicts itself.
+    """
+    item = candidate.item
     known = image if image.modality else replace(image, modality=item.modality)
+    quality = fundus.judge(known) if fundus.is_judged(known) else fundus.Quality(is_fundus=True)
     return {
-        "flags": flags(known),
+        "flags": (*flags(known), *quality.flags),
         "perceptual_hash": perceptual_hash(image.pixels),
         "file_sha256": _file_hash(item),
-        "attributes": dict(attributes(item)),
+        "attributes": {**attributes(item), **eye_attributes(candidate, known.modality, eye), **quality.attributes},
     }
 
 
@@ -51,12 +58,29 @@ def _file_hash(item: Item) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def curate(candidates: Sequence[Candidate], taken: Mapping[str, Taken], config: CurationConfig) -> Curated:
-    """Tells of images with identical pixels, and leaves out what `config` says."""
+def curate(
+    candidates: Sequence[Candidate],
+    taken: Mapping[str, Taken],
+    config: CurationConfig,
+    *,
+    not_fundus: Literal["refuse", "flag"] = "refuse",
+) -> Curated:
+    """Tells of images with identical pixels, and leaves out what `config` says and photographs that show no fundus."""
     groups = duplicates.copies(candidates, taken)
     duplicates.tell(groups, stay=config.duplicates == "keep")
     dropped = duplicates.left_out(groups, taken) if config.duplicates == "drop" else {}
+    if not_fundus == "refuse":
+        dropped = {**dropped, **_no_fundus(candidates, taken)}
     stay = {key: found for key, found in taken.items() if key not in dropped}
     if not config.attributes:
         stay = {key: replace(found, attributes={}) for key, found in stay.items()}
     return Curated(tuple(c for c in candidates if c.key not in dropped), stay, tuple(dropped.values()))
+
+
+def _no_fundus(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
+    reason = (
+        "a color photograph of modality OP that shows no round field or not the colors of a fundus; expected a fundus "
+        "photograph: give its own modality, or take it with a flag by eye.not_fundus=flag"
+    )
+    found = (one for one in candidates if one.key in taken and "not_fundus" in (taken[one.key].flags or ()))
+    return {one.key: one.refused("not_fundus", reason) for one in found}

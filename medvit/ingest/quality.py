@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
 
+from medvit.readers.eye import TOMOGRAPHY
 from medvit.samples import Flag, Image
 
 SAMPLED = {2: 512, 3: 64}
@@ -60,6 +61,8 @@ VOXEL_MM = (0.02, 20.0)
 MAX_ANISOTROPY = 40.0
 EXTENT_MM = (4.0, 2500.0)
 """Plausible longest extent of a volume: from a biopsy to a whole body."""
+OCT_VOXEL_MM, OCT_MAX_ANISOTROPY, OCT_EXTENT_MM = (0.001, 1.0), 200.0, (1.0, 30.0)
+"""The same of optical coherence tomography of the eye: microns in depth, a quarter of a millimeter between B-scans."""
 PIXEL_MICRONS = (0.05, 5000.0)
 """Plausible pixel of an image: from microscopy to a coarse scintigram."""
 
@@ -187,10 +190,13 @@ def _has_implausible_spacing(image: Image) -> bool:
         return image.mpp is not None and not PIXEL_MICRONS[0] <= image.mpp <= PIXEL_MICRONS[1]
     spacing = image.affine.spacing_mm
     extent = max(size * step for size, step in zip(image.pixels.shape[1:], spacing, strict=True))
+    is_oct = image.modality == TOMOGRAPHY
+    voxel, anisotropy = (OCT_VOXEL_MM, OCT_MAX_ANISOTROPY) if is_oct else (VOXEL_MM, MAX_ANISOTROPY)
+    shortest, longest = OCT_EXTENT_MM if is_oct else EXTENT_MM
     return not (
-        VOXEL_MM[0] <= min(spacing) <= max(spacing) <= VOXEL_MM[1]
-        and max(spacing) <= MAX_ANISOTROPY * min(spacing)
-        and EXTENT_MM[0] <= extent <= EXTENT_MM[1]
+        voxel[0] <= min(spacing) <= max(spacing) <= voxel[1]
+        and max(spacing) <= anisotropy * min(spacing)
+        and shortest <= extent <= longest
     )
 
 

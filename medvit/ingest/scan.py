@@ -15,6 +15,7 @@ from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamps
 from medvit.readers import Seen
 from medvit.readers.regular import Geometry
+from medvit.readers.stack import StacksConfig
 from medvit.samples import Item, Refusal, Split
 from medvit.sources import Local, folder
 
@@ -51,6 +52,7 @@ def scan(
     geometry: Geometry = "refuse",
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
+    stacks: StacksConfig | None = None,
 ) -> Scan:
     """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
 
@@ -59,7 +61,7 @@ def scan(
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient. `geometry` is what becomes of series that make no regular grid.
+    is a patient. `geometry` is what becomes of series that make no regular grid, `stacks` which folders are volumes.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -69,7 +71,7 @@ def scan(
     candidates: list[Candidate] = []
     refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
-    for found in readers.find(files, geometry=geometry, look=eye):
+    for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks):
         try:
             if isinstance(found, Refusal):
                 refusals.append(found)

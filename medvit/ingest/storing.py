@@ -26,6 +26,7 @@ from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
+from medvit.ingest.eye import EyeConfig
 from medvit.ingest.stamps import Stamp, State, stamp, taking_version
 from medvit.manifest import Manifest
 from medvit.readers.values import ValuesConfig
@@ -66,6 +67,7 @@ class ReadAndStore:
     mask_values: MaskValues = "classes"
     values: ValuesConfig = field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
+    eye: EyeConfig = field(default_factory=EyeConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
         """What was stored of a candidate.
@@ -79,12 +81,14 @@ class ReadAndStore:
         read = self._in_classes(readers.read(self.values.of(candidate.item)))
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)
+        modality = image.modality or candidate.item.modality or self.modality
+        found = examined(replace(image, modality=modality), candidate, self.eye)
         store = Store(self.store)
         return Taken(
             sha256=store.put(image.pixels),
             shape=tuple(image.pixels.shape),
             dtype=image.pixels.dtype.name,
-            modality=image.modality or candidate.item.modality or self.modality,
+            modality=modality,
             mask=None if image.mask is None else store.put(image.mask),
             num_mask_values=0 if image.mask is None else int(image.mask.max(initial=0)) + 1,
             spacing_mm=None if image.affine is None else image.affine.spacing_mm,
@@ -93,7 +97,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
-            **examined(image, candidate.item),
+            **found,
             writing=fate,
         )
 

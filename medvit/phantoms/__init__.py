@@ -16,17 +16,28 @@ from scipy.spatial.transform import Rotation
 
 from medvit.geometry import Affine
 from medvit.phantoms import ct, fundus, radiograph, slide
-from medvit.phantoms.dicom import Subject, lose_slice, write_ct_series, write_localizer, write_radiograph
+from medvit.phantoms import oct as tomogram
+from medvit.phantoms.dicom import (
+    Subject,
+    lose_slice,
+    write_ct_series,
+    write_localizer,
+    write_radiograph,
+    write_tomogram,
+)
 from medvit.phantoms.slide_dicom import write_dicom_slide
 
 CT_CLASSES = ct.CLASSES
 RADIOGRAPH_CLASSES = radiograph.CLASSES
 FUNDUS_CLASSES = fundus.CLASSES
 SLIDE_CLASSES = slide.CLASSES
+OCT_CLASSES, OCT_LAYERS = tomogram.CLASSES, tomogram.LAYERS
 
 __all__ = [
     "CT_CLASSES",
     "FUNDUS_CLASSES",
+    "OCT_CLASSES",
+    "OCT_LAYERS",
     "RADIOGRAPH_CLASSES",
     "SLIDE_CLASSES",
     "ct_labels",
@@ -35,6 +46,8 @@ __all__ = [
     "write_ct_pairs",
     "write_ct_studies",
     "write_fundus",
+    "write_oct_stacks",
+    "write_oct_studies",
     "write_radiograph_studies",
     "write_radiographs",
     "write_slide_studies",
@@ -136,6 +149,41 @@ def _slide(seed: int, number: int) -> tuple[str, slide.SlidePhantom]:
     label = SLIDE_CLASSES[number // SLIDES_A_PATIENT % len(SLIDE_CLASSES)]
     has_ink = number % INKED_EVERY == INKED_EVERY - 1
     return label, slide.slide(np.random.default_rng([seed, number, 3]), label, has_ink=has_ink)
+
+
+def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without: tuple[int, ...] = ()) -> None:
+    """Writes OCT volumes as DICOM of many frames, both eyes of a patient in one study, in a folder a class of the eye.
+
+    The right eyes have the classes in turn, the left ones a class drawn by chance. B-scans whose numbers `without`
+    names are missing.
+    """
+    for number in range(num_patients):
+        for side in ("right", "left"):
+            label, phantom = _eye(seed, number, side)
+            path = folder / label / f"OCT{number:03d}-{side}.dcm"
+            subject = Subject(seed, number)
+            write_tomogram(path, phantom.pixels, tomogram.SPACING_MM, subject=subject, side=side, without=without)
+
+
+def write_oct_stacks(folder: Path, num_eyes: int, *, seed: int = 0) -> None:
+    """Writes OCT volumes as folders of PNG, one a B-scan, in `images/`, and their layers in `labels/`.
+
+    Label maps have the names of their B-scans; their values are the indices of `OCT_LAYERS`.
+    """
+    for number in range(num_eyes):
+        side = ("right", "left")[number % 2]
+        _, phantom = _eye(seed, number, side)
+        for name, scans in (("images", phantom.pixels), ("labels", phantom.labels)):
+            inside = folder / name / f"eye{number:03d}_{side}"
+            inside.mkdir(parents=True, exist_ok=True)
+            for index, scan in enumerate(scans):
+                Image.fromarray(scan).save(inside / f"bscan_{index + 1:03d}.png")
+
+
+def _eye(seed: int, number: int, side: str) -> tuple[str, tomogram.OctPhantom]:
+    generator = np.random.default_rng([seed, number, 3 if side == "right" else 4])
+    label = OCT_CLASSES[number % 2] if side == "right" else str(generator.choice(OCT_CLASSES))
+    return label, tomogram.oct_volume(generator, label, side=side)
 
 
 def _patient(seed: int, number: int) -> tuple[ct.CtPhantom, Affine]:

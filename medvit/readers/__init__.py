@@ -20,6 +20,7 @@ from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.readers.masks import LabelMap, attach, pair_masks
 from medvit.readers.refusals import decoding
 from medvit.readers.regular import Geometry
+from medvit.readers.stack import StacksConfig, stacked
 from medvit.samples import Image, Item, Refusal
 
 HEAD_BYTES = 512
@@ -128,13 +129,21 @@ def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
 
 
 def find(
-    files: Sequence[Path], *, geometry: Geometry = "refuse", look: Look = look_at_each
+    files: Sequence[Path],
+    *,
+    geometry: Geometry = "refuse",
+    look: Look = look_at_each,
+    stacks: StacksConfig | None = None,
 ) -> Iterator[Item | Refusal]:
     """The images in some files, with their label maps, and what is refused and why; every file is told of.
 
-    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. A
-    file of many frames may be told of more than once.
+    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. With
+    `stacks`, the pictures of a folder are one volume. A file of many frames may be told of more than once.
     """
+    yield from stacked(_each(files, geometry, look), stacks)
+
+
+def _each(files: Sequence[Path], geometry: Geometry, look: Look) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
     for seen in look(sorted(set(files))):

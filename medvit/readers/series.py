@@ -26,7 +26,7 @@ SHEAR_TOLERANCE_MM = 0.2
 """How far a stack may drift off its normal, first to last slice; a tilt of one degree makes 1.7 mm over 10 cm."""
 
 POSITION_TOLERANCE_MM = 0.01
-"""Slices nearer to each other than this lie at one position."""
+"""Slices nearer to each other than this lie at one position; a quarter of a pixel at most, as of B-scans of OCT."""
 
 SPACING_TOLERANCE_MM = 1e-3
 """How far the pixel spacing of slices of one series may differ."""
@@ -102,7 +102,7 @@ def ascending(headers: Sequence[Header]) -> Ascent:
     normal = np.cross(row, column)
     positions = np.array([header.position_mm for header in headers])
     order = np.argsort(positions @ normal, kind="stable")
-    _check_distinct(positions[order] @ normal)
+    _check_distinct(positions[order] @ normal, position_tolerance_mm(headers))
     return Ascent(row, column, normal, order, positions[order])
 
 
@@ -179,13 +179,19 @@ def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
     return row, column
 
 
-def _check_distinct(distances: Float[Array, "slices"]) -> None:
+def position_tolerance_mm(headers: Sequence[Header]) -> float:
+    """How near to each other slices must lie to count as at one position."""
+    spacings = [side for header in headers if header.spacing_mm for side in header.spacing_mm if side > 0]
+    return min([POSITION_TOLERANCE_MM, *(side / 4 for side in spacings)])
+
+
+def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> None:
     """Passes slices at ascending distances along their normal, in mm, of which no two are at one position.
 
     Raises:
-        GeometryError: If two are nearer to each other than `POSITION_TOLERANCE_MM`.
+        GeometryError: If two are nearer to each other than the tolerance.
     """
-    is_new = np.concatenate([[True], np.diff(distances) > POSITION_TOLERANCE_MM])
+    is_new = np.concatenate([[True], np.diff(distances) > tolerance_mm])
     counts = np.bincount(np.cumsum(is_new) - 1)
     if counts.max() > 1:
         low, high = counts.min(), counts.max()

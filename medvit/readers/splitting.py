@@ -18,7 +18,7 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError
 from medvit.geometry import AXIS_TOLERANCE
 from medvit.readers.dicom_header import Header
-from medvit.readers.series import POSITION_TOLERANCE_MM
+from medvit.readers.series import position_tolerance_mm
 from medvit.readers.traits import BY_NAME, TRAITS, Value
 
 SCOUT_DEGREES = 30.0
@@ -176,7 +176,7 @@ def _positions(planes: Sequence[Header]) -> Int[Array, "planes"]:
     row, column = np.array(planes[0].orientation).reshape(2, 3)
     distances = np.array([plane.position_mm for plane in planes]) @ np.cross(row, column)
     order = np.argsort(distances, kind="stable")
-    is_new = np.concatenate([[False], np.diff(distances[order]) > POSITION_TOLERANCE_MM])
+    is_new = np.concatenate([[False], np.diff(distances[order]) > position_tolerance_mm(planes)])
     numbers = np.empty(len(planes), dtype=np.int64)
     numbers[order] = np.cumsum(is_new)
     return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from medvit.config import Config, Count, Positive
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.samples import Image, Kind
+from medvit.transforms.field_of_view import Crop, FieldOfViewConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,15 +65,19 @@ class Intensity(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as a model sees it: `pixels` (C, *S) float32 and, where there is one, its mask (*S) on the same grid."""
+    """An image as a model sees it: `pixels` (C, *S) float32 and, where there is one, its mask (*S) on the same grid.
+
+    `crop` is the square of a fundus photograph that the grid covers, none where it covers the whole image.
+    """
 
     pixels: Float[Tensor, "c *s"]
     affine: Affine | None = None
     mask: Int[Tensor, "*s"] | None = None
+    crop: Crop | None = None
 
 
 class Preprocess(Config):
-    """Spacing or size, channels and intensity, in this order."""
+    """Field of view, spacing or size, channels and intensity."""
 
     kind: Kind = "volume"
     """What it takes: image (C, H, W) or volume (C, I, J, K)."""
@@ -82,25 +87,44 @@ class Preprocess(Config):
     """Volumes are resampled to about this spacing (R, A, S), over the same field of view; none keeps their own."""
     size: tuple[Count, ...] | None = None
     """Images and volumes without spacing are resized to this; none keeps their own size."""
+    interpolation: Literal["linear", "cubic"] = "linear"
+    """How the pixels of images are resized; volumes are resized linearly."""
+    field_of_view: FieldOfViewConfig | None = None
+    """Of fundus photographs: cropped to the round field of view, before all else; none takes them as they are."""
     intensity: Intensity = Field(default_factory=Intensity)
+
+    @model_validator(mode="after")
+    def _crops_images_to_a_size(self) -> Self:
+        if self.field_of_view is not None and (self.kind != "image" or self.size is None):
+            raise ValueError("field_of_view is of images and differs from one to the next; give kind: image and a size")
+        return self
 
     def __call__(self, image: Image) -> Prepared:
         """The image, ready.
 
         Raises:
-            DataError: If it is not of the kind this chain was made for, or has no geometry where spacing is asked for.
+            DataError: If it is not of the kind this chain was made for, has no geometry where spacing is asked for, or
+                no field of view where that is.
         """
         import torch
 
         if image.kind != self.kind:
             raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
+        image, crop = self._cropped(image)
         shape, affine = self._grid(image)
         pixels = torch.from_numpy(self._channels(self.intensity(image.intensities(), image.pixels.dtype)))
         mask = None if image.mask is None else torch.from_numpy(image.mask.astype(np.int64))
         if shape != image.pixels.shape[1:]:
-            pixels = resize(pixels, shape)
+            pixels = resize(pixels, shape, self.interpolation)
             mask = None if mask is None else resize_mask(mask, shape)
-        return Prepared(pixels, affine, mask)
+        return Prepared(pixels, affine, mask, crop)
+
+    def _cropped(self, image: Image) -> tuple[Image, Crop | None]:
+        if self.field_of_view is None:
+            return image, None
+        pixels, crop = self.field_of_view(image.pixels)
+        mask = None if image.mask is None else crop.of(image.mask)
+        return replace(image, pixels=crop.of(pixels), mask=mask), crop
 
     def _grid(self, image: Image) -> tuple[tuple[int, ...], Affine | None]:
         shape = image.pixels.shape[1:]
@@ -128,12 +152,14 @@ class Preprocess(Config):
         raise DataError(f"found {found} channels; this model takes {self.channels}")
 
 
-def resize(pixels: Float[Tensor, "c *s"], shape: tuple[int, ...]) -> Float[Tensor, "c *t"]:
-    """Linear interpolation to a new shape over the same field of view; 2D images are low-passed when they shrink."""
+def resize(
+    pixels: Float[Tensor, "c *s"], shape: tuple[int, ...], interpolation: Literal["linear", "cubic"] = "linear"
+) -> Float[Tensor, "c *t"]:
+    """Interpolation to a new shape over the same extent; 2D images are low-passed when they shrink."""
     from torch.nn import functional as F
 
     if len(shape) == 2:
-        return F.interpolate(pixels[None], size=shape, mode="bilinear", antialias=True)[0]
+        return F.interpolate(pixels[None], size=shape, mode=f"bi{interpolation}", antialias=True)[0]
     shrunk = _low_passed(pixels, shape)
     return F.interpolate(shrunk[None], size=shape, mode="trilinear", align_corners=False)[0]
 

@@ -1,0 +1,214 @@
+"""The round field of view of a fundus photograph: found, cropped to a square, its black border made all alike.
+
+A camera shows the retina as a disc on black, of which the frame may cut off the top and the bottom. The border says
+which camera it was, takes up to half of the pixels, and is never quite black. Cropping shifts and pads by whole pixels
+and touches no pixel of the retina, so that what is predicted on the crop goes back to the photograph exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from numpy import ndarray as Array
+from pydantic import Field
+
+from medvit.config import Config
+from medvit.errors import DataError
+
+SEARCHED = 256
+"""Pixels of the longer side on which the disc is looked for; the place found is exact to about two of them."""
+DARK_SHARE = 0.12
+"""Of the way from the darkest to the bright pixels, where the border ends: DRIVE's border has up to 0.1, its retina at
+least 0.25 but for a rim of two pixels."""
+DARK_LEVEL = 0.3
+"""Share of the bright level above which the darkest pixels are no border: the frame lies within the field."""
+BORDERLESS = 0.985
+"""Share of the frame that is bright where there is no border to speak of."""
+MIN_AGREEMENT = 0.9
+"""Overlap over union of what is bright and the disc fitted to its outline, within the frame.
+
+At `SEARCHED` pixels, 30 photographs of DRIVE have 0.97 or more, and of 1600 of RetinaMNIST all but 8 have 0.9 or more.
+"""
+MIN_OUTLINE = 12
+"""Points of the outline within the frame that a disc is fitted to."""
+RADII = (0.2, 0.75)
+"""Smallest and largest radius of a field, in longer sides of the frame; what is larger is a straight edge."""
+
+
+class FieldOfViewConfig(Config):
+    """Cropping of a fundus photograph to its field of view."""
+
+    share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    """Side of the square in diameters of the field: 1 holds all of it, 0.875 is RETFound's 224 of 256 pixels."""
+    blacken: bool = True
+    """Whether all outside of the field becomes black, whatever the camera wrote there."""
+    missing: Literal["refuse", "whole"] = "refuse"
+    """A picture without a round field: refuse it, or take the whole frame, made square by a black border."""
+
+    def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], Crop]:
+        """The photograph, its border black, and the square to crop it to.
+
+        Raises:
+            DataError: If it shows no disc and `missing` is refuse.
+        """
+        disc = find_disc(pixels) if self.missing == "whole" else require_disc(pixels)
+        if disc is None or disc.is_whole_frame:
+            return pixels, whole_frame(pixels.shape[1:])
+        return blackened(pixels, disc) if self.blacken else pixels, disc.crop(self.share)
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A field of view in pixels of the photograph: rows and columns run through the centers of pixels from 0 on.
+
+    `is_whole_frame` where the photograph has no border, so that the disc is the one around the frame. `agreement` is
+    the overlap over union of what is bright with the disc, 1 at best.
+    """
+
+    row: float
+    column: float
+    radius: float
+    agreement: float = 1.0
+    is_whole_frame: bool = False
+
+    def inside(self, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
+        """Which pixels of a frame of this shape lie in the field."""
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
+
+    def crop(self, share: float) -> Crop:
+        """The square about the center, its side `share` diameters; it may reach out of the frame."""
+        side = max(1, round((2.0 * self.radius + 1.0) * share))
+        return Crop(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of whole pixels: its upper left pixel, which may lie out of the frame, and its side."""
+
+    top: int
+    left: int
+    side: int
+
+    def of(self, pixels: Num[Array, "*c h w"]) -> Num[Array, "*c s s"]:
+        """What lies in the square; zero where it reaches out of the frame."""
+        square = np.zeros((*pixels.shape[:-2], self.side, self.side), pixels.dtype)
+        there, here = self._overlap(*pixels.shape[-2:])
+        square[(..., *here)] = pixels[(..., *there)]
+        return square
+
+    def back(self, square: Num[Array, "*c s s"], shape: tuple[int, ...]) -> Num[Array, "*c h w"]:
+        """The square at its place in a frame of `shape`, zero around it: what `of` took lies where it was."""
+        pixels = np.zeros((*square.shape[:-2], *shape), square.dtype)
+        there, here = self._overlap(*shape)
+        pixels[(..., *there)] = square[(..., *here)]
+        return pixels
+
+    def _overlap(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of the frame that the square holds, and where in the square they lie."""
+        spans = []
+        for start, size in ((self.top, height), (self.left, width)):
+            low, high = max(0, start), min(size, start + self.side)
+            spans.append((slice(low, max(low, high)), slice(low - start, max(low, high) - start)))
+        return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
+
+
+def whole_frame(shape: tuple[int, ...]) -> Crop:
+    """The smallest square about the middle that holds the frame."""
+    side = max(shape)
+    return Crop((shape[0] - side) // 2, (shape[1] - side) // 2, side)
+
+
+def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
+    """The field of view of a photograph.
+
+    Raises:
+        DataError: If it shows no disc.
+    """
+    disc = find_disc(pixels)
+    if disc is None:
+        raise DataError(
+            "no round field of view is found in the picture; expected a fundus photograph, a bright disc on black: "
+            "leave it out, or take such pictures whole by preprocess.field_of_view.missing=whole"
+        )
+    return disc
+
+
+def find_disc(pixels: Num[Array, "c h w"]) -> Disc | None:
+    """The field of view of a photograph; none where what is bright is not a disc, or a part of one cut by the frame."""
+    bright = pixels.max(axis=0).astype(np.float32)
+    step = max(1, -(-max(bright.shape) // SEARCHED))
+    seen = _averaged(bright, step)
+    region = _brightest_region(seen)
+    if region is None:
+        return None
+    if region.mean() >= BORDERLESS:
+        height, width = bright.shape
+        return Disc((height - 1) / 2, (width - 1) / 2, float(np.hypot(height, width)) / 2, is_whole_frame=True)
+    fitted = _fitted(_outline(region))
+    if fitted is None or not RADII[0] <= fitted.radius / max(region.shape) <= RADII[1]:
+        return None
+    inside = fitted.inside(region.shape)
+    agreement = float((inside & region).sum() / max(1, (inside | region).sum()))
+    if agreement < MIN_AGREEMENT:
+        return None
+    place = (np.array([fitted.row, fitted.column]) + 0.5) * step - 0.5
+    return Disc(float(place[0]), float(place[1]), (fitted.radius + 0.5) * step - 0.5, agreement)
+
+
+def blackened(pixels: Num[Array, "c h w"], disc: Disc) -> Num[Array, "c h w"]:
+    """The photograph with zeros outside of its field of view."""
+    return np.where(disc.inside(pixels.shape[1:]), pixels, np.zeros((), pixels.dtype))
+
+
+def _averaged(values: Float[Array, "h w"], step: int) -> Float[Array, "i j"]:
+    """Means of squares of `step` pixels; what is left over at the end is not looked at."""
+    height, width = (size // step for size in values.shape)
+    return values[: height * step, : width * step].reshape(height, step, width, step).mean(axis=(1, 3))
+
+
+def _brightest_region(seen: Float[Array, "h w"]) -> Bool[Array, "h w"] | None:
+    from scipy.ndimage import binary_fill_holes, gaussian_filter, label
+
+    smooth = gaussian_filter(seen, max(seen.shape) / SEARCHED)
+    dark, light = np.percentile(smooth, (1, 90))
+    if not light > 0:
+        return None
+    if dark > DARK_LEVEL * light:
+        return np.ones(seen.shape, bool)
+    regions, num_regions = label(smooth > dark + DARK_SHARE * (light - dark))
+    if num_regions == 0:
+        return None
+    largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
+    return np.asarray(binary_fill_holes(regions == largest))
+
+
+def _outline(region: Bool[Array, "h w"]) -> Float[Array, "n 2"]:
+    """Points (row, column) of the outline, but for those where the frame cuts the region off."""
+    points = []
+    for axis in (0, 1):
+        lines = region if axis == 0 else region.T
+        length = lines.shape[1]
+        for number in np.flatnonzero(lines.any(axis=1)):
+            inside = np.flatnonzero(lines[number])
+            points += [(number, end)[:: 1 - 2 * axis] for end in (inside[0], inside[-1]) if 0 < end < length - 1]
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _fitted(points: Float[Array, "n 2"]) -> Disc | None:
+    """The disc whose edge the points lie on (Kasa 1976, least squares), twice without the points farthest off it."""
+    for keep in (0.9, 0.9, 1.0):
+        if len(points) < MIN_OUTLINE:
+            return None
+        system = np.column_stack([2.0 * points, np.ones(len(points))])
+        (row, column, rest), *_ = np.linalg.lstsq(system, (points**2).sum(axis=1), rcond=None)
+        squared = rest + row**2 + column**2
+        if not squared > 0:
+            return None
+        disc = Disc(float(row), float(column), float(np.sqrt(squared)))
+        off = np.abs(np.hypot(points[:, 0] - row, points[:, 1] - column) - disc.radius)
+        points = points[off <= np.quantile(off, keep)]
+    return disc

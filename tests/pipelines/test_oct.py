@@ -1,0 +1,93 @@
+"""OCT from its files to a dataset and a model: DICOM of many frames, stacks of B-scans, and what is wrong with them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from medvit import phantoms, quarantine
+from medvit.manifest import Manifest
+from medvit.phantoms import oct as tomogram
+from pipelines.ingest import ingest
+
+FRAMES, ROWS, COLUMNS = tomogram.SHAPE
+
+
+def take(source: Path, **options: Any) -> Manifest:
+    dataset = source.parent / f"{source.name}-dataset"
+    key = source.parent / "site.key"
+    ingest(source=source, dataset=dataset, key=key, tracking={"enabled": False}, **options)
+    return Manifest.read(dataset)
+
+
+def test_dicom_tomograms_become_volumes_with_their_eye_and_spacing(tmp_path: Path) -> None:
+    phantoms.write_oct_studies(tmp_path / "oct", 3)
+    manifest = take(tmp_path / "oct", label_from="folder")
+    assert len(manifest) == 6
+    between, deep, along = tomogram.SPACING_MM
+    for row in manifest:
+        assert (row.kind, row.modality, row.shape) == ("volume", "OPT", (1, COLUMNS, ROWS, FRAMES))
+        assert row.spacing_mm == pytest.approx((along, deep, between))
+        assert row.flags == ()
+        assert row.labels["label"] in phantoms.OCT_CLASSES
+    assert sorted(row.attributes["laterality"] for row in manifest) == ["left"] * 3 + ["right"] * 3
+    sides: dict[str, set[str]] = {}
+    for row in manifest:
+        sides.setdefault(row.patient_id, set()).add(row.split)
+    assert all(len(splits) == 1 for splits in sides.values())
+    card = (manifest.folder / "card.md").read_text(encoding="utf-8")
+    assert "![en-face](card/en-face.png)" in card
+    assert (manifest.folder / "card" / "en-face.png").stat().st_size > 1000
+
+
+def test_a_tomogram_that_lacks_a_bscan_is_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
+    phantoms.write_oct_studies(tmp_path / "oct" / "broken", 1, seed=1, without=(7,))
+    phantoms.write_oct_studies(tmp_path / "oct" / "whole", 1)
+    manifest = take(tmp_path / "oct")
+    assert len(manifest) == 2
+    entries = quarantine.read(manifest.folder)
+    assert [entry.code for entry in entries] == ["geometry", "geometry"]
+    assert entries[0].reason == (
+        "slice gaps range from 0.25 to 0.50 mm; expected one gap within 0.0625 mm: are slices missing?"
+    )
+
+
+def test_frames_of_both_eyes_in_one_tomogram_are_quarantined(tmp_path: Path) -> None:
+    phantoms.write_oct_studies(tmp_path / "oct", 2)
+    path = sorted(tmp_path.rglob("OCT000-right.dcm"))[0]
+    dataset = dcmread(path)
+    del dataset.ImageLaterality
+    (shared,) = dataset.SharedFunctionalGroupsSequence
+    (anatomy,) = shared.FrameAnatomySequence
+    del shared.FrameAnatomySequence
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        anatomy.FrameLaterality = "L" if number == 5 else "R"
+        group.FrameAnatomySequence = [deepcopy(anatomy)]
+    dataset.save_as(path.with_name("mixed.dcm"))
+    path.unlink()
+    manifest = take(tmp_path / "oct")
+    (entry,) = quarantine.read(manifest.folder)
+    assert (len(manifest), entry.code) == (3, "laterality")
+    assert entry.reason.startswith("(0020,9072) FrameLaterality says right and left; expected a volume of one eye")
+
+
+def test_stacks_of_bscans_become_volumes_with_layers(tmp_path: Path) -> None:
+    phantoms.write_oct_stacks(tmp_path / "stacks", 4)
+    lost = tmp_path / "stacks" / "images" / "eye003_left" / "bscan_004.png"
+    lost.unlink()
+    (tmp_path / "stacks" / "labels" / "eye003_left" / "bscan_004.png").unlink()
+    stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
+    manifest = take(tmp_path / "stacks", modality="OPT", stacks=stacks, mask_classes=phantoms.OCT_LAYERS)
+    assert [row.attributes["laterality"] for row in manifest].count("right") == 2
+    assert all(row.mask is not None and row.kind == "volume" for row in manifest)
+    (entry,) = quarantine.read(manifest.folder)
+    assert "numbered 1 to 16, and 1 of them is missing (4)" in entry.reason
+    row = manifest.rows[0]
+    assert row.mask is not None
+    assert manifest.store.get(row.mask).shape == row.shape[1:]
+    assert np.unique(manifest.store.get(row.mask)).max() <= 4
