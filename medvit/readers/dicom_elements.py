@@ -76,7 +76,7 @@ class Elements:
         vr, start, stop, is_undefined = place
         if not is_undefined:
             if tag == PIXELS:
-                return self._content[start:stop]
+                return memoryview(self._content)[start:stop]
             value = plain_value(vr or _known_vr(tag), bytes(self._content[start:stop]))
             if value is not LEFT_TO_PYDICOM:
                 return value
@@ -140,15 +140,26 @@ class Elements:
         return found
 
 
-def quick(stream: FileIO, *, tags: tuple[int | str, ...] | None = None, with_pixels: bool = True) -> Elements | None:
+def quick(
+    stream: FileIO,
+    room: memoryview | None = None,
+    *,
+    tags: tuple[int | str, ...] | None = None,
+    with_pixels: bool = True,
+) -> Elements | None:
     """The elements in a file at its beginning, all or those of `tags`; none where pydicom should read it.
 
-    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all.
+    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. A whole
+    file that fits is read into `room`.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
     size = os.fstat(stream.fileno()).st_size
-    content = stream.read(size if with_pixels else FIRST_BYTES)
+    content: Bytes
+    if with_pixels and room is not None and len(room) == size:
+        content = room[: stream.readinto(room)]
+    else:
+        content = stream.read(size if with_pixels else FIRST_BYTES)
     while True:
         try:
             return _find(content, size, wanted, last)
@@ -158,7 +169,7 @@ def quick(stream: FileIO, *, tags: tuple[int | str, ...] | None = None, with_pix
             more = stream.read(15 * len(content))
             if not more:
                 return None
-            content += more
+            content = bytes(content) + more
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:

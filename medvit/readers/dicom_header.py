@@ -156,8 +156,10 @@ def load(path: Path, **options: Any) -> Dataset:
     return found.dataset(_tags()) if isinstance(found, Elements) else found
 
 
-def open_elements(path: Path, **options: Any) -> Elements | Dataset:
+def open_elements(path: Path, room: memoryview | None = None, **options: Any) -> Elements | Dataset:
     """The same for who only reads values: where the file is a usual one, they are decoded as they are asked for.
+
+    If the whole file is wanted and `room` is as long, it is read into it.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -167,7 +169,7 @@ def open_elements(path: Path, **options: Any) -> Elements | Dataset:
     _quiet()
     with path.open("rb", buffering=0) as plain:
         tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
-        found = quick(plain, tags=tags, with_pixels=with_pixels)
+        found = quick(plain, room, tags=tags, with_pixels=with_pixels)
     if found is not None:
         return found
     with BoundedReader(path) as stream:
