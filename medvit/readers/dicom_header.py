@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
 from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.dicom_plain import class_name
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
@@ -257,7 +258,7 @@ def check(header: Header) -> None:
 
 
 def _refuse_without_size(header: Header) -> NoReturn:
-    name = _class_name(header)
+    name = class_name(header.sop_class)
     if name.endswith(" Image Storage"):
         raise UnreadableError(
             f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
@@ -278,13 +279,6 @@ def _check_size(header: Header) -> None:
         check_stored(claimed, header.file)
     else:
         check_compressed(claimed, header.file)
-
-
-def _class_name(header: Header) -> str:
-    from pydicom.uid import UID_dictionary
-
-    known = UID_dictionary.get(header.sop_class)
-    return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"
 
 
 @cache

@@ -68,3 +68,11 @@ def _texts(convert: Callable[[str], Any], value: bytes) -> tuple[Any, ...]:
         return () if "" in parts else tuple(map(convert, parts))
     except ValueError:
         return ()
+
+
+def class_name(sop_class: str) -> str:
+    """What an object of a SOP class is, in words."""
+    from pydicom.uid import UID_dictionary
+
+    known = UID_dictionary.get(sop_class)
+    return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"
