@@ -1,8 +1,11 @@
-"""What this machine computes well, and which of several processes of one run this is."""
+"""What this machine computes well, how memory is asked of it, and which of several processes of one run this is."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +14,25 @@ if TYPE_CHECKING:
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 """Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt` (malloc.h)."""
+REUSED_BYTES, KEPT_BYTES = 32 * 2**20, 128 * 2**20
+"""Blocks up to the first, which is the most glibc allows, are used again; up to the second is kept for that."""
+
+
+@cache
+def reuse_memory() -> None:
+    """Lets this process use the memory of freed arrays again, for who makes many, instead of giving it back each time.
+
+    Memory from the system comes filled with zeros, page by page, which on a virtual machine took up to a sixth of the
+    time of an ingest. Only glibc is told so; elsewhere nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def leads() -> bool:

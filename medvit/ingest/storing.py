@@ -23,6 +23,7 @@ from numpy import ndarray as Array
 from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
+from medvit.hardware import reuse_memory
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
@@ -78,6 +79,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
+        reuse_memory()
         read = self._in_classes(readers.read(self.values.of(candidate.item)))
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)

@@ -35,7 +35,6 @@ LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # tab
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
 UNDEFINED = 0xFFFFFFFF
-OF_META = frozenset((0x00020002, 0x00020003, 0x00020010))
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 PIXEL_DESCRIPTION = 0x0028
@@ -76,7 +75,7 @@ class Elements:
         vr, start, stop, is_undefined = place
         if not is_undefined:
             if tag == PIXELS:
-                return self._content[start:stop]
+                return memoryview(self._content)[start:stop]
             value = plain_value(vr or _known_vr(tag), bytes(self._content[start:stop]))
             if value is not LEFT_TO_PYDICOM:
                 return value
@@ -107,7 +106,7 @@ class Elements:
 
         made = Dataset(self._of_pydicom(decoded))
         if self.file_meta is not None:
-            made.file_meta = FileMetaDataset(self.file_meta._of_pydicom(OF_META))
+            made.file_meta = FileMetaDataset(self.file_meta._of_pydicom(()))
             made.set_original_encoding(self._is_implicit, True, made._character_set)
         return made
 
@@ -124,8 +123,9 @@ class Elements:
         for number, (vr, start, stop, is_undefined) in self._places.items():
             tag, value, name = BaseTag(number), bytes(self._content[start:stop]), _name(vr)
             length = stop - start
-            if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value:
-                known = vr or _known_vr(number)
+            known = vr or _known_vr(number)
+            # pydicom has a type of its own for identifiers, and for what is empty.
+            if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value and known != b"UI":
                 plain = plain_value(known, value)
                 if plain is not LEFT_TO_PYDICOM:
                     several = list(plain) if isinstance(plain, tuple) else plain
@@ -140,15 +140,26 @@ class Elements:
         return found
 
 
-def quick(stream: FileIO, *, tags: tuple[int | str, ...] | None = None, with_pixels: bool = True) -> Elements | None:
+def quick(
+    stream: FileIO,
+    room: memoryview | None = None,
+    *,
+    tags: tuple[int | str, ...] | None = None,
+    with_pixels: bool = True,
+) -> Elements | None:
     """The elements in a file at its beginning, all or those of `tags`; none where pydicom should read it.
 
-    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all.
+    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. A whole
+    file that fits is read into `room`.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
     size = os.fstat(stream.fileno()).st_size
-    content = stream.read(size if with_pixels else FIRST_BYTES)
+    content: Bytes
+    if with_pixels and room is not None and len(room) == size:
+        content = room[: stream.readinto(room)]
+    else:
+        content = stream.read(size if with_pixels else FIRST_BYTES)
     while True:
         try:
             return _find(content, size, wanted, last)
@@ -158,7 +169,7 @@ def quick(stream: FileIO, *, tags: tuple[int | str, ...] | None = None, with_pix
             more = stream.read(15 * len(content))
             if not more:
                 return None
-            content += more
+            content = bytes(content) + more
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:

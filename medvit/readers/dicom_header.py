@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
 from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.dicom_plain import class_name
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
@@ -156,8 +157,10 @@ def load(path: Path, **options: Any) -> Dataset:
     return found.dataset(_tags()) if isinstance(found, Elements) else found
 
 
-def open_elements(path: Path, **options: Any) -> Elements | Dataset:
+def open_elements(path: Path, room: memoryview | None = None, **options: Any) -> Elements | Dataset:
     """The same for who only reads values: where the file is a usual one, they are decoded as they are asked for.
+
+    If the whole file is wanted and `room` is as long, it is read into it.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -167,7 +170,7 @@ def open_elements(path: Path, **options: Any) -> Elements | Dataset:
     _quiet()
     with path.open("rb", buffering=0) as plain:
         tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
-        found = quick(plain, tags=tags, with_pixels=with_pixels)
+        found = quick(plain, room, tags=tags, with_pixels=with_pixels)
     if found is not None:
         return found
     with BoundedReader(path) as stream:
@@ -255,7 +258,7 @@ def check(header: Header) -> None:
 
 
 def _refuse_without_size(header: Header) -> NoReturn:
-    name = _class_name(header)
+    name = class_name(header.sop_class)
     if name.endswith(" Image Storage"):
         raise UnreadableError(
             f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
@@ -276,13 +279,6 @@ def _check_size(header: Header) -> None:
         check_stored(claimed, header.file)
     else:
         check_compressed(claimed, header.file)
-
-
-def _class_name(header: Header) -> str:
-    from pydicom.uid import UID_dictionary
-
-    known = UID_dictionary.get(header.sop_class)
-    return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"
 
 
 @cache

@@ -33,7 +33,7 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     num_bytes = rows * columns * np.dtype(kind).itemsize
     if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)
         return None
-    stored = np.frombuffer(content, kind, count=rows * columns).reshape(rows, columns)
+    stored = np.require(np.frombuffer(content, kind, count=rows * columns), requirements="A").reshape(rows, columns)
     bits = int(dataset.get("BitsStored") or 0)
     if not 0 < bits <= 8 * stored.dtype.itemsize:
         return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 REMEMBERED = 4096
-"""Values of which most repeat from file to file; what does not is decoded anew."""
-
+"""Values that are kept in mind: most repeat from file to file."""
 LONGEST = 256
 """Bytes of a value that is remembered; what is longer is left to pydicom."""
 
@@ -20,36 +20,59 @@ def _text(text: str) -> str:
     return text.rstrip(" \0")
 
 
-SIMPLE_VRS: Mapping[bytes, Callable[[str], Any]] = {
-    b"CS": _text,
-    b"LO": _text,
-    b"SH": _text,
+TEXTS: Mapping[bytes, Callable[[str], Any]] = {
+    **dict.fromkeys((b"CS", b"LO", b"SH", b"UI", b"DA", b"DT", b"TM"), _text),
     b"DS": float,
     b"IS": int,
-    b"UI": _text,
 }
 """How the text of a value becomes plain (PS3.5 6.2)."""
+NUMBERS: Mapping[bytes, Struct] = {
+    b"US": Struct("<H"),
+    b"UL": Struct("<I"),
+    b"SS": Struct("<h"),
+    b"SL": Struct("<i"),
+    b"FL": Struct("<f"),
+    b"FD": Struct("<d"),
+}
+"""How binary numbers lie in a value (PS3.5 6.2)."""
+
+
+@lru_cache(REMEMBERED)
+def _remembered(vr: bytes, value: bytes) -> Any:
+    plain = _numbers(NUMBERS[vr], value) if vr in NUMBERS else _texts(TEXTS[vr], value)
+    return plain[0] if len(plain) == 1 else plain or LEFT_TO_PYDICOM
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
     """A value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` where that is not simple.
 
-    Equal values are one object, so that headers of a series share what they have in common.
+    Values that are empty are so, texts as text and numbers as none. Equal values are one object, so that headers of a
+    series share what they have in common.
     """
-    if vr in SIMPLE_VRS and len(value) <= LONGEST:
+    if vr is None or len(value) > LONGEST or (vr not in TEXTS and vr not in NUMBERS):
+        return LEFT_TO_PYDICOM
+    if value:
         return _remembered(vr, value)
-    return value[0] + 256 * value[1] if vr == b"US" and len(value) == 2 else LEFT_TO_PYDICOM
+    return "" if TEXTS.get(vr) is _text else None
 
 
-@lru_cache(REMEMBERED)
-def _remembered(vr: bytes, value: bytes) -> Any:
+def _numbers(of_one: Struct, value: bytes) -> tuple[Any, ...]:
+    return () if len(value) % of_one.size else tuple(one for (one,) in of_one.iter_unpack(value))
+
+
+def _texts(convert: Callable[[str], Any], value: bytes) -> tuple[Any, ...]:
     if not value.isascii() or b"\x1b" in value:  # an escape changes the character set
-        return LEFT_TO_PYDICOM
+        return ()
     parts = value.decode().rstrip(" \0").split("\\")
-    if "" in parts:
-        return LEFT_TO_PYDICOM
     try:
-        plain = tuple(map(SIMPLE_VRS[vr], parts))
+        return () if "" in parts else tuple(map(convert, parts))
     except ValueError:
-        return LEFT_TO_PYDICOM
-    return plain[0] if len(plain) == 1 else plain
+        return ()
+
+
+def class_name(sop_class: str) -> str:
+    """What an object of a SOP class is, in words."""
+    from pydicom.uid import UID_dictionary
+
+    known = UID_dictionary.get(sop_class)
+    return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
@@ -20,6 +23,9 @@ from medvit.samples import Item, Values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+ALIGNMENT = 64
+"""Bytes of a line of the cache."""
 
 
 def read_planes(path: Path) -> tuple[Header, ...]:
@@ -40,13 +46,14 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
     Raises:
         DataError: One of its kinds, if a file cannot be read, or is no longer what it was.
     """
+    if item.headers:
+        return list(zip(item.headers, _known_frames(item), strict=True))
     wanted: dict[int, list[int | None]] = defaultdict(list)
     for number, frame in item.frames or [(n, None) for n in range(len(item.files))]:
         wanted[number].append(frame)
     found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
     for number, chosen in wanted.items():
-        known = item.headers[number] if item.headers else None
-        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values, known), strict=True):
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
             found[number, frame] = plane
     return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
 
@@ -68,11 +75,26 @@ def hash_pixels(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _decoded(
-    path: Path, chosen: Sequence[int | None], values: Values = "stored", known: Header | None = None
-) -> list[tuple[Header, Frame]]:
-    if None in chosen and known is not None:
-        return [(known, decode(_as_known(path, known), values)) for _ in chosen]
+def _known_frames(item: Item) -> Iterator[Frame]:
+    """The frames of files that hold one each and whose headers are known."""
+    lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in item.headers]
+    starts = [0, *accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths)]
+    # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
+    room = np.empty(starts[-1], np.uint8).data
+    for path, known, start, length in zip(item.files, item.headers, starts, lengths, strict=False):
+        yield decode(_as_known(path, known, room[start : start + length]), item.values)
+
+
+def _as_known(path: Path, known: Header, room: memoryview) -> Elements | Dataset:
+    dataset = open_elements(path, room) if room else load(path)
+    instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
+    size = (dataset.get("Rows"), dataset.get("Columns"))
+    if str(instance) != known.instance or size != (known.rows, known.columns):
+        raise UnreadableError("the file is another than when it was found; find the files again")
+    return dataset
+
+
+def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
     if None in chosen:
         dataset, planes = _open(path)
         return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
@@ -81,15 +103,6 @@ def _decoded(
         whole = decode(dataset, values)
         return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
     return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
-
-
-def _as_known(path: Path, known: Header) -> Elements | Dataset:
-    dataset = open_elements(path) if is_uncompressed(known.transfer_syntax) else load(path)
-    instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
-    size = (dataset.get("Rows"), dataset.get("Columns"))
-    if str(instance) != known.instance or size != (known.rows, known.columns):
-        raise UnreadableError("the file is another than when it was found; find the files again")
-    return dataset
 
 
 def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:

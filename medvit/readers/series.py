@@ -7,6 +7,7 @@ SliceThickness and SliceLocation are never looked at: slices may overlap or leav
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ def _check_present(headers: Sequence[Header]) -> None:
         "(0020,0037) ImageOrientationPatient": [header.orientation for header in headers],
     }
     for element, values in wanted.items():
-        num_lacking = sum(value is None or not np.isfinite(value).all() for value in values)
+        num_lacking = sum(value is None or not all(map(math.isfinite, value)) for value in values)
         if num_lacking:
             raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their place is unknown")
     if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):

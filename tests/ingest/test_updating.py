@@ -45,14 +45,14 @@ def contents(dataset: Path) -> dict[str, bytes]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the DICOM files that are parsed, for their header or their pixels."""
     names: list[str] = []
-    load = dicom_header.load
+    open_elements = dicom_header.open_elements
 
-    def noting(path: Path, **options: object) -> object:
+    def noting(path: Path, *room: memoryview, **options: object) -> object:
         names.append(path.relative_to(path.parents[2]).as_posix())
-        return load(path, **options)
+        return open_elements(path, *room, **options)
 
-    monkeypatch.setattr("medvit.readers.dicom_header.load", noting)
-    monkeypatch.setattr("medvit.readers.planes.load", noting)
+    monkeypatch.setattr("medvit.readers.dicom_header.open_elements", noting)
+    monkeypatch.setattr("medvit.readers.planes.open_elements", noting)
     return names
 
 
