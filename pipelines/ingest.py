@@ -42,7 +42,7 @@ class IngestConfig(StageConfig):
     """Options of `medvit ingest`."""
 
     OUTPUT: ClassVar[str] = "dataset"
-    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers")
 
     source: Location = Field(json_schema_extra={"private": True})
     """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
@@ -84,6 +84,8 @@ class IngestConfig(StageConfig):
     """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
+    keep_headers: bool = True
+    """Keep headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers anew."""
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
     tiles: TilesConfig = Field(default_factory=TilesConfig)
@@ -107,7 +109,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
     pseudonyms = Pseudonyms.with_key_file(config.key, name)
-    update = Update(config.update, config.key, name, pseudonyms)
+    update = Update(config.update, config.key, name, pseudonyms, is_kept=config.keep_headers)
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
     how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "engine": config.engine}

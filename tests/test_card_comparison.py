@@ -13,33 +13,21 @@ import pytest
 from medvit import card_comparison
 from medvit.card_comparison import Variable, compare
 from medvit.manifest import Facts, Manifest
-from medvit.samples import Row
-from medvit.store import Store
+from tests.test_leakage import row
 
 NUM_ROWS = 24
 
 
 def dataset(folder: Path, *, brighter: int = 0, **changes: object) -> Manifest:
     """Volumes of `NUM_ROWS` patients of ages 30, 31..., half of class yes."""
-    store = Store(folder / "images")
     rows = []
     for number in range(NUM_ROWS):
         voxels = np.random.default_rng(number).integers(0, 100, (1, 6, 6, 6), dtype=np.int16) + np.int16(brighter)
-        plain = Row(
-            image_id=f"i-{number}",
-            patient_id=f"p-{number}",
-            study_id=f"s-{number}",
-            series_id=f"e-{number}",
-            modality="MR",
+        plain = row(
+            *(folder, number, voxels),
             kind="volume",
-            dataset="toy",
-            split="train",
-            shape=voxels.shape,
-            dtype="int16",
-            sha256=store.put(voxels),
             labels={"label": "yes" if number % 2 else "no"},
             spacing_mm=(1.0, 1.0, 2.0 + 0.1 * (number % 3)),
-            flags=(),
             attributes={"age_years": str(30 + number), "sex": "FM"[number % 2], "manufacturer": "GE"},
         )
         rows.append(replace(plain, **{name: change(plain) for name, change in changes.items()}))

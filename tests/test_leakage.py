@@ -30,6 +30,7 @@ def picture(number: int, side: int = 120) -> np.ndarray:
 
 
 def row(folder: Path, number: int, pixels: np.ndarray, **changes: object) -> Row:
+    """An image of a patient of its own, its pixels in the store of the folder."""
     plain = Row(
         image_id=f"i-{number}",
         patient_id=f"p-{number}",

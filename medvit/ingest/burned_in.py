@@ -11,6 +11,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,9 +22,11 @@ from numpy import ndarray as Array
 from pydantic import Field, model_validator
 
 from medvit.config import Config
-from medvit.errors import DataError
+from medvit.errors import DataError, GeometryError
+from medvit.geometry import like, to_ras
 from medvit.ingest.stored_pixels import frames_of
 from medvit.ingest.written_text import Line, blanked, find_lines, suspicion
+from medvit.readers.dicom import source_affine
 from medvit.readers.dicom_header import load, open_elements
 from medvit.readers.refusals import decoding
 from medvit.samples import Image, Item
@@ -56,7 +60,7 @@ class BurnedInConfig(Config):
     """What becomes of images with writing in their pixels; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Leave such images out, blank the lines that were found, or keep them as they are; counted in the log."""
+    """Leave such images out, blank the lines found (in all slices of a volume), or keep them; counted in the log."""
     look_at: Literal["risky", "all"] = "risky"
     """Look at kinds of images that often carry writing, as ultrasound and screen saves, or at all."""
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
@@ -116,9 +120,13 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
         return image, "kept"
     if config.policy == "quarantine":
         raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
-    if image.kind != "image":
-        raise BurnedInError(_why(found) + "; writing in a volume cannot be masked")
-    return replace(image, pixels=_masked(image.pixels, lines, config, found)), "masked"
+    chosen = to_mask(lines)
+    if not chosen:
+        raise BurnedInError(_why(found) + ", but no line of it was found to mask")
+    pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
+    if any(suspicion(find_lines(plane)) >= config.threshold for plane in _planes(pixels, image, item)):
+        raise BurnedInError(_why(found) + ", and masking did not remove all of it")
+    return replace(image, pixels=pixels), "masked"
 
 
 def report(fates: Iterable[str], codes: Iterable[str]) -> None:
@@ -151,28 +159,61 @@ def _why(found: Risk) -> str:
     return "something seems to be written into the pixels"
 
 
+def lines_in(files: Iterable[Path]) -> Iterator[tuple[Line, ...]]:
+    """The lines of writing in each frame of DICOM files.
+
+    Raises:
+        UnreadableError: If pixels cannot be decoded.
+    """
+    for file in files:
+        with decoding("the pixels"):
+            frames = frames_of(load(file))
+        yield from map(find_lines, frames)
+
+
 def _lines(image: Image, item: Item) -> Iterator[Line]:
     if image.kind == "image":
         yield from find_lines(_flat(image.pixels))
     elif item.reader == "dicom":
-        for file in item.files:
-            with decoding("the pixels"):
-                frames = frames_of(load(file))
-            for frame in frames:
-                yield from find_lines(frame)
+        yield from chain.from_iterable(lines_in(item.files))
 
 
 def _flat(pixels: Num[Array, "c h w"]) -> Num[Array, "h w *c"]:
     return pixels[0] if len(pixels) == 1 else rearrange(pixels, "c h w -> h w c")
 
 
-def _masked(
-    pixels: Num[Array, "c h w"], lines: Iterable[Line], config: BurnedInConfig, found: Risk
-) -> Num[Array, "c h w"]:
-    chosen = to_mask(lines)
-    if not chosen:
-        raise BurnedInError(_why(found) + ", but no line of it was found to mask")
-    flat = blanked(_flat(pixels), chosen, pixels.min())
-    if suspicion(find_lines(flat)) >= config.threshold:
-        raise BurnedInError(_why(found) + ", and masking did not remove all of it")
+def _masked(pixels: Num[Array, "c h w"], lines: Iterable[Line]) -> Num[Array, "c h w"]:
+    flat = blanked(_flat(pixels), lines, pixels.min())
     return flat[None] if flat.ndim == 2 else np.ascontiguousarray(rearrange(flat, "h w c -> c h w"))
+
+
+def _masked_volume(image: Image, item: Item, lines: Iterable[Line]) -> Num[Array, "c i j k"]:
+    """The voxels with the lines of any plane blanked in all planes: writing that one shows, others show fainter."""
+    stored = _as_stored(image, item)
+    masked = blanked(rearrange(stored, "c w h p -> h w p c"), lines, stored.min())
+    turned, _ = to_ras(rearrange(masked, "h w p c -> c w h p"), source_affine(item))
+    return np.ascontiguousarray(turned)
+
+
+def _planes(pixels: Num[Array, "c *s"], image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
+    if image.kind == "image":
+        yield _flat(pixels)
+    else:
+        yield from rearrange(_as_stored(replace(image, pixels=pixels), item), "1 w h p -> p h w")
+
+
+def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
+    """The voxels on the grid of the files: columns, rows and planes.
+
+    Raises:
+        BurnedInError: If the planes of the volume are not those of the files, as where they were resampled.
+    """
+    try:
+        if image.affine is None or item.is_resampled:
+            raise GeometryError("the planes are not those of the files")
+        return like(image.pixels, image.affine, source_affine(item))
+    except GeometryError:
+        raise BurnedInError(
+            "something is written into the pixels of a volume whose planes are not those of its files, as of a mosaic "
+            "or a resampled series; it cannot be masked"
+        ) from None

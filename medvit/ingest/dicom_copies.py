@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,12 +22,12 @@ from medvit.config import Config
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
-from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, to_mask
+from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, lines_in, to_mask
 from medvit.ingest.deidentify import METHOD, Replacements, deidentified
 from medvit.ingest.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.stored_pixels import blank
-from medvit.ingest.written_text import find_lines, suspicion
+from medvit.ingest.written_text import Line
 from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 
@@ -118,16 +119,17 @@ class CopyFiles:
             self.pseudonyms.days(job.candidate.patient),
             self.pseudonyms.uid,
         )
+        lines = self._writing(job.files) if job.is_masked else []
         for source, target in job.files.items():
             if not target.exists():
                 with decoding("the DICOM file"):
-                    self._write(source, target, by, job)
+                    self._write(source, target, by, job, lines)
         return len(job.files)
 
-    def _write(self, source: Path, target: Path, by: Replacements, job: Job) -> None:
+    def _write(self, source: Path, target: Path, by: Replacements, job: Job, lines: Sequence[Line]) -> None:
         dataset = load(source)
         if job.is_masked:
-            blank(dataset, self._writing)
+            blank(dataset, lines)
         copy = deidentified(dataset, self.profile, by, has_clean_pixels=job.is_masked)
         copy.setdefault("StudyInstanceUID", self.pseudonyms.uid(self.pseudonyms.study(job.candidate)))
         copy.setdefault("SeriesInstanceUID", self.pseudonyms.uid(self.pseudonyms.series(job.candidate)))
@@ -143,10 +145,9 @@ class CopyFiles:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _writing(self, frames: Sequence[Any]) -> Sequence[Any]:
-        found = [find_lines(frame) for frame in frames]
-        lines = to_mask(line for lines in found for line in lines)
-        if not lines and max(map(suspicion, found)) < self.burned_in.threshold:
+    def _writing(self, files: Iterable[Path]) -> Sequence[Line]:
+        lines = to_mask(chain.from_iterable(lines_in(files)))
+        if not lines:
             raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
         return lines
 

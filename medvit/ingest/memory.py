@@ -1,7 +1,7 @@
 """What the headers of a source said when it was last scanned, so that a file that has not changed is not read again.
 
 Headers name patients. So they are kept beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode 0600, and
-nowhere else. Losing it costs only the time to read them again.
+nowhere else. Losing it, or not keeping it, costs only the time to read them again.
 """
 
 from __future__ import annotations
@@ -79,6 +79,18 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, Seen]]) -> Non
         raise OutputError(
             f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
         ) from None
+
+
+def forget(key_file: Path, dataset: str) -> None:
+    """Removes what was kept of a dataset.
+
+    Raises:
+        OutputError: If it cannot be removed.
+    """
+    try:
+        _path(key_file, dataset).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"the headers kept beside the key cannot be removed: {error.strerror}") from None
 
 
 def _line(seen: Seen) -> bytes:

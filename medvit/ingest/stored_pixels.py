@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,8 +50,8 @@ def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
     return list(pixels) if int(dataset.get("NumberOfFrames") or 1) > 1 else [pixels]
 
 
-def blank(dataset: Dataset, choose: Callable[[Sequence[Num[Array, "h w *c"]]], Sequence[Line]]) -> None:
-    """Fills lines with black in all frames of a data set, which then is uncompressed; `choose` finds them in frames.
+def blank(dataset: Dataset, lines: Sequence[Line]) -> None:
+    """Fills lines with black in all frames of a data set, which then is uncompressed.
 
     Raises:
         UnsupportedError: If its pixels are of a kind that cannot be changed in place.
@@ -63,7 +63,6 @@ def blank(dataset: Dataset, choose: Callable[[Sequence[Num[Array, "h w *c"]]], S
         dataset.decompress(generate_instance_uid=False)
     if dataset.BitsAllocated not in (8, 16) or dataset.PhotometricInterpretation == "YBR_FULL_422":
         raise UnsupportedError("pixels of 1 or 32 bits, or of subsampled colors, cannot be masked")
-    lines = choose(frames_of(dataset))
     pixels = np.array(pixel_array(dataset, raw=True))
     frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
     filled = np.stack([blanked(frame, lines, _black(frame, dataset)) for frame in frames])

@@ -1,9 +1,9 @@
 """Reads the pixels of what was found and puts them into the store; what is done is done, whatever happens then.
 
 The outcome of an image is a line of a file in the dataset. A run that goes on reads the lines and takes only what is
-missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in
-a line covers names and stamps of the files, the options of reading and the code that reads and looks at images, so
-that what would come out otherwise is read again.
+missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in a
+line covers names and stamps of the files, the options of reading and the code that reads and looks at images: what
+would come out otherwise is read again.
 """
 
 from __future__ import annotations

@@ -22,10 +22,14 @@ log = logging.getLogger("medvit")
 class Update:
     """The tie from the dataset in the folder `earlier`, if any, to the one being made.
 
-    `key_file` is that of the pseudonyms and `dataset` the name of the dataset: headers are remembered under both.
+    `key_file` is that of the pseudonyms and `dataset` the name of the dataset: headers are remembered under both, or
+    forgotten if nothing `is_kept`.
     """
 
-    def __init__(self, earlier: Path | None, key_file: Path, dataset: str, pseudonyms: Pseudonyms) -> None:
+    def __init__(
+        self, earlier: Path | None, key_file: Path, dataset: str, pseudonyms: Pseudonyms, *, is_kept: bool = True
+    ) -> None:
+        self._is_kept = is_kept
         self._earlier, self._key_file, self._dataset, self._pseudonyms = earlier, key_file, dataset, pseudonyms
         self.remembered = Remembered(
             Memory({} if earlier is None else memory.lines(key_file, dataset)), pseudonyms.state
@@ -43,14 +47,17 @@ class Update:
             log.warning("update=%s has no file in common with this source: another source, key or name", self._earlier)
 
     def leave(self, found: Scan, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> None:
-        """Writes the states of the source files and of the card into the dataset, and the headers beside the key.
+        """Writes the states of the source files and of the card into the dataset, and beside the key what it keeps.
 
         Raises:
             OutputError: If they cannot be written.
         """
         card = self._card(manifest, left_out, prose)
         stamps.write(self._states(found), card, manifest.folder)
-        memory.write(self._key_file, self._dataset, self.remembered.seen)
+        if self._is_kept:
+            memory.write(self._key_file, self._dataset, self.remembered.seen)
+        else:
+            memory.forget(self._key_file, self._dataset)
 
     def takes_card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> bool:
         """Copies the card of the earlier dataset, if it tells exactly what one made anew would; whether it did."""

@@ -18,6 +18,7 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError
 from medvit.geometry import AXIS_TOLERANCE
 from medvit.readers.dicom_header import Header
+from medvit.readers.parallel import side_by_side
 from medvit.readers.series import position_tolerance_mm
 from medvit.readers.traits import BY_NAME, TRAITS, Value
 
@@ -113,7 +114,7 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Part]:
     positions = _positions(planes)
     counts = np.bincount(positions)
     if counts.max() == 1:
-        return [Part(tuple(planes))]
+        return _stacks(planes) or [Part(tuple(planes))]
     for n, name in enumerate(names):
         values = [dict(plane.traits).get(name) for plane in planes]
         if not _vary(positions, values):
@@ -135,7 +136,17 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Part]:
             for part in _parts(group, names[n + 1 :])
         ]
         return [replace(part, num_positions=expected) for part in found] if is_time else found
-    return _by_number(planes, positions, counts)
+    return _stacks(planes) or _by_number(planes, positions, counts)
+
+
+def _stacks(planes: Sequence[Header]) -> list[Part]:
+    """The parts of parallel stacks that lie side by side; none where all planes may be one stack."""
+    stacks = side_by_side(planes)
+    if len(stacks) == 1:
+        return []
+    return [
+        part.named(f"stack {n} of {len(stacks)}") for n, stack in enumerate(stacks, 1) for part in _parts(stack, ())
+    ]
 
 
 def _by_number(planes: list[Header], positions: Int[Array, "planes"], counts: Int[Array, "positions"]) -> list[Part]:

@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    MRImageStorage,
     RLELossless,
     UltrasoundImageStorage,
 )
@@ -135,6 +136,28 @@ def test_masking_works_on_compressed_pixels(tmp_path: Path) -> None:
     (copy,) = [dcmread(path) for path in (tmp_path / "copy").rglob("*.dcm")]
     assert copy.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert suspicion(find_lines(copy.pixel_array)) < THRESHOLD
+
+
+@pytest.mark.parametrize("orientation", [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [-1, 0, 0, 0, 0, -1]])
+def test_writing_in_a_volume_is_blanked_through_all_its_slices(orientation: list[int], tmp_path: Path) -> None:
+    normal = np.cross(orientation[:3], orientation[3:])
+    for k in range(4):
+        pixels = write_on(tissue(k), size=14, at=(20, 150)) if k != 2 else tissue(k)
+        place = {"ImagePositionPatient": list(map(float, k * normal)), "ImageOrientationPatient": orientation}
+        elements = {"SeriesInstanceUID": "1.2.9", "StudyInstanceUID": "1.2.8", "PatientID": "A", "InstanceNumber": k}
+        elements |= {"SOPClassUID": MRImageStorage, "Modality": "MR"}
+        file = tmp_path / "source" / f"{'abcd'[k]}.dcm"
+        write_ultrasound(file, pixels, **place, **elements, PixelSpacing=[1.0, 1.0], BurnedInAnnotation="YES")
+    manifest = run(tmp_path / "source", burned_in="mask")
+    (row,) = manifest
+    assert row.kind == "volume"
+    copies = sorted((dcmread(file) for file in (tmp_path / "copy").rglob("*.dcm")), key=lambda d: d.InstanceNumber)
+    for k, copy in enumerate(copies):
+        assert suspicion(find_lines(copy.pixel_array)) < THRESHOLD
+        assert (copy.pixel_array[152:160, 30:120] == copy.pixel_array.min()).all(), f"slice {k}"
+        np.testing.assert_array_equal(copy.pixel_array[:130], tissue(k)[:130])
+    stored = load(manifest, row).pixels
+    assert sorted(stored.ravel()) == sorted(np.stack([copy.pixel_array for copy in copies]).ravel())
 
 
 def test_kept_images_are_counted(source: Path, caplog: pytest.LogCaptureFixture) -> None:

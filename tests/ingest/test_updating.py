@@ -173,6 +173,19 @@ def test_headers_lie_beside_the_key_for_nobody_else_to_read(source: Path) -> Non
     assert b"000001" not in (source.parent / "first" / stamps.FILE_NAME).read_bytes()
 
 
+def test_headers_that_shall_not_be_kept_are_removed_and_their_lack_costs_only_time(
+    source: Path, opened: list[str]
+) -> None:
+    first = made(source, "first")
+    path = tmp_memory(source)
+    assert made(source, "second", name="first", keep_headers=False).hash == first.hash
+    assert not path.exists()
+    opened.clear()
+    assert made(source, "third", update=source.parent / "first", keep_headers=False).hash == first.hash
+    assert NUM_SERIES * NUM_SLICES <= len(opened) < 2 * NUM_SERIES * NUM_SLICES, "headers are read anew, pixels are not"
+    assert not path.exists()
+
+
 def test_a_dataset_to_update_must_be_one(source: Path) -> None:
     with pytest.raises(DataError, match="is not a dataset"):
         made(source, "second", update=source.parent / "nothing")

@@ -122,6 +122,45 @@ def test_stacks_of_different_planes_are_volumes_of_their_own(write_slice, tmp_pa
     assert [(one.kind, one.part) for one in found_in(tmp_path)] == [("volume", f"stack {n} of 2") for n in (1, 2)]
 
 
+@pytest.mark.parametrize("height", [0.0, 0.5, 7.0])
+def test_parallel_stacks_side_by_side_are_volumes_of_their_own_without_identifiers(write_slice, tmp_path, height):
+    for k in range(4):
+        write_slice(numbered(0), position=(0, 0, k), InstanceNumber=2 * k, **MR)
+        write_slice(numbered(1), position=(60, 5, k + height), InstanceNumber=2 * k + 1, **MR)
+    found = found_in(tmp_path)
+    assert [(one.kind, one.part) for one in found] == [("volume", f"stack {n} of 2") for n in (1, 2)]
+    assert [set(read(one).pixels.ravel()) for one in found] == [{0}, {1}]
+    assert [read(one).affine.spacing_mm[2] for one in found] == pytest.approx([1.0, 1.0])
+
+
+def test_times_of_parallel_stacks_are_taken_apart_before_the_stacks(write_slice, tmp_path):
+    for n in range(2):
+        for k in range(3):
+            elements = {"TemporalPositionIdentifier": n + 1, **MR}
+            write_slice(numbered(10 + n), position=(0, 0, k), InstanceNumber=6 * n + k, **elements)
+            write_slice(numbered(20 + n), position=(60, 0, k), InstanceNumber=6 * n + k + 3, **elements)
+    found = {one.part: set(read(one).pixels.ravel()) for one in found_in(tmp_path)}
+    assert found == {f"time {n + 1} of 2, stack {s} of 2": {10 * s + n} for n in range(2) for s in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [(0, 0, k) for k in range(4)] + [(3, 0, k + 0.5) for k in range(4)],
+        [(0, 0, k) for k in range(4)] + [(60, 0, k + 0.5) for k in (0, 1, 3)],
+        [(0, 0, k) for k in range(4)] + [(60, 0, k + 0.5) for k in range(2)],
+        [(12 * k, 0, k) for k in range(6)],
+        [(0, 0, k) for k in range(4)] + [(0, 0, k + 9) for k in range(4)],
+    ],
+    ids=["near each other", "one with a gap", "one of two planes", "a tilt", "behind each other"],
+)
+def test_planes_that_may_or_may_not_be_parallel_stacks_are_refused(write_slice, tmp_path, positions):
+    for number, position in enumerate(positions):
+        write_slice(numbered(number), position=position, InstanceNumber=number, **MR)
+    (refused,) = found_in(tmp_path)
+    assert (refused.code, len(refused.files)) == ("geometry", len(positions))
+
+
 def test_scouts_and_captures_are_images_beside_the_volume(write_slice, tmp_path):
     for k in range(3):
         write_slice(numbered(0), position=(0, 0, k), InstanceNumber=k)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,23 +27,26 @@ OPTIONS = {
 }
 
 
+def run_in_two_processes(stage: str, config: type[StageConfig], options: dict[str, Any], output: Path) -> None:
+    """Runs a stage by its command, with half the batch in each process."""
+    halved = {"output": output, "loader": {"batch_size": 2}, "trainer": OPTIONS["trainer"] | {"devices": 2}}
+    path = output.with_suffix(".yaml")
+    path.write_text(config.parse({**options, **halved}).to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", stage, str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def assert_same_weights(one: Path, other: Path, *, atol: float) -> None:
+    first, second = (Checkpoint.load(folder).state for folder in (one, other))
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], atol=atol, rtol=0)
+
+
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "dataset": images}
     alone = finetune(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
-    shared = FinetuneConfig.parse(
-        {
-            **options,
-            "output": tmp_path / "both",
-            "loader": {"batch_size": 2},
-            "trainer": OPTIONS["trainer"] | {"devices": 2},
-        }
-    )
-    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "finetune", str(tmp_path / "both.yaml")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+    run_in_two_processes("finetune", FinetuneConfig, options, tmp_path / "both")
+    assert_same_weights(alone.folder, tmp_path / "both", atol=2e-5)
     assert json.loads((tmp_path / "both" / "lineage.json").read_text())["stage"] == "finetune"
     assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
 
@@ -57,20 +61,8 @@ def test_two_processes_pretrain_as_one_with_the_joint_batch_masks_and_drop_path_
         "monitors": {"knn_images": 4},
     }
     alone = pretrain(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
-    shared = PretrainConfig.parse(
-        options
-        | {
-            "output": tmp_path / "both",
-            "loader": {"batch_size": 2},
-            "trainer": OPTIONS["trainer"] | {"devices": 2},
-        }
-    )
-    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "both.yaml")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+    run_in_two_processes("pretrain", PretrainConfig, options, tmp_path / "both")
+    assert_same_weights(alone.folder, tmp_path / "both", atol=1e-5)
 
 
 def test_a_stage_that_needs_one_process_leaves_the_others_nothing_to_do(
