@@ -10,7 +10,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
-from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.backbones import BackboneConfig
 from medvit.config import Axis, Count
 from medvit.dataset import Samples, collate
 from medvit.heads import OptionalHeadChoice
@@ -18,20 +18,18 @@ from medvit.losses.supervised import classification_loss, segmentation_loss
 from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
-from medvit.samples import Flag
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
-from medvit.training.loader import LoaderConfig, rounds, whole_images
-from medvit.training.optim import OptimConfig
+from medvit.training.loader import rounds, whole_images
+from medvit.training.options import TrainingOptions
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.start import Start, start_from
+from medvit.training.start import Start
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
-from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
-from medvit.transforms.preprocess import Preprocess
 
 
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(StageConfig, TrainingOptions):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
@@ -40,14 +38,6 @@ class FinetuneConfig(StageConfig):
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
     output: Path
     """Checkpoint folder to make."""
-    skip_flags: tuple[Flag, ...] = ()
-    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
-    checkpoint: Path | None = None
-    """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
-    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """The vision transformer, where no checkpoint is given; drop_path and save_memory are taken in any case."""
-    preprocess: Preprocess | None = None
-    """The preprocessing; none takes that of the checkpoint, or fits it to the images."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
     """How the weights of the backbone may change."""
     head: OptionalHeadChoice = None
@@ -67,9 +57,6 @@ class FinetuneConfig(StageConfig):
     applies_to: AppliesTo | None = None
     """Which series of a study the model is for; none takes any of the training images' kind and modality."""
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    loader: LoaderConfig = Field(default_factory=LoaderConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
     @property
     def set_for_classification(self) -> dict[str, object]:
@@ -118,7 +105,7 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     """All that a fine-tuning is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    start = config.start(manifest, pretrained)
     task = assign(manifest, start.preprocess, config.label)
     require_fitting(
         start.backbone.ndim,
@@ -150,12 +137,12 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     module = Finetuning(
         model,
         loss,
-        config.optim.for_batch(config.trainer.step_images(config.loader.batch_size)),
+        config.step_optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
         folder=run.folder,
     )
-    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+    trainer = config.build_trainer(run.folder, run.tracker)
     return Assembled(start, task, module, loader, whole_images(val), trainer, resume_from)
 
 
@@ -176,12 +163,5 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
 
 
 def _training(config: FinetuneConfig, task: Assignment) -> dict[str, str]:
-    return {
-        "images": f"{len(task.train)} to learn from, {len(task.val)} to choose the best round",
-        "start": "a pretrained checkpoint"
-        if config.checkpoint
-        else (getattr(config.backbone, "weights", None) or "scratch"),
-        "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{config.optim.lr:g}",
-        "seed": str(config.seed),
-    }
+    images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
+    return {"images": images, **config.told(), "seed": str(config.seed)}
