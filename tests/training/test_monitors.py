@@ -8,8 +8,10 @@ from torch import nn
 from medvit.backbones.vit import VitConfig
 from medvit.manifest import Manifest
 from medvit.objectives.mae import MaeConfig
+from medvit.registry import find
 from medvit.samples import Row
 from medvit.training.monitors import MonitorConfig, build_probe
+from medvit.training.probing import balanced_accuracy, knn_vote, ridge_logits
 from medvit.training.start import start_from
 from medvit.transforms.preprocess import Intensity, Preprocess
 from medvit.transforms.views import ViewsConfig
@@ -76,6 +78,25 @@ def test_a_reading_of_mae_has_probe_and_reconstruction_and_leaves_all_as_it_was(
     assert all(torch.equal(weight, before[name]) for name, weight in objective.state_dict().items())
     assert {"score", "rank", "cosine", "reconstruction", "knn"} == one.figures().keys()
     assert one.images == len(probe.bank) + len(probe.queries)
+
+
+@pytest.mark.parametrize("name", ["mae", "dino"])
+def test_mae_is_judged_by_a_linear_probe_and_dino_by_neighbors(images, name):
+    start, probe = probe_of(images, knn_neighbors=3)
+    head = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+    options = {"head": head} if name == "dino" else {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    objective = find("medvit.objectives", name).parse(options).build(start.backbone).eval()
+    with torch.no_grad():
+        tokens = [objective.backbone(torch.stack(list(part))) for part in (probe.bank, probe.queries)]
+    first = [each.prefix[:, 0] for each in tokens]
+    wide = [torch.cat([each.prefix[:, 0], each.patches.mean(1)], dim=1) for each in tokens]
+    if name == "mae":
+        answers = ridge_logits(wide[0], probe.bank_labels, wide[1])
+    else:
+        answers = knn_vote(first[0], probe.bank_labels, first[1], 3)
+    found = probe.read(objective, 0, 0.0)
+    assert found.score == pytest.approx(balanced_accuracy(answers.argmax(1), probe.query_labels))
+    assert np.isnan(found.reconstruction) == (name == "dino")
 
 
 def test_mae_without_labels_is_judged_by_reconstruction_alone(images):

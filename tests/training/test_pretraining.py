@@ -64,7 +64,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
 
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
-    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear"})
+    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear", "lr": 6.4e-3})
     alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
     given["trainer"] = given["trainer"] | {"devices": 2}
     shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
@@ -73,7 +73,7 @@ def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
     for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
 
 
 def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, tmp_path, monkeypatch):
