@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
+from medvit.errors import ConfigError
+from medvit.tracking import Tracker
 from medvit.training.trainer import TrainerConfig
 from pipelines.pretrain import pretrain
 
@@ -81,3 +83,9 @@ def test_a_step_has_the_images_of_all_devices_and_batches():
     assert config.steps == 15
     assert config.round_batches == 10
     assert config.step_images(8) == 8 * 2 * 4 * 2
+
+
+def test_weights_cannot_be_shared_out_in_fp16(tmp_path):
+    config = TrainerConfig(strategy="fsdp", precision="16-mixed")
+    with pytest.raises(ConfigError, match=r"trainer\.strategy=fsdp does not go with fp16; set trainer\.precision="):
+        config.build(tmp_path, Tracker(), 1.0)
