@@ -29,17 +29,15 @@ from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
 
 
-class FinetuneConfig(StageConfig, TrainingOptions):
+class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
-    output: Path
-    """Checkpoint folder to make."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
-    """How the weights of the backbone may change."""
+    """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps."""
     head: OptionalHeadChoice = None
     """From tokens to logits; none takes linear for classification and dense for segmentation."""
     label: str = "label"

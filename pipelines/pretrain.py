@@ -36,15 +36,13 @@ TWIN = "twin"
 """Folder within a checkpoint, of the backbone of the other rank."""
 
 
-class PretrainConfig(StageConfig, TrainingOptions):
+class PretrainConfig(TrainingOptions, StageConfig):
     """Options of `medvit pretrain`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
     """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone."""
-    output: Path
-    """Checkpoint folder to make."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
     other_preprocess: Preprocess | None = None

@@ -23,6 +23,10 @@ from medvit.transforms.preprocess import Preprocess
 class TrainingOptions(Config):
     """Options of every training."""
 
+    dataset: Path
+    """Dataset folder made by ingest."""
+    output: Path
+    """Checkpoint folder to make."""
     checkpoint: Path | None = None
     """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
