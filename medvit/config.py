@@ -26,6 +26,8 @@ Count = Annotated[int, Field(ge=1)]
 """At least one."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """Of a whole, in [0, 1]."""
+Below = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Of a whole, but not all of it."""
 Amount = Annotated[float, Field(ge=0.0)]
 """Not negative."""
 Positive = Annotated[float, Field(gt=0.0)]

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
-from medvit.backbones import BackboneChoice, BackboneConfig
+from medvit.backbones import BackboneConfig
 from medvit.config import Axis, Count
 from medvit.dataset import Samples, collate
 from medvit.errors import ConfigError
@@ -21,49 +21,31 @@ from medvit.manifest import Manifest
 from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
-from medvit.samples import Flag
 from medvit.slide_model import SlideModelConfig, ensemble_state
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.tile_features import Embedder, embed_manifest
 from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
-from medvit.training.loader import LoaderConfig, rounds, whole_images
-from medvit.training.optim import OptimConfig
+from medvit.training.loader import rounds, whole_images
+from medvit.training.options import TrainingOptions
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.slides import (
-    SlideTraining,
-    common_tiles,
-    holds_slides,
-    labeled_slides,
-    warn_of_pixels,
-)
-from medvit.training.start import Start, start_from
+from medvit.training.slides import SlideTraining, common_tiles, holds_slides, labeled_slides, warn_of_pixels
+from medvit.training.start import Start
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
-from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
-from medvit.transforms.preprocess import Preprocess
 
 
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
-    output: Path
-    """Checkpoint folder to make."""
-    skip_flags: tuple[Flag, ...] = ()
-    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
-    checkpoint: Path | None = None
-    """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
-    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """The vision transformer, where no checkpoint is given; drop_path and save_memory are taken in any case."""
-    preprocess: Preprocess | None = None
-    """The preprocessing; none takes that of the checkpoint, or fits it to the images."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
-    """How the weights of the backbone may change."""
+    """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps."""
     head: OptionalHeadChoice = None
     """From tokens to logits; none takes linear for classification and dense for segmentation."""
     label: str = "label"
@@ -83,9 +65,6 @@ class FinetuneConfig(StageConfig):
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    loader: LoaderConfig = Field(default_factory=LoaderConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
     @property
     def set_for_classification(self) -> dict[str, object]:
@@ -148,7 +127,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     warn_of_pixels(**config.set_for_pixels)
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    start = config.start(manifest, pretrained)
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     slides = embed_manifest(
         labeled_slides(manifest, config.label, run.failures),
@@ -190,7 +169,7 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     if holds_slides(manifest, config.label):
         raise ConfigError("heads of slides learn in minutes from embeddings made once; plan measures other images")
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    start = config.start(manifest, pretrained)
     task = assign(manifest, start.preprocess, config.label)
     require_fitting(
         start.backbone.ndim,
@@ -222,12 +201,12 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     module = Finetuning(
         model,
         loss,
-        config.optim.for_batch(config.trainer.step_images(config.loader.batch_size)),
+        config.step_optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
         folder=run.folder,
     )
-    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
+    trainer = config.build_trainer(run.folder, run.tracker)
     return Assembled(start, task, model, module, loader, whole_images(val), trainer, resume_from)
 
 
@@ -248,12 +227,5 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
 
 
 def _training(config: FinetuneConfig, task: Assignment) -> dict[str, str]:
-    return {
-        "images": f"{len(task.train)} to learn from, {len(task.val)} to choose the best round",
-        "start": "a pretrained checkpoint"
-        if config.checkpoint
-        else (getattr(config.backbone, "weights", None) or "scratch"),
-        "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{config.optim.lr:g}",
-        "seed": str(config.seed),
-    }
+    images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
+    return {"images": images, **config.told(), "seed": str(config.seed)}

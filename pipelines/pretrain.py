@@ -11,26 +11,24 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint, write_weights
-from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
+from medvit.backbones import Backbone
 from medvit.model_card import write_model_card
 from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
-from medvit.samples import Flag
 from medvit.slices import SlicesConfig
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
 from medvit.training.guard import Guard, GuardConfig
-from medvit.training.loader import LoaderConfig
 from medvit.training.monitors import MonitorConfig, build_probe
-from medvit.training.optim import OptimConfig
+from medvit.training.options import TrainingOptions
 from medvit.training.pretraining import Pretraining
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.start import Start, start_from
-from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.training.start import Start
+from medvit.training.trainer import Trainer
 from medvit.transforms.preprocess import Preprocess
 
 log = logging.getLogger("medvit")
@@ -39,36 +37,23 @@ TWIN = "twin"
 """Folder within a checkpoint, of the backbone of the other rank."""
 
 
-class PretrainConfig(StageConfig):
+class PretrainConfig(TrainingOptions, StageConfig):
     """Options of `medvit pretrain`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
     """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone."""
-    output: Path
-    """Checkpoint folder to make."""
-    checkpoint: Path | None = None
-    """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
-    skip_flags: tuple[Flag, ...] = ()
-    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
-    preprocess: Preprocess | None = None
-    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
     other_preprocess: Preprocess | None = None
     """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
-    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """The vision transformer; backbone.weights names the public weights to start from."""
     peft: OptionalPeftChoice = None
     """How the weights of the backbone may change; none takes explora if they come from somewhere, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """What it is trained for."""
     further: FurtherConfig = Field(default_factory=FurtherConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    loader: LoaderConfig = Field(default_factory=LoaderConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     monitors: MonitorConfig = Field(default_factory=MonitorConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
 
@@ -82,7 +67,6 @@ class Assembled:
     way: PeftConfig
     trained: frozenset[str]
     """Names of the weights of the adapted backbone that training changes."""
-    optim: OptimConfig
     module: Pretraining
     loader: DataLoader[object]
     trainer: Trainer
@@ -129,7 +113,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     if config.slices is not None:
         manifest = config.slices.of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = start_from(pretrained, config.backbone, config.preprocess, manifest)
+    start = config.start(manifest, pretrained)
     is_continued = pretrained is not None or start.backbone.fit is not None
     way = config.peft or (ExploraConfig() if is_continued else FullConfig())
     recorded = way.recorded(start.backbone)
@@ -139,7 +123,6 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
         streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
-    optim = config.optim.for_batch(config.trainer.step_images(config.loader.batch_size))
     resume_from = last_checkpoint(run.folder)
     loader = feed(
         config.loader,
@@ -150,7 +133,7 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     )
     module = Pretraining(
         objective,
-        optim,
+        config.step_optim,
         num_steps=config.trainer.steps,
         seed=config.seed,
         probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed, slides=config.slides),
@@ -159,8 +142,8 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         folder=run.folder,
         further=_further(config.further, run, objective),
     )
-    trainer = config.trainer.build(run.folder, run.tracker, config.optim.clip)
-    return Assembled(start, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams))
+    trainer = config.build_trainer(run.folder, run.tracker)
+    return Assembled(start, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams))
 
 
 def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:
@@ -214,15 +197,5 @@ def _figures(figures: dict[str, float]) -> str:
 
 
 def _training(config: PretrainConfig, parts: Assembled) -> dict[str, str]:
-    return {
-        "objective": config.objective.name,
-        "start": "a pretrained checkpoint" if config.checkpoint else _public(config.backbone),
-        "images": f"{parts.num_images}, of the training split, without their labels",
-        "steps": f"{config.trainer.steps} of {config.loader.batch_size} images",
-        "learning rate": f"{parts.optim.lr:g}",
-        "seed": str(config.seed),
-    }
-
-
-def _public(backbone: BackboneConfig) -> str:
-    return getattr(backbone, "weights", None) or "scratch"
+    images = f"{parts.num_images}, of the training split, without their labels"
+    return {"objective": config.objective.name, "images": images, **config.told(), "seed": str(config.seed)}

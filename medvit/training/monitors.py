@@ -244,14 +244,17 @@ def _study_probe(train: Samples, config: MonitorConfig, views: ViewsConfig, seen
 
 
 def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
-    """Two images of each study, or one twice; studies with several come first."""
+    """Two images of each study, or one twice; studies with several come first.
+
+    They lie a third of the study from each other and from its ends, where slices of a volume show little.
+    """
     studies: dict[str, list[Row]] = {}
     for row in manifest:
         studies.setdefault(row.study_id, []).append(row)
     order = np.random.default_rng(seed).permutation(len(studies))
     shuffled = [list(studies.values())[n] for n in order]
     chosen = sorted(shuffled, key=lambda rows: len(rows) == 1)[:count]
-    return [(rows[0], rows[-1]) for rows in chosen]
+    return [(rows[len(rows) // 3], rows[2 * len(rows) // 3]) for rows in chosen]
 
 
 def _all(samples: Samples) -> list[Sample]:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm
 
 from medvit.config import Config, Count
+from medvit.errors import ConfigError
 from medvit.hardware import half_precision
 from medvit.tracking import Tracker
 from medvit.training.resuming import RESUME, KeepLast
@@ -65,8 +66,16 @@ class TrainerConfig(Config):
         return batch_size * self.accumulate * self.devices * self.nodes
 
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
-        """A trainer that keeps what it needs to resume in `folder`."""
-        cpu = not torch.cuda.is_available()
+        """A trainer that keeps what it needs to resume in `folder`.
+
+        Raises:
+            ConfigError: If weights are to be shared out at a precision that this cannot have.
+        """
+        cpu, precision = not torch.cuda.is_available(), resolve_precision(self.precision)
+        if self.strategy == "fsdp" and precision == "16-mixed":
+            raise ConfigError(
+                "trainer.strategy=fsdp does not go with fp16; set trainer.precision=bf16-mixed or 32-true"
+            )
         # Lightning cannot know that the loader starts at the batch where the run was stopped.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         return lightning.Trainer(
@@ -75,7 +84,7 @@ class TrainerConfig(Config):
             devices=self.devices,
             num_nodes=self.nodes,
             strategy=sharded_strategy(self.devices * self.nodes) if self.strategy == "fsdp" else self.strategy,
-            precision=resolve_precision(self.precision),
+            precision=precision,
             max_epochs=self.rounds,
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=clip,

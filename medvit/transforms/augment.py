@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from medvit.config import Amount, Axis, Config, Share
+from medvit.config import Amount, Axis, Below, Config, Share
 from medvit.samples import Sample
 from medvit.transforms.padding import pad_about
-
-Below = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class AugmentConfig(Config):

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.config import Amount, Config, Positive, Share
+from medvit.config import Amount, Below, Config, Positive, Share
 from medvit.errors import ConfigError
 from medvit.transforms.preprocess import Intensity
-
-Below = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 FIELD_DEGREE = 3
 """Degree of the polynomial whose exponential is a coil's field."""

@@ -141,7 +141,7 @@ def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 @dataclass(frozen=True)
-class Look:
+class CropDraw:
     """What one crop is: where it lies, and how its intensities are changed."""
 
     crop: Crop
@@ -177,16 +177,17 @@ class MakeViews:
             return ImageViews(cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id)
         corner = generator.random(len(config.size))
         images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
-        looks = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
-        crops = [self._made(images[0], look, config.size) for look in looks]
+        draws = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
+        crops = [self._made(images[0], drawn, config.size) for drawn in draws]
         local = [
             self._made(images[number % 2], self._draw(config, images[number % 2], 2, generator), config.local_size)
             for number in range(config.num_local)
         ]
         stacked = torch.stack(local) if local else None
-        return ImageViews(torch.stack(crops), stacked, sample.row.study_id, self._fine(config, images[0], looks))
+        fine = self._fine(config, images[0], draws)
+        return ImageViews(torch.stack(crops), stacked, sample.row.study_id, fine=fine)
 
-    def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> Look:
+    def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> CropDraw:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
         shape = tuple(pixels.shape[1:])
         if config.zoom is None:
@@ -194,17 +195,17 @@ class MakeViews:
         else:
             crop = draw_at_scale(config, shape, size, generator)
         change = draw_change(config.intensity, generator, ndim=len(shape), channels=len(pixels), kind=kind)
-        return Look(crop, change)
+        return CropDraw(crop, change)
 
-    def _made(self, pixels: Tensor, look: Look, size: tuple[int, ...]) -> Tensor:
-        return apply_change(cut(pixels, look.crop, size), look.change, self.scale)
+    def _made(self, pixels: Tensor, drawn: CropDraw, size: tuple[int, ...]) -> Tensor:
+        return apply_change(cut(pixels, drawn.crop, size), drawn.change, self.scale)
 
-    def _fine(self, config: MultiCropConfig, pixels: Tensor, looks: Sequence[Look]) -> Tensor | None:
+    def _fine(self, config: MultiCropConfig, pixels: Tensor, draws: Sequence[CropDraw]) -> Tensor | None:
         if config.finer == 1:
             return None
         size = tuple(config.finer * side for side in config.size)
-        clear = [replace(look, change=replace(look.change, sigma=0.0, noise=0.0)) for look in looks]
-        return torch.stack([self._made(pixels, look, size) for look in clear])
+        clear = [replace(drawn, change=replace(drawn.change, sigma=0.0, noise=0.0)) for drawn in draws]
+        return torch.stack([self._made(pixels, drawn, size) for drawn in clear])
 
 
 def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:

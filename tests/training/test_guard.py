@@ -101,6 +101,18 @@ def test_every_threshold_has_its_alarm(start, then, kind):
     assert {alarm.kind for alarm in guard.take(reading(10, **then))} == {kind}
 
 
+def test_neighbors_alone_end_nothing_of_an_objective_that_rebuilds_pixels():
+    guard = Guard(GuardConfig(patience=1))
+    told = kinds(
+        guard,
+        reading(0, reconstruction=1.0, knn=0.9),
+        reading(10, reconstruction=0.9, knn=0.1),
+        reading(20, 0.6, reconstruction=0.9, knn=0.9),
+    )
+    assert told == [set(), set(), {"fall"}]
+    assert guard.best.step == 10
+
+
 def test_random_start_weights_are_no_floor_but_what_was_learned_is():
     guard = Guard(GuardConfig(patience=1), starts_random=True)
     assert kinds(guard, reading(0, 0.6), reading(10, 0.4, rank=1.9)) == [set(), {"low"}]
@@ -171,9 +183,17 @@ def image_options(images, **more):
     return pretrain_options(images, **options) | {"monitors": {"knn_images": 8}} | more
 
 
-def test_a_learning_rate_that_wrecks_the_weights_ends_with_the_start_weights_and_says_so(images, tmp_path, caplog):
+HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+DINO = {"name": "dino", "head": HEAD, "momentum": 0.5, "views": {"size": [16, 16], "num_local": 2}}
+
+
+@pytest.mark.parametrize("objective", [None, DINO], ids=["mae", "dino"])
+def test_a_learning_rate_that_wrecks_the_weights_ends_with_the_start_weights_and_says_so(
+    images, tmp_path, caplog, objective
+):
     start = pretrain(output=tmp_path / "start", **image_options(images, optim={"lr": 1e-3}))
     options = image_options(images, checkpoint=start.folder, peft="full", optim=WRECK)
+    options |= {"objective": objective} if objective else {}
     wrecked = Checkpoint.load(pretrain(output=tmp_path / "none", **options, guard="warn").folder)
     finished = pretrain.run(PretrainConfig.parse({"output": tmp_path / "guarded", **options}))
     kept = Checkpoint.load(finished.artifact.folder)

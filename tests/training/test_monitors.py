@@ -1,5 +1,7 @@
 """What is asked of a representation, and of which images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from torch import nn
 from medvit.backbones.vit import VitConfig
 from medvit.manifest import Manifest
 from medvit.objectives.mae import MaeConfig
+from medvit.registry import find
 from medvit.samples import Row
-from medvit.training.monitors import MonitorConfig, build_probe
+from medvit.slices import SlicesConfig
+from medvit.training.monitors import MonitorConfig, _pairs, build_probe
+from medvit.training.probing import balanced_accuracy, knn_vote, ridge_logits
 from medvit.training.start import start_from
 from medvit.transforms.preprocess import Intensity, Preprocess
 from medvit.transforms.views import ViewsConfig
@@ -28,8 +33,6 @@ def probe_of(folder, rows=None, intensity=None, **options):
 
 
 def unlabeled(folder, studies=lambda number: f"s-{number}") -> tuple[Row, ...]:
-    from dataclasses import replace
-
     rows = Manifest.read(folder).rows
     return tuple(replace(row, labels={}, study_id=studies(number)) for number, row in enumerate(rows))
 
@@ -61,6 +64,14 @@ def test_queries_are_other_images_of_the_study_where_it_has_some(images, monkeyp
     assert all(torch.equal(one, other) for one, other in zip(taken[::2], taken[1::2], strict=True))
 
 
+def test_slices_of_a_study_are_compared_away_from_the_ends_of_the_stack(volumes):
+    manifest = SlicesConfig().of(Manifest.read(volumes))
+    rows = tuple(replace(row, labels={}, mask=None) for row in manifest.rows)
+    pairs = _pairs(replace(manifest, rows=rows), 5, seed=0)
+    assert [(one.number, other.number) for one, other in pairs] == [(5, 10)] * 5
+    assert all(one.study_id == other.study_id for one, other in pairs)
+
+
 def test_a_reading_of_mae_has_probe_and_reconstruction_and_leaves_all_as_it_was(images):
     start, probe = probe_of(images)
     objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone).train()
@@ -76,6 +87,25 @@ def test_a_reading_of_mae_has_probe_and_reconstruction_and_leaves_all_as_it_was(
     assert all(torch.equal(weight, before[name]) for name, weight in objective.state_dict().items())
     assert {"score", "rank", "cosine", "reconstruction", "knn"} == one.figures().keys()
     assert one.images == len(probe.bank) + len(probe.queries)
+
+
+@pytest.mark.parametrize("name", ["mae", "dino"])
+def test_mae_is_judged_by_a_linear_probe_and_dino_by_neighbors(images, name):
+    start, probe = probe_of(images, knn_neighbors=3)
+    head = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+    options = {"head": head} if name == "dino" else {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    objective = find("medvit.objectives", name).parse(options).build(start.backbone).eval()
+    with torch.no_grad():
+        tokens = [objective.backbone(torch.stack(list(part))) for part in (probe.bank, probe.queries)]
+    first = [each.prefix[:, 0] for each in tokens]
+    wide = [torch.cat([each.prefix[:, 0], each.patches.mean(1)], dim=1) for each in tokens]
+    if name == "mae":
+        answers = ridge_logits(wide[0], probe.bank_labels, wide[1])
+    else:
+        answers = knn_vote(first[0], probe.bank_labels, first[1], 3)
+    found = probe.read(objective, 0, 0.0)
+    assert found.score == pytest.approx(balanced_accuracy(answers.argmax(1), probe.query_labels))
+    assert np.isnan(found.reconstruction) == (name == "dino")
 
 
 def test_mae_without_labels_is_judged_by_reconstruction_alone(images):
@@ -103,8 +133,6 @@ def test_too_few_images_or_none_asked_for_make_no_probe(images):
 
 def test_an_attribute_is_asked_for_as_a_label_is_and_what_features_hold_of_it_is_read(images):
     """Sex is planted as brightness, which random weights pass on: an audit of what features hold."""
-    from dataclasses import replace
-
     rows = Manifest.read(images).rows
     rows = tuple(replace(r, labels={}, attributes={"sex": "FM"[r.labels["label"] == "dark"]}) for r in rows)
     assert probe_of(images, rows)[1].question == "study"

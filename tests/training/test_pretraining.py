@@ -15,8 +15,8 @@ from medvit.errors import ConfigError, DataError
 from medvit.manifest import Manifest
 from medvit.stage import Run
 from medvit.tracking import Tracker
-from medvit.training.module import TrainingModule
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
+from tests.training.test_runs import interrupt
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
@@ -37,26 +37,11 @@ def options(data: Path, objective: dict, **more) -> dict:
     } | more
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, output: Path, **given) -> None:
-    """Runs the stage and stops it in the middle of the step after `step`, as a kill would."""
-    seeded = TrainingModule.on_train_batch_start
-
-    def stop(module, batch, batch_idx):
-        if module.global_step >= step:
-            raise KeyboardInterrupt
-        seeded(module, batch, batch_idx)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingModule, "on_train_batch_start", stop)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            pretrain(output=output, **given)
-
-
 @pytest.mark.parametrize("objective", [DINO, DINOV2, SIMDINOV2], ids=lambda o: o["name"])
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_path, monkeypatch, objective):
     given = options(images, objective)
     whole = pretrain(output=tmp_path / "whole", **given)
-    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    interrupt(pretrain, monkeypatch, 3, output=tmp_path / "cut", **given)
     resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
     one, other = (Checkpoint.load(made.folder).state for made in (whole, resumed))
     assert one.keys() == other.keys()
@@ -64,7 +49,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
 
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
-    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear"})
+    given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear", "lr": 6.4e-3})
     alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
     given["trainer"] = given["trainer"] | {"devices": 2}
     shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
@@ -73,7 +58,7 @@ def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
     for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
 
 
 def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, tmp_path, monkeypatch):
@@ -129,7 +114,7 @@ UNI4EYE = {
 def test_images_and_volumes_train_one_encoder_which_is_handed_on_for_both(mixed, tmp_path, monkeypatch):
     given = options(mixed, UNI4EYE)
     whole = pretrain(output=tmp_path / "whole", **given)
-    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    interrupt(pretrain, monkeypatch, 3, output=tmp_path / "cut", **given)
     resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
     for part in (".", "twin"):
         one, other = (Checkpoint.load(made.folder / part).state for made in (whole, resumed))
@@ -154,7 +139,7 @@ def test_slices_of_volumes_are_learned_from_as_images_and_resumed_bit_for_bit(vo
     objective = DINOV2 | {"views": DINO["views"] | {"across_study": True}}
     given = options(volumes, objective, slices={"planes": planes, "gap_mm": 2})
     whole = pretrain(output=tmp_path / "whole", **given)
-    stop_after(3, monkeypatch, tmp_path / "cut", **given)
+    interrupt(pretrain, monkeypatch, 3, output=tmp_path / "cut", **given)
     resumed = pretrain(output=tmp_path / "cut", resume=True, **given)
     one, other = (Checkpoint.load(made.folder) for made in (whole, resumed))
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)

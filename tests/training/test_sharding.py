@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import contextlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from medvit.backbones.vit import VitConfig
 from medvit.losses.processes import part
 from medvit.objectives.mae import MaeConfig
 from medvit.samples import Views
-from medvit.stage import StageConfig
+from medvit.stage import Stage
+from medvit.training.module import TrainingModule
 from medvit.training.sharding import average_replicated, clip, gather, gradient_norm, is_sharded, shard, whole
-from pipelines.finetune import FinetuneConfig, finetune
-from pipelines.pretrain import PretrainConfig, pretrain
+from pipelines.finetune import finetune
+from pipelines.pretrain import pretrain
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINOV2 = {"name": "dinov2", "head": HEAD, "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}
@@ -37,16 +39,31 @@ def options(data: Path, **more) -> dict:
     } | more
 
 
-def shared(config: type[StageConfig], folder: Path, name: str, **given) -> Path:
-    """The file of a stage for two processes with half the batch each."""
-    given = given | {"output": folder / name, "loader": {"batch_size": 2}, "trainer": given["trainer"] | TWO}
-    (folder / f"{name}.yaml").write_text(config.parse(given).to_yaml(), encoding="utf-8")
-    return folder / f"{name}.yaml"
+def two(stage: Stage, **given) -> Path:
+    """Runs a stage as torchrun does, in two processes with half the batch each; where it ended, or was stopped."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given |= {"loader": {"batch_size": 2}, "trainer": given["trainer"] | TWO}
+    multiprocessing.start_processes(as_one_of_two, args=(stage, given, port), nprocs=2, start_method="fork")
+    return given["output"]
 
 
-def run(*command: str) -> None:
-    done = subprocess.run([sys.executable, *command], capture_output=True, timeout=150, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def as_one_of_two(rank: int, stage: Stage, given: dict, port: int) -> None:
+    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # stopped, or left to the leader
+        stage(**given)
+
+
+def stopped_at_its_third_step(module, batch, batch_idx):
+    if module.global_step >= 3:
+        raise KeyboardInterrupt
+    SEEDED(module, batch, batch_idx)
+
+
+SEEDED = TrainingModule.on_train_batch_start
 
 
 def difference(one: Path, other: Path) -> float:
@@ -55,42 +72,27 @@ def difference(one: Path, other: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-STOPPING = """
-import sys
-from medvit.training.module import TrainingModule
-from pipelines.__main__ import main
-seeded = TrainingModule.on_train_batch_start
-def stop(module, batch, batch_idx):
-    if module.global_step >= 3:
-        raise KeyboardInterrupt
-    seeded(module, batch, batch_idx)
-TrainingModule.on_train_batch_start = stop
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_dinov2_learns_what_one_process_learns_of_the_joint_batch_and_a_stopped_run_goes_on(images, tmp_path):
+def test_dinov2_learns_what_one_process_learns_of_the_joint_batch_and_a_stopped_run_goes_on(
+    images, tmp_path, monkeypatch
+):
     given = options(images, objective=DINOV2 | {"views": {"size": [16, 16], "num_local": 2}}, optim={"lr": 1e-4})
     given["monitors"] = {"knn_images": 4}
     alone = pretrain(output=tmp_path / "alone", **given)
-    run("-m", "pipelines", "pretrain", str(shared(PretrainConfig, tmp_path, "both", **given)))
-    assert difference(alone.folder, tmp_path / "both") < 1e-5
-    assert (tmp_path / "both" / "image_head.safetensors").is_file()
-    cut = shared(PretrainConfig, tmp_path, "cut", **given)
-    (tmp_path / "stopping.py").write_text(STOPPING, encoding="utf-8")
-    with pytest.raises(AssertionError):
-        run(str(tmp_path / "stopping.py"), "pretrain", str(cut))
+    both = two(pretrain, output=tmp_path / "both", **given)
+    assert difference(alone.folder, both) < 1e-5
+    assert (both / "image_head.safetensors").is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "on_train_batch_start", stopped_at_its_third_step)
+        two(pretrain, output=tmp_path / "cut", **given)
     assert (tmp_path / "cut.partial" / "last.ckpt").is_file()
-    run("-m", "pipelines", "pretrain", str(cut), "resume=true")
-    assert difference(tmp_path / "both", tmp_path / "cut") == 0.0
+    assert difference(both, two(pretrain, output=tmp_path / "cut", resume=True, **given)) == 0.0
 
 
 def test_a_finetuning_by_lora_learns_what_one_process_learns_and_saves_memory_on_the_way(images, tmp_path):
     given = options(images, balance="none", optim={"lr": 1e-4})
     given["backbone"] = given["backbone"] | {"drop_path": 0.0, "save_memory": True}
     alone = finetune(output=tmp_path / "alone", **given)
-    run("-m", "pipelines", "finetune", str(shared(FinetuneConfig, tmp_path, "both", **given)))
-    assert difference(alone.folder, tmp_path / "both") < 1e-5
+    assert difference(alone.folder, two(finetune, output=tmp_path / "both", **given)) < 1e-5
 
 
 def build() -> nn.Module:

@@ -1,0 +1,63 @@
+"""What pretraining and fine-tuning share: from which weights, on which images, how fast, how long, on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning
+from pydantic import Field
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import BackboneChoice
+from medvit.config import Config
+from medvit.manifest import Manifest
+from medvit.samples import Flag
+from medvit.tracking import Tracker
+from medvit.training.loader import LoaderConfig
+from medvit.training.optim import OptimConfig
+from medvit.training.start import Start, start_from
+from medvit.training.trainer import TrainerConfig
+from medvit.transforms.preprocess import Preprocess
+
+
+class TrainingOptions(Config):
+    """Options of every training."""
+
+    dataset: Path
+    """Dataset folder made by ingest."""
+    output: Path
+    """Checkpoint folder to make."""
+    checkpoint: Path | None = None
+    """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
+    backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
+    """The vision transformer, where no checkpoint is given; backbone.weights names public weights to start from;
+    drop_path and save_memory are taken in any case."""
+    skip_flags: tuple[Flag, ...] = ()
+    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    preprocess: Preprocess | None = None
+    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+    def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> Start:
+        """The backbone and the preprocessing that training begins with, as `start_from` says."""
+        return start_from(pretrained, self.backbone, self.preprocess, manifest)
+
+    @property
+    def step_optim(self) -> OptimConfig:
+        """The optimizer with the learning rate of a step, of all its images."""
+        return self.optim.for_batch(self.trainer.step_images(self.loader.batch_size))
+
+    def build_trainer(self, folder: Path, tracker: Tracker) -> lightning.Trainer:
+        """The trainer, which keeps what it needs to resume in `folder`."""
+        return self.trainer.build(folder, tracker, self.optim.clip)
+
+    def told(self) -> dict[str, str]:
+        """How it is trained, for the model card."""
+        public = getattr(self.backbone, "weights", None) or "scratch"
+        return {
+            "start": "a pretrained checkpoint" if self.checkpoint else public,
+            "steps": f"{self.trainer.steps} of {self.loader.batch_size} images",
+            "learning rate": f"{self.step_optim.lr:g}",
+        }
