@@ -15,7 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm
 
 from medvit.config import Config, Count
-from medvit.hardware import half_precision
+from medvit.hardware import half_precision, keep_freed_memory
 from medvit.tracking import Tracker
 from medvit.training.resuming import RESUME, KeepLast
 
@@ -59,6 +59,8 @@ class TrainerConfig(Config):
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
         """A trainer that keeps what it needs to resume in `folder`."""
         cpu = not torch.cuda.is_available()
+        if cpu:
+            keep_freed_memory()
         # Lightning cannot know that the loader starts at the batch where the run was stopped.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         return lightning.Trainer(
