@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig, Hidden
+from medvit.backbones.attention import choose_attention
 from medvit.backbones.positions import rotations, sincos_positions
 from medvit.backbones.public import load_public
 from medvit.errors import ConfigError, DataError
@@ -127,7 +128,7 @@ class ViT(Backbone):
             raise ConfigError(f"backbone.image_size {image_size} is smaller than one patch {self.patch_size}")
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid), self.width)) if learned else None
         self.blocks = nn.ModuleList(
-            _block(config, self.width, self.heads, rate, self) for rate in _rates(config, self.depth)
+            choose_attention(_block(config, self.width, self.heads, rate, self)) for rate in _rates(config, self.depth)
         )
         self.norm = nn.LayerNorm(self.width, eps=config.norm_epsilon)
         self.apply(_initialize)
@@ -223,7 +224,7 @@ class ViT(Backbone):
 
 def transformer_block(width: int, heads: int) -> nn.Module:
     """A plain pre-norm block, as decoders use it."""
-    return Block(width, heads, qkv_bias=True)
+    return choose_attention(Block(width, heads, qkv_bias=True))
 
 
 def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: ViT) -> nn.Module:

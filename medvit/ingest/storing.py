@@ -23,7 +23,7 @@ from numpy import ndarray as Array
 from medvit.artifacts import write_text
 from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, OutputError
-from medvit.hardware import reuse_memory
+from medvit.hardware import keep_freed_memory
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
@@ -37,6 +37,9 @@ from medvit.store import Store
 log = logging.getLogger("medvit")
 
 PROGRESS = "taken.jsonl"
+
+KEPT_BYTES = 2**27
+"""Freed memory that a process keeps for its next arrays."""
 
 MaskValues = Literal["classes", "instances"]
 """What the values of label maps above 0 number: classes, or single things that are all of one class."""
@@ -79,7 +82,7 @@ class ReadAndStore:
         """
         from medvit import readers
 
-        reuse_memory()
+        keep_freed_memory(KEPT_BYTES)
         read = self._in_classes(readers.read(self.values.of(candidate.item)))
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
         self._check_mask(image.mask)

@@ -6,12 +6,13 @@ tiles are; a kernel density (Virchow2, 2024) is the default.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Amount, Positive, Share
@@ -63,11 +64,10 @@ class DinoV2(MaskedDistillation):
         config, num_images = self.config, look.num_images
         targets, patch_targets = self._targets(look, progress)
         self.read_targets(targets)
-        image_head = self.student.heads["image"]
-        patch_head = self.student.heads[self._patches]
-        images = by_view(image_head(look.student_images), num_images)
+        image_logits, patch_logits = self._logits(self.student.heads, look.student_images, look.student_patches)
+        images = by_view(image_logits, num_images)
         patches = masked_patch_loss(
-            patch_head(look.student_patches),
+            patch_logits,
             patch_targets,
             look.weights,
             num_crops=look.num_crops,
@@ -81,15 +81,18 @@ class DinoV2(MaskedDistillation):
             terms[config.regularizer] = self._regularized(look)
         return Losses({**terms, **look.extra})
 
-    @property
-    def _patches(self) -> str:
-        return "patch" if self.config.patch_head == "separate" else "image"
+    def _logits(self, heads: nn.ModuleDict, images: Tensor, patches: Tensor) -> Sequence[Float[Tensor, "n k"]]:
+        """Of images and of patches; a head that both share sees them together, since its prototypes are many."""
+        if self.config.patch_head == "separate":
+            return heads["image"](images), heads["patch"](patches)
+        logits: Tensor = heads["image"](torch.cat([images, patches]))
+        return logits.split([len(images), len(patches)])
 
     @torch.no_grad()
     def _targets(self, look: Look, progress: float) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
         """The teacher's probabilities of the global crops and of the patches that the student does not see."""
-        heads, learn = self.teacher_heads, self.training
-        images, patches = heads["image"](look.teacher_images), heads[self._patches](look.teacher_patches)
+        learn = self.training
+        images, patches = self._logits(self.teacher_heads, look.teacher_images, look.teacher_patches)
         return (
             balanced_targets(self.config, self.center, images, progress, learn=learn),
             balanced_targets(self.config, self.patch_center, patches, progress, learn=learn),

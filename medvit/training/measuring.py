@@ -57,7 +57,7 @@ class Meter(Checkpoint):
     ) -> None:
         """Counts operations and kept activations in the very first batch."""
         if batch_idx == 0:
-            self._counter = FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
+            self._counter = FlopCounterMode(display=False, custom_mapping=attention_on_cpu())
             self._stack.enter_context(self._counter)
             self._stack.enter_context(_kept(pl_module, self.measured))
 
@@ -71,7 +71,7 @@ class Meter(Checkpoint):
             self._stack.close()
             self.measured.flops = float(self._counter.get_total_flops()) * accumulated
         if done % accumulated == 0:
-            _synchronize()
+            synchronize()
             now = time.perf_counter()
             self.measured._steps.append(now - self._since)
             self._since = now
@@ -80,7 +80,7 @@ class Meter(Checkpoint):
         """Sums up."""
         self.measured.round_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
-        self.measured.peak_bytes = _peak_bytes()
+        self.measured.peak_bytes = peak_bytes_held()
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
         yield
 
 
-def _attention_on_cpu() -> dict[Any, Any]:
+def attention_on_cpu() -> dict[Any, Any]:
     """Formulas of torch's attention on a CPU, which its counter does not know."""
     aten = torch.ops.aten
 
@@ -116,12 +116,14 @@ def _attention_on_cpu() -> dict[Any, Any]:
     }
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Waits until a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _peak_bytes() -> int:
+def peak_bytes_held() -> int:
+    """The most that the GPU, or without one this process with all its libraries, has held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

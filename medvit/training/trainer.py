@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medvit.config import Config, Count
 from medvit.errors import ConfigError
-from medvit.hardware import half_precision
+from medvit.hardware import half_precision, keep_freed_memory
 from medvit.tracking import Tracker
 from medvit.training.resuming import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
@@ -76,6 +76,8 @@ class TrainerConfig(Config):
             raise ConfigError(
                 "trainer.strategy=fsdp does not go with fp16; set trainer.precision=bf16-mixed or 32-true"
             )
+        if cpu:
+            keep_freed_memory()
         # Lightning cannot know that the loader starts at the batch where the run was stopped.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         return lightning.Trainer(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medvit.training.measuring import Measured, _attention_on_cpu, _kept
+from medvit.training.measuring import Measured, _kept, attention_on_cpu
 from pipelines.__main__ import main
 from pipelines.finetune import FinetuneConfig
 from pipelines.plan import PLANNED, Planner, _bytes, _count, _duration
@@ -68,7 +68,7 @@ def test_a_plan_from_python_speaks_of_the_options_given(images, tmp_path):
 
 def test_operations_of_attention_on_a_cpu_are_counted():
     query = torch.randn(1, 2, 8, 4, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=_attention_on_cpu()) as counter:
+    with FlopCounterMode(display=False, custom_mapping=attention_on_cpu()) as counter:
         F.scaled_dot_product_attention(query, query, query)
     assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)  # two products of 8 x 8 x 4 in each of two heads
 
