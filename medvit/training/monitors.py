@@ -42,6 +42,8 @@ AT_ONCE = 8
 """Images a forward pass of a reading."""
 MASKED_IMAGES = 16
 """Images at most on which an error of reconstruction, or an entropy, is read."""
+FEWEST_LABELED = 16
+"""Labeled queries that are enough to ask for classes, where other images, as of other datasets, have no label."""
 
 
 class MonitorConfig(Config):
@@ -52,7 +54,7 @@ class MonitorConfig(Config):
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
-    """Key of the manifest's labels that are asked for, where images have it."""
+    """Key of the manifest's labels that are asked for, of the images that have it."""
 
 
 @runtime_checkable
@@ -170,16 +172,23 @@ def build_probe(
     None where the reading is off or there are fewer than two images.
     """
     usable = manifest.filter(lambda row: row.kind == start.preprocess.kind)
-    chosen = [_some(usable, split, config.knn_images, seed) for split in ("train", "val")]
-    bank, queries = (Samples(part, start.preprocess) for part in chosen)
+    bank, queries = chosen = _bank_and_queries(usable, config, start, seed)
     if config.knn_images == 0 or len(bank) < 2:
         return None
     seen = _views(queries if len(queries) else bank, views, seed)
-    if len(queries) and all(config.knn_label in row.labels for part in chosen for row in part):
-        return _class_probe(config, bank, queries, views.size, seen)
-    if len(queries) and all(row.mask for part in chosen for row in part):
+    labeled = usable.filter(lambda row: config.knn_label in row.labels)
+    known, asked = _bank_and_queries(labeled, config, start, seed)
+    enough = len(asked) >= max(1, min(len(queries), FEWEST_LABELED))
+    if enough and len({row.labels[config.knn_label] for row in known.manifest}) > 1:
+        return _class_probe(config, known, asked, views.size, seen)
+    if len(queries) and all(row.mask for part in chosen for row in part.manifest):
         return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
     return _study_probe(usable.filter(lambda row: row.split == "train"), config, start, views, seen, seed)
+
+
+def _bank_and_queries(manifest: Manifest, config: MonitorConfig, start: Start, seed: int) -> tuple[Samples, Samples]:
+    bank, queries = (_some(manifest, split, config.knn_images, seed) for split in ("train", "val"))
+    return Samples(bank, start.preprocess), Samples(queries, start.preprocess)
 
 
 def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
