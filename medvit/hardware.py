@@ -33,11 +33,10 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
+    options = {M_MMAP_THRESHOLD: LARGEST_KEPT_BLOCK, M_TRIM_THRESHOLD: kept_bytes}
     if kept_bytes is None:
-        options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26))
-    else:
-        options = ((M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK), (M_TRIM_THRESHOLD, kept_bytes))
-    return all(mallopt(option, value) == 1 for option, value in options)
+        options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
+    return all(mallopt(option, value) == 1 for option, value in options.items())
 
 
 def leads() -> bool:

@@ -43,6 +43,8 @@ AT_ONCE = 8
 """Images a forward pass of a reading."""
 MASKED_IMAGES = 16
 """Images at most on which an error of reconstruction, or an entropy, is read."""
+FEWEST_LABELED = 16
+"""Labeled queries that are enough to ask for classes, where other images, as of other datasets, have no label."""
 
 
 class MonitorConfig(Config):
@@ -53,8 +55,8 @@ class MonitorConfig(Config):
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
-    """What is asked for where images have it: a key of the manifest's labels, or of its attributes, as sex: how well
-    that is told from features says how much of it they hold."""
+    """What is asked for, of the images that have it: a key of the manifest's labels, or of its attributes, as sex: how
+    well that is told from features says how much of it they hold."""
 
     def answer(self, row: Row) -> str | None:
         """What an image has under the key."""
@@ -185,16 +187,25 @@ def build_probe(
     if are_tiles(manifest, start.preprocess):
         manifest = some_tiles(manifest, found, count=config.knn_images, seed=seed)
     usable = manifest.filter(lambda row: row.kind == start.preprocess.kind)
-    chosen = [_some(usable, split, config.knn_images, seed) for split in ("train", "val")]
-    bank, queries = (Samples(part, start.preprocess, slides=found) for part in chosen)
+    bank, queries = _bank_and_queries(usable, config, start, seed, found)
     if config.knn_images == 0 or len(bank) < 2:
         return None
     seen = _views(queries if len(queries) else bank, views, seed)
-    if len(queries) and all(config.answer(row) for part in chosen for row in part):
-        return _class_probe(config, bank, queries, views.size, seen)
-    if len(queries) and all(row.mask for part in chosen for row in part):
+    labeled = usable.filter(lambda row: config.answer(row) is not None)
+    known, asked = _bank_and_queries(labeled, config, start, seed, found)
+    enough = len(asked) >= max(1, min(len(queries), FEWEST_LABELED))
+    if enough and len({config.answer(row) for row in known.manifest}) > 1:
+        return _class_probe(config, known, asked, views.size, seen)
+    if len(queries) and all(row.mask for part in (bank, queries) for row in part.manifest):
         return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
     return _study_probe(bank.of(usable.filter(lambda row: row.split == "train")), config, views, seen, seed)
+
+
+def _bank_and_queries(
+    manifest: Manifest, config: MonitorConfig, start: Start, seed: int, slides: SlidesConfig
+) -> tuple[Samples, Samples]:
+    bank, queries = (_some(manifest, split, config.knn_images, seed) for split in ("train", "val"))
+    return Samples(bank, start.preprocess, slides=slides), Samples(queries, start.preprocess, slides=slides)
 
 
 def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:

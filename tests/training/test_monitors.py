@@ -42,6 +42,18 @@ def test_labels_make_a_class_probe_and_masks_one_of_tissue(images, volumes):
     assert probe_of(volumes)[1].question == "tissue"
 
 
+def test_of_images_of_which_some_have_labels_only_those_are_asked_for_them(images):
+    rows = Manifest.read(images).rows
+    others = tuple(replace(row, labels={}, image_id=f"o-{row.image_id}") for row in rows)
+    _, alone = probe_of(images, knn_images=64)
+    _, probe = probe_of(images, (*rows, *others), knn_images=64)
+    assert probe.question == "study"  # four labeled queries among eight are too few
+    more = tuple(replace(row, image_id=f"{row.image_id}-{turn}") for row in rows for turn in range(4))
+    _, probe = probe_of(images, (*more, *others), knn_images=64)
+    assert probe.question == "class"
+    assert len(probe.queries) == 4 * len(alone.queries)
+
+
 def test_without_either_an_image_must_find_its_study(images):
     rows = unlabeled(images, lambda number: f"s-{number // 4}")
     _, probe = probe_of(images, rows)
