@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks import convert, crops, gpu, headers, lightly, pretraining, updates
+from benchmarks import convert, crops, gpu, headers, lightly, pretraining, tiles, updates
 
 LARGE_SERIES = 2000
 LIGHTLY = Path(".venv-lightly")
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "headers": headers.run,
     "crops": crops.run,
     "updates": updates.run,
+    "tiles": tiles.run,
     "gpu": gpu.run,
     "pretraining": partial(pretraining.run, environment=LIGHTLY),
 }

@@ -14,6 +14,7 @@ from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.samples import Image, Kind
 from medvit.transforms.field_of_view import Crop, FieldOfViewConfig
+from medvit.transforms.stain import StainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +78,7 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Field of view, spacing or size, channels and intensity."""
+    """Field of view, stain, spacing or size, channels and intensity."""
 
     kind: Kind = "volume"
     """What it takes: image (C, H, W) or volume (C, I, J, K)."""
@@ -91,6 +92,8 @@ class Preprocess(Config):
     """How the pixels of images are resized; volumes are resized linearly."""
     field_of_view: FieldOfViewConfig | None = None
     """Of fundus photographs: cropped to the round field of view, before all else; none takes them as they are."""
+    stain: StainConfig | None = None
+    """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
     intensity: Intensity = Field(default_factory=Intensity)
 
     @model_validator(mode="after")
@@ -112,7 +115,7 @@ class Preprocess(Config):
             raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
         image, crop = self._cropped(image)
         shape, affine = self._grid(image)
-        pixels = torch.from_numpy(self._channels(self.intensity(image.intensities(), image.pixels.dtype)))
+        pixels = torch.from_numpy(self._channels(self.intensity(self._stained(image), image.pixels.dtype)))
         mask = None if image.mask is None else torch.from_numpy(image.mask.astype(np.int64))
         if shape != image.pixels.shape[1:]:
             pixels = resize(pixels, shape, self.interpolation)
@@ -125,6 +128,16 @@ class Preprocess(Config):
         pixels, crop = self.field_of_view(image.pixels)
         mask = None if image.mask is None else crop.of(image.mask)
         return replace(image, pixels=crop.of(pixels), mask=mask), crop
+
+    def _stained(self, image: Image) -> Float[np.ndarray, "c *s"]:
+        if self.stain is None:
+            return image.intensities()
+        if image.pixels.shape[0] != 3 or image.pixels.ndim != 3 or image.pixels.dtype != np.uint8:
+            raise DataError(
+                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs pictures of "
+                "three of 8 bits: leave it out"
+            )
+        return self.stain(image.intensities(), 255.0)
 
     def _grid(self, image: Image) -> tuple[tuple[int, ...], Affine | None]:
         shape = image.pixels.shape[1:]
