@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,9 +16,12 @@ from medvit.artifacts import Checkpoint
 from medvit.embeddings import Embeddings, EmbeddingStore
 from medvit.errors import DataError
 from medvit.inference.predictor import Device, resolve_device
+from medvit.manifest import Manifest
 from medvit.readers.slides import Slide
+from medvit.samples import Kind
 from medvit.slide_model import SlideModel, SlideReading
-from medvit.tile_features import Embedder, TileLoaderConfig, embed_tiles
+from medvit.slides import SlidesConfig
+from medvit.tile_features import EmbeddedSlide, Embedder, TileLoaderConfig, embed_manifest, embed_tiles
 from medvit.tiles import TileGrid
 from medvit.transforms.preprocess import Preprocess
 
@@ -36,6 +40,31 @@ class SlidePredictor:
         self.model = SlideModel.from_checkpoint(checkpoint).to(self.device)
         self.config = self.model.config
         self.embedder = Embedder(self.model.backbone, preprocess, self.config.features, self.device)
+
+    @property
+    def kind(self) -> Kind:
+        """What it takes: slides."""
+        return "slide"
+
+    def embed(
+        self,
+        manifest: Manifest,
+        slides: SlidesConfig,
+        folder: Path | None,
+        config: TileLoaderConfig,
+        failures: list[str],
+    ) -> list[EmbeddedSlide]:
+        """The slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
+
+        Raises:
+            DataError: If all slides fail, or if their tiles are of another size or scale.
+        """
+        skipping = slides.model_copy(update={"skip_tiles": self.config.tiles.skip})
+        shared: dict[str, Any] = {"folder": folder, "config": config, "failures": failures}
+        found = embed_manifest(manifest, skipping, embedder=self.embedder, **shared)
+        for slide in found:
+            self.config.tiles.require(slide.grid, slide.row)
+        return found
 
     def read(self, embeddings: Embeddings) -> SlideReading:
         """What the model says of a slide whose tiles are embedded."""

@@ -19,7 +19,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.losses.supervised import classification_loss
 from medvit.manifest import Manifest
 from medvit.samples import Row
-from medvit.slide_model import BagModel, SlideModelConfig, TileSpec
+from medvit.slide_model import SAME_SCALE, BagModel, SlideModelConfig, TileSpec
 from medvit.tile_features import EmbeddedSlide
 from medvit.tiles import TileFlag
 from medvit.tracking import Tracker
@@ -32,8 +32,6 @@ from medvit.training.trainer import TrainerConfig
 
 log = logging.getLogger("medvit")
 
-SAME_SCALE = 1.15
-"""How much coarser the coarsest tiles may be than the finest: ingest takes a level within 5 % of the wished scale."""
 Balance = Literal["loss", "sampler", "none"]
 
 
