@@ -16,7 +16,7 @@ from medvit.artifacts import Lineage, Report
 from medvit.dataset import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.cases import probability_of_truth, shared_patients, telling, tracked
+from medvit.evaluation.cases import probability_of_truth, shared_patients, spacing, telling, tracked, unit_of
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.paired import Table, paired_differences
 from medvit.evaluation.patients import evaluate_with_patients
@@ -31,7 +31,7 @@ from medvit.evaluation.report import (
     read_table,
     write_report,
 )
-from medvit.evaluation.segmentation import Scores, Unit, evaluate_masks, score_case
+from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
 from medvit.inference.predictor import Device, Predictor
 from medvit.inference.slide_figure import slide_figure
 from medvit.inference.slides import SlideFinding, SlidePredictor
@@ -183,7 +183,9 @@ def telling_slides(
         (found,) = predictor.embed(one, config.slides, config.embeddings, config.tiles, [])
         slide = open_row(row, config.slides.key, config.slides.folder)
         reading = predictor.read(found.embeddings)
-        figure = slide_figure(slide, SlideFinding(found.grid, reading, model.classes, slide.shape, slide.mpp))
+        figure = slide_figure(
+            slide, SlideFinding(found.grid, reading, model.classes, slide.shape, slide.mpp), predictor
+        )
         caption = f"{name}: {row.labels[model.label]}, given a probability of {scores[index]:.3f}, {row.image_id}"
         examples.append(Example(caption, figure))
     return examples
@@ -201,19 +203,6 @@ def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> 
             failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
         else:
             yield row, image, prediction
-
-
-def unit_of(manifest: Manifest) -> Unit:
-    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
-    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
-
-
-def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
-    """Distance between neighboring pixels or voxels, in a unit."""
-    num_axes = image.pixels.ndim - 1
-    if unit == "px":
-        return (1.0,) * num_axes
-    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes
 
 
 def surface_tolerance(config: EvaluateConfig, manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ Heads of a self-supervised transformer on tiles single out different structures,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,7 +45,7 @@ def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
     if vit.cls_token is None or vit.positions == "rope":
         raise DataError("maps of attention heads need a class token, and positions that are not rope")
     seen: list[Tensor] = []
-    attention = vit.blocks[-1].attn
+    attention: Any = vit.blocks[-1].attn
     hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         tokens = vit(pixels)

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation.segmentation import Unit
 from medvit.manifest import Manifest
-from medvit.samples import Split
+from medvit.samples import Image, Split
 
 
 def telling(scores: Float[Array, "n"]) -> dict[str, int]:
@@ -41,3 +42,16 @@ def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
     parts = {"": "value", ".low": "low", ".high": "high"}
     found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
     return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def unit_of(manifest: Manifest) -> Unit:
+    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
+    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
+
+
+def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
+    """Distance between neighboring pixels or voxels, in a unit."""
+    num_axes = image.pixels.ndim - 1
+    if unit == "px":
+        return (1.0,) * num_axes
+    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes
