@@ -8,10 +8,16 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import convert, crops, headers, updates
+from benchmarks import convert, crops, headers, tiles, updates
 
 LARGE_SERIES = 2000
-BENCHMARKS = {"convert": convert.run, "headers": headers.run, "crops": crops.run, "updates": updates.run}
+BENCHMARKS = {
+    "convert": convert.run,
+    "headers": headers.run,
+    "crops": crops.run,
+    "updates": updates.run,
+    "tiles": tiles.run,
+}
 
 
 def main() -> None:

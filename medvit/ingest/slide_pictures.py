@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from numpy import ndarray as Array
 
 from medvit.ingest.tiling import Tiled
 from medvit.tiles import BLURRED, PEN
 
-MAX_SIDE = 480
-"""Pixels of a side of one of the two views."""
 INK, BLUR, TILE = (235, 190, 0), (200, 40, 160), (40, 90, 200)
 """Red, green and blue of what is marked."""
 SHADE = 0.45
@@ -22,11 +20,9 @@ def draw(tiled: Tiled, path: Path) -> None:
     """Writes the slide as it is and, beside it, with glass dimmed, ink yellow and tiles framed, blurred ones violet."""
     from PIL import Image, ImageDraw
 
-    height, width = tiled.overview.shape[1:]
-    shrink = min(1.0, MAX_SIDE / max(height, width))
-    shape = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    plain = Image.fromarray(tiled.overview.transpose(1, 2, 0)).resize(shape, Image.Resampling.BOX)
-    marked = Image.fromarray(_marked(tiled)).resize(shape, Image.Resampling.BOX)
+    plain = Image.fromarray(tiled.picture.transpose(1, 2, 0))
+    shape = plain.size
+    marked = Image.fromarray(_marked(tiled))
     pen = ImageDraw.Draw(marked)
     scale = shape[0] / tiled.width
     side = tiled.side * scale
@@ -42,7 +38,12 @@ def draw(tiled: Tiled, path: Path) -> None:
 
 
 def _marked(tiled: Tiled) -> UInt8[Array, "h w 3"]:
-    pixels = tiled.overview.transpose(1, 2, 0).astype(np.float32)
-    pixels[~tiled.found.tissue] *= SHADE
-    pixels[tiled.found.ink] = INK
+    pixels = tiled.picture.transpose(1, 2, 0).astype(np.float32)
+    pixels[~_sized(tiled.found.tissue, pixels.shape[:2])] *= SHADE
+    pixels[_sized(tiled.found.ink, pixels.shape[:2])] = INK
     return pixels.astype(np.uint8)
+
+
+def _sized(mask: Bool[Array, "g f"], shape: tuple[int, int]) -> Bool[Array, "h w"]:
+    rows, columns = (np.arange(new) * old // new for old, new in zip(mask.shape, shape, strict=True))
+    return mask[rows[:, None], columns[None]]

@@ -1,5 +1,8 @@
 """Takes slides: their tiles are listed, their pixels stay where they are.
 
+What stands for a slide in the store is its picture at low power, so its content address is the same for the same scan,
+whatever the file is called and whatever words are in it.
+
 A slide is done when `tiles/IMAGE_ID.parquet` is there with the state that its file and the options had; a run that goes
 on, or an ingest after an earlier one, takes only what is missing.
 """
@@ -32,10 +35,6 @@ from medvit.tiles import FOLDER, TileGrid
 
 log = logging.getLogger("medvit")
 
-FINGERPRINT_SIDE = 512
-"""Pixels of the longer side of the picture that stands for a slide in the store; its content address is the slide's.
-
-It depends on the pixels of the scan alone, neither on the name of the file nor on words in it."""
 STATE, TAKEN = "state", "taken"
 """Facts that the file of a grid keeps on how it came to be."""
 
@@ -87,9 +86,8 @@ class ReadSlide:
         try:
             slide.check()
             tiled = cut(slide, self.config)
-            overview = slide.overview(FINGERPRINT_SIDE)
             taken = Taken(
-                sha256=Store(self.folder / "images").put(overview),
+                sha256=Store(self.folder / "images").put(tiled.picture),
                 shape=(3, *slide.shape),
                 dtype="uint8",
                 modality=MODALITY,
@@ -102,7 +100,7 @@ class ReadSlide:
                 intercept=0.0,
                 unit="",
                 flags=(),
-                perceptual_hash=perceptual_hash(overview),
+                perceptual_hash=perceptual_hash(tiled.picture),
             )
         finally:
             slide.close()

@@ -22,6 +22,10 @@ SAME_SCALE = 0.05
 """A level of the slide within this share of the wished scale is taken as it is: scanners of 20x differ so much."""
 MAX_OVERVIEW = 2048
 """Pixels of the longer side of the low-power picture at most."""
+SQUARE = 8
+"""Tiles of the file along a side of the squares in which a slide is gone through."""
+PICTURE_SIDE = 512
+"""Pixels of the longer side of the picture to show."""
 INK_SHARE = 0.02
 """Share of a tile under ink from which it is flagged."""
 FOCUS_MPP = 1.0
@@ -57,13 +61,13 @@ class TilesConfig(Config):
 
 @dataclass(frozen=True)
 class Tiled:
-    """What was found on a slide: its tiles, and the low-power picture (3, h, w) with tissue and ink on it.
+    """What was found on a slide: its tiles, tissue and ink at low power, and a small picture (3, h, w) to show.
 
     `width` of the slide and `side` of a tile are in pixels of level 0.
     """
 
     grid: TileGrid
-    overview: UInt8[Array, "3 h w"]
+    picture: UInt8[Array, "3 h w"]
     found: TissueMap
     width: int
     side: float
@@ -99,7 +103,7 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
             f"no tile of the slide has the tissue that is asked for, {config.min_tissue:.0%} of it; the best has "
             f"{tissue.max(initial=0.0):.0%}: lower tiles.min_tissue, or choose smaller tiles"
         )
-    return Tiled(_focused(slide, grid), overview, found, slide.shape[1], side)
+    return Tiled(_focused(slide, grid), slide.overview(PICTURE_SIDE), found, slide.shape[1], side)
 
 
 def tile_mpp(slide: Slide, wished: float) -> float:
@@ -121,9 +125,13 @@ def tile_mpp(slide: Slide, wished: float) -> float:
 
 
 def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, "n 2"]:
-    """Corners (x, y) row by row of the file's own tiles, so that a tile of the file serves all regions in one go."""
+    """Corners (x, y) by squares of `SQUARE` x `SQUARE` of the file's own tiles, and row by row of these within.
+
+    What a square needs is decoded once and fits a cache, however wide the slide is.
+    """
     x, y = corners.T
-    return np.asarray(corners[np.lexsort((x, y, x // tile_side, y // tile_side))])
+    square = SQUARE * tile_side
+    return np.asarray(corners[np.lexsort((x, y, x // tile_side, y // tile_side, x // square, y // square))])
 
 
 def sharpness(pixels: UInt8[Array, "3 h w"]) -> float:

@@ -36,6 +36,7 @@ class TiffPyramid:
         height, width = _size(self._pages[0])
         shapes = [_size(page) for page in self._pages]
         self.levels = tuple(Level((h, w), math.sqrt(height / h * width / w)) for h, w in shapes)
+        self.is_tiled = all(page.is_tiled for page in self._pages)
         self.mpp = _ome_mpp(self._file) or _resolution_mpp(self._pages[0])
         page = self._pages[0]
         self.tile_side = int(page.tilewidth) if page.is_tiled else 256

@@ -20,7 +20,8 @@ from medvit.readers import slide_dicom
 from medvit.readers.pyramid import Level, Pyramid, cut_short
 from medvit.readers.refusals import decoding, refusal
 from medvit.readers.slide_dicom import DicomPyramid
-from medvit.readers.slide_openslide import OpenSlidePyramid, vendor
+from medvit.readers.slide_fast import fastest
+from medvit.readers.slide_openslide import vendor
 from medvit.readers.slide_tiff import TiffPyramid, short_level
 from medvit.samples import Image, Item, Refusal
 
@@ -174,7 +175,7 @@ def _pyramid(files: list[Path]) -> Pyramid:
         return DicomPyramid(files if len(files) > 1 else slide_dicom.siblings(files[0]))
     maker = vendor(files[0])
     if maker and not (maker == "generic-tiff" and _is_ome(files[0])):
-        return OpenSlidePyramid(files[0])
+        return fastest(files[0], maker)
     if head.startswith(TIFF_MAGIC):
         return TiffPyramid(files[0])
     raise UnreadableError("named as a slide, but its bytes are of no slide format known here")

@@ -78,6 +78,20 @@ def test_the_order_follows_the_tiles_of_the_file():
     assert tiles == sorted(tiles, key=lambda place: (place[1], place[0]))
 
 
+def test_each_tile_of_the_file_is_decoded_once_or_nearly_so_on_a_wide_slide():
+    side, cached = 256, 160
+    x, y = np.meshgrid(np.arange(0, 256 * 100, 128), np.arange(0, 256 * 16, 128))
+    decoded, cache = 0, dict.fromkeys([])
+    for left, top in in_file_order(np.stack([x.ravel(), y.ravel()], axis=1), side):
+        for place in {(a // side, b // side) for a in (left, left + 255) for b in (top, top + 255)}:
+            decoded += place not in cache
+            cache.pop(place, None)
+            cache[place] = None
+            if len(cache) > cached:
+                cache.pop(next(iter(cache)))
+    assert decoded < 1.35 * 101 * 17  # tiles of the file
+
+
 def test_tiles_out_of_focus_and_under_ink_are_flagged(tmp_path: Path):
     density = tissue(1536, 2304)
     density[:, :, 768:1536] = ndimage.gaussian_filter(density[:, :, 768:1536], (0, 8, 8))

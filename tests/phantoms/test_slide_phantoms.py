@@ -1,0 +1,90 @@
+"""Phantom slides are the same for ever, open as real files do, and hold what their labels say."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvit import phantoms
+from medvit.phantoms import slide
+from medvit.phantoms.dicom import Subject
+from medvit.phantoms.large_slide import write_large
+from medvit.phantoms.slide_dicom import write_dicom_slide
+from medvit.readers.slides import open_slide
+
+SHAPE = (512, 768)
+
+
+def drawn(label: str = "tumor", *, seed: int = 0, has_ink: bool = False) -> slide.SlidePhantom:
+    return slide.slide(np.random.default_rng(seed), label, has_ink=has_ink, shape=SHAPE)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path: Path):
+    files = []
+    for name in ("once", "again"):
+        slide.write_tiff(tmp_path / f"{name}.tif", drawn().pixels)
+        dicom = write_dicom_slide(tmp_path / name, drawn().pixels, subject=Subject(0, 1))
+        files.append([digest(tmp_path / f"{name}.tif"), *map(digest, dicom)])
+    assert files[0] == files[1]
+
+
+def test_tumor_has_more_nuclei_than_normal_tissue():
+    found = drawn()
+    red = found.pixels[..., 0].reshape(SHAPE[0] // 16, 16, SHAPE[1] // 16, 16).mean(axis=(1, 3))
+    assert red[found.labels == 2].mean() < red[found.labels == 1].mean() - 20  # gray levels
+    assert set(np.unique(drawn("normal").labels)) == {0, 1}
+
+
+def test_a_tiff_opens_at_all_its_magnifications(tmp_path: Path):
+    slide.write_tiff(tmp_path / "slide.tif", drawn().pixels)
+    opened = open_slide(tmp_path / "slide.tif")
+    assert opened.mpp == pytest.approx(slide.MPP, rel=1e-3)
+    assert [level.downsample for level in opened.levels] == pytest.approx([1, 2, 4, 8], rel=0.02)
+
+
+def test_dicom_and_tiff_show_the_same(tmp_path: Path):
+    pixels = drawn().pixels
+    slide.write_tiff(tmp_path / "slide.tif", pixels)
+    files = write_dicom_slide(tmp_path / "dicom", pixels, subject=Subject(0, 1))
+    one, other = (open_slide(path) for path in (tmp_path / "slide.tif", files[0]))
+    assert one.shape == other.shape
+    assert other.mpp == pytest.approx(slide.MPP)
+    for mpp in (0.5, 1.0):
+        difference = one.read(100, 60, 200, mpp).astype(int) - other.read(100, 60, 200, mpp)
+        assert np.abs(difference).mean() < 4  # gray levels: JPEG halves the color of one of them
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="the DICOM validator dciodvfy is not installed")
+def test_dicom_slides_pass_the_validator(tmp_path: Path):
+    for file in write_dicom_slide(tmp_path, drawn().pixels, subject=Subject(0, 1)):
+        told = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False).stderr
+        assert "Error" not in told
+
+
+def test_a_slide_of_any_size_is_a_small_file(tmp_path: Path):
+    write_large(tmp_path / "large.tif", 60_000)
+    assert (tmp_path / "large.tif").stat().st_size < 8 * 2**20
+    opened = open_slide(tmp_path / "large.tif")
+    assert opened.shape == (60_000, 60_000)
+    assert opened.mpp == pytest.approx(0.25)
+    assert opened.read(30_000, 30_000, 64, 0.25).mean() < opened.read(0, 0, 64, 0.25).mean() - 20  # gray levels
+
+
+def test_slides_are_written_two_a_patient_into_a_folder_a_class(tmp_path: Path):
+    paths = phantoms.write_slides(tmp_path, 3)
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert names == [
+        "normal/patient-000-slide-0.tif",
+        "normal/patient-000-slide-1.tif",
+        "tumor/patient-001-slide-2.tif",
+    ]
+    assert phantoms.slide_labels(2).max() == 2
