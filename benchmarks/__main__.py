@@ -8,7 +8,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks import convert, crops, headers, tiles, updates
+from benchmarks import convert, crops, embedding, headers, tiles, updates
 
 LARGE_SERIES = 2000
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "crops": crops.run,
     "updates": updates.run,
     "tiles": tiles.run,
+    "embedding": embedding.run,
 }
 
 
