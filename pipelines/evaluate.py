@@ -39,7 +39,7 @@ from medvit.manifest import Manifest
 from medvit.samples import Image, Prediction, Row, Split
 from medvit.slides import SlidesConfig, open_row
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import TileLoaderConfig
+from medvit.tile_features import EmbeddingConfig
 
 TOLERANCE = "Surface tolerance"
 """The fact of a report that tells the tolerance of normalized surface Dice."""
@@ -66,9 +66,7 @@ class EvaluateConfig(StageConfig):
     device: Device = "auto"
     """Where the model runs."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
-    tiles: TileLoaderConfig = Field(default_factory=TileLoaderConfig)
-    embeddings: Path | None = None
-    """Folder of embeddings of tiles that is shared by runs; none takes the one in the dataset's folder."""
+    tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 
 
 @stage
@@ -162,7 +160,7 @@ def measure_slides(
 ) -> Evaluation:
     """The same of slides, whose tiles are embedded where they are not yet; of patients, too, with several slides."""
     model = predictor.config
-    slides = predictor.embed(manifest, config.slides, config.embeddings, config.tiles, failures)
+    slides = predictor.embed(manifest, config.slides, config.tiles, failures)
     found = [predictor.read(slide.embeddings).probabilities for slide in tqdm(slides, desc="Evaluating", unit="slide")]
     num_failed = len(manifest) - len(slides)
     left_out = [f"{num_failed} of {len(manifest)} slides could not be read and are left out"] * bool(num_failed)
@@ -180,7 +178,7 @@ def telling_slides(
     for name, index in telling(scores).items():
         row = evaluation.rows[index]
         one = replace(manifest, rows=(row,))
-        (found,) = predictor.embed(one, config.slides, config.embeddings, config.tiles, [])
+        (found,) = predictor.embed(one, config.slides, config.tiles, [])
         slide = open_row(row, config.slides.key, config.slides.folder)
         reading = predictor.read(found.embeddings)
         figure = slide_figure(

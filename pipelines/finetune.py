@@ -25,7 +25,7 @@ from medvit.samples import Flag
 from medvit.slide_model import SlideModelConfig, ensemble_state
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import Embedder, embed_manifest
+from medvit.tile_features import Embedder, EmbeddingConfig, embed_manifest
 from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
@@ -33,6 +33,7 @@ from medvit.training.optim import OptimConfig
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.slides import (
     SlideTraining,
+    bag_head,
     common_tiles,
     holds_slides,
     labeled_slides,
@@ -82,6 +83,7 @@ class FinetuneConfig(StageConfig):
     """Which series of a study the model is for; none takes any of the training images' kind and modality."""
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
+    tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
@@ -150,17 +152,17 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
+    head = bag_head(config.head, config.trainer)
     slides = embed_manifest(
         labeled_slides(manifest, config.label, run.failures),
         config.slides,
         embedder=embedder,
-        folder=config.bags.embeddings,
-        config=config.bags.loader,
+        config=config.tiles,
         failures=run.failures,
     )
     model = SlideModelConfig(
         backbone=start.config,
-        head=config.head or {"name": "abmil"},
+        head=head,
         members=config.bags.members,
         features=embedder.features,
         tiles=common_tiles(slides, config.slides.skip_tiles),

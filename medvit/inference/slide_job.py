@@ -66,7 +66,9 @@ class OpenFiles:
         """
         key = (os.getpid(), self.files)
         if key not in _OPEN:
-            _OPEN.clear()  # one at a time; a process that was forked must not share file handles with its parent
+            for (process, _), slide in _OPEN.items():  # one at a time
+                slide.close() if process == os.getpid() else None  # what was opened before a fork is its parent's
+            _OPEN.clear()
             _OPEN[key] = open_slide(self.files, self.mpp)
         return _OPEN[key]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -23,7 +22,7 @@ from medvit.readers.slides import Slide
 from medvit.samples import Image, Kind
 from medvit.slide_model import SlideModel, SlideReading
 from medvit.slides import SlidesConfig
-from medvit.tile_features import EmbeddedSlide, Embedder, TileLoaderConfig, embed_manifest, embed_tiles
+from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, TileLoaderConfig, embed_manifest, embed_tiles
 from medvit.tiles import TileGrid
 from medvit.transforms.padding import pad_to_multiple
 from medvit.transforms.preprocess import Preprocess
@@ -53,8 +52,7 @@ class SlidePredictor:
         self,
         manifest: Manifest,
         slides: SlidesConfig,
-        folder: Path | None,
-        config: TileLoaderConfig,
+        config: EmbeddingConfig,
         failures: list[str],
     ) -> list[EmbeddedSlide]:
         """The slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
@@ -63,8 +61,7 @@ class SlidePredictor:
             DataError: If all slides fail, or if their tiles are of another size or scale.
         """
         skipping = slides.model_copy(update={"skip_tiles": self.config.tiles.skip})
-        shared: dict[str, Any] = {"folder": folder, "config": config, "failures": failures}
-        found = embed_manifest(manifest, skipping, embedder=self.embedder, **shared)
+        found = embed_manifest(manifest, skipping, embedder=self.embedder, config=config, failures=failures)
         for slide in found:
             self.config.tiles.require(slide.grid, slide.row)
         return found

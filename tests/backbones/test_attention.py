@@ -27,7 +27,8 @@ def test_the_maps_are_what_the_block_multiplies_its_values_with():
     model, pixels = vit(), torch.randn(1, 3, 16, 16)
     inputs, outputs = [], []
     block = model.blocks[-1].attn
-    block.register_forward_hook(lambda _, given, made: (inputs.append(given[0]), outputs.append(made)))
+    block.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    block.register_forward_hook(lambda _, given, made: outputs.append(made))
     found = head_maps(model, pixels)
     values = block.qkv(inputs[0]).reshape(1, 5, 3, 3, 8).permute(2, 0, 3, 1, 4)[2]  # (B, K, T, D / K)
     expected = block.proj((found.whole[:, :, None] @ values)[:, :, 0].flatten(1))

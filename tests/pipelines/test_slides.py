@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused(place, model, tmp_path):
         learn(place, tmp_path / "a", checkpoint=model)
     with pytest.raises(ConfigError, match=r"head\.name=dense reads no bags"):
         learn(place, tmp_path / "b", head={"name": "dense"})
-    with pytest.raises(DataError, match="none has a mask or a label 'grade'"):
+    with pytest.raises(DataError, match=r"at least two classes of 'grade', found none \(labels found: label\)"):
         learn(place, tmp_path / "c", label="grade")
     manifest = Manifest.read(place / "dataset")
     with pytest.raises(DataError, match=r"no row is in the split 'val'"):
