@@ -27,7 +27,7 @@ from medvit.tiles import TileFlag, TileGrid
 
 SAME_SCALE = 1.15
 """How much coarser tiles may be than others: ingest takes a level of the slide within 5 % of the wished scale."""
-CHUNK = 8192
+CHUNK = 4096
 """Embeddings of a slide that are in memory at once."""
 
 
