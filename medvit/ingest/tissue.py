@@ -106,9 +106,11 @@ def _ink(
     limit = SMOOTH * (1.0 + smooth.mean(axis=0) * 4.0)
     is_flat = detail < limit
     sure = ndimage.binary_opening((is_green | is_blue | is_red) & is_flat, _disk(2 * OPENED_UM, mpp))
+    if not sure.any():
+        return sure
     # The thick end of a stroke is nearly black, and its rim faint: both belong to ink that they touch.
     dark = ndimage.binary_propagation(sure, mask=sure | (is_flat & (smooth.mean(axis=0) > 0.5)))
-    near = ndimage.binary_dilation(dark, _disk(GROWN_UM, mpp))
+    near = ndimage.distance_transform_edt(~dark) * mpp <= GROWN_UM
     rim = near & (detail < RIM * limit) & (smooth.max(axis=0) > FAINT)
     return np.asarray(ndimage.binary_propagation(dark, mask=dark | rim))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict
 from pathlib import Path
@@ -22,13 +23,19 @@ PLAUSIBLE_MPP = (0.02, 20.0)
 """Beyond these, a resolution is that of a screen or a printer (72 dots an inch is 353 microns), not of a microscope."""
 
 
+def opened(path: Path) -> Any:
+    """An open TIFF of tifffile, whose warnings, which quote file names, are not heard."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile.TiffFile(path)
+
+
 class TiffPyramid:
     """A TIFF slide, of 8-bit RGB or gray: uncompressed ones are memory-mapped, others decoded strip- or tile-wise."""
 
     def __init__(self, path: Path) -> None:
-        import tifffile
-
-        self._file = tifffile.TiffFile(path)
+        self._file = opened(path)
         series = self._file.series[0]
         self._pages: list[Any] = [level.keyframe for level in series.levels]
         for page in self._pages:
@@ -88,10 +95,8 @@ class TiffPyramid:
 
 def short_level(path: Path) -> UnreadableError | None:
     """What is wrong with a TIFF some of whose pixels lie beyond its end; reads no pixels."""
-    import tifffile
-
     num_bytes = path.stat().st_size
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         for page in file.pages:
             ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
             if len(ends) == 0 or ends.max() > num_bytes:

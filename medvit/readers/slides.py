@@ -22,7 +22,7 @@ from medvit.readers.refusals import decoding, refusal
 from medvit.readers.slide_dicom import DicomPyramid
 from medvit.readers.slide_fast import fastest
 from medvit.readers.slide_openslide import vendor
-from medvit.readers.slide_tiff import TiffPyramid, short_level
+from medvit.readers.slide_tiff import TiffPyramid, opened, short_level
 from medvit.samples import Image, Item, Refusal
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -182,9 +182,7 @@ def _pyramid(files: list[Path]) -> Pyramid:
 
 
 def _is_ome(path: Path) -> bool:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         return bool(file.is_ome)
 
 
@@ -242,7 +240,7 @@ def _is_pyramid(path: Path) -> bool:
     if maker and maker != "generic-tiff":
         return True
     try:
-        with tifffile.TiffFile(path) as file:
+        with opened(path) as file:
             page = file.pages.first
             return len(file.series[0].levels) > 1 or (page.is_tiled and page.imagewidth * page.imagelength > LARGE)
     except (tifffile.TiffFileError, IndexError, KeyError, ValueError, TypeError, AttributeError, OSError):

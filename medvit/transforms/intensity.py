@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from medvit.config import Amount, Config, Positive, Share
 from medvit.errors import ConfigError
 from medvit.transforms.preprocess import Intensity
+from medvit.transforms.stain import StainChange, apply_stain, draw_stain
 
 Below = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -48,6 +49,8 @@ class IntensityConfig(Config):
     """Chance of smoothing the first global crop, the other global crops, a local crop (Caron et al., ICCV 2021)."""
     color: Below = 0.0
     """Largest independent change of contrast of each channel, as of stain or camera."""
+    stain: Below = 0.0
+    """Largest relative change of hematoxylin, of eosin and of what is left, in pictures of H&E; 0.2 is strong."""
     windows: tuple[tuple[float, Positive], ...] = ()
     """Display windows as (center, width) in the unit of the image (HU for CT), one of which is drawn for a crop."""
     grayscale: Share = 0.0
@@ -61,6 +64,7 @@ class Change:
     """What is done to one crop; the neutral value of each leaves it as it is."""
 
     window: tuple[float, float] | None = None
+    stain: StainChange | None = None
     gamma: float = 1.0
     contrast: float = 1.0
     brightness: float = 0.0
@@ -88,8 +92,11 @@ def draw_change(
     sigma = generator.uniform(min(0.1, config.blur), config.blur)
     blurred, gray, solarized = generator.random(3) < (config.blur_chances[kind], config.grayscale, config.solarize)
     number, seed = int(generator.integers(2**31)), int(generator.integers(2**31))
+    chance = config.chance * 2**16
     return Change(
         window=config.windows[number % len(config.windows)] if config.windows and happens[0] else None,
+        # Of its own seed, so that the option shifts no other draw.
+        stain=draw_stain(config.stain, np.random.default_rng(seed)) if config.stain and seed % 2**16 < chance else None,
         gamma=float(gamma) if happens[1] else 1.0,
         contrast=float(contrast) if happens[2] else 1.0,
         brightness=float(brightness) if happens[3] else 0.0,
@@ -108,6 +115,9 @@ def apply_change(pixels: Float[Tensor, "c *s"], change: Change, scale: UnitScale
     if change.window is not None:
         assert scale is not None
         pixels = scale.windowed(pixels, *change.window)
+    if change.stain is not None:
+        assert scale is not None
+        pixels = scale.stained(pixels, change.stain)
     if change.gamma != 1.0:
         low, high = pixels.amin(), pixels.amax()
         extent = (high - low).clamp(min=1e-6)
@@ -140,25 +150,36 @@ def _degraded(pixels: Tensor, change: Change, deviation: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class UnitScale:
-    """From the pixels of a preprocessing by window to its unit, such as HU, and to another window."""
+    """From the pixels of a preprocessing to what they were before: to HU and another window, or to light."""
 
     intensity: Intensity
 
     @classmethod
     def of(cls, intensity: Intensity, config: IntensityConfig) -> UnitScale | None:
-        """The scale that the windows of a config need; none where it has none.
+        """The scale that the windows and the stain of a config need; none where it has neither.
 
         Raises:
-            ConfigError: If windows are asked for, but the preprocessing forgets the unit of the image.
+            ConfigError: If they are asked for, but the preprocessing forgets the unit of the image.
         """
+        if config.stain and intensity.method != "range":
+            raise ConfigError(
+                "objective.views.intensity.stain needs pixels whose light is known; "
+                f"found preprocess.intensity.method={intensity.method}, expected range"
+            )
         if not config.windows:
-            return None
+            return cls(intensity) if config.stain else None
         if intensity.method != "window":
             raise ConfigError(
                 "objective.views.intensity.windows needs pixels whose unit is known; "
                 f"found preprocess.intensity.method={intensity.method}, expected window, as wide as all of them"
             )
         return cls(intensity)
+
+    def stained(self, pixels: Float[Tensor, "3 h w"], change: StainChange) -> Float[Tensor, "3 h w"]:
+        """Pixels as if the picture had been stained otherwise."""
+        mean = torch.tensor(self.intensity.mean or (0.0,)).reshape(-1, 1, 1)
+        std = torch.tensor(self.intensity.std or (1.0,)).reshape(-1, 1, 1)
+        return (apply_stain((pixels * std + mean)[None], change)[0] - mean) / std
 
     def windowed(self, pixels: Float[Tensor, "c *s"], center: float, width: float) -> Float[Tensor, "c *s"]:
         """Pixels as if they had been preprocessed with this window; what the wide one clipped stays clipped."""

@@ -13,6 +13,7 @@ from medvit.config import Config, Count, Positive
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
 from medvit.samples import Image, Kind
+from medvit.transforms.stain import StainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Spacing or size, channels and intensity, in this order."""
+    """Stain, spacing or size, channels and intensity."""
 
     kind: Kind = "volume"
     """What it takes: image (C, H, W) or volume (C, I, J, K)."""
@@ -82,6 +83,8 @@ class Preprocess(Config):
     """Volumes are resampled to about this spacing (R, A, S), over the same field of view; none keeps their own."""
     size: tuple[Count, ...] | None = None
     """Images and volumes without spacing are resized to this; none keeps their own size."""
+    stain: StainConfig | None = None
+    """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
     intensity: Intensity = Field(default_factory=Intensity)
 
     def __call__(self, image: Image) -> Prepared:
@@ -95,12 +98,22 @@ class Preprocess(Config):
         if image.kind != self.kind:
             raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
         shape, affine = self._grid(image)
-        pixels = torch.from_numpy(self._channels(self.intensity(image.intensities(), image.pixels.dtype)))
+        pixels = torch.from_numpy(self._channels(self.intensity(self._stained(image), image.pixels.dtype)))
         mask = None if image.mask is None else torch.from_numpy(image.mask.astype(np.int64))
         if shape != image.pixels.shape[1:]:
             pixels = resize(pixels, shape)
             mask = None if mask is None else resize_mask(mask, shape)
         return Prepared(pixels, affine, mask)
+
+    def _stained(self, image: Image) -> Float[np.ndarray, "c *s"]:
+        if self.stain is None:
+            return image.intensities()
+        if image.pixels.shape[0] != 3 or image.pixels.ndim != 3 or image.pixels.dtype != np.uint8:
+            raise DataError(
+                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs pictures of "
+                "three of 8 bits: leave it out"
+            )
+        return self.stain(image.intensities(), 255.0)
 
     def _grid(self, image: Image) -> tuple[tuple[int, ...], Affine | None]:
         shape = image.pixels.shape[1:]

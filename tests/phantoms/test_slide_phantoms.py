@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,17 @@ def test_slides_are_written_two_a_patient_into_a_folder_a_class(tmp_path: Path):
         "tumor/patient-001-slide-2.tif",
     ]
     assert phantoms.slide_labels(2).max() == 2
+
+
+def test_memory_stays_flat_on_a_slide_of_100000_pixels(tmp_path: Path):
+    write_large(tmp_path / "large.tif", 100_000)
+    program = (
+        "import resource, sys; from pathlib import Path; from medvit.readers.slides import open_slide\n"
+        "from PIL import Image; import numpy, tifffile, openslide\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"slide = open_slide(Path({str(tmp_path / 'large.tif')!r})); slide.check(); slide.overview(1024)\n"
+        "for place in range(20_000, 80_000, 1_500): slide.read(place, place, 256, 0.25)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert float(told) < 250  # MiB; the slide has 28,610

@@ -293,4 +293,4 @@ class TestRealData:
         codes = {entry.code for entry in quarantine.read(tmp_path / "out")}
         assert {"not_an_image", "unreadable"} <= codes
         assert finished.failures
-        assert {row.kind for row in finished.artifact} == {"image", "volume"}
+        assert {row.kind for row in finished.artifact} == {"image", "slide", "volume"}

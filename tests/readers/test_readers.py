@@ -15,10 +15,10 @@ FOLDERS = {
     "dcm_qa_nih": {"volume": 18, "refused": 18},
     "dcm_qa_ts": {"volume": 18, "refused": 12},
     "dicom-odd": {"image": 37, "volume": 1, "refused": 22},
-    "highdicom-sm-seg-sr": {"image": 2, "refused": 25},
+    "highdicom-sm-seg-sr": {"image": 2, "slide": 6, "refused": 17},
     "torchio-ct-series": {"volume": 1, "refused": 2},
     "totalseg-ct": {"volume": 7, "refused": 3},
-    "wsi": {"image": 13, "refused": 4},
+    "wsi": {"image": 13, "slide": 1, "refused": 3},
 }
 """Real folders, and what their files are found to be."""
 
@@ -26,7 +26,7 @@ FOLDERS = {
 def test_every_format_of_the_room_is_found_by_its_file():
     assert [reader.name for reader in readers.readers()] == ["slide", "array", "dicom", "image", "itk", "nifti"]
     assert all(isinstance(reader, readers.Reader) for reader in readers.readers())
-    with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are array, dicom"):
+    with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are slide, array, dicom"):
         readers.reader("nifty")
 
 
@@ -43,7 +43,7 @@ def test_every_real_file_is_told_of_and_what_is_found_is_read_or_refused(shared_
     assert Counter(one.kind if isinstance(one, Item) else "refused" for one in found) == FOLDERS[folder]
     refused = []
     for item in found:
-        if isinstance(item, Item):
+        if isinstance(item, Item) and item.kind != "slide":
             try:
                 assert readers.read(item).pixels.size > 0
             except UnsupportedError as error:

@@ -5,7 +5,10 @@ import pytest
 import tifffile
 
 from medvit import readers
-from medvit.errors import DataError, UnreadableError
+from medvit.errors import DataError, UnreadableError, UnsupportedError
+from medvit.readers.slide_fast import fastest
+from medvit.readers.slide_openslide import OpenSlidePyramid, vendor
+from medvit.readers.slide_tiff import TiffPyramid
 from medvit.readers.slides import open_slide
 from medvit.samples import Item, Refusal
 
@@ -118,3 +121,22 @@ def test_an_aperio_slide_opens_and_text_in_its_name_is_refused(shared_data: Path
     assert len(slide.levels) == 1  # neither label nor macro
     with pytest.raises(UnreadableError, match="no slide format known here"):
         open_slide(shared_data / "wsi" / "broken.svs")
+
+
+def test_dicom_slides_of_another_maker_open_tile_by_tile(shared_data: Path):
+    folder = shared_data / "highdicom-sm-seg-sr"
+    for name in ("sm_image_dots.dcm", "sm_image_jpegls.dcm", "sm_image_numbers.dcm"):
+        slide = open_slide((folder / name,))
+        assert (slide.shape, slide.mpp, slide.tile_side) == ((50, 50), pytest.approx(0.499), 10)
+        assert slide.read(5, 5, 40, 0.499).shape == (3, 40, 40)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of uint16 pixels; expected 8 bits"):
+        open_slide((folder / "sm_image_grayscale.dcm",)).read(0, 0, 10, 0.499)
+
+
+def test_pixels_past_openslide_are_those_of_openslide(shared_data: Path, tiled: Path):
+    for path in (shared_data / "wsi" / "cmu-1-small-region.svs", tiled):
+        ours, theirs = fastest(path, vendor(path)), OpenSlidePyramid(path)
+        assert isinstance(ours, TiffPyramid)
+        for number, level in enumerate(theirs.levels):
+            place = (number, level.shape[1] - 150, level.shape[0] - 120, 150, 120)
+            np.testing.assert_array_equal(ours.region(*place), theirs.region(*place))
