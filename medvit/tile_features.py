@@ -168,7 +168,9 @@ def embed_slides(
     waiting = [job for job in jobs if job.known is None]
     if len(waiting) < len(jobs):
         log.info("embeddings of %d of %d slides are there already", len(jobs) - len(waiting), len(jobs))
-    with tqdm(total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5) as bar:
+    with tqdm(
+        total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5, disable=not waiting
+    ) as bar:
         for job in jobs:
             if job.known is not None:
                 yield Outcome(job.row, job.known)
