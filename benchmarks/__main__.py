@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks import convert, crops, gpu, headers, lightly, pretraining, tiles, updates
+from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, tiles, updates
 
 LARGE_SERIES = 2000
 LIGHTLY = Path(".venv-lightly")
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "crops": crops.run,
     "updates": updates.run,
     "tiles": tiles.run,
+    "embedding": embedding.run,
     "gpu": gpu.run,
     "pretraining": partial(pretraining.run, environment=LIGHTLY),
 }

@@ -17,15 +17,17 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Config, Count, Positive, Share, Tree
 from medvit.embeddings import Embeddings
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, DataError
 from medvit.heads import BagHead, HeadChoice, Tiles
 from medvit.model import AppliesTo
 from medvit.peft import PeftChoice
 from medvit.samples import Row
 from medvit.tile_features import Features
-from medvit.tiles import TileFlag
+from medvit.tiles import TileFlag, TileGrid
 
-CHUNK = 8192
+SAME_SCALE = 1.15
+"""How much coarser tiles may be than others: ingest takes a level of the slide within 5 % of the wished scale."""
+CHUNK = 4096
 """Embeddings of a slide that are in memory at once."""
 
 
@@ -42,6 +44,18 @@ class TileSpec(Config):
     """Least share of a tile that is tissue."""
     skip: tuple[TileFlag, ...] = ()
     """Tiles that carry one of these flags are left out."""
+
+    def require(self, grid: TileGrid, row: Row) -> None:
+        """Refuses tiles of another size or scale.
+
+        Raises:
+            DataError: If they are.
+        """
+        if grid.size != self.size or not 1 / SAME_SCALE < grid.mpp / self.mpp < SAME_SCALE:
+            raise DataError(
+                f"{row} has tiles of {grid.size} pixels at {grid.mpp:.4g} microns, the model learned from {self.size} "
+                f"at {self.mpp:.4g}; ingest the slides with tiles.size={self.size} tiles.mpp={self.mpp:.4g}"
+            )
 
 
 class SlideModelConfig(Config):

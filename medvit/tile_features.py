@@ -50,6 +50,13 @@ class TileLoaderConfig(Config):
     """Processes that read tiles; 0 reads them in the one that embeds."""
 
 
+class EmbeddingConfig(TileLoaderConfig):
+    """How tiles of slides are read and embedded, and where embeddings are kept."""
+
+    embeddings: Path | None = None
+    """Folder of embeddings that is shared by runs; none keeps them in the dataset's folder."""
+
+
 class Embedder:
     """A frozen backbone with its preprocessing: tiles in, embeddings out.
 
@@ -161,7 +168,9 @@ def embed_slides(
     waiting = [job for job in jobs if job.known is None]
     if len(waiting) < len(jobs):
         log.info("embeddings of %d of %d slides are there already", len(jobs) - len(waiting), len(jobs))
-    with tqdm(total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5) as bar:
+    with tqdm(
+        total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5, disable=not waiting
+    ) as bar:
         for job in jobs:
             if job.known is not None:
                 yield Outcome(job.row, job.known)
@@ -185,11 +194,10 @@ def embed_manifest(
     slides: SlidesConfig,
     *,
     embedder: Embedder,
-    folder: Path | None,
-    config: TileLoaderConfig,
+    config: EmbeddingConfig,
     failures: list[str],
 ) -> list[EmbeddedSlide]:
-    """The slides of a manifest with their embeddings, kept in `folder` or, without one, in the dataset's.
+    """The slides of a manifest with their embeddings, made where they are not there yet.
 
     `failures` gets a line for each slide that failed.
 
@@ -205,7 +213,7 @@ def embed_manifest(
             rows.append(row)
         except DataError as error:
             failures.append(f"{row}: {error}")
-    store = EmbeddingStore(folder or manifest.folder / FOLDER, embedder.key, embedder.facts)
+    store = EmbeddingStore(config.embeddings or manifest.folder / FOLDER, embedder.key, embedder.facts)
     opened = partial(open_row, key=slides.key, folder=slides.folder)
     found = []
     outcomes = embed_slides(rows, grids, opened, embedder=embedder, store=store, config=config)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray as Array
 from pydantic import Field
 from tqdm import tqdm
@@ -16,8 +16,10 @@ from medvit.artifacts import Lineage, Report
 from medvit.dataset import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation.cases import probability_of_truth, shared_patients, spacing, telling, tracked, unit_of
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.paired import Table, paired_differences
+from medvit.evaluation.patients import evaluate_with_patients
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import (
     HTML,
@@ -29,11 +31,15 @@ from medvit.evaluation.report import (
     read_table,
     write_report,
 )
-from medvit.evaluation.segmentation import Scores, Unit, evaluate_masks, score_case
+from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
 from medvit.inference.predictor import Device, Predictor
+from medvit.inference.slide_figure import slide_figure
+from medvit.inference.slides import SlideFinding, SlidePredictor
 from medvit.manifest import Manifest
 from medvit.samples import Image, Prediction, Row, Split
+from medvit.slides import SlidesConfig, open_row
 from medvit.stage import Run, StageConfig, stage
+from medvit.tile_features import EmbeddingConfig
 
 TOLERANCE = "Surface tolerance"
 """The fact of a report that tells the tolerance of normalized surface Dice."""
@@ -59,14 +65,16 @@ class EvaluateConfig(StageConfig):
     """Bootstrap resamples."""
     device: Device = "auto"
     """Where the model runs."""
+    slides: SlidesConfig = Field(default_factory=SlidesConfig)
+    tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 
 
 @stage
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
     """Measures a model on a split it was not trained on, with intervals, and writes a report."""
     manifest = run.dataset(config.dataset)
-    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
-    predictor = Predictor(checkpoint, config.device)
+    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
+    predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)
     answered, notes = answerable(manifest.split(config.split), predictor)
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
@@ -74,7 +82,10 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     differences = {} if other is None else compare(evaluation, other, config)
 
     subject = describe(config, manifest, checkpoint.hash, answered, evaluation)
-    examples = telling_cases(answered, predictor, evaluation)
+    if isinstance(predictor, SlidePredictor):
+        examples = telling_slides(answered, predictor, evaluation, config)
+    else:
+        examples = telling_cases(answered, predictor, evaluation)
     write_report(run.folder, subject, evaluation, examples=examples, differences=differences)
     _tell(evaluation.metrics, f"{config.split} split, {len(answered)} images")
     _tell(differences, "difference from the other report")
@@ -83,7 +94,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     return Report(run.folder, {name: estimate.value for name, estimate in evaluation.metrics.items()})
 
 
-def answerable(manifest: Manifest, predictor: Predictor) -> tuple[Manifest, list[str]]:
+def answerable(manifest: Manifest, predictor: Predictor | SlidePredictor) -> tuple[Manifest, list[str]]:
     """The images whose truth is known in the model's own classes, and a note on those left out.
 
     Raises:
@@ -98,7 +109,7 @@ def answerable(manifest: Manifest, predictor: Predictor) -> tuple[Manifest, list
         )
     kept = manifest.filter(
         lambda row: (
-            row.kind == predictor.preprocess.kind
+            row.kind == predictor.kind
             and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
         )
     )
@@ -108,25 +119,20 @@ def answerable(manifest: Manifest, predictor: Predictor) -> tuple[Manifest, list
     return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
 
 
-def shared_patients(manifest: Manifest, split: Split) -> list[str]:
-    """A note on patients of a split who also have images in the train split: the model may know them."""
-    if split == "train":
-        return []
-    known = {row.patient_id for row in manifest if row.split == "train"}
-    both = {row.patient_id for row in manifest if row.split == split} & known
-    return [f"{len(both)} patients of this split have images in the train split too; the numbers may flatter"] * bool(
-        both
-    )
-
-
 def measure(
-    manifest: Manifest, predictor: Predictor, config: EvaluateConfig, notes: list[str], failures: list[str]
+    manifest: Manifest,
+    predictor: Predictor | SlidePredictor,
+    config: EvaluateConfig,
+    notes: list[str],
+    failures: list[str],
 ) -> Evaluation:
     """Predicts every image and computes all metrics with their intervals; `failures` gets a line for each that failed.
 
     Raises:
         DataError: If all failed.
     """
+    if isinstance(predictor, SlidePredictor):
+        return measure_slides(manifest, predictor, config, notes, failures)
     model, unit = predictor.config, unit_of(manifest)
     rows: list[Row] = []
     scores: list[Scores] = []
@@ -149,6 +155,40 @@ def measure(
     return evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
 
 
+def measure_slides(
+    manifest: Manifest, predictor: SlidePredictor, config: EvaluateConfig, notes: list[str], failures: list[str]
+) -> Evaluation:
+    """The same of slides, whose tiles are embedded where they are not yet; of patients, too, with several slides."""
+    model = predictor.config
+    slides = predictor.embed(manifest, config.slides, config.tiles, failures)
+    found = [predictor.read(slide.embeddings).probabilities for slide in tqdm(slides, desc="Evaluating", unit="slide")]
+    num_failed = len(manifest) - len(slides)
+    left_out = [f"{num_failed} of {len(manifest)} slides could not be read and are left out"] * bool(num_failed)
+    rows = [slide.row for slide in slides]
+    truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
+    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *left_out]}
+    return evaluate_with_patients(rows, truth, np.stack(found), model.classes, **shared)
+
+
+def telling_slides(
+    manifest: Manifest, predictor: SlidePredictor, evaluation: Evaluation, config: EvaluateConfig
+) -> list[Example]:
+    """The best, the median and the worst slide by the probability of the truth, with maps and top tiles."""
+    examples, scores, model = [], probability_of_truth(evaluation), predictor.config
+    for name, index in telling(scores).items():
+        row = evaluation.rows[index]
+        one = replace(manifest, rows=(row,))
+        (found,) = predictor.embed(one, config.slides, config.tiles, [])
+        slide = open_row(row, config.slides.key, config.slides.folder)
+        reading = predictor.read(found.embeddings)
+        figure = slide_figure(
+            slide, SlideFinding(found.grid, reading, model.classes, slide.shape, slide.mpp), predictor
+        )
+        caption = f"{name}: {row.labels[model.label]}, given a probability of {scores[index]:.3f}, {row.image_id}"
+        examples.append(Example(caption, figure))
+    return examples
+
+
 def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> Iterator[tuple[Row, Image, Prediction]]:
     """Each image of a manifest with what the model says of it, behind a progress bar; one that fails is passed over."""
     for row in tqdm(manifest, total=len(manifest), desc="Evaluating", unit="image", mininterval=0.5):
@@ -161,19 +201,6 @@ def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> 
             failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
         else:
             yield row, image, prediction
-
-
-def unit_of(manifest: Manifest) -> Unit:
-    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
-    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
-
-
-def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
-    """Distance between neighboring pixels or voxels, in a unit."""
-    num_axes = image.pixels.ndim - 1
-    if unit == "px":
-        return (1.0,) * num_axes
-    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes
 
 
 def surface_tolerance(config: EvaluateConfig, manifest: Manifest) -> str:
@@ -232,12 +259,8 @@ def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: 
 def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
     """The best, the median and the worst image: by mean Dice, with contours, or by the probability of the truth."""
     scores = evaluation.columns["dice"] if evaluation.kind == "segmentation" else probability_of_truth(evaluation)
-    order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
-    if not order:
-        return []
-    chosen = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     unit, examples = unit_of(manifest), []
-    for name, index in chosen.items():
+    for name, index in telling(scores).items():
         row = evaluation.rows[index]
         image = load(manifest, row)
         caption = f"{name}: {row.labels.get(predictor.config.label)}, given a probability of {scores[index]:.3f}"
@@ -248,19 +271,6 @@ def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
         figure = overlay_figure(image.intensities(), *masks, spacing(image, unit))
         examples.append(Example(f"{caption}, {row.image_id}", figure))
     return examples
-
-
-def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
-    """What the model gave the true class of each image."""
-    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
-    return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
-
-
-def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
-    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`."""
-    parts = {"": "value", ".low": "low", ".high": "high"}
-    found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def _present(values: Array | None) -> Array:

@@ -24,13 +24,20 @@ from medvit.peft import PeftChoice
 from medvit.slide_model import SlideModelConfig, ensemble_state
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import Embedder, embed_manifest
+from medvit.tile_features import Embedder, EmbeddingConfig, embed_manifest
 from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import rounds, whole_images
 from medvit.training.options import TrainingOptions
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.slides import SlideTraining, common_tiles, holds_slides, labeled_slides, warn_of_pixels
+from medvit.training.slides import (
+    SlideTraining,
+    bag_head,
+    common_tiles,
+    holds_slides,
+    labeled_slides,
+    warn_of_pixels,
+)
 from medvit.training.start import Start
 from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer
@@ -64,6 +71,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """Which series of a study the model is for; none takes any of the training images' kind and modality."""
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
+    tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
 
     @property
@@ -129,17 +137,17 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = config.start(manifest, pretrained)
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
+    head = bag_head(config.head, config.trainer)
     slides = embed_manifest(
         labeled_slides(manifest, config.label, run.failures),
         config.slides,
         embedder=embedder,
-        folder=config.bags.embeddings,
-        config=config.bags.loader,
+        config=config.tiles,
         failures=run.failures,
     )
     model = SlideModelConfig(
         backbone=start.config,
-        head=config.head or {"name": "abmil"},
+        head=head,
         members=config.bags.members,
         features=embedder.features,
         tiles=common_tiles(slides, config.slides.skip_tiles),

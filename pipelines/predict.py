@@ -10,23 +10,30 @@ from typing import ClassVar
 from pydantic import Field
 
 from medvit import __version__
-from medvit.artifacts import Predictions
+from medvit.artifacts import Checkpoint, Predictions
 from medvit.config import Config
 from medvit.errors import DataError
 from medvit.inference import STATUSES, Maker
 from medvit.inference.coding import check_codes
 from medvit.inference.job import Job
 from medvit.inference.predictor import Device, Predictor
+from medvit.inference.slide_job import SlideJob, SlideOptions, as_slides
+from medvit.inference.slides import SlidePredictor
 from medvit.inference.study import SeriesChoice, check_rule, studies
 from medvit.inference.worklist import STATUS, Worklist
 from medvit.ingest import Candidate, Patient, crosswalk
 from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.tiling import TilesConfig, cut
 from medvit.model import AppliesTo
 from medvit.readers import find
+from medvit.readers.slides import Slide
 from medvit.readers.stack import StacksConfig
 from medvit.samples import Identity, Item
+from medvit.slide_model import TileSpec
+from medvit.slides import SlidesConfig
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
+from medvit.tiles import TileGrid
 
 log = logging.getLogger("medvit")
 
@@ -68,6 +75,7 @@ class PredictConfig(StageConfig):
     """Key file of the pseudonyms, made on first use; the one that ingest uses gives a study the same pseudonym."""
     device: Device = "auto"
     """Where the model runs: auto takes the GPU where there is one."""
+    tiles: SlideOptions = Field(default_factory=SlideOptions)
 
 
 class SiteNames:
@@ -96,20 +104,17 @@ class SiteNames:
 @stage
 def predict(config: PredictConfig, run: Run) -> Predictions:
     """Runs a model on a folder of studies and writes results a clinician can open."""
-    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation")
-    predictor = Predictor(checkpoint, config.device)
-    check_codes(config.codes, predictor.config.classes)
-    if config.codes and predictor.config.kind == "classification":
-        log.warning("codes is ignored: a classification writes no DICOM SEG")
-    rule = config.applies_to.over(predictor.config.applies_to)
+    checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     names = SiteNames(config.key)
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
-    job = Job(predictor, rule, names, maker, config.series, config.codes)
+    job = make_job(config, checkpoint, names, maker)
     worklist, num_ignored = Worklist(run.folder), 0
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=names.done_in(worklist)):
-        found = studies([*find(local.files, stacks=config.stacks), *local.refusals], local.root, names, rule)
+        images = find(local.files, stacks=config.stacks)
+        images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
+        found = studies([*images, *local.refusals], local.root, names, job.applies_to)
         num_ignored += found.num_ignored
         crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
         worklist.run(found.studies, job)
@@ -123,6 +128,28 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
     log.info("predict: %d done, %d skipped, %d failed, see status.csv", *(counts[status] for status in STATUSES))
     return Predictions(run.folder, *(counts[status] for status in STATUSES))
+
+
+def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> Job | SlideJob:
+    """What does one study, by the kind of the model."""
+    if checkpoint.kind == "slide":
+        slides = SlidePredictor(checkpoint, config.device)
+        check_codes(config.codes, slides.config.classes)
+        rule = config.applies_to.over(slides.config.applies_to)
+        return SlideJob(slides, rule, names, maker, cut_as(slides.config.tiles), config.tiles, config.codes)
+    predictor = Predictor(checkpoint, config.device)
+    check_codes(config.codes, predictor.config.classes)
+    if config.codes and predictor.config.kind == "classification":
+        log.warning("codes is ignored: a classification writes no DICOM SEG")
+    rule = config.applies_to.over(predictor.config.applies_to)
+    return Job(predictor, rule, names, maker, config.series, config.codes)
+
+
+def cut_as(spec: TileSpec) -> Callable[[Slide], TileGrid]:
+    """Finds the tiles of a slide as ingest found those that a model learned from."""
+    same = spec.model_dump(include={"size", "mpp", "overlap", "min_tissue"})
+    config, slides = TilesConfig.parse(same), SlidesConfig(skip_tiles=spec.skip)
+    return lambda slide: slides.usable(cut(slide, config).grid)
 
 
 def _of(identity: Identity) -> Candidate:

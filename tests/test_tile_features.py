@@ -15,13 +15,12 @@ from medvit.errors import DataError
 from medvit.manifest import Manifest
 from medvit.readers.slides import open_slide
 from medvit.slides import SlidesConfig
-from medvit.tile_features import Embedder, TileLoaderConfig, embed_manifest
+from medvit.tile_features import Embedder, EmbeddingConfig, embed_manifest
 from medvit.tiles import TileGrid
 from medvit.transforms.preprocess import Intensity, Preprocess
 from tests.slides import SIZE, write_dataset
 
 CHAIN = Preprocess(kind="image", channels=3, intensity=Intensity(method="range"))
-CONFIG = TileLoaderConfig(batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,8 @@ def embedder(seed: int = 0, **options) -> Embedder:
 
 def embed(made, folder: Path, one: Embedder | None = None, failures: list | None = None, **options):
     failures = [] if failures is None else failures
-    config = TileLoaderConfig(batch_size=16, **options)
-    return embed_manifest(made[0], made[1], embedder=one or embedder(), folder=folder, config=config, failures=failures)
+    config = EmbeddingConfig(batch_size=16, embeddings=folder, **options)
+    return embed_manifest(made[0], made[1], embedder=one or embedder(), config=config, failures=failures)
 
 
 def test_an_embedding_is_what_the_backbone_says_of_the_tile(made, tmp_path):

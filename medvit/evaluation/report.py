@@ -18,6 +18,7 @@ from medvit.artifacts import write_text
 from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation, plots
 from medvit.evaluation.paired import Table
+from medvit.evaluation.patients import PREFIX
 from medvit.page import STYLE, Picture, html_pictures, html_table
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
@@ -153,7 +154,9 @@ def html(
 def metric_name(name: str) -> str:
     """A metric in words: `dice.liver` is "Dice, liver"."""
     metric, _, part = name.partition(".")
-    return NAMES.get(metric, metric) + (f", {part}" if part else "")
+    own = metric.removeprefix(PREFIX)
+    of_patients = ", of patients" if own != metric else ""
+    return NAMES.get(own, own) + of_patients + (f", {part}" if part else "")
 
 
 def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:

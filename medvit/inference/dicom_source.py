@@ -157,7 +157,7 @@ def _elements(values: dict[str, str]) -> Dataset:
 
 def has_position(header: Dataset) -> bool:
     """Whether a header says where its image or its frames lie."""
-    return "ImageOrientationPatient" in header or PER_FRAME in header
+    return any(keyword in header for keyword in ("ImageOrientationPatient", "ImageOrientationSlide", PER_FRAME))
 
 
 def _lacks(header: Dataset, keyword: str) -> bool:

@@ -12,7 +12,7 @@ from numpy import ndarray as Array
 from medvit.artifacts import Checkpoint
 from medvit.errors import ConfigError
 from medvit.hardware import half_precision
-from medvit.samples import Image, Prediction
+from medvit.samples import Image, Kind, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,11 @@ class Predictor:
         self.preprocess = Preprocess.parse(checkpoint.preprocess, source=str(checkpoint.folder))
         self.model = Model.from_checkpoint(checkpoint).to(self.device)
         self.config = self.model.config
+
+    @property
+    def kind(self) -> Kind:
+        """What it takes: image or volume."""
+        return self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
         """Probabilities (L,), or a mask on the grid of the given image, with its affine.

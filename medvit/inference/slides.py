@@ -8,17 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
+from medvit.backbones.head_maps import head_maps
+from medvit.backbones.vit import ViT
 from medvit.embeddings import Embeddings, EmbeddingStore
 from medvit.errors import DataError
 from medvit.inference.predictor import Device, resolve_device
+from medvit.manifest import Manifest
 from medvit.readers.slides import Slide
+from medvit.samples import Image, Kind
 from medvit.slide_model import SlideModel, SlideReading
-from medvit.tile_features import Embedder, TileLoaderConfig, embed_tiles
+from medvit.slides import SlidesConfig
+from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, TileLoaderConfig, embed_manifest, embed_tiles
 from medvit.tiles import TileGrid
+from medvit.transforms.padding import pad_to_multiple
 from medvit.transforms.preprocess import Preprocess
 
 
@@ -36,6 +42,39 @@ class SlidePredictor:
         self.model = SlideModel.from_checkpoint(checkpoint).to(self.device)
         self.config = self.model.config
         self.embedder = Embedder(self.model.backbone, preprocess, self.config.features, self.device)
+
+    @property
+    def kind(self) -> Kind:
+        """What it takes: slides."""
+        return "slide"
+
+    def embed(
+        self,
+        manifest: Manifest,
+        slides: SlidesConfig,
+        config: EmbeddingConfig,
+        failures: list[str],
+    ) -> list[EmbeddedSlide]:
+        """The slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
+
+        Raises:
+            DataError: If all slides fail, or if their tiles are of another size or scale.
+        """
+        skipping = slides.model_copy(update={"skip_tiles": self.config.tiles.skip})
+        found = embed_manifest(manifest, skipping, embedder=self.embedder, config=config, failures=failures)
+        for slide in found:
+            self.config.tiles.require(slide.grid, slide.row)
+        return found
+
+    def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
+        """What each attention head of the backbone looks at on a tile; none without a class token, or with rope."""
+        backbone = self.model.backbone
+        if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
+            return None
+        prepared = self.embedder.preprocess(Image(pixels, "image")).pixels[None]
+        padded = pad_to_multiple(prepared.to(self.device), backbone.patch_size)
+        maps: Array = head_maps(backbone, padded).maps[0].float().cpu().numpy()
+        return maps
 
     def read(self, embeddings: Embeddings) -> SlideReading:
         """What the model says of a slide whose tiles are embedded."""

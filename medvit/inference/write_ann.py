@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ PROBABILITY = Concept(PRIVATE_SCHEME, "PROBABILITY", "Probability of the class")
 NO_UNIT = Concept("UCUM", "1", "no units")
 
 
-def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: dict[str, str]) -> None:
+def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: Mapping[str, str]) -> None:
     """Writes a group of squares for each class that is the most probable one of a tile, with its measurements.
 
     Raises:
@@ -73,7 +73,7 @@ def base_level(headers: Sequence[Dataset]) -> Dataset:
     return max(whole, key=lambda header: int(header.TotalPixelMatrixColumns))
 
 
-def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: Maker, codes: dict[str, str]) -> Any:
+def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: Maker, codes: Mapping[str, str]) -> Any:
     import highdicom as hd
 
     name = finding.classes[label]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from medvit.config import Config, Count
 from medvit.samples import Bags, Row
 from medvit.slide_model import WholeBag
-from medvit.tile_features import EmbeddedSlide, Features, TileLoaderConfig
+from medvit.tile_features import EmbeddedSlide, Features
 from medvit.training.loader import Draw, LoaderConfig, RoundSampler, mixed_seed
 from medvit.training.resuming import Position
 
@@ -31,10 +30,6 @@ class BagConfig(Config):
     """Tiles drawn of a slide for a step of training; all are read in validation and inference."""
     features: Features = "class_mean"
     """What is read of a tile: class, its class token; mean, the mean of its patches; class_mean, both."""
-    embeddings: Path | None = None
-    """Folder where embeddings are kept and shared by runs; none keeps them in the dataset's folder."""
-    loader: TileLoaderConfig = Field(default_factory=TileLoaderConfig)
-    """How tiles are read where embeddings have to be made."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medvit.errors import ConfigError, DataError
+from medvit.heads import HeadConfig
+from medvit.heads.abmil import AbmilConfig
 from medvit.losses.supervised import classification_loss
 from medvit.manifest import Manifest
 from medvit.samples import Row
-from medvit.slide_model import BagModel, SlideModelConfig, TileSpec
+from medvit.slide_model import SAME_SCALE, BagModel, SlideModelConfig, TileSpec
 from medvit.tile_features import EmbeddedSlide
 from medvit.tiles import TileFlag
 from medvit.tracking import Tracker
@@ -32,8 +34,6 @@ from medvit.training.trainer import TrainerConfig
 
 log = logging.getLogger("medvit")
 
-SAME_SCALE = 1.15
-"""How much coarser the coarsest tiles may be than the finest: ingest takes a level within 5 % of the wished scale."""
 Balance = Literal["loss", "sampler", "none"]
 
 
@@ -44,9 +44,22 @@ def warn_of_pixels(**options: object) -> None:
 
 
 def holds_slides(manifest: Manifest, label: str) -> bool:
-    """Whether the labels of a dataset are those of slides, and not of its other images."""
-    labeled = [row.kind for row in manifest if label in row.labels]
-    return bool(labeled) and all(kind == "slide" for kind in labeled)
+    """Whether what is to be learned are labels of slides, and not of other images."""
+    kinds = {row.kind for row in manifest if label in row.labels} or {row.kind for row in manifest}
+    return kinds == {"slide"}
+
+
+def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
+    """The head of slides: gated attention where none is given. Known before tiles are embedded, which takes long.
+
+    Raises:
+        ConfigError: If the head reads no bags, or several devices are asked for.
+    """
+    if trainer.devices * trainer.nodes > 1:
+        raise ConfigError("heads of slides learn on one device; leave out trainer.devices and trainer.nodes")
+    chosen = head or AbmilConfig()
+    chosen.build_for_bags(1, 2)
+    return chosen
 
 
 def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manifest:
@@ -57,8 +70,10 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manif
     """
     classes = manifest.facts.classes.get(label, ())
     if len(classes) < 2:
+        keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
         raise DataError(
-            f"{manifest.folder}: slides need at least two classes of {label!r}; found {', '.join(classes) or 'none'}"
+            f"{manifest.folder}: slides need at least two classes of {label!r}, found {', '.join(classes) or 'none'} "
+            f"(labels found: {keys}); give label=..., or ingest the labels"
         )
     labeled = manifest.filter(lambda row: row.kind == "slide" and row.split != "test" and label in row.labels)
     for row in labeled:
@@ -110,10 +125,7 @@ class SlideTraining:
 
         Raises:
             DataError: If a class has no slide to learn from, or a side is empty.
-            ConfigError: If several devices are asked for.
         """
-        if self.trainer.devices * self.trainer.nodes > 1:
-            raise ConfigError("heads of slides learn on one device; leave out trainer.devices and trainer.nodes")
         figures: dict[str, float] = {}
         for member in range(self.bags.members):
             if not _kept(folder, member).is_file():

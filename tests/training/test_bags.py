@@ -22,7 +22,7 @@ from medvit.training.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
 from medvit.training.loader import LoaderConfig
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import Position
-from medvit.training.slides import SlideTraining, common_tiles, labeled_slides
+from medvit.training.slides import SlideTraining, bag_head, common_tiles, labeled_slides
 from medvit.training.trainer import TrainerConfig
 from tests.slides import grid, write_dataset
 
@@ -211,8 +211,7 @@ def test_slides_with_tiles_of_other_scales_are_refused(tmp_path):
 
 
 def test_several_devices_and_too_many_folds_are_refused(tmp_path):
-    many = replace(training(tmp_path), trainer=TrainerConfig(devices=2))
     with pytest.raises(ConfigError, match="learn on one device"):
-        many.train(tmp_path, Tracker())
+        bag_head(None, TrainerConfig(devices=2))
     with pytest.raises(DataError, match=r"bags\.folds=1 is too many"):
         training(tmp_path, folds=1).train(tmp_path, Tracker())

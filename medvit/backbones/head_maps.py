@@ -1,0 +1,58 @@
+"""Where a transformer looks: what the class token attends to, head by head (Chen and Krishnan, 2022).
+
+Heads of a self-supervised transformer on tiles single out different structures, such as nuclei, stroma and glass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medvit.backbones.vit import ViT
+from medvit.errors import DataError
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """Attention of the class token after the last block: `whole` (B, K, P + N) sums to 1, `maps` (B, K, *grid)."""
+
+    whole: Float[Tensor, "b k t"]
+    maps: Float[Tensor, "b k *g"]
+
+    @property
+    def likeness(self) -> float:
+        """The mean correlation of two heads: 1 where all look at the same."""
+        flat = self.maps.flatten(2) - self.maps.flatten(2).mean(dim=2, keepdim=True)
+        unit = torch.nn.functional.normalize(flat, dim=2)
+        cosines = unit @ unit.transpose(1, 2)  # (B, K, K)
+        heads = cosines.shape[1]
+        if heads == 1:
+            return 1.0
+        return float((cosines.sum(dim=(1, 2)) - heads).mean() / (heads * (heads - 1)))
+
+
+@torch.no_grad()
+def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
+    """What the class token of the last block attends to, for each head.
+
+    Raises:
+        DataError: If the transformer has no class token or rotary positions, whose attention is computed elsewhere.
+    """
+    if vit.cls_token is None or vit.positions == "rope":
+        raise DataError("maps of attention heads need a class token, and positions that are not rope")
+    seen: list[Tensor] = []
+    attention: Any = vit.blocks[-1].attn
+    hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        tokens = vit(pixels)
+    finally:
+        hook.remove()
+    batch, count, width = seen[0].shape
+    parts = attention.qkv(seen[0]).reshape(batch, count, 3, vit.heads, width // vit.heads).permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(parts[0][:, :, :1]), attention.k_norm(parts[1])
+    whole = (query @ key.transpose(-2, -1) * (width // vit.heads) ** -0.5).softmax(dim=-1)[:, :, 0]
+    return HeadMaps(whole, whole[:, :, vit.num_prefix_tokens :].unflatten(2, tokens.grid))

@@ -1,0 +1,132 @@
+"""One slide from its files to its results: cut into tiles, embed, predict, write."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medvit.config import Positive
+from medvit.errors import UnsupportedError
+from medvit.inference import Finding, Maker, Names, Result, Study
+from medvit.inference.dicom_source import read_sources
+from medvit.inference.slides import SlideFinding, SlidePredictor, attention_map, class_map
+from medvit.inference.study import choose
+from medvit.inference.write_ann import write_ann
+from medvit.inference.write_geojson import write_geojson
+from medvit.inference.write_heatmap import write_heatmap
+from medvit.inference.write_slide_preview import write_slide_preview
+from medvit.model import AppliesTo
+from medvit.readers.slides import MODALITY, TIFF_SUFFIXES, Slide, open_slide
+from medvit.samples import Item, Refusal
+from medvit.tile_features import TileLoaderConfig
+from medvit.tiles import TileGrid
+
+PREVIEW, ATTENTION, TILES, ANNOTATIONS = "preview.png", "attention.tif", "tiles.geojson", "annotations.dcm"
+
+
+class SlideOptions(TileLoaderConfig):
+    """How tiles of slides are read and embedded."""
+
+    slide_mpp: Positive | None = None
+    """Microns per pixel of slides that do not say theirs; with it, plain TIFF pictures are slides, too."""
+
+
+def as_slides(found: Iterable[Item | Refusal], options: SlideOptions) -> Iterator[Item | Refusal]:
+    """What readers found, plain TIFF pictures as slides if the microns per pixel of such were given."""
+    for one in found:
+        if isinstance(one, Item) and options.slide_mpp is not None and _is_plain(one):
+            yield replace(one, reader="slide", kind="slide", modality=MODALITY)
+        else:
+            yield one
+
+
+def _is_plain(item: Item) -> bool:
+    return item.kind == "image" and item.files[0].name.lower().endswith(TIFF_SUFFIXES)
+
+
+Cut = Callable[[Slide], TileGrid]
+"""Finds the tiles of a slide that are worth a look."""
+
+
+@dataclass(frozen=True)
+class OpenFiles:
+    """Opens the slide of some files, once in each process that reads it."""
+
+    files: tuple[Path, ...]
+    mpp: float | None = None
+
+    def __call__(self) -> Slide:
+        """The open slide.
+
+        Raises:
+            DataError: If it says no microns per pixel and none are given, or cannot be read.
+        """
+        key = (os.getpid(), self.files)
+        if key not in _OPEN:
+            for (process, _), slide in _OPEN.items():  # one at a time
+                slide.close() if process == os.getpid() else None  # what was opened before a fork is its parent's
+            _OPEN.clear()
+            _OPEN[key] = open_slide(self.files, self.mpp)
+        return _OPEN[key]
+
+
+_OPEN: dict[tuple[int, tuple[Path, ...]], Slide] = {}
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """Does one slide after the other with one model; call it with a study and the folder for its objects."""
+
+    predict: SlidePredictor
+    applies_to: AppliesTo
+    names: Names
+    maker: Maker
+    cut: Cut
+    options: SlideOptions = field(default_factory=SlideOptions)
+    codes: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, study: Study, folder: Path) -> Result:
+        """What came of the slides of a study.
+
+        Raises:
+            NoSeriesError: If it has no slide.
+            DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
+        """
+        items = choose(study, self.applies_to, "all")
+        findings: list[Finding] = []
+        notes: list[str] = []
+        for item in items:
+            name = self.names.series(study.series_key(item))
+            place = folder / name if len(items) > 1 else folder
+            place.mkdir(exist_ok=True)
+            opened = OpenFiles(item.files, self.options.slide_mpp)
+            found = self._find(opened, place)
+            pairs = zip(found.classes, found.reading.probabilities, strict=True)
+            findings += [Finding(name, label, probability=float(value)) for label, value in pairs]
+            notes += self._write(item, opened(), found, place)
+        outputs = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
+
+    def _find(self, opened: OpenFiles, work: Path) -> SlideFinding:
+        slide = opened()
+        grid = self.cut(slide)
+        reading = self.predict(opened, grid, self.options, work)
+        return SlideFinding(grid, reading, self.predict.config.classes, slide.shape, slide.mpp)
+
+    def _write(self, item: Item, slide: Slide, found: SlideFinding, folder: Path) -> list[str]:
+        write_slide_preview(folder / PREVIEW, slide, found)
+        write_heatmap(folder / ATTENTION, attention_map(found), "attention")
+        for label in found.heat_classes():
+            name = re.sub(r"[^A-Za-z0-9]+", "-", found.classes[label]).strip("-")
+            write_heatmap(folder / f"class-{label}-{name}.tif", class_map(found, label), "class")
+        write_geojson(folder / TILES, found)
+        if not item.identity.series:  # only DICOM names series
+            return []
+        try:
+            write_ann(folder / ANNOTATIONS, found, read_sources(item), self.maker, self.codes)
+        except UnsupportedError as error:
+            return [f"there are no DICOM annotations: {error}"]
+        return []
