@@ -185,12 +185,13 @@ class Views:
     """Training crops of a batch of images for self-supervision.
 
     `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
-    of the B images.
+    of the B images, `said` holds their labels and what is known of their modality, side and view.
     """
 
     crops: Float[Tensor, "v b c *s"]
     local: Float[Tensor, "w b c *s"] | None = None
     studies: tuple[str, ...] = ()
+    said: tuple[Mapping[str, str], ...] = ()
 
     def to(self, device: torch.device | str) -> Views:
         """The same views with their tensors on `device`."""

@@ -44,7 +44,8 @@ class PretrainConfig(StageConfig):
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
-    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone."""
+    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
+    but for objective=urfound, which learns from labels."""
     output: Path
     """Checkpoint folder to make."""
     checkpoint: Path | None = None

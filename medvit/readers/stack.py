@@ -49,7 +49,7 @@ class StacksConfig(Config):
     def _has_a_spacing(self) -> Self:
         if self.spacing_mm is None:
             raise ValueError(
-                "pictures do not say how far they lie apart; give stacks.spacing_mm, as [0.24,0.0039,0.011]"
+                "pictures do not say how far apart they lie; give stacks.spacing_mm, as [0.24,0.0039,0.011]"
             )
         return self
 

@@ -33,7 +33,7 @@ class CurriculumConfig(Config):
         is_low = progress < self.low_until
         factor, deviation = (self.low_factor, self.noise[0]) if is_low else (1.0, self.noise[1])
         local = None if views.local is None else self._changed(views.local, factor, deviation, patch_size)
-        return Views(self._changed(views.crops, factor, deviation, patch_size), local, views.studies)
+        return Views(self._changed(views.crops, factor, deviation, patch_size), local, views.studies, views.said)
 
     def _changed(
         self, crops: Float[Tensor, "v b c *s"], factor: float, deviation: float, patch_size: tuple[int, ...]

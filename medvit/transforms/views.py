@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medvit.config import Axis, Config, Count, Positive
-from medvit.samples import Sample, Views
+from medvit.samples import Row, Sample, Views
 from medvit.transforms.intensity import IntensityConfig, UnitScale, apply_change, draw_change
 from medvit.transforms.preprocess import Intensity, resize
 
@@ -139,11 +139,18 @@ def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class ImageViews:
-    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, the pseudonym of the study."""
+    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, pseudonym of the study, what is said."""
 
     crops: Float[Tensor, "v c *s"]
     local: Float[Tensor, "w c *s"] | None
     study: str
+    said: Mapping[str, str] = field(default_factory=dict)
+
+
+def said_of(row: Row) -> dict[str, str]:
+    """The labels of an image, and what is known of its modality, side and view."""
+    known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
+    return {key: text for key, text in {**known, **row.labels}.items() if text}
 
 
 class MakeViews:
@@ -159,12 +166,15 @@ class MakeViews:
         config = self.config
         if not isinstance(config, MultiCropConfig):
             crop = draw(config, sample.pixels.shape[1:], generator)
-            return ImageViews(cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id)
+            return ImageViews(
+                cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id, said_of(sample.row)
+            )
         corner = generator.random(len(config.size))
         images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
         crops = torch.stack([self._crop(config, images[0], kind, generator) for kind in (0, 1)])
         local = [self._crop(config, images[number % 2], 2, generator) for number in range(config.num_local)]
-        return ImageViews(crops, torch.stack(local) if local else None, sample.row.study_id)
+        small = torch.stack(local) if local else None
+        return ImageViews(crops, small, sample.row.study_id, said_of(sample.row))
 
     def _crop(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> Tensor:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
@@ -192,6 +202,7 @@ def collate_views(images: Sequence[ImageViews]) -> Views:
         torch.stack([image.crops for image in images], dim=1),
         local=torch.stack(local, dim=1) if local else None,
         studies=tuple(image.study for image in images),
+        said=tuple(image.said for image in images),
     )
 
 
