@@ -61,6 +61,9 @@ class EvaluateConfig(StageConfig):
     levels: tuple[Level, ...] | None = None
     """Of a classification: image, eye, visit, patient, side by side; none takes all of them where images say their eye,
     else images alone."""
+    order: tuple[str, ...] = ()
+    """All classes from harmless to worst: the worst eye decides for its patient; none takes two classes or numbers in
+    their order, and of others the mean of both eyes."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples."""
     device: Device = "auto"
@@ -154,8 +157,8 @@ def measure(
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
     found = evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
     images, levels = answers(rows, truth, np.stack(probabilities)), levels_of(config, rows)
-    parts = breakdowns(rows, images, model.classes, levels, resamples=config.resamples, seed=config.seed)
-    return replace(found, breakdowns=parts)
+    drawing: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "order": config.order}
+    return replace(found, breakdowns=breakdowns(rows, images, model.classes, levels, **drawing))
 
 
 def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Level, ...]:

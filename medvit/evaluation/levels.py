@@ -5,8 +5,8 @@ What is decided is rarely decided by one photograph. The functions are these:
 - An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image that does
   not say its eye is an eye of its own.
 - A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye where
-  classes are ordered: two classes, the second being the finding, or grades that are numbers. The worst eye is that of
-  the highest expected class. Otherwise they have the mean over eyes.
+  classes are ordered: by the config, or of two classes the second being the finding, or grades that are numbers. The
+  worst eye is that of the highest expected class. Otherwise they have the mean over eyes.
 - The truth of each is the worst of its images where classes are ordered; otherwise images must agree, and what does not
   is left out.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.card_eye import LATERALITY, QUALITY, STRATA, stratum
+from medvit.errors import ConfigError
 from medvit.evaluation import Breakdown, Line
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
@@ -69,16 +71,32 @@ def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Ar
     return Answers(truth, probabilities, tuple(row.patient_id for row in rows), eyes, visits)
 
 
-def at_level(images: Answers, level: Level, *, is_ordered: bool) -> Answers:
-    """The answers of images brought together; of several truths where classes have no order, none is left."""
+def at_level(images: Answers, level: Level, *, is_ordered: bool, rank: Int[Array, "l"] | None = None) -> Answers:
+    """The answers of images brought together; of several truths where classes have no order, none is left.
+
+    `rank` is how bad each class is, from 0 on; none takes their order.
+    """
     if level == "image":
         return images
-    eyes = _together(images, images.eyes, _mean, is_ordered)
+    ranked = np.arange(images.probabilities.shape[1]) if rank is None else rank
+    badness = ranked if is_ordered else None
+    eyes = _together(images, images.eyes, _mean, badness)
     if level == "eye":
         return eyes
-    join = _worst if is_ordered else _mean
-    visits = _together(eyes, eyes.visits, join, is_ordered)
-    return visits if level == "visit" else _together(visits, visits.patients, join, is_ordered)
+    join = partial(_worst, rank=ranked) if is_ordered else _mean
+    visits = _together(eyes, eyes.visits, join, badness)
+    return visits if level == "visit" else _together(visits, visits.patients, join, badness)
+
+
+def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
+    """The place of each class in an order from harmless to worst.
+
+    Raises:
+        ConfigError: If the order does not name each class once.
+    """
+    if sorted(order) != sorted(classes):
+        raise ConfigError(f"order names {', '.join(order)}; expected each of {', '.join(classes)} once, the worst last")
+    return np.array([list(order).index(name) for name in classes])
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
@@ -100,8 +118,15 @@ def breakdowns(
     *,
     resamples: int,
     seed: int,
+    order: Sequence[str] = (),
 ) -> tuple[Breakdown, ...]:
-    """Metrics with intervals by level, by quality where images have a score, and by uncertainty."""
+    """Metrics with intervals by level, by quality where images have a score, and by uncertainty.
+
+    `order` names all classes from harmless to worst.
+
+    Raises:
+        ConfigError: If it names others.
+    """
 
     def line(name: str, part: Answers) -> Line:
         estimates = bootstrap(
@@ -114,8 +139,9 @@ def breakdowns(
 
     found = []
     if len(levels) > 1:
-        ordered = are_ordered(classes)
-        parts = {level: at_level(images, level, is_ordered=ordered) for level in levels}
+        ordered = bool(order) or are_ordered(classes)
+        rank = ranks(classes, order or classes)
+        parts = {level: at_level(images, level, is_ordered=ordered, rank=rank) for level in levels}
         lines = tuple(line(*part) for part in parts.items() if len(part[1]))
         found.append(Breakdown("By level", _rule(ordered), lines))
     if any(QUALITY in row.attributes for row in rows):
@@ -141,22 +167,24 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
     return {name: members[name] for name in order if name in members}
 
 
-def _together(parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], is_ordered: bool) -> Answers:
+def _together(
+    parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
+) -> Answers:
+    """Parts of one key as one, its truth the worst by `badness`; without that, those that agree on the truth."""
     members: dict[Hashable, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         members[key].append(index)
-    groups = [those for those in members.values() if is_ordered or len(set(parts.truth[those])) == 1]
+    groups = [those for those in members.values() if badness is not None or len(set(parts.truth[those])) == 1]
     first = parts.at([those[0] for those in groups])
-    truth = np.array([parts.truth[those].max() for those in groups], dtype=parts.truth.dtype)
+    worst = [those[0] if badness is None else max(those, key=lambda n: badness[parts.truth[n]]) for those in groups]
     joined = [join(parts.probabilities[those]) for those in groups]
     probabilities = np.stack(joined) if joined else parts.probabilities[:0]
-    return Answers(truth, probabilities, first.patients, first.eyes, first.visits)
+    return Answers(parts.truth[worst], probabilities, first.patients, first.eyes, first.visits)
 
 
 def _mean(probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
     return np.asarray(probabilities.mean(axis=0))
 
 
-def _worst(probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
-    expected = probabilities @ np.arange(probabilities.shape[1])
-    return np.asarray(probabilities[int(np.argmax(expected))])
+def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Float[Array, "l"]:
+    return np.asarray(probabilities[int(np.argmax(probabilities @ rank))])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy import ndarray as Array
 
+from medvit.errors import ConfigError
 from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.levels import LEVELS, Answers, answers, are_ordered, at_level, breakdowns, uncertainty
+from medvit.evaluation.levels import LEVELS, Answers, answers, are_ordered, at_level, breakdowns, ranks, uncertainty
 from medvit.evaluation.report import Subject, write_report
 from medvit.samples import Row
 
@@ -80,6 +81,17 @@ def test_classes_without_an_order_are_averaged_and_must_agree() -> None:
     assert scores(images, "eye", is_ordered=False) == pytest.approx([0.3, 0.1, 0.25, 0.6])
     assert scores(images, "visit", is_ordered=False) == pytest.approx([0.2, 0.25, 0.6])
     assert scores(images, "patient", is_ordered=False) == pytest.approx([0.6])  # the visits of p differ
+
+
+def test_an_order_says_which_class_is_the_worst() -> None:
+    pair = [row("a", "p", "s", "right"), row("b", "p", "s", "left")]
+    images = answers(pair, np.array([1, 0]), np.array([[0.1, 0.9], [0.8, 0.2]]))
+    classes = ("severe", "mild")
+    patient = at_level(images, "patient", is_ordered=True, rank=ranks(classes, ("mild", "severe")))
+    assert patient.truth.tolist() == [0]
+    assert patient.probabilities.tolist() == [[0.8, 0.2]]
+    with pytest.raises(ConfigError, match="expected each of severe, mild once, the worst last"):
+        ranks(classes, ("mild", "moderate"))
 
 
 def test_an_image_without_a_side_is_an_eye_of_its_own() -> None:

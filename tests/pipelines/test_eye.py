@@ -102,7 +102,9 @@ def test_a_report_tells_of_images_eyes_visits_and_patients(eyes: Path, tmp_path:
         loader={"batch_size": 4},
         **QUIET,
     )
-    evaluate(checkpoint=model, dataset=eyes, output=tmp_path / "r", split="train", resamples=100, **QUIET)
+    order = ("normal", "none", "mild", "fluid", "severe")
+    report = {"output": tmp_path / "r", "split": "train", "resamples": 100, "order": order}
+    evaluate(checkpoint=model, dataset=eyes, **report, **QUIET)
     told = json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]
     counts = {line["name"]: line["items"] for line in told["By level"]}
     patients = {line["patients"] for line in told["By level"]}
