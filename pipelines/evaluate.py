@@ -107,7 +107,7 @@ def answerable(manifest: Manifest, predictor: Predictor) -> tuple[Manifest, list
         )
     kept = manifest.filter(
         lambda row: (
-            row.kind == predictor.preprocess.kind
+            row.kind == predictor.kind
             and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
         )
     )

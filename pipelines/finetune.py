@@ -19,13 +19,14 @@ from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
 from medvit.samples import Flag
+from medvit.slices import SlicesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, rounds, whole_images
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
 from medvit.training.start import Start, start_from
-from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
+from medvit.training.tasks import Assignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.transforms.preprocess import Preprocess
@@ -42,6 +43,8 @@ class FinetuneConfig(StageConfig):
     """Checkpoint folder to make."""
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    slices: SlicesConfig | None = None
+    """Cuts volumes into slices and learns from these as images; the model then predicts volumes slice by slice."""
     checkpoint: Path | None = None
     """Pretrained backbone to start from; none starts from `backbone`, that is from its weights or from scratch."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
@@ -117,9 +120,12 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     """All that a fine-tuning is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
+    if config.slices is not None:
+        manifest = config.slices.single().of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = start_from(pretrained, config.backbone, config.preprocess, manifest)
     task = assign(manifest, start.preprocess, config.label)
+    require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},
@@ -160,6 +166,7 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
 
 
 def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:
+    kind = "volume" if config.slices is not None else task.train.rows[0].kind
     default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
     return ModelConfig(
         kind=task.kind,
@@ -171,7 +178,8 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
         roi=crop,
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
-        applies_to=config.applies_to or AppliesTo(kind=task.train.rows[0].kind, modality=task.modality),
+        applies_to=config.applies_to or AppliesTo(kind=kind, modality=task.modality),
+        slices=config.slices,
     )
 
 

@@ -21,10 +21,14 @@ from pipelines.ingest import ingest
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images lie that a card counts, and the modality of files that do not say theirs."""
+    """Where the images lie that a card counts, and the modality of files that do not say theirs.
+
+    `unread` are the modalities of images whose headers are sound and whose pixels are refused, each of a patient.
+    """
 
     path: str
     modality: str = ""
+    unread: tuple[str, ...] = ()
 
 
 SOURCES = {
@@ -36,7 +40,7 @@ SOURCES = {
     "dcm_qa_ct": Source("dcm_qa_ct"),
     "dcm_qa_nih": Source("dcm_qa_nih/In"),
     "dcm_qa_ts": Source("dcm_qa_ts/In"),
-    "dicom-odd": Source("dicom-odd"),
+    "dicom-odd": Source("dicom-odd", unread=("CT",)),
     "drive": Source("drive", "OP"),
     "highdicom-sm-seg-sr": Source("highdicom-sm-seg-sr"),
     "msd-hippocampus": Source("msd-hippocampus", "MR"),
@@ -61,8 +65,8 @@ def test_the_figures_of_a_card_are_those_of_what_ingest_finds(shared_data: Path,
     source, head = SOURCES[name], read_prose(PROSE_FOLDER / f"{name}.md").head
     images = [one for one in scan(shared_data / source.path).candidates if one.item.kind != "slide"]
     counts = Counter(one.item.modality or source.modality or "unknown" for one in images)
-    assert dict(counts) == head.images
-    assert len({one.patient.id for one in images}) == head.patients
+    assert dict(counts - Counter(source.unread)) == head.images
+    assert len({one.patient.id for one in images}) - len(source.unread) == head.patients
     if head.classes:
         named = from_folders(images, "folder" if source.path == name else "none")
         assert Counter(one.labels[LABEL] for one in named) == head.classes
