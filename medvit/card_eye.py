@@ -77,14 +77,9 @@ def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
 def _pictures(manifest: Manifest, volumes: Sequence[Row], folder: Path) -> str:
     shown = volumes[:: max(1, len(volumes) // SHOWN_VOLUMES)][:SHOWN_VOLUMES]
     titles = [row.attributes.get(LATERALITY, "") for row in shown]
-    scans = list(zip(titles, (_scan(manifest, row) for row in shown), strict=True))
+    scans = list(zip(titles, (thumbnail(manifest, row) for row in shown), strict=True))
     fronts = list(zip(titles, (en_face(manifest, row) for row in shown), strict=True))
     (folder / FOLDER).mkdir(exist_ok=True)
     figure = montage([("B-scans", scans), ("en face", fronts)])
     (folder / FOLDER / "en-face.png").write_bytes(Picture.of("en-face", "", figure).png)
     return f"![en-face]({FOLDER}/en-face.png)"
-
-
-def _scan(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
-    along, deep, _ = row.spacing_mm or (1.0, 1.0, 1.0)
-    return resized(thumbnail(manifest, row), height_to_width=deep / along)

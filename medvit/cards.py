@@ -57,6 +57,8 @@ class CardHead(Config):
     """Number of images by modality."""
     patients: int | None = None
     """Number of patients."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Number of images by class, of prose on data whose images have one label each."""
     hash: str = ""
     """Hash of the manifest; depends on the site's key, so prose has none."""
 
@@ -265,8 +267,21 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
         f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
             prose is not None and bool(prose.head.images) and prose.head.images != head.images
         ),
+        f"patients: the project's card says {prose and prose.head.patients}, this dataset has {head.patients}": (
+            prose is not None and prose.head.patients not in (None, head.patients)
+        ),
+        f"classes: the project's card says {prose and prose.head.classes}, this dataset has {_one_label(manifest)}": (
+            prose is not None and bool(prose.head.classes) and prose.head.classes != _one_label(manifest)
+        ),
     }
     return [f"- {note}" for note, is_true in notes.items() if is_true]
+
+
+def _one_label(manifest: Manifest) -> dict[str, int]:
+    """Number of images by class, where there is one label."""
+    keys = list(manifest.facts.classes)
+    counts = Counter(row.labels[keys[0]] for row in manifest if keys[0] in row.labels) if len(keys) == 1 else Counter()
+    return dict(sorted(counts.items()))
 
 
 def _measure(manifest: Manifest) -> _Measured:

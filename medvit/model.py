@@ -19,6 +19,7 @@ from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice
 from medvit.peft import PeftChoice
 from medvit.samples import Kind
+from medvit.slices import SlicesConfig
 from medvit.transforms.padding import pad_about, pad_to_multiple
 
 
@@ -56,6 +57,8 @@ class ModelConfig(Config):
     """Spatial axes along which the input is mirrored, in all combinations, and the predictions averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
     """Which series of a study it is for."""
+    slices: SlicesConfig | None = None
+    """How volumes are cut into the slices it predicts one by one; none of a model of images or of whole volumes."""
 
 
 class Model(nn.Module):

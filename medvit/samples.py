@@ -224,12 +224,14 @@ class Views:
     """Training crops of a batch of images for self-supervision.
 
     `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
-    of the B images. `fine` (V, B, C, *t) are the global views with more pixels, where an objective wants them.
+    of the B images, `said` holds their labels and what is known of their modality, side and view. `fine` (V, B, C, *t)
+    are the global views with more pixels, where an objective wants them.
     """
 
     crops: Float[Tensor, "v b c *s"]
     local: Float[Tensor, "w b c *s"] | None = None
     studies: tuple[str, ...] = ()
+    said: tuple[Mapping[str, str], ...] = ()
     fine: Float[Tensor, "v b c *t"] | None = None
 
     def to(self, device: torch.device | str) -> Views:

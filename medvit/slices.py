@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -17,8 +17,9 @@ from numpy import ndarray as Array
 from pydantic import Field, model_validator
 
 from medvit.config import Amount, Config
+from medvit.errors import ConfigError
 from medvit.manifest import Manifest
-from medvit.samples import Row
+from medvit.samples import Image, Row
 from medvit.store import Store
 
 log = logging.getLogger("medvit")
@@ -37,6 +38,8 @@ class SlicesConfig(Config):
     """Slices of a volume are at least this far apart, since neighbors are near duplicates; 0 takes every one."""
     margin: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Share of the slices left out at either end, where there is often little but air."""
+    neighbors: int = Field(default=0, ge=0, le=8)
+    """Slices before and after that are channels beside a slice (2.5D): 1 gives three; the outermost are repeated."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,6 +47,16 @@ class SlicesConfig(Config):
         if isinstance(value, str):
             return {"planes": [value]}
         return {"planes": value} if isinstance(value, list | tuple) else value
+
+    def single(self) -> Self:
+        """Itself, if it names one plane, as a model must that predicts volumes slice by slice.
+
+        Raises:
+            ConfigError: If it names several.
+        """
+        if len(self.planes) > 1:
+            raise ConfigError(f"slices.planes names {', '.join(self.planes)}; a model of slices is of one plane")
+        return self
 
     def of(self, manifest: Manifest) -> Manifest:
         """A manifest whose volumes are replaced by their slices; images stay as they are."""
@@ -58,9 +71,11 @@ class SlicesConfig(Config):
             return
         own = {field.name: getattr(row, field.name) for field in fields(Row)}
         own |= {"kind": "image", "affine": None, "spacing_mm": None}
-        for across in dict.fromkeys(_across(plane, row) for plane in self.planes):
+        for across in dict.fromkeys(_across(plane, row.spacing_mm) for plane in self.planes):
             first, second = (axis for axis in range(3) if axis != across)
-            shape = (row.shape[0], row.shape[1 + second], row.shape[1 + first])
+            channels = row.shape[0] * (2 * self.neighbors + 1)
+            shape = (channels, row.shape[1 + second], row.shape[1 + first])
+            own["neighbors"] = self.neighbors
             for number in self._numbers(row, across):
                 name = f"{row.image_id}.{across}.{number}"
                 yield SliceRow(**own | {"shape": shape, "image_id": name}, across=across, number=number)
@@ -82,13 +97,35 @@ class SliceRow(Row):
 
     across: int = 2
     number: int = 0
+    neighbors: int = 0
 
 
 def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
-    """The pixels of a row in their stored type; of a slice, only these are read."""
+    """The pixels of a row in their stored type; of a slice, only these and those of its neighbors are read."""
     if not isinstance(row, SliceRow):
         return store.get(row.sha256)
-    return _upright(store.get(row.sha256, (slice(None), *_region(row))), row.across)
+    first, last = max(0, row.number - row.neighbors), row.number + row.neighbors + 1
+    region = tuple(slice(first, last) if axis == row.across else slice(None) for axis in range(3))
+    return _channels(store.get(row.sha256, (slice(None), *region)), row.across, row.number - first, row.neighbors)
+
+
+def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
+    """Every slice of a volume across the one plane of a config, in order, as images with their neighbors."""
+    across = across_of(image, config)
+    for number in range(image.pixels.shape[1 + across]):
+        pixels = _channels(image.pixels, across, number, config.neighbors)
+        yield replace(image, pixels=pixels, kind="image", affine=None, mask=None)
+
+
+def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j k"]:
+    """Masks of all slices as one of their volume: what cutting turned upright is turned back."""
+    return np.stack([plane.swapaxes(-1, -2)[::-1, ::-1] for plane in planes], axis=across)
+
+
+def across_of(image: Image, config: SlicesConfig) -> int:
+    """The axis of a volume that its slices are counted along."""
+    spacing_mm = None if image.affine is None else image.affine.spacing_mm
+    return _across(config.planes[0], spacing_mm)
 
 
 def stored_mask(store: Store, row: Row) -> Int[Array, "*s"] | None:
@@ -104,14 +141,20 @@ def _region(row: SliceRow) -> tuple[slice, ...]:
     return tuple(slice(row.number, row.number + 1) if axis == row.across else slice(None) for axis in range(3))
 
 
+def _channels(volume: Num[Array, "c i j k"], across: int, number: int, neighbors: int) -> Num[Array, "d h w"]:
+    """A slice between its neighbors as channels, neighbor by neighbor; the outermost stand for those beyond."""
+    last = volume.shape[1 + across] - 1
+    numbers = [min(max(number + step, 0), last) for step in range(-neighbors, neighbors + 1)]
+    return np.concatenate([_upright(volume.take([n], axis=1 + across), across) for n in numbers])
+
+
 def _upright(part: Num[Array, "*c i j k"], across: int) -> Num[Array, "*c h w"]:
     """A part one voxel thick as rows and columns, from voxels that are ordered towards R, A and S."""
     plane = part.squeeze(part.ndim - 3 + across)
     return np.ascontiguousarray(plane[..., ::-1, ::-1].swapaxes(-1, -2))
 
 
-def _across(plane: Plane, row: Row) -> int:
+def _across(plane: Plane, spacing_mm: tuple[float, ...] | None) -> int:
     if plane != "acquired":
         return ACROSS[plane]
-    spacing_mm = row.spacing_mm or (1.0, 1.0, 1.0)
-    return max((2, 1, 0), key=lambda axis: spacing_mm[axis])
+    return max((2, 1, 0), key=lambda axis: (spacing_mm or (1.0, 1.0, 1.0))[axis])

@@ -36,6 +36,8 @@ CARD = {"licence": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "descrip
 NEW_STUDIES, NEW_RADIOGRAPHS = 4, 6
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
+NUM_EYES = 24
+"""Photographs of the fundus; a quarter as many patients have OCT of both eyes."""
 NSD_TOLERANCE_MM = 7.0
 """A voxel of the phantoms."""
 
@@ -146,6 +148,8 @@ def demo(config: DemoConfig, run: Run) -> Report:
     )
     job.run(evaluate, "radiograph-report", checkpoint=lungs, dataset=images)
 
+    job.run(ingest, "eyes", source=drawn / "eyes", modality="OP", label_from="folder", **CARD)
+
     job.run(predict, "ct-predictions", checkpoint=organs, source=drawn / "new-studies")
     job.run(predict, "radiograph-predictions", checkpoint=lungs, source=drawn / "new-radiographs")
 
@@ -160,7 +164,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     """Writes what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
 
-    One of the new studies has lost a slice.
+    Eyes are photographs and OCT volumes in DICOM. One of the new studies has lost a slice.
     """
     if folder.is_dir():
         return folder
@@ -169,6 +173,8 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     phantoms.write_ct_pairs(partial / "ct", config.num_volumes, seed=config.seed)
     phantoms.write_ct_studies(partial / "ct" / "unlabeled", config.num_unlabeled, seed=config.seed + UNLABELED_SEED)
     phantoms.write_radiographs(partial / "radiographs", config.num_radiographs, seed=config.seed)
+    phantoms.write_fundus(partial / "eyes", NUM_EYES, seed=config.seed)
+    phantoms.write_oct_studies(partial / "eyes", NUM_EYES // 4, seed=config.seed)
     studies = phantoms.write_ct_studies(partial / "new-studies", NEW_STUDIES, seed=config.seed + NEW_SEED)
     phantoms.lose_slice(studies[0] / "abdomen")
     phantoms.write_radiograph_studies(partial / "new-radiographs", NEW_RADIOGRAPHS, seed=config.seed + NEW_SEED)
@@ -200,7 +206,8 @@ def summary(root: Path, config: DemoConfig) -> str:
         f"             {root / 'radiograph-report' / 'report.html'}",
         f"predictions  {root / 'ct-predictions'} (SEG, NIfTI, CSV; one study lacks a slice and is refused)",
         f"             {root / 'radiograph-predictions'}",
-        f"data card    {root / 'ct' / 'card.md'}",
+        f"data cards   {root / 'ct' / 'card.md'}",
+        f"             {root / 'eyes' / 'card.md'} (photographs with their quality, OCT from the front)",
         f"all runs     {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {config.tracking.uri}",
     ]
     return "\n".join(lines) + "\n"

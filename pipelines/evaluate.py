@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from pydantic import Field
 from tqdm import tqdm
 
 from medvit.artifacts import Lineage, Report
+from medvit.card_eye import LATERALITY
 from medvit.dataset import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.cases import probability_of_truth, shared_patients, spacing, telling, tracked, unit_of
 from medvit.evaluation.classification import evaluate_classes
+from medvit.evaluation.levels import LEVELS, Level, answers, breakdowns
 from medvit.evaluation.paired import Table, paired_differences
 from medvit.evaluation.patients import evaluate_with_patients
 from medvit.evaluation.plots import overlay_figure
@@ -61,6 +63,12 @@ class EvaluateConfig(StageConfig):
     nsd_tolerance_mm: float = Field(1.0, gt=0)
     """Distance within which two surfaces count as one in normalized surface Dice; in pixels, where images have no
     physical scale."""
+    levels: tuple[Level, ...] | None = None
+    """Of a classification: image, eye, visit, patient, side by side; none takes all of them where images say their eye,
+    else images alone."""
+    order: tuple[str, ...] = ()
+    """All classes from harmless to worst: the worst eye decides for its patient; none takes two classes or numbers in
+    their order, and of others the mean of both eyes."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples."""
     device: Device = "auto"
@@ -152,7 +160,15 @@ def measure(
     if model.kind == "segmentation":
         return evaluate_masks(rows, scores, model.classes, **shared)
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
-    return evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
+    found = evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
+    images, levels = answers(rows, truth, np.stack(probabilities)), levels_of(config, rows)
+    drawing: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "order": config.order}
+    return replace(found, breakdowns=breakdowns(rows, images, model.classes, levels, **drawing))
+
+
+def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Level, ...]:
+    """The levels asked for, or all where images say their eye."""
+    return config.levels or (LEVELS if any(LATERALITY in row.attributes for row in rows) else LEVELS[:1])
 
 
 def measure_slides(

@@ -21,6 +21,7 @@ from medvit.manifest import Manifest
 from medvit.model import AppliesTo, Model, ModelConfig
 from medvit.model_card import write_model_card
 from medvit.peft import PeftChoice
+from medvit.slices import SlicesConfig
 from medvit.slide_model import SlideModelConfig, ensemble_state
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
@@ -39,7 +40,7 @@ from medvit.training.slides import (
     warn_of_pixels,
 )
 from medvit.training.start import Start
-from medvit.training.tasks import Assignment, assign, crop_size, require_fitting, warn_of_ignored
+from medvit.training.tasks import Assignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
 
@@ -51,6 +52,8 @@ class FinetuneConfig(TrainingOptions, StageConfig):
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
+    slices: SlicesConfig | None = None
+    """Cuts volumes into slices and learns from these as images; the model then predicts volumes slice by slice."""
     peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
     """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps."""
     head: OptionalHeadChoice = None
@@ -176,9 +179,12 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     if holds_slides(manifest, config.label):
         raise ConfigError("heads of slides learn in minutes from embeddings made once; plan measures other images")
+    if config.slices is not None:
+        manifest = config.slices.single().of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = config.start(manifest, pretrained)
     task = assign(manifest, start.preprocess, config.label)
+    require_channels(task.train, start.preprocess, config.slices)
     require_fitting(
         start.backbone.ndim,
         sizes={"crop": config.crop},
@@ -219,6 +225,7 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
 
 
 def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:
+    kind = "volume" if config.slices is not None else task.train.rows[0].kind
     default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
     return ModelConfig(
         kind=task.kind,
@@ -230,7 +237,8 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
         roi=crop,
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
-        applies_to=config.applies_to or AppliesTo(kind=task.train.rows[0].kind, modality=task.modality),
+        applies_to=config.applies_to or AppliesTo(kind=kind, modality=task.modality),
+        slices=config.slices,
     )
 
 

@@ -43,7 +43,8 @@ class PretrainConfig(TrainingOptions, StageConfig):
     IS_DISTRIBUTED: ClassVar[bool] = True
 
     dataset: Path
-    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone."""
+    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
+    but for objective=urfound, which learns from labels."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)

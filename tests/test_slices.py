@@ -8,9 +8,10 @@ import pytest
 
 from medvit.dataset import load
 from medvit.errors import ConfigError
+from medvit.geometry import Affine
 from medvit.manifest import Facts, Manifest
 from medvit.samples import Row
-from medvit.slices import SlicesConfig
+from medvit.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.store import Store
 
 SHAPE = (4, 6, 5)
@@ -124,3 +125,35 @@ def test_a_word_names_the_plane_and_a_wrong_one_is_refused():
     assert PretrainConfig.parse(options | {"slices": ["axial", "sagittal"]}).slices.planes == ("axial", "sagittal")
     with pytest.raises(ConfigError, match=r"slices\.planes\.0: input should be 'axial', 'coronal'"):
         PretrainConfig.parse(options | {"slices": "oblique"})
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_neighbors_are_channels_and_the_outermost_stand_for_those_beyond(tmp_path, plane):
+    manifest = dataset(tmp_path)
+    alone = [load(manifest, row).pixels for row in cut(manifest, planes=[plane])]
+    rows = cut(manifest, planes=[plane], neighbors=1)
+    assert len(rows) == len(alone)
+    for number, row in enumerate(rows):
+        before, after = alone[max(number - 1, 0)], alone[min(number + 1, len(alone) - 1)]
+        pixels = load(manifest, row).pixels
+        assert pixels.shape == row.shape
+        np.testing.assert_array_equal(pixels, np.concatenate([before, alone[number], after]))
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", "acquired"])
+def test_a_volume_in_memory_is_cut_as_the_stored_one_and_its_masks_go_back(tmp_path, plane):
+    manifest = dataset(tmp_path)
+    config = SlicesConfig(planes=[plane], neighbors=2)
+    volume = load(manifest, manifest.rows[0])
+    affine = Affine.from_spacing((1.0, 1.0, 3.0))
+    parts = list(slices_of(replace(volume, affine=affine), config))
+    for part, row in zip(parts, cut(manifest, planes=[plane], neighbors=2), strict=True):
+        np.testing.assert_array_equal(part.pixels, load(manifest, row).pixels)
+    masks = [load(manifest, row).mask for row in cut(manifest, planes=[plane])]
+    across = across_of(replace(volume, affine=affine), config)
+    np.testing.assert_array_equal(stacked(masks, across), volume.mask)
+
+
+def test_a_model_of_slices_is_of_one_plane():
+    with pytest.raises(ConfigError, match="a model of slices is of one plane"):
+        SlicesConfig(planes=["axial", "coronal"]).single()

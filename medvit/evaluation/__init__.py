@@ -29,11 +29,30 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Metrics of a part of what was evaluated: `num_items` images, eyes or the like, of `num_patients` patients."""
+
+    name: str
+    num_items: int
+    num_patients: int
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The same metrics in several parts, side by side, and what a reader must know of them."""
+
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found.
 
     `metrics` with intervals, `columns` a value an image (the columns of `predictions.parquet`), `rows` the images in
-    the same order, `notes` what a reader must know: what was left out and why.
+    the same order, `notes` what a reader must know: what was left out and why; `breakdowns` the metrics of parts.
     """
 
     kind: str
@@ -42,3 +61,4 @@ class Evaluation:
     metrics: Mapping[str, Estimate]
     columns: Mapping[str, Float[Array, "n"]]
     notes: tuple[str, ...] = ()
+    breakdowns: tuple[Breakdown, ...] = ()

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from medvit import page
 from medvit.artifacts import write_text
 from medvit.errors import DataError
-from medvit.evaluation import Estimate, Evaluation, plots
+from medvit.evaluation import Breakdown, Estimate, Evaluation, Line, plots
 from medvit.evaluation.paired import Table
 from medvit.evaluation.patients import PREFIX
 from medvit.page import STYLE, Picture, html_pictures, html_table
@@ -59,6 +59,10 @@ INTERVALS = (
     "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample that leaves a number "
     "undefined, as without a case of a class, does not count for it."
 )
+SHOWN_IN_PARTS = (
+    *("auroc", "average_precision", "accuracy", "balanced_accuracy", "kappa_quadratic", "sensitivity", "specificity"),
+)
+"""Metrics shown of levels and strata; `metrics.json` has all."""
 FEW_PATIENTS = 20
 """Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
 
@@ -99,6 +103,8 @@ def write_report(
     metrics |= {"facts": dict(subject.facts), "notes": list(evaluation.notes), "classes": list(evaluation.classes)}
     if differences:
         metrics["differences"] = _plain(differences)
+    if evaluation.breakdowns:
+        metrics["breakdowns"] = {one.title: [_line(line) for line in one.lines] for one in evaluation.breakdowns}
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
@@ -137,6 +143,7 @@ def html(
     sections = [
         _metric_tables("Results", evaluation.metrics, "value [95 % interval]"),
         *([_metric_tables("Difference from the other report", differences, "this - other")] if differences else []),
+        *map(_breakdown, evaluation.breakdowns),
         _figures("Curves", _pictures(evaluation)),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
         _list("What to know", [*evaluation.notes, *_meanings(evaluation, differences)]),
@@ -204,6 +211,22 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> st
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
         tables += html_table(page.Table(["class", *map(metric_name, columns)], cells))
     return f"<h2>{escape(title)}</h2>{tables}"
+
+
+def _line(line: Line) -> dict[str, object]:
+    counts = {"items": line.num_items, "patients": line.num_patients}
+    return {"name": line.name, **counts, "metrics": _plain(line.metrics)}
+
+
+def _breakdown(breakdown: Breakdown) -> str:
+    """A line a part, with the metrics of `SHOWN_IN_PARTS`."""
+    known = {name: None for line in breakdown.lines for name in line.metrics if name in SHOWN_IN_PARTS}
+    lines = [
+        [line.name, line.num_items, line.num_patients, *(str(line.metrics[name]) for name in known)]
+        for line in breakdown.lines
+    ]
+    table = html_table(page.Table(["", "number", "patients", *map(metric_name, known)], lines))
+    return f"<h2>{escape(breakdown.title)}</h2><p>{escape(breakdown.note)}</p>{table}"
 
 
 def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> str:

@@ -13,6 +13,7 @@ from medvit.artifacts import Checkpoint
 from medvit.errors import ConfigError
 from medvit.hardware import half_precision
 from medvit.samples import Image, Kind, Prediction
+from medvit.slices import across_of, slices_of, stacked
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +41,28 @@ class Predictor:
 
     @property
     def kind(self) -> Kind:
-        """What it takes: image or volume."""
-        return self.preprocess.kind
+        """What it takes: images or volumes, also those that it cuts into slices."""
+        return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
         """Probabilities (L,), or a mask on the grid of the given image, with its affine.
 
+        A model of slices gives a volume the mean of the probabilities of all its slices, or their masks in their order.
+
         Raises:
             DataError: If the image is not what the model was made for.
         """
+        slices = self.config.slices
+        if slices is None or image.kind != "volume":
+            return self._one(image)
+        found = [self._one(part) for part in slices_of(image, slices)]
+        if self.config.kind == "classification":
+            each = [one.probabilities for one in found if one.probabilities is not None]
+            return Prediction(self.config.classes, probabilities=np.mean(each, axis=0))
+        masks = [one.mask for one in found if one.mask is not None]
+        return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
+
+    def _one(self, image: Image) -> Prediction:
         prepared = self.preprocess(image)
         with _precision(self.device):
             probabilities = self.model.predict(prepared.pixels[None].to(self.device))[0].float()

@@ -5,6 +5,7 @@ The encoder sees a random part of the patches; a light decoder rebuilds the othe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,15 @@ class Masking:
     mask: Float[Tensor, "b n"]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the encoder saw: its tokens (B, P + N_keep, D), which patches those are, and the grid of all."""
+
+    encoded: Float[Tensor, "b m d"]
+    masking: Masking
+    grid: tuple[int, ...]
+
+
 def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
     """Keeps the patches with the least noise, `int(N * (1 - mask_ratio))` of them but at least one.
 
@@ -96,7 +106,7 @@ class Mae(Objective):
         self.backbone, self.config = backbone, config
         self.views = config.views
         width = config.decoder_width
-        patch_values = backbone.channels * int(torch.tensor(backbone.patch_size).prod())
+        patch_values = backbone.channels * math.prod(self.target_patch)
         self.embed = nn.Linear(backbone.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.Sequential(
@@ -105,6 +115,11 @@ class Mae(Objective):
         self.norm = nn.LayerNorm(width)
         self.predict = nn.Linear(width, patch_values)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    @property
+    def target_patch(self) -> tuple[int, ...]:
+        """Pixels of the views that one patch of the encoder stands for."""
+        return self.backbone.patch_size
 
     def forward(self, views: Views, progress: float) -> Losses:
         """The reconstruction loss of the first view, in float32."""
@@ -116,13 +131,20 @@ class Mae(Objective):
         self, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"], Masking]:
         """What is predicted for every patch, what it should be, and which patches were hidden."""
+        seen = self.see(pixels)
+        return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
+
+    def see(self, pixels: Float[Tensor, "b c *s"]) -> Seen:
+        """What the encoder makes of a random part of the patches."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
-        seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
-        encoded = self.backbone.encode(seen, grid=grid, ids=masking.ids_keep)
-        predicted = self.decode(encoded, masking, grid)
-        target = patchify(pixels.float(), self.backbone.patch_size)
-        return predicted, normalized(target) if self.config.normalize_targets else target, masking
+        kept = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
+        return Seen(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
+
+    def target(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
+        """What is to be rebuilt of every patch."""
+        target = patchify(pixels.float(), self.target_patch)
+        return normalized(target) if self.config.normalize_targets else target
 
     def decode(
         self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
@@ -146,7 +168,7 @@ class Mae(Objective):
         predicted, _, masking = self.reconstruct(pixels)
         predicted = predicted.float()
         if self.config.normalize_targets:
-            patches = patchify(pixels.float(), self.backbone.patch_size)
+            patches = patchify(pixels.float(), self.target_patch)
             mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
             predicted = predicted * (var + PIXEL_EPSILON).sqrt() + mean
-        return {"reconstruction": masked_figure(pixels, predicted, masking.mask.bool(), self.backbone.patch_size)}
+        return {"reconstruction": masked_figure(pixels, predicted, masking.mask.bool(), self.target_patch)}

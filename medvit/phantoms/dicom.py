@@ -144,9 +144,16 @@ def write_tomogram(
     dataset.ImageLaterality = side[0].upper()
     dataset.AnatomicRegionSequence = Sequence([_code("5665001", "SCT", "Retina")])
     dataset.AcquisitionContextSequence = Sequence([])
-    dataset.OphthalmicVolumetricPropertiesFlag, dataset.ConcatenationFrameOffsetNumber = "YES", 0
+    dataset.OphthalmicVolumetricPropertiesFlag = "YES"
+    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "0", "1"
+    organization = subject.uid("dimensions", side)
+    dataset.DimensionOrganizationSequence = Sequence([_item(DimensionOrganizationUID=organization)])
+    place = _item(DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113)
+    place.DimensionOrganizationUID = organization
+    dataset.DimensionIndexSequence = Sequence([place])
     dataset.BurnedInAnnotation, dataset.LossyImageCompression = "NO", "00"
     dataset.PresentationLUTShape = "IDENTITY"
+    _describe_scanner(dataset)
     between, deep, along = spacing_mm
     measures = _item(PixelSpacing=[_decimal(deep), _decimal(along)], SliceThickness=_decimal(between))
     shared = _item(PixelMeasuresSequence=Sequence([measures]))
@@ -165,10 +172,28 @@ def write_tomogram(
     _save(dataset, path)
 
 
+def _describe_scanner(dataset: Dataset) -> None:
+    """What the modules of ophthalmic tomography ask for (PS3.3 C.8.17.7 to C.8.17.11); what is unknown stays empty."""
+    dataset.AcquisitionDateTime, dataset.AcquisitionNumber, dataset.AcquisitionDuration = "20200101120000", 1, 2.0
+    dataset.ConcatenationFrameOffsetNumber = 0
+    dataset.InConcatenationNumber = dataset.InConcatenationTotalNumber = 1
+    kind = _code("392012008", "SCT", "Optical Coherence Tomography Scanner")
+    dataset.AcquisitionDeviceTypeCodeSequence = Sequence([kind])
+    dataset.DetectorType, dataset.PupilDilated = "CMOS", ""
+    unknown = (
+        *("AxialLengthOfTheEye", "EmmetropicMagnification", "HorizontalFieldOfView", "IntraOcularPressure"),
+        *("OphthalmicAnatomicReferencePointXCoordinate", "OphthalmicAnatomicReferencePointYCoordinate"),
+    )
+    for keyword in unknown:
+        setattr(dataset, keyword, None)
+    dataset.LightPathFilterTypeStackCodeSequence = dataset.RefractiveStateSequence = Sequence([])
+
+
 def _bscan(index: int, between_mm: float) -> Dataset:
     """The functional groups of one B-scan."""
     place = _item(ImagePositionPatient=["0", "0", _decimal(index * between_mm)])
-    content = _item(FrameAcquisitionNumber=1, DimensionIndexValues=[index + 1])
+    content = _item(FrameAcquisitionNumber=1, DimensionIndexValues=[index + 1], FrameAcquisitionDuration=10.0)
+    content.FrameReferenceDateTime = content.FrameAcquisitionDateTime = "20200101120000"
     return _item(PlanePositionSequence=Sequence([place]), FrameContentSequence=Sequence([content]))
 
 

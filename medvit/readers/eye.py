@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError
 from medvit.readers.dicom_header import load
+from medvit.readers.heyex import READER as HEYEX
 from medvit.readers.refusals import decoding
 from medvit.samples import Item
 
@@ -42,9 +43,13 @@ _READ = (*ELEMENTS, "RelativeImagePositionCodeSequence", *GROUPS)
 def sides_said(item: Item) -> Mapping[str, frozenset[str]]:
     """What each element of `ELEMENTS` says in the files of a DICOM image of the eye: right, left or both.
 
+    Of a vendor's file, what its header says.
+
     Of files that hold many images, only what is said of the frames of this one. A file that does not open says nothing:
     reading its pixels tells why.
     """
+    if item.reader == HEYEX.name:
+        return {"its header": frozenset(head.side for head in item.headers if head.side)}
     said: dict[str, set[str]] = {}
     for number, dataset in enumerate(_headers(item)):
         frames = {frame for file, frame in item.frames if file == number}

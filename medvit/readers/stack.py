@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from numpy import ndarray as Array
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from medvit.config import Config, Count, Positive
 from medvit.errors import DataError, GeometryError
@@ -37,18 +37,26 @@ def _axes(text: str) -> str:
 class StacksConfig(Config):
     """How pictures make volumes, where files say nothing of it."""
 
-    spacing_mm: tuple[Positive, Positive, Positive]
-    """Distance of neighboring pictures, of neighboring rows and of neighboring columns, in mm."""
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    """Distance of neighboring pictures, of neighboring rows and of neighboring columns, in mm; must be given."""
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
     """Where columns, rows and pictures run to. LPS is right of OCT seen as on its device: columns to the patient's
     left, rows deeper, pictures from below upwards; LPI where the first picture is the uppermost."""
     num_slices: Count | None = None
     """Pictures of a whole stack, so that a missing last one is found; none takes as many as are numbered."""
 
+    @model_validator(mode="after")
+    def _has_a_spacing(self) -> Self:
+        if self.spacing_mm is None:
+            raise ValueError(
+                "pictures do not say how far apart they lie; give stacks.spacing_mm, as [0.24,0.0039,0.011]"
+            )
+        return self
+
     @property
     def described(self) -> str:
         """The numbers in words, for `Item.part`."""
-        return f"pictures {' x '.join(f'{mm:g}' for mm in self.spacing_mm)} mm apart, {self.axes}, as given"
+        return f"pictures {' x '.join(f'{mm:g}' for mm in self.spacing_mm or ())} mm apart, {self.axes}, as given"
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ def _alike(planes: Sequence[Array]) -> Sequence[Array]:
 
 
 def _laid(planes: Sequence[Array], config: StacksConfig) -> tuple[Array, Affine]:
+    assert config.spacing_mm is not None
     between, down, along = config.spacing_mm
     matrix = np.zeros((4, 4))
     matrix[3, 3] = 1.0

@@ -12,6 +12,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.geometry import Affine, resampled_grid
 from medvit.manifest import Manifest
 from medvit.samples import Row
+from medvit.slices import SlicesConfig
 from medvit.transforms.preprocess import Intensity, Preprocess
 
 log = logging.getLogger("medvit")
@@ -77,6 +78,22 @@ def require_fitting(
     for key, named in axes.items():
         if named and max(named) >= ndim:
             raise ConfigError(f"{key} names axis {max(named)}; the images of this model have axes 0 to {ndim - 1}")
+
+
+def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
+    """Checks that slices and their neighbors stay channels apart: averaged, they would say nothing of depth.
+
+    Raises:
+        ConfigError: If the preprocessing makes another number of channels.
+    """
+    if slices is None or not slices.neighbors:
+        return
+    found = manifest.rows[0].shape[0]
+    if found != preprocess.channels:
+        raise ConfigError(
+            f"slices.neighbors={slices.neighbors} makes {found} channels, and preprocess.channels is "
+            f"{preprocess.channels}; give preprocess.channels={found}"
+        )
 
 
 def warn_of_ignored(task: Task, **options: object) -> None:

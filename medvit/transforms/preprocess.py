@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from medvit.config import Config, Count, Positive
 from medvit.errors import DataError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+OptionalFieldOfView = Annotated[
+    FieldOfViewConfig | None, BeforeValidator(lambda value: None if value == "none" else value)
+]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
@@ -90,7 +93,7 @@ class Preprocess(Config):
     """Images and volumes without spacing are resized to this; none keeps their own size."""
     interpolation: Literal["linear", "cubic"] = "linear"
     """How the pixels of images are resized; volumes are resized linearly."""
-    field_of_view: FieldOfViewConfig | None = None
+    field_of_view: OptionalFieldOfView = None
     """Of fundus photographs: cropped to the round field of view, before all else; none takes them as they are."""
     stain: StainConfig | None = None
     """Brings the colors of H&E to those of a reference first; none leaves them as they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medvit.config import Axis, Config, Count, Positive
-from medvit.samples import Sample, Views
+from medvit.samples import Row, Sample, Views
 from medvit.transforms.intensity import Change, IntensityConfig, UnitScale, apply_change, draw_change
 from medvit.transforms.preprocess import Intensity, resize
 
@@ -150,7 +150,7 @@ class CropDraw:
 
 @dataclass(frozen=True)
 class ImageViews:
-    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, the pseudonym of the study.
+    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, pseudonym of the study, what is `said`.
 
     `fine` (V, C, *t) are the global ones with more pixels, if they are wanted.
     """
@@ -158,7 +158,14 @@ class ImageViews:
     crops: Float[Tensor, "v c *s"]
     local: Float[Tensor, "w c *s"] | None
     study: str
+    said: Mapping[str, str] = field(default_factory=dict)
     fine: Float[Tensor, "v c *t"] | None = None
+
+
+def said_of(row: Row) -> dict[str, str]:
+    """The labels of an image, and what is known of its modality, side and view."""
+    known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
+    return {key: text for key, text in {**known, **row.labels}.items() if text}
 
 
 class MakeViews:
@@ -174,18 +181,20 @@ class MakeViews:
         config = self.config
         if not isinstance(config, MultiCropConfig):
             crop = draw(config, sample.pixels.shape[1:], generator)
-            return ImageViews(cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id)
+            return ImageViews(
+                cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id, said_of(sample.row)
+            )
         corner = generator.random(len(config.size))
         images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
         draws = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
-        crops = [self._made(images[0], drawn, config.size) for drawn in draws]
+        crops = torch.stack([self._made(images[0], drawn, config.size) for drawn in draws])
         local = [
             self._made(images[number % 2], self._draw(config, images[number % 2], 2, generator), config.local_size)
             for number in range(config.num_local)
         ]
-        stacked = torch.stack(local) if local else None
+        small = torch.stack(local) if local else None
         fine = self._fine(config, images[0], draws)
-        return ImageViews(torch.stack(crops), stacked, sample.row.study_id, fine=fine)
+        return ImageViews(crops, small, sample.row.study_id, said_of(sample.row), fine)
 
     def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> CropDraw:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
@@ -224,5 +233,6 @@ def collate_views(images: Sequence[ImageViews]) -> Views:
         torch.stack([image.crops for image in images], dim=1),
         local=torch.stack(local, dim=1) if local else None,
         studies=tuple(image.study for image in images),
+        said=tuple(image.said for image in images),
         fine=torch.stack(fine, dim=1) if fine else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from medvit import phantoms
 from medvit.geometry import Affine, lps_to_ras, to_ras
+from medvit.phantoms import oct as tomogram
 from medvit.phantoms.ct import CLASSES, ct
 
 
@@ -28,6 +30,8 @@ def write_all(folder: Path, seed: int) -> None:
     phantoms.write_radiographs(folder / "png", 2, seed=seed)
     phantoms.write_radiograph_studies(folder / "dx", 2, seed=seed)
     phantoms.write_fundus(folder / "fundus", 2, seed=seed)
+    phantoms.write_oct_studies(folder / "oct", 1, seed=seed)
+    phantoms.write_oct_stacks(folder / "stacks", 1, seed=seed)
 
 
 def read_series(folder: Path) -> tuple[np.ndarray, Affine]:
@@ -141,3 +145,33 @@ def test_dicom_phantoms_pass_the_validator(studies: list[Path], tmp_path: Path) 
     for path in [*series, *tmp_path.rglob("*.dcm")]:
         verdict = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False).stderr
         assert "Error" not in verdict
+
+
+def test_an_oct_phantom_passes_the_validator_but_for_one_contradiction(tmp_path: Path) -> None:
+    """An image that is no concatenation must have InConcatenationTotalNumber (PS3.3 C.8.17.8), and must not be 1."""
+    dciodvfy = shutil.which("dciodvfy")
+    if dciodvfy is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    phantoms.write_oct_studies(tmp_path, 1)
+    for path in tmp_path.rglob("*.dcm"):
+        told = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, check=False).stderr
+        errors = [line for line in told.splitlines() if line.startswith("Error")]
+        assert all("oncatenation" in line for line in errors), errors
+
+
+def test_the_layers_of_an_oct_lie_in_order_and_only_some_eyes_have_fluid() -> None:
+    for number in range(6):
+        label = tomogram.CLASSES[number % 2]
+        phantom = tomogram.oct_volume(np.random.default_rng(number), label)
+        values = [phantom.labels == value for value in (1, 2, 3)]
+        depth = np.arange(phantom.labels.shape[1]).reshape(1, -1, 1)
+        means = [(layer * depth).sum(axis=1) / np.maximum(layer.sum(axis=1), 1) for layer in values]
+        for upper, lower in itertools.pairwise(means):
+            there = (upper > 0) & (lower > 0)
+            assert (upper[there] < lower[there]).all()
+        assert (phantom.labels == 4).any() == (label == "fluid")
+
+
+def test_the_brightness_of_an_oct_does_not_tell_its_class() -> None:
+    draws = [tomogram.oct_volume(np.random.default_rng(n), tomogram.CLASSES[n % 2]).pixels.mean() for n in range(24)]
+    assert abs(np.mean(draws[::2]) - np.mean(draws[1::2])) < np.std(draws)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom import dcmread
 
 from medvit import phantoms, quarantine
+from medvit.errors import ConfigError
 from medvit.manifest import Manifest
 from medvit.phantoms import oct as tomogram
+from pipelines.evaluate import evaluate
+from pipelines.finetune import finetune
 from pipelines.ingest import ingest
+from pipelines.predict import predict
 
 FRAMES, ROWS, COLUMNS = tomogram.SHAPE
 
@@ -91,3 +97,59 @@ def test_stacks_of_bscans_become_volumes_with_layers(tmp_path: Path) -> None:
     assert row.mask is not None
     assert manifest.store.get(row.mask).shape == row.shape[1:]
     assert np.unique(manifest.store.get(row.mask)).max() <= 4
+
+
+SMALL = {"name": "vit", "width": 24, "depth": 2, "heads": 2}
+QUIET: dict[str, Any] = {"tracking": {"enabled": False}}
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 12 volumes of B-scans with their layers."""
+    root = tmp_path_factory.mktemp("oct")
+    phantoms.write_oct_stacks(root / "stacks", 12)
+    stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
+    splits = {"val": 0.2, "test": 0.3}
+    layers = phantoms.OCT_LAYERS
+    return take(root / "stacks", modality="OPT", stacks=stacks, mask_classes=layers, splits=splits).folder
+
+
+@pytest.mark.parametrize("neighbors", [None, 0, 1], ids=["3D", "2D", "2.5D"])
+def test_volumes_bscans_and_bscans_with_neighbors_pass_through_all_commands(
+    layered: Path, tmp_path: Path, neighbors: int | None
+) -> None:
+    """From training to a mask on the volume's grid, and NIfTI of a new stack."""
+    by_slice: dict[str, Any] = {
+        "slices": {"planes": ["acquired"], "neighbors": neighbors},
+        "preprocess": {"kind": "image", "channels": 2 * (neighbors or 0) + 1, "intensity": {"method": "range"}},
+        "backbone": SMALL | {"patch_size": 8},
+        "crop": [64, 96],
+    }
+    whole = {
+        "preprocess": {"kind": "volume", "intensity": {"method": "range"}},
+        "backbone": SMALL | {"patch_size": [8, 8, 4]},
+        "crop": [32, 32, 16],
+    }
+    short = {"peft": "full", "trainer": {"rounds": 1, "round_steps": 2}, "loader": {"batch_size": 2}}
+    model, report = tmp_path / "model", tmp_path / "report"
+    finetune(dataset=layered, output=model, **(whole if neighbors is None else by_slice), **short, **QUIET)
+    evaluate(checkpoint=model, dataset=layered, output=report, resamples=100, nsd_tolerance_mm=0.02, **QUIET)
+    assert "dice" in json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    phantoms.write_oct_stacks(tmp_path / "new", 1, seed=9)
+    stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
+    predicted = {"source": tmp_path / "new" / "images", "output": tmp_path / "p", "key": tmp_path / "key"}
+    predict(checkpoint=model, stacks=stacks, **predicted, **QUIET)
+    (mask,) = (tmp_path / "p").rglob("mask*.nii.gz")
+    assert nib.load(mask).shape == (COLUMNS, ROWS, FRAMES)
+
+
+def test_neighbors_that_would_be_averaged_are_refused(layered: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"makes 3 channels, and preprocess\.channels is 1"):
+        finetune(
+            dataset=layered,
+            output=tmp_path / "m",
+            slices={"planes": ["acquired"], "neighbors": 1},
+            preprocess={"kind": "image", "channels": 1, "intensity": {"method": "range"}},
+            backbone=SMALL | {"patch_size": 8},
+            **QUIET,
+        )
