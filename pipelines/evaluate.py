@@ -196,12 +196,9 @@ def telling_slides(
         one = replace(manifest, rows=(row,))
         (found,) = predictor.embed(one, config.slides, config.tiles, [])
         slide = open_row(row, config.slides.key, config.slides.folder)
-        reading = predictor.read(found.embeddings)
-        figure = slide_figure(
-            slide, SlideFinding(found.grid, reading, model.classes, slide.shape, slide.mpp), predictor
-        )
+        finding = SlideFinding(found.grid, predictor.read(found.embeddings), model.classes, slide.shape, slide.mpp)
         caption = f"{name}: {row.labels[model.label]}, given a probability of {scores[index]:.3f}, {row.image_id}"
-        examples.append(Example(caption, figure))
+        examples.append(Example(caption, slide_figure(slide, finding, predictor)))
     return examples
 
 
