@@ -33,7 +33,7 @@ def run_in_two_processes(stage: str, config: type[StageConfig], options: dict[st
     path = output.with_suffix(".yaml")
     path.write_text(config.parse({**options, **halved}).to_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", "pipelines", stage, str(path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
 
 
 def assert_same_weights(one: Path, other: Path, *, atol: float) -> None:

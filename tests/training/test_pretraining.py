@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path
     shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
     (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "both.yaml")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
