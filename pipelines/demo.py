@@ -1,4 +1,4 @@
-"""The whole pipeline on phantoms: every stage, in 3D and in 2D, in a few minutes on two cores."""
+"""The whole pipeline on phantoms: every stage, in 3D, in 2D and on whole slides, in a few minutes on two cores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("medvit")
 
 SUMMARY = "summary.txt"
 CARD = {"licence": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
-NEW_STUDIES, NEW_RADIOGRAPHS = 4, 6
+NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 2
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
 NUM_EYES = 24
@@ -49,7 +49,14 @@ IMAGES: Tree = {
     "preprocess": {"kind": "image", "size": [96, 96]},
     "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 16},
 }
-"""Preprocessing and vision transformer of the two domains."""
+STAINED: Tree = {
+    "preprocess": {"kind": "image", "channels": 3, "intensity": {"method": "range"}},
+    "backbone": {"ndim": 2, "channels": 3, "size": "micro", "patch_size": 16},
+}
+"""Preprocessing and vision transformer of the domains."""
+DECODER: Tree = {"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4}
+TILES: Tree = {"magnification": "20x", "size": 128}
+SLIDE_PATIENT, SLIDE_SPLITS = r"(patient-\d+)", {"val": 0.2, "test": 0.3, "salt": 1}
 
 
 class DemoConfig(StageConfig):
@@ -63,6 +70,8 @@ class DemoConfig(StageConfig):
     """DICOM studies of CT phantoms without labels, for pretraining alone."""
     num_radiographs: int = Field(600, ge=20)
     """Radiograph phantoms to learn from and to be measured on."""
+    num_slides: int = Field(40, ge=16)
+    """Slides of tissue with and without tumor, two a patient, to learn from and to be measured on."""
     rounds: int = Field(4, ge=1)
     """Rounds of each training."""
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
@@ -78,6 +87,10 @@ class Series:
     """Runs stages one after another in one folder, passing over those that an interrupted demo has finished."""
 
     config: DemoConfig
+
+    def rounds_of(self, steps: int) -> Tree:
+        """Options of a trainer whose rounds have so many steps."""
+        return {"rounds": self.config.rounds, "round_steps": steps}
 
     @property
     def root(self) -> Path:
@@ -99,61 +112,17 @@ class Series:
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
-    """Runs every stage on phantoms, in 3D and in 2D, and says where to look."""
+    """Runs every stage on phantoms of radiology, pathology and the eye, and says where to look."""
     job = Series(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
-    training = {"rounds": config.rounds}
 
-    volumes = job.run(ingest, "ct", source=drawn / "ct", modality="CT", mask_classes=phantoms.CT_CLASSES, **CARD)
-    backbone = job.run(
-        pretrain,
-        "ct-backbone",
-        dataset=volumes,
-        **VOLUMES,
-        objective={"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4, "views": {"size": [48, 48, 32]}},
-        trainer={"round_steps": 40, **training},
-    )
-    organs = job.run(
-        finetune,
-        "ct-model",
-        dataset=volumes,
-        checkpoint=backbone,
-        peft="lora",
-        optim={"lr": 2e-3},
-        loader={"batch_size": 2},
-        trainer={"round_steps": 60, **training},
-    )
-    job.run(evaluate, "ct-report", checkpoint=organs, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM)
-
-    images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", label_from="folder", **CARD)
-    chests = job.run(
-        pretrain,
-        "radiograph-backbone",
-        dataset=images,
-        **IMAGES,
-        objective={"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4},
-        optim={"lr": 1e-3},
-        loader={"batch_size": 32},
-        trainer={"round_steps": 100, **training},
-    )
-    lungs = job.run(
-        finetune,
-        "radiograph-model",
-        dataset=images,
-        checkpoint=chests,
-        peft="lora",
-        optim={"lr": 2e-3},
-        loader={"batch_size": 16},
-        trainer={"round_steps": 100, **training},
-    )
-    job.run(evaluate, "radiograph-report", checkpoint=lungs, dataset=images)
-
+    organs(job, drawn)
+    opacities(job, drawn)
+    tumors(job, drawn)
     job.run(ingest, "eyes", source=drawn / "eyes", modality="OP", label_from="folder", **CARD)
 
-    job.run(predict, "ct-predictions", checkpoint=organs, source=drawn / "new-studies")
-    job.run(predict, "radiograph-predictions", checkpoint=lungs, source=drawn / "new-radiographs")
-
-    run.failures += [*unexpected(job.root / "ct-predictions", 1), *unexpected(job.root / "radiograph-predictions", 0)]
+    expected = {"ct-predictions": 1, "radiograph-predictions": 0, "slide-predictions": 0}
+    run.failures += [line for name, count in expected.items() for line in unexpected(job.root / name, count)]
     text = summary(job.root, config)
     write_text(run.folder / SUMMARY, text)
     run.keep(SUMMARY)
@@ -161,10 +130,94 @@ def demo(config: DemoConfig, run: Run) -> Report:
     return Report(run.folder, {})
 
 
+def organs(job: Series, drawn: Path) -> None:
+    """Segments organs in CT, in 3D."""
+    volumes = job.run(ingest, "ct", source=drawn / "ct", modality="CT", mask_classes=phantoms.CT_CLASSES, **CARD)
+    backbone = job.run(
+        pretrain,
+        "ct-backbone",
+        dataset=volumes,
+        **VOLUMES,
+        objective={**DECODER, "views": {"size": [48, 48, 32]}},
+        trainer=job.rounds_of(40),
+    )
+    model = job.run(
+        finetune,
+        "ct-model",
+        dataset=volumes,
+        checkpoint=backbone,
+        peft="lora",
+        optim={"lr": 2e-3},
+        loader={"batch_size": 2},
+        trainer=job.rounds_of(60),
+    )
+    job.run(evaluate, "ct-report", checkpoint=model, dataset=volumes, nsd_tolerance_mm=NSD_TOLERANCE_MM)
+    job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
+
+
+def opacities(job: Series, drawn: Path) -> None:
+    """Tells radiographs with an opacity from normal ones, in 2D."""
+    images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", label_from="folder", **CARD)
+    backbone = job.run(
+        pretrain,
+        "radiograph-backbone",
+        dataset=images,
+        **IMAGES,
+        objective=DECODER,
+        optim={"lr": 1e-3},
+        loader={"batch_size": 32},
+        trainer=job.rounds_of(100),
+    )
+    model = job.run(
+        finetune,
+        "radiograph-model",
+        dataset=images,
+        checkpoint=backbone,
+        peft="lora",
+        optim={"lr": 2e-3},
+        loader={"batch_size": 16},
+        trainer=job.rounds_of(100),
+    )
+    job.run(evaluate, "radiograph-report", checkpoint=model, dataset=images)
+    job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
+
+
+def tumors(job: Series, drawn: Path) -> None:
+    """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
+    slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
+    shared = {"label_from": "folder", "patient_from": SLIDE_PATIENT, "splits": SLIDE_SPLITS, "tiles": TILES}
+    tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, **CARD)
+    backbone = job.run(
+        pretrain,
+        "slide-backbone",
+        dataset=tiles,
+        **STAINED,
+        slides=slides,
+        objective={**DECODER, "views": {"size": [128, 128], "flipped_axes": [0, 1]}},
+        loader={"batch_size": 16},
+        trainer=job.rounds_of(40),
+    )
+    model = job.run(
+        finetune,
+        "slide-model",
+        dataset=tiles,
+        checkpoint=backbone,
+        slides=slides,
+        head="abmil",
+        bags={"members": 3},
+        optim={"lr": 2e-3},
+        loader={"batch_size": 8},
+        trainer=job.rounds_of(60),
+    )
+    job.run(evaluate, "slide-report", checkpoint=model, dataset=tiles, slides=slides)
+    job.run(predict, "slide-predictions", checkpoint=model, source=drawn / "new-slides")
+
+
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     """Writes what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
 
-    Eyes are photographs and OCT volumes in DICOM. One of the new studies has lost a slice.
+    Slides are pyramidal TIFF, new ones DICOM; eyes are photographs and OCT volumes in DICOM. One of the new studies has
+    lost a slice.
     """
     if folder.is_dir():
         return folder
@@ -173,6 +226,8 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     phantoms.write_ct_pairs(partial / "ct", config.num_volumes, seed=config.seed)
     phantoms.write_ct_studies(partial / "ct" / "unlabeled", config.num_unlabeled, seed=config.seed + UNLABELED_SEED)
     phantoms.write_radiographs(partial / "radiographs", config.num_radiographs, seed=config.seed)
+    phantoms.write_slides(partial / "slides", config.num_slides, seed=config.seed)
+    phantoms.write_slide_studies(partial / "new-slides", NEW_SLIDES, seed=config.seed + NEW_SEED)
     phantoms.write_fundus(partial / "eyes", NUM_EYES, seed=config.seed)
     phantoms.write_oct_studies(partial / "eyes", NUM_EYES // 4, seed=config.seed)
     studies = phantoms.write_ct_studies(partial / "new-studies", NEW_STUDIES, seed=config.seed + NEW_SEED)
@@ -201,12 +256,17 @@ def summary(root: Path, config: DemoConfig) -> str:
         f"  {'Dice, new DICOM studies':52s}{', '.join(f'{one:.3f}' for one in dice)} (masks read back)",
         "Opacities in radiographs, 2D, LoRA on a pretrained backbone",
         *figures(root / "radiograph-report", ("auroc", "average_precision", "balanced_accuracy")),
+        "Tumor in whole slides, gated attention over tiles",
+        *figures(root / "slide-report", ("auroc", "balanced_accuracy")),
         "",
         f"reports      {root / 'ct-report' / 'report.html'}",
         f"             {root / 'radiograph-report' / 'report.html'}",
+        f"             {root / 'slide-report' / 'report.html'} (heat maps and top tiles)",
         f"predictions  {root / 'ct-predictions'} (SEG, NIfTI, CSV; one study lacks a slice and is refused)",
         f"             {root / 'radiograph-predictions'}",
+        f"             {root / 'slide-predictions'} (heat maps, GeoJSON, DICOM annotations)",
         f"data cards   {root / 'ct' / 'card.md'}",
+        f"             {root / 'slides' / 'card.md'} (where tissue and ink were found)",
         f"             {root / 'eyes' / 'card.md'} (photographs with their quality, OCT from the front)",
         f"all runs     {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {config.tracking.uri}",
     ]

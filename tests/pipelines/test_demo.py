@@ -15,7 +15,7 @@ from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms, fig
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = DemoConfig(num_volumes=10, num_radiographs=20)
+    config = DemoConfig(num_volumes=10, num_radiographs=20, num_slides=16)
     return draw_phantoms(tmp_path_factory.mktemp("demo") / "phantoms", config)
 
 
@@ -44,7 +44,7 @@ def test_one_new_study_lacks_one_slice(drawn: Path) -> None:
 
 def test_drawing_twice_draws_once(drawn: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    assert draw_phantoms(drawn, DemoConfig(num_volumes=10, num_radiographs=20)) == drawn
+    assert draw_phantoms(drawn, DemoConfig(num_volumes=10, num_radiographs=20, num_slides=16)) == drawn
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 
