@@ -17,19 +17,24 @@ NAMES = {
     "full": "gone on, all weights",
     "explora": "gone on, ExPLoRA",
 }
-PROBES = {"knn": "20 neighbors", "linear": "linear probe"}
+PROBES = {
+    "knn": ("20 neighbors", "test"),
+    "linear": ("linear probe", "test"),
+    "knn_val": ("20 neighbors, of validation images", "val"),
+}
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
 
 
 def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
-    """A row a method, a column a data set: mean over seeds, its interval over test images, and the seeds' range."""
+    """A row a method, a column a data set: mean over seeds, its interval over images, and the seeds' range."""
     methods = next(iter(scores.values()))["probes"][probe][metric]
-    heads = [f"{name} ({told['images']['test']} test images)" for name, told in scores.items()]
+    title, split = PROBES[probe]
+    heads = [f"{name} ({told['images'][split]} images)" for name, told in scores.items()]
     rows = [
         (NAMES[method], *(_cell(told["probes"][probe][metric][method]) for told in scores.values()))
         for method in methods
     ]
-    return f"{PROBES[probe]}, {METRICS[metric]}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
+    return f"{title}, {METRICS[metric]}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
 
 
 def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

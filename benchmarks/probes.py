@@ -28,12 +28,15 @@ from medvit.training.start import backbone_of
 from medvit.transforms.preprocess import Preprocess, resize
 
 NUM_NEIGHBORS = 20
-PENALTIES = tuple(10.0**power for power in range(-4, 3))
+PENALTIES = tuple(10.0**power for power in range(-4, 2))
 """Of the linear probe (scikit-learn's C); the validation images choose."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 METRICS = ("auroc", "balanced_accuracy")
+ASKED: Mapping[str, Split] = {"knn": "test", "linear": "test", "knn_val": "val"}
+"""Probes, and of which images they are asked. Neighbors leave nothing to choose, so validation images are held out for
+them, too: they come from where the training images come from, as an official test set may not."""
 Answers = Mapping[str, Float[Array, "n l"]]
-"""Probe -> probabilities of the test images."""
+"""Probe -> probabilities of the images it is asked of."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ class Labeled:
     classes: tuple[str, ...]
     pixels: Mapping[str, Float[torch.Tensor, "n c h w"]]
     labels: Mapping[str, Int[Array, "n"]]
-    patients: tuple[str, ...]
-    """Of the test images."""
+    patients: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, union: Manifest, name: str, preprocess: Preprocess, size: tuple[int, ...]) -> Labeled:
@@ -59,17 +61,17 @@ class Labeled:
             classes,
             {split: torch.stack([resize(sample.pixels, size) for sample in part]) for split, part in parts.items()},
             {split: np.array(part.class_indices) for split, part in parts.items()},
-            tuple(row.patient_id for row in parts["test"].manifest),
+            {split: tuple(row.patient_id for row in part.manifest) for split, part in parts.items()},
         )
 
     def answers(self, backbone: Backbone) -> Answers:
-        """What neighbors and a linear probe on the features of a backbone say of the test images."""
+        """What neighbors and a linear probe on the features of a backbone say."""
         known, chosen, asked = (features(backbone, self.pixels[split]) for split in SPLITS)
         labels = self.labels["train"]
-        votes = knn_vote(known, torch.from_numpy(labels), asked, NUM_NEIGHBORS).numpy()
         return {
-            "knn": votes / votes.sum(axis=1, keepdims=True),
+            "knn": _neighbors(known, labels, asked),
             "linear": _linear(known.numpy(), labels, chosen.numpy(), self.labels["val"], asked.numpy()),
+            "knn_val": _neighbors(known, labels, chosen),
         }
 
 
@@ -97,13 +99,14 @@ def compared(
 ) -> dict[str, dict[str, dict[str, object]]]:
     """Probe -> metric -> method: the mean over its seeds and its difference from the baseline's, with 95 % intervals.
 
-    Intervals are of the test images, drawn alike for all methods and seeds; the seeds are told one by one beside.
+    Intervals are of the images, drawn alike for all methods and seeds; the seeds are told one by one beside.
     """
-    truth, found = labeled.labels["test"], {}
-    for probe in next(iter(answers.values()))[0]:
+    found = {}
+    for probe, split in ASKED.items():
+        truth = labeled.labels[split]
         chosen = {name: [one[probe] for one in seeds] for name, seeds in answers.items()}
         estimates = bootstrap(
-            _means(truth, chosen, labeled.classes, baseline), labeled.patients, resamples=resamples, seed=0
+            _means(truth, chosen, labeled.classes, baseline), labeled.patients[split], resamples=resamples, seed=0
         )
         found[probe] = {
             metric: {
@@ -136,6 +139,11 @@ def _means(
         return means | gains
 
     return statistic
+
+
+def _neighbors(known: torch.Tensor, labels: Array, asked: torch.Tensor) -> Float[Array, "n l"]:
+    votes = knn_vote(known, torch.from_numpy(labels), asked, NUM_NEIGHBORS).numpy()
+    return np.asarray(votes / votes.sum(axis=1, keepdims=True))
 
 
 def _linear(known: Array, labels: Array, chosen: Array, chosen_labels: Array, asked: Array) -> Float[Array, "n l"]:
