@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from medvit.config import Positive
 from medvit.errors import UnsupportedError
@@ -86,6 +87,7 @@ class SlideJob:
     maker: Maker
     cut: Cut
     options: SlideOptions = field(default_factory=SlideOptions)
+    series: Literal["all", "one"] = "all"
     codes: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, study: Study, folder: Path) -> Result:
@@ -95,7 +97,7 @@ class SlideJob:
             NoSeriesError: If it has no slide.
             DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
         """
-        items = choose(study, self.applies_to, "all")
+        items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes: list[str] = []
         for item in items:
