@@ -60,9 +60,9 @@ class Lineage:
 class Checkpoint:
     """A model at rest.
 
-    `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the chain
-    its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept apart;
-    `load` leaves it in its file.
+    `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
+    chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
+    apart; `load` leaves it in its file.
     """
 
     folder: Path

@@ -63,8 +63,8 @@ class PredictConfig(StageConfig):
     output: Path
     """New folder for the predictions."""
     series: SeriesChoice = "best"
-    """Of several series that fit: best takes the one with most slices, all takes each, one refuses the study. Of slides,
-    best takes each."""
+    """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
+    the study."""
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Which series to take, where not as the checkpoint says."""
     codes: dict[str, str] = Field(default_factory=dict)
