@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvit.config import Positive
-from medvit.errors import UnsupportedError
+from medvit.errors import DataError, UnsupportedError
 from medvit.inference import Finding, Maker, Names, Result, Study
 from medvit.inference.dicom_source import read_sources
 from medvit.inference.slides import SlideFinding, SlidePredictor, attention_map, class_map
@@ -97,6 +97,10 @@ class SlideJob:
             NoSeriesError: If it has no slide.
             DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
         """
+        if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
+            raise DataError(
+                "a plain TIFF picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=..."
+            )
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes: list[str] = []
