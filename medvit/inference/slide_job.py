@@ -98,9 +98,7 @@ class SlideJob:
             DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
         """
         if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
-            raise DataError(
-                "a plain TIFF picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=..."
-            )
+            raise DataError("a plain picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes: list[str] = []
