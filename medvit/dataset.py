@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from medvit.samples import Batch, Image, Row, Sample, TileRow
 from medvit.slides import SlidesConfig, read_tile, tile_row
 from medvit.tiles import TileGrid
 from medvit.transforms.preprocess import Preprocess
+
+log = logging.getLogger("medvit")
 
 CACHE_BYTES = 6 * 2**30
 """Preprocessed samples kept in memory at most, by all processes of a loader together."""
@@ -164,6 +167,13 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     """
     if are_tiles(manifest, preprocess):
         return Tiles(manifest.filter(lambda row: row.kind == "slide").split("train"), preprocess, slides)
+    num_slides = sum(row.kind == "slide" for row in manifest)
+    if num_slides and preprocess.kind == "image":
+        log.warning(
+            "%d slides are left out, since %s has pictures, too; ingest slides apart, or with tiles.pack=true",
+            num_slides,
+            manifest.folder.name,
+        )
     return Samples(manifest.filter(lambda row: row.kind == preprocess.kind).split("train"), preprocess)
 
 

@@ -25,8 +25,8 @@ from medvit.readers.slides import Slide, open_slide
 from medvit.samples import Row, TileRow
 from medvit.tiles import TILE_FLAGS, TileFlag, TileGrid
 
-MAX_OPEN = 32
-"""Slides that a process keeps open."""
+MAX_OPEN = 128
+"""Slides that a process keeps open: twice as many as those whose tiles are dealt by turns in training."""
 
 
 class SlidesConfig(Config):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.dataset import Samples, Tiles, are_tiles, some_tiles
+from medvit.dataset import Samples, Tiles, are_tiles, samples_of, some_tiles
 from medvit.errors import DataError
 from medvit.manifest import Facts, Manifest
 from medvit.phantoms.slide import slide, write_tiff
@@ -99,7 +99,11 @@ def test_a_few_tiles_make_a_manifest_that_samples_read(manifest: Manifest, tmp_p
     }
 
 
-def test_pictures_of_a_dataset_come_before_the_tiles_of_its_slides(manifest: Manifest):
+def test_pictures_of_a_dataset_come_before_the_tiles_of_its_slides_which_is_told(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+):
     assert are_tiles(manifest, PREPROCESS)
     mixed = replace(manifest, rows=(*manifest.rows, replace(manifest.rows[0], kind="image")))
     assert not are_tiles(mixed, PREPROCESS)
+    assert len(samples_of(mixed, PREPROCESS, SlidesConfig())) == 1
+    assert "2 slides are left out" in caplog.text

@@ -18,7 +18,7 @@ from medvit.samples import Identity, Item, Refusal
 
 PREAMBLE = 128
 WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
-CACHE_BYTES = 2**25
+CACHE_BYTES = 2**24
 """Decoded tiles of one slide kept at most, and as much again of coded ones."""
 MODALITY = "SM"
 READ = ("SOPClassUID", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from numpy import ndarray as Array
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.readers.pyramid import Level, cut_short
 
-CACHE_BYTES = 2**25
-"""Decoded strips and tiles of one slide kept at most."""
+CACHE_BYTES = 2**27
+"""Decoded strips and tiles of all slides of a process kept at most."""
 MICRONS = {2: 25_400.0, 3: 10_000.0}
 """Microns in the unit of (296) ResolutionUnit: inch, centimeter (TIFF 6.0, section 8)."""
 PLAUSIBLE_MPP = (0.02, 20.0)
@@ -48,8 +49,7 @@ class TiffPyramid:
         page = self._pages[0]
         self.tile_side = int(page.tilewidth) if page.is_tiled else 256
         self._maps = [_mapped(path, page) for page in self._pages]
-        self._cache: OrderedDict[tuple[int, int], Array] = OrderedDict()
-        self._cached_bytes = 0
+        self._number = next(_numbers)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
         """Pixels of a region of a level.
@@ -79,18 +79,38 @@ class TiffPyramid:
         self._file.close()
 
     def _segment(self, level: int, index: int) -> UInt8[Array, "h w 3"]:
-        key = (level, index)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        key = (self._number, level, index)
+        known = _cache.get(key)
+        if known is not None:
+            return known
         decoded = _decoded(self._file.filehandle, self._pages[level], index)
         if decoded is None:
             raise cut_short(*self.levels[level].shape)
-        self._cache[key] = decoded
-        self._cached_bytes += decoded.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        _cache.put(key, decoded)
         return decoded
+
+
+class _Cache:
+    """Decoded parts of slides, those used last; one for all slides of a process, which has many open at times."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[tuple[int, int, int], Array] = OrderedDict()
+        self._num_bytes = 0
+
+    def get(self, key: tuple[int, int, int]) -> UInt8[Array, "h w 3"] | None:
+        if key not in self._parts:
+            return None
+        self._parts.move_to_end(key)
+        return self._parts[key]
+
+    def put(self, key: tuple[int, int, int], part: UInt8[Array, "h w 3"]) -> None:
+        self._parts[key] = part
+        self._num_bytes += part.nbytes
+        while self._num_bytes > CACHE_BYTES and len(self._parts) > 1:
+            self._num_bytes -= self._parts.popitem(last=False)[1].nbytes
+
+
+_cache, _numbers = _Cache(), count()
 
 
 def short_level(path: Path) -> UnreadableError | None:
@@ -133,12 +153,12 @@ def _mapped(path: Path, page: Any) -> Array | None:
 def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w 3"] | None:
     if index >= len(page.dataoffsets):
         return None
-    offset, count = page.dataoffsets[index], page.databytecounts[index]
-    if count == 0:  # a sparse file leaves out what is background
+    offset, num_bytes = page.dataoffsets[index], page.databytecounts[index]
+    if num_bytes == 0:  # a sparse file leaves out what is background
         return np.full((*_segment_size(page), 3), 255, np.uint8)
     handle.seek(offset)
-    coded = handle.read(count)
-    if len(coded) < count:
+    coded = handle.read(num_bytes)
+    if len(coded) < num_bytes:
         return None
     try:
         pixels = page.decode(coded, index, jpegtables=page.jpegtables)[0]
