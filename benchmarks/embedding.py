@@ -22,9 +22,9 @@ from medvit.tile_features import Embedder, TileLoaderConfig, embed_tiles
 from medvit.tiles import TileGrid
 from medvit.transforms.preprocess import Intensity, Preprocess
 
-SIDE, MPP, SIZE = 20_000, 0.25, 224
+SIDE, MPP, SIZE = 8_000, 0.25, 224
 """Pixels of a side of the slide, microns per pixel, and pixels of a side of a tile."""
-COLUMNS, ROWS, OVERLAP = 24, 12, 0.5
+COLUMNS, ROWS, OVERLAP = 16, 8, 0.5
 """Tiles a repeat: a band across the tissue."""
 BATCH = 32
 BACKBONES = {"micro, 3 million weights": {"size": "micro"}, "small, 22 million weights": {"size": "small"}}

@@ -60,9 +60,9 @@ class Lineage:
 class Checkpoint:
     """A model at rest.
 
-    `model` describes how to build it (`kind` is backbone, classification or segmentation), `preprocess` the chain its
-    input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept apart;
-    `load` leaves it in its file.
+    `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
+    chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
+    apart; `load` leaves it in its file.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """What it was made for: backbone, classification or segmentation."""
+        """What it was made for: backbone, classification, segmentation or slide."""
         return str(self.model["kind"])
 
     @property

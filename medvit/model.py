@@ -29,7 +29,7 @@ class AppliesTo(Config):
     modality: str | None = None
     """DICOM modality (0008,0060), such as CT or MR; none takes any."""
     kind: Kind = "volume"
-    """volume or image."""
+    """volume, image or slide."""
     description: str | None = None
     """Regular expression searched in SeriesDescription (0008,103E), in any case; none takes any."""
 

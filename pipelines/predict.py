@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -66,7 +66,8 @@ class PredictConfig(StageConfig):
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     series: SeriesChoice = "best"
-    """Of several series that fit: best takes the one with most slices, all takes each, one refuses the study."""
+    """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
+    the study."""
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Which series to take, where not as the checkpoint says."""
     codes: dict[str, str] = Field(default_factory=dict)
@@ -136,7 +137,8 @@ def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, ma
         slides = SlidePredictor(checkpoint, config.device)
         check_codes(config.codes, slides.config.classes)
         rule = config.applies_to.over(slides.config.applies_to)
-        return SlideJob(slides, rule, names, maker, cut_as(slides.config.tiles), config.tiles, config.codes)
+        series: Literal["all", "one"] = "one" if config.series == "one" else "all"
+        return SlideJob(slides, rule, names, maker, cut_as(slides.config.tiles), config.tiles, series, config.codes)
     predictor = Predictor(checkpoint, config.device)
     check_codes(config.codes, predictor.config.classes)
     if config.codes and predictor.config.kind == "classification":

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from medvit.config import Positive
-from medvit.errors import UnsupportedError
+from medvit.errors import DataError, UnsupportedError
 from medvit.inference import Finding, Maker, Names, Result, Study
 from medvit.inference.dicom_source import read_sources
 from medvit.inference.slides import SlideFinding, SlidePredictor, attention_map, class_map
@@ -86,6 +87,7 @@ class SlideJob:
     maker: Maker
     cut: Cut
     options: SlideOptions = field(default_factory=SlideOptions)
+    series: Literal["all", "one"] = "all"
     codes: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, study: Study, folder: Path) -> Result:
@@ -95,7 +97,9 @@ class SlideJob:
             NoSeriesError: If it has no slide.
             DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
         """
-        items = choose(study, self.applies_to, "all")
+        if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
+            raise DataError("a plain picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
+        items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes: list[str] = []
         for item in items:

@@ -13,7 +13,7 @@ from medvit.inference import COLORS, Concept, Maker
 from medvit.inference.coding import PRIVATE_SCHEME, property_category, property_type
 from medvit.inference.dicom_source import Sources
 from medvit.inference.slides import SlideFinding
-from medvit.inference.write_seg import algorithm, coded, equipment, series_number, silent
+from medvit.inference.write_seg import algorithm, authorship, coded, silent
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,18 +43,8 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
             source_images=[source],
             annotation_coordinate_type=hd.ann.AnnotationCoordinateTypeValues.SCOORD,
             annotation_groups=groups,
-            series_instance_uid=hd.UID(),
-            series_number=series_number(sources),
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="medvit",
-            manufacturer_model_name="medvit",
-            software_versions=maker.version,
-            device_serial_number=maker.model_sha256[:16],  # the device is the model
             series_description="medvit tiles, for research use",
-            content_label="MEDVIT",
-            content_description="made by an algorithm, not reviewed",
-            contributing_equipment=[equipment(maker)],
+            **authorship(sources, maker),
         )
         annotations.save_as(path)
 

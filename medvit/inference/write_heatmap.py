@@ -11,8 +11,8 @@ from numpy import ndarray as Array
 
 from medvit.inference.slides import HeatMap
 
-CELL = 16
-"""Pixels of a cell at full resolution; halved from level to level."""
+CELLS, MAX_SIDE = (64, 32, 16, 8, 4, 2, 1), 8192
+"""Pixels of a cell at full resolution, the largest with which the longer side is no longer; halved level by level."""
 TILE = 256
 """Pixels of a side of the file's own tiles."""
 EMPTY = (255, 255, 255)
@@ -60,10 +60,9 @@ def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
 
 def _levels(heat: HeatMap) -> list[int]:
     """Pixels of a cell at each level, until one tile holds the whole."""
-    levels = [CELL]
-    while levels[-1] > 1 and max(heat.values.shape) * levels[-1] > TILE:
-        levels.append(levels[-1] // 2)
-    return levels
+    side = max(heat.values.shape)
+    first = next((pixels for pixels in CELLS if side * pixels <= MAX_SIDE), 1)
+    return [pixels for pixels in CELLS if pixels <= first and (pixels == first or 2 * pixels * side > TILE)]
 
 
 def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:

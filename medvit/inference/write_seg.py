@@ -63,19 +63,9 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
             pixel_array=stacked,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=described,
-            series_instance_uid=hd.UID(),
-            series_number=series_number(sources),
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="medvit",
-            manufacturer_model_name="medvit",
-            software_versions=maker.version,
-            device_serial_number=maker.model_sha256[:16],  # the device is the model
             series_description="medvit segmentation, for research use",
-            content_label="MEDVIT",
-            content_description="made by an algorithm, not reviewed",
-            contributing_equipment=[equipment(maker)],
             omit_empty_frames=True,
+            **authorship(sources, maker),
         )
     except KeyError:
         raise UnsupportedError("the source is of a retired DICOM class, to which a segmentation cannot refer") from None
@@ -84,6 +74,25 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
         # Type 2C: an image without position must say, if only by an empty value, which way its rows run.
         segmentation.PatientOrientation = sources.headers[0].get("PatientOrientation", "")
     return segmentation
+
+
+def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
+    """What every object says of itself, as arguments of highdicom: a new series of one instance, made by a model."""
+    import highdicom as hd
+
+    return {
+        "series_instance_uid": hd.UID(),
+        "series_number": _series_number(sources),
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": "medvit",
+        "manufacturer_model_name": "medvit",
+        "software_versions": maker.version,
+        "device_serial_number": maker.model_sha256[:16],  # the device is the model
+        "content_label": "MEDVIT",
+        "content_description": "made by an algorithm, not reviewed",
+        "contributing_equipment": [_equipment(maker)],
+    }
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
@@ -126,8 +135,7 @@ def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     return frames
 
 
-def series_number(sources: Sources) -> int:
-    """A number that sorts a result behind all of its study."""
+def _series_number(sources: Sources) -> int:
     number = str(sources.headers[0].get("SeriesNumber") or "")
     return (int(number) if number.isdigit() else 0) % SERIES_NUMBER_LIMIT + SERIES_NUMBER_STEP
 
@@ -181,8 +189,7 @@ def coded(concept: Concept) -> Any:
     return hd.sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
 
 
-def equipment(maker: Maker) -> Any:
-    """What made a result, as a piece of equipment."""
+def _equipment(maker: Maker) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 
@@ -192,5 +199,5 @@ def equipment(maker: Maker) -> Any:
         terms.DCM.ProcessingEquipment,
         manufacturer_model_name="medvit",
         software_versions=maker.version,
-        contribution_description=f"segmented by the model {maker.model_sha256}{run}",
+        contribution_description=f"made by the model {maker.model_sha256}{run}",
     )

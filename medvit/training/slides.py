@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medvit.artifacts import write_text
 from medvit.errors import ConfigError, DataError
 from medvit.heads import HeadConfig
 from medvit.heads.abmil import AbmilConfig
@@ -130,7 +132,9 @@ class SlideTraining:
         for member in range(self.bags.members):
             if not _kept(folder, member).is_file():
                 log.info("finetune: head %d of %d", member + 1, self.bags.members)
-                figures |= self._train_member(member, folder, _OfMember(tracker, member))
+                self._train_member(member, folder, _OfMember(tracker, member))
+            own = json.loads(_told(folder, member).read_text(encoding="utf-8"))
+            figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
         return [load_file(_kept(folder, member)) for member in range(self.bags.members)], figures
 
     def told(self) -> dict[str, str]:
@@ -150,8 +154,9 @@ class SlideTraining:
         """Removes what only an unfinished run needs."""
         for member in range(self.bags.members):
             _kept(folder, member).unlink(missing_ok=True)
+            _told(folder, member).unlink(missing_ok=True)
 
-    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> dict[str, float]:
+    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
         learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed)
         if not learning or not held_out:
             raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
@@ -181,9 +186,9 @@ class SlideTraining:
         )
         trainer = self.trainer.build(folder, tracker, self.optim.clip)
         trainer.fit(module, loader, whole_bags([bags[n] for n in held_out]), ckpt_path=resume_from)
+        write_text(_told(folder, member), json.dumps(module.figures()))
         (folder / RESUME).unlink(missing_ok=True)  # first: the next head must never go on where this one ended
         (folder / BEST).replace(_kept(folder, member))
-        return {f"head {member + 1}: {name}": value for name, value in module.figures().items()}
 
     def _bag(self, slide: EmbeddedSlide) -> Bag:
         return Bag(slide, self.model.classes.index(slide.row.labels[self.model.label]))
@@ -202,3 +207,7 @@ class _OfMember(Tracker):
 
 def _kept(folder: Path, member: int) -> Path:
     return folder / f".head-{member}.safetensors"
+
+
+def _told(folder: Path, member: int) -> Path:
+    return folder / f".head-{member}.json"

@@ -20,7 +20,7 @@ from medvit.inference.dicom_source import Sources, read_sources
 from medvit.inference.slides import SlideFinding, attention_map, class_map
 from medvit.inference.write_ann import write_ann
 from medvit.inference.write_geojson import write_geojson
-from medvit.inference.write_heatmap import CELL, colored, write_heatmap
+from medvit.inference.write_heatmap import colored, write_heatmap
 from medvit.inference.write_slide_preview import write_slide_preview
 from medvit.phantoms import write_slide_studies
 from medvit.readers import find
@@ -77,21 +77,21 @@ def test_a_heat_map_opens_in_openslide_with_its_scale_and_its_levels(tmp_path):
     heat = class_map(found, 1)
     write_heatmap(tmp_path / "heat.tif", heat, "class")
     slide = openslide.OpenSlide(tmp_path / "heat.tif")
-    assert slide.level_count == 1
+    assert slide.level_dimensions == ((512, 384), (256, 192))
     mpp = float(slide.properties[openslide.PROPERTY_NAME_MPP_X])
     assert mpp * slide.dimensions[0] == pytest.approx(MPP * WIDTH, rel=1e-4)  # microns
     pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
-    expected = colored(heat.values, "class").repeat(CELL, axis=0).repeat(CELL, axis=1)
+    expected = colored(heat.values, "class").repeat(64, axis=0).repeat(64, axis=1)
     np.testing.assert_array_equal(pixels, expected)
 
 
 def test_a_large_heat_map_has_levels_that_show_the_same(tmp_path):
-    cells = np.random.default_rng(0).random((70, 50))
+    cells = np.random.default_rng(0).random((280, 200))
     write_heatmap(tmp_path / "heat.tif", replace(class_map(finding(grid()), 1), values=cells), "attention")
     slide = openslide.OpenSlide(tmp_path / "heat.tif")
-    assert slide.level_dimensions == ((800, 1120), (400, 560), (200, 280), (100, 140))
-    smallest = np.asarray(slide.read_region((0, 0), 3, (100, 140)).convert("RGB"))
-    np.testing.assert_array_equal(smallest[::2, ::2], colored(cells, "attention"))
+    assert slide.level_dimensions == tuple((200 * n, 280 * n) for n in (16, 8, 4, 2, 1))
+    smallest = np.asarray(slide.read_region((0, 0), 4, (200, 280)).convert("RGB"))
+    np.testing.assert_array_equal(smallest, colored(cells, "attention"))
 
 
 def test_geojson_is_what_qupath_takes(tmp_path):

@@ -168,6 +168,20 @@ def test_a_slide_without_microns_per_pixel_says_what_to_give(model, tmp_path):
     assert line["status"] == "done"
 
 
+def test_a_plain_picture_that_may_be_a_slide_says_what_to_give(model, tmp_path):
+    import tifffile
+
+    source = tmp_path / "source"
+    source.mkdir()
+    tifffile.imwrite(source / "plain.tif", picture(1, has_tumor=True))
+    apply(model, source, tmp_path / "out")
+    (line,) = table(tmp_path / "out" / "status.csv")
+    assert (line["status"], line["code"]) == ("failed", "data")
+    assert "a plain picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=" in line["reason"]
+    apply(model, source, tmp_path / "mended", tiles={"slide_mpp": MPP})
+    assert table(tmp_path / "mended" / "status.csv")[0]["status"] == "done"
+
+
 def test_unknown_labels_and_failing_slides_are_told_when_learning(place, tmp_path):
     manifest = write_dataset(tmp_path / "dataset", 16, key=tmp_path / "site.key")
     strange = replace(manifest.rows[0], labels={"label": "unsure"})

@@ -169,7 +169,10 @@ def test_heads_that_an_unfinished_run_has_trained_are_taken_over(trained, tmp_pa
     folder, members, _ = trained
     first = folder / ".head-0.safetensors"
     (tmp_path / first.name).write_bytes(first.read_bytes())
-    again, _ = training(folder).train(tmp_path, Tracker())
+    told = folder / ".head-0.json"
+    (tmp_path / told.name).write_bytes(told.read_bytes())
+    again, figures = training(folder).train(tmp_path, Tracker())
+    assert figures == trained[2]
     assert [record.message for record in caplog.records if "head" in record.message] == [
         "finetune: head 2 of 3",
         "finetune: head 3 of 3",
