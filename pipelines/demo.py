@@ -149,7 +149,6 @@ def demo(config: DemoConfig, run: Run) -> Report:
     job.run(evaluate, "radiograph-report", checkpoint=lungs, dataset=images)
 
     job.run(ingest, "eyes", source=drawn / "eyes", modality="OP", label_from="folder", **CARD)
-
     job.run(predict, "ct-predictions", checkpoint=organs, source=drawn / "new-studies")
     job.run(predict, "radiograph-predictions", checkpoint=lungs, source=drawn / "new-radiographs")
 
