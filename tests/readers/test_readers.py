@@ -24,7 +24,16 @@ FOLDERS = {
 
 
 def test_every_format_of_the_room_is_found_by_its_file():
-    assert [reader.name for reader in readers.readers()] == ["slide", "array", "dicom", "heyex", "image", "itk", "nifti", "stack"]
+    assert [reader.name for reader in readers.readers()] == [
+        "slide",
+        "array",
+        "dicom",
+        "heyex",
+        "image",
+        "itk",
+        "nifti",
+        "stack",
+    ]
     assert all(isinstance(reader, readers.Reader) for reader in readers.readers())
     with pytest.raises(MedvitError, match="no reader is named 'nifty'; known are slide, array, dicom"):
         readers.reader("nifty")
