@@ -27,7 +27,7 @@ lint: install ## Check style (ruff), types (mypy) and who imports whom (import-l
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## Measure medvit beside dcm2niix, dicom2nifti, Zarr and MONAI on the same files (about 5 minutes)
+bench: install ## Measure medvit beside other tools on the same files, and pretraining (about 12 minutes on 2 cores)
 	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
