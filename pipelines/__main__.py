@@ -41,7 +41,7 @@ class Entry:
 
 STAGES = {
     "ingest": Entry(
-        "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz.",
+        "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
     ),
     "unite": Entry(
@@ -89,7 +89,7 @@ STAGES = {
         before="pretrain|finetune ",
     ),
     "demo": Entry(
-        "Runs every stage on phantoms, in 3D and in 2D, and says where to look.",
+        "Runs every stage on phantoms of radiology, pathology and the eye, and says where to look.",
         "medvit demo output=runs/demo",
     ),
 }

@@ -74,7 +74,7 @@ def _headers(item: Item) -> Iterator[Dataset]:
     for file in item.files:
         try:
             with decoding("the DICOM header"):
-                yield load(file, stop_before_pixels=True, specific_tags=[*map(tag_for_keyword, _READ)])
+                yield load(file, stop_before_pixels=True, specific_tags=tuple(map(tag_for_keyword, _READ)))
         except MedvitError:
             continue
 

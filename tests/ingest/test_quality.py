@@ -14,7 +14,7 @@ from medvit.ingest.quality import flags
 from medvit.phantoms import FUNDUS_CLASSES, RADIOGRAPH_CLASSES
 from medvit.phantoms.fundus import fundus
 from medvit.phantoms.radiograph import radiograph
-from medvit.samples import Flag, Image
+from medvit.samples import Flag, Image, Look
 
 RNG = np.random.default_rng(0)
 
@@ -99,7 +99,7 @@ def test_what_has_no_fault_is_not_flagged(what: str) -> None:
 
 
 def test_every_flag_has_a_case() -> None:
-    assert {flag for flag, _, _ in POSITIVES} == set(get_args(Flag))
+    assert {flag for flag, _, _ in POSITIVES} == set(get_args(Look))
 
 
 def test_a_constant_image_is_told_of_once() -> None:
