@@ -88,6 +88,11 @@ def at_level(images: Answers, level: Level, *, is_ordered: bool, rank: Int[Array
     return visits if level == "visit" else _together(visits, visits.patients, join, badness)
 
 
+def of_patients(images: Answers) -> Answers:
+    """Each patient with the mean of the probabilities of all images; of several truths, none is left."""
+    return _together(images, images.patients, _mean, None)
+
+
 def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
     """The place of each class in an order from harmless to worst.
 

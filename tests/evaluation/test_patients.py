@@ -5,7 +5,8 @@ import pytest
 
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
-from medvit.evaluation.patients import evaluate_with_patients, of_patients
+from medvit.evaluation.levels import answers, of_patients
+from medvit.evaluation.patients import evaluate_with_patients
 from medvit.evaluation.report import metric_name
 from medvit.samples import Row
 
@@ -26,8 +27,8 @@ def evaluate(patients, truth, found):
 
 
 def test_a_patient_has_the_mean_of_the_probabilities_of_the_images():
-    found = of_patients(rows("abab"), np.array([0, 1, 0, 1]), probabilities(0.1, 0.8, 0.3, 0.6))
-    assert found.names == ("a", "b")
+    found = of_patients(answers(rows("abab"), np.array([0, 1, 0, 1]), probabilities(0.1, 0.8, 0.3, 0.6)))
+    assert found.patients == ("a", "b")
     assert found.truth.tolist() == [0, 1]
     np.testing.assert_allclose(found.probabilities[:, 1], [0.2, 0.7])
 
