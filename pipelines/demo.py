@@ -33,7 +33,7 @@ log = logging.getLogger("medvit")
 
 SUMMARY = "summary.txt"
 CARD = {"licence": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
-NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 2
+NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 4
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
 NUM_EYES = 24
