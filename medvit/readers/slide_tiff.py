@@ -117,6 +117,8 @@ def short_level(path: Path) -> UnreadableError | None:
     """What is wrong with a TIFF some of whose pixels lie beyond its end; reads no pixels."""
     num_bytes = path.stat().st_size
     with opened(path) as file:
+        if len(file.pages) == 0:
+            return UnreadableError("a TIFF without a picture in it; the file is cut short or not what it claims")
         for page in file.pages:
             ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
             if len(ends) == 0 or ends.max() > num_bytes:

@@ -234,16 +234,14 @@ def _require_slide(file: Path) -> None:
 
 def _is_pyramid(path: Path) -> bool:
     """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph."""
-    import tifffile
-
     maker = vendor(path)
     if maker and maker != "generic-tiff":
         return True
     try:
-        with opened(path) as file:
+        with decoding("the TIFF"), opened(path) as file:
             page = file.pages.first
             return len(file.series[0].levels) > 1 or (page.is_tiled and page.imagewidth * page.imagelength > LARGE)
-    except (tifffile.TiffFileError, IndexError, KeyError, ValueError, TypeError, AttributeError, OSError):
+    except MedvitError:
         return False  # the reader of pictures says what is wrong with it
 
 

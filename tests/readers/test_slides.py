@@ -109,6 +109,15 @@ def test_a_file_that_is_cut_short_is_refused_when_it_is_found(tiled: Path, tmp_p
     assert "the pyramid level of 225 x 175 pixels is cut short" in refused.reason
 
 
+@pytest.mark.parametrize("name", ["short.tif", "short.svs", "short.dcm"])
+@pytest.mark.parametrize("num_bytes", [4, 8, 60, 1000])
+def test_the_beginning_of_a_slide_is_refused_under_any_name(tiled: Path, name: str, num_bytes: int):
+    short = tiled.with_name(name)
+    short.write_bytes(tiled.read_bytes()[:num_bytes])
+    (found,) = readers.find([short])
+    assert isinstance(found, Refusal)
+
+
 def test_pyramids_are_slides_and_photographs_are_pictures(tiled: Path, tmp_path: Path):
     plain = pyramid(tmp_path / "photo.tif", picture(), levels=1)
     kinds = {item.files[0].name: item.kind for item in readers.find([tiled, plain])}
