@@ -47,7 +47,7 @@ VOLUMES: Tree = {
 }
 IMAGES: Tree = {
     "preprocess": {"kind": "image", "size": [96, 96]},
-    "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 16},
+    "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 8},
 }
 STAINED: Tree = {
     "preprocess": {"kind": "image", "channels": 3, "intensity": {"method": "range"}},
@@ -173,8 +173,8 @@ def opacities(job: Series, drawn: Path) -> None:
         "radiograph-model",
         dataset=images,
         checkpoint=backbone,
-        peft="lora",
-        optim={"lr": 2e-3},
+        peft="full",
+        optim={"lr": 1e-3},
         loader={"batch_size": 16},
         trainer=job.rounds_of(100),
     )
@@ -254,7 +254,7 @@ def summary(root: Path, config: DemoConfig) -> str:
         *figures(root / "ct-report", ("dice", "hd95_mm", "nsd")),
         f"  (surfaces within {NSD_TOLERANCE_MM:g} mm, a voxel, count as equal)",
         f"  {'Dice, new DICOM studies':52s}{', '.join(f'{one:.3f}' for one in dice)} (masks read back)",
-        "Opacities in radiographs, 2D, LoRA on a pretrained backbone",
+        "Opacities in radiographs, 2D, all weights of a pretrained backbone",
         *figures(root / "radiograph-report", ("auroc", "average_precision", "balanced_accuracy")),
         "Tumor in whole slides, gated attention over tiles",
         *figures(root / "slide-report", ("auroc", "balanced_accuracy")),
