@@ -17,7 +17,7 @@ from pydantic import AfterValidator
 from medvit.config import Config
 from medvit.errors import DataError
 from medvit.ingest import Candidate, Patient, place_in_file
-from medvit.readers.eye import MODALITIES, sides_said, view_said
+from medvit.readers.eye import MODALITIES, eye_said
 from medvit.samples import Item
 
 LATERALITY, VIEW = "laterality", "view"
@@ -83,9 +83,9 @@ def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> di
     """
     if modality not in MODALITIES:
         return {}
-    item = candidate.item
-    side = _agreed({**sides_said(item), **_named(candidate, config)}, item)
-    view = view_said(item) or _view(candidate.paths[0], config)
+    said = eye_said(candidate.item)
+    side = _agreed({**said.sides, **_named(candidate, config)}, candidate.item)
+    view = said.view or _view(candidate.paths[0], config)
     return {key: word for key, word in ((LATERALITY, side), (VIEW, view)) if word}
 
 

@@ -170,7 +170,7 @@ def open_elements(path: Path, room: memoryview | None = None, **options: Any) ->
     _quiet()
     with path.open("rb", buffering=0) as plain:
         tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
-        found = quick(plain, room, tags=tags, with_pixels=with_pixels)
+        found = quick(plain, room, tags=None if tags is None else tuple(tags), with_pixels=with_pixels)
     if found is not None:
         return found
     with BoundedReader(path) as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError
@@ -40,30 +41,35 @@ GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _READ = (*ELEMENTS, "RelativeImagePositionCodeSequence", *GROUPS)
 
 
-def sides_said(item: Item) -> Mapping[str, frozenset[str]]:
-    """What each element of `ELEMENTS` says in the files of a DICOM image of the eye: right, left or both.
+@dataclass(frozen=True)
+class EyeSaid:
+    """What headers say of an image of the eye.
 
-    Of a vendor's file, what its header says.
+    `sides` holds what each element of `ELEMENTS` says in its files: right, left or both; of a vendor's file, what its
+    header says. `view` is what it is centered on: macula, disc, disc-macula or lesion, empty where no code says it.
+    """
+
+    sides: Mapping[str, frozenset[str]]
+    view: str = ""
+
+
+def eye_said(item: Item) -> EyeSaid:
+    """What the files of an image of the eye say; each header is read once.
 
     Of files that hold many images, only what is said of the frames of this one. A file that does not open says nothing:
     reading its pixels tells why.
     """
     if item.reader == HEYEX.name:
-        return {"its header": frozenset(head.side for head in item.headers if head.side)}
-    said: dict[str, set[str]] = {}
+        return EyeSaid({"its header": frozenset(head.side for head in item.headers if head.side)})
+    sides: dict[str, set[str]] = {}
+    views: list[str] = []
     for number, dataset in enumerate(_headers(item)):
         frames = {frame for file, frame in item.frames if file == number}
         for element, value in _sides(dataset, frames):
-            said.setdefault(element, set()).add(value)
-    return {element: frozenset(values) for element, values in said.items()}
-
-
-def view_said(item: Item) -> str:
-    """What a DICOM photograph is centered on: macula, disc, disc-macula or lesion; empty where its code says none."""
-    for dataset in _headers(item):
-        for code in dataset.get("RelativeImagePositionCodeSequence") or ():
-            return VIEWS.get(str(code.get("CodeValue") or "").strip(), "")
-    return ""
+            sides.setdefault(element, set()).add(value)
+        codes = dataset.get("RelativeImagePositionCodeSequence") or ()
+        views += [VIEWS.get(str(code.get("CodeValue") or "").strip(), "") for code in codes]
+    return EyeSaid({element: frozenset(values) for element, values in sides.items()}, views[0] if views else "")
 
 
 def _headers(item: Item) -> Iterator[Dataset]:

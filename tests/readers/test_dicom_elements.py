@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
 from medvit.readers.dicom_elements import PIXELS, quick
-from medvit.readers.dicom_header import header_of
+from medvit.readers.dicom_header import header_of, load
 from medvit.readers.dicom_native import native
 
 TEST_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
@@ -167,3 +167,11 @@ def as_bytes(dataset: FileDataset) -> bytes:
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     return content.getvalue()
+
+
+def test_tags_may_come_in_a_list_as_pydicom_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / "slice.dcm"
+    slice_of(ExplicitVRLittleEndian).save_as(path, enforce_file_format=True)
+    listed, told = (load(path, stop_before_pixels=True, specific_tags=kind(TAGS)) for kind in (list, tuple))
+    assert listed == told
+    assert listed.PixelSpacing == [0.5, 0.5]
