@@ -14,7 +14,7 @@ from medvit.config import Config, Count
 from medvit.samples import Bags, Row
 from medvit.slide_model import WholeBag
 from medvit.tile_features import EmbeddedSlide, Features
-from medvit.training.loader import Draw, LoaderConfig, RoundSampler, mixed_seed
+from medvit.training.loader import Draw, LoaderConfig, drawn_rounds, mixed_seed
 from medvit.training.resuming import Position
 
 
@@ -87,21 +87,15 @@ def bag_rounds(
     weights: Sequence[float] | None = None,
 ) -> DataLoader[object]:
     """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on."""
-    sampler = RoundSampler(
-        len(bags),
-        per_round=num_batches * config.batch_size,
-        seed=seed,
-        first_round=start.rounds,
-        skip=start.batches * config.batch_size,
-        weights=weights,
-    )
-    return DataLoader(
+    return drawn_rounds(
+        config,
         DrawnBags(bags, max_tiles),
-        batch_size=config.batch_size,
-        sampler=sampler,
-        num_workers=config.num_workers,
-        collate_fn=stack_bags,
-        persistent_workers=config.num_workers > 0,
+        stack_bags,
+        num_images=len(bags),
+        num_batches=num_batches,
+        seed=seed,
+        start=start,
+        weights=weights,
     )
 
 

@@ -179,19 +179,43 @@ def rounds(
     With `num_first`, batches of the first so many samples and of the others take turns; with `patients`, whose each
     sample is, those of one patient come far from each other.
     """
-    sampler = RoundSampler(
-        len(samples),
-        per_round=num_batches * config.batch_size,
+    return drawn_rounds(
+        config,
+        Drawn(samples, transform),
+        stack,
+        num_images=len(samples),
+        num_batches=num_batches,
         seed=seed,
-        first_round=start.rounds,
-        skip=start.batches * config.batch_size,
+        start=start,
         weights=weights,
         turns=None if num_first is None else Turns(num_first, config.batch_size),
         patients=patients,
         blocks=_blocks(samples),
     )
+
+
+def drawn_rounds(
+    config: LoaderConfig,
+    drawn: Dataset[Any],
+    stack: Callable[[Sequence[Any]], Any],
+    *,
+    num_images: int,
+    num_batches: int,
+    seed: int,
+    start: Position,
+    **order: Any,
+) -> DataLoader[Any]:
+    """The same of anything that is looked up by `Draw`; `order` says in which order, as for `RoundSampler`."""
+    sampler = RoundSampler(
+        num_images,
+        per_round=num_batches * config.batch_size,
+        seed=seed,
+        first_round=start.rounds,
+        skip=start.batches * config.batch_size,
+        **order,
+    )
     return DataLoader(
-        Drawn(samples, transform),
+        drawn,
         batch_size=config.batch_size,
         sampler=sampler,
         num_workers=config.num_workers,
