@@ -37,6 +37,8 @@ TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ"
 UNDEFINED = 0xFFFFFFFF
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
+OWN_TYPES = (b"UI", b"DS", b"IS")
+"""Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
 PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
@@ -99,7 +101,7 @@ class Elements:
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
         """The same as a data set of pydicom.
 
-        Values of the tags `decoded` and those that describe pixels are decoded at once; numbers become plain ones.
+        Values of the tags `decoded` and those that describe pixels are decoded at once, but for `OWN_TYPES`.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset
@@ -124,8 +126,7 @@ class Elements:
             tag, value, name = BaseTag(number), bytes(self._content[start:stop]), _name(vr)
             length = stop - start
             known = vr or _known_vr(number)
-            # pydicom has a type of its own for identifiers, and for what is empty.
-            if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value and known != b"UI":
+            if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value and known not in OWN_TYPES:
                 plain = plain_value(known, value)
                 if plain is not LEFT_TO_PYDICOM:
                     several = list(plain) if isinstance(plain, tuple) else plain

@@ -175,3 +175,13 @@ def test_tags_may_come_in_a_list_as_pydicom_takes_them(tmp_path: Path) -> None:
     listed, told = (load(path, stop_before_pixels=True, specific_tags=kind(TAGS)) for kind in (list, tuple))
     assert listed == told
     assert listed.PixelSpacing == [0.5, 0.5]
+
+
+def test_numbers_in_text_are_written_again_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "slice.dcm"
+    dataset = slice_of(ExplicitVRLittleEndian)
+    dataset.RepetitionTime, dataset.ImagePositionPatient = "10000", ["1.0", "-2.50", "0.333333333333"]
+    dataset.save_as(path, enforce_file_format=True)
+    read = load(path)
+    assert str(read.RepetitionTime) == "10000"
+    assert [str(number) for number in read.ImagePositionPatient] == ["1.0", "-2.50", "0.333333333333"]
