@@ -4,7 +4,7 @@ Of DICOM files it is every value that the basic profile takes away (`medvit.inge
 they say beside their pixels (`medvit.ingest.embedded_text`); of all files their names and those of their folders. Not
 looked for is what would be found anywhere: numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words
 of imaging, words that medvit itself writes, and what the files also say in places that identify nobody, as the maker
-of a scanner. How many these are is counted.
+of a scanner or the repetition time that a protocol is named after. How many these are is counted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from medvit.ingest.identifying import STRICT, Value, elements, texts, values
 from medvit.ingest.profile import DATES, TEXT, Action, Profile
 from medvit.ingest.vocabulary import is_common, words_of
 from medvit.readers import HEAD_BYTES
+from medvit.readers.acquisition import quantities
 from medvit.readers.dicom_header import begins_as_dicom, load
 from medvit.readers.refusals import decoding
 
@@ -96,7 +97,8 @@ class ReadValues:
                 dataset = load(file, stop_before_pixels=True)
                 patient = str(dataset.get("PatientID") or "").strip() or str(dataset.get("PatientName") or "").strip()
                 gone = frozenset(value.text for value in values(dataset, self.profile))
-                return Found(tuple(set(values(dataset))), gone, frozenset(_shown(dataset)), patient)
+                shown = frozenset((*_shown(dataset), *quantities(dataset).values()))
+                return Found(tuple(set(values(dataset))), gone, shown, patient)
         except MedvitError:
             return Found()
 

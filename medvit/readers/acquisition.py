@@ -8,7 +8,7 @@ whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -75,12 +75,22 @@ def read_attributes(dataset: Dataset) -> Mapping[str, str]:
     levels = [dataset, *_shared_groups(dataset)]
     personal = {word.casefold() for keyword in _PERSONAL for word in _WORD.findall(_text(dataset.get(keyword)))}
     found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
-    found |= {key: _number(_first(levels, keyword)) for key, keyword in NUMBERS.items()}
-    if found["field_strength_t"] and float(found["field_strength_t"]) > GAUSS:
-        found["field_strength_t"] = f"{float(found['field_strength_t']) / 1e4:.4g}"
+    found |= _quantities(levels)
     sex = _text(dataset.get("PatientSex")).upper()
     found |= {AGE: _age(dataset), SEX: sex if sex in ("F", "M", "O") else ""}
     return {key: text for key, text in found.items() if text}
+
+
+def quantities(dataset: Dataset) -> Mapping[str, str]:
+    """Those of `NUMBERS` that a DICOM data set tells, as the manifest writes them."""
+    return {key: text for key, text in _quantities([dataset, *_shared_groups(dataset)]).items() if text}
+
+
+def _quantities(levels: list[Dataset]) -> dict[str, str]:
+    found = {key: _number(_first(levels, keyword)) for key, keyword in NUMBERS.items()}
+    if found["field_strength_t"] and float(found["field_strength_t"]) > GAUSS:
+        found["field_strength_t"] = f"{float(found['field_strength_t']) / 1e4:.4g}"
+    return found
 
 
 def _shared_groups(dataset: Dataset) -> Iterator[Dataset]:
@@ -98,7 +108,7 @@ def _first(levels: list[Dataset], keyword: str) -> str:
 def _text(value: object) -> str:
     if value is None:
         return ""
-    parts = value if isinstance(value, list | tuple) else [value]
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     return "\\".join(str(part).strip() for part in parts)
 
 

@@ -15,8 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 
 from medvit import phantoms
+from medvit.ingest.identifying import values
+from medvit.ingest.sought import Found, sought
+from medvit.readers.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 
 NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
@@ -36,6 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
+        dataset.ProtocolName, dataset.RepetitionTime = "Ax Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
         dataset.save_as(file)
     return folder
@@ -60,6 +65,16 @@ def audit(made: Path, source: Path, *words: str) -> int:
 
 def test_what_an_ingest_leaves_is_clean(made: Path, source: Path) -> None:
     assert audit(made, source) == 0
+
+
+def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_path: Path) -> None:
+    image = Dataset()
+    image.PatientID, image.ProtocolName, image.RepetitionTime = "10500", "Flair(12500 TR)", 12500
+    image.file_meta = FileMetaDataset()
+    found = Found(tuple(values(image)), shown=frozenset(quantities(image).values()) | {"10500"})
+    needles = sought([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).needles
+    assert "10500" in needles
+    assert "12500" not in needles
 
 
 @pytest.fixture

@@ -78,6 +78,10 @@ def test_field_strengths_are_in_tesla(strength: object, tesla: str | None) -> No
     assert read_attributes(scanned(MagneticFieldStrength=strength)).get("field_strength_t") == tesla
 
 
+def test_a_sequence_of_several_values_is_kept_as_dicom_writes_it() -> None:
+    assert read_attributes(scanned(ScanningSequence=["SE", "IR"]))["sequence"] == r"SE\IR"
+
+
 def test_an_enhanced_object_tells_it_in_its_shared_groups() -> None:
     group, timing = Dataset(), Dataset()
     timing.RepetitionTime = 2000.0
