@@ -1,4 +1,4 @@
-"""What files that are no DICOM say beside their pixels: cells of tables, header fields of volumes, notes in pictures.
+"""What files that are no DICOM say beside their pixels: tables, JSON, header fields of volumes, notes in pictures.
 
 Programs write names and dates there: the descrip of a NIfTI, the extensions behind its header (of which one kind is a
 whole DICOM header), comments of MetaImage and NRRD, EXIF, XMP and IPTC of photographs, the texts of a PNG.
@@ -7,6 +7,7 @@ whole DICOM header), comments of MetaImage and NRRD, EXIF, XMP and IPTC of photo
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import unescape
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError
-from medvit.ingest.identifying import MAX_BINARY, Value, texts, values
+from medvit.ingest.identifying import KEPT, MAX_BINARY, STRICT, Value, texts, values
+from medvit.ingest.profile import CLEANED
 from medvit.ingest.table import is_personal
 from medvit.readers import itk, nifti
 from medvit.readers.image import FORMATS
@@ -69,6 +71,8 @@ def embedded(file: Path, head: bytes) -> Iterator[Value]:
     name = file.name.lower()
     if name.endswith(".csv"):
         yield from _until_an_error(_cells(file))
+    elif name.endswith(".json"):
+        yield from _until_an_error(_of_json(file))
     elif name.endswith((*itk.HEADERS, ".nrrd.gz")) or head.startswith(b"NRRD000"):
         yield from _until_an_error(_of_itk(file))
     elif name.endswith((".hdr", ".hdr.gz")) or nifti.READER.sniff(file, head):
@@ -105,6 +109,31 @@ def _cells(file: Path) -> Iterator[Value]:
             for column, cell in line.items():
                 if isinstance(column, str) and isinstance(cell, str) and is_personal(column.strip()):
                     yield _name(cell, CELL)
+
+
+def _of_json(file: Path) -> Iterator[Value]:
+    yield from _fields(json.loads(file.read_bytes()), "")
+
+
+def _fields(value: Any, key: str) -> Iterator[Value]:
+    """Of JSON, as converters name them: a keyword of DICOM says whether the profile keeps it, else its name tells."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _fields(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _fields(inner, key)
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        tag, place = tag_for_keyword(key), f"JSON {key}"
+        vr = dictionary_VR(tag) if tag is not None else ""
+        if vr in ("DA", "DT"):
+            yield _day(str(value), place)
+        elif tag is None and is_personal(key):
+            yield _note(str(value), place)
+        elif tag is not None and vr != "TM" and STRICT.action(tag, vr) not in KEPT:
+            yield Value(str(value).strip(), place, vr, is_descriptor=key in CLEANED["descriptors"])
 
 
 def _of_nifti(file: Path) -> Iterator[Value]:

@@ -103,7 +103,7 @@ def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
         return (
             not before[-1:].isalnum() and is_open and not re.search(rb"\d\.$", before) and not re.match(rb"\.\d", after)
         )
-    if re.fullmatch(r"[\d.]+", text):
+    if re.fullmatch(r"[+-]?[\d.]+", text):
         return not re.search(rb"[\d.]$", before) and not re.match(rb"\.?\d", after)
     if text.isalpha() and text.isascii() and len(text) < LONG_WORD:
         return not before[-1:].isalpha() and not after[:1].isalpha()

@@ -25,7 +25,7 @@ MIN_WORD, MIN_NUMBER = 3, 4
 MAX_BINARY = 2**16
 """Bytes of a binary value that are searched for text."""
 
-_KEPT = (Action.KEEP, Action.CODE)
+KEPT = (Action.KEEP, Action.CODE)
 _TELLING_META = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle", "PrivateInformation")
 
 
@@ -113,5 +113,5 @@ def _identifies(element: DataElement, vr: str, profile: Profile) -> bool:
         return False
     if vr in TEXT or vr in DATES or vr in ("UI", "UN", "OB", "IS", "DS"):
         action = profile.action(tag, vr)
-        return action not in _KEPT and not (vr == "TM" and action is Action.SHIFT)  # times of day stay
+        return action not in KEPT and not (vr == "TM" and action is Action.SHIFT)  # times of day stay
     return False

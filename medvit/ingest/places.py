@@ -173,7 +173,7 @@ def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
         with decoding("the DICOM file"):
             dataset = load(file)
             for name, text, is_number in _told([dataset.file_meta, dataset]):
-                # A number of a folder or a protocol stands by chance in many an element that holds numbers.
+                # A number of a folder or a protocol stands by chance in many an element of numbers or times of day.
                 there = {needle for needle in haystack.in_text(text) if not (is_number and needle.is_weak)}
                 found |= there
                 yield from _traces(f"{place}, {name}", there)
@@ -192,7 +192,7 @@ def _told(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
                 yield (
                     f"{element.tag} {element.keyword or 'private'}",
                     "\n".join(texts(element.value)),
-                    str(element.VR) in NUMBERS,
+                    str(element.VR) in (*NUMBERS, "TM"),
                 )
 
 

@@ -58,6 +58,17 @@ class Needle:
     is_weak: bool = False
     """Whether it identifies nobody where the files say it in a harmless place too."""
 
+    def joined(self, other: Needle, text: str) -> Needle:
+        """The needle of a text that comes from two places; what a copy may keep, a weak one does not forbid it."""
+        telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
+        return Needle(
+            text,
+            min(self.source, other.source),
+            all(needle.is_date for needle in telling),
+            any(needle.is_in_copy for needle in telling),
+            self.is_weak and other.is_weak,
+        )
+
 
 @dataclass(frozen=True)
 class Found:
@@ -196,14 +207,7 @@ class _Collector:
             self._passed.add(text)
             return
         for form in forms(text):
-            known = self._needles.get(form, needle)
-            self._needles[form] = Needle(
-                form,
-                min(known.source, needle.source),
-                needle.is_date,
-                needle.is_in_copy or known.is_in_copy,
-                needle.is_weak and known.is_weak,
-            )
+            self._needles[form] = self._needles.get(form, needle).joined(needle, form)
 
 
 def _is_rare(word: str) -> bool:

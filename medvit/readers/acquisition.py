@@ -44,7 +44,7 @@ GAUSS = 100.0
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
 _LONG_NUMBER = re.compile(r"\d{6}")
-_WORD = re.compile(r"\w{3,}")
+_WORD = re.compile(r"[^\W_]{3,}")
 _PERSONAL = (
     *("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientBirthDate", "AccessionNumber"),
     *("InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "OperatorsName"),

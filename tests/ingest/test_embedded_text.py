@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,9 @@ def text_file(name: str, content: str) -> Callable[[Path], Path]:
         text_file("a.nhdr", f"NRRD0004\n# of {NAME}\ntype: short\n"),
         text_file("a.nrrd", f"NRRD0004\ntype: short\npatient:={NAME}\n\n"),
         text_file("a.csv", f"file,patient_id\na.png,{NAME}\n"),
+        text_file("a.json", json.dumps({"PatientName": f"{NAME}^Ann", "EchoTime": 0.03})),
+        text_file("a.json", json.dumps([{"series": {"StationName": NAME}}])),
+        text_file("a.json", json.dumps({"patient_name": NAME})),
     ],
 )
 def test_a_name_beside_the_pixels_is_told_with_its_place(write: Callable[[Path], Path], tmp_path: Path) -> None:
@@ -150,6 +154,7 @@ def test_a_name_beside_the_pixels_is_told_with_its_place(write: Callable[[Path],
         jpeg_with_exif(0x9003, "1963:04:12 10:11:12", 0x8769),
         jpeg_with_exif(0x0132, "1963:04:12 10:11:12"),
         png_with("XML:com.adobe.xmp", "<x><d>1963-04-12T10:11:12</d></x>"),
+        text_file("a.json", json.dumps({"AcquisitionDateTime": "1963-04-12T10:11:12.5"})),
     ],
 )
 def test_a_date_beside_the_pixels_is_told_as_a_date(write: Callable[[Path], Path], tmp_path: Path) -> None:
@@ -166,6 +171,8 @@ def test_a_date_beside_the_pixels_is_told_as_a_date(write: Callable[[Path], Path
         text_file("a.mha", "ObjectType = Image\nNDims = 3\nElementSpacing = 1 1 1\nElementDataFile = LOCAL\nRing Ann"),
         text_file("a.nrrd", "NRRD0004\ntype: short\nspace directions: (1,0,0)\n\nRing=Ann"),
         text_file("a.csv", "grade\nSevere\n"),
+        text_file("a.json", json.dumps({"Manufacturer": "Siemens", "AcquisitionTime": "10:11:12", "EchoTime": 0.03})),
+        text_file("a.json", "no json"),
     ],
 )
 def test_what_names_nobody_is_not_told(write: Callable[[Path], Path], tmp_path: Path) -> None:

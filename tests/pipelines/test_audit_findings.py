@@ -18,8 +18,9 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 
 from medvit import phantoms
+from medvit.ingest.haystack import Haystack
 from medvit.ingest.identifying import values
-from medvit.ingest.sought import Found, sought
+from medvit.ingest.sought import Found, Needle, sought
 from medvit.readers.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 
@@ -40,9 +41,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
+        dataset.DeviceSerialNumber, dataset.SeriesTime = "60064731", "101112.500000"  # which a copy keeps
         dataset.ProtocolName, dataset.RepetitionTime = "Ax Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
         dataset.save_as(file)
+        file.rename(file.with_name(f"CT.60064731.101112.{dataset.InstanceNumber}.dcm"))
     return folder
 
 
@@ -75,6 +78,13 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
     needles = sought([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).needles
     assert "10500" in needles
     assert "12500" not in needles
+
+
+@pytest.mark.parametrize(("text", "is_told"), [("-624\\-661.82658862211", False), ("-624\\-661.82658862\\1", True)])
+def test_a_number_is_found_as_a_whole(text: str, is_told: bool) -> None:
+    haystack = Haystack([Needle("-661.82658862", "a private element")])
+    assert bool(haystack.in_text(text)) is is_told
+    assert bool(haystack.in_bytes(text.encode())) is is_told
 
 
 @pytest.fixture
