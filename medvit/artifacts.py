@@ -27,8 +27,8 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "preprocess.json",
     "lineage.json",
 )
-MODEL_CARD = "model_card.md"
-CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD)
+MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
+CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
 
 @dataclass(frozen=True)

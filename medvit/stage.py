@@ -25,6 +25,7 @@ from medvit.artifacts import Checkpoint, Lineage, write_text
 from medvit.config import Config, read_yaml
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.hardware import leads
+from medvit.learned import learned
 from medvit.manifest import Manifest
 from medvit.tracking import Tracker, TrackingConfig, start
 
@@ -68,6 +69,8 @@ class Run:
     parents: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     """A line for every item that failed; any makes the exit status 3."""
+    learned: set[str] = field(default_factory=set)
+    """Of the checkpoints that were read, whom they have learned from (`medvit.learned`)."""
     leads: bool = True
     """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
@@ -81,6 +84,7 @@ class Run:
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
         """Loads a checkpoint and records it as an input of this run."""
         checkpoint = Checkpoint.load(folder)
+        self.learned |= learned(folder)
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
 

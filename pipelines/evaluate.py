@@ -17,7 +17,17 @@ from medvit.card_eye import LATERALITY
 from medvit.dataset import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.cases import probability_of_truth, shared_patients, spacing, telling, tracked, unit_of
+from medvit.evaluation.cases import (
+    SeenPatients,
+    answerable,
+    probability_of_truth,
+    shared_patients,
+    spacing,
+    telling,
+    tracked,
+    unit_of,
+    unseen,
+)
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.levels import LEVELS, Level, answers, breakdowns
 from medvit.evaluation.paired import Table, paired_differences
@@ -58,6 +68,9 @@ class EvaluateConfig(StageConfig):
     """Report folder to make."""
     split: Split = "test"
     """Split to measure on: train, val or test."""
+    seen_patients: SeenPatients = "refuse"
+    """What becomes of a test split with patients that the model, or the weights it started from, has learned from:
+    refuse it, leave_out their images, or keep them and tell it in the report."""
     against: Path | None = None
     """Report of another model on the same split; the differences are reported with intervals."""
     nsd_tolerance_mm: float = Field(1.0, gt=0)
@@ -83,7 +96,10 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     manifest = run.dataset(config.dataset)
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)
-    answered, notes = answerable(manifest.split(config.split), predictor)
+    answered, notes = answerable(manifest.split(config.split), predictor.config, predictor.kind)
+    if config.split == "test":
+        answered, told = unseen(answered, config.checkpoint, config.seen_patients)
+        notes += told
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
     evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split), run.failures)
@@ -100,31 +116,6 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     run.tracker.metrics(tracked(evaluation.metrics, config.split))
     run.keep(METRICS, HTML)
     return Report(run.folder, {name: estimate.value for name, estimate in evaluation.metrics.items()})
-
-
-def answerable(manifest: Manifest, predictor: Predictor | SlidePredictor) -> tuple[Manifest, list[str]]:
-    """The images whose truth is known in the model's own classes, and a note on those left out.
-
-    Raises:
-        DataError: If there is none, or the dataset's classes are not the model's.
-    """
-    model, facts = predictor.config, manifest.facts
-    known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())
-    if tuple(known) != model.classes:
-        raise DataError(
-            f"{manifest.folder}: the model tells {', '.join(model.classes)} apart, "
-            f"the dataset {', '.join(known) or 'nothing of the kind'}; evaluate it on a dataset of the same classes"
-        )
-    kept = manifest.filter(
-        lambda row: (
-            row.kind == predictor.kind
-            and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
-        )
-    )
-    if not kept.rows:
-        raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
-    left_out = len(manifest) - len(kept)
-    return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
 
 
 def measure(

@@ -16,6 +16,7 @@ from medvit.dataset import Samples, collate
 from medvit.errors import ConfigError
 from medvit.heads import OptionalHeadChoice
 from medvit.inference.predictor import resolve_device
+from medvit.learned import write_learned
 from medvit.losses.supervised import classification_loss, segmentation_loss
 from medvit.manifest import Manifest
 from medvit.model import AppliesTo, Model, ModelConfig
@@ -127,6 +128,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     adapter = None if best.is_trained_whole else dict(best.adapter_state())
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
+    write_learned(run.folder, [*parts.task.train, *parts.task.val], run.learned)
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
@@ -164,6 +166,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     state = ensemble_state(start.backbone, members)
     heads = {name: weight for name, weight in state.items() if name.startswith("members.")}
     checkpoint = Checkpoint(run.folder, model.tree(), start.preprocess.tree(), state, heads).save()
+    write_learned(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.told())
     training.remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,8 +11,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import CHECKPOINT_FILES, Checkpoint, write_weights
+from medvit.artifacts import CHECKPOINT_FILES, PATIENTS, Checkpoint, write_weights
 from medvit.backbones import Backbone
+from medvit.learned import write_learned
 from medvit.model_card import write_model_card
 from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
@@ -100,6 +102,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
     for name, weights in parts.module.objective.kept().items():
         write_weights(checkpoint.folder / name, weights)
+    write_learned(run.folder, [row for stream in parts.streams for row in stream.samples.manifest], run.learned)
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
@@ -158,6 +161,7 @@ def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> No
     shape = {"ndim": own.ndim, "channels": own.channels, "patch_size": list(own.patch_size)}
     model = {"kind": "backbone", "backbone": checkpoint.model["backbone"] | shape}
     Checkpoint(checkpoint.folder / TWIN, model, parts.streams[1].preprocess.tree(), backbone.state_dict()).save()
+    shutil.copy(checkpoint.folder / PATIENTS, checkpoint.folder / TWIN / PATIENTS)
 
 
 def _further(config: FurtherConfig, run: Run, objective: Objective) -> Further | None:

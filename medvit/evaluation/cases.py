@@ -1,17 +1,25 @@
-"""Which cases of an evaluation are worth a look, and what else a reader must know of them."""
+"""Which images an evaluation measures on, which are worth a look, and what else a reader must know of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
+from medvit.errors import DataError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.segmentation import Unit
+from medvit.learned import seen_patients
 from medvit.manifest import Manifest
+from medvit.model import ModelConfig
 from medvit.samples import Image, Split
+from medvit.slide_model import SlideModelConfig
+
+SeenPatients = Literal["refuse", "leave_out", "keep"]
 
 
 def telling(scores: Float[Array, "n"]) -> dict[str, int]:
@@ -24,6 +32,55 @@ def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
     """What the model gave the true class of each image."""
     probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
     return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
+
+
+def answerable(manifest: Manifest, model: ModelConfig | SlideModelConfig, row_kind: str) -> tuple[Manifest, list[str]]:
+    """The images whose truth is known in the model's own classes, and a note on those left out.
+
+    Raises:
+        DataError: If there is none, or the dataset's classes are not the model's.
+    """
+    facts = manifest.facts
+    known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())
+    if tuple(known) != model.classes:
+        raise DataError(
+            f"{manifest.folder}: the model tells {', '.join(model.classes)} apart, "
+            f"the dataset {', '.join(known) or 'nothing of the kind'}; evaluate it on a dataset of the same classes"
+        )
+    kept = manifest.filter(
+        lambda row: (
+            row.kind == row_kind
+            and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
+        )
+    )
+    if not kept.rows:
+        raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
+    left_out = len(manifest) - len(kept)
+    return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
+
+
+def unseen(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:
+    """The images of patients that a model has not learned from, or all of them, and a note on those it has.
+
+    Raises:
+        DataError: If there are such patients and the policy is to refuse, or if nobody else is left.
+    """
+    seen = seen_patients(checkpoint, manifest)
+    if not seen:
+        return manifest, []
+    num_patients = len({row.patient_id for row in manifest})
+    found = f"{len(seen)} of {num_patients} patients are among those that the model, or its start weights, learned from"
+    if policy == "refuse":
+        raise DataError(
+            f"{manifest.folder}: {found}, so the numbers would flatter it; seen_patients=leave_out measures on the "
+            "others, seen_patients=keep on all with a note in the report"
+        )
+    if policy == "keep":
+        return manifest, [f"{found}: the numbers flatter it"]
+    rest = manifest.filter(lambda row: row.patient_id not in seen)
+    if not rest.rows:
+        raise DataError(f"{manifest.folder}: {found}, and nobody is left to measure on")
+    return rest, [f"{found}; their {len(manifest) - len(rest)} images were left out"]
 
 
 def shared_patients(manifest: Manifest, split: Split) -> list[str]:
