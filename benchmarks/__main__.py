@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretrai
 
 LARGE_SERIES = 2000
 LIGHTLY = Path(".venv-lightly")
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
     "convert": convert.run,
     "headers": headers.run,
     "crops": crops.run,

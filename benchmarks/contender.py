@@ -84,7 +84,7 @@ def train_plain(objective: str, parts: pretraining.Assembled) -> list[float]:
     return list(islice(_plain_steps(_plain_model(objective), parts), len(parts.loader)))
 
 
-def _plain_model(objective: str) -> nn.Module:
+def _plain_model(objective: str) -> PlainDinoV2 | PlainMae:
     import timm
 
     if objective == "mae":
@@ -93,7 +93,7 @@ def _plain_model(objective: str) -> nn.Module:
     return PlainDinoV2(timm.create_model(name, num_classes=0, **options), PROTOTYPES)
 
 
-def _plain_steps(model: nn.Module, parts: pretraining.Assembled) -> Iterator[float]:
+def _plain_steps(model: PlainDinoV2 | PlainMae, parts: pretraining.Assembled) -> Iterator[float]:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
     for views in parts.loader:

@@ -71,7 +71,7 @@ def _persistent(path: Path, cache: Path) -> Read:
 
 
 def _read_crops(read: Read, num_crops: int, rng: np.random.Generator, _: Path) -> None:
-    for _ in range(num_crops):
+    for _number in range(num_crops):
         starts = rng.integers(0, np.array(SHAPE) - CROP + 1)
         crop = read(tuple(slice(start, start + CROP) for start in starts))
         assert crop.shape == (CROP, CROP, CROP)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray as Array
 
-from benchmarks.timing import alternate, print_table
+from benchmarks.timing import alternate, print_rates
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
 from medvit.embeddings import EmbeddingStore
@@ -47,14 +47,8 @@ def run(folder: Path, repeats: int) -> None:
             "medvit, a process that reads": partial(_medvit, path, corners, backbone, 1),
         }
         times = alternate(tasks, repeats=repeats)
-        rates = {task: len(corners) / timing.median for task, timing in times.items()}
-        plain = next(iter(rates.values()))
-        lines = [
-            (task, f"{rate:.1f}", f"{rate / plain:.2f}", f"{1e3 * times[task].cpu_median / len(corners):.1f}")
-            for task, rate in rates.items()
-        ]
         title = f"tiles of {SIZE}² pixels, overlap {OVERLAP:.0%}, through a ViT of size {name}"
-        print_table(title, ("", "tiles/s", "times plain", "CPU ms a tile"), lines)
+        print_rates(title, times, len(corners), digits=1)
 
 
 @torch.inference_mode()

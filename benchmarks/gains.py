@@ -185,7 +185,7 @@ class Gains:
                 backbone = start_weights(self.checkpoint("others"), int(seed))
             else:
                 backbone = backbone_of(Checkpoint.load(self.checkpoint(name)))[1]
-            np.savez(path, **labeled.answers(backbone))
+            np.savez(path, allow_pickle=False, **labeled.answers(backbone))
         return dict(np.load(path))
 
     def _costs(self, costs: Mapping[str, Cost]) -> dict[str, list[dict[str, Any]]]:

@@ -26,6 +26,7 @@ from medvit.training.measuring import attention_on_cpu, peak_bytes_held, synchro
 from medvit.training.optim import OptimConfig
 
 WARMUP_STEPS, MATRIX_SIDE, MATRIX_REPEATS = 3, 8192, 20
+CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Case:
 
     def views(self, device: torch.device) -> Views:
         """Crops of noise: one, or two and eight smaller ones."""
-        shape = (self.batch, self.backbone.channels, self.side, self.side)
+        shape = (self.batch, CHANNELS, self.side, self.side)
         if isinstance(self.objective, MaeConfig):
             return Views(torch.randn(1, *shape, device=device))
-        small = self.objective.views.fitted((self.side,) * 2, (self.backbone.patch_size,) * 2).local_size
+        patch = self.backbone.patch_size
+        assert isinstance(patch, int), "the cases name one side for both axes"
+        small = self.objective.views.fitted((self.side,) * 2, (patch,) * 2).local_size
         return Views(torch.randn(2, *shape, device=device), torch.randn(8, *shape[:2], *small, device=device))
 
 
@@ -66,7 +69,7 @@ def cases() -> list[Case]:
     batches = {"small": (512, 64), "base": (256, 48), "large": (128, 24)}
     found = []
     for size, (mae, dinov2) in batches.items():
-        of = partial(VitConfig, size=size, ndim=2, channels=3)
+        of = partial(VitConfig, size=size, ndim=2, channels=CHANNELS)
         found.append(Case(of(patch_size=16), MaeConfig(), 224, mae))
         found.append(Case(of(patch_size=14, layer_scale=1e-5, drop_path=0.1), DinoV2Config(), 224, dinov2))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class PlainHead(nn.Module):
         self.mlp = nn.Sequential(
             *(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
         )
-        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(bottleneck, prototypes, bias=False))
+        self.last: Any = nn.utils.parametrizations.weight_norm(nn.Linear(bottleneck, prototypes, bias=False))
         self.last.parametrizations.weight.original0.data.fill_(1.0)
         self.last.parametrizations.weight.original0.requires_grad = False
 
@@ -37,11 +38,14 @@ class PlainHead(nn.Module):
 class PlainDinoV2(nn.Module):
     """DINOv2 (Oquab et al., 2024): DINO and iBOT with one head, centering, KoLeo."""
 
-    def __init__(self, backbone: nn.Module, prototypes: int) -> None:
+    center: Tensor
+    patch_center: Tensor
+
+    def __init__(self, backbone: Any, prototypes: int) -> None:
         super().__init__()
         width = backbone.embed_dim
-        self.student = nn.ModuleDict({"backbone": backbone, "head": PlainHead(width, 2048, 256, prototypes)})
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.student: Any = nn.ModuleDict({"backbone": backbone, "head": PlainHead(width, 2048, 256, prototypes)})
+        self.teacher: Any = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.register_buffer("center", torch.zeros(prototypes))
         self.register_buffer("patch_center", torch.zeros(prototypes))
@@ -79,11 +83,12 @@ class PlainDinoV2(nn.Module):
 class PlainMae(nn.Module):
     """The masked autoencoder (He et al., 2022) with its decoder of 8 blocks of width 512."""
 
-    def __init__(self, backbone: nn.Module, mask_ratio: float = 0.75) -> None:
+    def __init__(self, backbone: Any, mask_ratio: float = 0.75) -> None:
         super().__init__()
         from timm.models.vision_transformer import Block
 
-        self.backbone, self.mask_ratio = backbone, mask_ratio
+        self.backbone: Any = backbone
+        self.mask_ratio = mask_ratio
         self.patch, num_patches = backbone.patch_embed.patch_size[0], backbone.patch_embed.num_patches
         self.embed = nn.Linear(backbone.embed_dim, 512)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 512))
@@ -116,7 +121,7 @@ class PlainMae(nn.Module):
         """Nothing: there is none."""
 
 
-def _forward_masked(backbone: nn.Module, pixels: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+def _forward_masked(backbone: Any, pixels: Tensor, mask: Tensor, token: Tensor) -> Tensor:
     tokens = backbone.patch_embed(pixels)
     shape = tokens.shape
     patches = tokens.flatten(1, -2)
@@ -136,7 +141,7 @@ def _koleo(features: Tensor) -> Tensor:
     return -(distance + 1e-8).log().mean()
 
 
-def _grid(backbone: nn.Module, pixels: Tensor) -> tuple[int, int]:
+def _grid(backbone: Any, pixels: Tensor) -> tuple[int, int]:
     patch = backbone.patch_embed.patch_size[0]
     return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 

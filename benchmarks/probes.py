@@ -59,7 +59,10 @@ class Labeled:
         return cls(
             name,
             classes,
-            {split: torch.stack([resize(sample.pixels, size) for sample in part]) for split, part in parts.items()},
+            {
+                split: torch.stack([resize(part[n].pixels, size) for n in range(len(part))])
+                for split, part in parts.items()
+            },
             {split: np.array(part.class_indices) for split, part in parts.items()},
             {split: tuple(row.patient_id for row in part.manifest) for split, part in parts.items()},
         )
@@ -101,7 +104,7 @@ def compared(
 
     Intervals are of the images, drawn alike for all methods and seeds; the seeds are told one by one beside.
     """
-    found = {}
+    found: dict[str, dict[str, dict[str, object]]] = {}
     for probe, split in ASKED.items():
         truth = labeled.labels[split]
         chosen = {name: [one[probe] for one in seeds] for name, seeds in answers.items()}

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray as Array
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.timing import alternate, print_table
+from benchmarks.timing import alternate, print_rates
 from medvit.ingest.tiling import in_file_order
 from medvit.phantoms.large_slide import write_large
 from medvit.readers.slides import open_slide
@@ -33,14 +33,8 @@ def run(folder: Path, repeats: int) -> None:
         corners = _corners(round(SIZE * zoom * (1 - overlap)))
         tasks = _tasks(path, folder, corners, zoom)
         times = alternate(tasks, repeats=repeats)
-        rates = {name: len(corners) / timing.median for name, timing in times.items()}
-        plain = next(iter(rates.values()))
-        lines = [
-            (name, f"{rate:.0f}", f"{rate / plain:.1f}", f"{1e3 * times[name].cpu_median / len(corners):.2f}")
-            for name, rate in rates.items()
-        ]
         title = f"tiles of {SIZE}² pixels at {MPP * zoom} microns, overlap {overlap:.0%}, of a JPEG slide of {SIDE}²"
-        print_table(title, ("", "tiles/s", "times OpenSlide", "CPU ms a tile"), lines)
+        print_rates(title, times, len(corners))
 
 
 def _corners(stride: int) -> Int64[Array, "n 2"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +52,18 @@ def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) ->
     return {name: Timing(*map(tuple, zip(*times, strict=True))) for name, times in seconds.items()}
 
 
-def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_rates(title: str, times: Mapping[str, Timing], count: int, *, digits: int = 0) -> None:
+    """Prints how many of `count` tiles each task makes a second, beside the first one, and the processor's time."""
+    rates = {name: count / timing.median for name, timing in times.items()}
+    first = next(iter(rates))
+    rows = [
+        (name, f"{rate:.{digits}f}", f"{rate / rates[first]:.2f}", f"{1e3 * times[name].cpu_median / count:.2f}")
+        for name, rate in rates.items()
+    ]
+    print_table(title, ("", "tiles/s", "times the first", "CPU ms a tile"), rows)
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Prints a table: the first column to the left, numbers to the right."""
     widths = [max(len(row[n]) for row in [columns, *rows]) for n in range(len(columns))]
     print(f"\n{title}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.sources import phantom_source
 from benchmarks.timing import alternate, print_table
@@ -12,9 +13,14 @@ from pipelines.ingest import ingest
 def run(folder: Path, repeats: int) -> None:
     """Prints times of the whole stage, card and plots included."""
     source = phantom_source(folder / "source", num_series=16, shape=(512, 512, 40))
-    options = {"source": source.folder, "name": "bench", "key": folder / "key", "tracking": {"enabled": False}}
+    options: dict[str, Any] = {
+        "source": source.folder,
+        "name": "bench",
+        "key": folder / "key",
+        "tracking": {"enabled": False},
+    }
 
-    def make(dataset: Path, **more: object) -> None:
+    def make(dataset: Path, **more: Any) -> None:
         ingest(dataset=dataset, **options, **more)
 
     make(folder / "earlier")
