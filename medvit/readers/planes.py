@@ -16,6 +16,7 @@ from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
 from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_header import Header, check, header_of, load, open_elements, read_elements
+from medvit.readers.dicom_known import read_native
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
 from medvit.readers.limits import is_uncompressed
 from medvit.readers.refusals import decoding
@@ -82,7 +83,12 @@ def _known_frames(item: Item) -> Iterator[Frame]:
     # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
     room = np.empty(starts[-1], np.uint8).data
     for path, known, start, length in zip(item.files, item.headers, starts, lengths, strict=False):
-        yield decode(_as_known(path, known, room[start : start + length]), item.values)
+        yield _known_frame(path, known, room[start : start + length], item.values)
+
+
+def _known_frame(path: Path, known: Header, room: memoryview, values: Values) -> Frame:
+    found = read_native(path, known.native, room) if known.native is not None and values != "displayed" else None
+    return decode(_as_known(path, known, room), values) if found is None else found
 
 
 def _as_known(path: Path, known: Header, room: memoryview) -> Elements | Dataset:
