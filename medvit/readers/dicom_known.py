@@ -28,7 +28,7 @@ DESCRIBING = (*_LAID, *_BITS, *_MEANT, *_UNUSUAL)
 """Keywords of the elements that say how to take gray pixels of one frame, and what they mean."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Coding:
     """How a frame lies and what it means: `kind` is one of `TYPES`, shape (rows, columns); the rest as of `Frame`."""
 
@@ -47,7 +47,7 @@ class Coding:
         return length + length % 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Native:
     """Where the pixels start in a file, the CRC-32 of all that is before them, and their coding."""
 
