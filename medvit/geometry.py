@@ -24,9 +24,8 @@ SHIFT_TOLERANCE = 0.01
 """Largest distance of two grids that count as one, in voxels."""
 
 BAND = 16
-"""Lines of planes that are put across at once: 1.5 times as quick as plane by plane, for CT of 256 or 512 pixels."""
-EVEN_BAND = 4
-"""The same of planes at one distance in memory, which need no copy: 1.4 to 2 times as quick again."""
+"""Lines of planes that are put across at once: 1.5 times as quick as plane by plane, for CT of 256 or 512 pixels,
+and up to 1.7 times as quick again where no copy is needed."""
 PAGE_BYTES = 4096
 """Memory addresses so far apart fall on the same lines of a cache."""
 
@@ -138,8 +137,8 @@ def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, 
     num_i, num_j = planes[0].shape
     evenly = _evenly_spaced(planes)
     if evenly is not None:
-        for start in range(0, num_j, EVEN_BAND):
-            voxels[:, start : start + EVEN_BAND] = evenly[:, start : start + EVEN_BAND]
+        for start in range(0, num_j, BAND):
+            voxels[:, start : start + BAND] = evenly[:, start : start + BAND]
         return
     # Odd rows: voxels of different planes at one place would share a line of the cache if they lay powers of 2 apart.
     room = np.empty((len(planes), BAND, num_i + 32), planes[0].dtype)
