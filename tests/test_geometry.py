@@ -38,11 +38,15 @@ def world_of(voxels: np.ndarray, affine: Affine) -> dict[int, tuple[float, ...]]
     return dict(zip(voxels.ravel().tolist(), map(tuple, affine(indices).reshape(-1, 3).round(3) + 0.0), strict=True))
 
 
+@pytest.mark.parametrize("is_even", [True, False])
 @pytest.mark.parametrize("codes", ALL_48_ORIENTATIONS)
-def test_planes_are_stacked_as_if_turned_afterwards(codes: str) -> None:
+def test_planes_are_stacked_as_if_turned_afterwards(codes: str, is_even: bool) -> None:
     voxels, affine = stored_as(codes)
     expected, expected_affine = to_ras(voxels, affine)
-    stacked, stacked_affine = stacked_to_ras([voxels[:, :, n] for n in range(voxels.shape[2])], affine)
+    planes = [voxels[:, :, n] for n in range(voxels.shape[2])]
+    if not is_even:  # one of them lies elsewhere in memory
+        planes[1] = planes[1].copy()
+    stacked, stacked_affine = stacked_to_ras(planes, affine)
     np.testing.assert_array_equal(stacked, expected)
     np.testing.assert_array_equal(stacked_affine.matrix, expected_affine.matrix)
     assert stacked.flags.c_contiguous

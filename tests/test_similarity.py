@@ -128,6 +128,16 @@ def test_a_voxel_that_is_not_finite_changes_nothing_much() -> None:
     assert correlation(picture(3), damaged) > 0.5
 
 
+@pytest.mark.parametrize("shape", [(1, 97, 61), (3, 40, 200), (1, 33, 9, 45), (2, 90, 31, 120)])
+def test_points_of_the_grid_are_averages_over_their_stretches_of_every_axis(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(-1000, 3000, shape).astype(np.int16)
+    expected = pixels.mean(axis=0)
+    for _ in shape[1:]:  # each turn takes the last axis and puts its average first
+        shares = similarity._averaging(expected.shape[-1], similarity.GRID[len(shape) - 1])
+        expected = np.tensordot(shares.astype(np.float64), expected, (1, expected.ndim - 1))
+    np.testing.assert_allclose(similarity._on_grid(pixels), expected, atol=0.01)  # of values in the thousands
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_frequencies_are_those_of_the_cosine_transform(ndim: int) -> None:
     grid = np.random.default_rng(0).random((similarity.GRID[ndim],) * ndim)

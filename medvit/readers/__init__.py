@@ -189,7 +189,7 @@ def _series_readers() -> dict[str, SeriesReader]:
 
 def _sniff(file: Path) -> Reader | Refusal:
     try:
-        with file.open("rb") as stream:
+        with file.open("rb", buffering=0) as stream:
             head = stream.read(HEAD_BYTES)
     except OSError as error:
         return Refusal((file,), UnreadableError.code, f"the file cannot be opened: {error.strerror}")

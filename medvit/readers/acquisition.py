@@ -13,7 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError
-from medvit.readers.dicom_header import load
+from medvit.readers.dicom_header import open_elements
 from medvit.readers.refusals import decoding
 from medvit.samples import Item
 
@@ -65,7 +65,7 @@ def attributes(item: Item) -> Mapping[str, str]:
     tags = tuple(map(tag_for_keyword, (*_READ, "SharedFunctionalGroupsSequence")))
     try:
         with decoding("the DICOM header"):
-            return read_attributes(load(item.files[0], stop_before_pixels=True, specific_tags=tags))
+            return read_attributes(open_elements(item.files[0], stop_before_pixels=True, specific_tags=tags))
     except MedvitError:
         return {}
 

@@ -7,14 +7,15 @@ since what is not wanted is stepped over. Anything else, a damaged file above al
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, KeysView, Mapping
+from collections.abc import Collection, Iterable, KeysView, Mapping
 from functools import cache, cached_property, lru_cache
 from io import FileIO
+from itertools import accumulate
 from struct import Struct
 from struct import error as CutShort
 from typing import TYPE_CHECKING, Any
 
-from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, plain_value
+from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,7 +47,8 @@ ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff
 Bytes = bytes | memoryview
 Place = tuple[bytes | None, int, int, bool]
 """Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
-Places = Mapping[int, Place]
+Raw = tuple[tuple[int, bytes | None, bytes], ...]
+"""Elements as tag, value representation and bytes: equal ones say the same."""
 
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
@@ -59,32 +61,52 @@ class Elements:
     """The elements at `places` in the bytes of a file; for who reads values, it stands for a data set of pydicom."""
 
     def __init__(
-        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool
+        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool, end: int = 0
     ) -> None:
-        self._content, self._places, self._is_implicit = content, places, is_implicit
+        self.content, self._places, self._is_implicit, self._end = content, places, is_implicit, end
         self.file_meta: Any = meta
         """The elements of the file meta information (PS3.10 7.1)."""
+
+    @classmethod
+    def of_raw(cls, elements: Raw) -> Elements:
+        """Single elements without their file."""
+        ends = list(accumulate(len(value) for _, _, value in elements))
+        places = {tag: (vr, end - len(value), end, False) for (tag, vr, value), end in zip(elements, ends, strict=True)}
+        return cls(b"".join(value for _, _, value in elements), places, None, is_implicit=False)
+
+    def raw(self, tags: Iterable[int]) -> Raw:
+        """Those elements of `tags` that are there."""
+        found = ((tag, self._places[tag]) for tag in tags if tag in self._places)
+        return tuple((tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found)
+
+    def pixels_behind(self) -> tuple[int, int] | None:
+        """Where the value of `PIXELS` starts and how long it is, if that follows the last element that was sought."""
+        try:
+            tag, _, start, length = _opening(self.content, self._end, is_implicit=self._is_implicit)
+        except (Unusual, CutShort):
+            return None
+        return (start, length) if tag == PIXELS else None
 
     def get(self, key: str | int, default: Any = None) -> Any:
         """The value of an element, by keyword or tag; `default` where there is none.
 
         Texts and numbers are plain ones, several of them a tuple, and pixels that are not compressed a view.
         """
-        tag = _tag_of(key) if isinstance(key, str) else key
+        tag = tag_of(key) if isinstance(key, str) else key
         place = self._places.get(tag)
         if place is None:
             return default
         vr, start, stop, is_undefined = place
         if not is_undefined:
             if tag == PIXELS:
-                return memoryview(self._content)[start:stop]
-            value = plain_value(vr or _known_vr(tag), bytes(self._content[start:stop]))
+                return memoryview(self.content)[start:stop]
+            value = plain_value(vr or known_vr(tag), bytes(self.content[start:stop]))
             if value is not LEFT_TO_PYDICOM:
                 return value
         return self._dataset[tag].value
 
     def __contains__(self, key: str | int) -> bool:
-        return (_tag_of(key) if isinstance(key, str) else key) in self._places
+        return (tag_of(key) if isinstance(key, str) else key) in self._places
 
     def keys(self) -> KeysView[int]:
         """The tags of all elements, in ascending order."""
@@ -123,9 +145,9 @@ class Elements:
 
         found: dict[Any, RawDataElement | DataElement] = {}
         for number, (vr, start, stop, is_undefined) in self._places.items():
-            tag, value, name = BaseTag(number), bytes(self._content[start:stop]), _name(vr)
+            tag, value, name = BaseTag(number), bytes(self.content[start:stop]), _name(vr)
             length = stop - start
-            known = vr or _known_vr(number)
+            known = vr or known_vr(number)
             if (number in decoded or number >> 16 == PIXEL_DESCRIPTION) and value and known not in OWN_TYPES:
                 plain = plain_value(known, value)
                 if plain is not LEFT_TO_PYDICOM:
@@ -184,11 +206,11 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
     if syntax in UNUSUAL_SYNTAXES:
         raise Unusual
     is_implicit = syntax == IMPLICIT_SYNTAX
-    found, _ = _places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
+    found, end = _places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
     if not found:
         raise Unusual
     of_meta = Elements(content, meta, None, is_implicit=False)
-    return Elements(content, found, of_meta, is_implicit=is_implicit)
+    return Elements(content, found, of_meta, is_implicit=is_implicit, end=end)
 
 
 def _places(
@@ -269,24 +291,8 @@ def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
 
 @lru_cache(16)
 def _wanted(tags: tuple[int | str, ...], with_pixels: bool) -> frozenset[int]:
-    numbers = (_tag_of(tag) if isinstance(tag, str) else int(tag) for tag in tags)
+    numbers = (tag_of(tag) if isinstance(tag, str) else int(tag) for tag in tags)
     return frozenset((CHARACTER_SET, *numbers, *([PIXELS] if with_pixels else [])))
-
-
-@cache
-def _tag_of(keyword: str) -> int:
-    """The tag of a keyword; -1 of what is none."""
-    from pydicom.datadict import tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    return -1 if tag is None else tag
-
-
-@cache
-def _known_vr(tag: int) -> bytes | None:
-    from pydicom.datadict import dictionary_has_tag, dictionary_VR
-
-    return dictionary_VR(tag).encode() if dictionary_has_tag(tag) else None
 
 
 @cache

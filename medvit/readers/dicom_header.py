@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
 from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.dicom_known import DESCRIBING, Native, find_native
 from medvit.readers.dicom_plain import class_name
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
@@ -58,7 +59,7 @@ _WHAT = ("SOPClassUID", "ImageType", "Modality", "SeriesDescription", "Photometr
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
 
-KEYWORDS = (*_WHAT, *_WHOSE, *_WHERE, "BitsAllocated", "InstanceNumber")
+KEYWORDS = (*_WHAT, *_WHOSE, *_WHERE, *DESCRIBING, "InstanceNumber")
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 
@@ -99,6 +100,8 @@ class Header:
     """(0020,9056) StackID, of frames."""
     in_transducer: bool = False
     """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
+    native: Native | None = field(default=None, repr=False)
+    """Where pixels lie that need no decoder."""
 
     @property
     def is_slice(self) -> bool:
@@ -210,10 +213,10 @@ def read_header(path: Path) -> Header:
 def header_of(dataset: Dataset, path: Path) -> Header:
     """The header in a data set; UIDs that are empty there are taken from the file meta information."""
     meta = dataset.file_meta
-    syntax = str(meta.get("TransferSyntaxUID") or "")
+    syntax, num_bytes = str(meta.get("TransferSyntaxUID") or ""), path.stat().st_size
     return Header(
         file=path,
-        num_bytes=path.stat().st_size,
+        num_bytes=num_bytes,
         sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
@@ -234,6 +237,7 @@ def header_of(dataset: Dataset, path: Path) -> Header:
         spacing_mm=numbers(dataset, "PixelSpacing", 2),
         number=count(dataset, "InstanceNumber", 0),
         traits=tuple(read_traits(dataset).items()),
+        native=find_native(dataset, num_bytes),
     )
 
 

@@ -33,10 +33,15 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     num_bytes = rows * columns * np.dtype(kind).itemsize
     if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)
         return None
-    stored = np.require(np.frombuffer(content, kind, count=rows * columns), requirements="A").reshape(rows, columns)
     bits = int(dataset.get("BitsStored") or 0)
-    if not 0 < bits <= 8 * stored.dtype.itemsize:
+    if not 0 < bits <= 8 * np.dtype(kind).itemsize:
         return None
+    return as_it_lies(content, kind, bits=bits, shape=(rows, columns))
+
+
+def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tuple[int, int]) -> Int[Array, "h w"]:
+    """A frame of one of `TYPES` at the beginning of some bytes, maybe a view of them; `bits` of each value are used."""
+    stored = np.require(np.frombuffer(content, kind, count=shape[0] * shape[1]), requirements="A").reshape(shape)
     cleared = _cleared(stored, bits)
     return cleared.astype(cleared.dtype.newbyteorder("="), copy=False)
 

@@ -15,6 +15,7 @@ from numpy import ndarray as Array
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.readers.dicom_decoders import BIG_ENDIAN, stored_values
 from medvit.readers.dicom_display import displayed
+from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_layout import Layout, layout
 from medvit.readers.dicom_suv import SUV_UNIT, Suv, common_factor, suv
 from medvit.readers.dicom_tables import first_mapped, palette
@@ -79,7 +80,7 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Fra
     if values == "displayed":
         shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
         if shown is not None:
-            return Frame((np.invert(shown) if _is_inverted(dataset, laid) else shown)[None])
+            return Frame((np.invert(shown) if is_inverted(dataset, laid.photometric) else shown)[None])
     return _gray(stored, means, dataset, laid)
 
 
@@ -115,7 +116,7 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Lay
         stored, bits = means.table(stored), means.table.bits
     if laid.is_float:
         stored = stored.astype(np.float32)
-    if not means.unit and _is_inverted(dataset, laid):
+    if not means.unit and is_inverted(dataset, laid.photometric):
         # Of floating-point values no range is known: they are turned about 0.
         stored = -stored if laid.is_float else mirrored(stored, bits=bits)
     return Frame(np.ascontiguousarray(stored)[None], means.slope, means.intercept, means.unit, suv(dataset))
@@ -126,9 +127,10 @@ def _real(stored: Num[Array, "h w"], means: Meaning) -> Num[Array, "h w"]:
     return values.astype(np.float64) * means.slope + means.intercept
 
 
-def _is_inverted(dataset: Dataset, laid: Layout) -> bool:
+def is_inverted(dataset: Dataset | Elements, photometric: str) -> bool:
+    """Whether the file wants low values bright; `photometric` is its (0028,0004) PhotometricInterpretation."""
     shape = str(dataset.get("PresentationLUTShape") or "").strip()
-    return laid.photometric == "MONOCHROME1" or (laid.photometric == "MONOCHROME2" and shape == "INVERSE")
+    return photometric == "MONOCHROME1" or (photometric == "MONOCHROME2" and shape == "INVERSE")
 
 
 def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool) -> None:

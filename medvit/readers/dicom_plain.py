@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from struct import Struct
 from typing import Any
 
@@ -76,3 +76,20 @@ def class_name(sop_class: str) -> str:
 
     known = UID_dictionary.get(sop_class)
     return f"a DICOM object of the class {known[0]}" if known else "a DICOM object"
+
+
+@cache
+def tag_of(keyword: str) -> int:
+    """The tag of a keyword; -1 of what is none."""
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    return -1 if tag is None else int(tag)
+
+
+@cache
+def known_vr(tag: int) -> bytes | None:
+    """The value representation that the standard gives an element; none of what it does not know."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    return dictionary_VR(tag).encode() if dictionary_has_tag(tag) else None

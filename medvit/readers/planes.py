@@ -16,6 +16,7 @@ from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
 from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_header import Header, check, header_of, load, open_elements, read_elements
+from medvit.readers.dicom_known import read_native
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
 from medvit.readers.limits import is_uncompressed
 from medvit.readers.refusals import decoding
@@ -77,12 +78,33 @@ def hash_pixels(path: Path) -> str:
 
 def _known_frames(item: Item) -> Iterator[Frame]:
     """The frames of files that hold one each and whose headers are known."""
-    lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in item.headers]
-    starts = [0, *accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths)]
     # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
-    room = np.empty(starts[-1], np.uint8).data
-    for path, known, start, length in zip(item.files, item.headers, starts, lengths, strict=False):
-        yield decode(_as_known(path, known, room[start : start + length]), item.values)
+    places = _places(item.headers)
+    room = np.empty(max(stop for _, stop in places), np.uint8).data
+    for path, known, (start, stop) in zip(item.files, item.headers, places, strict=True):
+        yield _known_frame(path, known, room[start:stop], item.values)
+
+
+def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
+    """Where in one room each file starts and stops; what is compressed takes no room."""
+    lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
+    ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
+    fronts = [header.native.start for header in headers if header.native is not None]
+    if len(fronts) == len(headers):
+        # Pixels at one distance are put together without a copy; an odd number of lines keeps them off each other's.
+        front = -(-max(fronts) // ALIGNMENT) * ALIGNMENT
+        behind = max(length - start for length, start in zip(lengths, fronts, strict=True))
+        distance = ((front + behind) // ALIGNMENT + 1 | 1) * ALIGNMENT
+        if distance * len(headers) <= 2 * ends[-1]:
+            starts = [number * distance + front - start for number, start in enumerate(fronts)]
+            return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    starts = [0, *ends[:-1]]
+    return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
+
+def _known_frame(path: Path, known: Header, room: memoryview, values: Values) -> Frame:
+    found = read_native(path, known.native, room) if known.native is not None and values != "displayed" else None
+    return decode(_as_known(path, known, room), values) if found is None else found
 
 
 def _as_known(path: Path, known: Header, room: memoryview) -> Elements | Dataset:

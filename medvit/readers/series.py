@@ -136,8 +136,9 @@ def _check_present(headers: Sequence[Header]) -> None:
         "(0020,0037) ImageOrientationPatient": [header.orientation for header in headers],
     }
     for element, values in wanted.items():
-        num_lacking = sum(value is None or not all(map(math.isfinite, value)) for value in values)
-        if num_lacking:
+        said = [value for value in values if value is not None]
+        if len(said) < len(values) or not np.isfinite(said).all():
+            num_lacking = len(values) - sum(all(map(math.isfinite, value)) for value in said)
             raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their place is unknown")
     if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")

@@ -157,9 +157,9 @@ def _values(
 @cache
 def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
     from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import Tag
 
-    return tuple(Tag(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
+    # Plain numbers: tags of pydicom take a call in Python wherever they are compared.
+    return tuple(int(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def _value(dataset: Dataset | Elements, tag: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Changes, compare
 from medvit.manifest import Manifest
 from medvit.phantoms.instances import write_archive
-from medvit.readers import dicom_header
+from medvit.readers import dicom_header, planes
 from pipelines.ingest import IngestConfig, ingest
 
 NUM_SERIES, NUM_SLICES = 5, 4
@@ -43,16 +44,18 @@ def contents(dataset: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the DICOM files that are parsed, for their header or their pixels."""
+    """The names of the DICOM files that are read, for their header or their pixels."""
     names: list[str] = []
-    open_elements = dicom_header.open_elements
 
-    def noting(path: Path, *room: memoryview, **options: object) -> object:
-        names.append(path.relative_to(path.parents[2]).as_posix())
-        return open_elements(path, *room, **options)
+    def noting(read: Callable[..., object]) -> Callable[..., object]:
+        def noted(path: Path, *given: object, **options: object) -> object:
+            names.append(path.relative_to(path.parents[2]).as_posix())
+            return read(path, *given, **options)
 
-    monkeypatch.setattr("medvit.readers.dicom_header.open_elements", noting)
-    monkeypatch.setattr("medvit.readers.planes.open_elements", noting)
+        return noted
+
+    for module, name in ((dicom_header, "open_elements"), (planes, "open_elements"), (planes, "read_native")):
+        monkeypatch.setattr(module, name, noting(getattr(module, name)))
     return names
 
 
