@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from medvit.artifacts import write_text
 from medvit.errors import ConfigError, DataError
@@ -32,7 +33,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, mixed_seed
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST, RESUME, last_checkpoint, position_of
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import Trainer, TrainerConfig
 
 log = logging.getLogger("medvit")
 
@@ -104,6 +105,18 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
 
 
 @dataclass(frozen=True)
+class AssembledHead:
+    """The training of one head, ready to start or to go on; it learns from `num_slides`."""
+
+    module: Finetuning
+    loader: DataLoader[object]
+    validation: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+    num_slides: int
+
+
+@dataclass(frozen=True)
 class SlideTraining:
     """All that the heads of a model of slides are trained with; `train` gives the weights of each."""
 
@@ -156,7 +169,12 @@ class SlideTraining:
             _kept(folder, member).unlink(missing_ok=True)
             _told(folder, member).unlink(missing_ok=True)
 
-    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
+    def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
+        """All that the training of one head is made of, at the place where a run in the folder had got.
+
+        Raises:
+            DataError: If a side is empty.
+        """
         learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed)
         if not learning or not held_out:
             raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
@@ -184,9 +202,14 @@ class SlideTraining:
             start=position_of(resume_from),
             weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,
         )
+        validation = whole_bags([bags[n] for n in held_out])
         trainer = self.trainer.build(folder, tracker, self.optim.clip)
-        trainer.fit(module, loader, whole_bags([bags[n] for n in held_out]), ckpt_path=resume_from)
-        write_text(_told(folder, member), json.dumps(module.figures()))
+        return AssembledHead(module, loader, validation, trainer, resume_from, len(learning))
+
+    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
+        parts = self.assemble(member, folder, tracker)
+        parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
+        write_text(_told(folder, member), json.dumps(parts.module.figures()))
         (folder / RESUME).unlink(missing_ok=True)  # first: the next head must never go on where this one ended
         (folder / BEST).replace(_kept(folder, member))
 
