@@ -26,6 +26,8 @@ TileFlag = Literal["blurred", "pen"]
 BLURRED, PEN = 1, 2
 """Bits of `TileGrid.flags`: out of focus; ink of a marker in the tile."""
 TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
+TISSUE_MM2 = "tissue_mm2"
+"""Fact of a grid: the area of tissue on the slide, in mm², in tiles or not."""
 
 _FACTS = b"medvit_tiles"
 _SCHEMA = pa.schema(

@@ -14,7 +14,7 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.errors import DataError
 from medvit.ingest.tissue import WORKING_MPP, TissueMap, find_tissue, optical_density, require_tissue
 from medvit.readers.slides import Slide
-from medvit.tiles import BLURRED, PEN, TileGrid
+from medvit.tiles import BLURRED, PEN, TISSUE_MM2, TileGrid
 
 MPP: dict[str, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
 """Microns per pixel of a magnification, as scanners have it."""
@@ -96,7 +96,8 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
     tissue, ink = (_shares(mask, corners / scale, side / scale) for mask in (found.tissue, found.ink))
     kept = tissue >= max(config.min_tissue, 1e-6)
     flags = np.where(ink > INK_SHARE, PEN, 0).astype(np.uint8)[kept]
-    facts = {"overlap": f"{config.overlap:g}", "min_tissue": f"{config.min_tissue:g}"}
+    area_mm2 = float(found.tissue.sum()) * (slide.mpp * scale / 1000.0) ** 2
+    facts = {"overlap": f"{config.overlap:g}", "min_tissue": f"{config.min_tissue:g}", TISSUE_MM2: f"{area_mm2:.4g}"}
     grid = TileGrid(corners[kept], config.size, mpp, tissue[kept], flags, facts)
     if not len(grid):
         raise DataError(
