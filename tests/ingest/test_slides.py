@@ -83,18 +83,14 @@ def test_the_card_counts_slides_patients_and_tiles_of_each_class_and_tissue_but_
     options = {"label_from": "folder", "patient_from": r"(patient-\d+)"}
     areas = []
     for overlap in (0.0, 0.5):
-        manifest = run(
-            tmp_path / f"{overlap}",
-            source=str(tmp_path / "classes"),
-            tiles={"size": 128, "overlap": overlap},
-            **options,
-        )
+        tiles = {"size": 128, "overlap": overlap}
+        manifest = run(tmp_path, f"{overlap}", source=str(tmp_path / "classes"), tiles=tiles, **options)
         card = (manifest.folder / "card.md").read_text()
         assert "on 6 slides of 3 patients" in card
         grids = {row.image_id: TileGrid.read(manifest.folder, row.image_id) for row in manifest}
         for name, slides, patients in (("normal", 4, 2), ("tumor", 2, 1)):
-            tiles = sum(len(grids[row.image_id]) for row in manifest if row.labels["label"] == name)
-            assert f"| {name} | {slides} | {patients} | {tiles:,} |" in card
+            num_tiles = sum(len(grids[row.image_id]) for row in manifest if row.labels["label"] == name)
+            assert f"| {name} | {slides} | {patients} | {num_tiles:,} |" in card
         areas.append([grids[row.image_id].facts["tissue_mm2"] for row in manifest])
     assert areas[0] == areas[1]
 
