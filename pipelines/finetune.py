@@ -193,7 +193,8 @@ def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
     start = config.start(manifest, pretrained)
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     head = bag_head(config.head, config.trainer)
-    return AssembledSlides(start, embedder, head, labeled_slides(manifest, config.label, run.failures))
+    slides = labeled_slides(manifest, config.label, run.failures, folds=config.bags.folds)
+    return AssembledSlides(start, embedder, head, slides)
 
 
 def assemble(config: FinetuneConfig, run: Run) -> Assembled:

@@ -65,8 +65,10 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
     return chosen
 
 
-def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manifest:
+def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
     """The slides of the train and val splits with a known class; `failures` gets a line for each of an unknown one.
+
+    With `folds`, what rounds are chosen on is taken of both, and val may be empty.
 
     Raises:
         DataError: If there are fewer than two classes, or if a split is empty.
@@ -84,8 +86,9 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manif
             told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is left out"
             failures.append(f"{row}: {told}")
     known = labeled.filter(lambda row: row.labels[label] in classes)
-    for split in ("train", "val"):
-        known.split(split)
+    known.split("train")
+    if not folds:
+        known.split("val")
     return known
 
 
@@ -175,10 +178,11 @@ class SlideTraining:
         Raises:
             DataError: If a side is empty.
         """
-        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed)
+        bags = [self._bag(slide) for slide in self.slides]
+        classes = [bag.target for bag in bags]
+        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
         if not learning or not held_out:
             raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
-        bags = [self._bag(slide) for slide in self.slides]
         seed = mixed_seed(self.seed, 5, member) % 2**31
         torch.manual_seed(seed)
         model = BagModel(self.model, self.slides[0].embeddings.width)
