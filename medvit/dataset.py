@@ -15,14 +15,16 @@ from medvit.geometry import Affine
 from medvit.manifest import Manifest
 from medvit.samples import Batch, Image, Row, Sample, TileRow
 from medvit.slices import stored_mask, stored_pixels
-from medvit.slides import SlidesConfig, read_tile, tile_row
-from medvit.tiles import TileGrid
+from medvit.slides import MixedSlidesConfig, SlidesConfig, magnified, read_tile, tile_row
+from medvit.tiles import MPP, Magnification, TileGrid
 from medvit.transforms.preprocess import Preprocess
 
 log = logging.getLogger("medvit")
 
 CACHE_BYTES = 6 * 2**30
 """Preprocessed samples kept in memory at most, by all processes of a loader together."""
+SCALE_STREAM = 11
+"""Sets the draw of a scale apart from all else that is drawn by the same seed."""
 
 
 def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
@@ -93,6 +95,10 @@ class Samples(Dataset[Sample]):
             self._cached_bytes += size
         return sample
 
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A sample as it is drawn for training; `seed` decides where there is a choice of how to look at it."""
+        return self[index]
+
     @property
     def examples(self) -> Manifest:
         """Rows that show all shapes the samples have."""
@@ -115,18 +121,23 @@ class Samples(Dataset[Sample]):
 class Tiles(Samples):
     """Preprocessed tiles of the slides of a manifest, slide after slide, read on demand and not kept in memory.
 
+    Drawn for training, they have the scales that `slides` mixes, of which slides lack those finer than their own.
+
     Raises:
-        DataError: If no tile is left, or if the dataset has lost the tiles of a slide.
+        DataError: If no tile is left, if tiles of a slide are lost, or if a slide has none of the scales.
     """
 
     def __init__(self, manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> None:
         super().__init__(manifest, preprocess, slides=slides)
+        self.mixed = slides.magnifications if isinstance(slides, MixedSlidesConfig) else {}
         self.grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in manifest]
         self._ends = np.cumsum([len(grid) for grid in self.grids])
         if not self._ends[-1]:
             raise DataError(
                 f"{manifest.folder}: no tile of its {len(manifest)} slides is left; change slides.skip_tiles"
             )
+        if self.mixed:
+            self._require_scales()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -135,6 +146,32 @@ class Tiles(Samples):
         row = self.row(index)
         prepared = self.preprocess(load(self.manifest, row, self.slides))
         return Sample(prepared.pixels, row)
+
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A tile, about its center at a magnification drawn by its share of those that the slide has."""
+        if not self.mixed:
+            return self[index]
+        there = self._scales(self.row(index))
+        shares = np.array([self.mixed[name] for name in there])
+        chosen = np.random.default_rng([seed, SCALE_STREAM]).choice(len(there), p=shares / shares.sum())
+        row = list(there.values())[chosen]
+        return Sample(self.preprocess(load(self.manifest, row, self.slides)).pixels, row)
+
+    def _scales(self, tile: TileRow) -> dict[Magnification, TileRow]:
+        found = {name: magnified(tile, MPP[name]) for name in self.mixed}
+        return {name: row for name, row in found.items() if row is not None}
+
+    def _require_scales(self) -> None:
+        there = [(row.slide, set(self._scales(row))) for row in self.examples if isinstance(row, TileRow)]
+        for slide, scales in there:
+            if not scales:
+                raise DataError(
+                    f"{slide} has none of slides.magnifications, {', '.join(self.mixed)}; give coarser ones"
+                )
+        for name in self.mixed:
+            lacking = sum(name not in scales for _, scales in there)
+            if lacking:
+                log.info("%d of %d slides have no tiles of %s; theirs are of the others", lacking, len(there), name)
 
     def row(self, index: int) -> TileRow:
         """The row of a tile."""

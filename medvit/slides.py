@@ -10,7 +10,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from jaxtyping import UInt8
 from numpy import ndarray as Array
 from pydantic import Field
 
-from medvit.config import Config
+from medvit.config import Config, Positive
 from medvit.errors import DataError, OutputError
 from medvit.readers.slides import Slide, open_slide
 from medvit.samples import Row, TileRow
-from medvit.tiles import TILE_FLAGS, TileFlag, TileGrid
+from medvit.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
 
 MAX_OPEN = 128
 """Slides that a process keeps open: twice as many as those whose tiles are dealt by turns in training."""
@@ -43,6 +43,14 @@ class SlidesConfig(Config):
         """The tiles of a slide without those to skip."""
         unwanted = sum(TILE_FLAGS[name] for name in set(self.skip_tiles))
         return grid.only(~grid.has(unwanted)) if unwanted else grid
+
+
+class MixedSlidesConfig(SlidesConfig):
+    """Where slides lie, and the scales at which their tiles are looked at when nothing but pixels is learned."""
+
+    magnifications: Mapping[Magnification, Positive] = {}
+    """Shares of magnifications at which tiles are drawn, about their centers and with as many pixels each, as in
+    {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2); none takes each tile at its own scale."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,30 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
         x=x,
         y=y,
     )
+
+
+def magnified(tile: TileRow, mpp: float) -> TileRow | None:
+    """A tile of as many pixels about the same center at about `mpp` microns each, moved to lie within the slide.
+
+    None if the slide is coarser, or smaller than such a tile.
+    """
+    slide = tile.slide
+    assert slide is not None
+    assert slide.mpp is not None
+    assert tile.mpp is not None
+    near = [known for known in (tile.mpp, slide.mpp) if abs(known / mpp - 1.0) <= SAME_SCALE]
+    wished = near[0] if near else mpp
+    before, after = (tile.shape[1] * scale / slide.mpp for scale in (tile.mpp, wished))
+    height, width = slide.shape[1:]
+    if wished < slide.mpp or after > min(height, width):
+        return None
+    x, y = (
+        min(max(corner + (before - after) / 2, 0.0), length - after)
+        for corner, length in ((tile.x, width), (tile.y, height))
+    )
+    part = f"tile at ({int(x)}, {int(y)}), {wished:.3g} microns a pixel"
+    name = f"{slide.image_id}-{int(x)}-{int(y)}-{wished:.3g}"
+    return replace(tile, image_id=name, x=int(x), y=int(y), mpp=wished, part=part)
 
 
 def read_tile(row: TileRow, slides: SlidesConfig) -> UInt8[Array, "3 h w"]:

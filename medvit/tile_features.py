@@ -56,6 +56,10 @@ class EmbeddingConfig(TileLoaderConfig):
     embeddings: Path | None = None
     """Folder of embeddings that is shared by runs; none keeps them in the dataset's folder."""
 
+    def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
+        """Where embeddings of a dataset are kept."""
+        return EmbeddingStore(self.embeddings or dataset / FOLDER, embedder.key, embedder.facts)
+
 
 class Embedder:
     """A frozen backbone with its preprocessing: tiles in, embeddings out.
@@ -205,15 +209,8 @@ def embed_manifest(
         DataError: If all failed.
         OutputError: If embeddings cannot be kept.
     """
-    rows: list[Row] = []
-    grids: list[TileGrid] = []
-    for row in manifest:
-        try:
-            grids.append(slides.usable(TileGrid.read(manifest.folder, row.image_id)))
-            rows.append(row)
-        except DataError as error:
-            failures.append(f"{row}: {error}")
-    store = EmbeddingStore(config.embeddings or manifest.folder / FOLDER, embedder.key, embedder.facts)
+    rows, grids = listed_tiles(manifest, slides, failures)
+    store = config.store(manifest.folder, embedder)
     opened = partial(open_row, key=slides.key, folder=slides.folder)
     found = []
     outcomes = embed_slides(rows, grids, opened, embedder=embedder, store=store, config=config)
@@ -225,6 +222,19 @@ def embed_manifest(
     if not found:
         raise DataError(f"{manifest.folder}: all {len(manifest)} slides failed, first {failures[0]}")
     return found
+
+
+def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) -> tuple[list[Row], list[TileGrid]]:
+    """The slides of a manifest with the tiles to embed; `failures` gets a line for each without."""
+    rows: list[Row] = []
+    grids: list[TileGrid] = []
+    for row in manifest:
+        try:
+            grids.append(slides.usable(TileGrid.read(manifest.folder, row.image_id)))
+            rows.append(row)
+        except DataError as error:
+            failures.append(f"{row}: {error}")
+    return rows, grids
 
 
 def slide_name(row: Row, grid: TileGrid) -> str:

@@ -22,10 +22,17 @@ from numpy import ndarray as Array
 from medvit.errors import DataError
 
 FOLDER = "tiles"
+Magnification = Literal["40x", "20x", "10x", "5x"]
+MPP: Mapping[Magnification, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
+"""Microns per pixel of a magnification, as scanners have it."""
+SAME_SCALE = 0.05
+"""A scale within this share of the wished one is taken as it is: scanners of 20x differ so much."""
 TileFlag = Literal["blurred", "pen"]
 BLURRED, PEN = 1, 2
 """Bits of `TileGrid.flags`: out of focus; ink of a marker in the tile."""
 TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
+TISSUE_MM2 = "tissue_mm2"
+"""Fact of a grid: the area of tissue on the slide, in mm², in tiles or not."""
 
 _FACTS = b"medvit_tiles"
 _SCHEMA = pa.schema(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,8 +14,7 @@ from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneConfig
 from medvit.config import Axis, Count
 from medvit.dataset import Samples, collate
-from medvit.errors import ConfigError
-from medvit.heads import OptionalHeadChoice
+from medvit.heads import HeadConfig, OptionalHeadChoice
 from medvit.inference.predictor import resolve_device
 from medvit.learned import write_learned
 from medvit.losses.supervised import classification_loss, segmentation_loss
@@ -26,7 +26,7 @@ from medvit.slices import SlicesConfig
 from medvit.slide_model import SlideModelConfig, ensemble_state
 from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import Embedder, EmbeddingConfig, embed_manifest
+from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
 from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
 from medvit.training.loader import rounds, whole_images
@@ -137,35 +137,17 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches heads the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
-    warn_of_pixels(**config.set_for_pixels)
-    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
-    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = config.start(manifest, pretrained)
-    embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
-    head = bag_head(config.head, config.trainer)
+    parts = assemble_slides(config, run)
     slides = embed_manifest(
-        labeled_slides(manifest, config.label, run.failures),
-        config.slides,
-        embedder=embedder,
-        config=config.tiles,
-        failures=run.failures,
+        parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures
     )
-    model = SlideModelConfig(
-        backbone=start.config,
-        head=head,
-        members=config.bags.members,
-        features=embedder.features,
-        tiles=common_tiles(slides, config.slides.skip_tiles),
-        classes=manifest.facts.classes[config.label],
-        label=config.label,
-    )
-    options = (config.bags, config.optim, config.loader, config.trainer, config.balance, config.smoothing, config.seed)
-    training = SlideTraining(model, slides, *options)
+    training = parts.training(config, slides)
     members, figures = training.train(run.folder, run.tracker)
 
-    state = ensemble_state(start.backbone, members)
+    state = ensemble_state(parts.start.backbone, members)
     heads = {name: weight for name, weight in state.items() if name.startswith("members.")}
-    checkpoint = Checkpoint(run.folder, model.tree(), start.preprocess.tree(), state, heads).save()
+    preprocess = parts.start.preprocess.tree()
+    checkpoint = Checkpoint(run.folder, training.model.tree(), preprocess, state, heads).save()
     write_learned(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.told())
     training.remove_leftovers(run.folder)
@@ -173,15 +155,54 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     return checkpoint
 
 
-def assemble(config: FinetuneConfig, run: Run) -> Assembled:
-    """All that a fine-tuning is made of, at the place where the run in the folder had got.
+@dataclass(frozen=True)
+class AssembledSlides:
+    """What the training on slides is made of before their tiles are embedded, which takes long."""
+
+    start: Start
+    embedder: Embedder
+    head: HeadConfig
+    slides: Manifest
+
+    def training(self, config: FinetuneConfig, slides: Sequence[EmbeddedSlide]) -> SlideTraining:
+        """The training of the heads on embedded slides.
+
+        Raises:
+            DataError: If their tiles differ in size or scale.
+        """
+        model = SlideModelConfig(
+            backbone=self.start.config,
+            head=self.head,
+            members=config.bags.members,
+            features=self.embedder.features,
+            tiles=common_tiles(slides, config.slides.skip_tiles),
+            classes=self.slides.facts.classes[config.label],
+            label=config.label,
+        )
+        options = (config.bags, config.optim, config.loader, config.trainer)
+        return SlideTraining(model, slides, *options, config.balance, config.smoothing, config.seed)
+
+
+def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
+    """Backbone, head and labeled slides, with all that can be refused before tiles are embedded.
 
     Raises:
-        ConfigError: If the labels are those of slides, whose heads learn from embeddings.
+        ConfigError: If the head reads no bags, or several devices are asked for.
+        DataError: If there are fewer than two classes, or a split is empty.
     """
+    warn_of_pixels(**config.set_for_pixels)
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
-    if holds_slides(manifest, config.label):
-        raise ConfigError("heads of slides learn in minutes from embeddings made once; plan measures other images")
+    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
+    start = config.start(manifest, pretrained)
+    embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
+    head = bag_head(config.head, config.trainer)
+    slides = labeled_slides(manifest, config.label, run.failures, folds=config.bags.folds)
+    return AssembledSlides(start, embedder, head, slides)
+
+
+def assemble(config: FinetuneConfig, run: Run) -> Assembled:
+    """All that a fine-tuning is made of, at the place where the run in the folder had got."""
+    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)

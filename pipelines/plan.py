@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -12,11 +13,16 @@ from typing import Any
 
 from medvit.config import unknown_name
 from medvit.errors import ConfigError
+from medvit.manifest import Manifest
 from medvit.stage import Finished, Run, Stage, seed_everything
 from medvit.tracking import Tracker
 from medvit.training.measuring import WARMUP_STEPS, Measured, Meter
+from medvit.training.slide_plan import PlannedSlides, plan_slides
+from medvit.training.slides import holds_slides
 from pipelines import finetune as finetuning
 from pipelines import pretrain as pretraining
+
+log = logging.getLogger("medvit")
 
 MEASURED_STEPS = WARMUP_STEPS + 3
 PLANNED: Mapping[str, Stage[Any, Any]] = {"pretrain": pretraining.pretrain, "finetune": finetuning.finetune}
@@ -71,8 +77,14 @@ class Planner:
             changes["guard"] = config.guard.model_copy(update={"action": "warn"})
         with tempfile.TemporaryDirectory() as folder:
             run = Run("plan", Path(folder), Tracker())
-            made = _measure(config.model_copy(update=changes), run)
-        plan = Plan(config.folder, tuple(_rows(config, *made)))
+            short_config = config.model_copy(update=changes)
+            if _learns_slides(config):
+                rows = _slide_rows(config, *_measure_slides(short_config, run))
+            else:
+                rows = _rows(config, *_measure(short_config, run))
+        for line in run.failures:
+            log.warning("%s", line)
+        plan = Plan(config.folder, tuple(rows))
         print(plan)
         return Finished(plan, ())
 
@@ -94,6 +106,37 @@ class Sizes:
     def resume_bytes(self) -> int:
         """The file to resume from: all weights and the averages of those in training."""
         return 4 * self.module + ADAM_BYTES * self.trained
+
+
+def _learns_slides(config: Any) -> bool:
+    is_finetuning = isinstance(config, finetuning.FinetuneConfig)
+    return is_finetuning and holds_slides(Manifest.read(config.dataset), config.label)
+
+
+def _measure_slides(config: finetuning.FinetuneConfig, run: Run) -> tuple[Sizes, Measured, PlannedSlides]:
+    parts = finetuning.assemble_slides(config, run)
+    planned = plan_slides(
+        parts.slides,
+        config.slides,
+        embedder=parts.embedder,
+        config=config.tiles,
+        work=run.folder,
+        failures=run.failures,
+    )
+    head = parts.training(config, planned.slides).assemble(0, run.folder, run.tracker)
+    backbone, weights = parts.start.backbone, sum(weight.numel() for weight in head.module.parameters())
+    sizes = Sizes(
+        backbone=sum(weight.numel() for weight in backbone.parameters()),
+        module=weights,
+        trained=weights,
+        images=head.num_slides,
+        checkpoint_bytes=sum(weight.nbytes for weight in backbone.state_dict().values())
+        + 2 * 4 * weights * config.bags.members,
+    )
+    meter = Meter()
+    head.trainer.callbacks = [meter]  # nothing is kept of this run
+    head.trainer.fit(head.module, head.loader, head.validation)
+    return sizes, meter.measured, planned
 
 
 def _measure(config: Any, run: Run) -> tuple[Sizes, Measured]:
@@ -146,6 +189,39 @@ def _rows(config: Any, sizes: Sizes, measured: Measured) -> Sequence[tuple[str, 
         ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.rounds} rounds"),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes beside"),
+    )
+
+
+def _slide_rows(
+    config: finetuning.FinetuneConfig, sizes: Sizes, measured: Measured, planned: PlannedSlides
+) -> Sequence[tuple[str, str, str]]:
+    trainer, heads = config.trainer, config.bags.members
+    slides = trainer.step_images(config.loader.batch_size)
+    workers = config.tiles.num_workers
+    tile_s = planned.tile_s(workers)
+    embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
+    training_s = heads * (trainer.steps * measured.step_s + trainer.rounds * measured.round_end_s)
+    free = shutil.disk_usage(_existing(config.tiles.embeddings or config.dataset)).free
+    there = f"{planned.num_tiles - planned.num_waiting} are there already"
+    speed = f"{1 / tile_s:.3g} tiles/s" if planned.num_waiting else "nothing to do"
+    how = f"read in {workers} processes beside" if workers else "read and embedded by turns; give tiles.num_workers=..."
+    seen = trainer.steps * slides / max(1, sizes.images)
+    return (
+        ("weights of the backbone", _count(sizes.backbone), "frozen"),
+        ("weights of a head", _count(sizes.trained), f"{heads} heads, one after the other"),
+        ("slides", str(sizes.images), f"{slides} a step, seen {seen:.1f} times by each head"),
+        ("tiles", str(planned.num_tiles), f"at most {planned.most_tiles} on a slide; {there}"),
+        ("speed of embedding", speed, f"measured on one slide; {how}" if planned.num_waiting else ""),
+        ("time to embed", _duration(embedding_s), f"{planned.num_waiting} tiles, once for all runs of this backbone"),
+        ("operations of a step", f"{_count(measured.flops)}FLOP", "of a head, forward and backward, counted"),
+        ("memory, activations", _bytes(measured.activation_bytes), "of a head, kept for the backward pass, counted"),
+        ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
+        ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
+        ("time of a round's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
+        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.rounds} rounds"),
+        ("time to finish", _duration(embedding_s + training_s), "both"),
+        ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),
+        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "backbone and heads"),
     )
 
 

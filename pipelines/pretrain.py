@@ -20,7 +20,7 @@ from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
 from medvit.slices import SlicesConfig
-from medvit.slides import SlidesConfig
+from medvit.slides import MixedSlidesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.feeding import Stream, feed
 from medvit.training.further import Further, FurtherConfig
@@ -49,7 +49,7 @@ class PretrainConfig(TrainingOptions, StageConfig):
     but for objective=urfound, which learns from labels."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
-    slides: SlidesConfig = Field(default_factory=SlidesConfig)
+    slides: MixedSlidesConfig = Field(default_factory=MixedSlidesConfig)
     other_preprocess: Preprocess | None = None
     """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
     peft: OptionalPeftChoice = None

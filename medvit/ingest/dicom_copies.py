@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -163,6 +164,9 @@ def write(
 ) -> list[str]:
     """Writes the copy of all DICOM images that were taken; a line for each that could not be copied.
 
+    Of DICOM slides these are the levels, one after the other in memory; pictures of the label and of the whole glass
+    are not taken. What is no DICOM is told of.
+
     Raises:
         OutputError: If the folder cannot be written.
     """
@@ -170,7 +174,7 @@ def write(
         return []
     folder = config.copy_to if config.copy_to.exists() and any(config.copy_to.iterdir()) else _partial(config.copy_to)
     chosen = [candidate for candidate in candidates if candidate.key in taken]
-    jobs = _jobs([candidate for candidate in chosen if candidate.item.reader == "dicom"], taken, pseudonyms, folder)
+    jobs = _jobs([candidate for candidate in chosen if _is_dicom(candidate)], taken, pseudonyms, folder)
     function = CopyFiles(config.profile, pseudonyms, burned_in)
     failures: list[str] = []
     num_files = 0
@@ -181,9 +185,21 @@ def write(
             num_files += outcome.result
     _finish(config, folder, num_files, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
-    if len(jobs) < len(chosen):
-        log.warning("%d images are no DICOM and have no de-identified copy", len(chosen) - len(jobs))
+    others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
+    if others[False]:
+        log.warning("%d images are no DICOM and have no de-identified copy", others[False])
+    if others[True]:
+        log.warning(
+            "%d slides are no DICOM and have no de-identified copy: their files, with names, labels and pictures of "
+            "the glass, stay where they are; hand on tiles (tiles.pack=true), or make DICOM of the slides first",
+            others[True],
+        )
     return failures
+
+
+def _is_dicom(candidate: Candidate) -> bool:
+    """Whether its files are DICOM; of the formats of slides, only that one names series."""
+    return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
 
 
 def _jobs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
@@ -14,12 +13,8 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.errors import DataError
 from medvit.ingest.tissue import WORKING_MPP, TissueMap, find_tissue, optical_density, require_tissue
 from medvit.readers.slides import Slide
-from medvit.tiles import BLURRED, PEN, TileGrid
+from medvit.tiles import BLURRED, MPP, PEN, SAME_SCALE, TISSUE_MM2, Magnification, TileGrid
 
-MPP: dict[str, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
-"""Microns per pixel of a magnification, as scanners have it."""
-SAME_SCALE = 0.05
-"""A level of the slide within this share of the wished scale is taken as it is: scanners of 20x differ so much."""
 MAX_OVERVIEW = 2048
 """Pixels of the longer side of the low-power picture at most."""
 SQUARE = 8
@@ -38,7 +33,7 @@ when smoothed by a Gaussian of 2 microns."""
 class TilesConfig(Config):
     """How slides are cut into tiles."""
 
-    magnification: Literal["40x", "20x", "10x", "5x"] = "20x"
+    magnification: Magnification = "20x"
     """Magnification of the tiles: 0.25, 0.5, 1 or 2 microns per pixel."""
     mpp: Positive | None = None
     """Microns per pixel of the tiles, in place of `magnification`."""
@@ -96,7 +91,8 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
     tissue, ink = (_shares(mask, corners / scale, side / scale) for mask in (found.tissue, found.ink))
     kept = tissue >= max(config.min_tissue, 1e-6)
     flags = np.where(ink > INK_SHARE, PEN, 0).astype(np.uint8)[kept]
-    facts = {"overlap": f"{config.overlap:g}", "min_tissue": f"{config.min_tissue:g}"}
+    area_mm2 = float(found.tissue.sum()) * (slide.mpp * scale / 1000.0) ** 2
+    facts = {"overlap": f"{config.overlap:g}", "min_tissue": f"{config.min_tissue:g}", TISSUE_MM2: f"{area_mm2:.4g}"}
     grid = TileGrid(corners[kept], config.size, mpp, tissue[kept], flags, facts)
     if not len(grid):
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections import OrderedDict
 from itertools import count
 from pathlib import Path
@@ -123,7 +124,22 @@ def short_level(path: Path) -> UnreadableError | None:
             ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
             if len(ends) == 0 or ends.max() > num_bytes:
                 return cut_short(*_size(page))
+        if names_lost_page(file):
+            return UnreadableError(
+                "a TIFF that goes on beyond its end, so levels of the slide are missing; copy it again"
+            )
     return None
+
+
+def names_lost_page(file: Any) -> bool:
+    """Whether the last page that can be read of an open TIFF names a next one, which the file does not hold."""
+    tiff, handle = file.tiff, file.filehandle
+    offset = file.pages[len(file.pages) - 1].offset
+    handle.seek(offset)
+    (num_tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+    handle.seek(offset + tiff.tagnosize + num_tags * tiff.tagsize)
+    following = handle.read(tiff.offsetsize)
+    return len(following) < tiff.offsetsize or any(following)
 
 
 def _check(page: Any) -> None:

@@ -22,7 +22,7 @@ from medvit.readers.refusals import decoding, refusal
 from medvit.readers.slide_dicom import DicomPyramid
 from medvit.readers.slide_fast import fastest
 from medvit.readers.slide_openslide import vendor
-from medvit.readers.slide_tiff import TiffPyramid, opened, short_level
+from medvit.readers.slide_tiff import TiffPyramid, names_lost_page, opened, short_level
 from medvit.samples import Image, Item, Refusal
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -233,14 +233,19 @@ def _require_slide(file: Path) -> None:
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph."""
+    """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph.
+
+    A tiled one that is cut short counts, too: what is lost may be its other scales.
+    """
     maker = vendor(path)
     if maker and maker != "generic-tiff":
         return True
     try:
         with decoding("the TIFF"), opened(path) as file:
             page = file.pages.first
-            return len(file.series[0].levels) > 1 or (page.is_tiled and page.imagewidth * page.imagelength > LARGE)
+            if len(file.series[0].levels) > 1:
+                return True
+            return page.is_tiled and (page.imagewidth * page.imagelength > LARGE or names_lost_page(file))
     except MedvitError:
         return False  # the reader of pictures says what is wrong with it
 

@@ -104,10 +104,13 @@ def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
     return DataLoader(WholeBags(bags), batch_size=None)
 
 
-def divide(rows: Sequence[Row], member: int, *, folds: int, seed: int) -> tuple[list[int], list[int]]:
+def divide(
+    rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
     """Indices of the rows a head learns from, and of those it chooses its round on; no patient is on both sides.
 
-    Without folds, these are the splits. Else patients are dealt into folds at random, anew for every `folds` heads.
+    Without folds, these are the splits. Else patients are dealt into folds at random, anew for every `folds` heads;
+    with the `classes` of the rows, those of one class after those of another, so that each fold has its share.
     """
     if not folds:
         chosen = {row.patient_id for row in rows if row.split == "val"}
@@ -115,6 +118,10 @@ def divide(rows: Sequence[Row], member: int, *, folds: int, seed: int) -> tuple[
     else:
         patients = sorted({row.patient_id for row in rows})
         order = np.random.default_rng(mixed_seed(seed, 4, member // folds)).permutation(len(patients))
-        chosen = {patients[place] for place in order[member % folds :: folds]}
+        highest = dict.fromkeys(patients, 0)
+        for row, number in zip(rows, classes or [0] * len(rows), strict=True):
+            highest[row.patient_id] = max(highest[row.patient_id], number)
+        dealt = sorted((patients[place] for place in order), key=highest.__getitem__)
+        chosen = set(dealt[member % folds :: folds])
         held_out = [row.patient_id in chosen for row in rows]
     return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]

@@ -63,7 +63,7 @@ class Finetuning(TrainingModule):
         self.log(name, metric, prog_bar=True, sync_dist=True)
         if math.isnan(metric):
             if not self.best_step:
-                log.warning("%s is undefined: the val split holds one class only; the last round is kept", name)
+                log.warning("%s is undefined: what the round is chosen on has one class only; the last is kept", name)
             self.best_step = self.global_step
             self._keep()
         elif metric > self.best_metric:

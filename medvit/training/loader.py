@@ -150,6 +150,11 @@ class TwoKinds:
         own = index - len(self.first)
         return self.first[index] if own < 0 else self.second[own]
 
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A sample as it is drawn for training."""
+        own = index - len(self.first)
+        return self.first.drawn(index, seed) if own < 0 else self.second.drawn(own, seed)
+
 
 class Drawn(Dataset[Any]):
     """Samples after a random transform, looked up by `Draw`."""
@@ -158,7 +163,7 @@ class Drawn(Dataset[Any]):
         self.samples, self.transform = samples, transform
 
     def __getitem__(self, draw: Draw) -> Any:
-        return self.transform(self.samples[draw.index], draw.seed)
+        return self.transform(self.samples.drawn(draw.index, draw.seed), draw.seed)
 
 
 def rounds(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from medvit.artifacts import write_text
 from medvit.errors import ConfigError, DataError
@@ -32,7 +33,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.loader import LoaderConfig, mixed_seed
 from medvit.training.optim import OptimConfig
 from medvit.training.resuming import BEST, RESUME, last_checkpoint, position_of
-from medvit.training.trainer import TrainerConfig
+from medvit.training.trainer import Trainer, TrainerConfig
 
 log = logging.getLogger("medvit")
 
@@ -64,8 +65,10 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
     return chosen
 
 
-def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manifest:
+def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
     """The slides of the train and val splits with a known class; `failures` gets a line for each of an unknown one.
+
+    With `folds`, what rounds are chosen on is taken of both, and val may be empty.
 
     Raises:
         DataError: If there are fewer than two classes, or if a split is empty.
@@ -83,8 +86,9 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str]) -> Manif
             told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is left out"
             failures.append(f"{row}: {told}")
     known = labeled.filter(lambda row: row.labels[label] in classes)
-    for split in ("train", "val"):
-        known.split(split)
+    known.split("train")
+    if not folds:
+        known.split("val")
     return known
 
 
@@ -101,6 +105,18 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
     facts = slides[0].grid.facts
     given = {key: facts[key] for key in ("overlap", "min_tissue") if key in facts}
     return TileSpec.parse({"size": sizes.pop(), "mpp": float(np.median(mpps)), "skip": skip, **given})
+
+
+@dataclass(frozen=True)
+class AssembledHead:
+    """The training of one head, ready to start or to go on; it learns from `num_slides`."""
+
+    module: Finetuning
+    loader: DataLoader[object]
+    validation: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+    num_slides: int
 
 
 @dataclass(frozen=True)
@@ -156,11 +172,17 @@ class SlideTraining:
             _kept(folder, member).unlink(missing_ok=True)
             _told(folder, member).unlink(missing_ok=True)
 
-    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
-        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed)
+    def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
+        """All that the training of one head is made of, at the place where a run in the folder had got.
+
+        Raises:
+            DataError: If a side is empty.
+        """
+        bags = [self._bag(slide) for slide in self.slides]
+        classes = [bag.target for bag in bags]
+        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
         if not learning or not held_out:
             raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
-        bags = [self._bag(slide) for slide in self.slides]
         seed = mixed_seed(self.seed, 5, member) % 2**31
         torch.manual_seed(seed)
         model = BagModel(self.model, self.slides[0].embeddings.width)
@@ -184,9 +206,14 @@ class SlideTraining:
             start=position_of(resume_from),
             weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,
         )
+        validation = whole_bags([bags[n] for n in held_out])
         trainer = self.trainer.build(folder, tracker, self.optim.clip)
-        trainer.fit(module, loader, whole_bags([bags[n] for n in held_out]), ckpt_path=resume_from)
-        write_text(_told(folder, member), json.dumps(module.figures()))
+        return AssembledHead(module, loader, validation, trainer, resume_from, len(learning))
+
+    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
+        parts = self.assemble(member, folder, tracker)
+        parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
+        write_text(_told(folder, member), json.dumps(parts.module.figures()))
         (folder / RESUME).unlink(missing_ok=True)  # first: the next head must never go on where this one ended
         (folder / BEST).replace(_kept(folder, member))
 

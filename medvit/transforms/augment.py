@@ -16,6 +16,9 @@ from medvit.config import Amount, Axis, Below, Config, Share
 from medvit.samples import Sample
 from medvit.transforms.padding import pad_about
 
+ERASED = (0.02, 0.33)
+"""Least and largest share of an image that is erased."""
+
 
 class AugmentConfig(Config):
     """What may happen to an image before it is learned from. Zero or an empty list turns a change off."""
@@ -42,6 +45,19 @@ class AugmentConfig(Config):
     """Largest change of gamma: 0.3 allows 0.7 to 1.3."""
     bias_field: Amount = 0.0
     """Largest coefficient of a smooth multiplicative field, as of MR coils; 0.3 is strong."""
+
+    erasing: Share = 0.0
+    """Chance that a box of 2 to 33 % of an image is filled with noise (random erasing, Zhong et al. 2020)."""
+
+    def erase(self, size: tuple[int, ...]) -> list[Any]:
+        """The MONAI transform that fills a box of `pixels` with noise as strong as a normalized image, if asked for."""
+        from monai.transforms import RandCoarseDropoutd
+
+        if not self.erasing:
+            return []
+        low, high = ([max(1, round(share ** (1 / len(size)) * side)) for side in size] for share in ERASED)
+        noise = (-math.sqrt(3.0), math.sqrt(3.0))  # uniform, of variance 1
+        return [RandCoarseDropoutd("pixels", 1, low, max_spatial_size=high, fill_value=noise, prob=self.erasing)]
 
     def intensity(self) -> list[Any]:
         """MONAI transforms of intensities, of the key `pixels`."""
@@ -120,7 +136,8 @@ class Augment:
             crop: Any = RandCropByPosNegLabeld(keys, label_key="target", spatial_size=self.size, num_samples=1)
         else:
             crop = RandSpatialCropd(keys, roi_size=self.size, random_size=False)
-        return Compose([pad, crop, *self.config.spatial(keys, self.size), *self.config.intensity()])
+        spatial, erase = self.config.spatial(keys, self.size), self.config.erase(self.size)
+        return Compose([pad, crop, *spatial, *self.config.intensity(), *erase])
 
 
 def _padded(tensors: dict[str, torch.Tensor], size: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from medvit import phantoms
 from medvit.errors import OutputError
 from medvit.ingest.dicom_copies import SUMMARY, DeidentifyConfig
 from medvit.manifest import Manifest
+from medvit.readers.slides import open_slide
 from pipelines.ingest import IngestConfig, ingest
 
 KEPT_SLICES = 4
@@ -59,6 +60,22 @@ def test_only_what_is_taken_is_copied(source: Path, tmp_path: Path) -> None:
     phantoms.lose_slice(broken / "study-000" / "abdomen")
     ingest(config(broken, tmp_path / "a"))
     assert len(list((tmp_path / "a" / "copy").rglob("*.dcm"))) == 1  # the localizer
+
+
+def test_dicom_slides_are_copied_without_their_labels_and_others_are_told_of(tmp_path: Path, caplog) -> None:
+    slides = tmp_path / "source"
+    (study,) = phantoms.write_slide_studies(slides / "dicom", 1)
+    phantoms.write_slides(slides / "tiff", 1)
+    ingest(config(slides, tmp_path / "a", tiles={"size": 128}))
+    copies = sorted((tmp_path / "a" / "copy").rglob("*.dcm"))
+    headers = [dcmread(file) for file in copies]
+    assert len(headers) == len(list(study.glob("level-*.dcm")))
+    assert {header.ImageType[2] for header in headers} == {"VOLUME"}
+    assert {header.PatientID for header in headers} == {copies[0].parents[2].name}
+    copy, original = open_slide(copies), open_slide(sorted(study.glob("level-*.dcm")))
+    assert (copy.mpp, copy.shape) == (original.mpp, original.shape)
+    assert (copy.read(512, 256, 256, 0.5) == original.read(512, 256, 256, 0.5)).all()
+    assert "1 slides are no DICOM and have no de-identified copy: their files, with names, labels" in caplog.text
 
 
 def test_equal_sources_give_equal_copies_on_any_number_of_processes(source: Path, tmp_path: Path) -> None:

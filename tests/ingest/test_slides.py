@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from medvit import quarantine
+from medvit import phantoms, quarantine
 from medvit.manifest import Manifest
 from medvit.phantoms.dicom import Subject
 from medvit.phantoms.slide import slide, write_tiff
@@ -74,8 +74,25 @@ def test_slides_become_rows_with_tiles_and_pictures_but_without_pixels(source: P
 def test_the_card_tells_of_slides(source: Path, tmp_path: Path):
     run(tmp_path)
     card = (tmp_path / "dataset" / "card.md").read_text()
-    assert "tiles of 128 x 128 pixels on 3 slides" in card
+    assert "tiles of 128 x 128 pixels on 3 slides of " in card
     assert "| slides, SM | 3 |" in card
+
+
+def test_the_card_counts_slides_patients_and_tiles_of_each_class_and_tissue_but_once(tmp_path: Path):
+    phantoms.write_slides(tmp_path / "classes", 6)
+    options = {"label_from": "folder", "patient_from": r"(patient-\d+)"}
+    areas = []
+    for overlap in (0.0, 0.5):
+        tiles = {"size": 128, "overlap": overlap}
+        manifest = run(tmp_path, f"{overlap}", source=str(tmp_path / "classes"), tiles=tiles, **options)
+        card = (manifest.folder / "card.md").read_text()
+        assert "on 6 slides of 3 patients" in card
+        grids = {row.image_id: TileGrid.read(manifest.folder, row.image_id) for row in manifest}
+        for name, slides, patients in (("normal", 4, 2), ("tumor", 2, 1)):
+            num_tiles = sum(len(grids[row.image_id]) for row in manifest if row.labels["label"] == name)
+            assert f"| {name} | {slides} | {patients} | {num_tiles:,} |" in card
+        areas.append([grids[row.image_id].facts["tissue_mm2"] for row in manifest])
+    assert areas[0] == areas[1]
 
 
 def test_labels_of_dicom_slides_are_left_out_and_their_patients_known(source: Path, tmp_path: Path):

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from einops import reduce
 from PIL import Image
 from scipy import ndimage
 
 from medvit.errors import DataError
 from medvit.ingest.tissue import WORKING_MPP, find_tissue, require_tissue
+from medvit.phantoms.slide import COARSE, MPP
+from medvit.phantoms.slide import slide as phantom
 
 GLASS = 244.0
 EOSIN_AND_HEMATOXYLIN = np.array([0.30, 0.55, 0.25])
@@ -78,6 +81,19 @@ def test_ink_is_told_from_tissue(color: str):
     assert overlap(found.tissue, tissue) > 0.85
     assert overlap(found.ink, stroke > 0.2) > 0.7
     assert not (found.tissue & found.ink).any()
+
+
+def test_the_thin_rim_of_a_stroke_is_no_tissue():
+    for seed in range(4):
+        drawn = phantom(np.random.default_rng(seed), "tumor", has_ink=True)
+        pixels = (
+            reduce(drawn.pixels.astype(float), "(h f) (w g) c -> c h w", "mean", f=COARSE, g=COARSE)
+            .round()
+            .astype(np.uint8)
+        )
+        found, truth = find_tissue(pixels, COARSE * MPP), drawn.labels > 0
+        assert (found.tissue & ~truth).sum() < 0.06 * truth.sum()
+        assert (truth & ~found.tissue & ~found.ink).sum() < 0.01 * truth.sum()
 
 
 def test_a_slide_of_ink_alone_is_refused_as_such():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from medvit.manifest import Manifest
 from medvit.transforms.preprocess import Intensity, Preprocess
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
-from pipelines.plan import PLANNED, Planner
+from pipelines.plan import PLANNED, Planner, _bytes
 from pipelines.predict import predict
 from tests.slides import CLASSES, HEIGHT, MPP, SIZE, SPOT, WIDTH, picture, write_dataset, write_slide
 
@@ -215,11 +216,38 @@ def test_what_does_not_fit_is_refused(place, model, tmp_path):
     with pytest.raises(DataError, match=r"at least two classes of 'grade', found none \(labels found: label\)"):
         learn(place, tmp_path / "c", label="grade")
     manifest = Manifest.read(place / "dataset")
+    dataset = _without_val(manifest, tmp_path)
     with pytest.raises(DataError, match=r"no row is in the split 'val'"):
-        learn(place, tmp_path / "d", dataset=_without_val(manifest, tmp_path))
-    config = finetune.config_type.parse({"dataset": place / "dataset", "output": tmp_path / "e", **OFF})
-    with pytest.raises(ConfigError, match="plan measures other images"):
-        Planner(PLANNED["finetune"]).run(config)
+        learn(place, tmp_path / "d", dataset=dataset)
+    shutil.copytree(place / "dataset" / "tiles", dataset / "tiles")
+    learn(place, tmp_path / "e", dataset=dataset, bags={"members": 2, "folds": 2})
+
+
+def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, caplog):
+    shutil.copytree(place / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns("embeddings"))
+    source = tmp_path / "slides"
+    shutil.copytree(place / "dataset-source", source)
+    (source / "i-000.tif").write_bytes(b"cut")  # then the next where one cannot be read
+    options = {"checkpoint": place / "backbone", "output": tmp_path / "model", **QUICK, **OFF}
+    slides = {"key": place / "site.key", "folder": source}
+    tree = {"dataset": tmp_path / "dataset", "slides": slides, "bags": {"members": 2, "tiles": 32}}
+    config = finetune.config_type.parse({**tree, **options})
+    told = {name: rest for name, *rest in Planner(PLANNED["finetune"]).run(config).artifact.rows}
+    assert told["slides"][0] == "16"
+    assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are there already"]
+    assert told["time to train"][1] == "2 heads of 30 steps in 2 rounds"
+    assert told["disk, embeddings"][0] == _bytes(1008 * 24 * 2)  # 16 bits of the class token and of the mean, 12 wide
+    assert not (tmp_path / "dataset" / "embeddings").exists()
+    assert not (tmp_path / "model").exists()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_plan_counts_embeddings_that_are_there(place, model, tmp_path):
+    tree = {"dataset": place / "dataset", "checkpoint": place / "backbone", "output": tmp_path / "model"}
+    config = finetune.config_type.parse({**tree, "slides": {"key": place / "site.key"}, **QUICK, **OFF})
+    told = {name: rest for name, *rest in Planner(PLANNED["finetune"]).run(config).artifact.rows}
+    assert told["speed of embedding"][0] == "nothing to do"
+    assert told["time to embed"][0] == "0.0 minutes"
 
 
 def _without_val(manifest: Manifest, folder: Path) -> Path:

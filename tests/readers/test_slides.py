@@ -109,6 +109,16 @@ def test_a_file_that_is_cut_short_is_refused_when_it_is_found(tiled: Path, tmp_p
     assert "the pyramid level of 225 x 175 pixels is cut short" in refused.reason
 
 
+def test_a_slide_whose_lower_levels_are_lost_is_refused_as_a_slide_and_not_as_a_picture(tiled: Path, tmp_path: Path):
+    with tifffile.TiffFile(tiled) as file:
+        lost = file.pages[1].offset
+    short = tmp_path / "lost.tif"
+    short.write_bytes(tiled.read_bytes()[:lost])
+    (found,) = readers.find([short])
+    assert isinstance(found, Refusal)
+    assert "so levels of the slide are missing; copy it again" in found.reason
+
+
 @pytest.mark.parametrize("name", ["short.tif", "short.svs", "short.dcm"])
 @pytest.mark.parametrize("num_bytes", [4, 8, 60, 1000])
 def test_the_beginning_of_a_slide_is_refused_under_any_name(tiled: Path, name: str, num_bytes: int):

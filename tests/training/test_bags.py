@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_no_patient_is_on_both_sides_of_a_head(tmp_path, folds):
     else:
         assert {rows[n].split for n in held_out_of[0]} == {"val"}
         assert len(set(held_out_of)) == 1
+
+
+def test_every_fold_has_its_share_of_patients_of_each_class(tmp_path):
+    first = slides(tmp_path)[0].row
+    classes = [0, 0, 0, 1] * 6
+    rows = [replace(first, patient_id=f"p-{n:02d}") for n in range(24)]
+    for seed in range(5):
+        for member in range(3):
+            _, held_out = divide(rows, member, folds=3, seed=seed, classes=classes)
+            assert Counter(classes[n] for n in held_out) == {0: 6, 1: 2}
 
 
 def test_heads_learn_and_are_not_the_same(trained):

@@ -119,7 +119,7 @@ def test_a_split_of_one_class_keeps_the_last_round_and_says_so(images, tmp_path,
         trainer={"rounds": 2, "round_steps": 2},
     )
     tuned = finetune(output=tmp_path / "tuned", **options)
-    assert "val_auroc is undefined: the val split holds one class only" in caplog.text
+    assert "val_auroc is undefined: what the round is chosen on has one class only" in caplog.text
     assert "step of the kept round: 4" in (tuned.folder / "model_card.md").read_text()
 
 

@@ -1,14 +1,20 @@
 """Pretraining on the tiles of slides, as a user runs it."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
+from medvit.dataset import Tiles
 from medvit.errors import ConfigError, DataError
+from medvit.manifest import Manifest
 from medvit.phantoms.slide import slide, write_tiff
+from medvit.samples import TileRow
+from medvit.slides import MixedSlidesConfig
 from medvit.training.module import TrainingModule
+from medvit.transforms.preprocess import Intensity, Preprocess
 from pipelines.ingest import ingest
 from pipelines.pretrain import pretrain
 
@@ -70,6 +76,47 @@ def test_slides_are_learned_from_tile_by_tile_and_a_run_that_stopped_goes_on_exa
             pretrain(output=tmp_path / "cut", **options(slides))
     resumed = pretrain(output=tmp_path / "cut", resume=True, **options(slides))
     assert all(torch.equal(*pair) for pair in zip(weights(whole), weights(resumed), strict=True))
+
+
+def test_tiles_of_several_magnifications_are_drawn_by_their_shares_about_the_same_centers(slides: Path):
+    shares = {"40x": 0.2, "20x": 0.4, "10x": 0.4}
+    tiles = mixed(slides, shares)
+    found = Counter()
+    for seed in range(300):
+        index = seed % len(tiles)
+        before, row = tiles.row(index), tiles.drawn(index, seed).row
+        assert isinstance(row, TileRow)
+        assert row.shape == (3, 64, 64)
+        found[row.mpp] += 1
+        height, width = row.slide.shape[1:]
+        side = 64 * row.mpp / row.slide.mpp
+        assert min(row.x, row.y) >= 0
+        assert max(row.x + side - width, row.y + side - height) <= 1
+        if 32 < before.x < width - 96 and 32 < before.y < height - 96:
+            assert abs(row.x + side / 2 - before.x - 32) <= 1
+            assert abs(row.y + side / 2 - before.y - 32) <= 1
+    assert set(found) == {0.5, 1.0}  # a slide of 20x has no 40x
+    assert found[0.5] / 300 == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(tiles.drawn(3, 7).pixels, tiles.drawn(3, 7).pixels)
+    assert tiles[0].row.mpp == 0.5
+
+
+def test_slides_without_any_of_the_magnifications_are_told(slides: Path):
+    with pytest.raises(DataError, match=r"has none of slides\.magnifications, 40x; give coarser ones"):
+        mixed(slides, {"40x": 1.0})
+
+
+def test_pretraining_looks_at_several_magnifications(slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    magnifications = {"slides": {"key": slides / "key", "magnifications": {"40x": 0.2, "20x": 0.4, "10x": 0.4}}}
+    pretrain(output=tmp_path / "out", **options(slides, **magnifications))
+    assert "3 of 3 slides have no tiles of 40x; theirs are of the others" in caplog.text
+
+
+def mixed(folder: Path, shares: dict[str, float]) -> Tiles:
+    manifest = Manifest.read(folder / "dataset")
+    config = MixedSlidesConfig.parse({"key": folder / "key", "magnifications": shares})
+    return Tiles(manifest, Preprocess(kind="image", channels=3, intensity=Intensity(method="range")), config)
 
 
 def test_a_key_that_knows_no_slides_is_told(slides: Path, tmp_path: Path):

@@ -1,0 +1,114 @@
+"""What a training on slides will take: tiles are embedded once, of which a few are timed, then heads learn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from medvit.embeddings import DTYPE, Embeddings
+from medvit.errors import DataError
+from medvit.manifest import Manifest
+from medvit.samples import Row
+from medvit.slides import SlidesConfig, open_row
+from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, TileBatches, listed_tiles, slide_name
+from medvit.tiles import TileGrid
+from medvit.training.measuring import synchronize
+
+TIMED_BATCHES = 3
+"""Batches of tiles that are timed, after one that is not."""
+
+
+@dataclass(frozen=True)
+class PlannedSlides:
+    """The slides to learn from, and what it takes to embed the tiles whose embeddings are not there yet.
+
+    `read_s` and `embed_s` are of one tile; not a number where all embeddings are there.
+    """
+
+    slides: Sequence[EmbeddedSlide]
+    num_waiting: int
+    read_s: float
+    embed_s: float
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles in all."""
+        return sum(len(slide.grid) for slide in self.slides)
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles of the slide with most."""
+        return max(len(slide.grid) for slide in self.slides)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the embeddings that are not there yet will take on disk."""
+        return self.num_waiting * self.slides[0].embeddings.width * DTYPE.itemsize
+
+    def tile_s(self, num_workers: int) -> float:
+        """Seconds for a tile: processes that read work beside the one that embeds."""
+        return max(self.read_s / num_workers, self.embed_s) if num_workers else self.read_s + self.embed_s
+
+
+def plan_slides(
+    manifest: Manifest,
+    slides: SlidesConfig,
+    *,
+    embedder: Embedder,
+    config: EmbeddingConfig,
+    work: Path,
+    failures: list[str],
+) -> PlannedSlides:
+    """Times a few tiles. Embeddings that are not there are stood for by holes of a file in `work`, read as zeros.
+
+    `failures` gets a line for each slide without tiles.
+
+    Raises:
+        DataError: If no slide has tiles, or none can be read.
+    """
+    rows, grids = listed_tiles(manifest, slides, failures)
+    both = [(row, grid) for row, grid in zip(rows, grids, strict=True) if len(grid)]
+    if not both:
+        raise DataError(f"{manifest.folder}: no slide to learn from has tiles; change slides.skip_tiles")
+    store = config.store(manifest.folder, embedder)
+    holes = work / "holes"
+    with holes.open("wb") as file:
+        file.truncate(max(len(grid) for _, grid in both) * embedder.width * DTYPE.itemsize)
+    known = [store.get(slide_name(row, grid), len(grid)) for row, grid in both]
+    waiting = [pair for pair, there in zip(both, known, strict=True) if there is None]
+    found = [
+        EmbeddedSlide(row, grid, there or Embeddings(holes, len(grid), embedder.width, 0))
+        for (row, grid), there in zip(both, known, strict=True)
+    ]
+    read_s, embed_s = _timed(waiting, slides, embedder, config.batch_size) if waiting else (float("nan"),) * 2
+    return PlannedSlides(found, sum(len(grid) for _, grid in waiting), read_s, embed_s)
+
+
+def _timed(
+    waiting: Sequence[tuple[Row, TileGrid]], slides: SlidesConfig, embedder: Embedder, batch_size: int
+) -> tuple[float, float]:
+    """Seconds to read and to embed a tile of the first slide that can be read, the largest first."""
+    errors = []
+    for row, grid in sorted(waiting, key=lambda pair: -len(pair[1])):
+        opened = partial(open_row, row, key=slides.key, folder=slides.folder)
+        batches = TileBatches(opened, grid, embedder.preprocess, batch_size)
+        reading, embedding = [], []
+        for index in range(min(len(batches), 1 + TIMED_BATCHES)):
+            start = time.perf_counter()
+            batch = batches[index]
+            if batch.pixels is None:
+                errors.append(str(batch.error))
+                break
+            middle = time.perf_counter()
+            embedder(batch.pixels)
+            synchronize()
+            reading.append((middle - start) / len(batch.pixels))
+            embedding.append((time.perf_counter() - middle) / len(batch.pixels))
+        else:
+            timed = slice(1 if len(reading) > 1 else 0, None)
+            return statistics.median(reading[timed]), statistics.median(embedding[timed])
+    raise DataError(f"none of {len(waiting)} slides can be read, first: {errors[0]}")
