@@ -111,7 +111,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     else:
         examples = telling_cases(answered, predictor, evaluation)
     write_report(run.folder, subject, evaluation, examples=examples, differences=differences)
-    _tell(evaluation.metrics, f"{config.split} split, {len(answered)} images")
+    _tell(evaluation.metrics, f"{config.split} split, {len(answered)} {answered.rows[0].kind}s")
     _tell(differences, "difference from the other report")
     run.tracker.metrics(tracked(evaluation.metrics, config.split))
     run.keep(METRICS, HTML)
@@ -246,11 +246,12 @@ def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: 
         warning = f"These are images of the {config.split} split: the model {use} them, so the numbers flatter it."
     elif config.split == "train":
         warning = "These are images of a train split: if the model learned from any of them, the numbers flatter it."
+    num_patients = len({row.patient_id for row in answered})
     facts = {
         "Model": digest[:16],
         "Dataset": f"{manifest.facts.name}, {manifest.hash[:16]}",
         "Trained on": "the train split of the same dataset" if same else "another dataset",
-        "Split": f"{config.split}: {len(answered)} images of {len({row.patient_id for row in answered})} patients",
+        "Split": f"{config.split}: {len(answered)} {answered.rows[0].kind}s of {num_patients} patients",
         "Intervals": f"{config.resamples} resamples of patients, seed {config.seed}",
     }
     if found.kind == "segmentation":
