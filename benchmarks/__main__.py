@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of gains: the folder of real data")
-    parser.add_argument("--steps", type=int, default=250, help="of gains: steps of a pretraining (default 250)")
+    parser.add_argument("--steps", type=int, default=300, help="of gains: steps of a pretraining (default 300)")
     parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
     told = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
     parser.add_argument("--with-lightly", action="store_true", help=told)

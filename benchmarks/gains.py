@@ -70,11 +70,12 @@ COMMON = (
     "preprocess.kind=image",
     "preprocess.channels=3",
     "preprocess.size=[80,80]",
-    "backbone.size=micro",
-    "backbone.patch_size=16",
+    "backbone.size=tiny",
+    "backbone.patch_size=8",
     f"objective.views.size=[{VIEW[0]},{VIEW[1]}]",
     "loader.batch_size=32",
     f"trainer.rounds={ROUNDS}",
+    "trainer.precision=bf16-mixed",
 )
 OF_TEACHERS = (
     "objective.views.num_local=2",
