@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from medvit.config import Config, Count
 from medvit.errors import ConfigError, MedvitError
+from medvit.hardware import one_thread_for_children
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -146,7 +147,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with one_thread_for_children():
+            self._process.start()
         theirs.close()
         self.has_begun = False
         """Whether it has said that it is ready to work."""

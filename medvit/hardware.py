@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
+
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +41,43 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     if kept_bytes is None:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
     return all(mallopt(option, value) == 1 for option, value in options.items())
+
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables by which a process is told in how many threads its libraries compute."""
+
+
+@contextmanager
+def one_thread_for_children() -> Iterator[None]:
+    """Processes that are started meanwhile compute in one thread each, as many of them work side by side.
+
+    What the user has set stays.
+    """
+    added = [name for name in THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Matrix products of numpy stay in the calling thread meanwhile.
+
+    Small ones take twice as long in several threads, and ten times as long where other work holds the cores, as each
+    waits for the slowest thread.
+    """
+    limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limited
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries that compute in threads, those that are loaded at the first call."""
+    import numpy  # noqa: F401 -- it brings its own
+
+    return ThreadpoolController()
 
 
 def leads() -> bool:

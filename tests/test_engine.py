@@ -27,6 +27,10 @@ def reciprocal(number: int) -> float:
     return 1 / number
 
 
+def threads(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
 def killed_at_two_and_seven(number: int) -> int:
     if number in (2, 7):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -183,3 +187,15 @@ def test_an_interruption_is_not_an_outcome() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(map_items(interrupted, [1, 2], config=HERE, title="stop"))
+
+
+@pytest.mark.parametrize(("set_before", "found"), [(None, "1"), ("3", "3")])
+def test_each_of_several_processes_computes_in_one_thread_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, set_before: str | None, found: str
+) -> None:
+    monkeypatch.setattr("medvit.engine._idle", [])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_before)
+    assert [outcome.result for outcome in map_items(threads, range(2), config=SPREAD, title="ask")] == [found] * 2
+    assert os.environ.get("OMP_NUM_THREADS") == set_before
