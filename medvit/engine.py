@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from medvit.config import Config, Count
 from medvit.errors import ConfigError, MedvitError
-from medvit.hardware import one_thread_for_children
+from medvit.hardware import one_blas_thread, one_thread_for_children
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -83,7 +83,7 @@ def map_items(
 
     The bar counts items, or their `weights` in some `unit`. An error in one item never stops the others. A full disk
     (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died `ATTEMPTS` times
-    becomes an outcome with an error.
+    becomes an outcome with an error. An item is the work of one thread, as far as numpy computes.
 
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
@@ -121,7 +121,9 @@ def _here(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
 ) -> Generator[Outcome[ItemT, ResultT], None, None]:
     for item in items:
-        yield _try(function, item)
+        with one_blas_thread():
+            outcome = _try(function, item)
+        yield outcome
 
 
 def _attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:

@@ -63,10 +63,10 @@ def one_thread_for_children() -> Iterator[None]:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Matrix products of numpy stay in the calling thread meanwhile.
+    """Linear algebra of numpy stays in the calling thread meanwhile.
 
-    Small ones take twice as long in several threads, and ten times as long where other work holds the cores, as each
-    waits for the slowest thread.
+    Small matrices take half as long again in several threads, which keep the cores busy waiting: an ingest used twice
+    the processor time. Where other work holds the cores, they take ten times as long.
     """
     limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limited

@@ -24,8 +24,6 @@ import numpy as np
 from jaxtyping import Float, Int, Num, UInt8, UInt16
 from numpy import ndarray as Array
 
-from medvit.hardware import one_blas_thread
-
 NUM_BITS = 256
 NUM_BANDS, BAND_BITS = 16, 16
 GRID = {2: 64, 3: 32}
@@ -138,9 +136,8 @@ def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
     sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
     averaged = sampled[0] if len(sampled) == 1 else sampled.mean(axis=0)
-    with one_blas_thread():
-        for axis in reversed(range(ndim)):
-            averaged = _averaged(averaged, _averaging(averaged.shape[axis], GRID[ndim]), axis)
+    for axis in reversed(range(ndim)):
+        averaged = _averaged(averaged, _averaging(averaged.shape[axis], GRID[ndim]), axis)
     return averaged.astype(np.float64)
 
 

@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy  # noqa: F401 -- its threads are counted
 import pytest
+from threadpoolctl import threadpool_info
 
 from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.errors import ConfigError, DataError
@@ -29,6 +31,10 @@ def reciprocal(number: int) -> float:
 
 def threads(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
+
+
+def blas_threads(_: int) -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
 def killed_at_two_and_seven(number: int) -> int:
@@ -199,3 +205,11 @@ def test_each_of_several_processes_computes_in_one_thread_unless_told_otherwise(
         monkeypatch.setenv("OMP_NUM_THREADS", set_before)
     assert [outcome.result for outcome in map_items(threads, range(2), config=SPREAD, title="ask")] == [found] * 2
     assert os.environ.get("OMP_NUM_THREADS") == set_before
+
+
+def test_an_item_computes_in_one_thread_in_the_calling_process_too() -> None:
+    before = blas_threads(0)
+    (outcome,) = map_items(blas_threads, [0], config=HERE, title="ask")
+    assert outcome.result
+    assert set(outcome.result) == {1}
+    assert blas_threads(0) == before
