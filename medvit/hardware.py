@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from threadpoolctl import ThreadpoolController
-
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import ThreadpoolController
 
 
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
@@ -76,6 +75,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 def _libraries() -> ThreadpoolController:
     """The libraries that compute in threads, those that are loaded at the first call."""
     import numpy  # noqa: F401 -- it brings its own
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 

@@ -89,6 +89,7 @@ def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
     """Where in one room each file starts and stops; what is compressed takes no room."""
     lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
     ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
+    starts = [0, *ends[:-1]]
     fronts = [header.native.start for header in headers if header.native is not None]
     if len(fronts) == len(headers):
         # Pixels at one distance are put together without a copy; an odd number of lines keeps them off each other's.
@@ -97,8 +98,6 @@ def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
         distance = ((front + behind) // ALIGNMENT + 1 | 1) * ALIGNMENT
         if distance * len(headers) <= 2 * ends[-1]:
             starts = [number * distance + front - start for number, start in enumerate(fronts)]
-            return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-    starts = [0, *ends[:-1]]
     return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.dicom_elements import Elements
+from medvit.readers.dicom_plain import tag_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -156,10 +157,8 @@ def _values(
 
 @cache
 def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
-    from pydicom.datadict import tag_for_keyword
-
     # Plain numbers: tags of pydicom take a call in Python wherever they are compared.
-    return tuple(int(tag) for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
+    return tuple(tag for tag in map(tag_of, keywords) if tag >= 0)
 
 
 def _value(dataset: Dataset | Elements, tag: int) -> Any:
