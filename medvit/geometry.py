@@ -23,9 +23,10 @@ AXIS_TOLERANCE = 1e-3
 SHIFT_TOLERANCE = 0.01
 """Largest distance of two grids that count as one, in voxels."""
 
-BAND = 16
-"""Lines of planes that are put across at once: 1.5 times as quick as plane by plane, for CT of 256 or 512 pixels,
-and up to 1.7 times as quick again where no copy is needed."""
+BAND = 8
+"""Lines of planes that are put across at once: so many of 40 planes are held by the cache nearest to a core. Measured,
+twice as quick as plane by plane, for CT of 256 or 512 pixels, and up to 1.7 times as quick again where no copy is
+needed."""
 PAGE_BYTES = 4096
 """Memory addresses so far apart fall on the same lines of a cache."""
 

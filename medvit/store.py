@@ -50,7 +50,9 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             chunks = _parts(voxels.shape, voxels.dtype.itemsize, CHUNK_BYTES)
             blocks = _parts(chunks, voxels.dtype.itemsize, BLOCK_BYTES)
-            blosc2.asarray(voxels, urlpath=str(partial), mode="w", cparams=parameters, chunks=chunks, blocks=blocks)
+            # Blosc2 writes a file in steps, which takes half as long again as to write at once what it made in memory.
+            made = blosc2.asarray(voxels, cparams=parameters, chunks=chunks, blocks=blocks, contiguous=True)
+            partial.write_bytes(made.to_cframe())
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:
             if partial.exists():

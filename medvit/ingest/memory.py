@@ -33,6 +33,10 @@ class Memory:
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines
 
+    def __len__(self) -> int:
+        """How many files were seen."""
+        return len(self._lines)
+
     def recall(self, path: Path, state: str) -> Seen | None:
         """What was seen of a file in this state; none if nothing was."""
         line = self._lines.get(state)

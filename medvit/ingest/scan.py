@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medvit import readers
@@ -12,8 +12,9 @@ from medvit.engine import EngineConfig, Outcome, map_items
 from medvit.errors import DataError, MedvitError, UnreadableError
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.ingest.memory import Memory
-from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamps
+from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamp, stamp_of, stamps
 from medvit.readers import Seen
+from medvit.readers.beginning import begin
 from medvit.readers.regular import Geometry
 from medvit.readers.stack import StacksConfig
 from medvit.samples import Item, Refusal, Split
@@ -90,47 +91,74 @@ class _Eye:
     root: Path
     engine: EngineConfig
     remembered: Remembered | None
-    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
+    stamps: dict[Path, Stamp] = field(default_factory=dict)
 
     def __call__(self, files: Sequence[Path]) -> Iterator[Seen]:
-        self.stamps = stamps(files, self.engine)
         if self.remembered is None:
-            yield from _looked(files, self.engine)
+            yield from self._look(files)
             return
-        memory, state = self.remembered.memory, self.remembered.state
-        states = [state(_relative(file, self.root), *self.stamps[file], readers_version()) for file in files]
-        known = [memory.recall(file, one) for file, one in zip(files, states, strict=True)]
-        unknown = _looked([file for file, one in zip(files, known, strict=True) if one is None], self.engine)
-        for one, seen in zip(states, known, strict=True):
-            self.remembered.seen.append((one, seen or next(unknown)))
-            yield self.remembered.seen[-1][1]
+        known: list[tuple[str, Seen] | None] = [None] * len(files)
+        if self.remembered.memory:
+            self.stamps = stamps(files, self.engine)
+            known = [self._recalled(file, self.remembered) for file in files]
+        unknown = self._look([file for file, one in zip(files, known, strict=True) if one is None])
+        for file, one in zip(files, known, strict=True):
+            seen = next(unknown) if one is None else one[1]
+            self.remembered.seen.append(one or (self._state(file, self.remembered), seen))
+            yield seen
+
+    def _look(self, files: Sequence[Path]) -> Iterator[Seen]:
+        """What files are now, their stamps taken with the same look."""
+        for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
+            self.stamps[file] = taken
+            yield seen
+
+    def _recalled(self, file: Path, remembered: Remembered) -> tuple[str, Seen] | None:
+        state = self._state(file, remembered)
+        seen = remembered.memory.recall(file, state)
+        return None if seen is None else (state, seen)
+
+    def _state(self, file: Path, remembered: Remembered) -> str:
+        return remembered.state(_relative(file, self.root), *self.stamps[file], readers_version())
 
 
-def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[Seen]:
+def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[Seen, Stamp]]:
     batches = list(batched(files))
     outcomes = map_items(_look_at_each, batches, config=engine, title="scan", weights=lengths(batches), unit="file")
     for outcome in outcomes:
         if outcome.result is not None:
-            # The paths that came back from another process are copies; one of each is enough.
             yield from map(_placed, outcome.result, outcome.item)
         else:
-            alone = map_items(readers.look, outcome.item, config=engine, title="scan one by one", unit="file")
+            alone = map_items(_look_at, outcome.item, config=engine, title="scan one by one", unit="file")
             yield from map(_alone, alone)
 
 
-def _look_at_each(files: tuple[Path, ...]) -> tuple[Seen, ...]:
-    return tuple(readers.look_at_each(files))
+def _look_at_each(files: tuple[Path, ...]) -> tuple[tuple[Seen, Stamp], ...]:
+    return tuple(map(_look_at, files))
 
 
-def _placed(seen: Seen, path: Path) -> Seen:
-    if seen.path is path:
-        return seen
-    refusal = None if seen.refusal is None else replace(seen.refusal, files=(path,))
-    headers = tuple(replace(header, file=path) for header in seen.headers)
-    return replace(seen, path=path, headers=headers, refusal=refusal)
+def _look_at(file: Path) -> tuple[Seen, Stamp]:
+    try:
+        beginning = begin(file)
+    except OSError:
+        return readers.look(file), stamp(file)  # which say what is wrong
+    return readers.look(file, beginning), stamp_of(beginning)
 
 
-def _alone(outcome: Outcome[Path, Seen]) -> Seen:
+def _placed(found: tuple[Seen, Stamp], path: Path) -> tuple[Seen, Stamp]:
+    """What was seen of a file, with this path for the copies of it that came back from another process."""
+    seen = found[0]
+    if seen.path is not path:
+        # In place, as nobody else has it yet: to copy each header would take as long as to fetch it.
+        for header in seen.headers:
+            object.__setattr__(header, "file", path)
+        if seen.refusal is not None:
+            object.__setattr__(seen.refusal, "files", (path,))
+        object.__setattr__(seen, "path", path)
+    return found
+
+
+def _alone(outcome: Outcome[Path, tuple[Seen, Stamp]]) -> tuple[Seen, Stamp]:
     if outcome.result is not None:
         return _placed(outcome.result, outcome.item)
     error = outcome.error
@@ -138,7 +166,8 @@ def _alone(outcome: Outcome[Path, Seen]) -> Seen:
     reason = (
         str(error) if isinstance(error, MedvitError) else f"reading stopped at an unexpected {type(error).__name__}"
     )
-    return Seen(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
+    seen = Seen(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
+    return seen, stamp(outcome.item)
 
 
 def _relative(file: Path, root: Path) -> str:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from medvit import readers
 from medvit.engine import EngineConfig, map_items
+from medvit.readers.beginning import Beginning, begin
 
 FILE_NAME, CARD = "sources.parquet", "medvit_card"
 HEAD_BYTES = 4096
@@ -41,12 +42,15 @@ class Stamp(NamedTuple):
 def stamp(path: Path) -> Stamp:
     """The stamp of a file as it is now."""
     try:
-        with path.open("rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            head = file.read(HEAD_BYTES)
+        return stamp_of(begin(path))
     except OSError:
         return Stamp(0, 0, "")  # reading it will say why
-    return Stamp(status.st_size, status.st_mtime_ns, hashlib.blake2b(head, digest_size=16).hexdigest())
+
+
+def stamp_of(beginning: Beginning) -> Stamp:
+    """The stamp of a file that begins so."""
+    digest = hashlib.blake2b(beginning.content[:HEAD_BYTES], digest_size=16)
+    return Stamp(beginning.size, beginning.time_ns, digest.hexdigest())
 
 
 def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError
+from medvit.readers.beginning import Beginning, begin
 from medvit.readers.masks import LabelMap, attach, pair_masks
 from medvit.readers.refusals import decoding
 from medvit.readers.regular import Geometry
@@ -64,8 +65,8 @@ class SeriesReader(Protocol):
     header_type: type
     """What is known of a plane of a file that was looked into: a frozen dataclass of plain values, `file` its path."""
 
-    def look(self, path: Path) -> Sequence[Any] | Refusal:
-        """The headers of the planes in a file, or the `Refusal` of it."""
+    def look(self, path: Path, beginning: Beginning) -> Sequence[Any] | Refusal:
+        """The headers of the planes in a file that begins so, or the `Refusal` of it."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
         """The images that planes with these headers make, and the refusals."""
@@ -109,15 +110,23 @@ def reader(name: str) -> Reader:
     raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
 
 
-def look(path: Path) -> Seen:
-    """What a file is, and its headers where the format looks into files one by one."""
-    known = _sniff(path)
+def look(path: Path, beginning: Beginning | None = None) -> Seen:
+    """What a file is, and its headers where the format looks into files one by one.
+
+    Its `beginning` is read if it is not given.
+    """
+    if beginning is None:
+        try:
+            beginning = begin(path)
+        except OSError as error:
+            return Seen(path, refusal=_unopened(path, error))
+    known = _sniff(path, beginning)
     if isinstance(known, Refusal):
         return Seen(path, refusal=known)
     series_reader = _series_readers().get(known.name)
     if series_reader is None:
         return Seen(path, known.name)
-    seen = series_reader.look(path)
+    seen = series_reader.look(path, beginning)
     if isinstance(seen, Refusal):
         return Seen(path, known.name, refusal=seen)
     return Seen(path, known.name, tuple(seen))
@@ -146,7 +155,7 @@ def find(
 def _each(files: Sequence[Path], geometry: Geometry, look: Look) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
-    for seen in look(sorted(set(files))):
+    for seen in look(sorted(dict.fromkeys(files), key=lambda file: file.parts)):  # as paths, which compare slowly
         if seen.refusal is not None:
             yield seen.refusal
         elif seen.headers:
@@ -175,7 +184,8 @@ def read(item: Item) -> Image:
         image = reader(item.reader).read(item)
     if item.mask is None:
         return image
-    known = _sniff(item.mask)
+    with decoding("the label map"):
+        known = _sniff(item.mask, begin(item.mask))
     if not isinstance(known, MaskReader):
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
@@ -187,12 +197,12 @@ def _series_readers() -> dict[str, SeriesReader]:
     return {known.name: known for known in readers() if isinstance(known, SeriesReader)}
 
 
-def _sniff(file: Path) -> Reader | Refusal:
-    try:
-        with file.open("rb", buffering=0) as stream:
-            head = stream.read(HEAD_BYTES)
-    except OSError as error:
-        return Refusal((file,), UnreadableError.code, f"the file cannot be opened: {error.strerror}")
+def _unopened(file: Path, error: OSError) -> Refusal:
+    return Refusal((file,), UnreadableError.code, f"the file cannot be opened: {error.strerror}")
+
+
+def _sniff(file: Path, beginning: Beginning) -> Reader | Refusal:
+    head = beginning.content[:HEAD_BYTES]
     if not head:
         return Refusal((file,), UnreadableError.code, "the file is empty")
     known = next((known for known in readers() if known.sniff(file, head)), None)

@@ -24,6 +24,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError
 from medvit.geometry import Affine, stacked_to_ras, to_ras
+from medvit.readers.beginning import Beginning
 from medvit.readers.copies import Instance, check_copies
 from medvit.readers.dicom_header import Header, begins_as_dicom
 from medvit.readers.dicom_pixels import Frame, in_unit
@@ -60,18 +61,19 @@ class Dicom:
         Pixels are read of those instances only that may be copies of one another.
         """
         planes: list[Header] = []
-        for seen in map(self.look, files):
+        for file in files:
+            seen = self.look(file)
             if isinstance(seen, Refusal):
                 yield seen
             else:
                 planes += seen
         yield from self.join(planes)
 
-    def look(self, path: Path) -> tuple[Header, ...] | Refusal:
-        """A header for every plane of a file that holds an image."""
+    def look(self, path: Path, beginning: Beginning | None = None) -> tuple[Header, ...] | Refusal:
+        """A header for every plane of a file that holds an image; its `beginning` is read if it is not given."""
         try:
             with decoding("the DICOM header"):
-                return read_planes(path)
+                return read_planes(path, beginning)
         except MedvitError as error:
             return refusal((path,), error)
 

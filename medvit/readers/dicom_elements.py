@@ -15,6 +15,7 @@ from struct import Struct
 from struct import error as CutShort
 from typing import TYPE_CHECKING, Any
 
+from medvit.readers.beginning import FIRST_BYTES, Beginning
 from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement, RawDataElement
 
 PREAMBLE_BYTES = 132
-FIRST_BYTES = 2**14
-"""What is read of a file at first when its pixels are not wanted; most headers end before."""
-
 IMPLICIT_SYNTAX = b"1.2.840.10008.1.2"
 UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
 """Big endian, deflated, and the private mixture of GE; all others are explicit little endian (PS3.5 A.4)."""
@@ -176,7 +174,7 @@ def quick(
     file that fits is read into `room`.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
-    last = min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
+    last = _last(wanted, with_pixels)
     size = os.fstat(stream.fileno()).st_size
     content: Bytes
     if with_pixels and room is not None and len(room) == size:
@@ -193,6 +191,15 @@ def quick(
             if not more:
                 return None
             content = bytes(content) + more
+
+
+def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elements | None:
+    """The elements of `tags` in the beginning of a file, no pixels; none where more of it or pydicom is needed."""
+    wanted = _wanted(tags, False)
+    try:
+        return _find(beginning.content, beginning.size, wanted, _last(wanted, False))
+    except (Unusual, CutShort):
+        return None
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
@@ -287,6 +294,12 @@ def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
         else:
             at = _behind_items(content, at, is_implicit=is_implicit)
     return at + 8
+
+
+@lru_cache(16)
+def _last(wanted: frozenset[int] | None, with_pixels: bool) -> int:
+    """The last tag to look at."""
+    return min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
 
 
 @lru_cache(16)

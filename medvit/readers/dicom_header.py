@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
-from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.beginning import Beginning
+from medvit.readers.dicom_elements import Elements, quick, quick_beginning
 from medvit.readers.dicom_known import DESCRIBING, Native, find_native
 from medvit.readers.dicom_plain import class_name
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
@@ -192,13 +193,20 @@ def open_elements(path: Path, room: memoryview | None = None, **options: Any) ->
     return dataset
 
 
-def read_elements(path: Path, tags: tuple[int, ...] = ()) -> Elements | Dataset:
+def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: Beginning | None = None) -> Elements | Dataset:
     """Those elements of a file that make its header, and those of `tags`; no pixels.
+
+    The file is opened only if its `beginning` is not given or does not hold them all.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
     """
-    return open_elements(path, stop_before_pixels=True, specific_tags=(*_tags(), *tags))
+    wanted = (*_tags(), *tags)
+    found = None if beginning is None else quick_beginning(beginning, wanted)
+    if found is None:
+        return open_elements(path, stop_before_pixels=True, specific_tags=wanted)
+    _quiet()
+    return found
 
 
 def read_header(path: Path) -> Header:
@@ -210,10 +218,14 @@ def read_header(path: Path) -> Header:
     return header_of(read_elements(path), path)
 
 
-def header_of(dataset: Dataset, path: Path) -> Header:
-    """The header in a data set; UIDs that are empty there are taken from the file meta information."""
+def header_of(dataset: Dataset, path: Path, num_bytes: int | None = None) -> Header:
+    """The header in a data set; UIDs that are empty there are taken from the file meta information.
+
+    The file is asked for its size if `num_bytes` does not tell it.
+    """
     meta = dataset.file_meta
-    syntax, num_bytes = str(meta.get("TransferSyntaxUID") or ""), path.stat().st_size
+    syntax = str(meta.get("TransferSyntaxUID") or "")
+    num_bytes = path.stat().st_size if num_bytes is None else num_bytes
     return Header(
         file=path,
         num_bytes=num_bytes,

@@ -14,6 +14,7 @@ import numpy as np
 
 from medvit.errors import MedvitError, UnreadableError
 from medvit.readers import frames, mosaic
+from medvit.readers.beginning import Beginning
 from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_header import Header, check, header_of, load, open_elements, read_elements
 from medvit.readers.dicom_known import read_native
@@ -29,16 +30,17 @@ ALIGNMENT = 64
 """Bytes of a line of the cache."""
 
 
-def read_planes(path: Path) -> tuple[Header, ...]:
-    """A header for every plane of a file, without pixels.
+def read_planes(path: Path, beginning: Beginning | None = None) -> tuple[Header, ...]:
+    """A header for every plane of a file, without pixels; its `beginning` is read if it is not given.
 
     Raises:
         NotAnImageError: If the file holds no image.
         UnreadableError: If it cannot be read, or claims more pixels than it can hold.
         GeometryError: If it is a mosaic and does not say where its slices lie.
     """
-    dataset = read_elements(path)
-    return _planes(header_of(dataset, path), dataset, lambda tags: read_elements(path, tags))
+    dataset = read_elements(path, beginning=beginning)
+    header = header_of(dataset, path, None if beginning is None else beginning.size)
+    return _planes(header, dataset, lambda tags: read_elements(path, tags, beginning))
 
 
 def read_pixels(item: Item) -> list[tuple[Header, Frame]]:

@@ -16,7 +16,7 @@ from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Changes, compare
 from medvit.manifest import Manifest
 from medvit.phantoms.instances import write_archive
-from medvit.readers import dicom_header, planes
+from medvit.readers import planes
 from pipelines.ingest import IngestConfig, ingest
 
 NUM_SERIES, NUM_SLICES = 5, 4
@@ -54,7 +54,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return noted
 
-    for module, name in ((dicom_header, "open_elements"), (planes, "open_elements"), (planes, "read_native")):
+    for module, name in ((planes, "read_elements"), (planes, "open_elements"), (planes, "read_native")):
         monkeypatch.setattr(module, name, noting(getattr(module, name)))
     return names
 
