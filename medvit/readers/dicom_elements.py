@@ -11,11 +11,10 @@ from collections.abc import Collection, Iterable, KeysView, Mapping
 from functools import cache, cached_property, lru_cache
 from io import FileIO
 from itertools import accumulate
-from struct import Struct
-from struct import error as CutShort
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
+from medvit.readers.dicom_places import UNDEFINED, Bytes, CutShort, Place, Unusual, find_places, opening
 from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 
 if TYPE_CHECKING:
@@ -27,32 +26,17 @@ IMPLICIT_SYNTAX = b"1.2.840.10008.1.2"
 UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
 """Big endian, deflated, and the private mixture of GE; all others are explicit little endian (PS3.5 A.4)."""
 
-SHORT_VRS = frozenset(
-    (b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()  # PS3.5 7.1.2, table 7.1-2
-)
-LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
-UNDEFINED = 0xFFFFFFFF
 CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 OWN_TYPES = (b"UI", b"DS", b"IS")
 """Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
 PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
-ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 
-Bytes = bytes | memoryview
-Place = tuple[bytes | None, int, int, bool]
-"""Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
 Raw = tuple[tuple[int, bytes | None, bytes], ...]
 """Elements as tag, value representation and bytes: equal ones say the same."""
-
-_explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
-
-
-class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another parser)
-    """Found what this parser does not take."""
 
 
 class Elements:
@@ -66,21 +50,22 @@ class Elements:
         """The elements of the file meta information (PS3.10 7.1)."""
 
     @classmethod
-    def of_raw(cls, elements: Raw) -> Elements:
-        """Single elements without their file."""
+    def of_raw(cls, elements: Raw, meta: Raw | None = None) -> Elements:
+        """Single elements without their file, and those of its meta information."""
         ends = list(accumulate(len(value) for _, _, value in elements))
         places = {tag: (vr, end - len(value), end, False) for (tag, vr, value), end in zip(elements, ends, strict=True)}
-        return cls(b"".join(value for _, _, value in elements), places, None, is_implicit=False)
+        of_meta = None if meta is None else cls.of_raw(meta)
+        return cls(b"".join(value for _, _, value in elements), places, of_meta, is_implicit=False)
 
     def raw(self, tags: Iterable[int]) -> Raw:
         """Those elements of `tags` that are there."""
-        found = ((tag, self._places[tag]) for tag in tags if tag in self._places)
-        return tuple((tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found)
+        found = [(tag, self._places[tag]) for tag in tags if tag in self._places]
+        return tuple([(tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found])
 
     def pixels_behind(self) -> tuple[int, int] | None:
         """Where the value of `PIXELS` starts and how long it is, if that follows the last element that was sought."""
         try:
-            tag, _, start, length = _opening(self.content, self._end, is_implicit=self._is_implicit)
+            tag, _, start, length = opening(self.content, self._end, is_implicit=self._is_implicit)
         except (Unusual, CutShort):
             return None
         return (start, length) if tag == PIXELS else None
@@ -205,7 +190,7 @@ def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elemen
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
     if content[128:PREAMBLE_BYTES] != b"DICM":
         raise Unusual
-    meta, end = _places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
+    meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
     if TRANSFER_SYNTAX not in meta:
         raise Unusual
     _, start, stop, _ = meta[TRANSFER_SYNTAX]
@@ -213,87 +198,11 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
     if syntax in UNUSUAL_SYNTAXES:
         raise Unusual
     is_implicit = syntax == IMPLICIT_SYNTAX
-    found, end = _places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
+    found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
     if not found:
         raise Unusual
     of_meta = Elements(content, meta, None, is_implicit=False)
     return Elements(content, found, of_meta, is_implicit=is_implicit, end=end)
-
-
-def _places(
-    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
-) -> tuple[dict[int, Place], int]:
-    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
-    found: dict[int, Place] = {}
-    vr, previous, held = None, -1, len(content)
-    while at < size:
-        if is_implicit:
-            group, number, length = _implicit(content, at)
-        else:
-            group, number, vr, length = _explicit(content, at)
-        tag, start = group << 16 | number, at + 8
-        if tag > last:  # asked before its length, which behind the meta information is of another syntax
-            break
-        if tag <= previous:
-            raise Unusual
-        if vr is not None and vr not in SHORT_VRS:
-            start, length = at + 12, _long_length(content, at, vr)
-        is_undefined = length == UNDEFINED
-        at = _behind_items(content, start, is_implicit=is_implicit) if is_undefined else start + length
-        if at > size:
-            raise Unusual
-        if tags is None or tag in tags:
-            if at > held:
-                raise CutShort
-            found[tag] = vr, start, at - 8 if is_undefined else at, is_undefined
-        if tag == last:
-            break
-        previous = tag
-    return found, at
-
-
-def _long_length(content: Bytes, at: int, vr: bytes) -> int:
-    (length,) = _length(content, at + 8)
-    if vr not in LONG_VRS or (vr == b"UN" and length == UNDEFINED):  # its items are implicit (PS3.5 6.2.2)
-        raise Unusual
-    return length
-
-
-def _opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
-    """Tag, value representation, where the value starts, and its length."""
-    if is_implicit:
-        group, number, length = _implicit(content, at)
-        return group << 16 | number, None, at + 8, length
-    group, number, vr, length = _explicit(content, at)
-    if vr in SHORT_VRS:
-        return group << 16 | number, vr, at + 8, length
-    if vr in LONG_VRS:
-        return group << 16 | number, vr, at + 12, _length(content, at + 8)[0]
-    raise Unusual
-
-
-def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
-    while True:
-        opening, (length,) = content[at : at + 4], _length(content, at + 4)
-        at += 8
-        if opening == ITEMS_END:
-            return at
-        if opening != ITEM:
-            raise Unusual
-        at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
-
-
-def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    while content[at : at + 4] != ITEM_END:
-        _, vr, at, length = _opening(content, at, is_implicit=is_implicit)
-        if length != UNDEFINED:
-            at += length
-        elif vr == b"UN":
-            raise Unusual
-        else:
-            at = _behind_items(content, at, is_implicit=is_implicit)
-    return at + 8
 
 
 @lru_cache(16)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.errors import UnreadableError
 from medvit.readers.beginning import Beginning
-from medvit.readers.dicom_elements import Elements, quick, quick_beginning
-from medvit.readers.dicom_known import DESCRIBING, Native, find_native
-from medvit.readers.dicom_plain import class_name
+from medvit.readers.dicom_elements import Elements, Raw, quick, quick_beginning
+from medvit.readers.dicom_known import DESCRIBING, Coding, Native, coding_of, find_native
+from medvit.readers.dicom_plain import are_plain, tag_of
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
-from medvit.readers.limits import check_compressed, check_stored, is_uncompressed
 from medvit.readers.traits import Value, read_traits, trait_tags
 
 if TYPE_CHECKING:
@@ -26,14 +25,6 @@ PREAMBLE_BYTES = 128
 
 FIRST_VRS = (b"UL", b"UI", b"OB", b"SH", b"CS", b"DA", b"TM")
 """Value representations that open a data set without preamble: those of groups 0002 and 0008 (PS3.6)."""
-
-DERIVED: Mapping[str, str] = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
-    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
-    "1.2.840.10008.5.1.4.1.1.481.2": "radiotherapy dose",
-}
-"""SOP classes with pixels that were computed from images (PS3.4 B.5)."""
 
 SLICES: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -54,13 +45,16 @@ ENHANCED: Mapping[str, str] = {
 """Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
 
 DIRECTORY = "1.2.840.10008.1.3.10"
-WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "SeriesDescription", "PhotometricInterpretation", "SamplesPerPixel")
-_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient")
+_COMMON = (*_WHAT, *_WHERE, *DESCRIBING, "StudyInstanceUID", "SeriesInstanceUID")
+"""Elements that are mostly the same in all instances of a series."""
+_META = (0x00020002, 0x00020010)
+"""(0002,0002) MediaStorageSOPClassUID and (0002,0010) TransferSyntaxUID."""
 
-KEYWORDS = (*_WHAT, *_WHOSE, *_WHERE, *DESCRIBING, "InstanceNumber")
+_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID")
+KEYWORDS = (*_COMMON, *_WHOSE, "SOPInstanceUID", "ImagePositionPatient", "InstanceNumber")
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 
@@ -218,89 +212,79 @@ def read_header(path: Path) -> Header:
     return header_of(read_elements(path), path)
 
 
-def header_of(dataset: Dataset, path: Path, num_bytes: int | None = None) -> Header:
+def header_of(dataset: Elements | Dataset, path: Path, num_bytes: int | None = None) -> Header:
     """The header in a data set; UIDs that are empty there are taken from the file meta information.
 
     The file is asked for its size if `num_bytes` does not tell it.
     """
-    meta = dataset.file_meta
-    syntax = str(meta.get("TransferSyntaxUID") or "")
     num_bytes = path.stat().st_size if num_bytes is None else num_bytes
+    common = _common(dataset)
     return Header(
         file=path,
         num_bytes=num_bytes,
-        sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
-        instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
+        instance=str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
-        study=text(dataset, "StudyInstanceUID"),
-        series=text(dataset, "SeriesInstanceUID"),
-        description=text(dataset, "SeriesDescription"),
-        modality=text(dataset, "Modality").upper(),
-        image_type=texts(dataset, "ImageType"),
-        photometric=text(dataset, "PhotometricInterpretation"),
-        rows=count(dataset, "Rows", 0),
-        columns=count(dataset, "Columns", 0),
-        samples=count(dataset, "SamplesPerPixel", 1),
-        frames=count(dataset, "NumberOfFrames", 1),
-        bits=count(dataset, "BitsAllocated", 0),
-        transfer_syntax=syntax,
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
-        orientation=numbers(dataset, "ImageOrientationPatient", 6),
-        spacing_mm=numbers(dataset, "PixelSpacing", 2),
         number=count(dataset, "InstanceNumber", 0),
         traits=tuple(read_traits(dataset).items()),
-        native=find_native(dataset, num_bytes),
+        native=None if common.coding is None else find_native(dataset, common.coding, num_bytes),
+        **common.fields,
     )
 
 
-def check(header: Header) -> None:
-    """Passes images, of one frame or of many.
+class _Common(NamedTuple):
+    """What instances of a series have in common: fields of `Header`, and how pixels lie that need no decoder."""
 
-    Raises:
-        NotAnImageError: If the instance has no pixels, or was computed from images.
-        UnsupportedError: If it holds the tiles of a slide.
-        UnreadableError: If it is of a class of images and says no size, claims more pixels than its file can hold, or a
-            number of frames that is none.
-    """
-    if header.sop_class in DERIVED:
-        raise NotAnImageError(f"a DICOM {DERIVED[header.sop_class]}, derived from images; give those images instead")
-    if header.rows < 1 or header.columns < 1:
-        _refuse_without_size(header)
-    if header.sop_class == WHOLE_SLIDE:
-        raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected images of one frame")
-    if header.frames < 1:
-        raise UnreadableError("(0028,0008) NumberOfFrames is not a number above 0")
-    _check_size(header)
+    fields: Mapping[str, Any]
+    coding: Coding | None
 
 
-def _refuse_without_size(header: Header) -> NoReturn:
-    name = class_name(header.sop_class)
-    if name.endswith(" Image Storage"):
-        raise UnreadableError(
-            f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
-        )
-    raise NotAnImageError(f"{name}, which holds no pixels")
+def _common(dataset: Elements | Dataset) -> _Common:
+    known = None
+    if isinstance(dataset, Elements):
+        known = _known_common(dataset.raw(_common_tags()), dataset.file_meta.raw(_META))
+    return known or _Common(_fields(dataset), None)
 
 
-def _check_size(header: Header) -> None:
-    if header.frames > 8 * header.num_bytes:  # a frame takes a bit at least
-        raise UnreadableError(
-            f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, "
-            "which cannot hold them"
-        )
-    samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    # A damaged header may claim billions of frames of no bits: each takes some room all the same.
-    claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
-    if is_uncompressed(header.transfer_syntax):
-        check_stored(claimed, header.file)
-    else:
-        check_compressed(claimed, header.file)
+@lru_cache(64)
+def _known_common(described: Raw, meta: Raw) -> _Common | None:
+    """What these elements say, looked up where the same were met before; none where they are not plain."""
+    if not are_plain(described) or not are_plain(meta):
+        return None
+    said = Elements.of_raw(described, meta)
+    return _Common(_fields(said), coding_of(said))
+
+
+def _fields(dataset: Dataset | Elements) -> Mapping[str, Any]:
+    meta = dataset.file_meta
+    return {
+        "sop_class": str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
+        "study": text(dataset, "StudyInstanceUID"),
+        "series": text(dataset, "SeriesInstanceUID"),
+        "description": text(dataset, "SeriesDescription"),
+        "modality": text(dataset, "Modality").upper(),
+        "image_type": texts(dataset, "ImageType"),
+        "photometric": text(dataset, "PhotometricInterpretation"),
+        "rows": count(dataset, "Rows", 0),
+        "columns": count(dataset, "Columns", 0),
+        "samples": count(dataset, "SamplesPerPixel", 1),
+        "frames": count(dataset, "NumberOfFrames", 1),
+        "bits": count(dataset, "BitsAllocated", 0),
+        "transfer_syntax": str(meta.get("TransferSyntaxUID") or ""),
+        "orientation": numbers(dataset, "ImageOrientationPatient", 6),
+        "spacing_mm": numbers(dataset, "PixelSpacing", 2),
+    }
 
 
 @cache
 def _quiet() -> None:
     # Its warnings quote the values they complain of, names among them.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@cache
+def _common_tags() -> tuple[int, ...]:
+    return tuple(sorted(map(tag_of, set(_COMMON))))
 
 
 @cache

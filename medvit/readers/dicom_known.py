@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvit.errors import UnreadableError
-from medvit.readers.dicom_elements import Elements, Raw
+from medvit.readers.dicom_elements import Elements
 from medvit.readers.dicom_native import NATIVE, TYPES, as_it_lies
 from medvit.readers.dicom_pixels import Frame, is_inverted, mirrored
-from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, REMEMBERED, known_vr, plain_value, tag_of
 from medvit.readers.dicom_values import is_pet, meaning
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 _LAID = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration", "PhotometricInterpretation")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -56,17 +50,13 @@ class Native:
     coding: Coding
 
 
-def find_native(elements: Elements | Dataset, num_bytes: int) -> Native | None:
-    """Where the one gray frame of a file of so many bytes lies; none where that takes a decoder or a closer look.
-
-    `elements` are all of `DESCRIBING` that the file has.
-    """
-    behind = elements.pixels_behind() if isinstance(elements, Elements) else None
-    if behind is None or elements.file_meta.get("TransferSyntaxUID") not in NATIVE:
+def find_native(elements: Elements, coding: Coding, num_bytes: int) -> Native | None:
+    """Where the one gray frame of a file of so many bytes lies; none if not where it is expected."""
+    behind = elements.pixels_behind()
+    if behind is None:
         return None
     start, length = behind
-    coding = _coding(elements.raw(_tags()))
-    if coding is None or length != coding.num_bytes or start + length > num_bytes:
+    if length != coding.num_bytes or start + length > num_bytes:
         return None
     return Native(start, zlib.crc32(elements.content[:start]), coding)
 
@@ -84,11 +74,13 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
     return Frame(stored[None], coding.slope, coding.intercept, coding.unit)
 
 
-@lru_cache(REMEMBERED)
-def _coding(described: Raw) -> Coding | None:
-    if any(plain_value(vr or known_vr(tag), value) is LEFT_TO_PYDICOM for tag, vr, value in described):
+def coding_of(said: Elements) -> Coding | None:
+    """How the one gray frame of a file lies; none where that takes a decoder or a closer look.
+
+    What is `said` are plain values, those of `DESCRIBING` that the file has among them.
+    """
+    if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
-    said = Elements.of_raw(described)
     kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")
     shape, photometric = (said.get("Rows"), said.get("Columns")), said.get("PhotometricInterpretation")
     is_gray = said.get("SamplesPerPixel") == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
@@ -104,8 +96,3 @@ def _coding(described: Raw) -> Coding | None:
         return None
     inverted = not means.unit and is_inverted(said, photometric)
     return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, inverted)
-
-
-@cache
-def _tags() -> tuple[int, ...]:
-    return tuple(map(tag_of, DESCRIBING))

@@ -135,7 +135,9 @@ def read_traits(dataset: Dataset | Elements) -> dict[str, Value]:
     found: dict[str, Value] = {}
     present = dataset.keys()
     groups = {tag >> 16 for tag in present}
-    for trait in TRAITS:
+    for trait, tags, private_groups in _where_said():
+        if present.isdisjoint(tags) and groups.isdisjoint(private_groups):
+            continue
         for value in _values(trait, dataset, present, groups):
             known = trait.of(value)
             if known is not None:
@@ -153,6 +155,15 @@ def _values(
     for private in trait.private:
         if private[0] in groups and (value := _private_value(dataset, private)) is not None:
             yield value
+
+
+@cache
+def _where_said() -> tuple[tuple[Trait, frozenset[int], frozenset[int]], ...]:
+    """Each trait, the tags of its keywords and the groups of its private elements."""
+    return tuple(
+        (trait, frozenset(_tags_of(trait.keywords)), frozenset(group for group, _, _ in trait.private))
+        for trait in TRAITS
+    )
 
 
 @cache
