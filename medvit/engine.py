@@ -13,11 +13,13 @@ import pickle
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import model_validator
@@ -177,10 +179,20 @@ class _Worker:
 
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
-    with suppress(EOFError, OSError):  # the calling process has ended
+    given: SimpleQueue[bytes | None] = SimpleQueue()
+    Thread(target=_receive, args=(connection, given), daemon=True).start()
+    with suppress(OSError):  # the calling process has ended
         connection.send(BEGUN)
+        while (one := given.get()) is not None:
+            connection.send_bytes(_answer(one))
+
+
+def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
+    """Takes in what is sent at once, so that neither side ever waits for the other to listen."""
+    with suppress(EOFError, OSError):
         while True:
-            connection.send_bytes(_answer(connection.recv_bytes()))
+            given.put(connection.recv_bytes())
+    given.put(None)
 
 
 def _answer(given: bytes) -> bytes:
@@ -202,23 +214,29 @@ def _in_processes(
 ) -> Generator[Outcome[ItemT, ResultT], None, None]:
     waiting, deaths = deque(range(len(items))), [0] * len(items)
     done: dict[int, Outcome[ItemT, ResultT]] = {}
-    busy: dict[object, tuple[_Worker, int]] = {}
+    busy: dict[_Worker, deque[int]] = {}
     first = failed_starts = 0
     try:
         while first < len(items):
-            while waiting and len(busy) < num_processes and waiting[0] < first + AHEAD * num_processes:
-                worker, index = _idle.pop() if _idle else _Worker(), waiting.popleft()
-                busy[worker.connection] = worker, index
+            while waiting and waiting[0] < first + AHEAD * num_processes:
+                worker = _next_to_give(busy, num_processes, len(waiting))
+                if worker is None:
+                    break
+                index = waiting.popleft()
+                busy.setdefault(worker, deque()).append(index)
                 worker.give(function, items[index])
-            for worker, answer in _answers([worker for worker, _ in busy.values()]):
+            for worker, answer in _answers(list(busy)):
                 if answer == BEGUN:
                     worker.has_begun, failed_starts = True, 0
                     continue
-                _, index = busy.pop(worker.connection)
+                index = busy[worker].popleft()
                 if answer is not None:
-                    _idle.append(worker)
+                    if not busy[worker]:
+                        del busy[worker]
+                        _idle.append(worker)
                     done[index] = Outcome(items[index], *answer)
                     continue
+                waiting.extendleft(reversed(busy.pop(worker)))
                 failed_starts += not worker.has_begun
                 deaths[index] += worker.has_begun
                 if failed_starts == STARTS:
@@ -234,8 +252,17 @@ def _in_processes(
                 yield done.pop(first)
                 first += 1
     finally:
-        for worker, _ in busy.values():
+        for worker in busy:
             worker.end()
+
+
+def _next_to_give(busy: Mapping[_Worker, Sequence[int]], num_processes: int, num_waiting: int) -> _Worker | None:
+    """Who gets the next item: a free worker; or, while there is enough for all, one that has no other one ahead."""
+    if len(busy) < num_processes:
+        return _idle.pop() if _idle else _Worker()
+    if num_waiting <= num_processes:
+        return None
+    return next((worker for worker, given in busy.items() if len(given) == 1), None)
 
 
 def _answers(workers: Sequence[_Worker]) -> Iterator[tuple[_Worker, Any]]:

@@ -75,7 +75,7 @@ class SeriesReader(Protocol):
         """The same reader with an answer to slices that make no regular grid."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """A file that was looked into: its format, and its headers or refusal where files of the format make series."""
 

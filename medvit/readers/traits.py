@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.dicom_elements import Elements
@@ -135,9 +135,7 @@ def read_traits(dataset: Dataset | Elements) -> dict[str, Value]:
     found: dict[str, Value] = {}
     present = dataset.keys()
     groups = {tag >> 16 for tag in present}
-    for trait, tags, private_groups in _where_said():
-        if present.isdisjoint(tags) and groups.isdisjoint(private_groups):
-            continue
+    for trait in _that_may_be_said(tuple(present)):
         for value in _values(trait, dataset, present, groups):
             known = trait.of(value)
             if known is not None:
@@ -157,12 +155,15 @@ def _values(
             yield value
 
 
-@cache
-def _where_said() -> tuple[tuple[Trait, frozenset[int], frozenset[int]], ...]:
-    """Each trait, the tags of its keywords and the groups of its private elements."""
+@lru_cache(64)
+def _that_may_be_said(present: tuple[int, ...]) -> tuple[Trait, ...]:
+    """The traits that any of some tags may say: instances of a series have the same tags."""
+    groups = {tag >> 16 for tag in present}
     return tuple(
-        (trait, frozenset(_tags_of(trait.keywords)), frozenset(group for group, _, _ in trait.private))
+        trait
         for trait in TRAITS
+        if not set(_tags_of(trait.keywords)).isdisjoint(present)
+        or not groups.isdisjoint(group for group, _, _ in trait.private)
     )
 
 
