@@ -101,8 +101,9 @@ class Store:
                 f"{self.folder}: no pixels under {address[:12]}; the dataset folder is incomplete, run ingest again"
             )
         try:
-            stored = blosc2.open(str(path), mode="r")
-            return np.asarray(stored[region or slice(None)])
+            # A crop is read in the calling thread: to wake others for its few blocks takes longer than they save.
+            threads = {"dparams": blosc2.DParams(nthreads=1)} if region else {}
+            return np.asarray(blosc2.open(str(path), mode="r", **threads)[region or slice(None)])
         except (RuntimeError, ValueError) as error:
             raise DataError(f"{self.folder}: the pixels under {address[:12]} are damaged; run ingest again") from error
 
