@@ -22,10 +22,10 @@ from tqdm import tqdm
 from medvit.backbones import Backbone
 from medvit.config import Config, Count, Tree
 from medvit.embeddings import FOLDER, Embeddings, EmbeddingStore
-from medvit.engine import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.hardware import half_precision
 from medvit.manifest import Manifest
+from medvit.outcomes import Outcome
 from medvit.readers.slides import Slide
 from medvit.samples import Image, Row
 from medvit.slides import SlidesConfig, open_row

@@ -86,6 +86,10 @@ def counted(seconds: float) -> int:
     return NUM_CALLS["begun"]
 
 
+def doubled(content: bytes) -> bytes:
+    return content * 2
+
+
 def slow(number: int) -> int:
     time.sleep(1.0)
     return number
@@ -99,6 +103,12 @@ def test_outcomes_keep_order_and_errors_stay_with_their_item(config: EngineConfi
     assert isinstance(outcomes[1].error, ZeroDivisionError)
     assert isinstance(outcomes[3].error, DataError)
     assert str(outcomes[3].error) == "three is not taken"
+
+
+def test_items_and_results_larger_than_a_pipe_holds_pass_in_both_directions_at_once() -> None:
+    items = [bytes([number]) * 2**22 for number in range(12)]  # 4 MiB; a pipe holds 64 KiB to some 100
+    outcomes = map_items(doubled, items, config=SPREAD, title="large")
+    assert [outcome.result == outcome.item * 2 for outcome in outcomes] == [True] * 12
 
 
 def test_no_items_are_no_outcomes() -> None:
@@ -199,7 +209,7 @@ def test_an_interruption_is_not_an_outcome() -> None:
 def test_each_of_several_processes_computes_in_one_thread_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, set_before: str | None, found: str
 ) -> None:
-    monkeypatch.setattr("medvit.engine._idle", [])
+    monkeypatch.setattr("medvit.workers._idle", [])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if set_before is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", set_before)

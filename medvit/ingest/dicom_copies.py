@@ -20,7 +20,7 @@ from pydantic import field_validator, model_validator
 
 from medvit.artifacts import write_text
 from medvit.config import Config
-from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.engine import EngineConfig, map_items
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, lines_in, to_mask
@@ -29,6 +29,7 @@ from medvit.ingest.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_pr
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.stored_pixels import blank
 from medvit.ingest.written_text import Line
+from medvit.outcomes import Outcome
 from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 

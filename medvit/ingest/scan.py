@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medvit import readers
-from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError, MedvitError, UnreadableError
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamp, stamp_of, stamps
+from medvit.outcomes import Outcome
 from medvit.readers import Seen
 from medvit.readers.beginning import begin
 from medvit.readers.regular import Geometry

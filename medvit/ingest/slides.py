@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
 from medvit.ingest.pseudonyms import Pseudonyms
@@ -26,6 +26,7 @@ from medvit.ingest.slide_pictures import draw
 from medvit.ingest.stamps import readers_version
 from medvit.ingest.storing import Stored, facts_of
 from medvit.ingest.tiling import TilesConfig, cut
+from medvit.outcomes import Outcome
 from medvit.readers.slides import MODALITY, TIFF_SUFFIXES, open_slide
 from medvit.samples import Refusal, Row
 from medvit.similarity import perceptual_hash

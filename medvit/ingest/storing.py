@@ -21,7 +21,7 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.artifacts import write_text
-from medvit.engine import EngineConfig, Outcome, map_items
+from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.hardware import keep_freed_memory
 from medvit.ingest import Candidate, Taken
@@ -30,6 +30,7 @@ from medvit.ingest.curation import examined
 from medvit.ingest.eye import EyeConfig
 from medvit.ingest.stamps import Stamp, State, stamp, taking_version
 from medvit.manifest import Manifest
+from medvit.outcomes import Outcome
 from medvit.readers.values import ValuesConfig
 from medvit.samples import Image, Refusal
 from medvit.store import Store

@@ -1,0 +1,59 @@
+"""What comes of one item of many: a result, or the error that stopped it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from medvit.errors import MedvitError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+ATTEMPTS = 2
+"""How often an item is tried on which workers die."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[ItemT, ResultT]):
+    """What came of one item: a result, or the error that stopped it."""
+
+    item: ItemT
+    result: ResultT | None = None
+    error: Exception | None = None
+
+
+def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
+    """What comes of an item in this process."""
+    try:
+        return Outcome(item, result=function(item))
+    except Exception as error:  # isolation is this function's purpose: the caller reports each error by kind
+        return Outcome(item, error=error)
+
+
+def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:
+    """Result and error of an item, for another process."""
+    outcome = tried(function, item)
+    if outcome.error is not None:
+        return None, portable(outcome.error)
+    return outcome.result, None
+
+
+def died(item: ItemT) -> Outcome[ItemT, Any]:
+    """The outcome of an item on which workers died as often as it was tried."""
+    message = (
+        f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; "
+        "lower engine.num_processes"
+    )
+    return Outcome(item, error=MedvitError(message))
+
+
+def portable(error: Exception) -> Exception:
+    """The error, if another process can take it; else one of ours that names its kind."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever pickling of a library's error raises, the answer is the same
+        return MedvitError(f"stopped by an unexpected {type(error).__name__}")
+    return error
