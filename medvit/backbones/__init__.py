@@ -80,11 +80,21 @@ class Backbone(nn.Module, ABC):
         `ids` says which patches of the grid they are, in row-major order; none means all of them.
         """
 
+    def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
+        """Patches along each axis."""
+        return tuple(side // patch for side, patch in zip(pixels.shape[2:], self.patch_size, strict=True))
+
     def encode(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b t d"]:
         """Prefix and patch tokens after the last block and norm, as `encode_layers`."""
         return self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0]
+
+    def encode_some(
+        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "n d"]:
+        """Of the prefix and patch tokens after the last block and norm, those wanted, in row-major order."""
+        return self.encode(patches, grid=grid)[wanted]
 
     @abstractmethod
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:

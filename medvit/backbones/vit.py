@@ -12,16 +12,16 @@ from functools import partial
 from typing import Any, Literal, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from timm.layers import SwiGLUPacked
-from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.attention import choose_attention
+from medvit.backbones.blocks import PlainBlock, RotaryBlock, stops_early
 from medvit.backbones.positions import rotations, sincos_positions
 from medvit.backbones.public import load_public
 from medvit.errors import ConfigError, DataError
@@ -169,6 +169,12 @@ class ViT(Backbone):
         """Prefix and patch tokens after each of these blocks and the norm, from embedded patches."""
         return self._run(patches, grid, ids, layers)
 
+    def encode_some(
+        self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "n d"]:
+        """Of the prefix and patch tokens after the last block and norm, those wanted, in row-major order."""
+        return self._run(patches, grid, None, [self.depth - 1], wanted)[0]
+
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
         """Normalized tokens after each of these blocks, counted from 0."""
         patches, grid = self.embed(pixels)
@@ -195,19 +201,27 @@ class ViT(Backbone):
         return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
     def _run(
-        self, patches: Tensor, grid: tuple[int, ...], ids: Tensor | None, layers: Sequence[int]
-    ) -> list[Float[Tensor, "b t d"]]:
+        self,
+        patches: Tensor,
+        grid: tuple[int, ...],
+        ids: Tensor | None,
+        layers: Sequence[int],
+        wanted: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Normalized tokens after each of these blocks; of the last one the wanted tokens alone, if some are."""
         prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
         options = self._rotations(grid, ids, patches)
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(layers) + 1]):
+            if wanted is not None and number == max(layers) and stops_early(block):
+                options, wanted = {**options, "wanted": wanted}, None
             if self.save_memory and self.training:
                 tokens = checkpoint(partial(block, **options), tokens, use_reentrant=False)
             else:
                 tokens = block(tokens, **options)
             if number in layers:
-                kept[number] = self.norm(tokens)
+                kept[number] = self.norm(tokens if wanted is None else tokens[wanted])
         return [kept[number] for number in layers]
 
     def _added_positions(self, grid: tuple[int, ...]) -> Tensor | None:
@@ -237,13 +251,13 @@ def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: V
     if config.positions == "rope":
         prefix = {"num_prefix_tokens": model.num_prefix_tokens, "rotate_half": True}
         swiglu = {"swiglu_mlp": config.mlp == "swiglu", "swiglu_align_to": 8}
-        return EvaBlock(width, heads, **shared, **prefix, **swiglu)
+        return RotaryBlock(width, heads, **shared, **prefix, **swiglu)
     if config.mlp == "swiglu":
         # Two thirds of the hidden width, whole eighths, gate and value packed (DINOv2). timm rounds the ratio down.
         hidden = -(-(4 * width * 2 // 3) // 8) * 8
         ratio = (2 * hidden + 0.5) / width
-        return Block(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=ratio)
-    return Block(width, heads, **shared)
+        return PlainBlock(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=ratio)
+    return PlainBlock(width, heads, **shared)
 
 
 def _refuse_unusable_positions(config: VitConfig, head_width: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.losses.distillation import Center, cross_view_loss, sinkhorn_knopp
-from medvit.objectives.distillation import Distillation, DistillationConfig, by_view, summary, tokens_of
+from medvit.objectives.distillation import Distillation, DistillationConfig, by_view, seen_of
 from medvit.objectives.schedules import warmed
 from medvit.registry import register
 from medvit.samples import Losses, Views
@@ -81,7 +81,7 @@ class Dino(Distillation):
         num_images = views.crops.shape[1]
         crops = views.crops.flatten(0, 1)
         with torch.no_grad():
-            logits = self.teacher_heads["image"](summary(tokens_of(self.backbone, crops)))
+            logits = self.teacher_heads["image"](seen_of(self.backbone, crops)[0])
             targets = balanced_targets(self.config, self.center, logits, progress, learn=self.training)
         self.read_targets(targets)
         student = self.student.heads["image"](self._summaries(views))
@@ -93,4 +93,4 @@ class Dino(Distillation):
     def _summaries(self, views: Views) -> Float[Tensor, "n d"]:
         """Of all crops, view by view, the global ones first; crops of one size go through the backbone together."""
         sizes = [views.crops] if views.local is None else [views.crops, views.local]
-        return torch.cat([summary(tokens_of(self.student.backbone, crops.flatten(0, 1))) for crops in sizes])
+        return torch.cat([seen_of(self.student.backbone, crops.flatten(0, 1))[0] for crops in sizes])

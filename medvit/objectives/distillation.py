@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
@@ -133,6 +133,27 @@ def tokens_of(backbone: Backbone, pixels: Float[Tensor, "b c *s"], hidden: Hidde
     patches, grid = backbone.embed(pixels, hidden)
     tokens = backbone.encode(patches, grid=grid)
     return Tokens(tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :], grid)
+
+
+def seen_of(
+    backbone: Backbone,
+    pixels: Float[Tensor, "b c *s"],
+    mask: Bool[Tensor, "b n"] | None = None,
+    hidden: Hidden | None = None,
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
+    """The summary of each image, and the patches where `mask` is true; others are not computed to the end."""
+    num_prefix = backbone.num_prefix_tokens
+    if not num_prefix:
+        tokens = tokens_of(backbone, pixels, hidden)
+        return summary(tokens), tokens.patches[:, :0].flatten(0, 1) if mask is None else tokens.patches[mask]
+    patches, grid = backbone.embed(pixels, hidden)
+    wanted = torch.zeros(len(patches), num_prefix + patches.shape[1], dtype=torch.bool, device=patches.device)
+    wanted[:, 0] = True
+    if mask is not None:
+        wanted[:, num_prefix:] = mask
+    found = backbone.encode_some(patches, grid=grid, wanted=wanted)
+    is_image = wanted.nonzero()[:, 1] == 0
+    return found[is_image], found[~is_image]
 
 
 def summary(tokens: Tokens) -> Float[Tensor, "b d"]:

@@ -18,7 +18,7 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.losses.distillation import mask_weights
 from medvit.losses.gram import gram_loss
 from medvit.losses.processes import num_processes, process
-from medvit.objectives.distillation import Distillation, DistillationConfig, summary, tokens_of
+from medvit.objectives.distillation import Distillation, DistillationConfig, seen_of, summary, tokens_of
 from medvit.objectives.projection import Projection
 from medvit.samples import Tokens, Views
 from medvit.transforms.curriculum import CurriculumConfig
@@ -137,23 +137,29 @@ class MaskedDistillation(Distillation):
         if self.masked.curriculum is not None:
             views = self.masked.curriculum.applied(views, progress, self.backbone.patch_size)
         crops, token = views.crops.flatten(0, 1), self.student.mask_token
-        with torch.no_grad():
-            taught = tokens_of(self.backbone, crops)
         num_views, num_images = views.crops.shape[:2]
-        mask = self.draw_masks(num_views, num_images, taught.grid).to(crops.device)
-        seen = tokens_of(self.student.backbone, crops, Hidden(mask, token))
-        images = [summary(seen)]
+        mask = self.draw_masks(num_views, num_images, self.backbone.grid_of(crops)).to(crops.device)
+        with torch.no_grad():
+            taught_images, taught_patches = seen_of(self.backbone, crops, mask)
+        extra: Mapping[str, Tensor] = {}
+        if self._is_anchored(progress):
+            seen = tokens_of(self.student.backbone, crops, Hidden(mask, token))
+            image, patches = summary(seen), seen.patches[mask]
+            extra = self._anchored(crops if views.fine is None else views.fine.flatten(0, 1), seen)
+        else:
+            image, patches = seen_of(self.student.backbone, crops, mask, Hidden(mask, token))
+        images = [image]
         if views.local is not None:
-            images.append(summary(tokens_of(self.student.backbone, views.local.flatten(0, 1))))
+            images.append(seen_of(self.student.backbone, views.local.flatten(0, 1))[0])
         return Look(
-            summary(taught),
+            taught_images,
             torch.cat(images),
-            taught.patches[mask],
-            seen.patches[mask],
+            taught_patches,
+            patches,
             mask_weights(mask),
             num_images=num_images,
             num_crops=len(crops),
-            extra=self._anchored(crops if views.fine is None else views.fine.flatten(0, 1), seen, progress),
+            extra=extra,
         )
 
     def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
@@ -186,10 +192,13 @@ class MaskedDistillation(Distillation):
             anchor.eval()
         return self
 
-    def _anchored(self, crops: Tensor, seen: Tokens, progress: float) -> Mapping[str, Tensor]:
+    def _is_anchored(self, progress: float) -> bool:
+        return self.masked.gram is not None and progress >= self.masked.gram.start
+
+    def _anchored(self, crops: Tensor, seen: Tokens) -> Mapping[str, Tensor]:
         options = self.masked.gram
-        if self.anchor is None or options is None or progress < options.start:
-            return {}
+        assert self.anchor is not None
+        assert options is not None
         with torch.no_grad():
             wanted = coarsened(tokens_of(self.anchor, crops), seen.grid)
         patches = seen.patches

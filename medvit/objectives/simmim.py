@@ -87,9 +87,7 @@ class SimMim(Objective):
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n"]]:
         """What is predicted for every patch, and which were hidden."""
-        sides = zip(pixels.shape[2:], self.backbone.patch_size, strict=True)
-        grid = tuple(side // patch for side, patch in sides)
-        config = self.config
+        config, grid = self.config, self.backbone.grid_of(pixels)
         mask = unit_masks(len(pixels), grid, unit=config.mask_patches, ratio=config.mask_ratio, device=pixels.device)
         tokens = tokens_of(self.backbone, pixels, Hidden(mask, self.mask_token))
         return self.predict(tokens.patches), mask

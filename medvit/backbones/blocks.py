@@ -1,0 +1,60 @@
+"""timm's transformer blocks, which can stop where only some tokens are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+class PlainBlock(Block):
+    """A block of timm's vision transformer."""
+
+    def forward(self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
+        """All tokens (B, T, D), or the wanted ones (M, D) in row-major order, whose MLP alone is computed."""
+        if wanted is None:
+            every: Tensor = super().forward(x)
+            return every
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return _some(x, wanted, lambda some: self.ls2(self.mlp(self.norm2(some))), self.drop_path2)
+
+
+class RotaryBlock(EvaBlock):
+    """A block with rotary positions, of DINOv3."""
+
+    def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
+        """All tokens (B, T, D), or the wanted ones (M, D) in row-major order, whose MLP alone is computed."""
+        if wanted is None:
+            every: Tensor = super().forward(x, rope=rope)
+            return every
+        x = x + self.drop_path1(_scaled(self.attn(self.norm1(x), rope=rope), self.gamma_1))
+        return _some(x, wanted, lambda some: _scaled(self.mlp(self.norm2(some)), self.gamma_2), self.drop_path2)
+
+
+def stops_early(block: Any) -> bool:
+    """Whether a block may be asked for some tokens: a compiled one would be compiled anew for each number of them."""
+    return getattr(block, "_compiled_call_impl", None) is None
+
+
+def _scaled(tokens: Tensor, gamma: Tensor | None) -> Tensor:
+    return tokens if gamma is None else gamma * tokens
+
+
+def _some(
+    tokens: Float[Tensor, "b t d"],
+    wanted: Bool[Tensor, "b t"],
+    branch: Callable[[Tensor], Tensor],
+    drop_path: nn.Module,
+) -> Float[Tensor, "m d"]:
+    """The wanted tokens with a branch added, which is dropped for an image as a whole."""
+    some = tokens[wanted]
+    added = branch(some)
+    if isinstance(drop_path, nn.Identity) or not drop_path.training:
+        return some + added
+    kept = drop_path(torch.ones(len(tokens), 1, dtype=added.dtype, device=added.device))
+    return some + added * kept[wanted.nonzero()[:, 0]]
