@@ -136,7 +136,7 @@ def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
     sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
     averaged = sampled[0] if len(sampled) == 1 else sampled.mean(axis=0)
-    for axis in range(ndim):
+    for axis in reversed(range(ndim)):
         averaged = _averaged(averaged, _averaging(averaged.shape[axis], GRID[ndim]), axis)
     return averaged.astype(np.float64)
 
