@@ -46,15 +46,16 @@ ENHANCED: Mapping[str, str] = {
 
 DIRECTORY = "1.2.840.10008.1.3.10"
 
-_WHAT = ("SOPClassUID", "ImageType", "Modality", "SeriesDescription", "PhotometricInterpretation", "SamplesPerPixel")
+_WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient")
 _COMMON = (*_WHAT, *_WHERE, *DESCRIBING, "StudyInstanceUID", "SeriesInstanceUID")
 """Elements that are mostly the same in all instances of a series."""
 _META = (0x00020002, 0x00020010)
 """(0002,0002) MediaStorageSOPClassUID and (0002,0010) TransferSyntaxUID."""
 
-_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID")
-KEYWORDS = (*_COMMON, *_WHOSE, "SOPInstanceUID", "ImagePositionPatient", "InstanceNumber")
+_WORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "SeriesDescription")
+"""Which may be of any alphabet."""
+KEYWORDS = (*_COMMON, *_WORDS, "SOPInstanceUID", "ImagePositionPatient", "InstanceNumber")
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 
@@ -224,6 +225,7 @@ def header_of(dataset: Elements | Dataset, path: Path, num_bytes: int | None = N
         num_bytes=num_bytes,
         instance=str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
+        description=text(dataset, "SeriesDescription"),
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
         number=count(dataset, "InstanceNumber", 0),
         traits=tuple(read_traits(dataset).items()),
@@ -261,7 +263,6 @@ def _fields(dataset: Dataset | Elements) -> Mapping[str, Any]:
         "sop_class": str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
         "study": text(dataset, "StudyInstanceUID"),
         "series": text(dataset, "SeriesInstanceUID"),
-        "description": text(dataset, "SeriesDescription"),
         "modality": text(dataset, "Modality").upper(),
         "image_type": texts(dataset, "ImageType"),
         "photometric": text(dataset, "PhotometricInterpretation"),

@@ -19,7 +19,6 @@ Place = tuple[bytes | None, int, int, bool]
 
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
-
 CutShort = struct.error
 """What reading a number behind the last byte raises."""
 

@@ -94,6 +94,13 @@ def test_what_takes_a_closer_look_is_left_to_the_decoders(write_slice, elements:
     assert read_header(write_slice(pixels(), **elements)).native is None
 
 
+def test_words_in_another_alphabet_do_not_stand_in_the_way(write_slice) -> None:
+    words = {"PatientName": "Müller^Jörg", "PatientID": "Mü-1", "SeriesDescription": "Schädel"}
+    header = read_header(write_slice(pixels(), SpecificCharacterSet="ISO_IR 100", **words))
+    assert header.native is not None
+    assert (header.patient, header.description) == ("Mü-1", "Schädel")
+
+
 def test_what_is_compressed_is_left_to_the_decoders(write_slice) -> None:
     path = write_slice(pixels("<u2"))
     dataset = dcmread(path)
