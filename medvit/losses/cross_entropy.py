@@ -36,6 +36,15 @@ def softmax_rows(logits: Float[Tensor, "n k"], temperature: float, center: Float
     return probabilities
 
 
+def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
+    """The sum over rows, in float32, without a gradient; torch's own makes a copy of all of them first."""
+    total = torch.zeros(logits.shape[1], dtype=torch.float32, device=logits.device)
+    with torch.no_grad():
+        for rows in pieces(logits):
+            total += logits[rows].float().sum(dim=0)
+    return total
+
+
 def pieces(logits: Float[Tensor, "n k"]) -> Iterator[slice]:
     """The rows, so many at a time that their scores in float32 make one piece."""
     budget = PIECE_BYTES.get(logits.device.type, PIECE_BYTES_ELSEWHERE)

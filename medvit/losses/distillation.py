@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows
+from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows, sum_of_rows
 from medvit.losses.processes import exactly, highest, summed
 
 
@@ -33,7 +33,7 @@ class Center(nn.Module):
     def follow(self, logits: Float[Tensor, "n k"]) -> None:
         """Moves the center towards the mean of these logits and those of all other processes."""
         total, count = (
-            summed(logits.sum(dim=0, dtype=torch.float32)),
+            summed(sum_of_rows(logits)),
             summed(torch.tensor(float(len(logits)), device=logits.device)),
         )
         self.values.lerp_(total / count.clamp(min=1.0), 1.0 - self.momentum)
