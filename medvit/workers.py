@@ -118,7 +118,7 @@ class _Worker:
         """Result and error of its first item; none if it has died on it. At first, that it has begun to work."""
         try:
             return self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # also within an answer
             self.end()
             return None
 
@@ -144,8 +144,11 @@ def _serve(connection: Connection) -> None:
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
-    """Takes in at once what is sent, so that neither side waits for the other to listen."""
-    with suppress(EOFError, OSError):
+    """Takes in at once what is sent, so that neither side waits for the other to listen.
+
+    Where that ends, as with the calling process or for lack of memory, the worker ends too.
+    """
+    with suppress(Exception):
         while True:
             given.put(connection.recv_bytes())
     given.put(None)

@@ -136,16 +136,15 @@ class MaskedDistillation(Distillation):
         """One pass of the teacher over the global crops, and of the student over those with holes and local ones."""
         if self.masked.curriculum is not None:
             views = self.masked.curriculum.applied(views, progress, self.backbone.patch_size)
-        crops, token = views.crops.flatten(0, 1), self.student.mask_token
+        crops, fine, token = views.crops.flatten(0, 1), views.fine, self.student.mask_token
         num_views, num_images = views.crops.shape[:2]
         mask = self.draw_masks(num_views, num_images, self.backbone.grid_of(crops)).to(crops.device)
         with torch.no_grad():
             taught_images, taught_patches = seen_of(self.backbone, crops, mask)
-        extra: Mapping[str, Tensor] = {}
+        seen = None
         if self._is_anchored(progress):
             seen = tokens_of(self.student.backbone, crops, Hidden(mask, token))
             image, patches = summary(seen), seen.patches[mask]
-            extra = self._anchored(crops if views.fine is None else views.fine.flatten(0, 1), seen)
         else:
             image, patches = seen_of(self.student.backbone, crops, mask, Hidden(mask, token))
         images = [image]
@@ -159,7 +158,7 @@ class MaskedDistillation(Distillation):
             mask_weights(mask),
             num_images=num_images,
             num_crops=len(crops),
-            extra=extra,
+            extra={} if seen is None else self._anchored(crops if fine is None else fine.flatten(0, 1), seen),
         )
 
     def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:

@@ -57,9 +57,11 @@ class Elements:
         of_meta = None if meta is None else cls.of_raw(meta)
         return cls(b"".join(value for _, _, value in elements), places, of_meta, is_implicit=False)
 
-    def raw(self, tags: Iterable[int]) -> Raw:
-        """Those elements of `tags` that are there."""
+    def raw(self, tags: Iterable[int]) -> Raw | None:
+        """Those elements of `tags` that are there; none if one of them has no length of its own."""
         found = [(tag, self._places[tag]) for tag in tags if tag in self._places]
+        if any(is_undefined for _, (_, _, _, is_undefined) in found):
+            return None
         return tuple([(tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found])
 
     def pixels_behind(self) -> tuple[int, int] | None:

@@ -242,16 +242,20 @@ class _Common(NamedTuple):
 
 
 def _common(dataset: Elements | Dataset) -> _Common:
-    known = None
-    if isinstance(dataset, Elements):
-        known = _known_common(dataset.raw(_common_tags()), dataset.file_meta.raw(_META))
-    return known or _Common(_fields(dataset), None)
+    if not isinstance(dataset, Elements):
+        return _Common(_fields(dataset), None)
+    meta = dataset.file_meta.raw(_META)
+    said = _plain(dataset.raw(_tags_of(_COMMON)), meta)
+    if said is not None:
+        return said
+    described = _plain(dataset.raw(_tags_of(DESCRIBING)), meta)
+    return _Common(_fields(dataset), None if described is None else described.coding)
 
 
 @lru_cache(64)
-def _known_common(described: Raw, meta: Raw) -> _Common | None:
+def _plain(described: Raw | None, meta: Raw | None) -> _Common | None:
     """What these elements say, looked up where the same were met before; none where they are not plain."""
-    if not are_plain(described) or not are_plain(meta):
+    if described is None or meta is None or not are_plain(described) or not are_plain(meta):
         return None
     said = Elements.of_raw(described, meta)
     return _Common(_fields(said), coding_of(said))
@@ -284,13 +288,10 @@ def _quiet() -> None:
 
 
 @cache
-def _common_tags() -> tuple[int, ...]:
-    return tuple(sorted(map(tag_of, set(_COMMON))))
+def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(sorted(map(tag_of, set(keywords))))
 
 
 @cache
 def _tags() -> tuple[int, ...]:
-    from pydicom.datadict import tag_for_keyword
-
-    own = (tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
-    return tuple(sorted({*own, *trait_tags()}))
+    return tuple(sorted({*_tags_of(KEYWORDS), *trait_tags()}))

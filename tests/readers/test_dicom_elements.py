@@ -16,7 +16,7 @@ from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-from medvit.readers.dicom_elements import PIXELS, quick
+from medvit.readers.dicom_elements import PIXELS, Elements, quick
 from medvit.readers.dicom_header import header_of, load
 from medvit.readers.dicom_native import native
 
@@ -86,6 +86,14 @@ def test_a_header_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> No
     found = quickly(saved(tmp_path / "x.dcm", dataset), tags=TAGS, with_pixels=False)
     assert found is not None
     assert found.Rows == 3
+
+
+def test_bytes_without_a_length_of_their_own_are_not_looked_up_by() -> None:
+    rows, columns = 0x00280010, 0x00280011
+    places = {rows: (b"US", 0, 2, False), columns: (None, 2, 4, True)}
+    found = Elements(b"\x03\0\x05\0", places, None, is_implicit=True)
+    assert found.raw([rows]) == ((rows, b"US", b"\x03\0"),)
+    assert found.raw([rows, columns]) is None
 
 
 def test_text_in_another_alphabet_is_left_to_pydicom(tmp_path: Path) -> None:
