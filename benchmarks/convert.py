@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.sources import Source, phantom_source, real_sources
 from benchmarks.timing import alternate, print_table
+from medvit import readers
 from medvit.engine import EngineConfig, map_items
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import rows
@@ -20,8 +21,10 @@ from medvit.ingest.scan import scan
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import ReadAndStore, take
 from medvit.manifest import Facts, Manifest
+from medvit.store import Store
 
 MEDVIT, MEDVIT_2 = "medvit, 1 process", "medvit, 2 processes"
+ALONE = "medvit, voxels alone"
 TWO_AT_ONCE = "two at once, the machine's limit"
 PLAIN, PACKED = "dcm2niix -z n (.nii)", "dcm2niix -z i (.nii.gz)"
 DICOM2NIFTI, LIMIT = "dicom2nifti .nii.gz", "read files, write voxels"
@@ -50,6 +53,13 @@ def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
     return manifest
 
 
+def _voxels_alone(source: Path, out: Path) -> None:
+    """DICOM to the store and no more, as other converters do: no look at what the images show, no manifest."""
+    store = Store(out / "images")
+    for candidate in scan(source, engine=EngineConfig()).candidates:
+        store.put(readers.read(candidate.item).pixels)
+
+
 def _two_at_once(source: Path, out: Path) -> None:
     """Two ingests that know nothing of each other: half their time is the least that two processes can take for one."""
     work, folders = partial(_one_of_two, source), [out / "0", out / "1"]
@@ -66,6 +76,7 @@ def _compare(source: Source, manifest: Manifest, repeats: int) -> None:
     tasks: dict[str, Task] = {
         MEDVIT: lambda out: to_store(source.folder, out, EngineConfig()),
         MEDVIT_2: lambda out: to_store(source.folder, out, EngineConfig(num_processes=2)),
+        ALONE: lambda out: _voxels_alone(source.folder, out),
         TWO_AT_ONCE: lambda out: _two_at_once(source.folder, out),
         LIMIT: lambda out: _copy(source.folder, arrays, out),
         **_other_tools(source.folder),
