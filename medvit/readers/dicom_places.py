@@ -82,11 +82,11 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
 def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
     """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
     while True:
-        opening, (length,) = content[at : at + 4], _length(content, at + 4)
+        begun, (length,) = content[at : at + 4], _length(content, at + 4)
         at += 8
-        if opening == ITEMS_END:
+        if begun == ITEMS_END:
             return at
-        if opening != ITEM:
+        if begun != ITEM:
             raise Unusual
         at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
 

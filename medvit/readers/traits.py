@@ -134,9 +134,8 @@ def read_traits(dataset: Dataset | Elements) -> dict[str, Value]:
     """The traits that a data set says, by name."""
     found: dict[str, Value] = {}
     present = dataset.keys()
-    groups = {tag >> 16 for tag in present}
     for trait in _that_may_be_said(tuple(present)):
-        for value in _values(trait, dataset, present, groups):
+        for value in _values(trait, dataset, present):
             known = trait.of(value)
             if known is not None:
                 found[trait.name] = known
@@ -144,14 +143,12 @@ def read_traits(dataset: Dataset | Elements) -> dict[str, Value]:
     return found
 
 
-def _values(
-    trait: Trait, dataset: Dataset | Elements, present: Container[int], groups: Container[int]
-) -> Iterator[Any]:
+def _values(trait: Trait, dataset: Dataset | Elements, present: Container[int]) -> Iterator[Any]:
     for tag in _tags_of(trait.keywords):
         if tag in present and (value := _value(dataset, tag)) is not None:
             yield value
     for private in trait.private:
-        if private[0] in groups and (value := _private_value(dataset, private)) is not None:
+        if (value := _private_value(dataset, private)) is not None:
             yield value
 
 
