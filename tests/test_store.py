@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,24 @@ def test_type_and_shape_are_part_of_the_address() -> None:
     zeros = np.zeros(12, dtype=np.int16)
     addresses = {content_address(a) for a in (zeros, zeros.reshape(3, 4), zeros.view(np.uint16), zeros.view(np.int32))}
     assert len(addresses) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads are numbered otherwise")
+def test_an_array_is_packed_in_the_calling_thread(tmp_path: Path) -> None:
+    store, arrays = Store(tmp_path), [np.full((256, 256, 40), n, dtype=np.int16) for n in range(40)]  # two chunks each
+    before = number_of_the_next_thread()
+    for array in arrays:
+        store.put(array)
+    num_started = number_of_the_next_thread() - before
+    assert num_started < 40  # other processes may start some meanwhile
+
+
+def number_of_the_next_thread() -> int:
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    assert thread.native_id is not None
+    return thread.native_id
 
 
 def test_an_unknown_address_is_told(tmp_path: Path) -> None:
