@@ -27,7 +27,8 @@ from medvit.geometry import like, to_ras
 from medvit.ingest.stored_pixels import frames_of
 from medvit.ingest.written_text import Line, blanked, find_lines, suspicion
 from medvit.readers.dicom import source_affine
-from medvit.readers.dicom_header import load, open_elements
+from medvit.readers.dicom_file import open_elements
+from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 from medvit.samples import Image, Item
 

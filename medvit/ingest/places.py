@@ -21,7 +21,8 @@ from medvit.ingest.haystack import MIN_BYTES_IN_PIXELS, Haystack, Trace
 from medvit.ingest.identifying import elements, texts
 from medvit.ingest.profile import NUMBERS
 from medvit.ingest.sought import Needle, Sought
-from medvit.readers.dicom_header import begins_as_dicom, load
+from medvit.readers.dicom_file import begins_as_dicom
+from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from medvit.errors import DataError, NotAnImageError
@@ -88,7 +87,7 @@ def _relative(file: Path, root: Path) -> str:
 
 def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
     assert candidate.split is not None
-    fields = {key: value for key, value in asdict(taken).items() if key not in ("num_mask_values", "writing")}
+    fields = {key: value for key, value in vars(taken).items() if key not in ("num_mask_values", "writing")}
     return Row(
         image_id=pseudonyms.image(candidate),
         patient_id=pseudonyms.patient(candidate.patient),

@@ -16,6 +16,7 @@ from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version
 from medvit.outcomes import Outcome
 from medvit.readers import Seen
 from medvit.readers.beginning import begin
+from medvit.readers.refusals import silence
 from medvit.readers.regular import Geometry
 from medvit.readers.stack import StacksConfig
 from medvit.samples import Item, Refusal, Split
@@ -139,7 +140,8 @@ def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[Seen,
 
 
 def _look_at_each(files: tuple[Path, ...]) -> tuple[tuple[Seen, Stamp], ...]:
-    return tuple(_placed(_look_at(file), NOWHERE) for file in files)
+    with silence():
+        return tuple(_placed(_look_at(file), NOWHERE) for file in files)
 
 
 def _look_at(file: Path) -> tuple[Seen, Stamp]:

@@ -28,7 +28,8 @@ from medvit.ingest.profile import DATES, TEXT, Action, Profile
 from medvit.ingest.vocabulary import is_common, words_of
 from medvit.readers import HEAD_BYTES
 from medvit.readers.acquisition import quantities
-from medvit.readers.dicom_header import begins_as_dicom, load
+from medvit.readers.dicom_file import begins_as_dicom
+from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 
 if TYPE_CHECKING:

@@ -49,8 +49,7 @@ def stamp(path: Path) -> Stamp:
 
 def stamp_of(beginning: Beginning) -> Stamp:
     """The stamp of a file that begins so."""
-    digest = hashlib.blake2b(beginning.content[:HEAD_BYTES], digest_size=16)
-    return Stamp(beginning.size, beginning.time_ns, digest.hexdigest())
+    return Stamp(beginning.size, beginning.time_ns, hashlib.sha256(beginning.content[:HEAD_BYTES]).hexdigest()[:32])
 
 
 def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:

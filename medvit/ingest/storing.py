@@ -179,7 +179,7 @@ def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> Non
 
 
 def _line(state: str, taken: Taken) -> str:
-    return json.dumps({"state": state, "taken": asdict(taken)}) + "\n"
+    return json.dumps({"state": state, "taken": vars(taken)}) + "\n"
 
 
 class _Lines:

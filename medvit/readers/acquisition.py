@@ -13,7 +13,9 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from medvit.errors import MedvitError
-from medvit.readers.dicom_header import open_elements
+from medvit.readers.dicom_elements import Elements
+from medvit.readers.dicom_file import open_elements
+from medvit.readers.dicom_plain import tag_of
 from medvit.readers.refusals import decoding
 from medvit.samples import Item
 
@@ -60,9 +62,7 @@ def attributes(item: Item) -> Mapping[str, str]:
     """
     if item.reader != "dicom":
         return {}
-    from pydicom.datadict import tag_for_keyword
-
-    tags = tuple(map(tag_for_keyword, (*_READ, "SharedFunctionalGroupsSequence")))
+    tags = tuple(map(tag_of, (*_READ, "SharedFunctionalGroupsSequence")))
     try:
         with decoding("the DICOM header"):
             return read_attributes(open_elements(item.files[0], stop_before_pixels=True, specific_tags=tags))
@@ -70,10 +70,10 @@ def attributes(item: Item) -> Mapping[str, str]:
         return {}
 
 
-def read_attributes(dataset: Dataset) -> Mapping[str, str]:
+def read_attributes(dataset: Elements | Dataset) -> Mapping[str, str]:
     """What a DICOM data set says of `KEYS`, at its top or in the shared groups of an enhanced object."""
     levels = [dataset, *_shared_groups(dataset)]
-    personal = {word.casefold() for keyword in _PERSONAL for word in _WORD.findall(_text(dataset.get(keyword)))}
+    personal = {word.casefold() for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword))}
     found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
     found |= _quantities(levels)
     sex = _text(dataset.get("PatientSex")).upper()
@@ -110,6 +110,14 @@ def _text(value: object) -> str:
         return ""
     parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     return "\\".join(str(part).strip() for part in parts)
+
+
+def _written(dataset: Elements | Dataset, keyword: str) -> str:
+    """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
+    raw = dataset.raw((tag_of(keyword),)) if isinstance(dataset, Elements) else None
+    if raw and raw[0][2].isascii() and b"\x1b" not in raw[0][2]:
+        return raw[0][2].decode()
+    return _text(dataset.get(keyword))
 
 
 def _product(text: str, personal: set[str]) -> str:

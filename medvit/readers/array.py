@@ -94,7 +94,7 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
         raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
     if shape[0] > MAX_IMAGES:
         raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
-    check_compressed(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file)
+    check_compressed(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)
     return shape
 
 

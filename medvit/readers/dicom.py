@@ -26,7 +26,8 @@ from medvit.errors import GeometryError, MedvitError
 from medvit.geometry import Affine, stacked_to_ras, to_ras
 from medvit.readers.beginning import Beginning
 from medvit.readers.copies import Instance, check_copies
-from medvit.readers.dicom_header import Header, begins_as_dicom
+from medvit.readers.dicom_file import begins_as_dicom
+from medvit.readers.dicom_header import Header
 from medvit.readers.dicom_pixels import Frame, in_unit
 from medvit.readers.planes import hash_pixels, read_pixels, read_planes
 from medvit.readers.refusals import decoding, refusal

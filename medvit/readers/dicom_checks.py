@@ -59,6 +59,6 @@ def _check_size(header: Header) -> None:
     # A damaged header may claim billions of frames of no bits: each takes some room all the same.
     claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
     if is_uncompressed(header.transfer_syntax):
-        check_stored(claimed, header.file)
+        check_stored(claimed, header.num_bytes)
     else:
-        check_compressed(claimed, header.file)
+        check_compressed(claimed, header.num_bytes)

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
+from medvit.readers.dicom_pattern import Pattern, Raw
 from medvit.readers.dicom_places import UNDEFINED, Bytes, CutShort, Place, Unusual, find_places, opening
 from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 
@@ -34,9 +35,8 @@ OWN_TYPES = (b"UI", b"DS", b"IS")
 """Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
 PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
-
-Raw = tuple[tuple[int, bytes | None, bytes], ...]
-"""Elements as tag, value representation and bytes: equal ones say the same."""
+NUM_PATTERNS = 64
+"""Ways through files that are kept: those of a few series whose headers differ in length."""
 
 
 class Elements:
@@ -48,6 +48,14 @@ class Elements:
         self.content, self._places, self._is_implicit, self._end = content, places, is_implicit, end
         self.file_meta: Any = meta
         """The elements of the file meta information (PS3.10 7.1)."""
+        self.pattern: Pattern | None = None
+        """The way through the file, where it was that through another file."""
+
+    @classmethod
+    def along(cls, pattern: Pattern, content: Bytes) -> Elements:
+        """The elements of a file through which a pattern is the way."""
+        meta = cls(content, pattern.meta, None, is_implicit=False)
+        return cls(content, pattern.places, meta, is_implicit=pattern.is_implicit, end=pattern.end)
 
     @classmethod
     def of_raw(cls, elements: Raw, meta: Raw | None = None) -> Elements:
@@ -189,22 +197,41 @@ def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elemen
         return None
 
 
+_patterns: dict[tuple[object, ...], Pattern] = {}
+
+
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
-    if content[128:PREAMBLE_BYTES] != b"DICM":
+    alike = size, len(content), tags, last
+    known = _patterns.get(alike) if isinstance(content, bytes) else None
+    if known is not None and known.fits(content):
+        found = Elements.along(known, content)
+        found.pattern = known
+        return found
+    pattern = _pattern(content, size, tags, last)
+    if isinstance(content, bytes) and len(content) <= FIRST_BYTES:
+        _patterns[alike] = pattern
+        if len(_patterns) > NUM_PATTERNS:
+            del _patterns[next(iter(_patterns))]
+    return Elements.along(pattern, content)
+
+
+def _pattern(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Pattern:
+    seen = [(PREAMBLE_BYTES - 4, PREAMBLE_BYTES)]
+    if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
-    meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
+    meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None, seen=seen)
     if TRANSFER_SYNTAX not in meta:
         raise Unusual
     _, start, stop, _ = meta[TRANSFER_SYNTAX]
     syntax = bytes(content[start:stop]).strip(b"\0 ")
     if syntax in UNUSUAL_SYNTAXES:
         raise Unusual
+    seen.append((start, stop))
     is_implicit = syntax == IMPLICIT_SYNTAX
-    found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
+    found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags, seen=seen)
     if not found:
         raise Unusual
-    of_meta = Elements(content, meta, None, is_implicit=False)
-    return Elements(content, found, of_meta, is_implicit=is_implicit, end=end)
+    return Pattern(content, seen, meta, found, end, is_implicit=is_implicit)
 
 
 @lru_cache(16)

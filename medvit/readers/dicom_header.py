@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medvit.errors import UnreadableError
 from medvit.readers.beginning import Beginning
-from medvit.readers.dicom_elements import Elements, Raw, quick, quick_beginning
+from medvit.readers.dicom_elements import Elements, quick_beginning
+from medvit.readers.dicom_file import open_elements, quiet
 from medvit.readers.dicom_known import DESCRIBING, Coding, Native, coding_of, find_native
+from medvit.readers.dicom_pattern import Pattern, Raw
 from medvit.readers.dicom_plain import are_plain, tag_of
-from medvit.readers.dicom_stream import BoundedReader, check_inflated
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.traits import Value, read_traits, trait_tags
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-PREAMBLE_BYTES = 128
-
-FIRST_VRS = (b"UL", b"UI", b"OB", b"SH", b"CS", b"DA", b"TM")
-"""Value representations that open a data set without preamble: those of groups 0002 and 0008 (PS3.6)."""
 
 SLICES: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -43,8 +37,6 @@ ENHANCED: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.130": "PT",
 }
 """Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
-
-DIRECTORY = "1.2.840.10008.1.3.10"
 
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient")
@@ -136,16 +128,6 @@ class Header:
         return self.spacing_mm[0] * 1000.0
 
 
-def begins_as_dicom(head: bytes) -> bool:
-    """Whether a file begins as DICOM: the prefix after the preamble, or an element of group 0002 or 0008 at once."""
-    if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
-        return True
-    is_first_group = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0"
-    is_big_endian = head[:3] == b"\x00\x08\x00"
-    is_explicit, is_implicit = head[4:6] in FIRST_VRS, head[5:8] == b"\0\0\0"
-    return (is_first_group and (is_explicit or is_implicit)) or (is_big_endian and is_explicit)
-
-
 def load(path: Path, **options: Any) -> Dataset:
     """The data set in a file, also without preamble; `options` are those of `pydicom.dcmread`.
 
@@ -154,38 +136,6 @@ def load(path: Path, **options: Any) -> Dataset:
     """
     found = open_elements(path, **options)
     return found.dataset(_tags()) if isinstance(found, Elements) else found
-
-
-def open_elements(path: Path, room: memoryview | None = None, **options: Any) -> Elements | Dataset:
-    """The same for who only reads values: where the file is a usual one, they are decoded as they are asked for.
-
-    If the whole file is wanted and `room` is as long, it is read into it.
-
-    Raises:
-        UnreadableError: If the file does not begin as DICOM or is cut short.
-    """
-    import pydicom
-
-    _quiet()
-    with path.open("rb", buffering=0) as plain:
-        tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
-        found = quick(plain, room, tags=None if tags is None else tuple(tags), with_pixels=with_pixels)
-    if found is not None:
-        return found
-    with BoundedReader(path) as stream:
-        head = stream.read(PREAMBLE_BYTES + 4)
-        if not begins_as_dicom(head):
-            raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
-        check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
-        stream.seek(0)
-        dataset = pydicom.dcmread(stream, force=True, **options)
-    if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
-        if options.pop("specific_tags", None) is not None:  # none of these, but perhaps others
-            load(path, **options)
-            return dataset
-        # Where a file ends within an element, pydicom drops every element it has read.
-        raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
-    return dataset
 
 
 def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: Beginning | None = None) -> Elements | Dataset:
@@ -200,7 +150,7 @@ def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: Beginning |
     found = None if beginning is None else quick_beginning(beginning, wanted)
     if found is None:
         return open_elements(path, stop_before_pixels=True, specific_tags=wanted)
-    _quiet()
+    quiet()
     return found
 
 
@@ -244,12 +194,27 @@ class _Common(NamedTuple):
 def _common(dataset: Elements | Dataset) -> _Common:
     if not isinstance(dataset, Elements):
         return _Common(_fields(dataset), None)
-    meta = dataset.file_meta.raw(_META)
-    said = _plain(dataset.raw(_tags_of(_COMMON)), meta)
-    if said is not None:
-        return said
-    described = _plain(dataset.raw(_tags_of(DESCRIBING)), meta)
+    common = _met(dataset)
+    if common is not None:
+        return common
+    described = _plain(dataset.raw(_tags_of(DESCRIBING)), dataset.file_meta.raw(_META))
     return _Common(_fields(dataset), None if described is None else described.coding)
+
+
+def _met(dataset: Elements) -> _Common | None:
+    """What a file says in common with one that was met before, looked up; none where that is not plain."""
+    tags = _tags_of(_COMMON)
+    said = None if dataset.pattern is None else dataset.pattern.said(dataset.content, (*_META, *tags))
+    if dataset.pattern is None or said is None:
+        return _plain(dataset.raw(tags), dataset.file_meta.raw(_META))
+    return _said_along(dataset.pattern, said)
+
+
+@lru_cache(64)
+def _said_along(pattern: Pattern, said: bytes) -> _Common | None:
+    elements = pattern.raw(said, (*_META, *_tags_of(_COMMON)))
+    num_meta = sum(tag in _META for tag, _, _ in elements)
+    return _plain(elements[num_meta:], elements[:num_meta])
 
 
 @lru_cache(64)
@@ -279,12 +244,6 @@ def _fields(dataset: Dataset | Elements) -> Mapping[str, Any]:
         "orientation": numbers(dataset, "ImageOrientationPatient", 6),
         "spacing_mm": numbers(dataset, "PixelSpacing", 2),
     }
-
-
-@cache
-def _quiet() -> None:
-    # Its warnings quote the values they complain of, names among them.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @cache

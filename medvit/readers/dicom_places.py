@@ -16,6 +16,8 @@ ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff
 Bytes = bytes | memoryview
 Place = tuple[bytes | None, int, int, bool]
 """Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
+Span = tuple[int, int]
+"""Where some bytes start and stop."""
 
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
@@ -28,9 +30,12 @@ class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another
 
 
 def find_places(
-    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
+    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None, seen: list[Span]
 ) -> tuple[dict[int, Place], int]:
-    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
+    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends.
+
+    All bytes that decide it, besides `size` and how many are there, are added to `seen`.
+    """
     found: dict[int, Place] = {}
     vr, previous, held = None, -1, len(content)
     while at < size:
@@ -40,13 +45,15 @@ def find_places(
             group, number, vr, length = _explicit(content, at)
         tag, start = group << 16 | number, at + 8
         if tag > last:  # asked before its length, which behind the meta information is of another syntax
+            seen.append((at, at + 4))
             break
         if tag <= previous:
             raise Unusual
         if vr is not None and vr not in SHORT_VRS:
             start, length = at + 12, _long_length(content, at, vr)
+        seen.append((at, start))
         is_undefined = length == UNDEFINED
-        at = _behind_items(content, start, is_implicit=is_implicit) if is_undefined else start + length
+        at = _behind_items(content, start, seen, is_implicit=is_implicit) if is_undefined else start + length
         if at > size:
             raise Unusual
         if tags is None or tag in tags:
@@ -79,25 +86,28 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
     raise Unusual
 
 
-def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
+def _behind_items(content: Bytes, at: int, seen: list[Span], *, is_implicit: bool) -> int:
     """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)
+        seen.append((at, at + 8))
         at += 8
         if begun == ITEMS_END:
             return at
         if begun != ITEM:
             raise Unusual
-        at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
+        at = _behind_item(content, at, seen, is_implicit=is_implicit) if length == UNDEFINED else at + length
 
 
-def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
+def _behind_item(content: Bytes, at: int, seen: list[Span], *, is_implicit: bool) -> int:
     while content[at : at + 4] != ITEM_END:
-        _, vr, at, length = opening(content, at, is_implicit=is_implicit)
+        _, vr, start, length = opening(content, at, is_implicit=is_implicit)
+        seen.append((at, start))
         if length != UNDEFINED:
-            at += length
+            at = start + length
         elif vr == b"UN":
             raise Unusual
         else:
-            at = _behind_items(content, at, is_implicit=is_implicit)
+            at = _behind_items(content, start, seen, is_implicit=is_implicit)
+    seen.append((at, at + 4))
     return at + 8

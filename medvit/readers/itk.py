@@ -91,7 +91,7 @@ def _open(path: Path) -> Any:
     if len(size) not in (2, 3) and any(n > 1 for n in size[3:]):
         raise UnsupportedError(f"an image of shape {size}; expected one volume: split it along its last axes")
     # SimpleITK counts no bits a voxel before reading; 8 bytes is its widest type, 1 its narrowest: the claim errs low.
-    check_compressed(int(np.prod(size, dtype=np.float64)), _voxel_file(path))
+    check_compressed(int(np.prod(size, dtype=np.float64)), _voxel_file(path).stat().st_size)
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     if is_nrrd and len(size) > 2 and "NRRD_space" not in source.GetMetaDataKeys():
         raise GeometryError(

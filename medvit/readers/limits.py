@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from medvit.errors import UnreadableError
 
 MAX_DEFLATE_RATIO = 1032
@@ -22,29 +20,28 @@ def is_uncompressed(transfer_syntax: str) -> bool:
     return transfer_syntax in UNCOMPRESSED
 
 
-def check_stored(claimed_bytes: int, path: Path) -> None:
-    """Passes a claim about pixels that lie uncompressed in a file.
+def check_stored(claimed_bytes: int, held_bytes: int) -> None:
+    """Passes a claim about pixels that lie uncompressed in a file of so many bytes.
 
     Raises:
         UnreadableError: If the whole file is smaller than its pixels are claimed to be.
     """
-    held = path.stat().st_size
-    if claimed_bytes > held:
+    if claimed_bytes > held_bytes:
         raise UnreadableError(
-            f"the header claims {_size(claimed_bytes)} of pixels, the file holds {_size(held)}; it is cut short"
+            f"the header claims {_size(claimed_bytes)} of pixels, the file holds {_size(held_bytes)}; it is cut short"
         )
 
 
-def check_compressed(claimed_bytes: int, path: Path) -> None:
-    """Passes a claim about pixels that lie compressed in a file.
+def check_compressed(claimed_bytes: int, held_bytes: int) -> None:
+    """Passes a claim about pixels that lie compressed in a file of so many bytes.
 
     Raises:
         UnreadableError: If no codec could have packed so much into the file.
     """
-    held = path.stat().st_size
-    if claimed_bytes > max(ALWAYS_ALLOWED_BYTES, MAX_DEFLATE_RATIO * held):
+    if claimed_bytes > max(ALWAYS_ALLOWED_BYTES, MAX_DEFLATE_RATIO * held_bytes):
         raise UnreadableError(
-            f"the header claims {_size(claimed_bytes)} of pixels in a file of {_size(held)}; no compression does that"
+            f"the header claims {_size(claimed_bytes)} of pixels in a file of {_size(held_bytes)}; "
+            "no compression does that"
         )
 
 

@@ -18,6 +18,7 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError
 from medvit.readers.dicom_header import Header
 from medvit.readers.dicom_pixels import Frame
+from medvit.readers.series import axes_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -45,12 +46,12 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     if header.position_mm is None or header.orientation is None or header.spacing_mm is None:
         raise GeometryError("a Siemens mosaic without position, orientation or pixel spacing; its place is unknown")
     rows, columns = header.rows // side, header.columns // side
-    row, column = np.array(header.orientation).reshape(2, 3)
+    row, column, normal = axes_of(header.orientation)
     row_spacing, column_spacing = header.spacing_mm
     first = np.array(header.position_mm)
     first = first + row * column_spacing * (header.columns - columns) / 2.0
     first = first + column * row_spacing * (header.rows - rows) / 2.0
-    step = _step_mm(dataset, csa, np.cross(row, column))
+    step = _step_mm(dataset, csa, normal)
     return tuple(
         replace(
             *(header,),

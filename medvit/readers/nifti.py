@@ -104,7 +104,8 @@ def _open(path: Path) -> Nifti1Image:
         raise UnsupportedError("a NIfTI of colors or complex numbers; expected one real number a voxel")
     claimed = int(np.prod(shape, dtype=np.float64)) * stored.itemsize
     voxels = Path(source.file_map["image"].filename)
-    check_compressed(claimed, voxels) if voxels.suffix == ".gz" else check_stored(claimed, voxels)
+    check_size = check_compressed if voxels.suffix == ".gz" else check_stored
+    check_size(claimed, voxels.stat().st_size)
     _affine(source)
     return source
 

@@ -15,7 +15,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import GeometryError
 from medvit.readers.dicom_header import Header
-from medvit.readers.series import POSITION_TOLERANCE_MM, SHEAR_TOLERANCE_MM, slice_spacing_mm
+from medvit.readers.series import POSITION_TOLERANCE_MM, SHEAR_TOLERANCE_MM, axes_of, slice_spacing_mm
 
 MIN_PLANES = 3
 """Planes at different distances from which on a group is a stack: two always have one even gap."""
@@ -29,12 +29,13 @@ def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
     They are in order along the rows and then the columns. All planes are one stack where there is any doubt: a group of
     fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` beside each other.
     """
-    row, column = np.array(planes[0].orientation).reshape(2, 3)
-    normal = np.cross(row, column)
+    row, column, normal = axes_of(planes[0].orientation)
     positions = np.array([plane.position_mm for plane in planes])
     beside = positions - np.outer(positions @ normal, normal)
     first = [0]
     numbers = np.where(np.linalg.norm(beside - beside[0], axis=1) <= SHEAR_TOLERANCE_MM, 0, -1)
+    if not numbers.any():
+        return [list(planes)]
     while (numbers < 0).any():
         first.append(int(np.argmin(numbers)))
         is_near = np.linalg.norm(beside - beside[first[-1]], axis=1) <= SHEAR_TOLERANCE_MM

@@ -17,7 +17,8 @@ from medvit.readers import frames, mosaic
 from medvit.readers.beginning import Beginning
 from medvit.readers.dicom_checks import check
 from medvit.readers.dicom_elements import Elements
-from medvit.readers.dicom_header import Header, header_of, load, open_elements, read_elements
+from medvit.readers.dicom_file import open_elements
+from medvit.readers.dicom_header import Header, header_of, load, read_elements
 from medvit.readers.dicom_known import read_native
 from medvit.readers.dicom_pixels import Frame, decode, decode_frame
 from medvit.readers.limits import is_uncompressed

@@ -55,7 +55,7 @@ def layout(planes: Sequence[Header]) -> Layout:
             than `MAX_GAP_RATIO` usual gaps, or drift further than `MAX_DRIFT`: then there is nothing to resample.
     """
     ascent = ascending(planes)
-    row, column, normal, positions = ascent.row, ascent.column, ascent.normal, ascent.positions_mm
+    (row, column, normal), positions = ascent.axes, ascent.positions_mm
     distances = positions @ normal
     row_spacing, column_spacing = planes[0].spacing_mm or (0.0, 0.0)
     num_slices, step_mm = _even(distances)

@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -66,27 +68,42 @@ def arrange(headers: Sequence[Header]) -> Stack:
             `GAP_TOLERANCE_MM`.
     """
     ascent = ascending(headers)
-    row_direction, column_direction, normal = ascent.row, ascent.column, ascent.normal
-    order, positions = ascent.order, ascent.positions_mm
-    _check_straight(positions, normal)
-    slice_spacing_mm(positions, normal)
+    axes, positions = ascent.axes, ascent.positions_mm
+    _check_straight(positions, axes.normal)
+    slice_spacing_mm(positions, axes.normal)
 
     row_spacing, column_spacing = headers[0].spacing_mm or (0.0, 0.0)
     matrix = np.eye(4)
-    matrix[:3, 0] = row_direction * column_spacing  # the next column lies along the row
-    matrix[:3, 1] = column_direction * row_spacing
+    matrix[:3, 0] = axes.row * column_spacing  # the next column lies along the row
+    matrix[:3, 1] = axes.column * row_spacing
     matrix[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
     matrix[:3, 3] = positions[0]
-    return Stack(tuple(headers[n] for n in order), Affine(lps_to_ras(matrix)))
+    return Stack(tuple(headers[n] for n in ascent.order), Affine(lps_to_ras(matrix)))
+
+
+class Axes(NamedTuple):
+    """The directions of a row and of a column, and their cross product, the slice normal, in LPS."""
+
+    row: Float[Array, "3"]
+    column: Float[Array, "3"]
+    normal: Float[Array, "3"]
+
+
+@lru_cache(64)
+def axes_of(orientation: tuple[float, ...] | None) -> Axes:
+    """The axes that (0020,0037) ImageOrientationPatient gives; kept, as all planes of a stack have the same."""
+    row, column = np.array(orientation).reshape(2, 3)
+    axes = Axes(row, column, np.cross(row, column))
+    for axis in axes:
+        axis.flags.writeable = False
+    return axes
 
 
 @dataclass(frozen=True)
 class Ascent:
     """Planes of one direction by distance along their normal (LPS): `positions_mm` (planes, 3) in the `order` given."""
 
-    row: Float[Array, "3"]
-    column: Float[Array, "3"]
-    normal: Float[Array, "3"]
+    axes: Axes
     order: Int[Array, "planes"]
     positions_mm: Float[Array, "planes 3"]
 
@@ -99,12 +116,12 @@ def ascending(headers: Sequence[Header]) -> Ascent:
     """
     _check_present(headers)
     _check_alike(headers)
-    row, column = _directions(headers[0])
-    normal = np.cross(row, column)
+    axes = axes_of(headers[0].orientation)
+    _check_upright(axes)
     positions = np.array([header.position_mm for header in headers])
-    order = np.argsort(positions @ normal, kind="stable")
-    _check_distinct(positions[order] @ normal, position_tolerance_mm(headers))
-    return Ascent(row, column, normal, order, positions[order])
+    order = np.argsort(positions @ axes.normal, kind="stable")
+    _check_distinct(positions[order] @ axes.normal, position_tolerance_mm(headers))
+    return Ascent(axes, order, positions[order])
 
 
 def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> float:
@@ -136,12 +153,15 @@ def _check_present(headers: Sequence[Header]) -> None:
         "(0020,0037) ImageOrientationPatient": [header.orientation for header in headers],
     }
     for element, values in wanted.items():
-        said = [value for value in values if value is not None]
-        if len(said) < len(values) or not np.isfinite(said).all():
-            num_lacking = len(values) - sum(all(map(math.isfinite, value)) for value in said)
+        if not all(map(_is_said, set(values))):
+            num_lacking = len(values) - sum(map(_is_said, values))
             raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their place is unknown")
     if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
+
+
+def _is_said(place: tuple[float, ...] | None) -> bool:
+    return place is not None and all(map(math.isfinite, place))
 
 
 def _check_alike(headers: Sequence[Header]) -> None:
@@ -154,37 +174,40 @@ def _check_alike(headers: Sequence[Header]) -> None:
     if len(sizes) > 1:
         found = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.most_common(3))
         raise GeometryError(f"slices of {len(sizes)} sizes in one series ({found}); expected one size")
-    orientations = np.array([header.orientation for header in headers])
+    orientations = _different([header.orientation for header in headers])
     if np.abs(orientations - orientations[0]).max() > AXIS_TOLERANCE:
         raise GeometryError(f"slices of {_number_of(orientations)} orientations in one series; expected one")
-    spacings = np.array([header.spacing_mm for header in headers])
+    spacings = _different([header.spacing_mm for header in headers])
     if np.ptp(spacings, axis=0).max() > SPACING_TOLERANCE_MM:
         raise GeometryError(
             f"pixel spacings {spacings.min():.4f} to {spacings.max():.4f} mm in one series; expected one"
         )
 
 
+def _different(values: Sequence[tuple[float, ...] | None]) -> Float[Array, "values n"]:
+    """Each value once: mostly there is but one."""
+    return np.array(list(dict.fromkeys(values)))
+
+
 def _number_of(orientations: Float[Array, "slices 6"]) -> int:
     return len(np.unique(np.round(orientations, 2), axis=0))
 
 
-def _directions(header: Header) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
-    """The directions of a row and of a column, unit vectors in LPS.
+def _check_upright(axes: Axes) -> None:
+    """Passes directions that are unit vectors at a right angle.
 
     Raises:
-        GeometryError: If they are no unit vectors at a right angle.
+        GeometryError: If they are not.
     """
-    row, column = np.array(header.orientation).reshape(2, 3)
-    frame = np.array([row, column]) @ np.array([row, column]).T
+    frame = np.array(axes[:2]) @ np.array(axes[:2]).T
     if np.abs(frame - np.eye(2)).max() > AXIS_TOLERANCE:
         raise GeometryError("(0020,0037) ImageOrientationPatient is not two unit vectors at a right angle")
-    return row, column
 
 
 def position_tolerance_mm(headers: Sequence[Header]) -> float:
     """How near to each other slices must lie to count as at one position."""
-    spacings = [side for header in headers if header.spacing_mm for side in header.spacing_mm if side > 0]
-    return min([POSITION_TOLERANCE_MM, *(side / 4 for side in spacings)])
+    sides = {side for spacing in {header.spacing_mm for header in headers} for side in spacing or ()}
+    return min([POSITION_TOLERANCE_MM, *(side / 4 for side in sides if side > 0)])
 
 
 def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> None:

@@ -19,7 +19,7 @@ from medvit.errors import GeometryError
 from medvit.geometry import AXIS_TOLERANCE
 from medvit.readers.dicom_header import Header
 from medvit.readers.parallel import side_by_side
-from medvit.readers.series import position_tolerance_mm
+from medvit.readers.series import axes_of, position_tolerance_mm
 from medvit.readers.traits import BY_NAME, TRAITS, Value
 
 SCOUT_DEGREES = 30.0
@@ -184,8 +184,7 @@ def _ranks(positions: Int[Array, "planes"], values: Sequence[Value | None]) -> l
 
 def _positions(planes: Sequence[Header]) -> Int[Array, "planes"]:
     """The number of the position of each plane, counted along the slice normal."""
-    row, column = np.array(planes[0].orientation).reshape(2, 3)
-    distances = np.array([plane.position_mm for plane in planes]) @ np.cross(row, column)
+    distances = np.array([plane.position_mm for plane in planes]) @ axes_of(planes[0].orientation).normal
     order = np.argsort(distances, kind="stable")
     is_new = np.concatenate([[False], np.diff(distances[order]) > position_tolerance_mm(planes)])
     numbers = np.empty(len(planes), dtype=np.int64)
@@ -245,12 +244,12 @@ def _components(values: Sequence[Value | None]) -> list[str | None]:
 
 def _alike(planes: Sequence[Header]) -> list[list[Header]]:
     """Planes by size, pixel spacing and direction, in order of first appearance."""
+    said = [(plane.rows, plane.columns, plane.spacing_mm or (), plane.orientation or ()) for plane in planes]
+    place: Callable[[tuple[float, ...]], int] = _memory([])
+    kinds = {one: (*one[:2], tuple(round(mm, 3) for mm in one[2]), place(one[3])) for one in dict.fromkeys(said)}
     groups: dict[tuple[object, ...], list[Header]] = defaultdict(list)
-    directions: list[tuple[float, ...]] = []
-    place: Callable[[tuple[float, ...]], int] = _memory(directions)
-    for plane in planes:
-        spacing = tuple(round(mm, 3) for mm in plane.spacing_mm or ())
-        groups[(plane.rows, plane.columns, spacing, place(plane.orientation or ()))].append(plane)
+    for plane, one in zip(planes, said, strict=True):
+        groups[kinds[one]].append(plane)
     return list(groups.values())
 
 
@@ -279,7 +278,7 @@ def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
 
 def _degrees(one: Header, other: Header) -> float:
     """The angle between two planes, 0 to 90 degrees."""
-    normals = [np.cross(*np.array(plane.orientation).reshape(2, 3)) for plane in (one, other)]
+    normals = [axes_of(plane.orientation).normal for plane in (one, other)]
     cosine = abs(float(normals[0] @ normals[1])) / float(np.linalg.norm(normals[0]) * np.linalg.norm(normals[1]))
     return float(np.degrees(np.arccos(min(1.0, cosine))))
 

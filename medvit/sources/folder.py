@@ -34,13 +34,12 @@ def local(source: Path) -> Local:
     """The files below a folder, archives among them refused; or the one file that `source` is."""
     root = source.parent if source.is_file() else source
     found = files(source)
-    nested = [file for file in found if is_archive(file.name)]
+    kept: list[Path] = []
+    nested: list[Path] = []
+    for file in found:
+        (nested if is_archive(file.name) else kept).append(file)
     reason = "an archive inside of the source is not opened; unpack it, or give it as a source of its own"
-    return Local(
-        root,
-        tuple(file for file in found if not is_archive(file.name)),
-        tuple(Refusal((file,), UnsupportedError.code, reason) for file in nested),
-    )
+    return Local(root, tuple(kept), tuple(Refusal((file,), UnsupportedError.code, reason) for file in nested))
 
 
 def files(source: Path) -> list[Path]:
@@ -58,7 +57,8 @@ def files(source: Path) -> list[Path]:
     found: list[Path] = []
     for folder, subfolders, names in os.walk(source, onerror=_refuse):
         subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-        found += [Path(folder, name) for name in names if not is_hidden(name)]
+        path = Path(folder)
+        found += [path / name for name in names if not is_hidden(name)]
     if not found:
         raise DataError(f"the folder {source} holds no files; give source=PATH of the folder that holds the images")
     return sorted(found, key=lambda file: file.parts)  # the order of paths, which compare themselves slowly

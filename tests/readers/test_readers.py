@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import warnings
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from medvit import readers
 from medvit.errors import MedvitError, UnsupportedError
-from medvit.readers.refusals import decoding
+from medvit.readers.refusals import decoding, silence
 from medvit.samples import Item
 from medvit.sources.folder import files
 
@@ -80,6 +82,16 @@ def test_what_a_decoder_says_does_not_get_out():
         raise KeyError("/data/Doe^Jane/1.dcm")
     assert "Doe" not in f"{caught.value} {caught.value.__cause__}"
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("around", [nullcontext, silence], ids=["alone", "within silence"])
+def test_what_a_decoder_warns_of_does_not_get_out_and_later_warnings_do(around):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with around(), decoding("the volume"):
+            warnings.warn("Doe^Jane is no number", stacklevel=1)
+        warnings.warn("later", stacklevel=1)
+    assert [str(one.message) for one in seen] == ["later"]
 
 
 def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path):

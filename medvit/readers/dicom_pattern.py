@@ -1,0 +1,82 @@
+"""Where the elements of a file lie, told by a few bytes where a file before was laid out in the same way.
+
+Instances of a series mostly differ in what their values hold, not in how long these are. The way through a file depends
+on no byte but those that are seen on it: tags, value representations and lengths. Where a file of the same size holds
+the same bytes there, the way through it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray as Array
+
+from medvit.readers.dicom_places import Bytes, Place, Span
+
+Raw = tuple[tuple[int, bytes | None, bytes], ...]
+"""Elements as tag, value representation and bytes: equal ones say the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A way through the bytes `of` the beginning of a file, and all that was `seen` on it to find it.
+
+    `places` are those of the elements that were sought, `meta` those of the meta information; `end` is where the last
+    one ends.
+    """
+
+    of: Bytes
+    seen: Sequence[Span]
+    meta: Mapping[int, Place]
+    places: Mapping[int, Place]
+    end: int
+    is_implicit: bool
+
+    def fits(self, content: Bytes) -> bool:
+        """Whether it is the way through other bytes, as many as these and of a file as large."""
+        return _taken(content, self._decisive) == self._expected
+
+    def said(self, content: Bytes, tags: tuple[int, ...]) -> bytes | None:
+        """The values of those elements of `tags` that are there, joined; none if one has no length of its own."""
+        indices = _of_values(self, tags)
+        return None if indices is None else _taken(content, indices)
+
+    def raw(self, said: bytes, tags: tuple[int, ...]) -> Raw:
+        """What was `said`, element by element."""
+        found, at = [], 0
+        for tag, (vr, start, stop, _) in self._there(tags):
+            found.append((tag, vr, said[at : at + stop - start]))
+            at += stop - start
+        return tuple(found)
+
+    def _there(self, tags: Iterable[int]) -> list[tuple[int, Place]]:
+        places = {**self.meta, **self.places}
+        return [(tag, places[tag]) for tag in tags if tag in places]
+
+    @cached_property
+    def _decisive(self) -> Int[Array, "n"]:
+        return _indices(self.seen)
+
+    @cached_property
+    def _expected(self) -> bytes:
+        return _taken(self.of, self._decisive)
+
+
+@lru_cache(256)
+def _of_values(pattern: Pattern, tags: tuple[int, ...]) -> Int[Array, "n"] | None:
+    there = pattern._there(tags)
+    if any(is_undefined for _, (_, _, _, is_undefined) in there):
+        return None
+    return _indices([(start, stop) for _, (_, start, stop, _) in there])
+
+
+def _indices(spans: Iterable[Span]) -> Int[Array, "n"]:
+    return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in spans)])
+
+
+def _taken(content: Bytes, indices: Int[Array, "n"]) -> bytes:
+    return np.frombuffer(content, np.uint8)[indices].tobytes()
