@@ -59,12 +59,15 @@ def map_items(
     title: str,
     weights: Sequence[int] | None = None,
     unit: str = "item",
+    costs: Sequence[float] | None = None,
 ) -> Iterator[Outcome[ItemT, ResultT]]:
     """Outcomes in the order of the items, behind a progress bar with the time left.
 
-    The bar counts items, or their `weights` in some `unit`. An error in one item never stops the others. A full disk
-    (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died `ATTEMPTS` times
-    becomes an outcome with an error. An item is the work of one thread, as far as numpy computes.
+    The bar counts items, or their `weights` in some `unit`. Of the last items those of the highest `costs` are begun
+    first, if these are told: in bytes, or whatever grows with the time that an item takes. An error in one item never
+    stops the others. A full disk (`OutputError`) is an outcome like any other; the caller decides. An item on which
+    workers died `ATTEMPTS` times becomes an outcome with an error. An item is the work of one thread, as far as numpy
+    computes.
 
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
@@ -72,7 +75,7 @@ def map_items(
     if config.name == "ray" and items:
         outcomes = _on_ray(function, items, config)
     elif config.num_processes > 1 and len(items) > 1:
-        outcomes = _in_processes(function, items, min(config.num_processes, len(items)))
+        outcomes = _in_processes(function, items, min(config.num_processes, len(items)), costs)
     else:
         outcomes = _here(function, items)
     counts = weights or [1] * len(items)
@@ -93,9 +96,9 @@ def _here(
 
 
 def _in_processes(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int
+    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_processes: int, costs: Sequence[float] | None
 ) -> Generator[Outcome[ItemT, ResultT], None, None]:
-    crew = Crew(function, items, num_processes)
+    crew = Crew(function, items, num_processes, costs)
     done: dict[int, Outcome[ItemT, ResultT]] = {}
     first = 0
     try:

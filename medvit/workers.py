@@ -21,6 +21,9 @@ from medvit.errors import MedvitError
 from medvit.hardware import one_thread_for_children
 from medvit.outcomes import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, portable
 
+LAST = 4
+"""Items a worker, the last ones of all, of which those that take longest are begun first: so the workers end together.
+In a longer row the first one might come last, and nobody saw how far the work has come."""
 STARTS = 4
 """Workers in a row that may die before they have begun to work."""
 BEGUN = "begun"
@@ -29,16 +32,23 @@ BEGUN = "begun"
 class Crew(Generic[ItemT, ResultT]):
     """Workers that do some items, each at most once at a time."""
 
-    def __init__(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], num_workers: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[ItemT], ResultT],
+        items: Sequence[ItemT],
+        num_workers: int,
+        costs: Sequence[float] | None = None,
+    ) -> None:
         self._function, self._items, self._num_workers = function, items, num_workers
+        self._costs = costs or [0.0] * len(items)
         self._waiting, self._deaths = deque(range(len(items))), [0] * len(items)
         self._busy: list[_Worker] = []
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Gives items to workers, in order, up to the one of a number."""
-        while self._waiting and self._waiting[0] < before and (worker := self._next()) is not None:
-            number = self._waiting.popleft()
+        """Gives items to workers, in order but for the `LAST` ones, up to the one of a number."""
+        while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
+            self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
 
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
@@ -69,6 +79,14 @@ class Crew(Generic[ItemT, ResultT]):
         for worker in self._busy:
             worker.end()
 
+    def _upcoming(self, before: int) -> int | None:
+        """The number of the item that comes next, if it is below a number."""
+        if not self._waiting or self._waiting[0] >= before:
+            return None
+        if len(self._waiting) > LAST * self._num_workers:
+            return self._waiting[0]
+        return max((number for number in self._waiting if number < before), key=self._costs.__getitem__)
+
     def _next(self) -> _Worker | None:
         """Who gets the next item: a free worker; or, while there are enough for all, one that has no other at hand."""
         if len(self._busy) < self._num_workers:
@@ -76,7 +94,8 @@ class Crew(Generic[ItemT, ResultT]):
             return self._busy[-1]
         if len(self._waiting) <= self._num_workers:
             return None
-        return next((worker for worker in self._busy if len(worker.given) == 1), None)
+        at_their_last = (worker for worker in self._busy if len(worker.given) == 1)
+        return min(at_their_last, key=lambda worker: self._costs[worker.given[0]], default=None)
 
     def _bury(self, worker: _Worker, number: int) -> None:
         self._busy.remove(worker)

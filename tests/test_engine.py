@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_info
 
 from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.errors import ConfigError, DataError
+from medvit.workers import LAST
 from pipelines.ingest import IngestConfig
 
 PROJECT = Path(__file__).parent.parent
@@ -170,6 +171,31 @@ def test_only_so_many_items_are_under_way_before_the_first_is_done() -> None:
     outcomes.close()
     assert num_begun is not None
     assert next(map_items(counted, [0.0, 0.0], config=SPREAD, title="after")).result < 2 * AHEAD + 5
+
+
+def started(cost: float) -> float:
+    """When an item that takes so many hundredths of a second was begun."""
+    now = time.time()
+    time.sleep(cost / 100)
+    return now
+
+
+def test_of_the_last_items_those_that_take_longest_are_begun_first_and_all_come_back_in_order() -> None:
+    costs = [1.0, 4.0, 2.0, 30.0, 3.0]
+    list(map_items(started, costs, config=SPREAD, title="warm up"))
+    outcomes = list(map_items(started, costs, config=SPREAD, title="costs", costs=costs))
+    assert [outcome.item for outcome in outcomes] == costs
+    begun = sorted(outcomes, key=lambda outcome: outcome.result)
+    assert [outcome.item for outcome in begun] == sorted(costs, reverse=True)
+
+
+def test_all_but_the_last_items_are_begun_in_order() -> None:
+    costs = [float(n % 3) for n in range(6 * LAST)]
+    outcomes = list(map_items(started, costs, config=SPREAD, title="costs", costs=costs))
+    begun = sorted(range(len(costs)), key=lambda n: outcomes[n].result)
+    in_order = len(costs) - SPREAD.num_processes * LAST
+    # A worker has one at hand while the other is at its last ones already.
+    assert set(begun[: in_order - SPREAD.num_processes]) <= set(range(in_order))
 
 
 def test_an_address_without_ray_is_refused() -> None:

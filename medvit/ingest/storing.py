@@ -156,7 +156,8 @@ def take(
     waiting = [candidate for candidate in candidates if candidate.key not in taken]
     refusals: list[Refusal] = []
     with _Lines(path) as lines:
-        for outcome in map_items(function, waiting, config=engine, title="ingest"):
+        sizes = [num_bytes(candidate, stamps or {}) for candidate in waiting]
+        for outcome in map_items(function, waiting, config=engine, title="ingest", costs=sizes):
             if outcome.result is not None:
                 taken[outcome.item.key] = outcome.result
                 lines.add(states[outcome.item.key], outcome.result)
@@ -222,6 +223,11 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
         return outcome.item.refused(error.code, str(error))
     # The text of a library's error may name a file or a patient.
     return outcome.item.refused("unreadable", f"reading stopped at an unexpected {type(error).__name__}")
+
+
+def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
+    """Bytes of the files of an image, as far as they were stamped."""
+    return sum(stamps[file].size for file in candidate.item.files if file in stamps)
 
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
