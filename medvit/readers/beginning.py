@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-FIRST_BYTES = 2**14
-"""What is read of a file at first."""
+FIRST_BYTES = 2**15
+"""What is read of a file at first: headers of GE take 17 KiB, those of Siemens, with all of its protocol, 120."""
 
 
 class Beginning(NamedTuple):

@@ -14,8 +14,18 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
-from medvit.readers.dicom_pattern import Pattern, Raw
-from medvit.readers.dicom_places import UNDEFINED, Bytes, CutShort, Place, Unusual, find_places, opening
+from medvit.readers.dicom_pattern import Pattern, Raw, Way
+from medvit.readers.dicom_places import (
+    PIXELS,
+    UNDEFINED,
+    Bytes,
+    CutShort,
+    Place,
+    Span,
+    Unusual,
+    find_pixels,
+    find_places,
+)
 from medvit.readers.dicom_plain import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 
 if TYPE_CHECKING:
@@ -29,12 +39,14 @@ UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840
 
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
-CHARACTER_SET, TRANSFER_SYNTAX, PIXELS = 0x00080005, 0x00020010, 0x7FE00010
+CHARACTER_SET, TRANSFER_SYNTAX = 0x00080005, 0x00020010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 OWN_TYPES = (b"UI", b"DS", b"IS")
 """Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
 PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
+READ_MORE = 16
+"""How many times as much of a file is read where a part of it does not hold all that is wanted."""
 NUM_PATTERNS = 64
 """Ways through files that are kept: those of a few series whose headers differ in length."""
 
@@ -43,19 +55,23 @@ class Elements:
     """The elements at `places` in the bytes of a file; for who reads values, it stands for a data set of pydicom."""
 
     def __init__(
-        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool, end: int = 0
+        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool
     ) -> None:
-        self.content, self._places, self._is_implicit, self._end = content, places, is_implicit, end
+        self.content, self._places, self._is_implicit = content, places, is_implicit
         self.file_meta: Any = meta
         """The elements of the file meta information (PS3.10 7.1)."""
+        self.pixels: Span | None = None
+        """Where the value of (7FE0,0010) PixelData starts and stops, if it was not sought and opens in `content`."""
         self.pattern: Pattern | None = None
         """The way through the file, where it was that through another file."""
 
     @classmethod
-    def along(cls, pattern: Pattern, content: Bytes) -> Elements:
-        """The elements of a file through which a pattern is the way."""
-        meta = cls(content, pattern.meta, None, is_implicit=False)
-        return cls(content, pattern.places, meta, is_implicit=pattern.is_implicit, end=pattern.end)
+    def along(cls, way: Way, content: Bytes) -> Elements:
+        """The elements on a way through a file."""
+        meta = cls(content, way.meta, None, is_implicit=False)
+        found = cls(content, way.places, meta, is_implicit=way.is_implicit)
+        found.pixels = way.pixels
+        return found
 
     @classmethod
     def of_raw(cls, elements: Raw, meta: Raw | None = None) -> Elements:
@@ -71,14 +87,6 @@ class Elements:
         if any(is_undefined for _, (_, _, _, is_undefined) in found):
             return None
         return tuple([(tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found])
-
-    def pixels_behind(self) -> tuple[int, int] | None:
-        """Where the value of `PIXELS` starts and how long it is, if that follows the last element that was sought."""
-        try:
-            tag, _, start, length = opening(self.content, self._end, is_implicit=self._is_implicit)
-        except (Unusual, CutShort):
-            return None
-        return (start, length) if tag == PIXELS else None
 
     def get(self, key: str | int, default: Any = None) -> Any:
         """The value of an element, by keyword or tag; `default` where there is none.
@@ -162,11 +170,12 @@ def quick(
     *,
     tags: tuple[int | str, ...] | None = None,
     with_pixels: bool = True,
+    num_bytes: int = FIRST_BYTES,
 ) -> Elements | None:
     """The elements in a file at its beginning, all or those of `tags`; none where pydicom should read it.
 
     Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. A whole
-    file that fits is read into `room`.
+    file that fits is read into `room`; where no pixels are wanted, `num_bytes` are read at first.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = _last(wanted, with_pixels)
@@ -175,14 +184,14 @@ def quick(
     if with_pixels and room is not None and len(room) == size:
         content = room[: stream.readinto(room)]
     else:
-        content = stream.read(size if with_pixels else FIRST_BYTES)
+        content = stream.read(size if with_pixels else num_bytes)
     while True:
         try:
             return _find(content, size, wanted, last)
         except Unusual:
             return None
         except CutShort:
-            more = stream.read(15 * len(content))
+            more = stream.read((READ_MORE - 1) * len(content))
             if not more:
                 return None
             content = bytes(content) + more
@@ -197,26 +206,28 @@ def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elemen
         return None
 
 
-_patterns: dict[tuple[object, ...], Pattern] = {}
+_patterns: dict[tuple[object, ...], Pattern | None] = {}
+"""By sizes and what is sought; none where such a file was met once: where all differ in size, patterns serve nobody."""
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
     alike = size, len(content), tags, last
-    known = _patterns.get(alike) if isinstance(content, bytes) else None
+    known = _patterns.get(alike)
     if known is not None and known.fits(content):
-        found = Elements.along(known, content)
+        found = Elements.along(known.way, content)
         found.pattern = known
         return found
-    pattern = _pattern(content, size, tags, last)
-    if isinstance(content, bytes) and len(content) <= FIRST_BYTES:
-        _patterns[alike] = pattern
-        if len(_patterns) > NUM_PATTERNS:
-            del _patterns[next(iter(_patterns))]
-    return Elements.along(pattern, content)
+    seen: list[Span] = []
+    way = _way(content, size, tags, last, seen)
+    _patterns[alike] = Pattern.of(way, seen, content) if alike in _patterns else None
+    if len(_patterns) > NUM_PATTERNS:
+        del _patterns[next(iter(_patterns))]
+    return Elements.along(way, content)
 
 
-def _pattern(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Pattern:
-    seen = [(PREAMBLE_BYTES - 4, PREAMBLE_BYTES)]
+def _way(content: Bytes, size: int, tags: Collection[int] | None, last: int, seen: list[Span]) -> Way:
+    """The way through a file; all bytes of it that decide the way are added to `seen`."""
+    seen.append((PREAMBLE_BYTES - 4, PREAMBLE_BYTES))
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
     meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None, seen=seen)
@@ -231,7 +242,8 @@ def _pattern(content: Bytes, size: int, tags: Collection[int] | None, last: int)
     found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags, seen=seen)
     if not found:
         raise Unusual
-    return Pattern(content, seen, meta, found, end, is_implicit=is_implicit)
+    pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit, seen=seen)
+    return Way(meta, found, pixels, is_implicit)
 
 
 @lru_cache(16)

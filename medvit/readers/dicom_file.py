@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import UnreadableError
+from medvit.readers.beginning import FIRST_BYTES
 from medvit.readers.dicom_elements import Elements, quick
 from medvit.readers.dicom_stream import BoundedReader, check_inflated
 
@@ -31,10 +32,13 @@ def begins_as_dicom(head: bytes) -> bool:
     return (is_first_group and (is_explicit or is_implicit)) or (is_big_endian and is_explicit)
 
 
-def open_elements(path: Path, room: memoryview | None = None, **options: Any) -> Elements | Dataset:
+def open_elements(
+    path: Path, room: memoryview | None = None, num_bytes: int = FIRST_BYTES, **options: Any
+) -> Elements | Dataset:
     """The elements in a file, also without preamble; those of a usual one are decoded as they are asked for.
 
-    `options` are those of `pydicom.dcmread`. If the whole file is wanted and `room` is as long, it is read into it.
+    `options` are those of `pydicom.dcmread`. If the whole file is wanted and `room` is as long, it is read into it; if
+    no pixels are, `num_bytes` are read at first.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -44,7 +48,8 @@ def open_elements(path: Path, room: memoryview | None = None, **options: Any) ->
     quiet()
     with path.open("rb", buffering=0) as plain:
         tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
-        found = quick(plain, room, tags=None if tags is None else tuple(tags), with_pixels=with_pixels)
+        wanted = None if tags is None else tuple(tags)
+        found = quick(plain, room, tags=wanted, with_pixels=with_pixels, num_bytes=num_bytes)
     if found is not None:
         return found
     with BoundedReader(path) as stream:

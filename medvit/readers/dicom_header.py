@@ -8,8 +8,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medvit.readers.beginning import Beginning
-from medvit.readers.dicom_elements import Elements, quick_beginning
+from medvit.readers.beginning import FIRST_BYTES, Beginning
+from medvit.readers.dicom_elements import READ_MORE, Elements, quick_beginning
 from medvit.readers.dicom_file import open_elements, quiet
 from medvit.readers.dicom_known import DESCRIBING, Coding, Native, coding_of, find_native
 from medvit.readers.dicom_pattern import Pattern, Raw
@@ -148,10 +148,11 @@ def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: Beginning |
     """
     wanted = (*_tags(), *tags)
     found = None if beginning is None else quick_beginning(beginning, wanted)
-    if found is None:
-        return open_elements(path, stop_before_pixels=True, specific_tags=wanted)
-    quiet()
-    return found
+    if found is not None:
+        quiet()
+        return found
+    num_bytes = FIRST_BYTES if beginning is None else READ_MORE * FIRST_BYTES
+    return open_elements(path, num_bytes=num_bytes, stop_before_pixels=True, specific_tags=wanted)
 
 
 def read_header(path: Path) -> Header:

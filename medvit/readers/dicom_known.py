@@ -52,11 +52,10 @@ class Native:
 
 def find_native(elements: Elements, coding: Coding, num_bytes: int) -> Native | None:
     """Where the one gray frame of a file of so many bytes lies; none if not where it is expected."""
-    behind = elements.pixels_behind()
-    if behind is None:
+    if elements.pixels is None:
         return None
-    start, length = behind
-    if length != coding.num_bytes or start + length > num_bytes:
+    start, stop = elements.pixels
+    if stop - start != coding.num_bytes or stop > num_bytes:
         return None
     return Native(start, zlib.crc32(elements.content[:start]), coding)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -21,24 +22,32 @@ Raw = tuple[tuple[int, bytes | None, bytes], ...]
 """Elements as tag, value representation and bytes: equal ones say the same."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """A way through the bytes `of` the beginning of a file, and all that was `seen` on it to find it.
+class Way(NamedTuple):
+    """What is found on the way through a file: elements of its meta information, those that were sought, its pixels."""
 
-    `places` are those of the elements that were sought, `meta` those of the meta information; `end` is where the last
-    one ends.
-    """
-
-    of: Bytes
-    seen: Sequence[Span]
     meta: Mapping[int, Place]
     places: Mapping[int, Place]
-    end: int
+    pixels: Span | None
     is_implicit: bool
 
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A way, the places of all bytes that decide it, and what they hold."""
+
+    way: Way
+    decisive: Int[Array, "n"]
+    held: bytes
+
+    @classmethod
+    def of(cls, way: Way, seen: Sequence[Span], content: Bytes) -> Pattern:
+        """The pattern of a way through some bytes on which no others than these were seen."""
+        decisive = _indices(seen)
+        return cls(way, decisive, _taken(content, decisive))
+
     def fits(self, content: Bytes) -> bool:
-        """Whether it is the way through other bytes, as many as these and of a file as large."""
-        return _taken(content, self._decisive) == self._expected
+        """Whether it is the way through other bytes, as many and of a file as large."""
+        return _taken(content, self.decisive) == self.held
 
     def said(self, content: Bytes, tags: tuple[int, ...]) -> bytes | None:
         """The values of those elements of `tags` that are there, joined; none if one has no length of its own."""
@@ -54,16 +63,8 @@ class Pattern:
         return tuple(found)
 
     def _there(self, tags: Iterable[int]) -> list[tuple[int, Place]]:
-        places = {**self.meta, **self.places}
+        places = {**self.way.meta, **self.way.places}
         return [(tag, places[tag]) for tag in tags if tag in places]
-
-    @cached_property
-    def _decisive(self) -> Int[Array, "n"]:
-        return _indices(self.seen)
-
-    @cached_property
-    def _expected(self) -> bytes:
-        return _taken(self.of, self._decisive)
 
 
 @lru_cache(256)
@@ -74,8 +75,11 @@ def _of_values(pattern: Pattern, tags: tuple[int, ...]) -> Int[Array, "n"] | Non
     return _indices([(start, stop) for _, (_, start, stop, _) in there])
 
 
-def _indices(spans: Iterable[Span]) -> Int[Array, "n"]:
-    return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in spans)])
+def _indices(spans: Sequence[Span]) -> Int[Array, "n"]:
+    """Every place in some spans, one span after the other."""
+    starts, stops = np.array(spans, dtype=np.int64).reshape(-1, 2).T
+    lengths = stops - starts
+    return np.arange(lengths.sum()) + np.repeat(starts - lengths.cumsum() + lengths, lengths)
 
 
 def _taken(content: Bytes, indices: Int[Array, "n"]) -> bytes:

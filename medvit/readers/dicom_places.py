@@ -10,7 +10,9 @@ SHORT_VRS = frozenset(
     (b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()  # PS3.5 7.1.2, table 7.1-2
 )
 LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
-UNDEFINED = 0xFFFFFFFF
+PIXELS, UNDEFINED = 0x7FE00010, 0xFFFFFFFF
+OVERLAYS = 0x60
+"""The first half of the number of a group that holds an overlay, 6000 to 60FF (PS3.3 C.9.2)."""
 ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 
 Bytes = bytes | memoryview
@@ -64,6 +66,29 @@ def find_places(
             break
         previous = tag
     return found, at
+
+
+def find_pixels(content: Bytes, at: int, *, is_implicit: bool, seen: list[Span]) -> Span | None:
+    """Where `PIXELS` start and stop; none if they open behind what there is of a file or what may describe them.
+
+    Private elements, overlays and lengths of groups do not, and are passed over. All bytes that decide it, besides how
+    many are there, are added to `seen`.
+    """
+    previous = -1
+    while at + 8 <= len(content):
+        seen.append((at, at + 8))
+        try:
+            tag, _, start, length = opening(content, at, is_implicit=is_implicit)
+        except (Unusual, CutShort):
+            return None
+        seen.append((at + 8, start))
+        if tag == PIXELS and length != UNDEFINED:
+            return start, start + length
+        is_passed = tag >> 16 & 1 or tag >> 24 == OVERLAYS or not tag & 0xFFFF
+        if not is_passed or tag <= previous or length == UNDEFINED:
+            return None
+        at, previous = start + length, tag
+    return None
 
 
 def _long_length(content: Bytes, at: int, vr: bytes) -> int:

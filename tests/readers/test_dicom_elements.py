@@ -16,9 +16,10 @@ from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-from medvit.readers.dicom_elements import PIXELS, Elements, quick
+from medvit.readers.dicom_elements import Elements, quick
 from medvit.readers.dicom_header import header_of, load
 from medvit.readers.dicom_native import native
+from medvit.readers.dicom_places import PIXELS
 
 TEST_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
 TAGS = (0x00080008, 0x00080016, 0x00100020, 0x00200032, 0x00280010, 0x00280030)

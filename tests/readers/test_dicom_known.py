@@ -94,6 +94,18 @@ def test_what_takes_a_closer_look_is_left_to_the_decoders(write_slice, elements:
     assert read_header(write_slice(pixels(), **elements)).native is None
 
 
+def test_what_lies_between_the_header_and_the_pixels_does_not_stand_in_the_way(write_slice) -> None:
+    path = write_slice(pixels())
+    dataset = dcmread(path)
+    dataset.private_block(0x3711, "MADE UP", create=True).add_new(1, "OB", b"1234")
+    dataset.add_new(0x60003000, "OW", b"12")
+    dataset.add_new(0x7FE00000, "UL", 42)
+    dataset.save_as(path)
+    found = taken(path)
+    assert found is not None
+    assert_alike(found, decode(load(path)))
+
+
 def test_words_in_another_alphabet_do_not_stand_in_the_way(write_slice) -> None:
     words = {"PatientName": "Müller^Jörg", "PatientID": "Mü-1", "SeriesDescription": "Schädel"}
     header = read_header(write_slice(pixels(), SpecificCharacterSet="ISO_IR 100", **words))

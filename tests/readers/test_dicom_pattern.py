@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,8 +15,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageS
 
 from medvit.readers import dicom_elements
 from medvit.readers.beginning import FIRST_BYTES, Beginning
-from medvit.readers.dicom_elements import NUM_PATTERNS, PIXELS, Elements, quick_beginning
+from medvit.readers.dicom_elements import NUM_PATTERNS, Elements, quick_beginning
 from medvit.readers.dicom_header import header_of
+from medvit.readers.dicom_places import PIXELS
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 SYNTAXES = {"implicit": ImplicitVRLittleEndian, "explicit": ExplicitVRLittleEndian}
@@ -50,11 +52,11 @@ def content_of(syntax: str, *, undefined_lengths: bool = False, **values: object
     return stream.getvalue()
 
 
-def look(content: bytes) -> Elements | None:
+def look(content: bytes) -> Any:
     return quick_beginning(Beginning(content[:FIRST_BYTES], len(content), 0), TAGS)
 
 
-def told(found: Elements | None) -> object:
+def told(found: Elements | None) -> tuple[object, ...] | None:
     """All that the elements say, and the header they make."""
     if found is None:
         return None
@@ -63,10 +65,10 @@ def told(found: Elements | None) -> object:
     except Exception as error:  # what a value of a damaged file raises is told too
         header = f"{type(error).__name__}: {error}"
     values = {tag: bytes(found.content[slice(*found._places[tag][1:3])]) for tag in found.keys()}  # noqa: SIM118
-    return found._places, found.file_meta._places, values, found.pixels_behind(), header
+    return found._places, found.file_meta._places, values, found.pixels, header
 
 
-def by_itself(content: bytes) -> object:
+def by_itself(content: bytes) -> tuple[object, ...] | None:
     known = dict(dicom_elements._patterns)
     dicom_elements._patterns.clear()
     try:
@@ -81,22 +83,19 @@ def by_itself(content: bytes) -> object:
 def test_a_file_laid_out_as_another_is_found_along_the_same_way(syntax: str, undefined_lengths: bool) -> None:
     one = content_of(syntax, undefined_lengths=undefined_lengths)
     other = content_of(syntax, undefined_lengths=undefined_lengths, PatientID="Q^2", InstanceNumber="8", Rows=4)
-    first, second = look(one), look(other)
-    assert first is not None
-    assert first.pattern is None
-    assert second is not None
-    assert second.pattern is not None
-    assert (second.get("PatientID"), second.get("InstanceNumber"), second.get("Rows")) == ("Q^2", 8, 4)
-    assert told(second) == by_itself(other)
+    assert [look(content).pattern for content in (one, other)] == [None, None]
+    third = look(other)
+    assert third.pattern is not None
+    assert (third.get("PatientID"), third.get("InstanceNumber"), third.get("Rows")) == ("Q^2", 8, 4)
+    assert told(third) == by_itself(other)
 
 
 def test_a_file_of_the_same_size_with_other_lengths_is_found_by_itself() -> None:
     one = content_of(ExplicitVRLittleEndian, PatientID="P^1234", InstanceNumber="7")
     other = content_of(ExplicitVRLittleEndian, PatientID="P^12", InstanceNumber="700")
     assert len(one) == len(other)
-    look(one)
+    assert [look(one).pattern is None for _ in range(3)] == [True, True, False]
     found = look(other)
-    assert found is not None
     assert found.pattern is None
     assert (found.get("PatientID"), found.get("InstanceNumber")) == ("P^12", 700)
 
@@ -118,7 +117,8 @@ def test_a_file_of_the_same_size_with_other_lengths_is_found_by_itself() -> None
 )
 def test_whatever_byte_differs_nothing_else_is_found_than_in_the_file_by_itself(content: bytes) -> None:
     rng = np.random.default_rng(0)
-    look(content)
+    for _ in range(2):
+        look(content)
     num_alike = 0
     for _ in range(1000):
         changed = bytearray(content)
@@ -135,10 +135,3 @@ def test_only_so_many_ways_are_kept() -> None:
     for length in range(NUM_PATTERNS + 10):
         look(content_of(ExplicitVRLittleEndian, PatientID="x" * 2 * length))
     assert len(dicom_elements._patterns) == NUM_PATTERNS
-
-
-def test_of_files_read_whole_no_way_is_kept() -> None:
-    content = content_of(ExplicitVRLittleEndian)
-    content = content.ljust(2 * FIRST_BYTES, b"\0")
-    assert dicom_elements._find(memoryview(content), len(content), None, PIXELS).pattern is None
-    assert not dicom_elements._patterns
