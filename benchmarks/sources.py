@@ -52,11 +52,11 @@ def real_sources() -> list[Source]:
 
 
 def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int] = (256, 256, 40)) -> Source:
-    """CT series of smooth shapes with noise, each of another patient."""
+    """CT series of smooth shapes with noise, each of another patient; (columns, rows, slices)."""
     for number in range(num_series):
         affine = Affine.from_spacing((0.8, 0.8, 2.0))
         write_ct_series(folder / f"{number:03d}", ct_like(shape, seed=number), affine, subject=Subject(0, number))
-    return Source(f"phantom CT, {num_series} series", folder)
+    return Source(f"phantom CT, {num_series} series of {shape[2]} slices of {shape[0]} x {shape[1]}", folder)
 
 
 def ct_like(shape: tuple[int, int, int], *, seed: int) -> Int16[Array, "i j k"]:

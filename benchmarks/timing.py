@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +38,14 @@ class Timing:
 def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) -> dict[str, Timing]:
     """Times every task in turn, and all of them again, so that a slow minute of the machine hits all alike.
 
-    Each is given a new empty folder, whose removal is not timed. A first round, which fills caches and imports what is
+    Each round has an order of its own: after a long task, files and memory that it did not use are slow at first. Each
+    task is given a new empty folder, whose removal is not timed. A first round, which fills caches and imports what is
     imported where it is used, is not counted.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for number in range(repeats + 1):
-        for name, task in tasks.items():
+        for name in random.Random(number).sample(sorted(tasks), len(tasks)):
+            task = tasks[name]
             with TemporaryDirectory(prefix="medvit-bench-") as folder:
                 started, cpu_started = time.perf_counter(), sum(os.times()[:4])
                 task(Path(folder))
