@@ -1,7 +1,12 @@
-"""How memory is kept; glibc needs a few rounds until a hole fits what is asked for."""
+"""How memory is kept and searched; glibc needs a few rounds until a hole fits what is asked for."""
 
+import gc
 import subprocess
 import sys
+
+import pytest
+
+from medvit.hardware import few_collections
 
 PROGRAM = """
 import resource
@@ -22,3 +27,17 @@ def test_memory_that_was_freed_is_used_again_without_new_pages():
     kept, faults = shown.split()
     pages = 8 * 2**25 // 4096
     assert kept == "False" or int(faults) < pages / 100
+
+
+@pytest.mark.parametrize("before", [(700, 10, 10), (0, 10, 10)], ids=["usual", "never"])
+def test_cycles_are_searched_for_less_often_meanwhile_and_as_before_then(before: tuple[int, int, int]) -> None:
+    usual = gc.get_threshold()
+    gc.set_threshold(*before)
+    try:
+        with pytest.raises(KeyError), few_collections():
+            meanwhile = gc.get_threshold()
+            raise KeyError
+        assert gc.get_threshold() == before
+        assert meanwhile[0] > before[0] if before[0] else meanwhile == before
+    finally:
+        gc.set_threshold(*usual)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from medvit import readers
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError, MedvitError, UnreadableError
+from medvit.hardware import few_collections
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.ingest.memory import Memory
 from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamp, stamp_of, stamps
@@ -78,14 +79,15 @@ def scan(
     candidates: list[Candidate] = []
     refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
-    for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks):
-        try:
-            if isinstance(found, Refusal):
-                refusals.append(found)
-            else:
-                candidates.append(_candidate(found, root, patient_from))
-        except DataError as error:
-            refusals.append(Refusal(found.files, error.code, str(error)))
+    with few_collections():
+        for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks):
+            try:
+                if isinstance(found, Refusal):
+                    refusals.append(found)
+                else:
+                    candidates.append(_candidate(found, root, patient_from))
+            except DataError as error:
+                refusals.append(Refusal(found.files, error.code, str(error)))
     relative = tuple(_relative(file, root) for file in files)
     return Scan(root, tuple(candidates), tuple(refusals), relative, eye.stamps)
 
