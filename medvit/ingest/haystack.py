@@ -7,7 +7,7 @@ that the time does not depend on the number of needles.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,8 +108,3 @@ def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
     if text.isalpha() and text.isascii() and len(text) < LONG_WORD:
         return not before[-1:].isalpha() and not after[:1].isalpha()
     return True
-
-
-def names_of(needles: Mapping[str, Needle], found: Iterable[Needle]) -> set[str]:
-    """Where found needles come from."""
-    return {needles[needle.text].source for needle in found if needle.text in needles}

@@ -120,7 +120,7 @@ def _named(file: Path, folder: Path, place: str, haystack: Haystack) -> Iterator
 
 
 def _traces(place: str, found: set[Needle]) -> Iterator[Trace]:
-    yield from sorted({Trace(place, needle.source) for needle in found})
+    yield from sorted({Trace(place, needle.told) for needle in found})
 
 
 def _parquet(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
@@ -239,4 +239,4 @@ def _content(content: bytes, place: str, haystack: Haystack) -> Iterator[Trace]:
     for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), start=1):
         for needle in haystack.in_text(line):
             found.setdefault(needle, number)
-    yield from sorted({Trace(f"{place}, line {number}", needle.source) for needle, number in found.items()})
+    yield from sorted({Trace(f"{place}, line {number}", needle.told) for needle, number in found.items()})

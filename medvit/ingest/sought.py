@@ -59,6 +59,11 @@ class Needle:
     is_weak: bool = False
     """Whether it identifies nobody where the files say it in a harmless place too."""
 
+    @property
+    def told(self) -> str:
+        """Where it comes from, and whether it may stand somewhere by chance, as in what is told of other datasets."""
+        return f"{self.source}, which may be a coincidence" if self.is_weak else self.source
+
     def joined(self, other: Needle, text: str) -> Needle:
         """The needle of a text that comes from two places; what a copy may keep, a weak one does not forbid it."""
         telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]

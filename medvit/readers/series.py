@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -132,7 +133,7 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
     """
     gaps = np.diff(positions @ normal)
     low, high = float(gaps.min()), float(gaps.max())
-    tolerance = min(GAP_TOLERANCE_MM, float(np.median(gaps)) / 4.0)
+    tolerance = min(GAP_TOLERANCE_MM, median(gaps.tolist()) / 4.0)
     if high - low > tolerance + 1e-6:
         raise GeometryError(
             f"slice gaps range from {low:.2f} to {high:.2f} mm; expected one gap within {tolerance:.3g} mm: "

@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
         dataset.DeviceSerialNumber, dataset.SeriesTime = "60064731", "101112.500000"  # which a copy keeps
-        dataset.ProtocolName, dataset.RepetitionTime = "Ax Flair(10500 TR)", 10500
+        dataset.ProtocolName, dataset.RepetitionTime = "Ax Quokka Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
         dataset.save_as(file)
         file.rename(file.with_name(f"CT.60064731.101112.{dataset.InstanceNumber}.dcm"))
@@ -135,6 +135,10 @@ def spoil_escaped(made: Path) -> None:
     (made / "dataset" / "extra.json").write_text(json.dumps({"who": FOREIGN}))
 
 
+def spoil_by_chance(made: Path) -> None:
+    (made / "mlartifacts" / "note.md").write_text("of another dataset: Quokka")
+
+
 def spoil_packed(made: Path) -> None:
     (made / "mlartifacts" / "log.gz").write_bytes(gzip.compress(f"read 12.04.1963 of {PHONE}".encode()))
 
@@ -150,6 +154,7 @@ def spoil_packed(made: Path) -> None:
         (spoil_name, "its name: a value of"),
         (spoil_escaped, "the dataset, extra.json, line 1: a value of (0008,0090) ReferringPhysicianName"),
         (spoil_packed, "MLflow artifacts, log.gz, line 1: a value of"),
+        (spoil_by_chance, "note.md, line 1: a value of (0018,1030) ProtocolName, which may be a coincidence"),
     ],
 )
 def test_what_was_left_behind_is_found_and_told_by_its_place(
