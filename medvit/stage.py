@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type
 
 from pydantic import Field
 
+from medvit import sources
 from medvit.artifacts import Checkpoint, Lineage, write_text
 from medvit.config import Config, read_yaml
 from medvit.errors import ConfigError, MedvitError, OutputError
@@ -94,16 +95,21 @@ class Run:
         Raises:
             ConfigError: If the unfinished run had another.
         """
-        path = self.folder / INPUTS
-        if not self.leads:
-            return
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if before.setdefault(name, digest) != digest:
+        if not self.began_with(name, digest):
             raise ConfigError(
                 f"the {name} is not the one that the unfinished run in {self.folder} began with; "
                 f"resume with the same {name}, or remove that folder to begin anew"
             )
+
+    def began_with(self, name: str, digest: str) -> bool:
+        """Records an input by its digest; whether it is the one that the run began with, if it goes on."""
+        path = self.folder / INPUTS
+        if not self.leads:
+            return True
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        is_same = bool(before.setdefault(name, digest) == digest)
         write_text(path, json.dumps(before))
+        return is_same
 
     def leave_to_leader(self) -> None:
         """Ends the other processes of a run on several devices: what follows is done once, by the one that leads."""
@@ -256,6 +262,7 @@ def _begin(run: Run, config: StageConfig) -> None:
 
 
 def _end(run: Run, config: StageConfig) -> None:
+    sources.clear(run.folder)  # files that name patients, as of an earlier run that fetched from elsewhere
     tree = {key: value for key, value in config.tree(private=False).items() if key not in ("resume", "tracking")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)

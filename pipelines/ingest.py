@@ -110,6 +110,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     prose = find_prose(config.card, name)
     pseudonyms = Pseudonyms.with_key_file(config.key, name)
     update = Update(config.update, config.key, name, pseudonyms, is_kept=config.keep_headers)
+    if not run.began_with("source", pseudonyms.state("source", config.source)):
+        log.warning("the source is another than the unfinished run began with; what is in both is taken from that run")
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
     how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "engine": config.engine}

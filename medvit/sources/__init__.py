@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +22,17 @@ from medvit.samples import Refusal
 from medvit.sources.options import Location, RetrieveConfig, is_url
 from medvit.sources.spool import Spool
 
-__all__ = ["Local", "Location", "RetrieveConfig", "Source", "SourceByStudy", "fetch", "fetch_studies", "sources"]
+__all__ = [
+    "Local",
+    "Location",
+    "RetrieveConfig",
+    "Source",
+    "SourceByStudy",
+    "clear",
+    "fetch",
+    "fetch_studies",
+    "sources",
+]
 
 SPOOL = ".spool"
 """Folder inside an unfinished output that holds what was fetched."""
@@ -116,6 +127,16 @@ def fetch_studies(
         yield from source.studies(place, is_done)
     else:
         yield source.fetch(place)
+
+
+def clear(work: Path) -> None:
+    """Removes all that was fetched below `work`, also by runs that never came to an end.
+
+    Raises:
+        OSError: If it cannot be removed.
+    """
+    if (work / SPOOL).is_dir():
+        shutil.rmtree(work / SPOOL)
 
 
 def _source(location: str) -> Source:

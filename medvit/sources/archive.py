@@ -68,7 +68,7 @@ class Archive:
             )
         state = path.stat()
         spool = place.spool(state.st_size, state.st_mtime_ns)
-        with spool.closed_on_failure(), _explained():
+        with spool.closed_on_failure(), _explained(spool):
             return Unpacking(spool, MAX_RATIO * max(state.st_size, 1)).run(path)
 
 
@@ -208,7 +208,7 @@ def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: Member) -> Iterat
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(spool: Spool) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -216,6 +216,7 @@ def _explained() -> Iterator[None]:
             raise  # the stage tells of a full disk
         raise SourceError(f"the archive cannot be read: {error.strerror or 'it is damaged'}") from None
     except BROKEN:
+        spool.discard()  # what was unpacked serves nobody: a mended archive is another one
         raise SourceError("the archive is damaged or cut short; copy it again") from None
 
 

@@ -73,6 +73,45 @@ def test_a_dataset_from_an_archive_is_the_one_from_the_folder(tmp_path: Path) ->
     assert len(made) == 1
 
 
+def test_of_an_archive_that_was_cut_short_nothing_is_left_behind(tmp_path: Path) -> None:
+    whole = tarred(tmp_path / "x.tar", {f"{n}": os.urandom(4000) for n in range(20)}).read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:40_000])
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        unpacked(tmp_path / "x.tar", tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", ["another state of the archive", "another source"])
+def test_what_an_earlier_run_fetched_never_reaches_the_dataset(
+    tmp_path: Path, earlier: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    files = {p.name: p.read_bytes() for p in (tmp_path / "source").rglob("*.dcm")}
+    tree = {"dataset": tmp_path / "made", "name": "test", "key": tmp_path / "key", "tracking": {"enabled": False}}
+    partial = tmp_path / "made.partial"
+    unpacked(zipped(tmp_path / "x.zip", files), partial)  # as a run that was killed leaves it
+    assert list(partial.rglob("*.dcm"))
+    archive_now = zipped(tmp_path / "x.zip", {**files, "more.txt": b"more"})
+    source = archive_now if earlier == "another state of the archive" else tmp_path / "source"
+    manifest = ingest(IngestConfig.parse({**tree, "source": source, "resume": True}))
+    assert manifest.rows
+    assert not [path for path in (tmp_path / "made").rglob("*") if path.suffix in (".dcm", ".txt")]
+    assert not (tmp_path / "made" / ".spool").exists()
+
+
+def test_a_run_that_goes_on_with_another_source_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    broken = tmp_path / "x.zip"
+    broken.write_bytes(b"no archive")
+    tree = {"dataset": tmp_path / "made", "key": tmp_path / "key", "tracking": {"enabled": False}}
+    (tmp_path / "made.partial").mkdir()
+    (tmp_path / "made.partial" / "kept").touch()  # else nothing is left to go on with
+    with pytest.raises(SourceError):
+        ingest(IngestConfig.parse({**tree, "source": broken, "resume": True}))
+    ingest(IngestConfig.parse({**tree, "source": tmp_path / "source", "resume": True}))
+    assert "the source is another than the unfinished run began with" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "..\\out", "C:\\out", "a/" + "n" * 300])
 def test_a_name_that_leads_out_is_refused_and_nothing_is_written_there(tmp_path: Path, name: str) -> None:
     for make, path in ((zipped, tmp_path / "x.zip"), (tarred, tmp_path / "x.tar")):
@@ -131,15 +170,12 @@ def test_more_than_the_limit_is_not_unpacked(tmp_path: Path) -> None:
 
 
 def test_what_an_interrupted_run_unpacked_is_not_unpacked_again(tmp_path: Path) -> None:
-    content = tarred(tmp_path / "x.tar", {"1": bytes(50_000), "2": bytes(50_000)}).read_bytes()
-    (tmp_path / "x.tar").write_bytes(content[:70_000])
-    os.utime(tmp_path / "x.tar", (1, 1))
-    with pytest.raises(SourceError, match="damaged or cut short"):
-        unpacked(tmp_path / "x.tar", tmp_path / "work")
+    made = tarred(tmp_path / "x.tar", {"1": bytes(50_000), "2": bytes(50_000)})
+    with pytest.raises(SourceError, match=r"retrieve\.max_gib"):
+        unpacked(made, tmp_path / "work", max_gib=70_000 / 2**30)
     (first,) = (tmp_path / "work").rglob("1")
     inode = first.stat().st_ino
-    with pytest.raises(SourceError, match="damaged or cut short"):
-        unpacked(tmp_path / "x.tar", tmp_path / "work")
+    assert len(unpacked(made, tmp_path / "work").files) == 2
     assert first.stat().st_ino == inode
 
 
