@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
 """Of a number, of a word in Latin letters, and of a word in others."""
 MIN_PHRASE = 6
+MIN_PARTED_DIGITS, MAX_NUMBER = 2, 24
+"""Of a number of a patient or a study that is written in parts: digits beside letters, and signs."""
 LONG_WORD = 7
 """Letters from which a word is found within another one too."""
 FILE_NAME = "a file or folder name"
@@ -173,7 +175,11 @@ class _Collector:
 
     def phrase(self, text: str, needle: Needle) -> None:
         folded = " ".join(text.casefold().split())
-        self._put(folded, needle, is_rare=len(folded) >= MIN_PHRASE and any(map(_is_rare, words_of(folded))))
+        is_rare = any(map(_is_rare, words_of(folded)))
+        if not needle.is_weak and _is_number_in_parts(folded):
+            self._put("".join(words_of(folded)), needle, is_rare=True)
+            is_rare = True
+        self._put(folded, needle, is_rare=is_rare and len(folded) >= MIN_PHRASE)
 
     def finish(self) -> Mapping[str, Needle]:
         shown = {word for text in self._shown for word in words_of(text)} | {text.casefold() for text in self._shown}
@@ -224,6 +230,14 @@ def _is_rare(word: str) -> bool:
     if word in _own_words() or (len(word) >= LONG_WORD and word in _own_text()):
         return False
     return len(word) >= (MIN_LETTERS if word.isascii() else MIN_SIGNS)
+
+
+def _is_number_in_parts(text: str) -> bool:
+    """Whether it is one number, with letters or without, whose parts are too short to be looked for: `MRN-4711-88`."""
+    words = words_of(text)
+    num_digits = sum(map(str.isdigit, text))
+    is_long = num_digits >= MIN_DIGITS or (num_digits >= MIN_PARTED_DIGITS and len("".join(words)) >= MIN_PHRASE)
+    return is_long and len(words) > 1 and len(text) <= MAX_NUMBER
 
 
 def _telling_part(text: str) -> str:

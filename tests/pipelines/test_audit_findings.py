@@ -25,8 +25,9 @@ from medvit.readers.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 
 NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
+PARTED = "47-11/88"
 DAY, PHONE, UID = "19630412", "5550173342", "1.2.826.0.1.3680043.9.7731.4.1.55501733"
-WORDS = (NAME, NUMBER, PLACE, FOREIGN, DAY, PHONE, UID)
+WORDS = (NAME, NUMBER, PLACE, FOREIGN, PARTED, DAY, PHONE, UID)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
+        dataset.AccessionNumber = PARTED
         dataset.DeviceSerialNumber, dataset.SeriesTime = "60064731", "101112.500000"  # which a copy keeps
         dataset.ProtocolName, dataset.RepetitionTime = "Ax Quokka Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
@@ -78,6 +80,20 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
     needles = sought([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).needles
     assert "10500" in needles
     assert "12500" not in needles
+
+
+@pytest.mark.parametrize(
+    "number",
+    *(["MRN-4711-88", "12-34-56-78", "123 456 789", "1234/19", "4711-88", "03.12.48-123", "KH 12 34 56", "2019-0042"],),
+)
+def test_a_number_in_parts_is_looked_for_whole_and_joined(tmp_path: Path, number: str) -> None:
+    image = Dataset()
+    image.PatientID, image.file_meta = number, FileMetaDataset()
+    haystack = Haystack(sought([], tmp_path, [Found(tuple(values(image)))], num_files=1).needles.values())
+    joined = "".join(filter(str.isalnum, number))
+    assert haystack.in_text(f"of {number}, twice")
+    assert haystack.in_text(f"of {joined}, twice")
+    assert not haystack.in_text("of 4711 or 12, 34 or 56 mm")
 
 
 @pytest.mark.parametrize(("text", "is_told"), [("-624\\-661.82658862211", False), ("-624\\-661.82658862\\1", True)])
@@ -135,6 +151,17 @@ def spoil_escaped(made: Path) -> None:
     (made / "dataset" / "extra.json").write_text(json.dumps({"who": FOREIGN}))
 
 
+def spoil_card(made: Path) -> None:
+    (made / "dataset" / "card.md").write_text(f"Order {PARTED} of March")
+
+
+def spoil_private(made: Path) -> None:
+    file = next((made / "copy").rglob("*.dcm"))
+    dataset = dcmread(file)
+    dataset.private_block(0x0011, "MADE UP", create=True).add_new(1, "LO", PARTED)
+    dataset.save_as(file)
+
+
 def spoil_by_chance(made: Path) -> None:
     (made / "mlartifacts" / "note.md").write_text("of another dataset: Quokka")
 
@@ -153,6 +180,8 @@ def spoil_packed(made: Path) -> None:
         (spoil_preamble, "its bytes: a value of"),
         (spoil_name, "its name: a value of"),
         (spoil_escaped, "the dataset, extra.json, line 1: a value of (0008,0090) ReferringPhysicianName"),
+        (spoil_card, "the dataset, card.md, line 1: a value of (0008,0050) AccessionNumber"),
+        (spoil_private, "(0011,1001) private: a value of (0008,0050) AccessionNumber"),
         (spoil_packed, "MLflow artifacts, log.gz, line 1: a value of"),
         (spoil_by_chance, "note.md, line 1: a value of (0018,1030) ProtocolName, which may be a coincidence"),
     ],
