@@ -25,7 +25,7 @@ from medvit.config import Config
 from medvit.errors import DataError, GeometryError
 from medvit.geometry import like, to_ras
 from medvit.ingest.stored_pixels import frames_of
-from medvit.ingest.written_text import Line, blanked, find_lines, suspicion
+from medvit.ingest.written_text import Line, blanked, find_lines, marks_beside, suspicion
 from medvit.readers.dicom import source_affine
 from medvit.readers.dicom_file import open_elements
 from medvit.readers.dicom_header import load
@@ -114,14 +114,13 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
     found = risk(item, modality)
     if not found.declares and not found.is_risky and config.look_at == "risky":
         return image, ""
-    lines = tuple(_lines(image, item))
-    if not found.declares and suspicion(lines) < config.threshold:
+    if not found.declares and suspicion(chain.from_iterable(map(find_lines, _drawn(image, item)))) < config.threshold:
         return image, ""
     if config.policy == "keep":
         return image, "kept"
     if config.policy == "quarantine":
         raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
-    chosen = to_mask(lines)
+    chosen = to_mask(_drawn(image, item))
     if not chosen:
         raise BurnedInError(_why(found) + ", but no line of it was found to mask")
     pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
@@ -140,12 +139,18 @@ def report(fates: Iterable[str], codes: Iterable[str]) -> None:
         log.warning("writing in the pixels of %d images: %s", counts.total(), shown)
 
 
-def to_mask(lines: Iterable[Line]) -> list[Line]:
-    """What is blanked once an image is known to carry writing: weaker lines too, strong ones with their surroundings.
+def to_mask(planes: Iterable[Num[Array, "h w *c"]]) -> list[Line]:
+    """What is blanked in images known to carry writing: weaker lines too, strong ones with their surroundings.
 
-    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters.
+    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters, and
+    an initial or a number of two digits is no line of its own.
     """
-    return [line.widened(SURROUNDINGS if line.score >= STRONG else 0.0) for line in lines if line.score >= MASK_FROM]
+    chosen: set[Line] = set()
+    for plane in planes:
+        lines = [line for line in find_lines(plane) if line.score >= MASK_FROM]
+        strong = [line for line in lines if line.score >= STRONG]
+        chosen.update(lines, (line.widened(SURROUNDINGS) for line in strong), marks_beside(plane, lines))
+    return list(chosen)
 
 
 MASK_FROM, STRONG = 0.1, 0.3
@@ -160,8 +165,8 @@ def _why(found: Risk) -> str:
     return "something seems to be written into the pixels"
 
 
-def lines_in(files: Iterable[Path]) -> Iterator[tuple[Line, ...]]:
-    """The lines of writing in each frame of DICOM files.
+def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
+    """Each frame of DICOM files as it is stored.
 
     Raises:
         UnreadableError: If pixels cannot be decoded.
@@ -169,14 +174,15 @@ def lines_in(files: Iterable[Path]) -> Iterator[tuple[Line, ...]]:
     for file in files:
         with decoding("the pixels"):
             frames = frames_of(load(file))
-        yield from map(find_lines, frames)
+        yield from frames
 
 
-def _lines(image: Image, item: Item) -> Iterator[Line]:
+def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
+    """The planes in which writing is looked for: of a volume, those of its files."""
     if image.kind == "image":
-        yield from find_lines(_flat(image.pixels))
+        yield _flat(image.pixels)
     elif item.reader == "dicom":
-        yield from chain.from_iterable(lines_in(item.files))
+        yield from frames_in(item.files)
 
 
 def _flat(pixels: Num[Array, "c h w"]) -> Num[Array, "h w *c"]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 METHOD = "medvit, DICOM PS3.15 Annex E"
+MASKED = "lines of writing that a detector found are blanked"
+NEEDS_ANNOTATION = "1.2.840.10008.5.1.4.1.1.7."
+"""Root of the SOP classes, multi-frame secondary capture, that must have (0028,0301) BurnedInAnnotation (C.8.6.3)."""
 REMOVED = "REMOVED"
 """What takes the place of a text that may not be empty."""
 OLDEST = 89
@@ -46,10 +49,11 @@ class Replacements:
     uid: Callable[[str], str] = field(repr=False)
 
 
-def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, has_clean_pixels: bool = False) -> Dataset:
+def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writing: str = "") -> Dataset:
     """A copy of a data set without what identifies its patient, with file meta information of its own.
 
-    With `has_clean_pixels` it says that burned-in text was blanked.
+    Where `writing` in the pixels was found, `masked` or `kept`, the copy does not say that there is none. A detector
+    may miss some, so that after masking the Clean Pixel Data Option (113101), which promises it, is not claimed.
 
     Raises:
         UnreadableError: If compressed pixels carry an identifier in a comment of theirs, or it lacks a SOP class.
@@ -59,7 +63,7 @@ def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, has_cl
     forbidden = forbidden_words(dataset, profile)
     copy = _Cleaning(profile, by, forbidden).dataset(dataset)
     _complete(copy, dataset, by)
-    _declare(copy, profile, has_clean_pixels)
+    _declare(copy, profile, writing)
     _check_pixels(copy, dataset, forbidden)
     copy.file_meta = FileMetaDataset()
     copy.file_meta.TransferSyntaxUID = transfer_syntax(dataset)
@@ -255,13 +259,13 @@ def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
     copy.PatientName = copy.PatientID = by.patient
 
 
-def _declare(copy: Dataset, profile: Profile, has_clean_pixels: bool) -> None:
+def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
     """Says what was done (PS3.3 C.12.1.1.1 and C.7.1.1)."""
     from pydicom import Dataset
 
     copy.PatientIdentityRemoved = "YES"
-    copy.DeidentificationMethod = METHOD
-    done = ["profile", *sorted(profile.options), *["private"] * bool(profile.private), *["pixels"] * has_clean_pixels]
+    copy.DeidentificationMethod = [METHOD, MASKED] if writing == "masked" else METHOD
+    done = ["profile", *sorted(profile.options), *["private"] * bool(profile.private)]
     copy.DeidentificationMethodCodeSequence = []
     for name in done:
         code = Dataset()
@@ -269,8 +273,10 @@ def _declare(copy: Dataset, profile: Profile, has_clean_pixels: bool) -> None:
         code.CodingSchemeDesignator = "DCM"
         copy.DeidentificationMethodCodeSequence.append(code)
     copy.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in profile.options else "REMOVED"
-    if has_clean_pixels:
-        copy.BurnedInAnnotation = "NO"
+    if writing == "kept" or (writing and str(copy.SOPClassUID).startswith(NEEDS_ANNOTATION)):
+        copy.BurnedInAnnotation = "YES"
+    elif writing == "masked":
+        copy.pop("BurnedInAnnotation", None)
 
 
 def _check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:

@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +22,7 @@ from medvit.config import Config
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.ingest import Candidate, Taken
-from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, lines_in, to_mask
+from medvit.ingest.burned_in import BurnedInConfig, BurnedInError, frames_in, to_mask
 from medvit.ingest.deidentify import METHOD, Replacements, deidentified
 from medvit.ingest.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
 from medvit.ingest.pseudonyms import Pseudonyms
@@ -93,12 +92,12 @@ class DeidentifyConfig(Config):
 
 @dataclass(frozen=True)
 class Job:
-    """The files of one image to copy, and whether writing in their pixels is blanked."""
+    """The files of one image to copy, and what becomes of writing in their pixels."""
 
     candidate: Candidate = field(repr=False)
     files: Mapping[Path, Path] = field(repr=False)
     """Source file -> place in the copy."""
-    is_masked: bool
+    writing: str
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class CopyFiles:
             self.pseudonyms.days(job.candidate.patient),
             self.pseudonyms.uid,
         )
-        lines = self._writing(job.files) if job.is_masked else []
+        lines = self._writing(job.files) if job.writing == "masked" else []
         for source, target in job.files.items():
             if not target.exists():
                 with decoding("the DICOM file"):
@@ -130,9 +129,9 @@ class CopyFiles:
 
     def _write(self, source: Path, target: Path, by: Replacements, job: Job, lines: Sequence[Line]) -> None:
         dataset = load(source)
-        if job.is_masked:
+        if job.writing == "masked":
             blank(dataset, lines)
-        copy = deidentified(dataset, self.profile, by, has_clean_pixels=job.is_masked)
+        copy = deidentified(dataset, self.profile, by, writing=job.writing)
         copy.setdefault("StudyInstanceUID", self.pseudonyms.uid(self.pseudonyms.study(job.candidate)))
         copy.setdefault("SeriesInstanceUID", self.pseudonyms.uid(self.pseudonyms.series(job.candidate)))
         partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -148,7 +147,7 @@ class CopyFiles:
             partial.unlink(missing_ok=True)
 
     def _writing(self, files: Iterable[Path]) -> Sequence[Line]:
-        lines = to_mask(chain.from_iterable(lines_in(files)))
+        lines = to_mask(frames_in(files))
         if not lines:
             raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
         return lines
@@ -178,14 +177,17 @@ def write(
     jobs = _jobs([candidate for candidate in chosen if _is_dicom(candidate)], taken, pseudonyms, folder)
     function = CopyFiles(config.profile, pseudonyms, burned_in)
     failures: list[str] = []
-    num_files = 0
+    num_files = num_masked = 0
     for outcome in map_items(function, jobs, config=engine, title="copy"):
         if outcome.result is None:
             failures.append(f"{pseudonyms.image(outcome.item.candidate)}: no de-identified copy: {_reason(outcome)}")
         else:
             num_files += outcome.result
-    _finish(config, folder, num_files, failures)
+            num_masked += outcome.item.writing == "masked"
+    _finish(config, folder, num_files, num_masked, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
+    if num_masked:
+        log.warning("writing that a detector found is blanked in %d copied images; look at them yourself", num_masked)
     others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
     if others[False]:
         log.warning("%d images are no DICOM and have no de-identified copy", others[False])
@@ -218,17 +220,18 @@ def _jobs(
             [f"{image}.dcm"] if len(new) == 1 else [f"{image}-{number:05d}.dcm" for number in range(1, len(new) + 1)]
         )
         files = {file: series / name for file, name in zip(new, names, strict=True)}
-        jobs.append(Job(candidate, files, taken[candidate.key].writing == "masked"))
+        jobs.append(Job(candidate, files, taken[candidate.key].writing))
     return jobs
 
 
-def _finish(config: DeidentifyConfig, folder: Path, num_files: int, failures: Collection[str]) -> None:
+def _finish(config: DeidentifyConfig, folder: Path, num_files: int, num_masked: int, failures: Collection[str]) -> None:
     assert config.copy_to is not None
     done = ["profile", *sorted(config.options), *["private"] * bool(config.private)]
     summary = {
         "method": METHOD,
         "options": [CODES[name][1] for name in done],
         "files": num_files,
+        "images_masked": num_masked,
         "images_not_copied": sorted(failures),
     }
     try:

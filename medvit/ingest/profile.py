@@ -34,7 +34,6 @@ CODES: Mapping[str, tuple[str, str]] = {
     "descriptors": ("113105", "Clean Descriptors Option"),
     "uids": ("113110", "Retain UIDs Option"),
     "private": ("113111", "Retain Safe Private Option"),
-    "pixels": ("113101", "Clean Pixel Data Option"),
 }
 """De-identification methods by option (PS3.16 CID 7050)."""
 

@@ -34,6 +34,10 @@ MARGIN = 2
 """Pixels around a line that belong to it: the soft edges of letters."""
 LONG_LINE = 6
 """Letters from which on a line counts in full."""
+SAME = 60
+"""Levels, of 255, by which letters of one line differ at most."""
+NEAR = (0.5, 3.0)
+"""Heights of a line, up or down and to the sides, within which what is drawn on empty ground belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Line:
     left: int
     right: int
     score: float
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """Its rows and columns of an image."""
+        return slice(max(self.top, 0), max(self.bottom, 0)), slice(max(self.left, 0), max(self.right, 0))
 
     def widened(self, heights: float) -> Line:
         """The line with so many of its heights more at each end, and an eighth of that above and below."""
@@ -90,12 +99,54 @@ def suspicion(lines: Iterable[Line]) -> float:
     )
 
 
+def marks_beside(pixels: Num[Array, "h w *c"], lines: Iterable[Line]) -> tuple[Line, ...]:
+    """What was drawn beside lines of writing on empty ground: letters that stand alone, signs, and short words.
+
+    Ground is the most common gray, as around the picture of a scanner. A mark is of the height of a line or less, as
+    bright as its letters, and within `NEAR` heights of it or of another mark; marks in the picture itself touch it.
+    """
+    found: set[Line] = set()
+    for gray in _grays(pixels):
+        drawn = np.abs(gray.astype(np.int16) - int(np.bincount(gray.ravel()).argmax()))
+        labels, count = ndimage.label(drawn > MIN_CONTRAST // 2, structure=np.ones((3, 3)))
+        if count > MAX_COMPONENTS:
+            continue
+        boxes = [
+            Line(rows.start - MARGIN, rows.stop + MARGIN, columns.start - MARGIN, columns.stop + MARGIN, 0.0)
+            for rows, columns in ndimage.find_objects(labels)
+        ]
+        levels = ndimage.maximum(drawn, labels, range(1, count + 1))
+        marks = [(box, int(level)) for box, level in zip(boxes, levels, strict=True)]
+        for line in lines:
+            found.update(_grown(line, marks, int(drawn[line.inside].max(initial=0))))
+    return tuple(found)
+
+
 def blanked(pixels: Num[Array, "h w *c"], lines: Iterable[Line], fill: Any) -> Num[Array, "h w *c"]:
     """The image with lines filled in, in its type."""
     copy = pixels.copy()
     for line in lines:
-        copy[max(line.top, 0) : line.bottom, max(line.left, 0) : line.right] = fill
+        copy[line.inside] = fill
     return copy
+
+
+def _grown(line: Line, marks: Iterable[tuple[Line, int]], level: int) -> list[Line]:
+    height = line.bottom - line.top
+    alike = [mark for mark, other in marks if mark.bottom - mark.top <= 1.5 * height and abs(other - level) <= SAME]
+    found, edge = list[Line](), [line]
+    while edge:
+        at = edge.pop()
+        new = [mark for mark in alike if _is_near(at, mark, height)]
+        alike = [mark for mark in alike if mark not in new]
+        found += new
+        edge += new
+    return found
+
+
+def _is_near(one: Line, other: Line, height: int) -> bool:
+    aside = max(one.left, other.left) - min(one.right, other.right)
+    apart = max(one.top, other.top) - min(one.bottom, other.bottom)
+    return aside <= NEAR[1] * height and apart <= NEAR[0] * height
 
 
 def _grays(pixels: Num[Array, "h w *c"]) -> Sequence[UInt8[Array, "h w"]]:
@@ -162,7 +213,7 @@ def _continues(line: Sequence[_Letter], letter: _Letter) -> bool:
         -2 <= gap <= 1.6 * height
         and overlap >= 0.6 * min(last.height, letter.height)
         and height <= 2.2 * min(last.height, letter.height)
-        and abs(last.level - letter.level) <= 60
+        and abs(last.level - letter.level) <= SAME
     )
 
 

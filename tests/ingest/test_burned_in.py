@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from pydicom.uid import (
 
 from medvit import quarantine
 from medvit.dataset import load
-from medvit.ingest.burned_in import BurnedInConfig
-from medvit.ingest.written_text import find_lines, suspicion
+from medvit.ingest.burned_in import BurnedInConfig, frames_in, to_mask
+from medvit.ingest.written_text import blanked, find_lines, suspicion
 from medvit.manifest import Manifest
 from pipelines.ingest import IngestConfig, ingest
 
@@ -39,8 +40,12 @@ def tissue(seed: int, size: int = 200) -> np.ndarray:
 
 
 def write_on(pixels: np.ndarray, *, size: int = 12, at: tuple[int, int] = (4, 3), level: int = 255) -> np.ndarray:
+    return write_words(pixels, TEXT, size=size, at=at, level=level)
+
+
+def write_words(pixels: np.ndarray, text: str, *, size: int = 12, at: tuple[int, int], level: int) -> np.ndarray:
     picture = Image.fromarray(pixels)
-    ImageDraw.Draw(picture).text(at, TEXT, fill=level, font=ImageFont.load_default(size))
+    ImageDraw.Draw(picture).text(at, text, fill=level, font=ImageFont.load_default(size))
     return np.array(picture)
 
 
@@ -98,6 +103,18 @@ def test_lines_lie_where_the_writing_is() -> None:
     assert max(line.right for line in lines) >= 150
 
 
+@pytest.mark.parametrize("level", [255, 120])
+def test_what_stands_alone_beside_a_line_is_masked_with_it(level: int) -> None:
+    ground = np.zeros((200, 240), np.uint8)
+    ground[60:160, 100:220] = np.clip(tissue(0)[:100, :120] + 30, 0, 255)
+    written = ground.copy()
+    for text, at in (("QUENTIN ZEBEDEE", (4, 4)), ("M", (4, 19)), ("63", (40, 19)), ("S", (4, 34)), ("-1", (24, 34))):
+        written = write_words(written, text, at=at, level=level)
+    masked = blanked(written, to_mask([written]), 0)
+    np.testing.assert_array_equal(masked[:55], 0)
+    np.testing.assert_array_equal(masked[60:], ground[60:])
+
+
 def test_by_default_images_with_writing_are_left_out_and_listed(source: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         manifest = run(source)
@@ -119,8 +136,12 @@ def test_masked_images_carry_no_writing_in_the_store_nor_in_the_copy(
         pixels = load(manifest, row).pixels
         assert suspicion(find_lines(np.moveaxis(pixels, 0, -1).squeeze())) < THRESHOLD
     copies = [dcmread(file) for file in (source.parent / "copy").rglob("*.dcm")]
-    masked = [copy for copy in copies if "113101" in [c.CodeValue for c in copy.DeidentificationMethodCodeSequence]]
-    assert [copy.BurnedInAnnotation for copy in masked] == ["NO"] * 2
+    masked = [copy for copy in copies if "blanked" in str(copy.DeidentificationMethod)]
+    assert len(masked) == 2
+    assert not any("BurnedInAnnotation" in copy for copy in masked)
+    assert "113101" not in str(copies)
+    assert "is blanked in 2 copied images; look at them yourself" in caplog.text
+    assert json.loads((source.parent / "copy" / "deidentified.json").read_text())["images_masked"] == 2
     for copy in masked:
         assert suspicion(find_lines(copy.pixel_array)) < THRESHOLD
         assert (copy.pixel_array[60:] > 0).any()
@@ -165,6 +186,8 @@ def test_kept_images_are_counted(source: Path, caplog: pytest.LogCaptureFixture)
         manifest = run(source, burned_in={"policy": "keep"})
     assert len(manifest) == 4
     assert "writing in the pixels of 2 images: 2 kept" in caplog.text
+    said = [dcmread(file).get("BurnedInAnnotation") for file in (source.parent / "copy").rglob("*.dcm")]
+    assert sorted(said, key=str) == ["NO", None, "YES", "YES"]
 
 
 def test_an_annotation_that_says_yes_is_believed_of_any_kind(tmp_path: Path) -> None:
@@ -187,6 +210,14 @@ def test_kinds_that_rarely_carry_writing_are_looked_at_when_asked(tmp_path: Path
     asked = {"look_at": "all", "policy": "quarantine"}
     assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "all", burned_in=asked)) == 1
     assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "us", modality="US")) == 1
+
+
+@pytest.mark.parametrize(("name", "outside"), [("US1_UNC", slice(0, 100)), ("VL1_UNC", slice(0, 486))])
+def test_all_writing_of_real_screens_is_masked(shared_data: Path, name: str, outside: slice) -> None:
+    """Beside the picture nothing is left but an outlined sign of the maker and an arrow."""
+    (frame,) = frames_in([shared_data / "nema-wg04" / "REF" / name])
+    masked = blanked(frame, to_mask([frame]), 0)
+    assert (masked[outside, : 270 if name == "VL1_UNC" else None].max(axis=-1) > 60).sum() < 150  # of some 4000
 
 
 class TestRealImages:
