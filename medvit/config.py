@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from medvit.errors import ConfigError
@@ -46,6 +46,17 @@ class Config(BaseModel):
         protected_namespaces=(),
         coerce_numbers_to_str=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_lists(cls, value: Any) -> Any:
+        """One name where a list of names is expected is a list of one: `modality=CT` as well as `modality=[CT]`."""
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: (given,) if isinstance(given, str) and key in cls.model_fields and _are_names(cls, key) else given
+            for key, given in value.items()
+        }
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
@@ -81,6 +92,19 @@ class Config(BaseModel):
     def to_yaml(self, *, private: bool = True) -> str:
         """The resolved config as YAML; `load` gives it back unchanged."""
         return str(yaml.safe_dump(self.tree(private=private), sort_keys=False, allow_unicode=True))
+
+
+def _are_names(kind: type[BaseModel], key: str) -> bool:
+    """Whether an option is a list of texts; one number for a list of them would be a guess at how many."""
+    annotation = kind.model_fields[key].annotation
+    if get_origin(annotation) is not tuple or get_args(annotation)[1:] != (Ellipsis,):
+        return False
+    (member, _) = get_args(annotation)
+    while get_origin(member) is Annotated:
+        (member, *_) = get_args(member)
+    return member in (str, Path) or (
+        get_origin(member) is Literal and all(isinstance(a, str) for a in get_args(member))
+    )
 
 
 class AsWritten(yaml.SafeLoader):

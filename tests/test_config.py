@@ -20,6 +20,10 @@ class Inner(Config):
     """How fast."""
     sizes: tuple[int, ...] = (1, 2)
     """How large."""
+    names: tuple[str, ...] = ()
+    """Whose."""
+    modes: Annotated[tuple[Annotated[Literal["a", "b"], Field()], ...], Field(max_length=2)] = ()
+    """In which ways."""
 
 
 class Options(Config):
@@ -55,6 +59,14 @@ def test_a_saved_config_runs_again_unchanged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("3", 3.0), ("'0.5'", 0.5)])
 def test_numbers_are_read_however_they_are_written(text: str, value: float) -> None:
     assert load(f"inner.rate={text}").inner.rate == value
+
+
+def test_one_name_is_a_list_of_one_and_one_number_is_not() -> None:
+    assert load("inner.names=CT", "inner.modes=a").inner == Inner(names=("CT",), modes=("a",))
+    assert load("inner.names=[]").inner.names == ()
+    for wrong in ("inner.sizes=3", "inner.modes=c", "inner.names={a: b}"):
+        with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+            load(wrong)
 
 
 def test_key_value_wins_over_the_file(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_is_written_down_has_no_place_and_no_path() -> None:
         "retrieve.spool=Doe",
         "retrieve.tls.ca=Doe",
     ]
-    config = Holder.load(None, [*words, "retrieve.auth.token_env=DOES_TOKEN", "retrieve.query.modality=[CT]"])
+    config = Holder.load(None, [*words, "retrieve.auth.token_env=DOES_TOKEN", "retrieve.query.modality=CT"])
     assert "Doe" not in config.to_yaml(private=False)
     assert "modality" in config.to_yaml(private=False)
     assert Holder.parse(config.tree()) == config
