@@ -76,18 +76,18 @@ class Audit:
         """Runs the audit.
 
         Raises:
-            DataError: If there is no dataset, or the source holds no file.
+            DataError: If there is no dataset, or the source holds no file, or none of its patients is in the dataset.
             TrackingError: If the MLflow store cannot be searched.
         """
         return self.run(config or AuditConfig.parse(options, source=self.name))
 
     def run(self, config: AuditConfig) -> Audited:
         """The same, of a config."""
-        Manifest.read(config.dataset)
+        manifest = Manifest.read(config.dataset)
         made_with = read_yaml(config.dataset / CONFIG)
         copying = DeidentifyConfig.parse(made_with.get("deidentify") or {}, source=CONFIG)
-        needles = _read(config, copying)
-        search = _search(config, needles)
+        needles = _read(config, copying, str(manifest.facts.name))
+        search = _search(config, needles, manifest, made_with)
         places = _places(config, copying, made_with)
         traces = tuple(sorted({trace for place in places for trace in place.traces(search)}))
         print(_summary(needles, places, traces))
@@ -124,7 +124,7 @@ class _Store:
             yield from search.folder(Path(folder), f"{self.title}, artifacts")
 
 
-def _read(config: AuditConfig, copying: DeidentifyConfig) -> Sought:
+def _read(config: AuditConfig, copying: DeidentifyConfig, dataset: str) -> Sought:
     path = local_path(config.source)
     with tempfile.TemporaryDirectory() as work:
         local = fetch(config.source, config.retrieve, work=Path(work))
@@ -132,20 +132,37 @@ def _read(config: AuditConfig, copying: DeidentifyConfig) -> Sought:
         names = [*local.files, *refused, *([path] if path is not None and path.is_file() else [])]
         outcomes = map_items(ReadValues(copying.profile), local.files, config=config.engine, title="read")
         found = (outcome.result or Found() for outcome in outcomes)
-        needles = sought(names, local.root, found, config.ignore, num_files=len(local.files))
+        needles = sought(names, local.root, found, config.ignore, num_files=len(local.files), dataset=dataset)
         local.discard()
     return needles
 
 
-def _search(config: AuditConfig, needles: Sought) -> Search:
+def _search(config: AuditConfig, needles: Sought, manifest: Manifest, made_with: Tree) -> Search:
     if not config.key.expanduser().is_file():
-        log.warning("no key file at %s, so dates in a DICOM copy are not searched; give key=...", config.key)
+        log.warning(
+            "no key file at %s, so dates in a DICOM copy are not searched, nor is it known whether the dataset was "
+            "made of this source; give key=...",
+            config.key,
+        )
         return Search(needles)
     pseudonyms = Pseudonyms.with_key_file(config.key, "")
+    if not made_with.get("patient_from"):
+        _require_common(needles, manifest, pseudonyms)
     patients = {name: Patient(name, is_known_elsewhere=True) for name in needles.dates}
     names = {name: pseudonyms.patient(patient) for name, patient in patients.items()}
     moves = {names[name]: pseudonyms.days(patient) for name, patient in patients.items()}
     return Search(by_pseudonym(needles, names), moves)
+
+
+def _require_common(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
+    """Passes unless patients of the source have pseudonyms, and none of them is in the dataset."""
+    known = {row.patient_id for row in manifest}
+    here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
+    if known and here and not known & here:
+        raise DataError(
+            f"none of the {len(here)} patients of the source is in the dataset, so an audit would find nothing and "
+            "mean nothing; give the source that the dataset was made of, and the key it was made with (key=...)"
+        )
 
 
 def _places(config: AuditConfig, copying: DeidentifyConfig, made_with: Tree) -> list[_Place | _Store]:
@@ -184,7 +201,8 @@ def _summary(needles: Sought, places: list[_Place | _Store], traces: tuple[Trace
         f"not looked for: {needles.num_passed_over} values that are too short or too common to tell anyone",
         f"found: {len(traces) or 'nothing'}",
     ]
-    return "\n".join([*lines, *(f"  {trace}" for trace in traces[:SHOWN])])
+    rest = [f"  and {len(traces) - SHOWN} more"] if len(traces) > SHOWN else []
+    return "\n".join([*lines, *(f"  {trace}" for trace in traces[:SHOWN]), *rest])
 
 
 audit = Audit()

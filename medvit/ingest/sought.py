@@ -87,6 +87,7 @@ class Found:
     """Texts that the profile of the copy takes away."""
     shown: frozenset[str] = field(default=frozenset(), repr=False)
     patient: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Sought:
     num_files: int
     num_passed_over: int
     dates: Mapping[str, frozenset[str]] = field(repr=False)
+    patients: frozenset[str] = field(default=frozenset(), repr=False)
+    """Those that DICOM files name by their PatientID."""
 
 
 @dataclass(frozen=True)
@@ -114,30 +117,39 @@ class ReadValues:
         try:
             with decoding("the DICOM header"):
                 dataset = load(file, stop_before_pixels=True)
-                patient = str(dataset.get("PatientID") or "").strip() or str(dataset.get("PatientName") or "").strip()
+                patient_id = str(dataset.get("PatientID") or "").strip()
+                patient = patient_id or str(dataset.get("PatientName") or "").strip()
                 gone = frozenset(value.text for value in values(dataset, self.profile))
                 shown = frozenset((*_shown(dataset), *quantities(dataset).values()))
-                return Found(tuple(set(values(dataset))), gone, shown, patient)
+                return Found(tuple(set(values(dataset))), gone, shown, patient, patient_id)
         except MedvitError:
             return Found()
 
 
 def sought(
-    names: Sequence[Path], root: Path, found: Iterable[Found], ignored: Sequence[str] = (), *, num_files: int
+    names: Sequence[Path],
+    root: Path,
+    found: Iterable[Found],
+    ignored: Sequence[str] = (),
+    *,
+    num_files: int,
+    dataset: str = "",
 ) -> Sought:
     """What to look for, of the file names of a source and what was found in `num_files` files.
 
-    `ignored` words are not looked for.
+    `ignored` words are not looked for, nor is the name of the source's folder where `dataset`, the name that was chosen
+    for the dataset, tells it anyway.
     """
     collector = _Collector({word for text in ignored for word in words_of(text)})
     for one in found:
         collector.add(one)
-    for name in _names(names, root):
+    is_told = set(words_of(root.absolute().name)) <= set(words_of(dataset))
+    for name in _names(names, root) | (set() if is_told else {root.absolute().name}):
         collector.words(name, Needle("", FILE_NAME, is_weak=True))
         collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
-    return Sought(needles, num_files, collector.num_passed_over(), dates)
+    return Sought(needles, num_files, collector.num_passed_over(), dates, frozenset(collector.patients))
 
 
 def forms(text: str) -> set[str]:
@@ -158,9 +170,11 @@ class _Collector:
         self._passed: set[str] = set()
         self._shown: set[str] = set()
         self.dates: dict[str, set[str]] = {}
+        self.patients: set[str] = set()
 
     def add(self, found: Found) -> None:
         self._shown |= found.shown
+        self.patients |= {found.patient_id} - {""}
         for value in found.values:
             is_weak = value.is_descriptor or value.vr in ("UN", "OB", "OW", "CS") or value.element.endswith(" private")
             is_gone = value.text in found.gone or value.vr == ""
@@ -257,7 +271,7 @@ def _name_forms(name: str) -> Iterator[str]:
 
 
 def _names(files: Sequence[Path], root: Path) -> set[str]:
-    found = {root.absolute().name}
+    found = set[str]()
     for file in files:
         relative = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
         found.update(part.encode(errors="replace").decode() for part in relative.parent.parts)

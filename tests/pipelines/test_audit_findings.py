@@ -193,6 +193,7 @@ def test_what_was_left_behind_is_found_and_told_by_its_place(
     assert audit(copy_of, source) == SOME_ITEMS_FAILED
     out, err = capsys.readouterr()
     assert place in out
+    assert err.endswith("places hold what identifies patients\n")  # which are printed once
     assert not any(word.casefold() in (out + err).casefold() for word in WORDS)
 
 
@@ -258,3 +259,25 @@ def test_without_the_key_the_dates_of_a_copy_are_said_to_be_unsearched(
 def test_a_copy_that_is_gone_is_told(made: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(made, source, "copy_to=nowhere") == 1
     assert "no DICOM copy at nowhere" in capsys.readouterr().err
+
+
+def test_a_source_of_other_patients_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantoms.write_ct_studies(tmp_path / "others", 1)
+    assert audit(made, tmp_path / "others") == 1
+    assert "none of the 1 patients of the source is in the dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "is_found"), [("export", False), ("export 2", False), ("site", True)])
+def test_a_folder_name_that_is_the_name_of_the_dataset_is_no_finding(
+    source: Path, tmp_path: Path, name: str, is_found: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = source.rename(tmp_path / "quokkahill")
+    try:
+        called = name.replace("export", "quokkahill")
+        words = [f"dataset={tmp_path / 'dataset'}", f"key={tmp_path / 'site.key'}", "tracking.enabled=false"]
+        assert main(["ingest", f"source={place}", f"name={called}", *words]) == 0
+        (tmp_path / "dataset" / "note.txt").write_text("of Quokkahill")
+        assert (main(["audit", f"source={place}", *words]) == SOME_ITEMS_FAILED) == is_found
+        assert ("note.txt, line 1: a value of a file or folder name" in capsys.readouterr().out) == is_found
+    finally:
+        place.rename(source)
