@@ -29,12 +29,14 @@ from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.stored_pixels import blank
 from medvit.ingest.written_text import Line
 from medvit.outcomes import Outcome
+from medvit.readers import mosaic
 from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 
 log = logging.getLogger("medvit")
 
 SUMMARY = "deidentified.json"
+MOSAIC_PRIVATE = "'SIEMENS CSA HEADER:0029,10'"
 
 
 class DeidentifyConfig(Config):
@@ -101,6 +103,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """How many files a job has written or found there, and whether the slices of mosaics among them can be told."""
+
+    num_files: int
+    is_open: bool = True
+
+
+@dataclass(frozen=True)
 class CopyFiles:
     """Writes the files of a job; a file that is there already stays."""
 
@@ -108,8 +118,8 @@ class CopyFiles:
     pseudonyms: Pseudonyms = field(repr=False)
     burned_in: BurnedInConfig
 
-    def __call__(self, job: Job) -> int:
-        """The number of files.
+    def __call__(self, job: Job) -> Copied:
+        """What was written.
 
         Raises:
             DataError: If a file cannot be read, or its pixels cannot be cleaned.
@@ -121,13 +131,14 @@ class CopyFiles:
             self.pseudonyms.uid,
         )
         lines = self._writing(job.files) if job.writing == "masked" else []
+        is_open = True
         for source, target in job.files.items():
             if not target.exists():
                 with decoding("the DICOM file"):
-                    self._write(source, target, by, job, lines)
-        return len(job.files)
+                    is_open &= self._write(source, target, by, job, lines)
+        return Copied(len(job.files), is_open)
 
-    def _write(self, source: Path, target: Path, by: Replacements, job: Job, lines: Sequence[Line]) -> None:
+    def _write(self, source: Path, target: Path, by: Replacements, job: Job, lines: Sequence[Line]) -> bool:
         dataset = load(source)
         if job.writing == "masked":
             blank(dataset, lines)
@@ -145,6 +156,7 @@ class CopyFiles:
             ) from None
         finally:
             partial.unlink(missing_ok=True)
+        return "MOSAIC" not in (dataset.get("ImageType") or ()) or mosaic.is_open(copy)
 
     def _writing(self, files: Iterable[Path]) -> Sequence[Line]:
         lines = to_mask(frames_in(files))
@@ -177,17 +189,24 @@ def write(
     jobs = _jobs([candidate for candidate in chosen if _is_dicom(candidate)], taken, pseudonyms, folder)
     function = CopyFiles(config.profile, pseudonyms, burned_in)
     failures: list[str] = []
-    num_files = num_masked = 0
+    num_files = num_masked = num_closed = 0
     for outcome in map_items(function, jobs, config=engine, title="copy"):
         if outcome.result is None:
             failures.append(f"{pseudonyms.image(outcome.item.candidate)}: no de-identified copy: {_reason(outcome)}")
         else:
-            num_files += outcome.result
+            num_files += outcome.result.num_files
+            num_closed += not outcome.result.is_open
             num_masked += outcome.item.writing == "masked"
     _finish(config, folder, num_files, num_masked, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
     if num_masked:
         log.warning("writing that a detector found is blanked in %d copied images; look at them yourself", num_masked)
+    if num_closed:
+        log.warning(
+            "%d copied images are Siemens mosaics whose slices only a private element tells, which the copy lacks: no "
+            "tool can open them as volumes; if your site allows it, add %s to deidentify.private",
+            *(num_closed, MOSAIC_PRIVATE),
+        )
     others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
     if others[False]:
         log.warning("%d images are no DICOM and have no de-identified copy", others[False])
@@ -249,7 +268,7 @@ def _partial(folder: Path) -> Path:
     return folder.absolute().with_name(f"{folder.name}.partial")
 
 
-def _reason(outcome: Outcome[Job, int]) -> str:
+def _reason(outcome: Outcome[Job, Copied]) -> str:
     error = outcome.error
     if isinstance(error, OutputError):
         raise error

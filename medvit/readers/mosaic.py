@@ -64,6 +64,15 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     )
 
 
+def is_open(dataset: Dataset) -> bool:
+    """Whether a mosaic says how many slices it holds and which way they go, so that it can be opened."""
+    try:
+        csa = _csa(dataset)
+        return _num_slices(dataset, csa) > 0 and len(csa.get("SliceNormalVector", ())) == 3
+    except GeometryError:
+        return False
+
+
 def cut(frame: Frame, number: int, rows: int, columns: int) -> Frame:
     """The tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
     across = frame.pixels.shape[-1] // columns

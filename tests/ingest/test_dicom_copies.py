@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from medvit import phantoms
 from medvit.errors import OutputError
-from medvit.ingest.dicom_copies import SUMMARY, DeidentifyConfig
+from medvit.ingest.dicom_copies import MOSAIC_PRIVATE, SUMMARY, DeidentifyConfig
 from medvit.manifest import Manifest
 from medvit.readers.slides import open_slide
 from pipelines.ingest import IngestConfig, ingest
@@ -108,3 +108,14 @@ def test_a_used_folder_is_refused_before_anything_is_read(source: Path, tmp_path
 def test_without_a_folder_nothing_is_copied() -> None:
     assert DeidentifyConfig().copy_to is None
     DeidentifyConfig().check(resume=False)
+
+
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: Path, caplog, is_allowed: bool) -> None:
+    private = {"private": [MOSAIC_PRIVATE.strip("'")] if is_allowed else []}
+    source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
+    made = ingest(config(source, tmp_path / "a", deidentify={"copy_to": str(tmp_path / "a" / "copy"), **private}))
+    assert ("2 copied images are Siemens mosaics" in caplog.text) == (not is_allowed)
+    if is_allowed:
+        again = ingest(config(tmp_path / "a" / "copy", tmp_path / "b", name="again"))
+        assert [row.affine for row in again] == [row.affine for row in made]
