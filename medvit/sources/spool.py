@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -147,12 +148,13 @@ class Part:
         adopt: Callable[[Path, PurePosixPath, int], None],
     ) -> None:
         self.path, self._stream, self._count, self._adopt = path, stream, count, adopt
-        self.num_bytes = 0
+        self.num_bytes = self._checksum = 0
 
     def write(self, content: bytes) -> None:
         """Appends bytes."""
         self._count(len(content))
         self.num_bytes += len(content)
+        self._checksum = zlib.crc32(content, self._checksum)
         self._stream.write(content)
 
     def flush(self) -> None:
@@ -160,10 +162,14 @@ class Part:
         self._stream.flush()
 
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
-        """Gives the file its name: it is whole. `changed_s` is its time of change, where the source says one."""
+        """Gives the file its name: it is whole. `changed_s` is its time of change, where the source says one.
+
+        Where it does not, as servers do not, a checksum of the content stands for the time: the same file fetched again
+        is unchanged, and another one is not.
+        """
         self._stream.close()
-        if changed_s is not None:
-            os.utime(self.path, (changed_s, changed_s))
+        changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system
+        os.utime(self.path, (changed_s, changed_s))
         self._adopt(self.path, name, self.num_bytes)
 
 

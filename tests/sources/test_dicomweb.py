@@ -44,6 +44,16 @@ def test_a_dataset_from_a_server_is_the_one_from_the_folder(orthanc: Any, secret
     assert (tmp_path / "web/manifest.parquet").read_bytes() == (tmp_path / "folder/manifest.parquet").read_bytes()
 
 
+def test_what_a_server_gives_again_is_unchanged(
+    orthanc: Any, secrets: Tree, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    first = ingested(orthanc.web, tmp_path / "first", {"auth": secrets})
+    with caplog.at_level(logging.INFO):
+        second = ingested(orthanc.web, tmp_path / "second", {"auth": secrets}, update=tmp_path / "first")
+    assert "0 added, 0 changed, 0 removed" in caplog.text
+    assert second.hash == first.hash
+
+
 def test_nothing_that_was_fetched_stays_and_no_secret_is_written(
     orthanc: Any, secrets: Tree, studies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

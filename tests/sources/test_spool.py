@@ -36,6 +36,15 @@ def test_a_file_is_there_once_it_is_whole_and_in_a_later_run(tmp_path: Path) -> 
     assert again.path(NAME).read_bytes() == b"content"
 
 
+def test_a_file_fetched_again_is_unchanged_and_another_one_is_not(tmp_path: Path) -> None:
+    times = set[float]()
+    for number, content in enumerate([b"content", b"content", b"contend"]):
+        spool = opened(tmp_path / str(number))
+        put(spool, content=content)
+        times.add(spool.path(NAME).stat().st_mtime)
+    assert len(times) == 2
+
+
 def test_a_file_that_lost_its_end_counts_as_missing(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     put(spool)
