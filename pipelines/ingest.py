@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvit import card_plots, cards, croissant, quarantine
 from medvit.cards import Prose, find_prose, write_card
@@ -32,7 +32,7 @@ from medvit.manifest import Facts, Manifest
 from medvit.readers.regular import Geometry
 from medvit.readers.stack import StacksConfig
 from medvit.readers.values import ValuesConfig
-from medvit.sources import Location, RetrieveConfig, fetch
+from medvit.sources import Location, RetrieveConfig, fetch, local_path
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
@@ -91,6 +91,21 @@ class IngestConfig(StageConfig):
     tiles: TilesConfig = Field(default_factory=TilesConfig)
     eye: EyeConfig = Field(default_factory=EyeConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
+
+    @model_validator(mode="after")
+    def _are_apart(self) -> Self:
+        """What is made lies outside of what it is made of, or the next ingest would take it for images."""
+        places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
+        made = {key: path.expanduser().resolve() for key, path in places.items() if path is not None}
+        source = local_path(self.source)
+        if source is not None and source.is_dir():
+            for key, path in made.items():
+                if path.is_relative_to(source.resolve()):
+                    raise ValueError(f"{key} lies inside of the source folder; give a place beside it")
+        dataset, copy = made["dataset"], made.get("deidentify.copy_to")
+        if copy is not None and (copy.is_relative_to(dataset) or dataset.is_relative_to(copy)):
+            raise ValueError("deidentify.copy_to and dataset lie inside one another; give a folder for each")
+        return self
 
     @property
     def title(self) -> str:

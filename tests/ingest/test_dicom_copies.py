@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from medvit import phantoms
-from medvit.errors import OutputError
+from medvit.errors import ConfigError, OutputError
 from medvit.ingest.dicom_copies import MOSAIC_PRIVATE, SUMMARY, DeidentifyConfig
 from medvit.manifest import Manifest
 from medvit.readers.slides import open_slide
@@ -119,3 +119,22 @@ def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: P
     if is_allowed:
         again = ingest(config(tmp_path / "a" / "copy", tmp_path / "b", name="again"))
         assert [row.affine for row in again] == [row.affine for row in made]
+
+
+@pytest.mark.parametrize(
+    ("places", "reason"),
+    [
+        ({"dataset": "source/dataset"}, "dataset lies inside of the source folder"),
+        ({"deidentify": {"copy_to": "source/../source/copy"}}, "deidentify.copy_to lies inside of the source folder"),
+        ({"deidentify": {"copy_to": "dataset/copy"}}, "lie inside one another"),
+        ({"dataset": "copy/dataset", "deidentify": {"copy_to": "copy"}}, "lie inside one another"),
+    ],
+)
+def test_what_is_made_lies_outside_of_what_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, object], reason: str
+) -> None:
+    (tmp_path / "source").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=reason):
+        IngestConfig.parse({"source": "source", "dataset": "dataset", **places})
+    assert IngestConfig.parse({"source": "source", "dataset": "source-2"}).dataset == Path("source-2")
