@@ -114,7 +114,12 @@ class Dicom:
             yield refusal(sorted({plane.file for plane in series}), error)
             return
         for copy in checked.copies:
-            yield Refusal((copy[0].file,), "duplicate", "a second copy of an instance already taken")
+            yield Refusal((copy[0].file,), "duplicate", "a second copy of an instance of its series")
+        for namesakes in checked.namesakes:
+            yield _unclear(
+                sorted(instance[0].file for instance in namesakes),
+                f"{len(namesakes)} instances have one (0008,0018) SOPInstanceUID and differ in size, kind or place",
+            )
         of = Items(self.name, {instance[0].file: len(instance) for instance in instances})
         kept = [plane for instance in checked.kept for plane in instance]
         slices = [plane for plane in kept if plane.is_slice]
@@ -241,12 +246,12 @@ def _by_file(series: Sequence[Header]) -> list[Instance]:
 def _conflict(conflicts: Sequence[Instance], others: Sequence[Header]) -> Refusal:
     files = sorted({*(instance[0].file for instance in conflicts), *(plane.file for plane in others)})
     with_it = f"; the other {len(files) - len(conflicts)} of its series are left out with them" if others else ""
-    return Refusal(
-        tuple(files),
-        "conflict",
-        f"{len(conflicts)} instances claim the same place and number as another and hold other pixels{with_it}: "
-        "which are right cannot be told; remove the wrong ones",
-    )
+    what = f"{len(conflicts)} instances claim the same place and number as another and hold other pixels"
+    return _unclear(files, what + with_it)
+
+
+def _unclear(files: Sequence[Path], what: str) -> Refusal:
+    return Refusal(tuple(files), "conflict", f"{what}: which are right cannot be told; remove the wrong ones")
 
 
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:

@@ -16,7 +16,7 @@ from medvit.sources.folder import files
 FOLDERS = {
     "dcm_qa_nih": {"volume": 18, "refused": 18},
     "dcm_qa_ts": {"volume": 18, "refused": 12},
-    "dicom-odd": {"image": 37, "volume": 1, "refused": 22},
+    "dicom-odd": {"image": 25, "volume": 1, "refused": 18},
     "highdicom-sm-seg-sr": {"image": 2, "slide": 6, "refused": 17},
     "torchio-ct-series": {"volume": 1, "refused": 2},
     "totalseg-ct": {"volume": 7, "refused": 3},

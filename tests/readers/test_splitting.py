@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.uid import DigitalXRayImageStorageForPresentation, MRImageStorage, SecondaryCaptureImageStorage
 
 from medvit.readers import find, read
 from medvit.samples import Item, Refusal
@@ -208,6 +208,18 @@ def test_two_instances_that_claim_to_be_one_and_differ_are_refused_with_their_se
     (refused,) = found_in(tmp_path)
     assert (refused.code, len(refused.files)) == ("conflict", 5)
     assert refused.reason.startswith("2 instances claim the same place and number as another and hold other pixels")
+
+
+def test_images_of_one_uid_that_differ_in_size_are_refused_with_copies_of_them(write_slice, tmp_path):
+    image = {"SOPInstanceUID": "1.2.3.4", "SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX"}
+    first = write_slice(numbered(0), **image)
+    shutil.copy(first, tmp_path / "copy.dcm")
+    write_slice(numbered(0)[:, :-1], **image)
+    write_slice(numbered(1), **image | {"SOPInstanceUID": "1.2.3.5"})
+    refused, taken = sorted(found_in(tmp_path), key=lambda one: len(one.files), reverse=True)
+    assert (refused.code, len(refused.files)) == ("conflict", 3)
+    assert refused.reason.startswith("3 instances have one (0008,0018) SOPInstanceUID and differ in size")
+    assert taken.kind == "image"
 
 
 def test_acquisitions_that_overlap_are_volumes_of_their_own_ranges(write_slice, tmp_path):
