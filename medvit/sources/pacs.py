@@ -38,6 +38,22 @@ DEFAULT_PORT = 104
 MAX_CONTEXTS = 127
 """Presentation contexts of one association besides the one of the query (PS3.8 9.3.2.2)."""
 
+COMPRESSED = (
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+)
+"""Compressed transfer syntaxes of images (PS3.5 A.4), the most usual first; those of videos are not taken."""
+
 
 class Pacs:
     """Associations with a DICOM server, one a request."""
@@ -180,17 +196,16 @@ def _context(model: str) -> PresentationContext:
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
     """Contexts for the SOP classes of a series; for those of images where the server did not tell them.
 
-    Each class has a context for uncompressed syntaxes and one for compressed ones, so that a server which takes the
-    first syntax it knows does not compress or decompress more than it must.
+    Each class has a context for uncompressed syntaxes and one for each compressed one: a server takes one syntax of a
+    context, and then sends only what it holds in it, or has to compress anew.
     """
     from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
 
-    compressed = [syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax not in DEFAULT_TRANSFER_SYNTAXES]
     if not classes:
         usual = [context.abstract_syntax for context in StoragePresentationContexts]
         return [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in usual[:MAX_CONTEXTS]]
-    pairs = [(uid, syntaxes) for uid in classes for syntaxes in (DEFAULT_TRANSFER_SYNTAXES, compressed)]
-    return [build_context(uid, syntaxes) for uid, syntaxes in pairs[:MAX_CONTEXTS]]
+    offers = [DEFAULT_TRANSFER_SYNTAXES, *([syntax] for syntax in COMPRESSED)]
+    return [build_context(uid, syntaxes) for syntaxes in offers for uid in classes][:MAX_CONTEXTS]
 
 
 def _dataset(level: str, **keys: str) -> Dataset:

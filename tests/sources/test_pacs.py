@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
 
@@ -60,6 +63,22 @@ def test_a_series_that_lost_a_slice_on_the_way_gets_it_singly(orthanc: Any, tmp_
     lost.unlink()
     assert fetched(orthanc, tmp_path, query=query) == whole
     assert {path: path.stat().st_ino for path in others} == others
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_c_get_brings_what_the_server_holds_compressed(
+    make_orthanc: Callable[..., Any], studies: Path, tmp_path: Path, syntax: str
+) -> None:
+    series = max((file.parent for file in studies.rglob("*.dcm")), key=lambda folder: len(list(folder.iterdir())))
+    for number, file in enumerate(sorted(series.iterdir())[:3]):
+        dataset = dcmread(file)
+        if number:  # beside one that is not
+            dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(tmp_path / f"{number}.dcm")
+    server = make_orthanc().upload(sorted(tmp_path.glob("*.dcm")))
+    there = fetched(server, tmp_path / "work", {"method": "get"})
+    assert len(there) == 3
+    assert sum(dcmread(BytesIO(content)).file_meta.TransferSyntaxUID == syntax for content in there.values()) == 2
 
 
 def test_a_title_that_the_server_does_not_know_is_told(orthanc: Any, tmp_path: Path) -> None:
