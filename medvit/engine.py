@@ -150,12 +150,18 @@ def _joined(config: EngineConfig) -> Any:
     if config.address is None:
         ray.init("local", num_cpus=config.num_processes, include_dashboard=False, **quiet)
         return ray
+    where = "on this machine" if config.address == "auto" else f"at {config.address}"
     try:
         if config.address != "auto":
             host, _, port = config.address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-        ray.init(config.address, **quiet)
     except (OSError, ValueError):
-        where = "on this machine" if config.address == "auto" else f"at {config.address}"
         raise ConfigError(f"no Ray cluster answers {where}; start one with `ray start --head`, or correct it") from None
+    try:
+        ray.init(config.address, **quiet)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError):
+        raise ConfigError(
+            f"the Ray cluster {where} cannot be joined; expected one of Ray {ray.__version__} and this Python, and its "
+            "token, if it asks for one, in RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+        ) from None
     return ray

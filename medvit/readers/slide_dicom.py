@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 CACHE_BYTES = 2**24
 """Decoded tiles of one slide kept at most, and as much again of coded ones."""
 MODALITY = "SM"
-READ = ("SOPClassUID", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality")
+READ = ("SOPClassUID", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SOPInstanceUID")
 PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
 """Third value of (0008,0008) ImageType of what is no level: the label and the whole glass often show names."""
 
@@ -38,6 +39,7 @@ class _Header:
     file: Path
     kind: str
     identity: Identity
+    instance: str
 
 
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
@@ -54,8 +56,20 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
         else:
             groups.setdefault(header.identity.series or str(file), []).append(header)
     for group in groups.values():
-        parts = tuple(header.file for header in group)
+        parts, copies = _apart(group)
+        yield from (Refusal((copy,), "duplicate", "a second copy of a file of its slide") for copy in copies)
         yield Item(reader, parts, "slide", modality=MODALITY, identity=group[0].identity)
+
+
+def _apart(group: Sequence[_Header]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The files of a slide without second copies, and these; files of one UID that differ keep it from being opened."""
+    first: dict[str, Path] = {}
+    parts, copies = list[Path](), list[Path]()
+    for header in group:
+        named = first.setdefault(header.instance or str(header.file), header.file)
+        is_copy = named != header.file and filecmp.cmp(named, header.file, shallow=False)
+        (copies if is_copy else parts).append(header.file)
+    return tuple(parts), tuple(copies)
 
 
 def _header(file: Path) -> _Header | Refusal:
@@ -68,7 +82,8 @@ def _header(file: Path) -> _Header | Refusal:
         return Refusal((file,), UnreadableError.code, "the header of the DICOM slide cannot be read; it is damaged")
     words = [str(word) for word in dataset.get("ImageType") or ()]
     texts = (str(dataset.get(key) or "") for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
-    return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts))
+    instance = str(dataset.get("SOPInstanceUID") or "")
+    return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts), instance)
 
 
 class DicomPyramid:
@@ -76,7 +91,7 @@ class DicomPyramid:
 
     def __init__(self, files: Sequence[Path]) -> None:
         from wsidicom import Settings, WsiDicom
-        from wsidicom.errors import WsiDicomError
+        from wsidicom.errors import WsiDicomError, WsiDicomUidDuplicateError
 
         logging.getLogger("wsidicom").setLevel(logging.ERROR)  # its warnings quote headers
         settings = Settings(
@@ -87,6 +102,11 @@ class DicomPyramid:
         try:
             self._slide = WsiDicom.open(list(files), settings=settings)
             found = list(self._slide.pyramids[0])
+        except WsiDicomUidDuplicateError:
+            raise UnreadableError(
+                f"two of the {len(files)} DICOM files of the slide have one (0008,0018) SOPInstanceUID and "
+                "differ; which is right cannot be told: remove the wrong one"
+            ) from None
         except WsiDicomError:
             raise UnreadableError(
                 f"the {len(files)} DICOM files of the slide make no pyramid; expected VL Whole Slide Microscopy, "

@@ -1,10 +1,12 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from pydicom import dcmread
 
-from medvit import readers
+from medvit import phantoms, readers
 from medvit.errors import DataError, UnreadableError, UnsupportedError
 from medvit.readers.slide_fast import fastest
 from medvit.readers.slide_openslide import OpenSlidePyramid, vendor
@@ -150,6 +152,20 @@ def test_dicom_slides_of_another_maker_open_tile_by_tile(shared_data: Path):
         assert slide.read(5, 5, 40, 0.499).shape == (3, 40, 40)
     with pytest.raises(UnsupportedError, match="a DICOM slide of uint16 pixels; expected 8 bits"):
         open_slide((folder / "sm_image_grayscale.dcm",)).read(0, 0, 10, 0.499)
+
+
+def test_a_second_copy_of_a_level_is_told_and_another_one_of_its_uid_is_refused(tmp_path: Path):
+    (study,) = phantoms.write_slide_studies(tmp_path, 1)
+    level = next(path for path in sorted(study.rglob("*.dcm")) if dcmread(path).ImageType[2] == "VOLUME")
+    copy = level.with_name("z-copy.dcm")
+    shutil.copy(level, copy)
+    found = list(readers.find(sorted(study.rglob("*.dcm"))))
+    (slide,) = [one for one in found if isinstance(one, Item)]
+    assert [one.files for one in found if isinstance(one, Refusal) and one.code == "duplicate"] == [(copy,)]
+    assert open_slide(slide.files).shape
+    copy.write_bytes(level.read_bytes()[:-1] + b"x")
+    with pytest.raises(UnreadableError, match=r"two of the \d DICOM files of the slide have one .* SOPInstanceUID"):
+        open_slide((*slide.files, copy))
 
 
 def test_pixels_past_openslide_are_those_of_openslide(shared_data: Path, tiled: Path):
