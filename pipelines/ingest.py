@@ -157,7 +157,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     masks = mask_classes(config.mask_classes, curated.taken.values())
     manifest = Manifest(made, facts_of(config, prose, classes=classes(made), mask_classes=masks), run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)
-    crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
+    who = crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
+    if left_out:
+        log.info("what was not taken is listed by pseudonym; %s tells which files these are", who)
     manifest.write()
     quarantine.write(left_out, run.folder)
     update.leave(found, manifest, left_out, prose)

@@ -16,6 +16,8 @@ from medvit.samples import Refusal, Row
 NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
+SHOWN_REASONS = 5
+"""Told where nothing was taken, so that there is no dataset to list them in."""
 
 
 def rows(
@@ -39,8 +41,12 @@ def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path)
 def way_back(
     candidates: Sequence[Candidate], refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path
 ) -> list[tuple[str, str]]:
-    """(pseudonym, original) of every patient, image and refused file: for the site's eyes only."""
+    """(pseudonym, original) of every patient, study, series, image and refused file: for the site's eyes only."""
     pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
+    for candidate in candidates:
+        identity = candidate.item.identity
+        pairs += [(pseudonyms.study(candidate), identity.study)] if identity.study else []
+        pairs += [(pseudonyms.series(candidate), identity.series)] if identity.series else []
     pairs += [(pseudonyms.image(candidate), str(candidate.item.files[0].absolute())) for candidate in candidates]
     pairs += [(pseudonyms.file(_relative(r.files[0], root)), str(r.files[0].absolute())) for r in refusals]
     return pairs
@@ -50,18 +56,19 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
     """Passes if anything was taken.
 
     Raises:
-        DataError: Otherwise, with the number of files by code and the most frequent reason.
+        DataError: Otherwise, with the number of files by code, the reasons of most files.
     """
     if rows:
         return
-    counts: Counter[str] = Counter()
+    counts, reasons = Counter[str](), Counter[str]()
     for refusal in refusals:
         counts[refusal.code] += len(refusal.files)
-    reason = Counter(refusal.reason for refusal in refusals).most_common(1)[0][0]
+        reasons[refusal.reason] += len(refusal.files)
+    often = [f"{reason} ({number})" for reason, number in reasons.most_common(SHOWN_REASONS)]
     raise DataError(
         f"the source holds no image that can be taken, of {counts.total()} file{'' if counts.total() == 1 else 's'} ("
         + ", ".join(f"{number} {code}" for code, number in counts.most_common())
-        + f"); most often: {reason}; give source=PATH of DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz files"
+        + f"); most often: {'; '.join(often)}; expected DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz files"
     )
 
 
