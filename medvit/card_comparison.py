@@ -35,8 +35,9 @@ MIN_VALUES = 2
 NOTES = (
     "Effect: of numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from 0.8); of "
     "names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets hold 95 % bootstrap intervals over patients.",
-    "KS is the largest distance of the two cumulative distributions, 0 to 1; Wasserstein is how far values must move "
-    "on average, in their own unit. Where numbers do not vary within both datasets, only these two tell.",
+    "KS is the largest distance of the two cumulative distributions, 0 to 1, of names the share that has another one; "
+    "Wasserstein is how far values must move on average, in their own unit. Where numbers do not vary within both "
+    "datasets, only these two tell; names of which none is in both are a large shift, however few.",
     "Ages, sexes and fields are counted once a patient and value, all else by image. 89 years stands for older, too.",
 )
 
@@ -79,8 +80,10 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[Variable])
     opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
     fewest = min(len({row.patient_id for row in manifest}) for manifest in (a, b))
     if fewest < FEW_PATIENTS:
-        opening += f" One of them has {fewest} patients only: the intervals are rougher than they look."
+        patients = "1 patient" if fewest == 1 else f"{fewest} patients"
+        opening += f" One of them has {patients} only: the intervals are rougher than they look."
     only = [_only(key, here, there) for key, here, there in (("a", a, b), ("b", b, a))]
+    only.append(_too_few(a, b, variables))
     page = Page(
         f"{a.facts.name} (a) and {b.facts.name} (b)",
         opening,
@@ -128,6 +131,13 @@ def _only(key: str, here: Manifest, there: Manifest) -> str:
     return f"Only {key} tells: {'; '.join(sorted(known - others))}." if known - others else ""
 
 
+def _too_few(a: Manifest, b: Manifest, variables: Sequence[Variable]) -> str:
+    """What both tell, but one of them of too few to compare."""
+    known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
+    left = sorted(known[0] & known[1] - {one.name for one in variables})
+    return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {'; '.join(left)}." if left else ""
+
+
 def _table(variables: Sequence[Variable]) -> Table:
     lines = [
         [
@@ -171,13 +181,14 @@ def _picture(number: int, variable: Variable) -> Picture:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=7)
     (_bars if variable.shift.kind == "names" else _steps)(axes, variable)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return Picture.of(f"{number:02d}", f"{variable.name}: {variable.shift.size}", figure)
 
 
 def _steps(axes: Axes, variable: Variable) -> None:
     for key, observed, color in (("a", variable.a, COLORS[0]), ("b", variable.b, COLORS[1])):
         axes.ecdf(np.asarray(observed.values, dtype=np.float64), label=key, color=color)
+    axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel(variable.name, fontsize=7)
     axes.set_ylabel("share at or below", fontsize=7)
 

@@ -42,7 +42,8 @@ class Shift:
     """How a variable differs from `a` to `b`.
 
     `effect` is the standardized mean difference, b - a, of numbers, Cramer's V of names; `low` and `high` bound its
-    95 % interval. Not finite where it cannot be told, as of numbers that do not vary at all within both.
+    95 % interval. Not finite where it cannot be told, as of numbers that do not vary at all within both. `ks` is the
+    distance of the distributions in [0, 1]: that of Kolmogorov and Smirnov, of names the total variation distance.
     """
 
     kind: Literal["numbers", "names"]
@@ -54,7 +55,12 @@ class Shift:
 
     @property
     def size(self) -> str:
-        """none, small, medium or large; by the distance of the distributions where the effect is not finite."""
+        """none, small, medium or large; by the distance of the distributions where the effect is not finite.
+
+        Names of which none is in both differ by as much as they can, though the corrected V of a few is nearly 0.
+        """
+        if self.kind == "names" and self.ks > 1.0 - 1e-9:
+            return SIZES[-1]
         strength = abs(self.effect) if np.isfinite(self.effect) else self.ks
         return SIZES[int(np.searchsorted(BOUNDS[self.kind], strength, side="right"))]
 
@@ -80,7 +86,8 @@ def categorical_shift(a: Observed, b: Observed, seed: int = 0) -> Shift:
     sums = [_sums(np.eye(len(names))[[names[str(value)] for value in part.values]], part.patients) for part in (a, b)]
     effect = _cramers_v(*(part.sum(axis=0, keepdims=True) for part in sums))
     low, high = _interval(_cramers_v(*(_resampled(part, rng) for part in sums)))
-    return Shift("names", float(effect[0]), low, high)
+    shares = [part.sum(axis=0) / part.sum() for part in sums]
+    return Shift("names", float(effect[0]), low, high, float(np.abs(shares[0] - shares[1]).sum() / 2))
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:

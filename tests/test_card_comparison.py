@@ -72,6 +72,28 @@ def test_a_patient_of_many_images_has_one_age(tmp_path: Path) -> None:
     assert "age, years" not in {variable.name for variable in compare(many, dataset(tmp_path / "b"))}
 
 
+def few(manifest: Manifest, number: int) -> Manifest:
+    return replace(manifest, rows=manifest.rows[:number])
+
+
+def test_scanners_of_few_patients_that_have_nothing_in_common_are_a_large_shift(tmp_path: Path) -> None:
+    made = [
+        dataset(tmp_path / name, attributes=lambda r, name=name: r.attributes | {"model": f"{name} {r.image_id}"})
+        for name in ("GE", "SIEMENS")
+    ]
+    (scanner,) = [one.shift for one in compare(few(made[0], 2), few(made[1], 2)) if one.name == "model"]
+    assert (scanner.size, scanner.ks) == ("large", 1.0)
+    assert scanner.effect < 0.5
+
+
+def test_what_too_few_tell_is_said_to_be_left_out(tmp_path: Path) -> None:
+    a, b = few(dataset(tmp_path / "a"), 1), dataset(tmp_path / "b")
+    card_comparison.write(tmp_path, a, b, compare(a, b))
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "One of them has 1 patient only" in text
+    assert re.search(r"Not compared, as one of them tells fewer than 2 values: .*age, years.*; sex", text)
+
+
 def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
     a, b = dataset(tmp_path / "a"), dataset(tmp_path / "b", brighter=200, attributes=lambda r: {})
     variables = compare(a, b)
