@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ import numpy as np
 import yaml
 from jaxtyping import Num
 from numpy import ndarray as Array
-from pydantic import Field
 
 from medvit import card_curation, card_eye, card_plots, card_slides
 from medvit.artifacts import write_text
 from medvit.card_plots import SPLITS, Intensities, axis_sizes
-from medvit.config import Config
+from medvit.card_prose import CardHead, Prose
 from medvit.croissant import write_croissant
-from medvit.errors import ConfigError
 from medvit.intensities import percentiles, sampled_rows
 from medvit.leakage import Overlap, find_copies
 from medvit.manifest import Manifest
@@ -31,44 +28,7 @@ from medvit.quarantine import Quarantined
 from medvit.samples import Row
 
 FILE_NAME = "card.md"
-PROSE_FOLDER = next(
-    (
-        folder
-        for folder in (Path(__file__).parent.parent / "data_cards", Path(sys.prefix) / "data_cards")
-        if folder.is_dir()
-    ),
-    Path("data_cards"),
-)
-"""Where prose on well-known datasets is kept: in the project, or beside an installation."""
-
 SHOWN_REASONS = 30
-
-
-class CardHead(Config):
-    """The front matter of a data card."""
-
-    name: str
-    """Name of the dataset."""
-    licence: str = ""
-    """Under which terms it may be used."""
-    source: str = ""
-    """Where it comes from, as a URL or a citation."""
-    images: dict[str, int] = Field(default_factory=dict)
-    """Number of images by modality."""
-    patients: int | None = None
-    """Number of patients."""
-    classes: dict[str, int] = Field(default_factory=dict)
-    """Number of images by class, of prose on data whose images have one label each."""
-    hash: str = ""
-    """Hash of the manifest; depends on the site's key, so prose has none."""
-
-
-@dataclass(frozen=True)
-class Prose:
-    """A card that people wrote: its front matter, and Markdown to keep."""
-
-    head: CardHead
-    text: str
 
 
 @dataclass(frozen=True)
@@ -78,34 +38,6 @@ class _Measured:
     num_images: int
     intensities: Sequence[Intensities]
     mask_shares: Sequence[float]
-
-
-def read_prose(path: Path) -> Prose:
-    """The card in a Markdown file.
-
-    Raises:
-        ConfigError: If it does not open with front matter that fits `CardHead`.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"the card {path} cannot be read; give card=PATH of a Markdown file") from None
-    opening, _, rest = text.removeprefix("---\n").partition("\n---\n")
-    try:
-        tree = yaml.safe_load(opening) if text.startswith("---\n") and rest else None
-    except yaml.YAMLError:
-        tree = None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"the card {path} does not open with front matter: YAML between two lines of ---")
-    return Prose(CardHead.parse(tree, source=f"the front matter of {path}"), rest.strip())
-
-
-def find_prose(path: Path | None, name: str) -> Prose | None:
-    """The card at a path, or the one that the project keeps of a dataset of this name."""
-    kept = PROSE_FOLDER / f"{name}.md"
-    if path is None and not kept.is_file():
-        return None
-    return read_prose(path or kept)
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medvit import card_comparison, card_plots, cards, quarantine
 from medvit.card_comparison import CardFolder, compare
+from medvit.card_prose import find_prose, fitting
 from medvit.stage import Run, StageConfig, stage
 
 
@@ -27,7 +28,8 @@ def card(config: CardConfig, run: Run) -> CardFolder:
     """Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew."""
     a = run.dataset(config.a, "a")
     if config.b is None:
-        prose = cards.find_prose(config.card, a.facts.name)
+        prose = find_prose(config.card, a.facts.name)
+        prose = prose if config.card else fitting(prose, a.rows)
         cards.write_markdown(a, quarantine.read(config.a), prose, folder=run.folder)
         run.keep(cards.FILE_NAME)
         run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from medvit import card_plots, cards, croissant, quarantine
-from medvit.cards import Prose, find_prose, write_card
+from medvit.card_prose import Prose, find_prose, fitting
+from medvit.cards import write_card
 from medvit.engine import EngineConfig
 from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, slides, storing
 from medvit.ingest.burned_in import BurnedInConfig
@@ -141,6 +142,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
+    prose = prose if config.card else fitting(prose, made)
     slides.leave_places(curated.candidates, made, config.tiles, pseudonyms, config.key)
     if config.tiles.pack:
         made = pack(made, folder=run.folder, key=config.key, engine=config.engine)

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 from medvit import quarantine
-from medvit.cards import PROSE_FOLDER, CardHead, find_prose, read_prose, write_card
+from medvit.card_prose import PROSE_FOLDER, CardHead, Prose, find_prose, fitting, read_prose
+from medvit.cards import write_card
 from medvit.croissant import CONFORMS_TO
 from medvit.errors import ConfigError
 from medvit.manifest import Facts, Manifest
 from medvit.quarantine import Quarantined
 from medvit.samples import Row, Split
 from medvit.store import Store
+from tests.test_leakage import row
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "val", "test", "test")
 ENTRIES = (
@@ -182,6 +184,17 @@ def test_the_cards_of_the_project_are_complete(path: Path) -> None:
     assert head.source
     assert head.images
     assert find_prose(None, head.name) == read_prose(path)
+
+
+def test_prose_on_a_data_set_is_taken_of_its_images_and_of_no_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prose = Prose(CardHead(name="drive", images={"OP": 2}), "Photographs.")
+    rows = [row(tmp_path, number, np.zeros((1, 8, 8), np.uint8), modality="OP") for number in range(3)]
+    assert fitting(prose, rows[:2]) == fitting(prose, rows[:1]) == prose
+    assert fitting(prose, rows) is None
+    assert fitting(prose, [replace(rows[0], modality="CT")]) is None
+    assert "the images are not those of data_cards/drive.md" in caplog.text
 
 
 @pytest.mark.parametrize(

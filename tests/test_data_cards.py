@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit.cards import PROSE_FOLDER, read_prose
+from medvit.card_prose import PROSE_FOLDER, read_prose
 from medvit.ingest.labels import LABEL, from_folders
 from medvit.ingest.scan import scan
 from medvit.manifest import Manifest

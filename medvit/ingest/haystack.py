@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt64
 from numpy import ndarray as Array
 
-from medvit.ingest.sought import LONG_WORD, Needle
+from medvit.ingest.rarity import LONG_WORD
+from medvit.ingest.sought import Needle
 
 WINDOW = 6
 """Bytes; shorter needles are looked for as whole words, and in texts only."""

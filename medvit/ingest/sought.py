@@ -2,9 +2,8 @@
 
 Of DICOM files it is every value that the basic profile takes away (`medvit.ingest.identifying`); of other files what
 they say beside their pixels (`medvit.ingest.embedded_text`); of all files their names and those of their folders. Not
-looked for is what would be found anywhere: numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words
-of imaging, words that medvit itself writes, and what the files also say in places that identify nobody, as the maker
-of a scanner or the repetition time that a protocol is named after. How many these are is counted.
+looked for is what would be found anywhere (`medvit.ingest.rarity`), and what the files also say in places that identify
+nobody, as the maker of a scanner or the repetition time that a protocol is named after. How many these are is counted.
 """
 
 from __future__ import annotations
@@ -14,18 +13,17 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import medvit
 from medvit.errors import MedvitError
+from medvit.ingest import rarity
 from medvit.ingest.dates import written_forms
 from medvit.ingest.embedded_text import embedded
 from medvit.ingest.identifying import STRICT, Value, elements, texts, values
 from medvit.ingest.profile import DATES, TEXT, Action, Profile
-from medvit.ingest.vocabulary import is_common, words_of
+from medvit.ingest.vocabulary import words_of
 from medvit.readers import HEAD_BYTES
 from medvit.readers.acquisition import quantities
 from medvit.readers.dicom_file import begins_as_dicom
@@ -35,18 +33,7 @@ from medvit.readers.refusals import decoding
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
-"""Of a number, of a word in Latin letters, and of a word in others."""
-MIN_PHRASE = 6
-MIN_PARTED_DIGITS, MAX_NUMBER = 2, 24
-"""Of a number of a patient or a study that is written in parts: digits beside letters, and signs."""
-LONG_WORD = 7
-"""Letters from which a word is found within another one too."""
 FILE_NAME = "a file or folder name"
-_COUNTED = re.compile(
-    r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
-)
-"""Names that programs give by counting."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +172,15 @@ class _Collector:
 
     def words(self, text: str, needle: Needle) -> None:
         for word in words_of(text):
-            self._put(word, needle, is_rare=_is_rare(word))
+            self._put(word, needle, is_rare=rarity.is_rare(word))
 
     def phrase(self, text: str, needle: Needle) -> None:
         folded = " ".join(text.casefold().split())
-        is_rare = any(map(_is_rare, words_of(folded)))
-        if not needle.is_weak and _is_number_in_parts(folded):
+        is_rare = any(map(rarity.is_rare, words_of(folded)))
+        if not needle.is_weak and rarity.is_number_in_parts(folded):
             self._put("".join(words_of(folded)), needle, is_rare=True)
             is_rare = True
-        self._put(folded, needle, is_rare=is_rare and len(folded) >= MIN_PHRASE)
+        self._put(folded, needle, is_rare=is_rare and len(folded) >= rarity.MIN_PHRASE)
 
     def finish(self) -> Mapping[str, Needle]:
         shown = {word for text in self._shown for word in words_of(text)} | {text.casefold() for text in self._shown}
@@ -207,7 +194,7 @@ class _Collector:
 
     def _value(self, value: Value, needle: Needle) -> None:
         if value.vr == "UI":
-            self._put(value.text, needle, is_rare=len(value.text) > MIN_PHRASE)
+            self._put(value.text, needle, is_rare=len(value.text) > rarity.MIN_PHRASE)
         elif value.vr in DATES:
             for form in written_forms(value.text):
                 self._put(form.casefold(), needle, is_rare=True)
@@ -217,14 +204,14 @@ class _Collector:
             is_name = value.vr == "PN"
             for form in _name_forms(value.text):
                 words = words_of(form)
-                is_rare = (is_name and len(words) > 1) or any(map(_is_rare, words))
-                self._put(form, needle, is_rare=is_rare and len(form) >= MIN_PHRASE)
+                is_rare = (is_name and len(words) > 1) or any(map(rarity.is_rare, words))
+                self._put(form, needle, is_rare=is_rare and len(form) >= rarity.MIN_PHRASE)
             self.words(value.text, needle)
         else:
             self.phrase(value.text, needle)
             if value.vr not in ("UN", "OB", "OW"):
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
-                self.words(_telling_part(value.text) if is_prose else value.text, needle)
+                self.words(rarity.telling_part(value.text) if is_prose else value.text, needle)
 
     def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
         if not text.strip():
@@ -234,29 +221,6 @@ class _Collector:
             return
         for form in forms(text):
             self._needles[form] = self._needles.get(form, needle).joined(needle, form)
-
-
-def _is_rare(word: str) -> bool:
-    if is_common(word) or (_COUNTED.fullmatch(word) and len(re.sub(r"\D|^0+", "", word)) < MIN_DIGITS):
-        return False
-    if word.isdigit():
-        return len(word.lstrip("0")) >= MIN_DIGITS
-    if word in _own_words() or (len(word) >= LONG_WORD and word in _own_text()):
-        return False
-    return len(word) >= (MIN_LETTERS if word.isascii() else MIN_SIGNS)
-
-
-def _is_number_in_parts(text: str) -> bool:
-    """Whether it is one number, with letters or without, whose parts are too short to be looked for: `MRN-4711-88`."""
-    words = words_of(text)
-    num_digits = sum(map(str.isdigit, text))
-    is_long = num_digits >= MIN_DIGITS or (num_digits >= MIN_PARTED_DIGITS and len("".join(words)) >= MIN_PHRASE)
-    return is_long and len(words) > 1 and len(text) <= MAX_NUMBER
-
-
-def _telling_part(text: str) -> str:
-    """The words of prose that may be names or identifiers: with a capital or a digit."""
-    return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))
 
 
 def _name_forms(name: str) -> Iterator[str]:
@@ -290,16 +254,3 @@ def _shown(dataset: Dataset) -> Iterator[str]:
             continue
         elif STRICT.action(int(element.tag), vr) in (Action.KEEP, Action.CODE):
             yield from texts(element.value)
-
-
-@cache
-def _own_text() -> str:
-    package = Path(medvit.__file__).parent
-    files = [*package.rglob("*.py"), *(package.parent / "pipelines").glob("*.py")]
-    return " ".join(file.read_text(encoding="utf-8").casefold() for file in files)
-
-
-@cache
-def _own_words() -> frozenset[str]:
-    """The words of medvit's own files: what it writes by itself names nobody."""
-    return frozenset(words_of(_own_text()))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvit import card_plots, cards, croissant
-from medvit.cards import Prose
+from medvit.card_prose import Prose
 from medvit.ingest import memory, stamps
 from medvit.ingest.memory import Memory
 from medvit.ingest.pseudonyms import Pseudonyms

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -163,7 +162,6 @@ def write_identified_studies(folder: Path) -> Path:
 def test_nothing_that_names_a_patient_is_left_behind(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     source = write_identified_studies(tmp_path / "Grantham")
     uid = str(dcmread(next(source.rglob("IM*.dcm"))).StudyInstanceUID)
     finished = ingest.run(config(source, tmp_path / "out", tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"}))
@@ -180,7 +178,6 @@ def test_nothing_that_names_a_patient_is_left_behind(
     way_back = (tmp_path / "site.key.crosswalk" / "test.csv").read_text(encoding="utf-8")
     assert all(entry.where in way_back for entry in quarantine.read(tmp_path / "out"))
     assert all(row.study_id in way_back and row.series_id in way_back for row in Manifest.read(tmp_path / "out"))
-    assert f"{tmp_path / 'site.key.crosswalk' / 'test.csv'} tells which files these are" in caplog.text
 
 
 def test_what_fails_is_listed_and_the_rest_is_taken(tmp_path: Path) -> None:
@@ -206,12 +203,9 @@ def test_a_source_without_any_image_is_refused_and_leaves_nothing(tmp_path: Path
     (source / "notes.txt").write_text("no image")
     for number in range(2):
         (source / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(
-        DataError, match=r"no image that can be taken, of 3 files \(2 unreadable, 1 not_an_image\)"
-    ) as refused:
+    reasons = r"of 3 files \(2 unreadable, 1 not_an_image\); most often: [^;]* \(2\); [^;]* \(1\); expected DICOM"
+    with pytest.raises(DataError, match=reasons):
         ingest(config(source, tmp_path / "out"))
-    assert "(2); " in str(refused.value)  # files for each reason
-    assert "(1); expected DICOM" in str(refused.value)
     assert not list(tmp_path.glob("out*"))
 
 
