@@ -111,7 +111,7 @@ class ExportImage:
         return f"{row.image_id}{suffix}{ending}"
 
     def _sidecar(self, row: Row, scaled: Scaled) -> dict[str, Any]:
-        """All that is known of a row, in plain values; `slope` and `intercept` are those of the file."""
+        """All that is known of a row, in plain values; `dtype`, `slope` and `intercept` are those of the file."""
         names = [self._name(row, "")] + ([self._name(row, "-mask")] if row.mask is not None else [])
         affine = None if row.affine is None else np.reshape(row.affine, (4, 4)).tolist()
         return {
@@ -126,7 +126,8 @@ class ExportImage:
             "split": row.split,
             "labels": dict(row.labels),
             "shape": list(row.shape),
-            "dtype": row.dtype,
+            "dtype": scaled.pixels.dtype.name,
+            "stored_dtype": row.dtype,
             "spacing_mm": None if row.spacing_mm is None else list(row.spacing_mm),
             "affine": affine,
             "mpp": row.mpp,

@@ -94,7 +94,9 @@ def test_a_picture_and_its_json_give_the_real_values_back(exporter, tmp_path, pi
     row = stored_row(tmp_path, pixels, slope=0.5, intercept=3.0)
     exporter(row)
     told = sidecar(tmp_path)
-    shown = np.asarray(Picture.open(tmp_path / "out" / "i-1.png")).astype(float)
+    shown = np.asarray(Picture.open(tmp_path / "out" / "i-1.png"))
+    assert (told["dtype"], told["stored_dtype"]) == (shown.dtype.name, pixels.dtype.name)
+    shown = shown.astype(float)
     shown = shown[None] if shown.ndim == 2 else shown.transpose(2, 0, 1)
     real = pixels * 0.5 + 3.0
     tolerance = 1e-9 if is_lossless else told["slope"] / 2 + 1e-6  # half a step

@@ -36,6 +36,8 @@ MIN_SUBSTRING = 5
 
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
+_NUMBER = re.compile(r"\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?\s*")
+"""What (PS3.5 6.2) DS and IS hold, or nothing."""
 _NUMERIC = re.compile(rb"[\d\s\\.+\-eE\x00]*")
 _SHORT_TEXT = {"AE": 16, "SH": 16, "LO": 64}
 
@@ -133,7 +135,7 @@ class _Cleaning:
         if vr == "AS":
             return _with(element, [_age(text) for text in texts(element.value)])
         if vr in NUMBERS:
-            return _with(element, b"" if vr[0] in "US" else "") if self._is_number_of_someone(element, vr) else element
+            return element if self._is_plain_number(element, vr) else _with(element, b"" if vr[0] in "US" else "")
         if action is Action.CODE:
             return self._coded(element, vr)
         return None
@@ -206,10 +208,13 @@ class _Cleaning:
             return False
         return not any(word in text for word in self.forbidden if len(word) >= MIN_SUBSTRING)
 
-    def _is_number_of_someone(self, element: DataElement, vr: str) -> bool:
-        if vr not in ("IS", "DS", "UL", "UV", "SV", "SL"):
+    def _is_plain_number(self, element: DataElement, vr: str) -> bool:
+        """Whether a value is a number, whatever its VR promises, and nobody's."""
+        if vr in ("DS", "IS") and not all(_NUMBER.fullmatch(text) for text in texts(element.value)):
             return False
-        return any(len(text) > MIN_SUBSTRING and text in self.forbidden for text in texts(element.value))
+        if vr not in ("IS", "DS", "UL", "UV", "SV", "SL"):
+            return True
+        return not any(len(text) > MIN_SUBSTRING and text in self.forbidden for text in texts(element.value))
 
 
 def _with(element: DataElement, value: Any) -> DataElement:

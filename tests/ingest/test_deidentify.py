@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
 
 from medvit import phantoms
@@ -139,6 +141,20 @@ def test_the_very_old_are_given_as_ninety(dataset: Dataset) -> None:
     for age, kept in (("089Y", "089Y"), ("097Y", "090Y"), ("003M", "003M"), ("Zeb", "")):
         dataset.PatientAge = age
         assert deidentified(dataset, ALL, BY).PatientAge == kept
+
+
+@pytest.mark.parametrize("value", [b"Zebedee ", b"1.5\\Quentin ", b"12/04/63"])
+@pytest.mark.parametrize(("tag", "vr"), [(0x0018_0050, "DS"), (0x0020_0013, "IS")])
+def test_what_is_no_number_where_one_should_stand_goes(
+    dataset: Dataset, tmp_path: Path, tag: int, vr: str, value: bytes
+) -> None:
+    dataset[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
+    dataset.SliceLocation = "-1.25e1"
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    deidentified(dcmread(tmp_path / "a.dcm"), ALL, BY).save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    copy = dcmread(tmp_path / "b.dcm")
+    assert copy[tag].value in (None, "")
+    assert copy.SliceLocation == -12.5
 
 
 def test_without_options_characteristics_and_device_go(dataset: Dataset) -> None:
