@@ -46,6 +46,8 @@ class StageConfig(Config):
     """Keys that may differ between an unfinished run and the one that goes on."""
     IS_DISTRIBUTED: ClassVar[bool] = False
     """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
+    USES_TORCH: ClassVar[bool] = True
+    """Whether anything is drawn with torch, which takes seconds to import."""
 
     seed: int = 0
     """Seed of every random draw."""
@@ -208,14 +210,16 @@ def stage(recipe: Callable[[ConfigT, Run], ArtifactT]) -> Stage[ConfigT, Artifac
     return Stage(recipe.__name__, get_type_hints(recipe)["config"], recipe)
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, *, with_torch: bool = True) -> None:
     """Seeds Python, NumPy and torch."""
     import numpy as np
-    import torch
 
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from it)
-    torch.manual_seed(seed)
+    if with_torch:
+        import torch
+
+        torch.manual_seed(seed)
 
 
 def _open_folder(partial: Path, final: Path, config: StageConfig) -> None:
@@ -252,7 +256,7 @@ def _earlier_run(partial: Path) -> str | None:
 
 
 def _begin(run: Run, config: StageConfig) -> None:
-    seed_everything(config.seed)
+    seed_everything(config.seed, with_torch=config.USES_TORCH)
     resolved = config.to_yaml(private=False)
     write_text(run.folder / CONFIG, resolved)
     if _earlier_run(run.folder) is None:

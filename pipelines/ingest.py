@@ -43,6 +43,7 @@ class IngestConfig(StageConfig):
     """Options of `medvit ingest`."""
 
     OUTPUT: ClassVar[str] = "dataset"
+    USES_TORCH: ClassVar[bool] = False
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers")
 
     source: Location = Field(json_schema_extra={"private": True})

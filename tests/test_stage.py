@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pydantic import Field
 from medvit.artifacts import Checkpoint, Lineage, Report
 from medvit.errors import ConfigError, DataError, OutputError, TrackingError
 from medvit.manifest import Facts, Manifest
+from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
 
 
@@ -191,6 +194,15 @@ def test_the_same_seed_draws_the_same_numbers() -> None:
         return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
 
     assert draws() == draws()
+
+
+def test_an_ingest_never_waits_for_torch(tmp_path: Path) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    program = "import sys; from pipelines.__main__ import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    words = [f"source={tmp_path / 'source'}", f"dataset={tmp_path / 'out'}", f"key={tmp_path / 'k'}"]
+    command = [sys.executable, "-c", program, "ingest", *words, "tracking.enabled=false"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]
 
 
 def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path) -> None:
