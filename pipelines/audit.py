@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,10 @@ def _places(config: AuditConfig, copying: DeidentifyConfig, made_with: Tree) -> 
             raise DataError(f"no DICOM copy at {copy}; give copy_to=... where it lies")
         places.append(_Copy("the DICOM copy", copy))
     recorded_in = TrackingConfig.parse(made_with.get("tracking") or {}, source=CONFIG)
-    for tracking in dict.fromkeys((config.tracking, recorded_in)):
-        places += _stores(tracking)
+    stores = [_stores(tracking) for tracking in dict.fromkeys((config.tracking, recorded_in)) if tracking.enabled]
+    places += chain.from_iterable(stores)
+    if stores and not any(stores):
+        log.warning("no MLflow store at %s; give tracking.uri=... where there is one", config.tracking.uri)
     for path in config.places:
         if not path.exists():
             raise DataError(f"nothing at {path}; places=[...] names files and folders that exist")
@@ -183,14 +186,10 @@ def _places(config: AuditConfig, copying: DeidentifyConfig, made_with: Tree) -> 
 
 
 def _stores(tracking: TrackingConfig) -> list[_Place | _Store]:
-    if not tracking.enabled:
-        return []
     file = database(tracking)
     if file is None:
         return [_Store("MLflow", tracking)]
     there = [path for path in (file, file.parent / ARTIFACTS) if path.exists()]
-    if not there:
-        log.warning("no MLflow store at %s; give tracking.uri=... where there is one", tracking.uri)
     return [_Place("MLflow" if path == file else "MLflow artifacts", path) for path in there]
 
 

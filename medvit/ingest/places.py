@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import gzip
+import re
 import sqlite3
 import zipfile
 import zlib
@@ -19,18 +20,19 @@ from typing import TYPE_CHECKING
 from medvit.errors import MedvitError
 from medvit.ingest.haystack import MIN_BYTES_IN_PIXELS, Haystack, Trace
 from medvit.ingest.identifying import elements, texts
-from medvit.ingest.profile import NUMBERS
+from medvit.ingest.profile import BINARY, NUMBERS
 from medvit.ingest.sought import Needle, Sought
 from medvit.readers.dicom_file import begins_as_dicom
 from medvit.readers.dicom_header import load
 from medvit.readers.refusals import decoding
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
 MAX_TEXT = 2**28
 """Bytes of a compressed file that are searched."""
 SQLITE_HEAD = b"SQLite format 3\0"
+_TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?\s*")
 PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 
@@ -189,12 +191,17 @@ def _told(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
         for element in elements(dataset):
             if str(element.VR) == "SQ":
                 yield from _told(list(element.value or ()))
-            elif element.keyword != "PixelData":
+            elif element.keyword not in BINARY and not _is_time(element):  # bytes are searched in the file as a whole
                 yield (
                     f"{element.tag} {element.keyword or 'private'}",
                     "\n".join(texts(element.value)),
                     str(element.VR) in (*NUMBERS, "TM"),
                 )
+
+
+def _is_time(element: DataElement) -> bool:
+    """Whether it is a time of day and nothing else, which stays, and which numbers of studies are often made of."""
+    return str(element.VR) == "TM" and all(_TIME.fullmatch(text) for text in texts(element.value))
 
 
 def _dates(dataset: Dataset) -> Iterator[tuple[str, str]]:

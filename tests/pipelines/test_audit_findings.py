@@ -42,7 +42,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
-        dataset.AccessionNumber = PARTED
+        dataset.AccessionNumber, dataset.StudyTime = PARTED, "113933"
+        dataset.PerformedProcedureStepID = f"{DAY}.113933"  # of the day and the time, which stays
         dataset.DeviceSerialNumber, dataset.SeriesTime = "60064731", "101112.500000"  # which a copy keeps
         dataset.ProtocolName, dataset.RepetitionTime = "Ax Quokka Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"
