@@ -63,11 +63,10 @@ def map_items(
 ) -> Iterator[Outcome[ItemT, ResultT]]:
     """Outcomes in the order of the items, behind a progress bar with the time left.
 
-    The bar counts items, or their `weights` in some `unit`. Of the last items those of the highest `costs` are begun
-    first, if these are told: in bytes, or whatever grows with the time that an item takes. An error in one item never
-    stops the others. A full disk (`OutputError`) is an outcome like any other; the caller decides. An item on which
-    workers died `ATTEMPTS` times becomes an outcome with an error. An item is the work of one thread, as far as numpy
-    computes.
+    The bar counts items, or their `weights` in some `unit`. Local processes begin those of the last items first that
+    have the highest `costs`, in bytes or whatever grows with the time of an item. An error in one item never stops the
+    others. A full disk (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died
+    `ATTEMPTS` times becomes an outcome with an error. An item is the work of one thread, as far as numpy computes.
 
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.

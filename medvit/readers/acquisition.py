@@ -1,16 +1,18 @@
 """How and of whom an image was taken, as far as it identifies nobody: the columns by which datasets are compared.
 
-Texts are kept only in the plain characters of product names, without a long number, and if no word of them is a word of
-the patient's name or identifier, of the institution or of its staff: an operator may type anything anywhere. Ages are
+Texts are kept only in the plain characters of product names, without a long number or a date, and if no word of them is
+one of the patient's name or identifier, of the institution or of its staff, or holds a name: an operator may type
+anything anywhere. Ages are
 whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from medvit.errors import MedvitError
 from medvit.readers.dicom_elements import Elements
@@ -46,13 +48,24 @@ GAUSS = 100.0
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
 _LONG_NUMBER = re.compile(r"\d{6}")
-_WORD = re.compile(r"[^\W_]{3,}")
+_DATE = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{2,4}")
+_WORD = re.compile(r"[^\W_]{2,}")
+_AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
+"""Value representations whose bytes are the text; none is what the standard says."""
+_NAMES = ("PatientName", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName")
 _PERSONAL = (
     *("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientBirthDate", "AccessionNumber"),
     *("InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "OperatorsName"),
     *("PerformingPhysicianName", "StudyID", "StudyDate", "DeviceSerialNumber"),
 )
 _READ = (*TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
+
+
+class _Personal(NamedTuple):
+    """What names someone, in lower case: whole words, and what does within a word, too."""
+
+    words: frozenset[str]
+    parts: tuple[str, ...]
 
 
 def attributes(item: Item) -> Mapping[str, str]:
@@ -73,7 +86,7 @@ def attributes(item: Item) -> Mapping[str, str]:
 def read_attributes(dataset: Elements | Dataset) -> Mapping[str, str]:
     """What a DICOM data set says of `KEYS`, at its top or in the shared groups of an enhanced object."""
     levels = [dataset, *_shared_groups(dataset)]
-    personal = {word.casefold() for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword))}
+    personal = _personal(dataset)
     found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
     found |= _quantities(levels)
     sex = _text(dataset.get("PatientSex")).upper()
@@ -115,14 +128,33 @@ def _text(value: object) -> str:
 def _written(dataset: Elements | Dataset, keyword: str) -> str:
     """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
     raw = dataset.raw((tag_of(keyword),)) if isinstance(dataset, Elements) else None
-    if raw and raw[0][2].isascii() and b"\x1b" not in raw[0][2]:
+    if raw and raw[0][1] in _AS_TEXT and raw[0][2].isascii() and b"\x1b" not in raw[0][2]:
         return raw[0][2].decode()
     return _text(dataset.get(keyword))
 
 
-def _product(text: str, personal: set[str]) -> str:
-    is_personal = any(word.casefold() in personal for word in _WORD.findall(text))
-    return text if _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not is_personal else ""
+def _personal(dataset: Elements | Dataset) -> _Personal:
+    """The words and the parts of words that name someone."""
+    words = {word for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
+    names = {word for keyword in _NAMES for word in _WORD.findall(_written(dataset, keyword))}
+    known = {form for word in words | names for form in _forms(word)}
+    return _Personal(frozenset(known), tuple(form for word in names for form in _forms(word) if len(form) > 3))
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    """A word in lower case, and as it is written where there are no accents."""
+    folded = word.casefold()
+    if folded.isascii():
+        return (folded,)
+    bare = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
+    return folded, bare, folded.replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+
+
+def _product(text: str, personal: _Personal) -> str:
+    words = [word.casefold() for word in _WORD.findall(text)]
+    is_personal = any(word in personal.words or any(part in word for part in personal.parts) for word in words)
+    is_plain = _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not _DATE.search(text)
+    return text if is_plain and not is_personal else ""
 
 
 def _number(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, KeysView, Mapping
 from functools import cache, cached_property, lru_cache
 from io import FileIO
 from itertools import accumulate
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
@@ -39,7 +40,7 @@ UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840
 
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Those whose empty values are empty, not missing."""
-CHARACTER_SET, TRANSFER_SYNTAX = 0x00080005, 0x00020010
+CHARACTER_SET, TRANSFER_SYNTAX, ROWS = 0x00080005, 0x00020010, 0x00280010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 OWN_TYPES = (b"UI", b"DS", b"IS")
 """Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
@@ -206,6 +207,7 @@ def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elemen
         return None
 
 
+_patterns_lock = Lock()
 _patterns: dict[tuple[object, ...], Pattern | None] = {}
 """By sizes and what is sought; none where such a file was met once: where all differ in size, patterns serve nobody."""
 
@@ -219,9 +221,10 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
         return found
     seen: list[Span] = []
     way = _way(content, size, tags, last, seen)
-    _patterns[alike] = Pattern.of(way, seen, content) if alike in _patterns else None
-    if len(_patterns) > NUM_PATTERNS:
-        del _patterns[next(iter(_patterns))]
+    with _patterns_lock:
+        _patterns[alike] = Pattern.of(way, seen, content) if alike in _patterns else None
+        if len(_patterns) > NUM_PATTERNS:
+            del _patterns[next(iter(_patterns))]
     return Elements.along(way, content)
 
 
@@ -240,8 +243,8 @@ def _way(content: Bytes, size: int, tags: Collection[int] | None, last: int, see
     seen.append((start, stop))
     is_implicit = syntax == IMPLICIT_SYNTAX
     found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags, seen=seen)
-    if not found:
-        raise Unusual
+    if not found or (tags is not None and ROWS in tags and ROWS not in found):
+        raise Unusual  # an element out of order may hide all that follow
     pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit, seen=seen)
     return Way(meta, found, pixels, is_implicit)
 

@@ -20,8 +20,13 @@ def _text(text: str) -> str:
     return text.rstrip(" \0")
 
 
+def _uid(text: str) -> str:
+    return text.strip(" \0")
+
+
 TEXTS: Mapping[bytes, Callable[[str], Any]] = {
-    **dict.fromkeys((b"CS", b"LO", b"SH", b"UI", b"DA", b"DT", b"TM"), _text),
+    **dict.fromkeys((b"CS", b"LO", b"SH", b"DA", b"DT", b"TM"), _text),
+    b"UI": _uid,
     b"DS": float,
     b"IS": int,
 }
@@ -53,7 +58,7 @@ def plain_value(vr: bytes | None, value: bytes) -> Any:
         return LEFT_TO_PYDICOM
     if value:
         return _remembered(vr, value)
-    return "" if TEXTS.get(vr) is _text else None
+    return "" if TEXTS.get(vr) in (_text, _uid) else None
 
 
 def are_plain(elements: Iterable[tuple[int, bytes | None, bytes]]) -> bool:

@@ -111,6 +111,7 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
+    _require_outside(options.spool, work)
     return _source(location).fetch(Place(location, options, work))
 
 
@@ -122,6 +123,7 @@ def fetch_studies(
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
+    _require_outside(options.spool, work)
     source, place = _source(location), Place(location, options, work)
     if isinstance(source, SourceByStudy):
         yield from source.studies(place, is_done)
@@ -135,8 +137,27 @@ def clear(work: Path) -> None:
     Raises:
         OSError: If it cannot be removed.
     """
-    if (work / SPOOL).is_dir():
-        shutil.rmtree(work / SPOOL)
+    spool = work / SPOOL
+    if spool.is_symlink() or spool.is_file():
+        spool.unlink()
+    elif spool.is_dir():
+        shutil.rmtree(spool)
+
+
+def _require_outside(spool: Path | None, work: Path) -> None:
+    """Passes a spool that is not in the output of a stage, which would hold files that name patients.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if spool is None:
+        return
+    partial = work.resolve()
+    final = partial.with_name(partial.name.removesuffix(".partial"))
+    if any(spool.expanduser().resolve().is_relative_to(output) for output in (partial, final)):
+        raise ConfigError(
+            "retrieve.spool lies in the output, which would keep files of patients; give a place elsewhere"
+        )
 
 
 def _source(location: str) -> Source:

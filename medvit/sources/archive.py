@@ -72,6 +72,10 @@ class Archive:
             return Unpacking(spool, MAX_RATIO * max(state.st_size, 1)).run(path)
 
 
+class _TooMuchError(SourceError):
+    """Raised of an archive that holds more than any does which is meant well."""
+
+
 class Unpacking:
     """Unpacks one archive into a spool."""
 
@@ -86,7 +90,7 @@ class Unpacking:
         with path.open("rb") as raw, _opened(raw) as (members, reader), _bar(path) as bar:
             for number, member in enumerate(members):
                 if number >= MAX_MEMBERS:
-                    raise SourceError(f"the archive holds more than {MAX_MEMBERS} entries; unpack it in parts")
+                    raise _TooMuchError(f"the archive holds more than {MAX_MEMBERS} entries; unpack it in parts")
                 self._take(member, reader)
                 bar.update(max(0, raw.tell() - bar.n))
         if not self._files and not self._refusals:
@@ -134,7 +138,7 @@ class Unpacking:
             while chunk := stream.read(CHUNK_BYTES):
                 self._num_bytes += len(chunk)
                 if self._num_bytes > self._max_bytes:
-                    raise SourceError(
+                    raise _TooMuchError(
                         f"the archive unpacks to more than {MAX_RATIO} times its size, as those made to fill disks do; "
                         "if you trust it, unpack it and give the folder"
                     )
@@ -209,14 +213,18 @@ def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: Member) -> Iterat
 
 @contextmanager
 def _explained(spool: Spool) -> Iterator[None]:
+    """Says what is wrong with an archive; of one that is refused for good, nothing that was unpacked stays."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the stage tells of a full disk
         raise SourceError(f"the archive cannot be read: {error.strerror or 'it is damaged'}") from None
+    except _TooMuchError:
+        spool.discard()
+        raise
     except BROKEN:
-        spool.discard()  # what was unpacked serves nobody: a mended archive is another one
+        spool.discard()
         raise SourceError("the archive is damaged or cut short; copy it again") from None
 
 

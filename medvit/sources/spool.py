@@ -108,6 +108,8 @@ class Spool:
 
     def close(self) -> None:
         """Lets others use the spool; one that holds nothing is removed."""
+        if self._book.closed:
+            return
         self._book.close()
         self._guard.close()
         if not self._sizes:

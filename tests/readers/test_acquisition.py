@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.sequence import Sequence
 
 from medvit import phantoms, readers
@@ -29,6 +29,28 @@ def test_the_phantoms_tell_what_they_are(tmp_path: Path) -> None:
     assert "model" not in told  # it is "phantom", and so is the patient's name
     assert told["sex"] == "O"
     assert told.keys() <= set(KEYS)
+
+
+@pytest.mark.parametrize("name", ["Zoë^Prisma", "Zoe^Prisma"])
+def test_a_model_called_as_the_patient_is_kept_in_no_alphabet(tmp_path: Path, name: str) -> None:
+    phantoms.write_ct_studies(tmp_path, 1)
+    file = sorted(tmp_path.rglob("*.dcm"))[0]
+    dataset = dcmread(file)
+    dataset.SpecificCharacterSet, dataset.PatientName, dataset.ManufacturerModelName = "ISO_IR 100", name, "Prisma"
+    dataset.save_as(file)
+    told = attributes(Item("dicom", (file,), "image"))
+    assert "manufacturer" in told
+    assert "model" not in told
+
+
+def test_an_identifier_that_is_no_text_is_known_too(tmp_path: Path) -> None:
+    phantoms.write_ct_studies(tmp_path, 1)
+    file = sorted(tmp_path.rglob("*.dcm"))[0]
+    dataset = dcmread(file)
+    dataset.ManufacturerModelName = "12345"
+    dataset["PatientID"] = DataElement(0x0010_0020, "UL", 12345)
+    dataset.save_as(file)
+    assert "model" not in attributes(Item("dicom", (file,), "image"))
 
 
 def test_other_formats_and_lost_files_say_nothing(tmp_path: Path) -> None:
@@ -69,6 +91,17 @@ def test_a_model_that_names_anyone_is_not_kept(planted: str) -> None:
     )
     assert "model" not in told
     assert told["manufacturer"] == "SIEMENS"
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [
+        *(("Li^Wu", "Li Wu"), ("Doe^Jane", "JaneDoe"), ("Müller^Eva", "Muller"), ("Müller^Eva", "Mueller-unit")),
+        *(("Doe^Jane", "1963-04-12"), ("Doe^Jane", "12.04.1963"), ("Doe^Jane", "12/4/63")),
+    ],
+)
+def test_a_name_is_known_however_it_is_written(name: str, planted: str) -> None:
+    assert "model" not in read_attributes(scanned(ManufacturerModelName=planted, PatientName=name))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
 from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.dicom_file import open_elements
 from medvit.readers.dicom_header import header_of, load
 from medvit.readers.dicom_native import native
-from medvit.readers.dicom_places import PIXELS
+from medvit.readers.dicom_places import LONG_VRS, PIXELS, UNDEFINED, find_pixels
 
 TEST_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
 TAGS = (0x00080008, 0x00080016, 0x00100020, 0x00200032, 0x00280010, 0x00280030)
@@ -194,3 +196,53 @@ def test_numbers_in_text_are_written_again_as_they_were(tmp_path: Path) -> None:
     read = load(path)
     assert str(read.RepetitionTime) == "10000"
     assert [str(number) for number in read.ImagePositionPatient] == ["1.0", "-2.50", "0.333333333333"]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_an_element_out_of_order_would_hide_is_left_to_pydicom(tmp_path: Path, syntax: str) -> None:
+    path = saved(tmp_path / "a.dcm", slice_of(syntax))
+    content = path.read_bytes()
+    at = content.index(b"\x08\0\x08\0")
+    overlay = struct.pack("<HHI", 0x6000, 0x10, 2) if syntax == ImplicitVRLittleEndian else b"\0\x60\x10\0US\2\0"
+    path.write_bytes(content[:at] + overlay + b"\4\0" + content[at:])
+    assert open_elements(path, specific_tags=list(TAGS), stop_before_pixels=True).get("Rows") == 3
+
+
+def test_a_uid_has_no_blanks_around_it(tmp_path: Path) -> None:
+    dataset = slice_of(ExplicitVRLittleEndian)
+    dataset.add_new(0x0020_000E, "UI", " 1.2.3")
+    path = saved(tmp_path / "a.dcm", dataset)
+    found = quickly(path)
+    assert found is not None
+    assert found.get("SeriesInstanceUID") == dcmread(path).SeriesInstanceUID == "1.2.3"
+
+
+def element(tag: int, vr: bytes, value: bytes, *, length: int | None = None) -> bytes:
+    said = len(value) if length is None else length
+    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
+    return head + (struct.pack("<HI", 0, said) if vr in LONG_VRS else struct.pack("<H", said)) + value
+
+
+NATIVE = element(PIXELS, b"OW", bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("before", "is_found"),
+    [
+        (b"", True),
+        (element(0x0029_0010, b"LO", b"SIEMENS ") + element(0x0029_1010, b"OB", NATIVE), True),
+        (element(0x6000_0010, b"US", b"\0\1") + element(0x6000_3000, b"OW", NATIVE), True),
+        (element(0x7FE0_0000, b"UL", bytes(4)), True),
+        (element(0x0088_0200, b"SQ", NATIVE), False),
+        (element(0x0028_0010, b"US", bytes(2)), False),
+        (element(0x0029_1010, b"SQ", NATIVE, length=UNDEFINED), False),
+        (element(0x0031_0010, b"LO", b"X ") + element(0x0029_0010, b"LO", b"X "), False),
+        (element(0x0029_0010, b"??", b"X "), False),
+        (element(PIXELS, b"OB", NATIVE, length=UNDEFINED), False),
+        (bytes(8), False),
+    ],
+)
+def test_pixels_lie_behind_what_describes_none_alone(before: bytes, is_found: bool) -> None:
+    content = bytes(10) + before + NATIVE
+    found = find_pixels(content, 10, is_implicit=False, seen=[])
+    assert found == ((len(content) - 4, len(content)) if is_found else None)

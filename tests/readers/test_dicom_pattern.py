@@ -131,6 +131,30 @@ def test_whatever_byte_differs_nothing_else_is_found_than_in_the_file_by_itself(
     assert num_alike > 100
 
 
+def test_a_way_is_that_of_one_size_one_length_and_what_was_sought_alone() -> None:
+    content = content_of(ExplicitVRLittleEndian)
+    for _ in range(3):
+        found = look(content)
+    assert found is not None
+    assert found.pattern is not None
+    _, _, stop, _ = found._places[0x00280030]
+    assert quick_beginning(Beginning(content[:stop], stop - 2, 0), TAGS) is None  # its last value is cut off
+    assert quick_beginning(Beginning(content[: stop - 2], len(content), 0), TAGS) is None  # and not read
+    fewer = quick_beginning(Beginning(content, len(content), 0), (0x00080008, TAGS[-2], TAGS[-1]))
+    assert fewer is not None
+    assert list(fewer.keys()) == [0x00080008, TAGS[-2], TAGS[-1]]
+
+
+def test_elements_without_a_length_of_their_own_are_not_said_by_their_bytes() -> None:
+    content = content_of(ExplicitVRLittleEndian, undefined_lengths=True)
+    for _ in range(3):
+        found = look(content)
+    assert found is not None
+    assert found.pattern is not None
+    assert found.pattern.said(content, (0x00100020,)) == b"P^1 "
+    assert found.pattern.said(content, (0x00100020, 0x00081140)) is None
+
+
 def test_only_so_many_ways_are_kept() -> None:
     for length in range(NUM_PATTERNS + 10):
         look(content_of(ExplicitVRLittleEndian, PatientID="x" * 2 * length))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,29 @@ def test_a_missing_slice_is_noticed_where_slices_are_thinner_than_the_tolerance(
     positions = np.array([[0, 0, 0], [0, 0, 0.05], [0, 0, 0.15]])
     with pytest.raises(GeometryError, match="slice gaps"):
         slice_spacing_mm(positions, np.array([0.0, 0.0, 1.0]))
+
+
+def test_directions_that_are_no_right_angle_are_refused(write_series):
+    files, _ = write_series(ImageOrientationPatient=[1, 0, 0, 0.2, 0.9798, 0])
+    with pytest.raises(GeometryError, match="not two unit vectors at a right angle"):
+        arrange([read_header(file) for file in files])
+
+
+def test_a_place_that_is_no_number_is_none(write_series):
+    files, _ = write_series()
+    headers = [read_header(file) for file in files]
+    headers[2] = replace(headers[2], position_mm=(0.0, float("nan"), 0.0))
+    with pytest.raises(GeometryError, match=r"no \(0020,0032\) ImagePositionPatient in 1 of 5 slices"):
+        arrange(headers)
+
+
+def test_slices_thinner_than_the_tolerance_of_a_place_are_apart_where_pixels_are_as_fine(write_series):
+    places = tuple(0.006 * n for n in range(5))
+    files, _ = write_series(places_mm=places, PixelSpacing=[0.004, 0.004])
+    assert arrange([read_header(file) for file in files]).affine.spacing_mm[2] == pytest.approx(0.006, rel=1e-3)
+    coarse, _ = write_series(places_mm=places)
+    with pytest.raises(GeometryError, match="1 position holds 5 instances"):
+        arrange([read_header(file) for file in coarse])
 
 
 def test_slices_lie_in_order_along_their_normal(write_series):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from medvit.errors import DataError, SourceError
+from medvit.errors import ConfigError, DataError, SourceError
 from medvit.phantoms import write_ct_studies
-from medvit.sources import Local, RetrieveConfig, archive, fetch
+from medvit.sources import Local, RetrieveConfig, archive, clear, fetch
 from pipelines.ingest import IngestConfig, ingest
 
 FILES = {"b/2.dcm": b"two", "a/1": b"one", "a/.hidden": b"x", "__MACOSX/a/1": b"x"}
@@ -99,6 +99,27 @@ def test_what_an_earlier_run_fetched_never_reaches_the_dataset(
     assert not (tmp_path / "made" / ".spool").exists()
 
 
+@pytest.mark.parametrize("spool", ["made.partial/kept", "made/kept", "made"])
+def test_a_spool_in_the_output_is_refused_at_once(tmp_path: Path, spool: str) -> None:
+    archive = zipped(tmp_path / "x.zip", {"a.png": b"x"})
+    tree = {"source": archive, "dataset": tmp_path / "made", "key": tmp_path / "key", "tracking": {"enabled": False}}
+    with pytest.raises(ConfigError, match=r"retrieve\.spool lies in the output"):
+        ingest(IngestConfig.parse({**tree, "retrieve": {"spool": tmp_path / spool, "keep": True}}))
+    assert not list(tmp_path.glob("made*"))
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_called_as_the_spool_and_is_none_goes_without_what_it_leads_to(tmp_path: Path, is_link: bool) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "x").touch()
+    spool = tmp_path / ".spool"
+    spool.symlink_to(tmp_path / "precious") if is_link else spool.touch()
+    clear(tmp_path)
+    assert not spool.is_symlink()
+    assert not spool.exists()
+    assert (tmp_path / "precious" / "x").exists()
+
+
 def test_a_run_that_goes_on_with_another_source_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_ct_studies(tmp_path / "source", 1)
     broken = tmp_path / "x.zip"
@@ -156,11 +177,11 @@ def test_an_archive_within_an_archive_or_a_folder_is_refused_with_a_reason(tmp_p
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "RATIO_BYTES", 2**20)
-    bomb = {"zeros": bytes(2**23)}
+    bomb = {"first": bytes(1000), "zeros": bytes(2**23)}
     made = zipped(tmp_path / name, bomb) if name == "x.zip" else tarred(tmp_path / name, bomb, "w:gz")
     with pytest.raises(SourceError, match="more than 250 times its size"):
         unpacked(made, tmp_path / "work")
-    assert not list((tmp_path / "work").rglob("zeros"))
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_more_than_the_limit_is_not_unpacked(tmp_path: Path) -> None:
