@@ -89,6 +89,9 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
     if prose is None:
         return None
     counts = Counter(row.modality or "unknown" for row in rows)
+    num_said = sum(prose.head.images.values())
+    if len(rows) <= num_said:
+        del counts["unknown"]  # as pictures whose files do not say it
     name = f"data_cards/{prose.head.name}.md"
     if counts - Counter(prose.head.images):
         log.warning("the images are not those of %s, which is not taken though the dataset is called so", name)

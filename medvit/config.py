@@ -50,11 +50,14 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:
-        """One name where a list of names is expected is a list of one: `modality=CT` as well as `modality=[CT]`."""
+        """One name where a list of names is expected is a list of one: `modality=CT` as well as `modality=[CT]`.
+
+        Not so where it has a comma: several names are a list, as in `modality=[CT,MR]`.
+        """
         if not isinstance(value, Mapping):
             return value
         return {
-            key: (given,) if isinstance(given, str) and key in cls.model_fields and _are_names(cls, key) else given
+            key: (given,) if _is_one_name(given) and key in cls.model_fields and _are_names(cls, key) else given
             for key, given in value.items()
         }
 
@@ -94,9 +97,15 @@ class Config(BaseModel):
         return str(yaml.safe_dump(self.tree(private=private), sort_keys=False, allow_unicode=True))
 
 
+def _is_one_name(given: Any) -> bool:
+    return isinstance(given, str) and given != "" and "," not in given
+
+
 def _are_names(kind: type[BaseModel], key: str) -> bool:
     """Whether an option is a list of texts; one number for a list of them would be a guess at how many."""
     annotation = kind.model_fields[key].annotation
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation, *_) = [each for each in get_args(annotation) if each is not NoneType]
     if get_origin(annotation) is not tuple or get_args(annotation)[1:] != (Ellipsis,):
         return False
     (member, _) = get_args(annotation)

@@ -77,7 +77,7 @@ class Audit:
         """Runs the audit.
 
         Raises:
-            DataError: If there is no dataset, or the source holds no file, or none of its patients is in the dataset.
+            DataError: If there is no dataset, or the source holds no file.
             TrackingError: If the MLflow store cannot be searched.
         """
         return self.run(config or AuditConfig.parse(options, source=self.name))
@@ -148,21 +148,22 @@ def _search(config: AuditConfig, needles: Sought, manifest: Manifest, made_with:
         return Search(needles)
     pseudonyms = Pseudonyms.with_key_file(config.key, "")
     if not made_with.get("patient_from"):
-        _require_common(needles, manifest, pseudonyms)
+        _warn_of_strangers(needles, manifest, pseudonyms)
     patients = {name: Patient(name, is_known_elsewhere=True) for name in needles.dates}
     names = {name: pseudonyms.patient(patient) for name, patient in patients.items()}
     moves = {names[name]: pseudonyms.days(patient) for name, patient in patients.items()}
     return Search(by_pseudonym(needles, names), moves)
 
 
-def _require_common(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
-    """Passes unless patients of the source have pseudonyms, and none of them is in the dataset."""
+def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
+    """Warns where patients of the source have pseudonyms, and none of them is in the dataset."""
     known = {row.patient_id for row in manifest}
     here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
     if known and here and not known & here:
-        raise DataError(
-            f"none of the {len(here)} patients of the source is in the dataset, so an audit would find nothing and "
-            "mean nothing; give the source that the dataset was made of, and the key it was made with (key=...)"
+        log.warning(
+            "none of the %d patients that the source names by PatientID is in the dataset: what is found, or not, "
+            "means nothing unless it was made of this source, by this key (key=...), with patients from elsewhere",
+            *(len(here),),
         )
 
 

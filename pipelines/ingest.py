@@ -98,7 +98,7 @@ class IngestConfig(StageConfig):
     def _are_apart(self) -> Self:
         """What is made lies outside of what it is made of, or the next ingest would take it for images."""
         places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
-        made = {key: path.expanduser().resolve() for key, path in places.items() if path is not None}
+        made = {key: path.resolve() for key, path in places.items() if path is not None}
         source = local_path(self.source)
         if source is not None and source.is_dir():
             for key, path in made.items():

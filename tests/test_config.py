@@ -64,7 +64,7 @@ def test_numbers_are_read_however_they_are_written(text: str, value: float) -> N
 def test_one_name_is_a_list_of_one_and_one_number_is_not() -> None:
     assert load("inner.names=CT", "inner.modes=a").inner == Inner(names=("CT",), modes=("a",))
     assert load("inner.names=[]").inner.names == ()
-    for wrong in ("inner.sizes=3", "inner.modes=c", "inner.names={a: b}"):
+    for wrong in ("inner.sizes=3", "inner.modes=c", "inner.names={a: b}", "inner.names=a,b", "inner.names="):
         with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
             load(wrong)
 

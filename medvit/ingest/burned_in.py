@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -114,13 +114,14 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
     found = risk(item, modality)
     if not found.declares and not found.is_risky and config.look_at == "risky":
         return image, ""
-    if not found.declares and suspicion(chain.from_iterable(map(find_lines, _drawn(image, item)))) < config.threshold:
+    lines = [find_lines(plane) for plane in _drawn(image, item)]
+    if not found.declares and suspicion(chain.from_iterable(lines)) < config.threshold:
         return image, ""
     if config.policy == "keep":
         return image, "kept"
     if config.policy == "quarantine":
         raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
-    chosen = to_mask(_drawn(image, item))
+    chosen = to_mask(zip(_drawn(image, item), lines, strict=True))
     if not chosen:
         raise BurnedInError(_why(found) + ", but no line of it was found to mask")
     pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
@@ -139,15 +140,15 @@ def report(fates: Iterable[str], codes: Iterable[str]) -> None:
         log.warning("writing in the pixels of %d images: %s", counts.total(), shown)
 
 
-def to_mask(planes: Iterable[Num[Array, "h w *c"]]) -> list[Line]:
-    """What is blanked in images known to carry writing: weaker lines too, strong ones with their surroundings.
+def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[Line]]]) -> list[Line]:
+    """What is blanked of planes known to carry writing, each with its lines: strong ones with their surroundings.
 
     The letters at the ends of a line, its commas and accents are often too small or too close to count as letters, and
     an initial or a number of two digits is no line of its own.
     """
     chosen: set[Line] = set()
-    for plane in planes:
-        lines = [line for line in find_lines(plane) if line.score >= MASK_FROM]
+    for plane, found in planes:
+        lines = [line for line in found if line.score >= MASK_FROM]
         strong = [line for line in lines if line.score >= STRONG]
         chosen.update(lines, (line.widened(SURROUNDINGS) for line in strong), marks_beside(plane, lines))
     return list(chosen)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 METHOD = "medvit, DICOM PS3.15 Annex E"
 MASKED = "lines of writing that a detector found are blanked"
-NEEDS_ANNOTATION = "1.2.840.10008.5.1.4.1.1.7."
-"""Root of the SOP classes, multi-frame secondary capture, that must have (0028,0301) BurnedInAnnotation (C.8.6.3)."""
 REMOVED = "REMOVED"
 """What takes the place of a text that may not be empty."""
 OLDEST = 89
@@ -158,7 +156,7 @@ class _Cleaning:
         is_default = f"{name.strip()}:{tag >> 16:04X},{tag & 0xFF:02X}" in SAFE_PRIVATE
         is_number = isinstance(element.value, bytes) and _NUMERIC.fullmatch(element.value) is not None
         if str(element.VR) in NUMBERS or is_number:
-            return True
+            return is_number or self._is_plain_number(element, str(element.VR))
         return not is_default and self._is_free(element.value)
 
     def _uid(self, uid: str, keyword: str, action: Action) -> str:
@@ -278,10 +276,8 @@ def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
         code.CodingSchemeDesignator = "DCM"
         copy.DeidentificationMethodCodeSequence.append(code)
     copy.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in profile.options else "REMOVED"
-    if writing == "kept" or (writing and str(copy.SOPClassUID).startswith(NEEDS_ANNOTATION)):
+    if writing == "kept" or (writing and "BurnedInAnnotation" in copy):  # some classes must have it
         copy.BurnedInAnnotation = "YES"
-    elif writing == "masked":
-        copy.pop("BurnedInAnnotation", None)
 
 
 def _check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:

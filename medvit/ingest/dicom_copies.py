@@ -27,7 +27,7 @@ from medvit.ingest.deidentify import METHOD, Replacements, deidentified
 from medvit.ingest.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.stored_pixels import blank
-from medvit.ingest.written_text import Line
+from medvit.ingest.written_text import Line, find_lines
 from medvit.outcomes import Outcome
 from medvit.readers import mosaic
 from medvit.readers.dicom_header import load
@@ -159,7 +159,7 @@ class CopyFiles:
         return "MOSAIC" not in (dataset.get("ImageType") or ()) or mosaic.is_open(copy)
 
     def _writing(self, files: Iterable[Path]) -> Sequence[Line]:
-        lines = to_mask(frames_in(files))
+        lines = to_mask((frame, find_lines(frame)) for frame in frames_in(files))
         if not lines:
             raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
         return lines

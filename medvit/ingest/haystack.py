@@ -17,6 +17,8 @@ from numpy import ndarray as Array
 from medvit.ingest.rarity import LONG_WORD
 from medvit.ingest.sought import Needle
 
+SHORT_MIXED = 8
+"""Letters and digits of a needle up to which it must stand by itself."""
 WINDOW = 6
 """Bytes; shorter needles are looked for as whole words, and in texts only."""
 TABLE_BITS = 22
@@ -106,6 +108,8 @@ def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
         )
     if re.fullmatch(r"[+-]?[\d.]+", text):
         return not re.search(rb"[\d.]$", before) and not re.match(rb"\.?\d", after)
+    if text.isalnum() and not text.isalpha() and len(text) <= SHORT_MIXED:  # as in a hash by chance
+        return not before[-1:].isalnum() and not after[:1].isalnum()
     if text.isalpha() and text.isascii() and len(text) < LONG_WORD:
         return not before[-1:].isalpha() and not after[:1].isalpha()
     return True

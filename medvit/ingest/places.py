@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from medvit.errors import MedvitError
 from medvit.ingest.haystack import MIN_BYTES_IN_PIXELS, Haystack, Trace
 from medvit.ingest.identifying import elements, texts
-from medvit.ingest.profile import BINARY, NUMBERS
+from medvit.ingest.profile import NUMBERS
 from medvit.ingest.sought import Needle, Sought
 from medvit.readers.dicom_file import begins_as_dicom
 from medvit.readers.dicom_header import load
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 MAX_TEXT = 2**28
 """Bytes of a compressed file that are searched."""
 SQLITE_HEAD = b"SQLite format 3\0"
-_TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?\s*")
+TABLES = "PaletteColorLookupTableData"
+"""End of the keywords of tables of colors, whose bytes look like words by chance."""
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
 PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 
@@ -191,7 +193,7 @@ def _told(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
         for element in elements(dataset):
             if str(element.VR) == "SQ":
                 yield from _told(list(element.value or ()))
-            elif element.keyword not in BINARY and not _is_time(element):  # bytes are searched in the file as a whole
+            elif element.keyword != "PixelData" and not element.keyword.endswith(TABLES) and not _is_time(element):
                 yield (
                     f"{element.tag} {element.keyword or 'private'}",
                     "\n".join(texts(element.value)),

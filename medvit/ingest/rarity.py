@@ -16,7 +16,7 @@ from medvit.ingest.vocabulary import is_common, words_of
 MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
 """Of a number, of a word in Latin letters, and of a word in others."""
 MIN_PHRASE = 6
-MIN_PARTED_DIGITS, MAX_NUMBER = 2, 24
+MIN_PARTED_DIGITS, MAX_NUMBER = 3, 24
 """Of a number of a patient or a study that is written in parts: digits beside letters, and signs."""
 LONG_WORD = 7
 """Letters from which a word is found within another one too."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import Bool, Int, Num, UInt8
 from numpy import ndarray as Array
 from scipy import ndimage
 
@@ -105,20 +105,18 @@ def marks_beside(pixels: Num[Array, "h w *c"], lines: Iterable[Line]) -> tuple[L
     Ground is the most common gray, as around the picture of a scanner. A mark is of the height of a line or less, as
     bright as its letters, and within `NEAR` heights of it or of another mark; marks in the picture itself touch it.
     """
-    found: set[Line] = set()
+    found: list[Line] = []
     for gray in _grays(pixels):
         drawn = np.abs(gray.astype(np.int16) - int(np.bincount(gray.ravel()).argmax()))
         labels, count = ndimage.label(drawn > MIN_CONTRAST // 2, structure=np.ones((3, 3)))
-        if count > MAX_COMPONENTS:
+        if not 0 < count <= MAX_COMPONENTS:
             continue
-        boxes = [
-            Line(rows.start - MARGIN, rows.stop + MARGIN, columns.start - MARGIN, columns.stop + MARGIN, 0.0)
-            for rows, columns in ndimage.find_objects(labels)
-        ]
-        levels = ndimage.maximum(drawn, labels, range(1, count + 1))
-        marks = [(box, int(level)) for box, level in zip(boxes, levels, strict=True)]
-        for line in lines:
-            found.update(_grown(line, marks, int(drawn[line.inside].max(initial=0))))
+        boxes = np.array([[r.start, r.stop, c.start, c.stop] for r, c in ndimage.find_objects(labels)])
+        boxes += [-MARGIN, MARGIN, -MARGIN, MARGIN]
+        levels = np.asarray(ndimage.maximum(drawn, labels, range(1, count + 1)))
+        seeds = [(line, int(drawn[line.inside].max(initial=0))) for line in lines]
+        grown = boxes[_grown(seeds, boxes, levels)].tolist()
+        found += [Line(top, bottom, left, right, 0.0) for top, bottom, left, right in grown]
     return tuple(found)
 
 
@@ -130,23 +128,25 @@ def blanked(pixels: Num[Array, "h w *c"], lines: Iterable[Line], fill: Any) -> N
     return copy
 
 
-def _grown(line: Line, marks: Iterable[tuple[Line, int]], level: int) -> list[Line]:
-    height = line.bottom - line.top
-    alike = [mark for mark, other in marks if mark.bottom - mark.top <= 1.5 * height and abs(other - level) <= SAME]
-    found, edge = list[Line](), [line]
-    while edge:
-        at = edge.pop()
-        new = [mark for mark in alike if _is_near(at, mark, height)]
-        alike = [mark for mark in alike if mark not in new]
-        found += new
-        edge += new
-    return found
-
-
-def _is_near(one: Line, other: Line, height: int) -> bool:
-    aside = max(one.left, other.left) - min(one.right, other.right)
-    apart = max(one.top, other.top) - min(one.bottom, other.bottom)
-    return aside <= NEAR[1] * height and apart <= NEAR[0] * height
+def _grown(
+    seeds: Iterable[tuple[Line, int]], boxes: Int[Array, "marks 4"], levels: Int[Array, "marks"]
+) -> Bool[Array, "marks"]:
+    """Which marks are reached from lines of writing of some level, over other marks; each is passed once."""
+    top, bottom, left, right = boxes.T
+    is_taken = np.zeros(len(boxes), dtype=bool)
+    for line, level in seeds:
+        height = line.bottom - line.top
+        is_alike = (bottom - top <= 1.5 * height) & (np.abs(levels - level) <= SAME) & ~is_taken
+        edge = [(line.top, line.bottom, line.left, line.right)]
+        while edge and is_alike.any():
+            at = edge.pop()
+            apart = np.maximum(at[0], top) - np.minimum(at[1], bottom)
+            aside = np.maximum(at[2], left) - np.minimum(at[3], right)
+            is_new = is_alike & (apart <= NEAR[0] * height) & (aside <= NEAR[1] * height)
+            is_taken |= is_new
+            is_alike &= ~is_new
+            edge += map(tuple, boxes[is_new].tolist())
+    return is_taken
 
 
 def _grays(pixels: Num[Array, "h w *c"]) -> Sequence[UInt8[Array, "h w"]]:

@@ -1,9 +1,8 @@
 """How and of whom an image was taken, as far as it identifies nobody: the columns by which datasets are compared.
 
-Texts are kept only in the plain characters of product names, without a long number or a date, and if no word of them is
-one of the patient's name or identifier, of the institution or of its staff, or holds a name: an operator may type
-anything anywhere. Ages are
-whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
+Texts are kept only in the plain characters of product names, without a long number or a date, and if no word of them
+is one of the patient's name or identifier, of the institution or of its staff: an operator may type anything anywhere.
+Ages are whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from medvit.errors import MedvitError
@@ -48,11 +48,13 @@ GAUSS = 100.0
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
 _LONG_NUMBER = re.compile(r"\d{6}")
-_DATE = re.compile(r"\d{1,4}[-./ ]\d{1,2}[-./ ]\d{2,4}")
+_DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}")
+"""A day; with a year of two digits and dots it might be a version."""
 _WORD = re.compile(r"[^\W_]{2,}")
 _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
 """Value representations whose bytes are the text; none is what the standard says."""
-_NAMES = ("PatientName", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName")
+MAX_NAMES = 4
+"""Words of a patient's name that are tried joined."""
 _PERSONAL = (
     *("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientBirthDate", "AccessionNumber"),
     *("InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "OperatorsName"),
@@ -62,10 +64,11 @@ _READ = (*TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientS
 
 
 class _Personal(NamedTuple):
-    """What names someone, in lower case: whole words, and what does within a word, too."""
+    """What names someone, in lower case: any of the words, two of the name, or two of it without a space."""
 
     words: frozenset[str]
-    parts: tuple[str, ...]
+    name: frozenset[str]
+    joined: tuple[str, ...]
 
 
 def attributes(item: Item) -> Mapping[str, str]:
@@ -134,11 +137,15 @@ def _written(dataset: Elements | Dataset, keyword: str) -> str:
 
 
 def _personal(dataset: Elements | Dataset) -> _Personal:
-    """The words and the parts of words that name someone."""
+    """What names someone: words of people and places, and the words of the patient's name, which may stand joined."""
     words = {word for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
-    names = {word for keyword in _NAMES for word in _WORD.findall(_written(dataset, keyword))}
-    known = {form for word in words | names for form in _forms(word)}
-    return _Personal(frozenset(known), tuple(form for word in names for form in _forms(word) if len(form) > 3))
+    name = [forms for word in _WORD.findall(_written(dataset, "PatientName")) if (forms := _forms(word))]
+    joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
+    return _Personal(
+        frozenset(form for word in words for form in _forms(word)),
+        frozenset(form for forms in name[:2] for form in forms) if len(name) > 1 else frozenset(),
+        tuple(text for text in joined if len(text) > 4),
+    )
 
 
 def _forms(word: str) -> tuple[str, ...]:
@@ -151,10 +158,11 @@ def _forms(word: str) -> tuple[str, ...]:
 
 
 def _product(text: str, personal: _Personal) -> str:
-    words = [word.casefold() for word in _WORD.findall(text)]
-    is_personal = any(word in personal.words or any(part in word for part in personal.parts) for word in words)
+    words = {word.casefold() for word in _WORD.findall(text)}
+    is_name = words & personal.words or len(words & personal.name) > 1
+    is_joined = any(joined in word for word in words for joined in personal.joined)
     is_plain = _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not _DATE.search(text)
-    return text if is_plain and not is_personal else ""
+    return text if is_plain and not is_name and not is_joined else ""
 
 
 def _number(text: str) -> str:

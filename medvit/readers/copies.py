@@ -47,23 +47,23 @@ def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str]) -
             copies += claimants[1:]
         else:
             conflicts += claimants
-    shared = _shared(kept)
+    shared = _shared((*kept, *conflicts))
     namesakes: dict[str, list[Instance]] = {uid: [] for uid in shared}
-    for instance in (*kept, *copies):
+    for instance in (*kept, *copies, *conflicts):
         if _name(instance) in shared:
             namesakes[_name(instance)].append(instance)
     return Checked(
         tuple(instance for instance in kept if _name(instance) not in shared),
         tuple(instance for instance in copies if _name(instance) not in shared),
-        tuple(conflicts),
+        tuple(instance for instance in conflicts if _name(instance) not in shared),
         tuple(map(tuple, namesakes.values())),
     )
 
 
-def _shared(instances: Sequence[Instance]) -> list[str]:
+def _shared(instances: Sequence[Instance]) -> dict[str, int]:
     """The UIDs that images share though they are no copies of one another."""
     counts = Counter(map(_name, instances))
-    return [uid for uid, count in counts.items() if uid and count > 1]
+    return {uid: count for uid, count in counts.items() if uid and count > 1}
 
 
 def _name(instance: Instance) -> str:

@@ -118,7 +118,7 @@ class Dicom:
         for namesakes in checked.namesakes:
             yield _unclear(
                 sorted(instance[0].file for instance in namesakes),
-                f"{len(namesakes)} instances have one (0008,0018) SOPInstanceUID and differ in size, kind or place",
+                f"{len(namesakes)} instances have one (0008,0018) SOPInstanceUID and differ in pixels or header",
             )
         of = Items(self.name, {instance[0].file: len(instance) for instance in instances})
         kept = [plane for instance in checked.kept for plane in instance]

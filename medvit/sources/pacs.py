@@ -52,7 +52,7 @@ COMPRESSED = (
     "1.2.840.10008.1.2.4.202",
     "1.2.840.10008.1.2.4.203",
 )
-"""Compressed transfer syntaxes of images (PS3.5 A.4), the most usual first; those of videos are not taken."""
+"""Compressed transfer syntaxes of images (PS3.5 A.4), the most usual first."""
 
 
 class Pacs:
@@ -144,7 +144,8 @@ class Pacs:
         from pynetdicom import build_role, evt
 
         contexts = _storage_contexts(series.classes)
-        roles = [build_role(context.abstract_syntax, scp_role=True) for context in contexts]
+        classes = dict.fromkeys(context.abstract_syntax for context in contexts)
+        roles = [build_role(uid, scp_role=True) for uid in classes]
         lock = threading.Lock()
 
         def store(event: Any) -> int:
@@ -196,15 +197,16 @@ def _context(model: str) -> PresentationContext:
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
     """Contexts for the SOP classes of a series; for those of images where the server did not tell them.
 
-    Each class has a context for uncompressed syntaxes and one for each compressed one: a server takes one syntax of a
-    context, and then sends only what it holds in it, or has to compress anew.
+    Each class has a context for uncompressed syntaxes, one for each compressed one of images, and one for all others,
+    as those of videos: a server takes one syntax of a context, and sends what it holds in it, or compresses anew.
     """
     from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
 
     if not classes:
         usual = [context.abstract_syntax for context in StoragePresentationContexts]
         return [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in usual[:MAX_CONTEXTS]]
-    offers = [DEFAULT_TRANSFER_SYNTAXES, *([syntax] for syntax in COMPRESSED)]
+    rest = [syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax not in (*DEFAULT_TRANSFER_SYNTAXES, *COMPRESSED)]
+    offers = [DEFAULT_TRANSFER_SYNTAXES, rest, *([syntax] for syntax in COMPRESSED)]
     return [build_context(uid, syntaxes) for syntaxes in offers for uid in classes][:MAX_CONTEXTS]
 
 

@@ -180,6 +180,14 @@ def test_private_elements_stay_only_if_listed_and_numbers(dataset: Dataset) -> N
     assert [element.tag for element in copy if element.tag.is_private] == [0x00290010, 0x00291001]
 
 
+@pytest.mark.parametrize(("value", "stays"), [("0 ", True), ("1000\\50", True), ("DOE JANE", False)])
+def test_a_private_number_stays_if_it_is_one(dataset: Dataset, value: str, stays: bool) -> None:
+    block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    tag = block.get_tag(0x0C)
+    dataset[tag] = RawDataElement(tag, "IS", len(value), value.encode(), 0, False, True)
+    assert (tag in deidentified(dataset, ALL, BY)) == stays
+
+
 def test_an_allow_list_of_another_form_is_refused() -> None:
     with pytest.raises(MedvitError, match=r"expected CREATOR:gggg,ee"):
         DeidentifyConfig.parse({"private": ["(0029,1001)"]})

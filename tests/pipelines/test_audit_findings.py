@@ -262,10 +262,20 @@ def test_a_copy_that_is_gone_is_told(made: Path, source: Path, capsys: pytest.Ca
     assert "no DICOM copy at nowhere" in capsys.readouterr().err
 
 
-def test_a_source_of_other_patients_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_of_other_patients_is_told(
+    made: Path, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit(made, source)
+    assert "none of the" not in caplog.text
     phantoms.write_ct_studies(tmp_path / "others", 1)
-    assert audit(made, tmp_path / "others") == 1
-    assert "none of the 1 patients of the source is in the dataset" in capsys.readouterr().err
+    audit(made, tmp_path / "others")
+    assert "none of the 1 patients that the source names by PatientID is in the dataset" in caplog.text
+
+
+def test_letters_and_digits_of_a_short_number_are_not_found_in_a_hash() -> None:
+    haystack = Haystack([Needle("e96234", "(0008,0050) AccessionNumber")])
+    assert haystack.in_text("of E96234.")
+    assert not haystack.in_text("i-04be96234af1")
 
 
 @pytest.mark.parametrize(("name", "is_found"), [("export", False), ("export 2", False), ("site", True)])

@@ -43,6 +43,20 @@ def test_a_model_called_as_the_patient_is_kept_in_no_alphabet(tmp_path: Path, na
     assert "model" not in told
 
 
+@pytest.mark.parametrize(
+    ("model", "people"),
+    [
+        ("Canon Medical Systems", {"PatientName": "Anon^1"}),
+        ("GE MEDICAL SYSTEMS", {"OperatorsName": "System Admin"}),
+        ("LightSpeed 16 2.0.10", {"PatientName": "Light^Ann"}),
+        ("Revolution CT", {"OperatorsName": "CT"}),
+        ("EPIQ 7.10.21", {"PatientName": "Doe^Jane"}),
+    ],
+)
+def test_products_are_kept_though_a_name_is_within_them(model: str, people: dict[str, str]) -> None:
+    assert read_attributes(scanned(ManufacturerModelName=model, **people)).get("model") == model
+
+
 def test_an_identifier_that_is_no_text_is_known_too(tmp_path: Path) -> None:
     phantoms.write_ct_studies(tmp_path, 1)
     file = sorted(tmp_path.rglob("*.dcm"))[0]

@@ -218,7 +218,7 @@ def test_images_of_one_uid_that_differ_in_size_are_refused_with_copies_of_them(w
     write_slice(numbered(1), **image | {"SOPInstanceUID": "1.2.3.5"})
     refused, taken = sorted(found_in(tmp_path), key=lambda one: len(one.files), reverse=True)
     assert (refused.code, len(refused.files)) == ("conflict", 3)
-    assert refused.reason.startswith("3 instances have one (0008,0018) SOPInstanceUID and differ in size")
+    assert refused.reason.startswith("3 instances have one (0008,0018) SOPInstanceUID and differ in pixels or header")
     assert taken.kind == "image"
 
 
