@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,13 +82,14 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[Variable])
     if fewest < FEW_PATIENTS:
         patients = "1 patient" if fewest == 1 else f"{fewest} patients"
         opening += f" One of them has {patients} only: the intervals are rougher than they look."
-    only = [_only(key, here, there) for key, here, there in (("a", a, b), ("b", b, a))]
-    only.append(_too_few(a, b, variables))
+    known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
+    untold = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
+    untold.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
     page = Page(
         f"{a.facts.name} (a) and {b.facts.name} (b)",
         opening,
         [
-            Section("Contents", [_contents(a, b), *filter(None, only)]),
+            Section("Contents", [_contents(a, b), *filter(None, untold)]),
             Section("Shifts", [_table(variables), *NOTES]),
             Section("Distributions", [[_picture(number, one) for number, one in enumerate(variables)]]),
             Section("Images", [[_images(a, b)]]),
@@ -125,17 +126,15 @@ def _counts(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _only(key: str, here: Manifest, there: Manifest) -> str:
+def _only(key: str, known: Set[str]) -> str:
     """What one dataset tells and the other does not, so that it cannot be compared."""
-    known, others = ({*names(m), *numbers(m)} for m in (here, there))
-    return f"Only {key} tells: {'; '.join(sorted(known - others))}." if known - others else ""
+    return f"Only {key} tells: {'; '.join(sorted(known))}." if known else ""
 
 
-def _too_few(a: Manifest, b: Manifest, variables: Sequence[Variable]) -> str:
+def _too_few(known: Set[str]) -> str:
     """What both tell, but one of them of too few to compare."""
-    known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
-    left = sorted(known[0] & known[1] - {one.name for one in variables})
-    return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {'; '.join(left)}." if left else ""
+    left = "; ".join(sorted(known))
+    return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {left}." if left else ""
 
 
 def _table(variables: Sequence[Variable]) -> Table:

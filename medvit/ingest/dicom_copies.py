@@ -36,7 +36,7 @@ from medvit.readers.refusals import decoding
 log = logging.getLogger("medvit")
 
 SUMMARY = "deidentified.json"
-MOSAIC_PRIVATE = "'SIEMENS CSA HEADER:0029,10'"
+MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
 
 
 class DeidentifyConfig(Config):
@@ -107,7 +107,7 @@ class Copied:
     """How many files a job has written or found there, and whether the slices of mosaics among them can be told."""
 
     num_files: int
-    is_open: bool = True
+    is_open: bool
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def write(
     if num_closed:
         log.warning(
             "%d copied images are Siemens mosaics whose slices only a private element tells, which the copy lacks: no "
-            "tool can open them as volumes; if your site allows it, add %s to deidentify.private",
+            "tool can open them as volumes; if your site allows it, add %r to deidentify.private",
             *(num_closed, MOSAIC_PRIVATE),
         )
     others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))

@@ -139,7 +139,7 @@ def _written(dataset: Elements | Dataset, keyword: str) -> str:
 def _personal(dataset: Elements | Dataset) -> _Personal:
     """What names someone: words of people and places, and the words of the patient's name, which may stand joined."""
     words = {word for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
-    name = [forms for word in _WORD.findall(_written(dataset, "PatientName")) if (forms := _forms(word))]
+    name = [_forms(word) for word in _WORD.findall(_written(dataset, "PatientName"))]
     joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
     return _Personal(
         frozenset(form for word in words for form in _forms(word)),

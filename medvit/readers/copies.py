@@ -11,6 +11,8 @@ from medvit.readers.dicom_header import Header
 
 Instance = tuple[Header, ...]
 """All frames of one file."""
+Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
+"""The name of an image, empty of a plane that its place tells, what else its header says, and the places of frames."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Checked:
     kept: tuple[Instance, ...]
     copies: tuple[Instance, ...]
     conflicts: tuple[Instance, ...]
-    namesakes: tuple[tuple[Instance, ...], ...] = ()
+    namesakes: tuple[tuple[Instance, ...], ...]
 
 
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str]) -> Checked:
@@ -33,48 +35,34 @@ def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str]) -
     second export gives them, images only under the same one. Images under one SOPInstanceUID that differ in these are
     namesakes; planes are not, since tools that give all of them one UID leave their places.
     """
-    suspects: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    suspects: dict[Claim, list[Instance]] = defaultdict(list)
     for instance in instances:
         suspects[_claim(instance)].append(instance)
+    num_claims = Counter(own for own, _, _ in suspects)
     kept: list[Instance] = []
     copies: list[Instance] = []
     conflicts: list[Instance] = []
-    for claimants in suspects.values():
-        if len(claimants) == 1:
+    namesakes: dict[str, list[Instance]] = defaultdict(list)
+    for (own, _, _), claimants in suspects.items():
+        if own and num_claims[own] > 1:
+            namesakes[own] += claimants
+        elif len(claimants) == 1:
             kept += claimants
         elif len({digest(instance[0].file) for instance in claimants}) == 1:
             kept.append(claimants[0])
             copies += claimants[1:]
+        elif own:
+            namesakes[own] += claimants
         else:
             conflicts += claimants
-    shared = _shared((*kept, *conflicts))
-    namesakes: dict[str, list[Instance]] = {uid: [] for uid in shared}
-    for instance in (*kept, *copies, *conflicts):
-        if _name(instance) in shared:
-            namesakes[_name(instance)].append(instance)
-    return Checked(
-        tuple(instance for instance in kept if _name(instance) not in shared),
-        tuple(instance for instance in copies if _name(instance) not in shared),
-        tuple(instance for instance in conflicts if _name(instance) not in shared),
-        tuple(map(tuple, namesakes.values())),
-    )
-
-
-def _shared(instances: Sequence[Instance]) -> dict[str, int]:
-    """The UIDs that images share though they are no copies of one another."""
-    counts = Counter(map(_name, instances))
-    return {uid: count for uid, count in counts.items() if uid and count > 1}
-
-
-def _name(instance: Instance) -> str:
-    return "" if _is_volume(instance) else instance[0].instance
+    return Checked(tuple(kept), tuple(copies), tuple(conflicts), tuple(map(tuple, namesakes.values())))
 
 
 def _is_volume(instance: Instance) -> bool:
     return all(plane.is_slice and plane.has_place for plane in instance)
 
 
-def _claim(instance: Instance) -> tuple[object, ...]:
+def _claim(instance: Instance) -> Claim:
     """All that headers say of an instance but for its file and how it is encoded."""
     first = instance[0]
     own = "" if _is_volume(instance) else first.instance or str(first.file)

@@ -58,11 +58,25 @@ class Local:
 
 @dataclass(frozen=True)
 class Place:
-    """What a source is asked for: where, how, and where to put it."""
+    """What a source is asked for: where, how, and where to put it.
+
+    Raises:
+        ConfigError: If the spool lies in the output of the stage, which would hold files that name patients.
+    """
 
     location: str = field(repr=False)
     options: RetrieveConfig
     work: Path
+
+    def __post_init__(self) -> None:
+        if self.options.spool is None:
+            return
+        spool, partial = self.options.spool.expanduser().resolve(), self.work.resolve()
+        final = partial.with_name(partial.name.removesuffix(".partial"))
+        if spool.is_relative_to(partial) or spool.is_relative_to(final):
+            raise ConfigError(
+                "retrieve.spool lies in the output, which would keep files of patients; give a place elsewhere"
+            )
 
     def spool(self, *facts: object) -> Spool:
         """The spool of this location in its present state, as `facts` tell it (such as a file's size)."""
@@ -111,7 +125,6 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
-    _require_outside(options.spool, work)
     return _source(location).fetch(Place(location, options, work))
 
 
@@ -123,7 +136,6 @@ def fetch_studies(
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
-    _require_outside(options.spool, work)
     source, place = _source(location), Place(location, options, work)
     if isinstance(source, SourceByStudy):
         yield from source.studies(place, is_done)
@@ -142,22 +154,6 @@ def clear(work: Path) -> None:
         spool.unlink()
     elif spool.is_dir():
         shutil.rmtree(spool)
-
-
-def _require_outside(spool: Path | None, work: Path) -> None:
-    """Passes a spool that is not in the output of a stage, which would hold files that name patients.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if spool is None:
-        return
-    partial = work.resolve()
-    final = partial.with_name(partial.name.removesuffix(".partial"))
-    if any(spool.expanduser().resolve().is_relative_to(output) for output in (partial, final)):
-        raise ConfigError(
-            "retrieve.spool lies in the output, which would keep files of patients; give a place elsewhere"
-        )
 
 
 def _source(location: str) -> Source:

@@ -112,7 +112,7 @@ def test_without_a_folder_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize("is_allowed", [False, True])
 def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: Path, caplog, is_allowed: bool) -> None:
-    private = {"private": [MOSAIC_PRIVATE.strip("'")] if is_allowed else []}
+    private = {"private": [MOSAIC_PRIVATE] if is_allowed else []}
     source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
     made = ingest(config(source, tmp_path / "a", deidentify={"copy_to": str(tmp_path / "a" / "copy"), **private}))
     assert ("2 copied images are Siemens mosaics" in caplog.text) == (not is_allowed)
