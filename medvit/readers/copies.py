@@ -19,7 +19,8 @@ Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
 class Checked:
     """The instances to go on with, second copies of them, and those of which two claim to be one and are not.
 
-    Of `conflicts` place and number are the same, of each of the `namesakes` the (0008,0018) SOPInstanceUID.
+    Of `conflicts`, which are planes, place and number are the same, of each of the `namesakes`, which are images, the
+    (0008,0018) SOPInstanceUID.
     """
 
     kept: tuple[Instance, ...]

@@ -124,9 +124,8 @@ class Dicom:
         kept = [plane for instance in checked.kept for plane in instance]
         slices = [plane for plane in kept if plane.is_slice]
         if checked.conflicts:
-            are_slices = any(instance[0].is_slice for instance in checked.conflicts)
-            yield _conflict(checked.conflicts, slices if are_slices else ())
-            slices = [] if are_slices else slices
+            yield _conflict(checked.conflicts, slices)
+            slices = []
         for plane in kept:
             if not plane.is_slice:
                 yield of.image(plane)
