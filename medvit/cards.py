@@ -27,6 +27,8 @@ from medvit.page import Table, markdown_table
 from medvit.quarantine import Quarantined
 from medvit.samples import Row
 
+VERSION = 1
+"""Raised when what a card says or shows changes, so that an update of a dataset writes it again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30
 

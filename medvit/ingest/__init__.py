@@ -13,6 +13,9 @@ from typing import Any, Self
 
 from medvit.samples import Flag, Item, Refusal, Split
 
+VERSION = 1
+"""Raised when what is stored or noted of an image changes, so that an update of a dataset takes it again."""
+
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
     "training": "train",

@@ -13,7 +13,7 @@ from medvit.errors import DataError, MedvitError, UnreadableError
 from medvit.hardware import few_collections
 from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
 from medvit.ingest.memory import Memory
-from medvit.ingest.stamps import Stamp, State, batched, lengths, readers_version, stamp, stamp_of, stamps
+from medvit.ingest.stamps import READING_ROOMS, Stamp, State, batched, lengths, stamp, stamp_of, stamps, version_of
 from medvit.outcomes import Outcome
 from medvit.readers import Seen
 from medvit.readers.beginning import begin
@@ -127,7 +127,7 @@ class _Eye:
         return None if seen is None else (state, seen)
 
     def _state(self, file: Path, remembered: Remembered) -> str:
-        return remembered.state(_relative(file, self.root), *self.stamps[file], readers_version())
+        return remembered.state(_relative(file, self.root), *self.stamps[file], version_of(READING_ROOMS))
 
 
 def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[Seen, Stamp]]:

@@ -23,7 +23,7 @@ from medvit.ingest import Candidate, Taken
 from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.scan import Scan
 from medvit.ingest.slide_pictures import draw
-from medvit.ingest.stamps import readers_version
+from medvit.ingest.stamps import READING_ROOMS, version_of
 from medvit.ingest.storing import Stored, facts_of
 from medvit.ingest.tiling import TilesConfig, cut
 from medvit.outcomes import Outcome
@@ -132,7 +132,11 @@ def take(
     """
     options = config.model_dump(exclude={"pack"})
     waiting = [
-        _Waiting(one, pseudonyms.image(one), pseudonyms.state(options, readers_version(), *facts_of(one, found.stamps)))
+        _Waiting(
+            one,
+            pseudonyms.image(one),
+            pseudonyms.state(options, version_of(READING_ROOMS), *facts_of(one, found.stamps)),
+        )
         for one in candidates
     ]
     done: dict[str, Taken] = {}

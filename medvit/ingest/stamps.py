@@ -7,6 +7,7 @@ of the same source can tell what was added, changed or removed. Nothing in it na
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medvit import readers
 from medvit.engine import EngineConfig, map_items
 from medvit.readers.beginning import Beginning, begin
 
@@ -70,29 +70,22 @@ def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
     return [len(batch) for batch in batches]
 
 
-@cache
-def readers_version() -> str:
-    """A digest of the code of all readers: what another version has read is not trusted."""
-    return _code(Path(readers.__file__).parent)
+READING_ROOMS = ("readers",)
+"""Rooms that decide what is read of a file."""
+TAKING_ROOMS = (*READING_ROOMS, "ingest")
+"""Rooms that decide what is stored and noted of an image: its pixels, flags, hashes, writing in the pixels."""
+CARD_ROOMS = ("cards",)
+"""Rooms that decide what a data card says and shows."""
 
 
 @cache
-def taking_version() -> str:
-    """The same of all that looks at an image when it is taken: readers, flags, hashes, writing in the pixels."""
-    return readers_version() + cards_version() + _code(Path(__file__).parent)
+def version_of(rooms: tuple[str, ...]) -> str:
+    """Return the versions that rooms of medvit declare, as `readers 1, ingest 1`.
 
-
-@cache
-def cards_version() -> str:
-    """The same of the modules that measure and draw data cards."""
-    return _code(Path(readers.__file__).parent.parent)
-
-
-def _code(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for source in sorted(folder.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    Results of an earlier ingest are reused only if these are still the same. A room raises its `VERSION` when its
+    results change, not when its text does (tests/test_versions.py holds it to that).
+    """
+    return ", ".join(f"{room} {importlib.import_module(f'medvit.{room}').VERSION}" for room in rooms)
 
 
 @dataclass(frozen=True)

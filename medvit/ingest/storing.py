@@ -28,7 +28,7 @@ from medvit.ingest import Candidate, Taken
 from medvit.ingest.burned_in import BurnedInConfig, checked
 from medvit.ingest.curation import examined
 from medvit.ingest.eye import EyeConfig
-from medvit.ingest.stamps import Stamp, State, stamp, taking_version
+from medvit.ingest.stamps import TAKING_ROOMS, Stamp, State, stamp, version_of
 from medvit.manifest import Manifest
 from medvit.outcomes import Outcome
 from medvit.readers.values import ValuesConfig
@@ -145,7 +145,8 @@ def take(
     """
     path, store = folder / PROGRESS, Store(function.store)
     options = {key: value for key, value in asdict(function).items() if key != "store"}
-    states = {one.key: state(options, taking_version(), *facts_of(one, stamps or {})) for one in candidates}
+    version = version_of(TAKING_ROOMS)
+    states = {one.key: state(options, version, *facts_of(one, stamps or {})) for one in candidates}
     done = _done(path, store)
     if earlier is not None:
         _take_over(earlier, set(states.values()) - done.keys(), path, store)

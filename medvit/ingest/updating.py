@@ -70,7 +70,7 @@ class Update:
         return True
 
     def _card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> str:
-        return self._pseudonyms.state(manifest.hash, list(left_out), prose, stamps.cards_version())
+        return self._pseudonyms.state(manifest.hash, list(left_out), prose, stamps.version_of(stamps.CARD_ROOMS))
 
     def _states(self, found: Scan) -> dict[str, str]:
         if not self._known_states:

@@ -24,6 +24,8 @@ from medvit.readers.regular import Geometry
 from medvit.readers.stack import StacksConfig, stacked
 from medvit.samples import Image, Item, Refusal
 
+VERSION = 1
+"""Raised when what is read of a file changes, so that an update of a dataset reads it again."""
 HEAD_BYTES = 512
 """What of a file a reader sees before it says whether it knows the format."""
 FIRST = "slide"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medvit import phantoms, quarantine
+from medvit import phantoms, quarantine, readers
 from medvit.errors import DataError
 from medvit.ingest import memory, stamps
 from medvit.ingest.memory import Memory
@@ -200,3 +200,15 @@ def test_changes_are_counted() -> None:
 
 def test_nothing_is_recalled_of_a_state_never_seen() -> None:
     assert Memory({}).recall(Path("x"), "0" * memory.STATE_BYTES) is None
+
+
+def test_a_room_whose_version_rises_is_not_trusted(
+    source: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(source, "first")
+    opened.clear()
+    monkeypatch.setattr(readers, "VERSION", readers.VERSION + 1)
+    stamps.version_of.cache_clear()
+    made(source, "second", update=source.parent / "first")
+    stamps.version_of.cache_clear()
+    assert len(opened) >= NUM_SERIES * NUM_SLICES
