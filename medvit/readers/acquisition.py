@@ -130,9 +130,9 @@ def _text(value: object) -> str:
 
 def _written(dataset: Elements | Dataset, keyword: str) -> str:
     """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
-    raw = dataset.raw((tag_of(keyword),)) if isinstance(dataset, Elements) else None
-    if raw and raw[0][1] in _AS_TEXT and raw[0][2].isascii() and b"\x1b" not in raw[0][2]:
-        return raw[0][2].decode()
+    raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, Elements) else None
+    if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
+        return raw[1].decode()
     return _text(dataset.get(keyword))
 
 

@@ -10,12 +10,9 @@ import os
 from collections.abc import Collection, Iterable, KeysView, Mapping
 from functools import cache, cached_property, lru_cache
 from io import FileIO
-from itertools import accumulate
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
-from medvit.readers.dicom_pattern import Pattern, Raw, Way
 from medvit.readers.dicom_places import (
     PIXELS,
     UNDEFINED,
@@ -48,46 +45,25 @@ PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
 READ_MORE = 16
 """How many times as much of a file is read where a part of it does not hold all that is wanted."""
-NUM_PATTERNS = 64
-"""Ways through files that are kept: those of a few series whose headers differ in length."""
 
 
 class Elements:
     """The elements at `places` in the bytes of a file; for who reads values, it stands for a data set of pydicom."""
 
     def __init__(
-        self, content: Bytes, places: Mapping[int, Place], meta: Elements | None, *, is_implicit: bool
+        self,
+        content: Bytes,
+        places: Mapping[int, Place],
+        meta: Elements | None,
+        *,
+        is_implicit: bool,
+        pixels: Span | None = None,
     ) -> None:
         self.content, self._places, self._is_implicit = content, places, is_implicit
         self.file_meta: Any = meta
         """The elements of the file meta information (PS3.10 7.1)."""
-        self.pixels: Span | None = None
+        self.pixels = pixels
         """Where the value of (7FE0,0010) PixelData starts and stops, if it was not sought and opens in `content`."""
-        self.pattern: Pattern | None = None
-        """The way through the file, where it was that through another file."""
-
-    @classmethod
-    def along(cls, way: Way, content: Bytes) -> Elements:
-        """The elements on a way through a file."""
-        meta = cls(content, way.meta, None, is_implicit=False)
-        found = cls(content, way.places, meta, is_implicit=way.is_implicit)
-        found.pixels = way.pixels
-        return found
-
-    @classmethod
-    def of_raw(cls, elements: Raw, meta: Raw | None = None) -> Elements:
-        """Single elements without their file, and those of its meta information."""
-        ends = list(accumulate(len(value) for _, _, value in elements))
-        places = {tag: (vr, end - len(value), end, False) for (tag, vr, value), end in zip(elements, ends, strict=True)}
-        of_meta = None if meta is None else cls.of_raw(meta)
-        return cls(b"".join(value for _, _, value in elements), places, of_meta, is_implicit=False)
-
-    def raw(self, tags: Iterable[int]) -> Raw | None:
-        """Those elements of `tags` that are there; none if one of them has no length of its own."""
-        found = [(tag, self._places[tag]) for tag in tags if tag in self._places]
-        if any(is_undefined for _, (_, _, _, is_undefined) in found):
-            return None
-        return tuple([(tag, vr, bytes(self.content[start:stop])) for tag, (vr, start, stop, _) in found])
 
     def get(self, key: str | int, default: Any = None) -> Any:
         """The value of an element, by keyword or tag; `default` where there is none.
@@ -95,17 +71,20 @@ class Elements:
         Texts and numbers are plain ones, several of them a tuple, and pixels that are not compressed a view.
         """
         tag = tag_of(key) if isinstance(key, str) else key
-        place = self._places.get(tag)
-        if place is None:
+        if tag not in self._places:
             return default
-        vr, start, stop, is_undefined = place
-        if not is_undefined:
-            if tag == PIXELS:
-                return memoryview(self.content)[start:stop]
-            value = plain_value(vr or known_vr(tag), bytes(self.content[start:stop]))
-            if value is not LEFT_TO_PYDICOM:
-                return value
-        return self._dataset[tag].value
+        value = self._plain(tag)
+        return self._dataset[tag].value if value is LEFT_TO_PYDICOM else value
+
+    def raw(self, tag: int) -> tuple[bytes | None, bytes] | None:
+        """Value representation and bytes of an element; none where it is missing or has no length of its own."""
+        vr, start, stop, is_undefined = self._places.get(tag, (None, 0, 0, True))
+        return None if is_undefined else (vr, bytes(self.content[start:stop]))
+
+    def are_plain(self, keywords: Iterable[str]) -> bool:
+        """Whether `get` needs no pydicom for those elements of `keywords` that are there."""
+        tags = map(tag_of, keywords)
+        return all(self._plain(tag) is not LEFT_TO_PYDICOM for tag in tags if tag in self._places)
 
     def __contains__(self, key: str | int) -> bool:
         return (tag_of(key) if isinstance(key, str) else key) in self._places
@@ -135,6 +114,14 @@ class Elements:
             made.file_meta = FileMetaDataset(self.file_meta._of_pydicom(()))
             made.set_original_encoding(self._is_implicit, True, made._character_set)
         return made
+
+    def _plain(self, tag: int) -> Any:
+        vr, start, stop, is_undefined = self._places[tag]
+        if is_undefined:
+            return LEFT_TO_PYDICOM
+        if tag == PIXELS:
+            return memoryview(self.content)[start:stop]
+        return plain_value(vr or known_vr(tag), bytes(self.content[start:stop]))
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -207,46 +194,24 @@ def quick_beginning(beginning: Beginning, tags: tuple[int | str, ...]) -> Elemen
         return None
 
 
-_patterns_lock = Lock()
-_patterns: dict[tuple[object, ...], Pattern | None] = {}
-"""By sizes and what is sought; none where such a file was met once: where all differ in size, patterns serve nobody."""
-
-
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> Elements:
-    alike = size, len(content), tags, last
-    known = _patterns.get(alike)
-    if known is not None and known.fits(content):
-        found = Elements.along(known.way, content)
-        found.pattern = known
-        return found
-    seen: list[Span] = []
-    way = _way(content, size, tags, last, seen)
-    with _patterns_lock:
-        _patterns[alike] = Pattern.of(way, seen, content) if alike in _patterns else None
-        if len(_patterns) > NUM_PATTERNS:
-            del _patterns[next(iter(_patterns))]
-    return Elements.along(way, content)
-
-
-def _way(content: Bytes, size: int, tags: Collection[int] | None, last: int, seen: list[Span]) -> Way:
-    """The way through a file; all bytes of it that decide the way are added to `seen`."""
-    seen.append((PREAMBLE_BYTES - 4, PREAMBLE_BYTES))
+    """The elements of `tags`, or all, up to the tag `last` in the bytes that were read of a file of that size."""
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
-    meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None, seen=seen)
-    if TRANSFER_SYNTAX not in meta:
+    of_meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
+    if TRANSFER_SYNTAX not in of_meta:
         raise Unusual
-    _, start, stop, _ = meta[TRANSFER_SYNTAX]
+    _, start, stop, _ = of_meta[TRANSFER_SYNTAX]
     syntax = bytes(content[start:stop]).strip(b"\0 ")
     if syntax in UNUSUAL_SYNTAXES:
         raise Unusual
-    seen.append((start, stop))
     is_implicit = syntax == IMPLICIT_SYNTAX
-    found, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags, seen=seen)
-    if not found or (tags is not None and ROWS in tags and ROWS not in found):
+    places, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
+    if not places or (tags is not None and ROWS in tags and ROWS not in places):
         raise Unusual  # an element out of order may hide all that follow
-    pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit, seen=seen)
-    return Way(meta, found, pixels, is_implicit)
+    pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit)
+    meta = Elements(content, of_meta, None, is_implicit=False)
+    return Elements(content, places, meta, is_implicit=is_implicit, pixels=pixels)
 
 
 @lru_cache(16)

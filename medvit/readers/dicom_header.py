@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from medvit.readers.beginning import FIRST_BYTES, Beginning
 from medvit.readers.dicom_elements import READ_MORE, Elements, quick_beginning
 from medvit.readers.dicom_file import open_elements, quiet
-from medvit.readers.dicom_known import DESCRIBING, Coding, Native, coding_of, find_native
-from medvit.readers.dicom_pattern import Pattern, Raw
-from medvit.readers.dicom_plain import are_plain, tag_of
+from medvit.readers.dicom_known import DESCRIBING, Native, find_native
+from medvit.readers.dicom_plain import tag_of
 from medvit.readers.elements import count, numbers, text, texts
 from medvit.readers.traits import Value, read_traits, trait_tags
 
@@ -39,15 +38,10 @@ ENHANCED: Mapping[str, str] = {
 """Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
 
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
-_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient")
-_COMMON = (*_WHAT, *_WHERE, *DESCRIBING, "StudyInstanceUID", "SeriesInstanceUID")
-"""Elements that are mostly the same in all instances of a series."""
-_META = (0x00020002, 0x00020010)
-"""(0002,0002) MediaStorageSOPClassUID and (0002,0010) TransferSyntaxUID."""
-
-_WORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "SeriesDescription")
-"""Which may be of any alphabet."""
-KEYWORDS = (*_COMMON, *_WORDS, "SOPInstanceUID", "ImagePositionPatient", "InstanceNumber")
+_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID")
+_WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
+KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING)
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 
@@ -170,88 +164,34 @@ def header_of(dataset: Elements | Dataset, path: Path, num_bytes: int | None = N
     The file is asked for its size if `num_bytes` does not tell it.
     """
     num_bytes = path.stat().st_size if num_bytes is None else num_bytes
-    common = _common(dataset)
+    meta = dataset.file_meta
     return Header(
         file=path,
         num_bytes=num_bytes,
-        instance=str(dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""),
+        sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
+        study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        modality=text(dataset, "Modality").upper(),
+        image_type=texts(dataset, "ImageType"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        rows=count(dataset, "Rows", 0),
+        columns=count(dataset, "Columns", 0),
+        samples=count(dataset, "SamplesPerPixel", 1),
+        frames=count(dataset, "NumberOfFrames", 1),
+        bits=count(dataset, "BitsAllocated", 0),
+        transfer_syntax=str(meta.get("TransferSyntaxUID") or ""),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
         description=text(dataset, "SeriesDescription"),
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
         number=count(dataset, "InstanceNumber", 0),
         traits=tuple(read_traits(dataset).items()),
-        native=None if common.coding is None else find_native(dataset, common.coding, num_bytes),
-        **common.fields,
+        native=find_native(dataset, num_bytes) if isinstance(dataset, Elements) else None,
     )
-
-
-class _Common(NamedTuple):
-    """What instances of a series have in common: fields of `Header`, and how pixels lie that need no decoder."""
-
-    fields: Mapping[str, Any]
-    coding: Coding | None
-
-
-def _common(dataset: Elements | Dataset) -> _Common:
-    if not isinstance(dataset, Elements):
-        return _Common(_fields(dataset), None)
-    common = _met(dataset)
-    if common is not None:
-        return common
-    described = _plain(dataset.raw(_tags_of(DESCRIBING)), dataset.file_meta.raw(_META))
-    return _Common(_fields(dataset), None if described is None else described.coding)
-
-
-def _met(dataset: Elements) -> _Common | None:
-    """What a file says in common with one that was met before, looked up; none where that is not plain."""
-    tags = _tags_of(_COMMON)
-    said = None if dataset.pattern is None else dataset.pattern.said(dataset.content, (*_META, *tags))
-    if dataset.pattern is None or said is None:
-        return _plain(dataset.raw(tags), dataset.file_meta.raw(_META))
-    return _said_along(dataset.pattern, said)
-
-
-@lru_cache(64)
-def _said_along(pattern: Pattern, said: bytes) -> _Common | None:
-    elements = pattern.raw(said, (*_META, *_tags_of(_COMMON)))
-    num_meta = sum(tag in _META for tag, _, _ in elements)
-    return _plain(elements[num_meta:], elements[:num_meta])
-
-
-@lru_cache(64)
-def _plain(described: Raw | None, meta: Raw | None) -> _Common | None:
-    """What these elements say, looked up where the same were met before; none where they are not plain."""
-    if described is None or meta is None or not are_plain(described) or not are_plain(meta):
-        return None
-    said = Elements.of_raw(described, meta)
-    return _Common(_fields(said), coding_of(said))
-
-
-def _fields(dataset: Dataset | Elements) -> Mapping[str, Any]:
-    meta = dataset.file_meta
-    return {
-        "sop_class": str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
-        "study": text(dataset, "StudyInstanceUID"),
-        "series": text(dataset, "SeriesInstanceUID"),
-        "modality": text(dataset, "Modality").upper(),
-        "image_type": texts(dataset, "ImageType"),
-        "photometric": text(dataset, "PhotometricInterpretation"),
-        "rows": count(dataset, "Rows", 0),
-        "columns": count(dataset, "Columns", 0),
-        "samples": count(dataset, "SamplesPerPixel", 1),
-        "frames": count(dataset, "NumberOfFrames", 1),
-        "bits": count(dataset, "BitsAllocated", 0),
-        "transfer_syntax": str(meta.get("TransferSyntaxUID") or ""),
-        "orientation": numbers(dataset, "ImageOrientationPatient", 6),
-        "spacing_mm": numbers(dataset, "PixelSpacing", 2),
-    }
-
-
-@cache
-def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(sorted(map(tag_of, set(keywords))))
 
 
 @cache
 def _tags() -> tuple[int, ...]:
-    return tuple(sorted({*_tags_of(KEYWORDS), *trait_tags()}))
+    return tuple(sorted({*map(tag_of, KEYWORDS), *trait_tags()}))

@@ -20,6 +20,7 @@ _MEANT = ("SOPClassUID", "Modality", "RescaleSlope", "RescaleIntercept", "Rescal
 _UNUSUAL = ("ModalityLUTSequence", "PixelPresentation")
 DESCRIBING = (*_LAID, *_BITS, *_MEANT, *_UNUSUAL)
 """Keywords of the elements that say how to take gray pixels of one frame, and what they mean."""
+_META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ class Native:
     coding: Coding
 
 
-def find_native(elements: Elements, coding: Coding, num_bytes: int) -> Native | None:
-    """Where the one gray frame of a file of so many bytes lies; none if not where it is expected."""
-    if elements.pixels is None:
+def find_native(elements: Elements, num_bytes: int) -> Native | None:
+    """Where the one gray frame of a file of so many bytes lies; none where that takes a decoder or a closer look."""
+    if elements.pixels is None or not elements.are_plain(DESCRIBING) or not elements.file_meta.are_plain(_META):
         return None
     start, stop = elements.pixels
-    if stop - start != coding.num_bytes or stop > num_bytes:
+    coding = _coding_of(elements)
+    if coding is None or stop - start != coding.num_bytes or stop > num_bytes:
         return None
     return Native(start, zlib.crc32(elements.content[:start]), coding)
 
@@ -73,11 +75,8 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
     return Frame(stored[None], coding.slope, coding.intercept, coding.unit)
 
 
-def coding_of(said: Elements) -> Coding | None:
-    """How the one gray frame of a file lies; none where that takes a decoder or a closer look.
-
-    What is `said` are plain values, those of `DESCRIBING` that the file has among them.
-    """
+def _coding_of(said: Elements) -> Coding | None:
+    """How the one gray frame of a file lies whose values of `DESCRIBING` are plain."""
     if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
     kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")

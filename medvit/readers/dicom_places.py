@@ -32,12 +32,9 @@ class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another
 
 
 def find_places(
-    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None, seen: list[Span]
+    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
 ) -> tuple[dict[int, Place], int]:
-    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends.
-
-    All bytes that decide it, besides `size` and how many are there, are added to `seen`.
-    """
+    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
     found: dict[int, Place] = {}
     vr, previous, held = None, -1, len(content)
     while at < size:
@@ -47,15 +44,13 @@ def find_places(
             group, number, vr, length = _explicit(content, at)
         tag, start = group << 16 | number, at + 8
         if tag > last:  # asked before its length, which behind the meta information is of another syntax
-            seen.append((at, at + 4))
             break
         if tag <= previous:
             raise Unusual
         if vr is not None and vr not in SHORT_VRS:
             start, length = at + 12, _long_length(content, at, vr)
-        seen.append((at, start))
         is_undefined = length == UNDEFINED
-        at = _behind_items(content, start, seen, is_implicit=is_implicit) if is_undefined else start + length
+        at = _behind_items(content, start, is_implicit=is_implicit) if is_undefined else start + length
         if at > size:
             raise Unusual
         if tags is None or tag in tags:
@@ -68,20 +63,17 @@ def find_places(
     return found, at
 
 
-def find_pixels(content: Bytes, at: int, *, is_implicit: bool, seen: list[Span]) -> Span | None:
+def find_pixels(content: Bytes, at: int, *, is_implicit: bool) -> Span | None:
     """Where `PIXELS` start and stop; none if they open behind what there is of a file or what may describe them.
 
-    Private elements, overlays and lengths of groups do not, and are passed over. All bytes that decide it, besides how
-    many are there, are added to `seen`.
+    Private elements, overlays and lengths of groups do not, and are passed over.
     """
     previous = -1
     while at + 8 <= len(content):
-        seen.append((at, at + 8))
         try:
             tag, _, start, length = opening(content, at, is_implicit=is_implicit)
         except (Unusual, CutShort):
             return None
-        seen.append((at + 8, start))
         if tag == PIXELS and length != UNDEFINED:
             return start, start + length
         is_passed = tag >> 16 & 1 or tag >> 24 == OVERLAYS or not tag & 0xFFFF
@@ -111,28 +103,25 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
     raise Unusual
 
 
-def _behind_items(content: Bytes, at: int, seen: list[Span], *, is_implicit: bool) -> int:
+def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
     """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)
-        seen.append((at, at + 8))
         at += 8
         if begun == ITEMS_END:
             return at
         if begun != ITEM:
             raise Unusual
-        at = _behind_item(content, at, seen, is_implicit=is_implicit) if length == UNDEFINED else at + length
+        at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
 
 
-def _behind_item(content: Bytes, at: int, seen: list[Span], *, is_implicit: bool) -> int:
+def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
     while content[at : at + 4] != ITEM_END:
         _, vr, start, length = opening(content, at, is_implicit=is_implicit)
-        seen.append((at, start))
         if length != UNDEFINED:
             at = start + length
         elif vr == b"UN":
             raise Unusual
         else:
-            at = _behind_items(content, start, seen, is_implicit=is_implicit)
-    seen.append((at, at + 4))
+            at = _behind_items(content, start, is_implicit=is_implicit)
     return at + 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from struct import Struct
 from typing import Any
@@ -59,11 +59,6 @@ def plain_value(vr: bytes | None, value: bytes) -> Any:
     if value:
         return _remembered(vr, value)
     return "" if TEXTS.get(vr) in (_text, _uid) else None
-
-
-def are_plain(elements: Iterable[tuple[int, bytes | None, bytes]]) -> bool:
-    """Whether all of some elements, as tag, value representation and bytes, are so simple."""
-    return all(plain_value(vr or known_vr(tag), value) is not LEFT_TO_PYDICOM for tag, vr, value in elements)
 
 
 def _numbers(of_one: Struct, value: bytes) -> tuple[Any, ...]:

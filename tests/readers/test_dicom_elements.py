@@ -17,7 +17,8 @@ from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-from medvit.readers.dicom_elements import Elements, quick
+from medvit.readers.beginning import Beginning
+from medvit.readers.dicom_elements import Elements, quick, quick_beginning
 from medvit.readers.dicom_file import open_elements
 from medvit.readers.dicom_header import header_of, load
 from medvit.readers.dicom_native import native
@@ -91,12 +92,24 @@ def test_a_header_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> No
     assert found.Rows == 3
 
 
-def test_bytes_without_a_length_of_their_own_are_not_looked_up_by() -> None:
-    rows, columns = 0x00280010, 0x00280011
-    places = {rows: (b"US", 0, 2, False), columns: (None, 2, 4, True)}
+def test_bytes_without_a_length_of_their_own_are_neither_raw_nor_plain() -> None:
+    places = {0x00280010: (b"US", 0, 2, False), 0x00280011: (None, 2, 4, True)}
     found = Elements(b"\x03\0\x05\0", places, None, is_implicit=True)
-    assert found.raw([rows]) == ((rows, b"US", b"\x03\0"),)
-    assert found.raw([rows, columns]) is None
+    assert [found.raw(tag) for tag in (*places, 0x00280008)] == [(b"US", b"\x03\0"), None, None]
+    assert found.are_plain(["Rows", "NumberOfFrames"])
+    assert not found.are_plain(["Rows", "Columns"])
+
+
+def test_a_beginning_serves_if_it_and_the_file_reach_to_the_end_of_what_is_sought(tmp_path: Path) -> None:
+    content = saved(tmp_path / "x.dcm", slice_of(ExplicitVRLittleEndian)).read_bytes()
+    tags = (TAGS[0], TAGS[-2], TAGS[-1])
+    stop = content.index(b"0.5\\0.5") + 8
+    found = quick_beginning(Beginning(content[:stop], len(content), 0), tags)
+    assert found is not None
+    assert [*found.keys()] == [*tags]
+    assert found.get("PixelSpacing") == (0.5, 0.5)
+    assert quick_beginning(Beginning(content[: stop - 2], len(content), 0), tags) is None  # not read
+    assert quick_beginning(Beginning(content[:stop], stop - 2, 0), tags) is None  # cut off
 
 
 def test_text_in_another_alphabet_is_left_to_pydicom(tmp_path: Path) -> None:
@@ -244,5 +257,5 @@ NATIVE = element(PIXELS, b"OW", bytes(4))
 )
 def test_pixels_lie_behind_what_describes_none_alone(before: bytes, is_found: bool) -> None:
     content = bytes(10) + before + NATIVE
-    found = find_pixels(content, 10, is_implicit=False, seen=[])
+    found = find_pixels(content, 10, is_implicit=False)
     assert found == ((len(content) - 4, len(content)) if is_found else None)
