@@ -1,0 +1,14 @@
+"""Accuracy, the share of images that are given their class: 0 to 1, higher is better.
+
+Classification, over all images. It rewards choosing the most frequent class; see `balanced_accuracy`.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Int
+from numpy import ndarray as Array
+
+
+def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
+    """Compute the share of images whose chosen class is the true one; NaN without images."""
+    return float((chosen == truth).mean()) if len(truth) else float("nan")

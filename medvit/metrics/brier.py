@@ -1,0 +1,16 @@
+"""Brier score, the squared distance of probabilities from the truth: 0 to 2, lower is better.
+
+Classification, the mean over images, of all classes (Brier, Monthly Weather Review 1950); for two classes it is twice
+the score of class 1 alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+
+def brier(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
+    """Compute the mean over images of the squared distance of the probabilities from the one-hot truth."""
+    return float(np.square(probabilities - np.eye(probabilities.shape[1])[truth]).sum(axis=1).mean())

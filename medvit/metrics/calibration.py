@@ -1,0 +1,31 @@
+"""Expected calibration error (ECE) and the reliability bins it sums: 0 to 1, lower is better.
+
+Classification, over all images (Guo et al., ICML 2017). Confidence is the probability of the most probable class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+NUM_BINS = 10
+"""Bins of equal width in confidence."""
+
+
+def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
+    """Compute the mean over images of |accuracy - confidence| of the bin that holds the image."""
+    return float(
+        sum(share * abs(accuracy - confidence) for confidence, accuracy, share in reliability(truth, probabilities))
+    )
+
+
+def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> list[tuple[float, float, float]]:
+    """Return mean confidence, accuracy, and share of the images of each bin that is not empty."""
+    confidence = probabilities.max(axis=1)
+    hits = probabilities.argmax(axis=1) == truth
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    return [
+        (float(confidence[bins == b].mean()), float(hits[bins == b].mean()), float((bins == b).mean()))
+        for b in np.unique(bins)
+    ]

@@ -1,0 +1,51 @@
+"""Dice coefficient, the overlap of two masks: 0 to 1, higher is better.
+
+Segmentation, per image and class: 2 |A and B| / (|A| + |B|), NaN where both are empty (Dice, Ecology 1945).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray as Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Counts = TypeVar("Counts", "Array[Any, Any]", "Tensor")
+"""Numbers of voxels, in an array or a tensor on any device."""
+
+
+def dice_from_counts(intersection: Counts, total: Counts) -> Counts:
+    """Compute Dice from the voxels in both masks and the sum of the voxels of each, element by element."""
+    with np.errstate(invalid="ignore"):
+        return 2 * intersection / total
+
+
+def dice(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> float:
+    """Compute Dice of two masks."""
+    return float(dice_from_counts((true & given).sum(), true.sum() + given.sum()))
+
+
+def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes: int) -> Float[Tensor, "b 2 f"]:
+    """Count, for each image and foreground class, the voxels in both label maps and the sum of the voxels in each."""
+    import torch
+
+    pairs = []
+    for label in range(1, num_classes):
+        true, given = truth == label, found == label
+        pairs.append(
+            torch.stack([(given & true).flatten(1).sum(1), given.flatten(1).sum(1) + true.flatten(1).sum(1)], dim=1)
+        )
+    return torch.stack(pairs, dim=2).float()
+
+
+def mean_dice(intersection: Counts, total: Counts) -> float:
+    """Compute the mean Dice of all images and classes; where a class is in neither mask of an image, it is skipped.
+
+    NaN if all are skipped.
+    """
+    defined = total > 0
+    return float(dice_from_counts(intersection, total)[defined].mean()) if defined.any() else float("nan")
