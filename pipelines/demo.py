@@ -21,6 +21,7 @@ from medvit.config import Tree
 from medvit.evaluation import Estimate
 from medvit.evaluation.report import metric_name
 from medvit.geometry import Affine, to_ras
+from medvit.metrics.dice import dice
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
 from pipelines.evaluate import evaluate
@@ -293,6 +294,4 @@ def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:
         mask, affine = to_ras(np.asarray(image.dataobj), Affine(image.affine))
         (truth,) = (labels for labels, place in truths if place.is_close(affine, tolerance_mm=0.01))
         organs = range(1, len(phantoms.CT_CLASSES))
-        yield float(
-            np.mean([2 * ((mask == k) & (truth == k)).sum() / ((mask == k).sum() + (truth == k).sum()) for k in organs])
-        )
+        yield float(np.mean([dice(truth == k, mask == k) for k in organs]))

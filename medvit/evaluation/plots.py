@@ -11,7 +11,8 @@ from numpy import ndarray as Array
 from sklearn import metrics
 
 from medvit.evaluation import Evaluation
-from medvit.evaluation.classification import reliability
+from medvit.metrics.calibration import reliability
+from medvit.metrics.confusion import confusion_matrix
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
 MAX_CURVES = 10
@@ -55,7 +56,7 @@ def confusion_figure(evaluation: Evaluation) -> Figure:
     """How many images of each class were given each class."""
     truth, probabilities = _truth_and_probabilities(evaluation)
     labels = list(range(len(evaluation.classes)))
-    counts = metrics.confusion_matrix(truth, probabilities.argmax(axis=1), labels=labels)
+    counts = confusion_matrix(truth, probabilities.argmax(axis=1), len(labels))
     figure, axes = _square()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,6 +11,8 @@ from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
+from medvit.metrics.dice import dice
+from medvit.metrics.surface import hd95, nsd
 from medvit.samples import Row
 
 Scores = dict[str, float]
@@ -42,8 +43,8 @@ def score_case(
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):
         true, given = truth == index, found == index
-        hd95, nsd = _surface_scores(true, given, spacing_mm, tolerance_mm)
-        own = {"dice": dice(true, given), f"hd95_{unit}": hd95, "nsd": nsd}
+        own = {"dice": dice(true, given), f"hd95_{unit}": hd95(true, given, spacing_mm)}
+        own |= {"nsd": nsd(true, given, spacing_mm, tolerance_mm)}
         own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
         if truth.ndim == 3 and unit == "mm":
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
@@ -79,41 +80,6 @@ def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
     parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]
     biases = {part: columns[f"volume_ml.{part}"] - columns[f"true_volume_ml.{part}"] for part in parts}
     return found | {f"volume_bias_ml.{part}": _mean(bias) for part, bias in biases.items()}
-
-
-def dice(true: Array, given: Array) -> float:
-    """2 |A and B| / (|A| + |B|); undefined where both are empty."""
-    total = int(true.sum()) + int(given.sum())
-    return float("nan") if total == 0 else 2.0 * int((true & given).sum()) / total
-
-
-def _surface_scores(
-    true: Array, given: Array, spacing_mm: tuple[float, ...], tolerance_mm: float
-) -> tuple[float, float]:
-    """HD95 and NSD (Nikolov et al. 2018) through MONAI, on the box around both masks, which holds every surface."""
-    if not true.any() and not given.any():
-        return float("nan"), float("nan")
-    if not true.any() or not given.any():
-        return float(np.linalg.norm(np.array(true.shape) * np.array(spacing_mm))), 0.0
-    import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-
-    box = _box(true | given)
-    y_pred, y = (torch.from_numpy(mask[box][None, None].astype(np.float32)) for mask in (given, true))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own calls to itself
-        hd95 = compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=list(spacing_mm))
-        nsd = compute_surface_dice(y_pred, y, [tolerance_mm], include_background=True, spacing=list(spacing_mm))
-    return float(hd95), float(nsd)
-
-
-def _box(mask: Array) -> tuple[slice, ...]:
-    """The mask's bounding box with one voxel of margin, so that surfaces at its faces are surfaces inside it too."""
-    inside = np.nonzero(mask)
-    return tuple(
-        slice(max(0, int(axis.min()) - 1), min(size, int(axis.max()) + 2))
-        for axis, size in zip(inside, mask.shape, strict=True)
-    )
 
 
 def _mean_over_classes(columns: Mapping[str, Float[Array, "n"]], metric: str) -> Float[Array, "n"]:

@@ -1,20 +1,12 @@
 """Metrics of classification equal their definitions."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from medvit.evaluation.classification import (
-    brier,
-    classification_metrics,
-    confusion,
-    evaluate_classes,
-    expected_calibration_error,
-    reliability,
-)
+from medvit.evaluation.classification import classification_metrics, evaluate_classes
 from medvit.samples import Row
 
 
@@ -29,16 +21,6 @@ def test_a_perfect_model_has_the_best_of_every_metric():
     assert all(value == best.get(name, 1.0) for name, value in found.items())
 
 
-def test_auroc_is_the_chance_that_a_case_scores_above_a_control():
-    generator = np.random.default_rng(0)
-    truth = generator.integers(0, 2, 40)
-    scores = np.round(generator.random(40), 1)  # with ties, which count half
-    pairs = list(itertools.product(scores[truth == 1], scores[truth == 0]))
-    by_hand = np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs])
-    found = classification_metrics(truth, np.stack([1 - scores, scores], axis=1), ["no", "yes"])
-    assert found["auroc"] == pytest.approx(by_hand)
-
-
 def test_auroc_of_many_classes_is_the_mean_of_one_against_the_rest():
     generator = np.random.default_rng(1)
     truth, probabilities = generator.integers(0, 4, 60), generator.dirichlet(np.ones(4), 60)
@@ -46,30 +28,10 @@ def test_auroc_of_many_classes_is_the_mean_of_one_against_the_rest():
     assert found["auroc"] == pytest.approx(np.mean([found[f"auroc.{name}"] for name in "abcd"]))
 
 
-def test_balanced_accuracy_does_not_reward_the_frequent_class():
-    truth = np.array([0] * 90 + [1] * 10)
-    always_first = np.tile([0.9, 0.1], (100, 1))
-    found = classification_metrics(truth, always_first, ["no", "yes"])
-    assert found["accuracy"] == 0.9
-    assert found["balanced_accuracy"] == 0.5
-    assert (found["sensitivity"], found["specificity"]) == (0.0, 1.0)
-
-
 def test_a_class_without_a_case_leaves_its_metrics_undefined():
     found = classification_metrics(np.array([0, 0]), np.array([[0.6, 0.4], [0.7, 0.3]]), ["no", "yes"])
     assert math.isnan(found["auroc"])
     assert math.isnan(found["average_precision"])
-
-
-def test_brier_counts_the_distance_of_all_probabilities():
-    assert brier(np.array([0]), np.array([[0.7, 0.2, 0.1]])) == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
-
-
-def test_calibration_error_of_an_overconfident_model_is_its_excess():
-    truth = np.array([0, 1] * 50)
-    probabilities = np.tile([0.95, 0.05], (100, 1))
-    assert expected_calibration_error(truth, probabilities) == pytest.approx(0.45)
-    assert reliability(truth, probabilities) == [(pytest.approx(0.95), 0.5, 1.0)]
 
 
 def test_kappa_is_given_only_for_grades():
@@ -93,7 +55,6 @@ def test_the_numbers_are_those_of_scikit_learn(num_classes, decimals):
     assert found["average_precision"] == pytest.approx(np.mean(precisions))
     assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, chosen))
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(truth, chosen, average="macro"))
-    assert (confusion(truth, chosen, num_classes) == metrics.confusion_matrix(truth, chosen)).all()
     if num_classes > 2:
         assert found["kappa_quadratic"] == pytest.approx(metrics.cohen_kappa_score(truth, chosen, weights="quadratic"))
         others = metrics.recall_score(truth != 3, chosen != 3)

@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_erosion
-from scipy.spatial.distance import cdist
 
-from medvit.evaluation.segmentation import dice, evaluate_masks, score_case
+from medvit.evaluation.segmentation import evaluate_masks, score_case
 from medvit.samples import Row
 
 CLASSES = ("background", "organ")
@@ -23,45 +21,10 @@ def ball(center, radius_mm, shape=(24, 24, 14)):
     return (distance < radius_mm).astype(np.uint8)
 
 
-def edge_points_mm(mask):
-    return np.argwhere(mask & ~binary_erosion(mask)) * SPACING_MM
-
-
 def test_a_perfect_mask_has_dice_one_and_no_distance():
     truth = ball((12, 12, 7), 6)
     found = score(truth, truth)
     assert (found["dice.organ"], found["hd95_mm.organ"], found["nsd.organ"]) == (1.0, 0.0, 1.0)
-
-
-def test_dice_is_twice_the_overlap_over_the_sum():
-    true, given = np.zeros(10, bool), np.zeros(10, bool)
-    true[:4], given[2:8] = True, True
-    assert dice(true, given) == 2 * 2 / (4 + 6)
-
-
-def test_hd95_is_the_larger_of_the_two_directed_percentiles_of_edge_distances():
-    truth, found = ball((12, 12, 7), 6), ball((14, 11, 7), 5)
-    distances = cdist(edge_points_mm(truth > 0), edge_points_mm(found > 0))
-    by_hand = max(np.percentile(distances.min(axis=0), 95), np.percentile(distances.min(axis=1), 95))
-    assert score(truth, found)["hd95_mm.organ"] == pytest.approx(by_hand, abs=1e-4)  # mm
-
-
-def test_a_shift_by_one_slice_is_its_thickness_in_mm():
-    truth = ball((12, 12, 6), 6)
-    assert score(truth, np.roll(truth, 1, axis=2))["hd95_mm.organ"] == pytest.approx(2.5)
-
-
-def test_surfaces_within_the_tolerance_count_as_one():
-    truth = ball((12, 12, 7), 6)
-    shifted = np.roll(truth, 1, axis=0)  # 0.8 mm
-    assert score(truth, shifted, tolerance_mm=1.0)["nsd.organ"] == pytest.approx(1.0)
-    assert score(truth, shifted, tolerance_mm=0.5)["nsd.organ"] < 1.0
-
-
-def test_masks_that_touch_the_border_are_measured_like_others():
-    truth, found = ball((0, 12, 7), 6), ball((0, 13, 7), 6)
-    inside = score(ball((12, 12, 7), 6), ball((12, 13, 7), 6))
-    assert score(truth, found)["hd95_mm.organ"] == pytest.approx(inside["hd95_mm.organ"], abs=0.3)
 
 
 def test_a_missed_organ_costs_the_diagonal_and_an_absent_one_costs_nothing():
@@ -88,13 +51,6 @@ def test_images_without_the_organ_are_counted_and_do_not_count():
     evaluation = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0)
     assert evaluation.metrics["dice"].value == 1.0
     assert evaluation.notes == ("organ, in 1 of 3 images: absent from truth and finding; does not count for it",)
-
-
-def test_nsd_is_the_share_of_both_surfaces_within_the_tolerance_of_the_other():
-    truth, found = ball((12, 12, 7), 6), ball((14, 11, 7), 5)
-    distances = cdist(edge_points_mm(truth > 0), edge_points_mm(found > 0))
-    near = (distances.min(axis=0) <= 1.7).sum() + (distances.min(axis=1) <= 1.7).sum()
-    assert score(truth, found, tolerance_mm=1.7)["nsd.organ"] == pytest.approx(near / sum(distances.shape))
 
 
 def test_in_pixels_every_pixel_counts_as_one_and_nothing_is_called_mm():
