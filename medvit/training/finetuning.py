@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medvit.losses.supervised import Loss
+from medvit.metrics.auroc import mean_auroc
+from medvit.metrics.dice import mean_dice, overlaps
 from medvit.model import Model
 from medvit.samples import Bags, Batch
 from medvit.slide_model import BagModel, WholeBag
@@ -52,7 +53,8 @@ class Finetuning(TrainingModule):
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            self._validated.append((overlap(probabilities, batch.targets).cpu(), torch.zeros(0)))
+            counts = overlaps(batch.targets, probabilities.argmax(dim=1), probabilities.shape[1])
+            self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
 
@@ -101,46 +103,5 @@ class Finetuning(TrainingModule):
     def _metric(self) -> tuple[str, float]:
         first, second = zip(*self._validated, strict=True)
         if self.model.config.kind == "segmentation":
-            return "val_dice", mean_dice(torch.cat(first))
-        return "val_auroc", mean_auroc(torch.cat(first), torch.cat(second))
-
-
-def overlap(probabilities: Float[Tensor, "b l *s"], targets: Int[Tensor, "b *s"]) -> Float[Tensor, "b 2 f"]:
-    """Of each foreground class: voxels in both masks, and the sum of voxels in each."""
-    predicted = probabilities.argmax(dim=1)
-    pairs = []
-    for label in range(1, probabilities.shape[1]):
-        found, true = predicted == label, targets == label
-        pairs.append(
-            torch.stack([(found & true).flatten(1).sum(1), found.flatten(1).sum(1) + true.flatten(1).sum(1)], dim=1)
-        )
-    return torch.stack(pairs, dim=2).float()
-
-
-def mean_dice(overlaps: Float[Tensor, "n 2 f"]) -> float:
-    """Mean Dice over images and foreground classes; a class an image neither has nor is given does not count.
-
-    NaN if none counts.
-    """
-    intersection, total = overlaps[:, 0], overlaps[:, 1]
-    dice = 2 * intersection / total
-    return float(dice[total > 0].mean())
-
-
-def mean_auroc(probabilities: Float[Tensor, "n l"], targets: Int[Tensor, "n"]) -> float:
-    """Mean area under the one-against-rest ROC curves; a class that all or none of the images have does not count.
-
-    NaN if none counts.
-    """
-    areas = []
-    for label in range(probabilities.shape[1]):
-        positive = targets == label
-        if positive.any() and (~positive).any():
-            areas.append(_area(probabilities[:, label], positive))
-    return sum(areas) / len(areas) if areas else math.nan
-
-
-def _area(scores: Tensor, positive: Tensor) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive.numpy(), scores.numpy()))
+            return "val_dice", mean_dice(*torch.cat(first).unbind(dim=1))
+        return "val_auroc", mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())

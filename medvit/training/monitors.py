@@ -22,18 +22,12 @@ from medvit.backbones import Backbone
 from medvit.config import Config, Count
 from medvit.dataset import Samples, are_tiles, some_tiles
 from medvit.manifest import Manifest
+from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives import Objective
 from medvit.samples import Row, Sample, Tokens, Views
 from medvit.slides import SlidesConfig
 from medvit.training.guard import NAN, Reading
-from medvit.training.probing import (
-    balanced_accuracy,
-    effective_rank,
-    knn_vote,
-    mean_cosine,
-    ridge_logits,
-    standard_error,
-)
+from medvit.training.probing import effective_rank, knn_vote, mean_cosine, ridge_logits, standard_error
 from medvit.training.start import Start
 from medvit.transforms.patches import patchify
 from medvit.transforms.preprocess import resize, resize_mask
@@ -131,7 +125,7 @@ class Probe:
             if is_linear
             else knn_vote(known, self.bank_labels, asked, self.num_neighbors)
         )
-        return balanced_accuracy(answers.argmax(dim=1), self.query_labels)
+        return balanced_accuracy(self.query_labels.numpy(), answers.argmax(dim=1).numpy())
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
         """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""

@@ -55,12 +55,6 @@ def ridge_logits(
     return (((queries.double() - center) / scale) @ weights + offset).float()
 
 
-def balanced_accuracy(predicted: Int[Tensor, "m"], truth: Int[Tensor, "m"]) -> float:
-    """Mean over the classes of the share of their members that are recognized."""
-    hits = (predicted == truth).float()
-    return float(torch.stack([hits[truth == label].mean() for label in truth.unique()]).mean())
-
-
 def standard_error(share: float, count: int) -> float:
     """Of a share of `count` images, which does not vanish at 0 and 1 (Agresti and Coull, Am. Stat. 1998)."""
     center = (share * count + 2.0) / (count + 4.0)

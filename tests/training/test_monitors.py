@@ -9,12 +9,13 @@ from torch import nn
 
 from medvit.backbones.vit import VitConfig
 from medvit.manifest import Manifest
+from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives.mae import MaeConfig
 from medvit.registry import find
 from medvit.samples import Row
 from medvit.slices import SlicesConfig
 from medvit.training.monitors import MonitorConfig, _pairs, build_probe
-from medvit.training.probing import balanced_accuracy, knn_vote, ridge_logits
+from medvit.training.probing import knn_vote, ridge_logits
 from medvit.training.start import start_from
 from medvit.transforms.preprocess import Intensity, Preprocess
 from medvit.transforms.views import ViewsConfig
@@ -116,7 +117,7 @@ def test_mae_is_judged_by_a_linear_probe_and_dino_by_neighbors(images, name):
     else:
         answers = knn_vote(first[0], probe.bank_labels, first[1], 3)
     found = probe.read(objective, 0, 0.0)
-    assert found.score == pytest.approx(balanced_accuracy(answers.argmax(1), probe.query_labels))
+    assert found.score == pytest.approx(balanced_accuracy(probe.query_labels.numpy(), answers.argmax(1).numpy()))
     assert np.isnan(found.reconstruction) == (name == "dino")
 
 

@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
+from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.dinov2 import DinoV2Config
 from medvit.objectives.projection import Projection, ProjectionConfig
 from medvit.samples import Row, Sample, Views
 from medvit.stage import Run
 from medvit.tracking import Tracker, TrackingConfig, start
-from medvit.training.probing import balanced_accuracy, ridge_logits
+from medvit.training.probing import ridge_logits
 from medvit.transforms.preprocess import Intensity
 from medvit.transforms.views import MakeViews, MultiCropConfig, collate_views
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
@@ -91,7 +92,8 @@ def frozen_probe(backbone: Backbone) -> float:
     (bank, known), (queries, asked) = (radiographs(96, seed, gain=0.7, offset=0.3, noise=0.4) for seed in (1001, 1002))
     with torch.no_grad():
         features = [backbone.eval()(views.crops[0]).prefix[:, 0] for views in (bank, queries)]
-    return balanced_accuracy(ridge_logits(features[0], known, features[1]).argmax(1), asked)
+    chosen = ridge_logits(features[0], known, features[1]).argmax(1)
+    return balanced_accuracy(asked.numpy(), chosen.numpy())
 
 
 def test_a_frozen_probe_at_a_held_out_site_beats_the_start_weights():
