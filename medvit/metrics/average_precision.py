@@ -1,6 +1,7 @@
 """Average precision, the step-wise area under the precision-recall curve: 0 to 1, higher is better.
 
-Classification, over all images. By chance it is the share of cases (Davis and Goadrich, ICML 2006).
+Classification, over all images; by chance it is the share of cases. The curve is not interpolated linearly, which would
+overestimate the area (Davis and Goadrich, ICML 2006).
 """
 
 from __future__ import annotations
