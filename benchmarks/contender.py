@@ -53,7 +53,7 @@ class Clock(Callback):
         self.times.append(time.perf_counter())
 
 
-def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretraining.Assembled:
+def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretraining.AssembledPretraining:
     """A pretraining of medvit, ready to start."""
     training = TRAININGS[objective]
     config = pretraining.PretrainConfig.parse(
@@ -71,7 +71,7 @@ def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretrai
     return pretraining.assemble(config, Run("bench", folder, Tracker()))
 
 
-def train_medvit(parts: pretraining.Assembled) -> list[float]:
+def train_medvit(parts: pretraining.AssembledPretraining) -> list[float]:
     """Times at the end of each step of medvit's training."""
     clock = Clock()
     parts.trainer.callbacks = [clock]
@@ -79,7 +79,7 @@ def train_medvit(parts: pretraining.Assembled) -> list[float]:
     return clock.times
 
 
-def train_plain(objective: str, parts: pretraining.Assembled) -> list[float]:
+def train_plain(objective: str, parts: pretraining.AssembledPretraining) -> list[float]:
     """Times at the end of each step of the plain loop, on the very crops that medvit would see."""
     return list(islice(_plain_steps(_plain_model(objective), parts), len(parts.loader)))
 
@@ -93,7 +93,7 @@ def _plain_model(objective: str) -> PlainDinoV2 | PlainMae:
     return PlainDinoV2(timm.create_model(name, num_classes=0, **options), PROTOTYPES)
 
 
-def _plain_steps(model: PlainDinoV2 | PlainMae, parts: pretraining.Assembled) -> Iterator[float]:
+def _plain_steps(model: PlainDinoV2 | PlainMae, parts: pretraining.AssembledPretraining) -> Iterator[float]:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
     for views in parts.loader:

@@ -14,14 +14,14 @@ from pathlib import Path
 from benchmarks.sources import Source, phantom_source, real_sources
 from benchmarks.timing import alternate, print_table
 from medvit import readers
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.dataset.store import Store
+from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig, map_items
-from medvit.ingest.pseudonyms import Pseudonyms
 from medvit.ingest.rows import rows
 from medvit.ingest.scan import scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.storing import ReadAndStore, take
-from medvit.manifest import Facts, Manifest
-from medvit.store import Store
+from medvit.ingest.store_images import ReadAndStore, store_images
 
 MEDVIT, MEDVIT_2 = "medvit, 1 process", "medvit, 2 processes"
 ALONE = "medvit, voxels alone"
@@ -49,7 +49,7 @@ def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
     found = scan(source, engine=engine)
     candidates = assign(found.candidates, SplitConfig()).candidates
     function = ReadAndStore(out / "images", "", 0)
-    stored = take(candidates, function, folder=out, engine=engine, state=pseudonyms.state, stamps=found.stamps)
+    stored = store_images(candidates, function, folder=out, engine=engine, state=pseudonyms.state, stamps=found.stamps)
     manifest = Manifest(rows(candidates, stored.taken, pseudonyms, "bench"), Facts("bench"), out)
     manifest.write()
     return manifest

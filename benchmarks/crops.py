@@ -14,7 +14,7 @@ from numpy import ndarray as Array
 
 from benchmarks.sources import ct_like
 from benchmarks.timing import alternate, print_table
-from medvit.store import Store
+from medvit.dataset.store import Store
 
 SHAPE, CROP = (320, 256, 160), 96
 NUM_CROPS = {"store (Blosc2)": 60, "Zarr": 20, ".nii.gz": 1, "MONAI PersistentDataset": 3}

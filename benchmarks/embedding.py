@@ -13,14 +13,14 @@ from numpy import ndarray as Array
 from benchmarks.timing import alternate, print_rates
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
-from medvit.embeddings import EmbeddingStore
 from medvit.inference.slide_job import OpenFiles
-from medvit.ingest.tiling import in_file_order
+from medvit.models.embedding_store import EmbeddingStore
+from medvit.models.tile_embedder import Embedder, TileLoaderConfig, embed_tiles
 from medvit.phantoms.large_slide import write_large
-from medvit.readers.slides import open_slide
-from medvit.tile_features import Embedder, TileLoaderConfig, embed_tiles
-from medvit.tiles import TileGrid
-from medvit.transforms.preprocess import Intensity, Preprocess
+from medvit.transforms.preprocess import Normalization, Preprocess
+from medvit.wsi.slide import open_slide
+from medvit.wsi.tiles import TileGrid
+from medvit.wsi.tiling import in_file_order
 
 SIDE, MPP, SIZE = 8_000, 0.25, 224
 """Pixels of a side of the slide, microns per pixel, and pixels of a side of a tile."""
@@ -68,7 +68,7 @@ def _plain(path: Path, corners: Int64[Array, "n 2"], backbone: Backbone, _: Path
 
 
 def _medvit(path: Path, corners: Int64[Array, "n 2"], backbone: Backbone, workers: int, folder: Path) -> None:
-    chain = Preprocess(kind="image", channels=3, intensity=Intensity(method="range"))
+    chain = Preprocess(kind="image", channels=3, intensity=Normalization(method="range"))
     embedder = Embedder(backbone, chain, "class_mean")
     opened = OpenFiles((path,))
     slide = open_slide(path)

@@ -23,9 +23,9 @@ from benchmarks.measured import Cost, run_once
 from benchmarks.probes import Answers, Labeled, compared, start_weights
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
-from medvit.manifest import Manifest
+from medvit.dataset.manifest import Manifest
 from medvit.peft.explora import ExploraConfig
-from medvit.training.start import backbone_of
+from medvit.training.initialization import backbone_of
 from medvit.transforms.preprocess import Preprocess
 
 SETS: dict[str, tuple[str, tuple[str, ...]]] = {

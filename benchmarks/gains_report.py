@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from medvit.page import Table, markdown_table
+from medvit.document import Table, markdown_table
 
 NAMES = {
     "random": "random start",

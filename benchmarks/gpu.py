@@ -21,9 +21,9 @@ from medvit.hardware import half_precision
 from medvit.objectives import Objective
 from medvit.objectives.dinov2 import DinoV2Config
 from medvit.objectives.mae import MaeConfig
-from medvit.samples import Views
-from medvit.training.measuring import attention_on_cpu, peak_bytes_held, synchronize
 from medvit.training.optim import OptimConfig
+from medvit.training.profiling import attention_on_cpu, peak_bytes_held, synchronize
+from medvit.types import Views
 
 WARMUP_STEPS, MATRIX_SIDE, MATRIX_REPEATS = 3, 8192, 20
 CHANNELS = 3

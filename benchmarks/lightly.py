@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medvit import torchvision_operators
+from medvit import _torchvision
 
 PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "lightly-train==0.18.*")
 MODEL = "dinov2/vits14-noreg-notpretrained"
@@ -26,7 +26,7 @@ def install(environment: Path) -> None:
     # The same mend that medvit needs beside a torch for the CPU: see the file that is copied.
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     shown = subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True).stdout
-    mend = Path(torchvision_operators.__file__)
+    mend = Path(_torchvision.__file__)
     shutil.copy(mend, Path(shown.strip()) / mend.name)
     (Path(shown.strip()) / "sitecustomize.py").write_text(f"import {mend.stem}\n\n{mend.stem}.install()\n")
 

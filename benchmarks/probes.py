@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
-from medvit.dataset import Samples
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import Samples
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
-from medvit.manifest import Manifest
-from medvit.samples import Split
+from medvit.records import Split
 from medvit.stage import seed_everything
-from medvit.training.probing import knn_vote
-from medvit.training.start import backbone_of
+from medvit.training.guard.probe_metrics import knn_vote
+from medvit.training.initialization import backbone_of
 from medvit.transforms.preprocess import Preprocess, resize
 
 NUM_NEIGHBORS = 20

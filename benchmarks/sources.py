@@ -11,7 +11,7 @@ from numpy import ndarray as Array
 from scipy.ndimage import gaussian_filter
 
 from medvit.geometry import Affine
-from medvit.phantoms.dicom import Subject, write_ct_series
+from medvit.phantoms.dicom import PhantomPatient, write_ct_series
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 REAL = {
@@ -55,7 +55,9 @@ def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int]
     """CT series of smooth shapes with noise, each of another patient; (columns, rows, slices)."""
     for number in range(num_series):
         affine = Affine.from_spacing((0.8, 0.8, 2.0))
-        write_ct_series(folder / f"{number:03d}", ct_like(shape, seed=number), affine, subject=Subject(0, number))
+        write_ct_series(
+            folder / f"{number:03d}", ct_like(shape, seed=number), affine, subject=PhantomPatient(0, number)
+        )
     return Source(f"phantom CT, {num_series} series of {shape[2]} slices of {shape[0]} x {shape[1]}", folder)
 
 

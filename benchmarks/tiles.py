@@ -12,11 +12,11 @@ from numpy import ndarray as Array
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.timing import alternate, print_rates
-from medvit.ingest.tiling import in_file_order
 from medvit.phantoms.large_slide import write_large
-from medvit.readers.slides import open_slide
-from medvit.samples import Row
-from medvit.slides import Place, open_row, write_places
+from medvit.records import Row
+from medvit.wsi.locations import SlideFiles, open_row, write_locations
+from medvit.wsi.slide import open_slide
+from medvit.wsi.tiling import in_file_order
 
 SIDE, MPP, SIZE = 40_000, 0.25, 256
 """Pixels of a side of the slide, microns per pixel, and pixels of a side of a tile."""
@@ -54,7 +54,7 @@ def _tasks(path: Path, folder: Path, corners: Int64[Array, "n 2"], zoom: int) ->
     )
     ordered = in_file_order(corners, slide.tile_side)
     slide.close()
-    write_places(folder / "key", "bench", {row.image_id: Place((str(path),))})
+    write_locations(folder / "key", "bench", {row.image_id: SlideFiles((str(path),))})
     tiles = _Raw(row, folder / "key", ordered, MPP * zoom)
     loader = DataLoader(tiles, batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
     return {

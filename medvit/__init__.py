@@ -3,8 +3,8 @@
 `import medvit` stays light: no torch, no pydicom. The stages live in the package `pipelines`.
 """
 
-from medvit import torchvision_operators
+from medvit import _torchvision
 
 __version__ = "0.1.0"
 
-torchvision_operators.install()
+_torchvision.install()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from medvit import __version__
 from medvit.config import Tree, read_yaml
 from medvit.errors import CheckpointError, ConfigError
+from medvit.files.atomic import write_text, write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,20 +162,3 @@ class Predictions:
     num_done: int
     num_skipped: int
     num_failed: int
-
-
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
-
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
-    partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     import torch
     from threadpoolctl import ThreadpoolController
 
+from typing import TYPE_CHECKING, Literal
 
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+from medvit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
@@ -101,11 +104,6 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def leads() -> bool:
-    """Whether this process is the only one of a run, or the first of several: the one that writes."""
-    return not any(int(os.environ.get(name) or 0) for name in RANKS)
-
-
 def half_precision(device: torch.device) -> torch.dtype | None:
     """The 16-bit type that a device multiplies in faster than in 32 bits; none where it has none.
 
@@ -119,3 +117,21 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     capabilities = torch.cpu.get_capabilities()
     computes = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     return torch.bfloat16 if computes else None
+
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def resolve_device(device: Device) -> torch.device:
+    """What `auto` means on this machine: the GPU where there is one.
+
+    Raises:
+        ConfigError: If a GPU is asked for and there is none.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here; give device=auto or device=cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

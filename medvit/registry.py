@@ -95,5 +95,6 @@ class Chosen:
 def _load(room: str) -> dict[str, type[Config]]:
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{room}.{module.name}")
+        if not module.name.startswith("_"):  # what the choices of a room share is no choice
+            importlib.import_module(f"{room}.{module.name}")
     return _rooms.get(room, {})

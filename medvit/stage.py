@@ -22,12 +22,13 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type
 from pydantic import Field
 
 from medvit import sources
-from medvit.artifacts import Checkpoint, Lineage, write_text
+from medvit.artifacts import Checkpoint, Lineage
 from medvit.config import Config, read_yaml
+from medvit.dataset.manifest import Manifest
+from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
-from medvit.hardware import leads
-from medvit.learned import learned
-from medvit.manifest import Manifest
+from medvit.files.atomic import write_text
+from medvit.leakage.seen_patients import training_patients
 from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
@@ -73,7 +74,7 @@ class Run:
     failures: list[str] = field(default_factory=list)
     """A line for every item that failed; any makes the exit status 3."""
     learned: set[str] = field(default_factory=set)
-    """Of the checkpoints that were read, whom they have learned from (`medvit.learned`)."""
+    """Of the checkpoints that were read, whom they have learned from (`medvit.leakage.seen_patients`)."""
     leads: bool = True
     """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
@@ -87,7 +88,7 @@ class Run:
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
         """Loads a checkpoint and records it as an input of this run."""
         checkpoint = Checkpoint.load(folder)
-        self.learned |= learned(folder)
+        self.learned |= training_patients(folder)
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
 
@@ -143,7 +144,7 @@ class Artifact(Protocol):
         """Where it lies."""
 
 
-ConfigT = TypeVar("ConfigT", bound=StageConfig)
+StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
 ArtifactT = TypeVar("ArtifactT", bound=Artifact)
 
 
@@ -156,22 +157,22 @@ class Finished(Generic[ArtifactT]):
 
 
 @dataclass(frozen=True)
-class Stage(Generic[ConfigT, ArtifactT]):
+class Stage(Generic[StageConfigT, ArtifactT]):
     """A recipe as a command and a function: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
 
     name: str
-    config_type: type[ConfigT]
-    recipe: Callable[[ConfigT, Run], ArtifactT]
+    config_type: type[StageConfigT]
+    recipe: Callable[[StageConfigT, Run], ArtifactT]
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.recipe.__doc__
 
-    def __call__(self, config: ConfigT | None = None, **options: Any) -> ArtifactT:
+    def __call__(self, config: StageConfigT | None = None, **options: Any) -> ArtifactT:
         """Runs the stage; what it made, at its final place."""
         return self.run(config or self.config_type.parse(options, source=self.name)).artifact
 
-    def run(self, config: ConfigT) -> Finished[ArtifactT]:
+    def run(self, config: StageConfigT) -> Finished[ArtifactT]:
         """Runs the stage.
 
         Raises:
@@ -196,7 +197,7 @@ class Stage(Generic[ConfigT, ArtifactT]):
         log.info("%s: done, see %s", self.name, final)
         return Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
 
-    def _follow(self, config: ConfigT, partial: Path) -> NoReturn:
+    def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
         """Takes part in the training that another process leads, and ends with it."""
         if config.IS_DISTRIBUTED:
             log.setLevel(logging.WARNING)  # the leader tells the rest
@@ -205,7 +206,7 @@ class Stage(Generic[ConfigT, ArtifactT]):
         raise SystemExit(0)
 
 
-def stage(recipe: Callable[[ConfigT, Run], ArtifactT]) -> Stage[ConfigT, ArtifactT]:
+def stage(recipe: Callable[[StageConfigT, Run], ArtifactT]) -> Stage[StageConfigT, ArtifactT]:
     """Makes a stage of a function `(config, run) -> artifact`; the config's type is read from its annotation."""
     return Stage(recipe.__name__, get_type_hints(recipe)["config"], recipe)
 

@@ -12,16 +12,16 @@ from typing import Any
 
 from pydantic import Field
 
+from medvit.audit.matcher import Trace
+from medvit.audit.needles import IdentifyingValues, ReadValues, Sought, sought
+from medvit.audit.search import Search, by_pseudonym
 from medvit.config import Config, Tree, read_yaml
+from medvit.dataset.manifest import Manifest
+from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import DataError
-from medvit.ingest import Patient
-from medvit.ingest.dicom_copies import DeidentifyConfig
-from medvit.ingest.haystack import Trace
-from medvit.ingest.places import Search, by_pseudonym
-from medvit.ingest.pseudonyms import Pseudonyms
-from medvit.ingest.sought import Found, ReadValues, Sought, sought
-from medvit.manifest import Manifest
+from medvit.ingest.deidentified_copy import DeidentifyConfig
+from medvit.records import Patient
 from medvit.sources import Location, RetrieveConfig, fetch, local_path
 from medvit.stage import CONFIG
 from medvit.tracking import ARTIFACTS, TrackingConfig, database, recorded
@@ -132,7 +132,7 @@ def _read(config: AuditConfig, copying: DeidentifyConfig, dataset: str) -> Sough
         refused = [file for refusal in local.refusals for file in refusal.files]
         names = [*local.files, *refused, *([path] if path is not None and path.is_file() else [])]
         outcomes = map_items(ReadValues(copying.profile), local.files, config=config.engine, title="read")
-        found = (outcome.result or Found() for outcome in outcomes)
+        found = (outcome.result or IdentifyingValues() for outcome in outcomes)
         needles = sought(names, local.root, found, config.ignore, num_files=len(local.files), dataset=dataset)
         local.discard()
     return needles

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvit import card_comparison, card_plots, cards, quarantine
-from medvit.card_comparison import CardFolder, compare
-from medvit.card_prose import find_prose, fitting
+from medvit import cards
+from medvit.cards import comparison, plots
+from medvit.cards.comparison import CardFolder, compare
+from medvit.cards.prose import find_prose, fitting
+from medvit.dataset import quarantine
 from medvit.stage import Run, StageConfig, stage
 
 
@@ -32,11 +34,11 @@ def card(config: CardConfig, run: Run) -> CardFolder:
         prose = prose if config.card else fitting(prose, a.rows)
         cards.write_markdown(a, quarantine.read(config.a), prose, folder=run.folder)
         run.keep(cards.FILE_NAME)
-        run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
+        run.tracker.file(run.folder / plots.FOLDER, plots.FOLDER)
         return CardFolder(run.folder)
 
     b = run.dataset(config.b, "b")
     variables = compare(a, b, config.seed)
-    card_comparison.write(run.folder, a, b, variables)
-    run.keep(card_comparison.HTML, card_comparison.MARKDOWN, card_comparison.CSV)
+    comparison.write(run.folder, a, b, variables)
+    run.keep(comparison.HTML, comparison.MARKDOWN, comparison.CSV)
     return CardFolder(run.folder, variables)

@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from medvit import phantoms
-from medvit.artifacts import Report, write_text
+from medvit.artifacts import Report
 from medvit.config import Tree
 from medvit.evaluation import Estimate
 from medvit.evaluation.report import metric_name
+from medvit.files.atomic import write_text
 from medvit.geometry import Affine, to_ras
 from medvit.metrics.dice import dice
 from medvit.stage import Run, Stage, StageConfig, stage
@@ -84,7 +85,7 @@ class DemoConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class Series:
+class DemoStages:
     """Runs stages one after another in one folder, passing over those that an interrupted demo has finished."""
 
     config: DemoConfig
@@ -114,7 +115,7 @@ class Series:
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
     """Runs every stage on phantoms of radiology, pathology and the eye, and says where to look."""
-    job = Series(config)
+    job = DemoStages(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
 
     organs(job, drawn)
@@ -131,7 +132,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
     return Report(run.folder, {})
 
 
-def organs(job: Series, drawn: Path) -> None:
+def organs(job: DemoStages, drawn: Path) -> None:
     """Segments organs in CT, in 3D."""
     volumes = job.run(ingest, "ct", source=drawn / "ct", modality="CT", mask_classes=phantoms.CT_CLASSES, **CARD)
     backbone = job.run(
@@ -156,7 +157,7 @@ def organs(job: Series, drawn: Path) -> None:
     job.run(predict, "ct-predictions", checkpoint=model, source=drawn / "new-studies")
 
 
-def opacities(job: Series, drawn: Path) -> None:
+def opacities(job: DemoStages, drawn: Path) -> None:
     """Tells radiographs with an opacity from normal ones, in 2D."""
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", label_from="folder", **CARD)
     backbone = job.run(
@@ -183,7 +184,7 @@ def opacities(job: Series, drawn: Path) -> None:
     job.run(predict, "radiograph-predictions", checkpoint=model, source=drawn / "new-radiographs")
 
 
-def tumors(job: Series, drawn: Path) -> None:
+def tumors(job: DemoStages, drawn: Path) -> None:
     """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
     shared = {"label_from": "folder", "patient_from": SLIDE_PATIENT, "splits": SLIDE_SPLITS, "tiles": TILES}

@@ -13,45 +13,47 @@ from pydantic import Field
 from tqdm import tqdm
 
 from medvit.artifacts import Lineage, Report
-from medvit.card_eye import LATERALITY
-from medvit.dataset import load
+from medvit.attributes import LATERALITY
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.cases import (
-    SeenPatients,
-    answerable,
-    probability_of_truth,
-    shared_patients,
-    spacing,
-    telling,
-    tracked,
-    unit_of,
-    unseen,
-)
+from medvit.evaluation.aggregation import LEVELS, AggregationLevel, answers, breakdowns, evaluate_with_patients
 from medvit.evaluation.classification import evaluate_classes
-from medvit.evaluation.levels import LEVELS, Level, answers, breakdowns
-from medvit.evaluation.paired import Table, paired_differences
-from medvit.evaluation.patients import evaluate_with_patients
+from medvit.evaluation.paired import MetricTable, paired_differences
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import (
     HTML,
     METRICS,
     Example,
-    Subject,
+    ReportSubject,
     metric_name,
     read_facts,
     read_table,
     write_report,
 )
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
-from medvit.inference.predictor import Device, Predictor
+from medvit.evaluation.selection import (
+    SeenPatients,
+    examples_to_show,
+    probability_of_truth,
+    shared_patients,
+    spacing,
+    tracked,
+    unit_of,
+    with_known_truth,
+    without_training_patients,
+)
+from medvit.hardware import Device
+from medvit.inference.predictor import Predictor
 from medvit.inference.slide_figure import slide_figure
-from medvit.inference.slides import SlideFinding, SlidePredictor
-from medvit.manifest import Manifest
-from medvit.samples import Image, Prediction, Row, Split
-from medvit.slides import SlidesConfig, open_row
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.models.tile_embedder import EmbeddingConfig
+from medvit.records import Row, Split
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import EmbeddingConfig
+from medvit.types import Image, Prediction
+from medvit.writers.slide_maps import SlideFinding
+from medvit.wsi.locations import SlidesConfig, open_row
 
 TOLERANCE = "Surface tolerance"
 """The fact of a report that tells the tolerance of normalized surface Dice."""
@@ -76,7 +78,7 @@ class EvaluateConfig(StageConfig):
     nsd_tolerance_mm: float = Field(1.0, gt=0)
     """Distance within which two surfaces count as one in normalized surface Dice; in pixels, where images have no
     physical scale."""
-    levels: tuple[Level, ...] | None = None
+    levels: tuple[AggregationLevel, ...] | None = None
     """Of a classification: image, eye, visit, patient, side by side; none takes all of them where images say their eye,
     else images alone."""
     order: tuple[str, ...] = ()
@@ -96,9 +98,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     manifest = run.dataset(config.dataset)
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)
-    answered, notes = answerable(manifest.split(config.split), predictor.config, predictor.kind)
+    answered, notes = with_known_truth(manifest.split(config.split), predictor.config, predictor.kind)
     if config.split == "test":
-        answered, told = unseen(answered, config.checkpoint, config.seen_patients)
+        answered, told = without_training_patients(answered, config.checkpoint, config.seen_patients)
         notes += told
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
@@ -157,7 +159,7 @@ def measure(
     return replace(found, breakdowns=breakdowns(rows, images, model.classes, levels, **drawing))
 
 
-def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Level, ...]:
+def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[AggregationLevel, ...]:
     """The levels asked for, or all where images say their eye."""
     return config.levels or (LEVELS if any(LATERALITY in row.attributes for row in rows) else LEVELS[:1])
 
@@ -182,7 +184,7 @@ def telling_slides(
 ) -> list[Example]:
     """The best, the median and the worst slide by the probability of the truth, with maps and top tiles."""
     examples, scores, model = [], probability_of_truth(evaluation), predictor.config
-    for name, index in telling(scores).items():
+    for name, index in examples_to_show(scores).items():
         row = evaluation.rows[index]
         one = replace(manifest, rows=(row,))
         (found,) = predictor.embed(one, config.slides, config.tiles, [])
@@ -212,7 +214,7 @@ def surface_tolerance(config: EvaluateConfig, manifest: Manifest) -> str:
     return f"{config.nsd_tolerance_mm:g} {unit_of(manifest)}"
 
 
-def read_other(folder: Path, tolerance: str) -> Table:
+def read_other(folder: Path, tolerance: str) -> MetricTable:
     """The images of the report named in `against`.
 
     Raises:
@@ -226,7 +228,7 @@ def read_other(folder: Path, tolerance: str) -> Table:
     return table
 
 
-def compare(evaluation: Evaluation, other: Table, config: EvaluateConfig) -> dict[str, Estimate]:
+def compare(evaluation: Evaluation, other: MetricTable, config: EvaluateConfig) -> dict[str, Estimate]:
     """The differences from another report, on the images that both predict."""
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
@@ -236,7 +238,9 @@ def compare(evaluation: Evaluation, other: Table, config: EvaluateConfig) -> dic
     return paired_differences(one, other, evaluation.classes, resamples=config.resamples, seed=config.seed)
 
 
-def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: Manifest, found: Evaluation) -> Subject:
+def describe(
+    config: EvaluateConfig, manifest: Manifest, digest: str, answered: Manifest, found: Evaluation
+) -> ReportSubject:
     """What was evaluated on what, and a warning where the numbers flatter."""
     lineage = Lineage.read(config.checkpoint)
     same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
@@ -258,14 +262,14 @@ def describe(config: EvaluateConfig, manifest: Manifest, digest: str, answered: 
         facts[TOLERANCE] = surface_tolerance(config, answered)
     if config.against is not None:
         facts["Compared with"] = f"model {read_facts(config.against).get('Model', 'unknown')}, on the images of both"
-    return Subject(f"Evaluation of a {found.kind} on {manifest.facts.name}", facts, warning)
+    return ReportSubject(f"Evaluation of a {found.kind} on {manifest.facts.name}", facts, warning)
 
 
 def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
     """The best, the median and the worst image: by mean Dice, with contours, or by the probability of the truth."""
     scores = evaluation.columns["dice"] if evaluation.kind == "segmentation" else probability_of_truth(evaluation)
     unit, examples = unit_of(manifest), []
-    for name, index in telling(scores).items():
+    for name, index in examples_to_show(scores).items():
         row = evaluation.rows[index]
         image = load(manifest, row)
         caption = f"{name}: {row.labels.get(predictor.config.label)}, given a probability of {scores[index]:.3f}"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from medvit.dataset.export import Exported, ExportImage, is_done
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import MedvitError, OutputError
-from medvit.exports import Exported, ExportImage, is_done
-from medvit.samples import Row, Split
+from medvit.records import Row, Split
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")

@@ -12,27 +12,27 @@ from torch.utils.data import DataLoader
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneConfig
+from medvit.cards.model import write_model_card
 from medvit.config import Axis, Count
-from medvit.dataset import Samples, collate
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import Samples, collate
+from medvit.dataset.slices import SlicesConfig
+from medvit.hardware import resolve_device
 from medvit.heads import HeadConfig, OptionalHeadChoice
-from medvit.inference.predictor import resolve_device
-from medvit.learned import write_learned
+from medvit.leakage.seen_patients import write_training_patients
 from medvit.losses.supervised import classification_loss, segmentation_loss
-from medvit.manifest import Manifest
-from medvit.model import AppliesTo, Model, ModelConfig
-from medvit.model_card import write_model_card
+from medvit.models.image import AppliesTo, Model, ModelConfig
+from medvit.models.slide import SlideModelConfig, ensemble_state
+from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
 from medvit.peft import PeftChoice
-from medvit.slices import SlicesConfig
-from medvit.slide_model import SlideModelConfig, ensemble_state
-from medvit.slides import SlidesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
-from medvit.training.bags import BagConfig
 from medvit.training.finetuning import Finetuning
-from medvit.training.loader import rounds, whole_images
+from medvit.training.initialization import InitialModel
+from medvit.training.loading.bags import BagConfig
+from medvit.training.loading.rounds import rounds, whole_images
 from medvit.training.options import TrainingOptions
-from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.slides import (
+from medvit.training.resume import last_checkpoint, position_of, remove_leftovers
+from medvit.training.slide_heads import (
     SlideTraining,
     bag_head,
     common_tiles,
@@ -40,10 +40,10 @@ from medvit.training.slides import (
     labeled_slides,
     warn_of_pixels,
 )
-from medvit.training.start import Start
-from medvit.training.tasks import Assignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
+from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
+from medvit.wsi.locations import SlidesConfig
 
 
 class FinetuneConfig(TrainingOptions, StageConfig):
@@ -95,11 +95,11 @@ class FinetuneConfig(TrainingOptions, StageConfig):
 
 
 @dataclass(frozen=True)
-class Assembled:
+class AssembledFinetuning:
     """A fine-tuning, ready to start or to go on."""
 
-    start: Start
-    task: Assignment
+    start: InitialModel
+    task: TaskAssignment
     model: Model
     module: Finetuning
     loader: DataLoader[object]
@@ -128,7 +128,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     adapter = None if best.is_trained_whole else dict(best.adapter_state())
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
-    write_learned(run.folder, [*parts.task.train, *parts.task.val], run.learned)
+    write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
     remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
@@ -148,8 +148,8 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     heads = {name: weight for name, weight in state.items() if name.startswith("members.")}
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, training.model.tree(), preprocess, state, heads).save()
-    write_learned(run.folder, training.rows, run.learned)
-    write_model_card(checkpoint, figures=figures, training=training.told())
+    write_training_patients(run.folder, training.rows, run.learned)
+    write_model_card(checkpoint, figures=figures, training=training.describe())
     training.remove_leftovers(run.folder)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
@@ -159,7 +159,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
 class AssembledSlides:
     """What the training on slides is made of before their tiles are embedded, which takes long."""
 
-    start: Start
+    start: InitialModel
     embedder: Embedder
     head: HeadConfig
     slides: Manifest
@@ -200,7 +200,7 @@ def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
     return AssembledSlides(start, embedder, head, slides)
 
 
-def assemble(config: FinetuneConfig, run: Run) -> Assembled:
+def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
     """All that a fine-tuning is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     if config.slices is not None:
@@ -245,10 +245,12 @@ def assemble(config: FinetuneConfig, run: Run) -> Assembled:
         folder=run.folder,
     )
     trainer = config.build_trainer(run.folder, run.tracker)
-    return Assembled(start, task, model, module, loader, whole_images(val), trainer, resume_from)
+    return AssembledFinetuning(start, task, model, module, loader, whole_images(val), trainer, resume_from)
 
 
-def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig, crop: tuple[int, ...]) -> ModelConfig:
+def _describe(
+    config: FinetuneConfig, task: TaskAssignment, backbone: BackboneConfig, crop: tuple[int, ...]
+) -> ModelConfig:
     kind = "volume" if config.slices is not None else task.train.rows[0].kind
     default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
     return ModelConfig(
@@ -266,6 +268,6 @@ def _describe(config: FinetuneConfig, task: Assignment, backbone: BackboneConfig
     )
 
 
-def _training(config: FinetuneConfig, task: Assignment) -> dict[str, str]:
+def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:
     images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
-    return {"images": images, **config.told(), "seed": str(config.seed)}
+    return {"images": images, **config.describe(), "seed": str(config.seed)}

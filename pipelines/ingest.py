@@ -10,31 +10,34 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from medvit import card_plots, cards, croissant, quarantine
-from medvit.card_prose import Prose, find_prose, fitting
-from medvit.cards import write_card
+from medvit import cards
+from medvit.cards import croissant, plots, write_card
+from medvit.cards.prose import Prose, find_prose, fitting
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.deidentification import burned_in, crosswalk
+from medvit.deidentification.burned_in import BurnedInConfig
+from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
-from medvit.ingest import Candidate, burned_in, crosswalk, dicom_copies, slides, storing
-from medvit.ingest.burned_in import BurnedInConfig
+from medvit.ingest import deidentified_copy, slides
 from medvit.ingest.curation import CurationConfig, curate
-from medvit.ingest.dicom_copies import DeidentifyConfig
-from medvit.ingest.eye import EyeConfig, Pattern, paired
+from medvit.ingest.deidentified_copy import DeidentifyConfig
+from medvit.ingest.label_table import from_table
 from medvit.ingest.labels import LabelFrom, classes, from_folders
-from medvit.ingest.packing import pack
-from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
+from medvit.ingest.pack_tiles import pack
 from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
 from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.storing import MaskValues, ReadAndStore, Stored, take
-from medvit.ingest.table import from_table
-from medvit.ingest.tiling import TilesConfig
-from medvit.ingest.updating import Update
-from medvit.manifest import Facts, Manifest
-from medvit.readers.regular import Geometry
-from medvit.readers.stack import StacksConfig
-from medvit.readers.values import ValuesConfig
+from medvit.ingest.store_images import MaskValues, ReadAndStore, Stored, remove_unused_arrays, store_images
+from medvit.ingest.update import Update
+from medvit.readers.image_stack import StacksConfig
+from medvit.readers.options import ValuesConfig
+from medvit.records import Candidate
+from medvit.series.resampling import Geometry
 from medvit.sources import Location, RetrieveConfig, fetch, local_path
 from medvit.stage import Run, StageConfig, stage
+from medvit.wsi.tiling import TilesConfig
 
 log = logging.getLogger("medvit")
 
@@ -67,7 +70,7 @@ class IngestConfig(StageConfig):
     """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
     mask_values: MaskValues = "classes"
     """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
-    patient_from: Pattern | None = None
+    patient_from: GroupPattern | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
     """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
@@ -149,7 +152,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         made = pack(made, folder=run.folder, key=config.key, engine=config.engine)
 
     burned_in.report((one.writing for one in stored.taken.values()), (refusal.code for refusal in refusals))
-    run.failures += dicom_copies.write(
+    run.failures += deidentified_copy.write(
         config.deidentify,
         curated.candidates,
         curated.taken,
@@ -168,13 +171,13 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     update.leave(found, manifest, left_out, prose)
     if not update.takes_card(manifest, left_out, prose):
         write_card(manifest, left_out, prose)
-    storing.clean(manifest)
-    slides.clean(run.folder, manifest.rows)
+    remove_unused_arrays(manifest)
+    slides.remove_unused_tiles(run.folder, manifest.rows)
     local.discard()
     run.failures += failures(left_out)
     run.tracker.dataset(name, manifest.hash, "ingest")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)
-    run.tracker.file(run.folder / card_plots.FOLDER, card_plots.FOLDER)
+    run.tracker.file(run.folder / plots.FOLDER, plots.FOLDER)
     return manifest
 
 
@@ -186,8 +189,8 @@ def stored_of(
     num_classes, how = len(config.mask_classes), (config.mask_values, config.values, config.burned_in, config.eye)
     read = ReadAndStore(folder / "images", config.modality, num_classes, *how)
     state, engine, earlier = pseudonyms.state, config.engine, config.update
-    stored = take(others, read, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
-    return stored.and_also(slides.take(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
+    stored = store_images(others, read, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
+    return stored.and_also(slides.store_slides(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
 
 
 def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from medvit.document import markdown_table
 from medvit.leakage import CHECKS, Check, Leakage, find_overlaps
-from medvit.leakage_report import HITS, HTML, hits, summary, write
-from medvit.page import markdown_table
-from medvit.similarity import MAX_DISTANCE, NUM_BITS
+from medvit.leakage.perceptual_hash import MAX_DISTANCE, NUM_BITS
+from medvit.leakage.report import HITS, HTML, hits, summary, write
 from medvit.stage import Run, StageConfig, stage
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from medvit.config import unknown_name
+from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
-from medvit.manifest import Manifest
 from medvit.stage import Finished, Run, Stage, seed_everything
 from medvit.tracking import Tracker
-from medvit.training.measuring import WARMUP_STEPS, Measured, Meter
+from medvit.training.profiling import WARMUP_STEPS, Measured, Meter
+from medvit.training.slide_heads import holds_slides
 from medvit.training.slide_plan import PlannedSlides, plan_slides
-from medvit.training.slides import holds_slides
 from pipelines import finetune as finetuning
 from pipelines import pretrain as pretraining
 

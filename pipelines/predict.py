@@ -12,28 +12,28 @@ from pydantic import Field
 from medvit import __version__
 from medvit.artifacts import Checkpoint, Predictions
 from medvit.config import Config
+from medvit.deidentification import crosswalk
+from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
-from medvit.inference import STATUSES, Maker
-from medvit.inference.coding import check_codes
-from medvit.inference.job import Job
-from medvit.inference.predictor import Device, Predictor
+from medvit.hardware import Device
+from medvit.inference.predictor import Predictor
+from medvit.inference.series_selection import SeriesChoice, check_rule, studies
 from medvit.inference.slide_job import SlideJob, SlideOptions, as_slides
-from medvit.inference.slides import SlidePredictor
-from medvit.inference.study import SeriesChoice, check_rule, studies
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.inference.study_job import StudyJob
 from medvit.inference.worklist import STATUS, Worklist
-from medvit.ingest import Candidate, Patient, crosswalk
-from medvit.ingest.pseudonyms import Pseudonyms
-from medvit.ingest.tiling import TilesConfig, cut
-from medvit.model import AppliesTo
+from medvit.models.image import AppliesTo
+from medvit.models.slide import TileSpec
 from medvit.readers import find
-from medvit.readers.slides import Slide
-from medvit.readers.stack import StacksConfig
-from medvit.samples import Identity, Item
-from medvit.slide_model import TileSpec
-from medvit.slides import SlidesConfig
+from medvit.readers.image_stack import StacksConfig
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
-from medvit.tiles import TileGrid
+from medvit.writers import STATUSES, Maker
+from medvit.writers.coded_terms import check_codes
+from medvit.wsi.locations import SlidesConfig
+from medvit.wsi.slide import Slide
+from medvit.wsi.tiles import TileGrid
+from medvit.wsi.tiling import TilesConfig, cut
 
 log = logging.getLogger("medvit")
 
@@ -79,29 +79,6 @@ class PredictConfig(StageConfig):
     tiles: SlideOptions = Field(default_factory=SlideOptions)
 
 
-class SiteNames:
-    """Pseudonyms with the site's key; a study gets the one that ingest gives it."""
-
-    def __init__(self, key: Path) -> None:
-        self._pseudonyms = Pseudonyms.with_key_file(key, dataset="")
-        self.given: dict[str, str] = {}
-        """Pseudonym of a study -> its identifier: the way back, for the site's crosswalk only."""
-
-    def study(self, identifier: str) -> str:
-        """The pseudonym of a study."""
-        name = self._pseudonyms.study(_of(Identity(study=identifier)))
-        self.given[name] = identifier
-        return name
-
-    def done_in(self, worklist: Worklist) -> Callable[[str], bool]:
-        """Whether a worklist has done the study of an identifier."""
-        return lambda identifier: worklist.status(self.study(identifier)) == "done"
-
-    def series(self, identifier: str) -> str:
-        """The pseudonym of a series."""
-        return self._pseudonyms.series(_of(Identity(series=identifier)))
-
-
 @stage
 def predict(config: PredictConfig, run: Run) -> Predictions:
     """Runs a model on a folder of studies and writes results a clinician can open."""
@@ -112,7 +89,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     worklist, num_ignored = Worklist(run.folder), 0
 
     # A server gives one study at a time, everything else all at once.
-    for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=names.done_in(worklist)):
+    for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
         images = find(local.files, stacks=config.stacks)
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
         found = studies([*images, *local.refusals], local.root, names, job.applies_to)
@@ -131,7 +108,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     return Predictions(run.folder, *(counts[status] for status in STATUSES))
 
 
-def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> Job | SlideJob:
+def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
     """What does one study, by the kind of the model."""
     if checkpoint.kind == "slide":
         slides = SlidePredictor(checkpoint, config.device)
@@ -144,7 +121,12 @@ def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, ma
     if config.codes and predictor.config.kind == "classification":
         log.warning("codes is ignored: a classification writes no DICOM SEG")
     rule = config.applies_to.over(predictor.config.applies_to)
-    return Job(predictor, rule, names, maker, config.series, config.codes)
+    return StudyJob(predictor, rule, names, maker, config.series, config.codes)
+
+
+def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
+    """Whether a worklist has done the study of an identifier."""
+    return lambda identifier: worklist.status(names.study(identifier)) == "done"
 
 
 def cut_as(spec: TileSpec) -> Callable[[Slide], TileGrid]:
@@ -152,7 +134,3 @@ def cut_as(spec: TileSpec) -> Callable[[Slide], TileGrid]:
     same = spec.model_dump(include={"size", "mpp", "overlap", "min_tissue"})
     config, slides = TilesConfig.parse(same), SlidesConfig(skip_tiles=spec.skip)
     return lambda slide: slides.usable(cut(slide, config).grid)
-
-
-def _of(identity: Identity) -> Candidate:
-    return Candidate(Item("", (), "volume", identity=identity), (), Patient(""))

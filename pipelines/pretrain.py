@@ -11,27 +11,29 @@ from typing import ClassVar
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from medvit.artifacts import CHECKPOINT_FILES, PATIENTS, Checkpoint, write_weights
+from medvit.artifacts import CHECKPOINT_FILES, PATIENTS, Checkpoint
 from medvit.backbones import Backbone
-from medvit.learned import write_learned
-from medvit.model_card import write_model_card
+from medvit.cards.model import write_model_card
+from medvit.dataset.slices import SlicesConfig
+from medvit.files.atomic import write_weights
+from medvit.leakage.seen_patients import write_training_patients
 from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
-from medvit.slices import SlicesConfig
-from medvit.slides import MixedSlidesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.training.feeding import Stream, feed
-from medvit.training.further import Further, FurtherConfig
 from medvit.training.guard import Guard, GuardConfig
-from medvit.training.monitors import MonitorConfig, build_probe
+from medvit.training.guard.build_probe import build_probe
+from medvit.training.guard.probes import ProbeConfig
+from medvit.training.initialization import InitialModel
+from medvit.training.loading.views import ViewStream, feed
 from medvit.training.options import TrainingOptions
 from medvit.training.pretraining import Pretraining
-from medvit.training.resuming import last_checkpoint, position_of, remove_leftovers
-from medvit.training.start import Start
+from medvit.training.resume import last_checkpoint, position_of, remove_leftovers
+from medvit.training.self_distillation import SelfDistillation, SelfDistillationConfig
 from medvit.training.trainer import Trainer
 from medvit.transforms.preprocess import Preprocess
+from medvit.wsi.locations import MixedSlidesConfig
 
 log = logging.getLogger("medvit")
 
@@ -56,16 +58,16 @@ class PretrainConfig(TrainingOptions, StageConfig):
     """How the weights of the backbone may change; none takes explora if they come from somewhere, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """What it is trained for."""
-    further: FurtherConfig = Field(default_factory=FurtherConfig)
-    monitors: MonitorConfig = Field(default_factory=MonitorConfig)
+    further: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
+    monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
 
 
 @dataclass(frozen=True)
-class Assembled:
+class AssembledPretraining:
     """A pretraining, ready to start or to go on."""
 
-    start: Start
+    start: InitialModel
     peft: Peft
     way: PeftConfig
     trained: frozenset[str]
@@ -74,7 +76,7 @@ class Assembled:
     loader: DataLoader[object]
     trainer: Trainer
     resume_from: Path | None
-    streams: tuple[Stream, ...]
+    streams: tuple[ViewStream, ...]
     """What it is fed."""
 
     @property
@@ -102,7 +104,9 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
     for name, weights in parts.module.objective.kept().items():
         write_weights(checkpoint.folder / name, weights)
-    write_learned(run.folder, [row for stream in parts.streams for row in stream.samples.manifest], run.learned)
+    write_training_patients(
+        run.folder, [row for stream in parts.streams for row in stream.samples.manifest], run.learned
+    )
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
@@ -111,7 +115,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     return checkpoint
 
 
-def assemble(config: PretrainConfig, run: Run) -> Assembled:
+def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
     """All that a pretraining is made of, at the place where the run in the folder had got."""
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     if config.slices is not None:
@@ -124,9 +128,9 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     objective = config.objective.build(peft.backbone)
-    streams = [Stream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
+    streams = [ViewStream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
-        streams.append(Stream.of_twin(manifest, config.other_preprocess, objective.twin))
+        streams.append(ViewStream.of_twin(manifest, config.other_preprocess, objective.twin))
     resume_from = last_checkpoint(run.folder)
     loader = feed(
         config.loader,
@@ -147,10 +151,10 @@ def assemble(config: PretrainConfig, run: Run) -> Assembled:
         further=_further(config.further, run, objective),
     )
     trainer = config.build_trainer(run.folder, run.tracker)
-    return Assembled(start, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams))
+    return AssembledPretraining(start, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams))
 
 
-def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> None:
+def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Backbone) -> None:
     """The backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
     twin = parts.module.objective.twin
     if twin is None:
@@ -164,13 +168,13 @@ def _save_twin(parts: Assembled, checkpoint: Checkpoint, merged: Backbone) -> No
     shutil.copy(checkpoint.folder / PATIENTS, checkpoint.folder / TWIN / PATIENTS)
 
 
-def _further(config: FurtherConfig, run: Run, objective: Objective) -> Further | None:
+def _further(config: SelfDistillationConfig, run: Run, objective: Objective) -> SelfDistillation | None:
     if config.teacher is None:
         return None
-    return Further(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)
+    return SelfDistillation(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)
 
 
-def _weights_told(config: PretrainConfig, parts: Assembled) -> str:
+def _weights_told(config: PretrainConfig, parts: AssembledPretraining) -> str:
     """How the weights change and how many, for the model card; a warning where random ones are held fixed."""
     sizes = {name: weight.numel() for name, weight in parts.peft.backbone.named_parameters()}
     trained, total = sum(sizes[name] for name in parts.trained), sum(sizes.values())
@@ -201,6 +205,6 @@ def _figures(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
 
 
-def _training(config: PretrainConfig, parts: Assembled) -> dict[str, str]:
+def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
-    return {"objective": config.objective.name, "images": images, **config.told(), "seed": str(config.seed)}
+    return {"objective": config.objective.name, "images": images, **config.describe(), "seed": str(config.seed)}

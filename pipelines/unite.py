@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medvit import cards, croissant, quarantine
-from medvit.cards import write_card
-from medvit.manifest import Manifest
+from medvit import cards
+from medvit.cards import croissant, write_card
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
+from medvit.leakage.merge import merge
 from medvit.stage import Run, StageConfig, stage
-from medvit.union import united
 
 log = logging.getLogger("medvit")
 
@@ -33,7 +34,7 @@ def unite(config: UniteConfig, run: Run) -> Manifest:
     """Makes one dataset of several, with the splits they have; what two splits share stays in one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
-    union = united(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+    union = merge(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
 
     if union.left_out:
         log.warning("left out since a more protected split has them or their patient: %d images", len(union.left_out))

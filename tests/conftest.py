@@ -7,6 +7,8 @@ import pytest
 import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
 
 PROJECT = Path(__file__).parent.parent
+pytest_plugins = ("tests.candidates", "tests.dicom_series", "tests.mr_series")
+
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 

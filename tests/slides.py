@@ -10,11 +10,11 @@ import tifffile
 from jaxtyping import UInt8
 from numpy import ndarray as Array
 
-from medvit.manifest import Facts, Manifest
-from medvit.readers.slides import open_slide
-from medvit.samples import Row
-from medvit.slides import Place, write_places
-from medvit.tiles import TileGrid
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.records import Row
+from medvit.wsi.locations import SlideFiles, write_locations
+from medvit.wsi.slide import open_slide
+from medvit.wsi.tiles import TileGrid
 
 MPP, SIZE, HEIGHT, WIDTH = 0.5, 32, 192, 256
 CLASSES = ("healthy", "tumor")
@@ -69,7 +69,7 @@ def write_dataset(folder: Path, count: int = 12, *, key: Path, slides_a_patient:
     for number in range(count):
         label, name = CLASSES[number // slides_a_patient % 2], f"i-{number:03d}"
         path = write_slide(source / f"{name}.tif", picture(number, has_tumor=label == CLASSES[1]))
-        places[name] = Place((str(path),))
+        places[name] = SlideFiles((str(path),))
         slide = open_slide(path)
         split = ("train", "train", "val", "test")[number // slides_a_patient // 2 % 4]
         patient = f"p-{number // slides_a_patient:03d}"
@@ -78,7 +78,7 @@ def write_dataset(folder: Path, count: int = 12, *, key: Path, slides_a_patient:
         rows.append(Row(*identity, split, shape, "uint8", digest, labels={"label": label}, mpp=slide.mpp))
         slide.close()
         grid().write(folder, name)
-    write_places(key, "tiny", places)
+    write_locations(key, "tiny", places)
     manifest = Manifest(tuple(rows), Facts("tiny", classes={"label": CLASSES}), folder)
     manifest.write()
     return manifest

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medvit.artifacts import ADAPTER, LINEAGE, MODEL, PREPROCESS, WEIGHTS, Checkpoint, Lineage, write_text
+from medvit.artifacts import ADAPTER, LINEAGE, MODEL, PREPROCESS, WEIGHTS, Checkpoint, Lineage
 from medvit.errors import CheckpointError
+from medvit.files.atomic import write_text
 
 
 def checkpoint(folder: Path, *, value: float = 1.0, kind: str = "classification") -> Checkpoint:

@@ -16,9 +16,9 @@ import pydicom.data
 import pytest
 
 from medvit import readers
+from medvit.dataset.export import write_nifti
 from medvit.errors import DataError
-from medvit.exports import write_nifti
-from medvit.samples import Item
+from medvit.records import Item
 
 TABLE = Path(__file__).parent / "conformance.csv"
 CASES = [tuple(line.values()) for line in csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines())]

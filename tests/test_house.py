@@ -28,7 +28,7 @@ HOMES = {
     "mlflow": ("medvit/tracking.py",),
     "timm": ("medvit/backbones/",),
     "lightning": ("medvit/training/",),
-    "ray": ("medvit/engine.py",),
+    "ray": ("medvit/engine/__init__.py",),
     "pydicom": ("medvit/readers/", "medvit/ingest/", "medvit/sources/", "medvit/inference/", "medvit/phantoms/"),
     "highdicom": ("medvit/readers/", "medvit/ingest/", "medvit/sources/", "medvit/inference/", "medvit/phantoms/"),
 }

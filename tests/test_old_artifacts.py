@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from medvit import quarantine
 from medvit.artifacts import Checkpoint, Lineage
-from medvit.dataset import load
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import load
+from medvit.dataset.store import content_address
 from medvit.evaluation.report import read_table
-from medvit.manifest import Manifest
 from medvit.phantoms import CT_CLASSES
-from medvit.samples import Row
-from medvit.store import content_address
+from medvit.records import Row
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from medvit import phantoms
+from medvit.dataset.manifest import Manifest
 from medvit.engine import EngineConfig, map_items
 from medvit.errors import ConfigError
 from medvit.ingest.scan import scan
-from medvit.manifest import Manifest
-from medvit.phantoms.instances import write_archive
+from medvit.phantoms.numbered_things import write_archive
 from pipelines.ingest import ingest
 
 MAX_BYTES_AN_INSTANCE = 6 * 2**10

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from pydantic import Field
 
 from medvit.artifacts import Checkpoint, Lineage, Report
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError, TrackingError
-from medvit.manifest import Facts, Manifest
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medvit.config import Config, Tree
 from medvit.registry import Chosen
-from medvit.samples import Tokens
+from medvit.types import Tokens
 from medvit.weights import Fit
 
 

@@ -22,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.attention import choose_attention
 from medvit.backbones.blocks import PlainBlock, RotaryBlock, stops_early
-from medvit.backbones.positions import rotations, sincos_positions
-from medvit.backbones.public import load_public
+from medvit.backbones.position_embeddings import rotations, sincos_positions
 from medvit.errors import ConfigError, DataError
 from medvit.registry import register
-from medvit.samples import Tokens
+from medvit.types import Tokens
 from medvit.weights import adapt_positions
+from medvit.weights.hub import load_public
 
 SIZES = {
     "micro": (192, 6, 3),

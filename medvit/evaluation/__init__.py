@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from medvit.samples import Row
+from medvit.records import Row
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Line:
+class MetricRow:
     """Metrics of a part of what was evaluated: `num_items` images, eyes or the like, of `num_patients` patients."""
 
     name: str
@@ -44,7 +44,7 @@ class Breakdown:
 
     title: str
     note: str
-    lines: tuple[Line, ...]
+    lines: tuple[MetricRow, ...]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from medvit.metrics.brier import brier
 from medvit.metrics.calibration import expected_calibration_error
 from medvit.metrics.confusion import confusion_matrix, f1_macro, sensitivity, specificity
 from medvit.metrics.kappa import quadratic_kappa
-from medvit.samples import Row
+from medvit.records import Row
 
 
 def evaluate_classes(

@@ -13,12 +13,12 @@ from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.segmentation import mask_metrics
 
-Table = Mapping[str, Array]
+MetricTable = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
 
 
 def paired_differences(
-    one: Table, other: Table, classes: Sequence[str], *, resamples: int, seed: int
+    one: MetricTable, other: MetricTable, classes: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, Estimate]:
     """Metrics of `one` minus those of `other`, on the images that both predict.
 
@@ -44,7 +44,7 @@ def paired_differences(
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
 
 
-def _metrics(table: Table, indices: Array, classes: Sequence[str]) -> dict[str, float]:
+def _metrics(table: MetricTable, indices: Array, classes: Sequence[str]) -> dict[str, float]:
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
         return classification_metrics(table["truth"][indices].astype(int), probabilities, classes)

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from medvit import page
-from medvit.artifacts import write_text
+from medvit import document
+from medvit.document import STYLE, Picture, html_pictures, html_table
 from medvit.errors import DataError
-from medvit.evaluation import Breakdown, Estimate, Evaluation, Line, plots
-from medvit.evaluation.paired import Table
-from medvit.evaluation.patients import PREFIX
-from medvit.page import STYLE, Picture, html_pictures, html_table
+from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
+from medvit.evaluation.aggregation import PREFIX
+from medvit.evaluation.paired import MetricTable
+from medvit.files.atomic import write_text
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
 
@@ -79,7 +79,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportSubject:
     """What was evaluated: lines of name and text, and a warning where one is due."""
 
     title: str
@@ -89,7 +89,7 @@ class Subject:
 
 def write_report(
     folder: Path,
-    subject: Subject,
+    subject: ReportSubject,
     evaluation: Evaluation,
     *,
     examples: Sequence[Example] = (),
@@ -114,7 +114,7 @@ def write_report(
     write_text(folder / HTML, html(subject, evaluation, examples, differences or {}))
 
 
-def read_table(folder: Path) -> Table:
+def read_table(folder: Path) -> MetricTable:
     """The columns of the `predictions.parquet` of a report.
 
     Raises:
@@ -137,7 +137,7 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 
 
 def html(
-    subject: Subject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
+    subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> str:
     """The report as one page without any reference to the outside."""
     sections = [
@@ -204,16 +204,16 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> st
     """What holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_name(name), str(estimate)] for name, estimate in overall.items()]
-    tables = html_table(page.Table(["metric", head], lines)) if overall else ""
+    tables = html_table(document.Table(["metric", head], lines)) if overall else ""
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
-        tables += html_table(page.Table(["class", *map(metric_name, columns)], cells))
+        tables += html_table(document.Table(["class", *map(metric_name, columns)], cells))
     return f"<h2>{escape(title)}</h2>{tables}"
 
 
-def _line(line: Line) -> dict[str, object]:
+def _line(line: MetricRow) -> dict[str, object]:
     counts = {"items": line.num_items, "patients": line.num_patients}
     return {"name": line.name, **counts, "metrics": _plain(line.metrics)}
 
@@ -225,7 +225,7 @@ def _breakdown(breakdown: Breakdown) -> str:
         [line.name, line.num_items, line.num_patients, *(str(line.metrics[name]) for name in known)]
         for line in breakdown.lines
     ]
-    table = html_table(page.Table(["", "number", "patients", *map(metric_name, known)], lines))
+    table = html_table(document.Table(["", "number", "patients", *map(metric_name, known)], lines))
     return f"<h2>{escape(breakdown.title)}</h2><p>{escape(breakdown.note)}</p>{table}"
 
 

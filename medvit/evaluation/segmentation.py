@@ -13,7 +13,7 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics.dice import dice
 from medvit.metrics.surface import hd95, nsd
-from medvit.samples import Row
+from medvit.records import Row
 
 Scores = dict[str, float]
 Unit = Literal["mm", "px"]

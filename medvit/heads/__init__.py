@@ -21,7 +21,7 @@ from medvit.backbones import Backbone
 from medvit.config import Config
 from medvit.errors import ConfigError
 from medvit.registry import Chosen
-from medvit.samples import Tokens
+from medvit.types import Tokens
 
 
 class Head(nn.Module, ABC):
@@ -35,14 +35,14 @@ class Head(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Reading:
+class BagOutput:
     """What a head made of bags: `logits` (B, L), and `attention` (B, K, N): each of its K maps sums to 1 over a bag."""
 
     logits: Float[Tensor, "b l"]
     attention: Float[Tensor, "b k n"]
 
 
-class Tiles(Protocol):
+class TileEmbeddings(Protocol):
     """The embeddings of one bag, wherever they lie."""
 
     def __len__(self) -> int:
@@ -58,11 +58,11 @@ class BagHead(Head):
     layers = ()
 
     @abstractmethod
-    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> Reading:
+    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
         """Logits and attention of a batch of bags; `present` is false where a short bag was filled up."""
 
     @abstractmethod
-    def stream(self, tiles: Tiles, chunk: int) -> Reading:
+    def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
         """The reading of one bag of any size, of which at most `chunk` embeddings are in memory at once."""
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Count
-from medvit.heads import BagHead, HeadConfig, Reading, Tiles
+from medvit.heads import BagHead, BagOutput, HeadConfig, TileEmbeddings
 from medvit.registry import register
 
 
@@ -53,7 +53,7 @@ class AbmilHead(BagHead):
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
-    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> Reading:
+    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
         """Logits and the attention maps."""
         bags = self.dropout(bags)
         scores = self._scores(bags)
@@ -61,9 +61,9 @@ class AbmilHead(BagHead):
             scores = scores.masked_fill(~present[:, None], -torch.inf)
         attention = scores.softmax(dim=-1)
         pooled = attention.to(bags.dtype) @ bags  # (B, K, D)
-        return Reading(self.linear(pooled.flatten(1)), attention)
+        return BagOutput(self.linear(pooled.flatten(1)), attention)
 
-    def stream(self, tiles: Tiles, chunk: int) -> Reading:
+    def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
         """The same of one bag, exactly, in one pass: sums are rescaled whenever a larger score comes along."""
         scores: list[Tensor] = []
         weights = self.score.weight
@@ -78,7 +78,7 @@ class AbmilHead(BagHead):
             total = total * kept + added.sum(dim=1, keepdim=True)
             pooled = pooled * kept + added @ part
         attention = (torch.cat(scores, dim=1) - highest).exp() / total
-        return Reading(self.linear((pooled / total).flatten()[None]), attention[None])
+        return BagOutput(self.linear((pooled / total).flatten()[None]), attention[None])
 
     def _scores(self, bags: Float[Tensor, "b n d"]) -> Float[Tensor, "b k n"]:
         gated = self.content(bags).tanh() * self.gate(bags).sigmoid()

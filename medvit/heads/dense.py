@@ -18,7 +18,7 @@ from medvit.backbones import Backbone
 from medvit.config import Count
 from medvit.heads import Head, HeadConfig
 from medvit.registry import register
-from medvit.samples import Tokens
+from medvit.types import Tokens
 
 MAX_CHANNELS = 256
 GROUPS = 4

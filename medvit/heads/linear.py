@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.heads import Head, HeadConfig
 from medvit.registry import register
-from medvit.samples import Tokens
+from medvit.types import Tokens
 
 
 @register

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medvit.backbones import Backbone
 from medvit.config import Count
-from medvit.heads import BagHead, HeadConfig, Reading, Tiles
+from medvit.heads import BagHead, BagOutput, HeadConfig, TileEmbeddings
 from medvit.registry import register
 
 
@@ -75,7 +75,7 @@ class TransmilHead(BagHead):
         self.pool = nn.MultiheadAttention(config.width, config.heads, batch_first=True)
         self.linear = nn.Linear(config.width, num_classes)
 
-    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> Reading:
+    def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
         """Logits and the attention of the query, a map a head."""
         absent = None if present is None else ~present
         tiles = self.project(bags)
@@ -84,9 +84,9 @@ class TransmilHead(BagHead):
         tiles = self.norm(tiles)
         query = self.query.to(tiles.dtype).expand(len(tiles), -1, -1)
         pooled, attention = self.pool(query, tiles, tiles, key_padding_mask=absent, average_attn_weights=False)
-        return Reading(self.linear(pooled[:, 0]), attention[:, :, 0].float())
+        return BagOutput(self.linear(pooled[:, 0]), attention[:, :, 0].float())
 
-    def stream(self, tiles: Tiles, chunk: int) -> Reading:
+    def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
         """The mean over parts of one bag: every p-th tile, so that each part is a sample of the whole slide."""
         num_parts = -(-len(tiles) // min(chunk, self.max_tiles))
         attention: Tensor | None = None
@@ -100,4 +100,4 @@ class TransmilHead(BagHead):
                 attention = torch.zeros(shape, device=reading.attention.device)
             attention[..., indices] = reading.attention / num_parts
         assert attention is not None
-        return Reading(torch.stack(logits).mean(dim=0), attention)
+        return BagOutput(torch.stack(logits).mean(dim=0), attention)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
-from medvit.errors import ConfigError
-from medvit.hardware import half_precision
-from medvit.samples import Image, Kind, Prediction
-from medvit.slices import across_of, slices_of, stacked
+from medvit.dataset.slices import across_of, slices_of, stacked
+from medvit.hardware import Device, half_precision, resolve_device
+from medvit.records import Kind
+from medvit.types import Image, Prediction
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Predictor:
@@ -31,7 +29,7 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
-        from medvit.model import Model
+        from medvit.models.image import Model
         from medvit.transforms.preprocess import Preprocess
 
         self.device = resolve_device(device)
@@ -95,21 +93,6 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
         mask[wins] = label
         best = torch.where(wins, probability, best)
     return np.asarray(mask.cpu().numpy())
-
-
-def resolve_device(device: Device) -> torch.device:
-    """What `auto` means on this machine: the GPU where there is one.
-
-    Raises:
-        ConfigError: If a GPU is asked for and there is none.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch finds no GPU here; give device=auto or device=cpu")
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray as Array
 
-from medvit.inference.slides import SlideFinding, SlidePredictor, attention_map, class_map
-from medvit.inference.write_slide_preview import MAX_SIDE, overlaid, top_tiles
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.writers.slide_maps import SlideFinding, attention_map, class_map
+from medvit.writers.slide_preview import MAX_SIDE, overlaid, top_tiles
 
 if TYPE_CHECKING:
-    from medvit.readers.slides import Slide
+    from medvit.wsi.slide import Slide
 
 
 MAX_HEADS = 6

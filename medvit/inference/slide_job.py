@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Literal
 
 from medvit.config import Positive
+from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError, UnsupportedError
-from medvit.inference import Finding, Maker, Names, Result, Study
-from medvit.inference.dicom_source import read_sources
-from medvit.inference.slides import SlideFinding, SlidePredictor, attention_map, class_map
-from medvit.inference.study import choose
-from medvit.inference.write_ann import write_ann
-from medvit.inference.write_geojson import write_geojson
-from medvit.inference.write_heatmap import write_heatmap
-from medvit.inference.write_slide_preview import write_slide_preview
-from medvit.model import AppliesTo
-from medvit.readers.slides import MODALITY, TIFF_SUFFIXES, Slide, open_slide
-from medvit.samples import Item, Refusal
-from medvit.tile_features import TileLoaderConfig
-from medvit.tiles import TileGrid
+from medvit.inference.series_selection import choose
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.models.image import AppliesTo
+from medvit.models.tile_embedder import TileLoaderConfig
+from medvit.records import Item, Refusal
+from medvit.writers import Finding, Maker, Result, Study
+from medvit.writers.dicom_ann import write_ann
+from medvit.writers.geojson import write_geojson
+from medvit.writers.heatmap import write_heatmap
+from medvit.writers.slide_maps import SlideFinding, attention_map, class_map
+from medvit.writers.slide_preview import write_slide_preview
+from medvit.writers.source_instances import read_sources
+from medvit.wsi.slide import MODALITY, TIFF_SUFFIXES, Slide, open_slide
+from medvit.wsi.tiles import TileGrid
 
 PREVIEW, ATTENTION, TILES, ANNOTATIONS = "preview.png", "attention.tif", "tiles.geojson", "annotations.dcm"
 
@@ -48,7 +50,7 @@ def _is_plain(item: Item) -> bool:
     return item.kind == "image" and item.files[0].name.lower().endswith(TIFF_SUFFIXES)
 
 
-Cut = Callable[[Slide], TileGrid]
+CutTiles = Callable[[Slide], TileGrid]
 """Finds the tiles of a slide that are worth a look."""
 
 
@@ -83,9 +85,9 @@ class SlideJob:
 
     predict: SlidePredictor
     applies_to: AppliesTo
-    names: Names
+    names: SiteNames
     maker: Maker
-    cut: Cut
+    cut: CutTiles
     options: SlideOptions = field(default_factory=SlideOptions)
     series: Literal["all", "one"] = "all"
     codes: Mapping[str, str] = field(default_factory=dict)

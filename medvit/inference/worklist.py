@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medvit.artifacts import write_text
 from medvit.errors import MedvitError, OutputError
-from medvit.inference import Result, Status, Study
-from medvit.inference.study import NoSeriesError
+from medvit.files.atomic import write_text
+from medvit.inference.series_selection import NoSeriesError
+from medvit.writers import Result, Status, Study
 
 log = logging.getLogger("medvit")
 
@@ -34,7 +34,7 @@ Perform = Callable[[Study, Path], Result]
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusRow:
     """One line of `status.csv`."""
 
     study: str
@@ -50,7 +50,7 @@ class Worklist:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lines = {line["study"]: Line(**line) for line in _read(folder / STATUS)}  # type: ignore[arg-type]
+        self.lines = {line["study"]: StatusRow(**line) for line in _read(folder / STATUS)}  # type: ignore[arg-type]
         done = {name for name, line in self.lines.items() if line.status == "done"}
         self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]
 
@@ -72,7 +72,7 @@ class Worklist:
 
     def record(self, name: str, result: Result, seconds: float = 0.0) -> None:
         """Enters what came of a study, and writes the book."""
-        self.lines[name] = Line(
+        self.lines[name] = StatusRow(
             name, result.status, result.code, result.reason, f"{seconds:.2f}", ";".join(result.outputs)
         )
         self._predictions = [row for row in self._predictions if row["study"] != name]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medvit.config import Config
-from medvit.ingest import Candidate, Taken, duplicates, fundus
-from medvit.ingest.eye import EyeConfig, eye_attributes
-from medvit.ingest.quality import flags
-from medvit.readers.acquisition import attributes
-from medvit.samples import Image, Item, Refusal
-from medvit.similarity import perceptual_hash
+from medvit.dicom.acquisition import attributes
+from medvit.ingest import duplicates, fundus_quality
+from medvit.ingest.laterality import EyeConfig, eye_attributes
+from medvit.ingest.quality_flags import flags
+from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.records import Candidate, Item, Refusal, Taken
+from medvit.types import Image
 
 
 class CurationConfig(Config):
@@ -42,7 +43,7 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
     """
     item = candidate.item
     known = image if image.modality else replace(image, modality=item.modality)
-    quality = fundus.judge(known) if fundus.is_judged(known) else fundus.Quality(is_fundus=True)
+    quality = fundus_quality.judge(known) if fundus_quality.is_judged(known) else fundus_quality.Quality(is_fundus=True)
     return {
         "flags": (*flags(known), *quality.flags),
         "perceptual_hash": perceptual_hash(image.pixels),

@@ -11,9 +11,8 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from medvit.ingest import Candidate, Taken
 from medvit.ingest.splits import LEAKAGE, PROTECTED
-from medvit.samples import Refusal
+from medvit.records import Candidate, Refusal, Taken
 
 log = logging.getLogger("medvit")
 

@@ -20,8 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
-from medvit.ingest import SPLIT_NAMES, Candidate
-from medvit.samples import Row
+from medvit.records import SPLIT_NAMES, Candidate, Row
 
 log = logging.getLogger("medvit")
 
@@ -46,7 +45,7 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
         return tuple(candidates)
     log.info("taking %d folders for classes; label_from=none does not", len(set(folders)))
     return tuple(
-        candidate.told({LABEL: folder}) if folder and not candidate.labels else candidate
+        candidate.with_labels({LABEL: folder}) if folder and not candidate.labels else candidate
         for candidate, folder in zip(candidates, folders, strict=True)
     )
 

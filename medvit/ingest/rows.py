@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medvit.dataset.quarantine import Quarantined
+from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
-from medvit.ingest import Candidate, Taken
-from medvit.ingest.pseudonyms import Pseudonyms
-from medvit.quarantine import Quarantined
-from medvit.readers.masks import ORPHAN
-from medvit.samples import Refusal, Row
+from medvit.readers.label_maps import ORPHAN
+from medvit.records import Candidate, Refusal, Row, Taken
 
 NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""

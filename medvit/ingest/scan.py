@@ -9,18 +9,27 @@ from pathlib import Path, PurePosixPath
 
 from medvit import readers
 from medvit.engine import EngineConfig, map_items
+from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, UnreadableError
+from medvit.files.guard import silence
+from medvit.files.head import read_head
 from medvit.hardware import few_collections
-from medvit.ingest import SPLIT_NAMES, Candidate, Patient, place_in_file
-from medvit.ingest.memory import Memory
-from medvit.ingest.stamps import READING_ROOMS, Stamp, State, batched, lengths, stamp, stamp_of, stamps, version_of
-from medvit.outcomes import Outcome
-from medvit.readers import Seen
-from medvit.readers.beginning import begin
-from medvit.readers.refusals import silence
-from medvit.readers.regular import Geometry
-from medvit.readers.stack import StacksConfig
-from medvit.samples import Item, Refusal, Split
+from medvit.ingest.file_stamps import (
+    READING_ROOMS,
+    Stamp,
+    StateOf,
+    batched,
+    lengths,
+    stamp,
+    stamp_of,
+    stamps,
+    version_of,
+)
+from medvit.ingest.header_cache import HeaderCache
+from medvit.readers import ScannedFile
+from medvit.readers.image_stack import StacksConfig
+from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, place_in_file
+from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
 
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
@@ -48,9 +57,9 @@ class Scan:
 class Remembered:
     """Headers seen before, by the state of their files, and what is seen now with the states that it belongs to."""
 
-    memory: Memory
-    state: State
-    seen: list[tuple[str, Seen]] = field(default_factory=list, repr=False)
+    memory: HeaderCache
+    state: StateOf
+    seen: list[tuple[str, ScannedFile]] = field(default_factory=list, repr=False)
 
 
 def scan(
@@ -101,11 +110,11 @@ class _Eye:
     remembered: Remembered | None
     stamps: dict[Path, Stamp] = field(default_factory=dict)
 
-    def __call__(self, files: Sequence[Path]) -> Iterator[Seen]:
+    def __call__(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
         if self.remembered is None:
             yield from self._look(files)
             return
-        known: list[tuple[str, Seen] | None] = [None] * len(files)
+        known: list[tuple[str, ScannedFile] | None] = [None] * len(files)
         if self.remembered.memory:
             self.stamps = stamps(files, self.engine)
             known = [self._recalled(file, self.remembered) for file in files]
@@ -115,13 +124,13 @@ class _Eye:
             self.remembered.seen.append(one or (self._state(file, self.remembered), seen))
             yield seen
 
-    def _look(self, files: Sequence[Path]) -> Iterator[Seen]:
+    def _look(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
         """What files are now, their stamps taken with the same look."""
         for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
             self.stamps[file] = taken
             yield seen
 
-    def _recalled(self, file: Path, remembered: Remembered) -> tuple[str, Seen] | None:
+    def _recalled(self, file: Path, remembered: Remembered) -> tuple[str, ScannedFile] | None:
         state = self._state(file, remembered)
         seen = remembered.memory.recall(file, state)
         return None if seen is None else (state, seen)
@@ -130,7 +139,7 @@ class _Eye:
         return remembered.state(_relative(file, self.root), *self.stamps[file], version_of(READING_ROOMS))
 
 
-def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[Seen, Stamp]]:
+def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[ScannedFile, Stamp]]:
     batches = list(batched(files))
     outcomes = map_items(_look_at_each, batches, config=engine, title="scan", weights=lengths(batches), unit="file")
     for outcome in outcomes:
@@ -141,20 +150,20 @@ def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[Seen,
             yield from map(_alone, alone)
 
 
-def _look_at_each(files: tuple[Path, ...]) -> tuple[tuple[Seen, Stamp], ...]:
+def _look_at_each(files: tuple[Path, ...]) -> tuple[tuple[ScannedFile, Stamp], ...]:
     with silence():
         return tuple(_placed(_look_at(file), NOWHERE) for file in files)
 
 
-def _look_at(file: Path) -> tuple[Seen, Stamp]:
+def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
     try:
-        beginning = begin(file)
+        beginning = read_head(file)
     except OSError:
-        return readers.look(file), stamp(file)  # which say what is wrong
-    return readers.look(file, beginning), stamp_of(beginning)
+        return readers.scan_file(file), stamp(file)  # which say what is wrong
+    return readers.scan_file(file, beginning), stamp_of(beginning)
 
 
-def _placed(found: tuple[Seen, Stamp], path: Path) -> tuple[Seen, Stamp]:
+def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
     """What was seen of a file, under this path, in place, as nobody else has it yet.
 
     Between processes it goes without paths: to pass on and copy them would take as long as to fetch all else.
@@ -168,7 +177,7 @@ def _placed(found: tuple[Seen, Stamp], path: Path) -> tuple[Seen, Stamp]:
     return found
 
 
-def _alone(outcome: Outcome[Path, tuple[Seen, Stamp]]) -> tuple[Seen, Stamp]:
+def _alone(outcome: Outcome[Path, tuple[ScannedFile, Stamp]]) -> tuple[ScannedFile, Stamp]:
     if outcome.result is not None:
         return _placed(outcome.result, outcome.item)
     error = outcome.error
@@ -176,7 +185,7 @@ def _alone(outcome: Outcome[Path, tuple[Seen, Stamp]]) -> tuple[Seen, Stamp]:
     reason = (
         str(error) if isinstance(error, MedvitError) else f"reading stopped at an unexpected {type(error).__name__}"
     )
-    seen = Seen(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
+    seen = ScannedFile(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
     return seen, stamp(outcome.item)
 
 

@@ -17,22 +17,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from medvit.dataset.store import Store
+from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig, map_items
+from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
-from medvit.ingest import Candidate, Taken
-from medvit.ingest.pseudonyms import Pseudonyms
+from medvit.ingest.file_stamps import READING_ROOMS, version_of
 from medvit.ingest.scan import Scan
-from medvit.ingest.slide_pictures import draw
-from medvit.ingest.stamps import READING_ROOMS, version_of
-from medvit.ingest.storing import Stored, facts_of
-from medvit.ingest.tiling import TilesConfig, cut
-from medvit.outcomes import Outcome
-from medvit.readers.slides import MODALITY, TIFF_SUFFIXES, open_slide
-from medvit.samples import Refusal, Row
-from medvit.similarity import perceptual_hash
-from medvit.slides import Place, write_places
-from medvit.store import Store
-from medvit.tiles import FOLDER, TileGrid
+from medvit.ingest.store_images import Stored, facts_of
+from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.records import Candidate, Refusal, Row, Taken
+from medvit.wsi.locations import SlideFiles, write_locations
+from medvit.wsi.overview import draw
+from medvit.wsi.slide import MODALITY, TIFF_SUFFIXES, open_slide
+from medvit.wsi.tiles import FOLDER, TileGrid
+from medvit.wsi.tiling import TilesConfig, cut
 
 log = logging.getLogger("medvit")
 
@@ -114,7 +113,7 @@ class ReadSlide:
         return taken
 
 
-def take(
+def store_slides(
     candidates: Sequence[Candidate],
     config: TilesConfig,
     folder: Path,
@@ -165,16 +164,16 @@ def leave_places(
         OutputError: If it cannot be written.
     """
     there = {row.image_id: row for row in rows if row.kind == "slide"}
-    places: dict[str, Place] = {}
+    places: dict[str, SlideFiles] = {}
     for candidate in apart(candidates)[0]:
         name = pseudonyms.image(candidate)
         if name in there:
-            places[name] = Place(tuple(str(file.absolute()) for file in candidate.item.files), config.slide_mpp)
+            places[name] = SlideFiles(tuple(str(file.absolute()) for file in candidate.item.files), config.slide_mpp)
     if places:
-        write_places(key, next(iter(there.values())).dataset, places)
+        write_locations(key, next(iter(there.values())).dataset, places)
 
 
-def clean(folder: Path, rows: Sequence[Row]) -> None:
+def remove_unused_tiles(folder: Path, rows: Sequence[Row]) -> None:
     """Removes from a finished dataset the tiles of slides that are no rows of it."""
     names = {row.image_id for row in rows if row.kind == "slide"}
     if not (folder / FOLDER).is_dir():

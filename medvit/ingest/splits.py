@@ -19,8 +19,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from medvit.config import Config
-from medvit.ingest import Candidate
-from medvit.samples import Refusal, Split
+from medvit.records import Candidate, Refusal, Split
 
 log = logging.getLogger("medvit")
 
@@ -56,14 +55,14 @@ class SplitConfig(Config):
 
 
 @dataclass(frozen=True)
-class Assignment:
+class SplitAssignment:
     """Candidates with a split each, and those refused because their patient is in a more protected official split."""
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
 
 
-def assign(candidates: Sequence[Candidate], config: SplitConfig) -> Assignment:
+def assign(candidates: Sequence[Candidate], config: SplitConfig) -> SplitAssignment:
     """Gives every candidate its split; no patient is in two."""
     official = _official_by_patient(candidates)
     cut = [name for name in ("test", "val") if not any(name in splits for splits in official.values())]
@@ -83,7 +82,7 @@ def assign(candidates: Sequence[Candidate], config: SplitConfig) -> Assignment:
             assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
     if not official:
         _tell_if_unlucky(candidates, config)
-    return Assignment(tuple(assigned), tuple(refusals))
+    return SplitAssignment(tuple(assigned), tuple(refusals))
 
 
 def split_of(patient: str, config: SplitConfig) -> Split:

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medvit.distributed import exactly, highest, summed
 from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows, sum_of_rows
-from medvit.losses.processes import exactly, highest, summed
 
 
 class Center(nn.Module):

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.losses.processes import exactly
+from medvit.distributed import exactly
 
 
 def gram_loss(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.config import Config
 from medvit.registry import Chosen
-from medvit.samples import Losses, Views
 from medvit.transforms.views import ViewsConfig
+from medvit.types import Losses, Views
 
 
 @dataclass(frozen=True)

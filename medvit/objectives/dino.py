@@ -15,10 +15,10 @@ from torch import Tensor
 from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.losses.distillation import Center, cross_view_loss, sinkhorn_knopp
-from medvit.objectives.distillation import Distillation, DistillationConfig, by_view, seen_of
-from medvit.objectives.schedules import warmed
+from medvit.objectives._schedules import warmed
+from medvit.objectives._student_teacher import Distillation, DistillationConfig, by_view, seen_of
 from medvit.registry import register
-from medvit.samples import Losses, Views
+from medvit.types import Losses, Views
 
 
 class PrototypesConfig(DistillationConfig):

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.config import Amount, Positive, Share
 from medvit.losses.distillation import Center, cross_view_loss, masked_patch_loss
-from medvit.losses.spread import coding_rate, kernel_density_loss, koleo_loss
+from medvit.losses.feature_spread import coding_rate, kernel_density_loss, koleo_loss
+from medvit.objectives._masked_distillation import MaskedConfig, MaskedDistillation, TeacherStudentTokens
+from medvit.objectives._student_teacher import by_view
 from medvit.objectives.dino import PrototypesConfig, balanced_targets
-from medvit.objectives.distillation import by_view
-from medvit.objectives.masked import Look, MaskedConfig, MaskedDistillation
 from medvit.registry import register
-from medvit.samples import Losses, Views
+from medvit.types import Losses, Views
 
 PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "none": 0.0}
 """Of the regularizers: DINOv2's, Virchow2's, and one of ours."""
@@ -89,7 +89,9 @@ class DinoV2(MaskedDistillation):
         return logits.split([len(images), len(patches)])
 
     @torch.no_grad()
-    def _targets(self, look: Look, progress: float) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
+    def _targets(
+        self, look: TeacherStudentTokens, progress: float
+    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
         """The teacher's probabilities of the global crops and of the patches that the student does not see."""
         learn = self.training
         images, patches = self._logits(self.teacher_heads, look.teacher_images, look.teacher_patches)
@@ -98,7 +100,7 @@ class DinoV2(MaskedDistillation):
             balanced_targets(self.config, self.patch_center, patches, progress, learn=learn),
         )
 
-    def _regularized(self, look: Look) -> Float[Tensor, ""]:
+    def _regularized(self, look: TeacherStudentTokens) -> Float[Tensor, ""]:
         """Summed over the global views, never across them: two crops of one image are to be alike."""
         name, given = self.config.regularizer, self.config.regularizer_weight
         weight = PUBLISHED_WEIGHTS[name] if given is None else given

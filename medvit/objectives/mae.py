@@ -16,15 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
-from medvit.backbones.positions import sincos_positions
+from medvit.backbones.position_embeddings import sincos_positions
 from medvit.backbones.vit import transformer_block
 from medvit.config import Count
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives.pictures import masked_figure
+from medvit.objectives.figures import masked_figure
 from medvit.registry import register
-from medvit.samples import Losses, Views
 from medvit.transforms.patches import patchify
 from medvit.transforms.views import ViewsConfig
+from medvit.types import Losses, Views
 
 PIXEL_EPSILON = 1e-6
 """Added to the variance of a patch before the root (He et al.'s normalized target)."""
@@ -62,7 +62,7 @@ class Masking:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisibleTokens:
     """What the encoder saw: its tokens (B, P + N_keep, D), which patches those are, and the grid of all."""
 
     encoded: Float[Tensor, "b m d"]
@@ -134,12 +134,12 @@ class Mae(Objective):
         seen = self.see(pixels)
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
-    def see(self, pixels: Float[Tensor, "b c *s"]) -> Seen:
+    def see(self, pixels: Float[Tensor, "b c *s"]) -> VisibleTokens:
         """What the encoder makes of a random part of the patches."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         kept = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
-        return Seen(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
+        return VisibleTokens(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
 
     def target(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
         """What is to be rebuilt of every patch."""

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from medvit.backbones import Backbone
 from medvit.config import Positive, Share
 from medvit.losses.distillation import alignment, masked_patch_alignment
-from medvit.losses.spread import coding_rate
-from medvit.objectives.distillation import by_view
-from medvit.objectives.masked import MaskedConfig, MaskedDistillation
+from medvit.losses.feature_spread import coding_rate
+from medvit.objectives._masked_distillation import MaskedConfig, MaskedDistillation
+from medvit.objectives._student_teacher import by_view
 from medvit.registry import register
-from medvit.samples import Losses, Views
+from medvit.types import Losses, Views
 
 
 @register

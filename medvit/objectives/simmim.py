@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from medvit.backbones import Backbone, Hidden
 from medvit.config import Count
-from medvit.losses.processes import exactly
+from medvit.distributed import exactly
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives.distillation import tokens_of
-from medvit.objectives.pictures import masked_figure
+from medvit.objectives._student_teacher import tokens_of
+from medvit.objectives.figures import masked_figure
 from medvit.registry import register
-from medvit.samples import Losses, Views
 from medvit.transforms.patches import patchify
 from medvit.transforms.views import ViewsConfig
+from medvit.types import Losses, Views
 
 COUNT_EPSILON = 1e-5
 """Added to the number of hidden pixels, as published."""

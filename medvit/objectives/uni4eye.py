@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.backbones import Backbone
-from medvit.backbones.positions import sincos_positions
+from medvit.backbones.position_embeddings import sincos_positions
 from medvit.backbones.vit import transformer_block
 from medvit.config import Amount, Count
-from medvit.losses.processes import exactly
+from medvit.distributed import exactly
 from medvit.objectives import Objective, ObjectiveConfig, Twin
+from medvit.objectives.figures import masked_figure
 from medvit.objectives.mae import Masking, masked_loss, normalized, random_masking
-from medvit.objectives.pictures import masked_figure
 from medvit.registry import register
-from medvit.samples import Losses, Views
 from medvit.transforms.patches import patchify
 from medvit.transforms.views import ViewsConfig
+from medvit.types import Losses, Views
 
 SLOPE, SMOOTH = (-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0)
 """Sobel's filter of side 5: along the axis of the derivative, and along the others."""

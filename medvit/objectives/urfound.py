@@ -24,7 +24,7 @@ from medvit.config import Amount, Count, Share
 from medvit.errors import DataError
 from medvit.objectives.mae import Mae, MaeConfig, masked_loss
 from medvit.registry import register
-from medvit.samples import Losses, Views
+from medvit.types import Losses, Views
 
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
 """Tokens that are no words."""

@@ -18,7 +18,7 @@ from medvit.geometry import Affine
 from medvit.phantoms import ct, fundus, radiograph, slide
 from medvit.phantoms import oct as tomogram
 from medvit.phantoms.dicom import (
-    Subject,
+    PhantomPatient,
     lose_slice,
     write_ct_series,
     write_localizer,
@@ -69,7 +69,7 @@ def write_ct_studies(folder: Path, num_studies: int, *, seed: int = 0) -> list[P
     """Writes DICOM studies of a scout and a CT series each; the folders of the studies, one a patient."""
     studies = [folder / f"study-{number:03d}" for number in range(num_studies)]
     for number, study in enumerate(studies):
-        subject = Subject(seed, number)
+        subject = PhantomPatient(seed, number)
         phantom, affine = _patient(seed, number)
         orientation = CT_ORIENTATIONS[number % len(CT_ORIENTATIONS)]
         write_localizer(study / "scout", phantom.hu, affine, subject=subject)
@@ -108,7 +108,7 @@ def write_radiograph_studies(folder: Path, num_images: int, *, seed: int = 0) ->
     for number in range(num_images):
         label, pixels = _radiograph(seed, number)
         path = folder / label / f"IM{number:05d}.dcm"
-        write_radiograph(path, pixels, subject=Subject(seed, number), inverted=number % 3 == 2)
+        write_radiograph(path, pixels, subject=PhantomPatient(seed, number), inverted=number % 3 == 2)
 
 
 def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
@@ -136,7 +136,7 @@ def write_slide_studies(folder: Path, num_slides: int, *, seed: int = 0) -> list
     for number in range(num_slides):
         label, phantom = _slide(seed, number)
         folders.append(folder / label / f"slide-{number:03d}")
-        write_dicom_slide(folders[-1], phantom.pixels, subject=Subject(seed, number))
+        write_dicom_slide(folders[-1], phantom.pixels, subject=PhantomPatient(seed, number))
     return folders
 
 
@@ -161,7 +161,7 @@ def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without
         for side in ("right", "left"):
             label, phantom = _eye(seed, number, side)
             path = folder / label / f"OCT{number:03d}-{side}.dcm"
-            subject = Subject(seed, number)
+            subject = PhantomPatient(seed, number)
             write_tomogram(path, phantom.pixels, tomogram.SPACING_MM, subject=subject, side=side, without=without)
 
 

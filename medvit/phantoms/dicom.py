@@ -28,7 +28,7 @@ SCOUT = "Scout"
 
 
 @dataclass(frozen=True)
-class Subject:
+class PhantomPatient:
     """A made-up patient, and the study of the day; unique by `seed` and `number`, the same for ever."""
 
     seed: int
@@ -54,7 +54,7 @@ def write_ct_series(
     hu: Int16[Array, "i j k"],
     affine: Affine,
     *,
-    subject: Subject,
+    subject: PhantomPatient,
     orientation: str = "LPS",
     description: str = "Abdomen portal venous",
     number: int = 2,
@@ -78,7 +78,7 @@ def write_ct_series(
     return files
 
 
-def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, subject: Subject) -> Path:
+def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, subject: PhantomPatient) -> Path:
     """Writes the scout of a study: one coronal projection, of which no volume can be made."""
     flat = hu.astype(np.float64).mean(axis=1, keepdims=True)
     (path,) = write_ct_series(
@@ -93,7 +93,9 @@ def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, 
     return path
 
 
-def write_radiograph(path: Path, pixels: UInt16[Array, "h w"], *, subject: Subject, inverted: bool = False) -> None:
+def write_radiograph(
+    path: Path, pixels: UInt16[Array, "h w"], *, subject: PhantomPatient, inverted: bool = False
+) -> None:
     """Writes one chest radiograph of 12 bits as a DX image for presentation.
 
     With `inverted` the stored values are turned and the image says MONOCHROME1, as many detectors do.
@@ -128,7 +130,7 @@ def write_tomogram(
     pixels: UInt8[Array, "frames rows columns"],
     spacing_mm: tuple[float, float, float],
     *,
-    subject: Subject,
+    subject: PhantomPatient,
     side: str = "right",
     without: tuple[int, ...] = (),
 ) -> None:
@@ -203,7 +205,9 @@ def lose_slice(series: Path) -> None:
     files[len(files) // 2].unlink()
 
 
-def _study(subject: Subject, modality: str, sop_class: str, description: str, *, number: int, instance: int) -> Dataset:
+def _study(
+    subject: PhantomPatient, modality: str, sop_class: str, description: str, *, number: int, instance: int
+) -> Dataset:
     """The modules every image has: patient, study, series, equipment, image."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -221,7 +225,7 @@ def _study(subject: Subject, modality: str, sop_class: str, description: str, *,
     return dataset
 
 
-def _ct_slice(subject: Subject, matrix_lps: Array, index: int, *, description: str, number: int) -> Dataset:
+def _ct_slice(subject: PhantomPatient, matrix_lps: Array, index: int, *, description: str, number: int) -> Dataset:
     dataset = _study(subject, "CT", CTImageStorage, description, number=number, instance=index + 1)
     spacing = np.linalg.norm(matrix_lps[:3, :3], axis=0)
     directions = matrix_lps[:3, :3] / spacing

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 
-from medvit.phantoms.dicom import Subject
+from medvit.phantoms.dicom import PhantomPatient
 from medvit.phantoms.slide import MPP, QUALITY, TILE, levels
 
 LABEL_SHAPE = (128, 256)
@@ -23,7 +23,9 @@ WHITE_LIGHT = ("414298005", "SCT", "Full Spectrum")
 BRIGHTFIELD = ("111744", "DCM", "Brightfield illumination")
 
 
-def write_dicom_slide(folder: Path, pixels: UInt8[Array, "h w 3"], *, subject: Subject, mpp: float = MPP) -> list[Path]:
+def write_dicom_slide(
+    folder: Path, pixels: UInt8[Array, "h w 3"], *, subject: PhantomPatient, mpp: float = MPP
+) -> list[Path]:
     """Writes a slide as a series: its levels from the finest on, then its label; the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -43,7 +45,7 @@ def write_dicom_slide(folder: Path, pixels: UInt8[Array, "h w 3"], *, subject: S
 
 def _image(
     pixels: UInt8[Array, "h w 3"],
-    subject: Subject,
+    subject: PhantomPatient,
     number: int,
     flavor: tuple[str, str, str, str],
     extent_mm: tuple[float, float],
@@ -67,7 +69,7 @@ def _image(
     return dataset
 
 
-def _of_subject(subject: Subject, number: int) -> Dataset:
+def _of_subject(subject: PhantomPatient, number: int) -> Dataset:
     dataset = Dataset()
     dataset.SOPClassUID = VLWholeSlideMicroscopyImageStorage
     dataset.SOPInstanceUID = subject.uid("slide", number)

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError
-from medvit.readers.beginning import Beginning, begin
-from medvit.readers.masks import LabelMap, attach, pair_masks
-from medvit.readers.refusals import decoding
-from medvit.readers.regular import Geometry
-from medvit.readers.stack import StacksConfig, stacked
-from medvit.samples import Image, Item, Refusal
+from medvit.files.guard import decoding
+from medvit.files.head import FileHead, read_head
+from medvit.readers.image_stack import StacksConfig, stacked
+from medvit.readers.label_maps import LabelMap, attach, pair_masks
+from medvit.records import Item, Refusal
+from medvit.series.resampling import Geometry
+from medvit.types import Image
 
 VERSION = 1
-"""Raised when what is read of a file changes, so that an update of a dataset reads it again."""
+"""Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""
 HEAD_BYTES = 512
 """What of a file a reader sees before it says whether it knows the format."""
 FIRST = "slide"
@@ -67,7 +68,7 @@ class SeriesReader(Protocol):
     header_type: type
     """What is known of a plane of a file that was looked into: a frozen dataclass of plain values, `file` its path."""
 
-    def look(self, path: Path, beginning: Beginning) -> Sequence[Any] | Refusal:
+    def look(self, path: Path, beginning: FileHead) -> Sequence[Any] | Refusal:
         """The headers of the planes in a file that begins so, or the `Refusal` of it."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
@@ -78,7 +79,7 @@ class SeriesReader(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScannedFile:
     """A file that was looked into: its format, and its headers or refusal where files of the format make series."""
 
     path: Path = field(repr=False)
@@ -87,7 +88,7 @@ class Seen:
     refusal: Refusal | None = field(default=None, repr=False)
 
 
-Look = Callable[[Sequence[Path]], Iterable[Seen]]
+ScanFiles = Callable[[Sequence[Path]], Iterable[ScannedFile]]
 """Looks into files, in their order; it may do so in several processes or remember what it saw."""
 
 
@@ -112,38 +113,38 @@ def reader(name: str) -> Reader:
     raise DataError(f"no reader is named {name!r}; known are {', '.join(known.name for known in readers())}")
 
 
-def look(path: Path, beginning: Beginning | None = None) -> Seen:
+def scan_file(path: Path, beginning: FileHead | None = None) -> ScannedFile:
     """What a file is, and its headers where the format looks into files one by one.
 
     Its `beginning` is read if it is not given.
     """
     if beginning is None:
         try:
-            beginning = begin(path)
+            beginning = read_head(path)
         except OSError as error:
-            return Seen(path, refusal=_unopened(path, error))
+            return ScannedFile(path, refusal=_unopened(path, error))
     known = _sniff(path, beginning)
     if isinstance(known, Refusal):
-        return Seen(path, refusal=known)
+        return ScannedFile(path, refusal=known)
     series_reader = _series_readers().get(known.name)
     if series_reader is None:
-        return Seen(path, known.name)
+        return ScannedFile(path, known.name)
     seen = series_reader.look(path, beginning)
     if isinstance(seen, Refusal):
-        return Seen(path, known.name, refusal=seen)
-    return Seen(path, known.name, tuple(seen))
+        return ScannedFile(path, known.name, refusal=seen)
+    return ScannedFile(path, known.name, tuple(seen))
 
 
-def look_at_each(files: Sequence[Path]) -> Iterator[Seen]:
+def scan_each(files: Sequence[Path]) -> Iterator[ScannedFile]:
     """Looks into files one after the other, in this process."""
-    return map(look, files)
+    return map(scan_file, files)
 
 
 def find(
     files: Sequence[Path],
     *,
     geometry: Geometry = "refuse",
-    look: Look = look_at_each,
+    look: ScanFiles = scan_each,
     stacks: StacksConfig | None = None,
 ) -> Iterator[Item | Refusal]:
     """The images in some files, with their label maps, and what is refused and why; every file is told of.
@@ -154,7 +155,7 @@ def find(
     yield from stacked(_each(files, geometry, look), stacks)
 
 
-def _each(files: Sequence[Path], geometry: Geometry, look: Look) -> Iterator[Item | Refusal]:
+def _each(files: Sequence[Path], geometry: Geometry, look: ScanFiles) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
     for seen in look(sorted(dict.fromkeys(files), key=lambda file: file.parts)):  # as paths, which compare slowly
@@ -187,7 +188,7 @@ def read(item: Item) -> Image:
     if item.mask is None:
         return image
     with decoding("the label map"):
-        known = _sniff(item.mask, begin(item.mask))
+        known = _sniff(item.mask, read_head(item.mask))
     if not isinstance(known, MaskReader):
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
@@ -203,7 +204,7 @@ def _unopened(file: Path, error: OSError) -> Refusal:
     return Refusal((file,), UnreadableError.code, f"the file cannot be opened: {error.strerror}")
 
 
-def _sniff(file: Path, beginning: Beginning) -> Reader | Refusal:
+def _sniff(file: Path, beginning: FileHead) -> Reader | Refusal:
     head = beginning.content[:HEAD_BYTES]
     if not head:
         return Refusal((file,), UnreadableError.code, "the file is empty")

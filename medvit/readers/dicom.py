@@ -22,19 +22,20 @@ import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
+from medvit.dicom.file import begins_as_dicom
+from medvit.dicom.header import Header
+from medvit.dicom.pixels import Frame, in_unit
 from medvit.errors import GeometryError, MedvitError
+from medvit.files.guard import decoding, refusal
+from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
-from medvit.readers.beginning import Beginning
-from medvit.readers.copies import Instance, check_copies
-from medvit.readers.dicom_file import begins_as_dicom
-from medvit.readers.dicom_header import Header
-from medvit.readers.dicom_pixels import Frame, in_unit
-from medvit.readers.planes import hash_pixels, read_pixels, read_planes
-from medvit.readers.refusals import decoding, refusal
-from medvit.readers.regular import Geometry, layout, resample
-from medvit.readers.series import arrange, group
-from medvit.readers.splitting import Part, parts, separate
-from medvit.samples import Identity, Image, Item, Kind, Refusal
+from medvit.records import Identity, Item, Kind, Refusal
+from medvit.series.duplicates import Instance, check_copies
+from medvit.series.planes import hash_pixels, read_pixels, read_planes
+from medvit.series.resampling import Geometry, layout, resample
+from medvit.series.splitting import Subseries, parts, separate
+from medvit.series.volume import arrange, group
+from medvit.types import Image
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 RESAMPLED, IN_TRANSDUCER = "resampled to a regular grid", "in the frame of the transducer"
@@ -70,7 +71,7 @@ class Dicom:
                 planes += seen
         yield from self.join(planes)
 
-    def look(self, path: Path, beginning: Beginning | None = None) -> tuple[Header, ...] | Refusal:
+    def look(self, path: Path, beginning: FileHead | None = None) -> tuple[Header, ...] | Refusal:
         """A header for every plane of a file that holds an image; its `beginning` is read if it is not given."""
         try:
             with decoding("the DICOM header"):
@@ -139,7 +140,7 @@ class Dicom:
         try:
             separated = separate(slices)
         except GeometryError as error:
-            yield from self._irregular(Part(tuple(slices)), error, of)
+            yield from self._irregular(Subseries(tuple(slices)), error, of)
             return
         yield from (of.image(plane, "scout") for plane in separated.scouts)
         for n, stack in enumerate(separated.stacks, 1):
@@ -147,12 +148,12 @@ class Dicom:
             try:
                 found = [part.named(name) if name else part for part in parts(stack)]
             except GeometryError as error:
-                yield from self._irregular(Part(stack), error, of)
+                yield from self._irregular(Subseries(stack), error, of)
                 continue
             for part in found:
                 yield from self._part(part, of)
 
-    def _part(self, part: Part, of: Items) -> Iterator[Item | Refusal]:
+    def _part(self, part: Subseries, of: Items) -> Iterator[Item | Refusal]:
         if len(part.planes) == 1:
             yield of.image(part.planes[0], part.name)
             return
@@ -162,7 +163,7 @@ class Dicom:
         except GeometryError as error:
             yield from self._irregular(part, error, of)
 
-    def _irregular(self, part: Part, error: GeometryError, of: Items) -> Iterator[Item | Refusal]:
+    def _irregular(self, part: Subseries, error: GeometryError, of: Items) -> Iterator[Item | Refusal]:
         if self.geometry == "slices":
             total = len(part.planes)
             ordered = sorted(part.planes, key=lambda plane: (plane.number, plane.file, plane.frame or 0))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import GeometryError, MedvitError, UnsupportedError
+from medvit.files.guard import decoding, refusal
 from medvit.geometry import Affine, stacked_to_ras
-from medvit.readers.refusals import decoding, refusal
-from medvit.samples import Identity, Image, Item, Refusal
+from medvit.records import Identity, Item, Refusal
+from medvit.types import Image
 
 MAGIC = b"HSF-OCT-"
 MODALITY = "OPT"
@@ -22,7 +23,7 @@ VOLUME_PATTERNS = (0, 3, 4)
 
 
 @dataclass(frozen=True)
-class Head:
+class HeyexHeader:
     """What the head of a file says; `side` is right, left or nothing."""
 
     spacing_mm: tuple[float, float, float]
@@ -69,12 +70,12 @@ class Heyex:
         return Image(voxels[None], "volume", MODALITY, affine)
 
 
-def _head(file: Path) -> Head:
+def _head(file: Path) -> HeyexHeader:
     import construct
 
     fields = _eyepy_format().subcons
     head: Any = construct.Struct(*(one for one in fields if one.name not in ("localizer", "bscans"))).parse_file(file)
-    return Head(
+    return HeyexHeader(
         (float(head.distance), float(head.scale_y), float(head.scale_x)),
         *(int(head.n_bscans), int(head.scan_pattern)),
         SIDES.get(_text(head.scan_position).upper(), ""),
@@ -82,7 +83,7 @@ def _head(file: Path) -> Head:
     )
 
 
-def _check(head: Head) -> None:
+def _check(head: HeyexHeader) -> None:
     if head.num_scans < 2 or head.pattern not in VOLUME_PATTERNS:
         raise UnsupportedError(f"an OCT of {head.num_scans} B-scans, scan pattern {head.pattern}; expected a volume")
     if min(head.spacing_mm) <= 0:

@@ -12,9 +12,10 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
-from medvit.readers.masks import LabelMap, label_image
-from medvit.readers.refusals import decoding, refusal
-from medvit.samples import Image, Item, Refusal
+from medvit.files.guard import decoding, refusal
+from medvit.readers.label_maps import LabelMap, label_image
+from medvit.records import Item, Refusal
+from medvit.types import Image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -12,11 +12,12 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
+from medvit.files.guard import decoding, refusal
+from medvit.files.limits import check_compressed
 from medvit.geometry import Affine, lps_to_ras, to_ras
-from medvit.readers.limits import check_compressed
-from medvit.readers.masks import LabelMap, as_labels, label_volume
-from medvit.readers.refusals import decoding, refusal
-from medvit.samples import Image, Item, Refusal
+from medvit.readers.label_maps import LabelMap, as_labels, label_volume
+from medvit.records import Item, Refusal
+from medvit.types import Image
 
 HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")
 DETACHED = (".raw", ".zraw")

@@ -11,11 +11,12 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
+from medvit.files.guard import decoding, refusal
+from medvit.files.limits import check_compressed, check_stored
 from medvit.geometry import Affine, to_ras
-from medvit.readers.limits import check_compressed, check_stored
-from medvit.readers.masks import LabelMap, label_volume
-from medvit.readers.refusals import decoding, refusal
-from medvit.samples import Image, Item, Refusal
+from medvit.readers.label_maps import LabelMap, label_volume
+from medvit.records import Item, Refusal
+from medvit.types import Image
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image

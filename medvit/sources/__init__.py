@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from medvit.errors import ConfigError
-from medvit.samples import Refusal
+from medvit.records import Refusal
 from medvit.sources.options import Location, RetrieveConfig, is_url
 from medvit.sources.spool import Spool
 
@@ -57,7 +57,7 @@ class Local:
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceRequest:
     """What a source is asked for: where, how, and where to put it.
 
     Raises:
@@ -93,7 +93,7 @@ class Source(Protocol):
     def knows(self, location: str) -> bool:
         """Whether the location is of this kind."""
 
-    def fetch(self, place: Place) -> Local:
+    def fetch(self, place: SourceRequest) -> Local:
         """All its files.
 
         Raises:
@@ -107,7 +107,7 @@ class Source(Protocol):
 class SourceByStudy(Source, Protocol):
     """A source that can be fetched one study at a time."""
 
-    def studies(self, place: Place, is_done: Callable[[str], bool]) -> Iterator[Local]:
+    def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
         """The files of one study after the other, but for those of which `is_done` says so by Study Instance UID."""
 
 
@@ -125,7 +125,7 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
-    return _source(location).fetch(Place(location, options, work))
+    return _source(location).fetch(SourceRequest(location, options, work))
 
 
 def fetch_studies(
@@ -136,7 +136,7 @@ def fetch_studies(
     Raises:
         MedvitError: One of its kinds, as `Source.fetch` says.
     """
-    source, place = _source(location), Place(location, options, work)
+    source, place = _source(location), SourceRequest(location, options, work)
     if isinstance(source, SourceByStudy):
         yield from source.studies(place, is_done)
     else:

@@ -22,9 +22,9 @@ from typing import IO, BinaryIO, Literal, NoReturn
 from tqdm import tqdm
 
 from medvit.errors import DataError, SourceError, UnreadableError, UnsupportedError
-from medvit.samples import Refusal
-from medvit.sources import Local, Place, local_path
-from medvit.sources.nested import OPENED, UNOPENED, is_archive, is_hidden_below
+from medvit.records import Refusal
+from medvit.sources import Local, SourceRequest, local_path
+from medvit.sources.skip_rules import OPENED, UNOPENED, is_archive, is_hidden_below
 from medvit.sources.spool import GIB, Spool
 
 CHUNK_BYTES = 2**20
@@ -34,15 +34,15 @@ MAX_RATIO = 250
 RATIO_BYTES = GIB
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
-Kind = Literal["file", "folder", "link", "device", "encrypted"]
+EntryKind = Literal["file", "folder", "link", "device", "encrypted"]
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """One entry of an archive."""
 
     name: str
-    kind: Kind
+    kind: EntryKind
     changed_s: float
     """Time of change, in s since 1970; an update of a dataset goes by it."""
     entry: zipfile.ZipInfo | tarfile.TarInfo
@@ -58,7 +58,7 @@ class Archive:
         path = local_path(location)
         return path is not None and path.is_file() and is_archive(path.name)
 
-    def fetch(self, place: Place) -> Local:
+    def fetch(self, place: SourceRequest) -> Local:
         """The files of the archive; members that are no plain files, or archives themselves, are refused."""
         path = Path(place.location)
         if path.name.lower().endswith(UNOPENED):
@@ -97,7 +97,7 @@ class Unpacking:
             raise DataError("the archive holds no files; give source=PATH of one that holds images")
         return Local(self._spool.root, tuple(sorted(self._files.values())), tuple(self._refusals), self._spool)
 
-    def _take(self, member: Member, reader: zipfile.ZipFile | tarfile.TarFile) -> None:
+    def _take(self, member: ArchiveMember, reader: zipfile.ZipFile | tarfile.TarFile) -> None:
         name = _safe_name(member.name)
         if member.kind == "folder" or (name is not None and is_hidden_below(name)):
             return
@@ -118,7 +118,7 @@ class Unpacking:
             del self._files[name]
             self._refuse(UnreadableError.code, "a file of the archive is damaged and cannot be unpacked", name)
 
-    def _objection(self, member: Member, name: PurePosixPath | None) -> str:
+    def _objection(self, member: ArchiveMember, name: PurePosixPath | None) -> str:
         if name is None:
             return "its name in the archive leads out of it, or is none"
         if member.kind != "file":
@@ -168,7 +168,7 @@ def _bar(path: Path) -> tqdm[NoReturn]:
 
 
 @contextmanager
-def _opened(raw: BinaryIO) -> Iterator[tuple[Iterator[Member], zipfile.ZipFile | tarfile.TarFile]]:
+def _opened(raw: BinaryIO) -> Iterator[tuple[Iterator[ArchiveMember], zipfile.ZipFile | tarfile.TarFile]]:
     if zipfile.is_zipfile(raw):
         with zipfile.ZipFile(raw) as zipped:
             yield (_zip_member(info) for info in zipped.infolist()), zipped
@@ -178,9 +178,9 @@ def _opened(raw: BinaryIO) -> Iterator[tuple[Iterator[Member], zipfile.ZipFile |
             yield (_tar_member(info) for info in tar), tar
 
 
-def _zip_member(info: zipfile.ZipInfo) -> Member:
+def _zip_member(info: zipfile.ZipInfo) -> ArchiveMember:
     mode = info.external_attr >> 16
-    kind: Kind = "folder" if info.is_dir() else "file"
+    kind: EntryKind = "folder" if info.is_dir() else "file"
     if stat.S_ISLNK(mode):
         kind = "link"
     elif info.flag_bits & 1:
@@ -189,16 +189,16 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
         changed = datetime(*info.date_time, tzinfo=UTC)
     except ValueError:  # months 0 and the like, from tools that write no date
         changed = datetime(1980, 1, 1, tzinfo=UTC)
-    return Member(info.filename, kind, changed.timestamp(), info)
+    return ArchiveMember(info.filename, kind, changed.timestamp(), info)
 
 
-def _tar_member(info: tarfile.TarInfo) -> Member:
-    kind: Kind = "file" if info.isreg() else "folder" if info.isdir() else "device"
-    return Member(info.name, "link" if info.issym() or info.islnk() else kind, max(0.0, float(info.mtime)), info)
+def _tar_member(info: tarfile.TarInfo) -> ArchiveMember:
+    kind: EntryKind = "file" if info.isreg() else "folder" if info.isdir() else "device"
+    return ArchiveMember(info.name, "link" if info.issym() or info.islnk() else kind, max(0.0, float(info.mtime)), info)
 
 
 @contextmanager
-def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: Member) -> Iterator[IO[bytes]]:
+def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: ArchiveMember) -> Iterator[IO[bytes]]:
     if isinstance(reader, zipfile.ZipFile):
         assert isinstance(member.entry, zipfile.ZipInfo)
         with reader.open(member.entry) as stream:

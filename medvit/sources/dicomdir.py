@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medvit.errors import DataError
-from medvit.samples import Refusal
-from medvit.sources import Local, Place, local_path
+from medvit.records import Refusal
+from medvit.sources import Local, SourceRequest, local_path
 
 NAME = "DICOMDIR"
 MISSING = "missing"
@@ -30,7 +30,7 @@ class DicomDirectory:
         path = local_path(location)
         return path is not None and path.name.upper().startswith(NAME) and path.is_file()
 
-    def fetch(self, place: Place) -> Local:
+    def fetch(self, place: SourceRequest) -> Local:
         """The files that the directory refers to, where they lie.
 
         Raises:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from medvit.errors import ConfigError, SourceError
 from medvit.sources.failures import CutShortError, NotThereError
 from medvit.sources.http import explained, session
-from medvit.sources.instances import Intake, Series, Study, matches
+from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, matches
 from medvit.sources.multipart import boundary_of, split
 from medvit.sources.options import Query, RetrieveConfig
 from medvit.sources.transfer import ServerSource
@@ -33,7 +33,7 @@ STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 PATIENT, DATE, STUDY_DESCRIPTION = "00100020", "00080020", "00081030"
 MODALITY, SERIES_DESCRIPTION, SOP_CLASS = "00080060", "0008103E", "00080016"
 
-Result = Mapping[str, Any]
+QidoResult = Mapping[str, Any]
 
 
 class DicomWeb:
@@ -42,18 +42,20 @@ class DicomWeb:
     def __init__(self, root: str, http: requests.Session, client: DICOMwebClient, timeout_s: float) -> None:
         self._root, self._http, self._client, self._timeout_s = root, http, client, timeout_s
 
-    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+    def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """The studies of a patient with a modality, of any where these are empty."""
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
         results = self._pages(
             self._client.search_for_studies, filters=_said(asked), fields=["StudyDate", "StudyDescription"]
         )
-        studies = (Study(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results)
+        studies = (
+            RemoteStudy(*(_text(one, tag) for tag in (STUDY, PATIENT, DATE, STUDY_DESCRIPTION))) for one in results
+        )
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
-    def series(self, study: Study, query: Query) -> list[Series]:
+    def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """The series of a study that a query means, with all their instances."""
-        found: dict[str, Series] = {}
+        found: dict[str, RemoteSeries] = {}
         for modality in query.modality or ("",):
             results = self._pages(
                 self._client.search_for_series,
@@ -68,7 +70,7 @@ class DicomWeb:
                     found[uid] = self._with_instances(study, uid)
         return list(found.values())
 
-    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+    def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
         """Streams the series, or those of its instances that are missing, into the intake.
 
         Raises:
@@ -91,9 +93,9 @@ class DicomWeb:
         if num_refused:
             raise CutShortError("the server lists instances that it does not give (HTTP 404)")
 
-    def _with_instances(self, study: Study, series: str) -> Series:
+    def _with_instances(self, study: RemoteStudy, series: str) -> RemoteSeries:
         results = self._pages(self._client.search_for_instances, study.uid, series)
-        return Series(
+        return RemoteSeries(
             study.uid,
             series,
             tuple(sorted({uid for one in results if (uid := _text(one, INSTANCE))})),
@@ -102,13 +104,13 @@ class DicomWeb:
 
     def _pages(
         self,
-        search: Callable[..., Sequence[Result]],
+        search: Callable[..., Sequence[QidoResult]],
         *where: str,
         filters: Mapping[str, str] | None = None,
         fields: Sequence[str] = (),
-    ) -> list[Result]:
+    ) -> list[QidoResult]:
         """All results of a search. A server that knows no pages gives the same again, which ends it."""
-        found: dict[str, Result] = {}
+        found: dict[str, QidoResult] = {}
         while True:
             with explained(self._root):
                 page = search(
@@ -167,11 +169,11 @@ def _said(filters: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in filters.items() if value}
 
 
-def _key(result: Result) -> str:
+def _key(result: QidoResult) -> str:
     return "/".join(_text(result, tag) for tag in (STUDY, SERIES, INSTANCE))
 
 
-def _text(result: Result, tag: str) -> str:
+def _text(result: QidoResult, tag: str) -> str:
     """The first value of an attribute in the DICOM JSON model (PS3.18 F.2), empty where there is none."""
     values = result.get(tag, {}).get("Value") or [""]
     return str(values[0] if values[0] is not None else "").strip()

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from medvit.errors import DataError, UnsupportedError
-from medvit.samples import Refusal
-from medvit.sources import Local, Place
-from medvit.sources.nested import is_archive, is_hidden
+from medvit.records import Refusal
+from medvit.sources import Local, SourceRequest
 from medvit.sources.options import is_url
+from medvit.sources.skip_rules import is_archive, is_hidden
 
 
 class Folder:
@@ -21,7 +21,7 @@ class Folder:
         """Whether the location is a path."""
         return not is_url(location)
 
-    def fetch(self, place: Place) -> Local:
+    def fetch(self, place: SourceRequest) -> Local:
         """The files where they lie.
 
         Raises:

@@ -127,17 +127,17 @@ def _variable(value: str) -> str:
     return value
 
 
-Variable = Annotated[str, AfterValidator(_variable)]
+EnvironmentVariable = Annotated[str, AfterValidator(_variable)]
 
 
 class AuthConfig(Config):
     """Who we are to a DICOMweb server; the secrets are read from the environment when they are needed."""
 
-    token_env: Variable = ""
+    token_env: EnvironmentVariable = ""
     """Environment variable that holds a bearer token (RFC 6750)."""
-    user_env: Variable = ""
+    user_env: EnvironmentVariable = ""
     """Environment variable that holds the user of basic authentication (RFC 7617)."""
-    password_env: Variable = ""
+    password_env: EnvironmentVariable = ""
     """Environment variable that holds the password of basic authentication."""
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from medvit.errors import ConfigError
 from medvit.sources.associations import PENDING, Peer, associated, checked
 from medvit.sources.failures import CutShortError
-from medvit.sources.instances import Intake, Series, Study, matches
+from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, matches
 from medvit.sources.options import Aet, Query, RetrieveConfig
 from medvit.sources.receiver import Receiver
 from medvit.sources.transfer import ServerSource
@@ -61,7 +61,7 @@ class Pacs:
     def __init__(self, peer: Peer, options: RetrieveConfig, receiver: Receiver | None) -> None:
         self._peer, self._options, self._receiver = peer, options, receiver
 
-    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+    def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """The studies of a patient with a modality, of any where these are empty."""
         results = self._find(
             "STUDY",
@@ -72,10 +72,10 @@ class Pacs:
             StudyDescription="",
         )
         keywords = ("StudyInstanceUID", "PatientID", "StudyDate", "StudyDescription")
-        studies = (Study(*(_text(result, keyword) for keyword in keywords)) for result in results)
+        studies = (RemoteStudy(*(_text(result, keyword) for keyword in keywords)) for result in results)
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
-    def series(self, study: Study, query: Query) -> list[Series]:
+    def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """The series of a study that a query means, with all their instances."""
         results = self._find(
             "SERIES", StudyInstanceUID=study.uid, SeriesInstanceUID="", Modality="", SeriesDescription=""
@@ -87,7 +87,7 @@ class Pacs:
             and matches(_text(result, "SeriesDescription"), query.description)
         ]
 
-    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+    def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
         """Has the server send the missing instances of a series.
 
         Raises:
@@ -106,11 +106,11 @@ class Pacs:
             else:
                 self._move(asked, series, intake, self._receiver)
 
-    def _with_instances(self, study: Study, series: str) -> Series:
+    def _with_instances(self, study: RemoteStudy, series: str) -> RemoteSeries:
         results = self._find(
             "IMAGE", StudyInstanceUID=study.uid, SeriesInstanceUID=series, SOPInstanceUID="", SOPClassUID=""
         )
-        return Series(
+        return RemoteSeries(
             study.uid,
             series,
             tuple(sorted({uid for result in results if (uid := _text(result, "SOPInstanceUID"))})),
@@ -130,7 +130,7 @@ class Pacs:
                     found.append(result)
         return found
 
-    def _move(self, asked: Dataset, series: Series, intake: Intake, receiver: Receiver) -> None:
+    def _move(self, asked: Dataset, series: RemoteSeries, intake: Intake, receiver: Receiver) -> None:
         with receiver.expecting(series, intake), associated(self._peer, [_context(MOVE)]) as association:
             for status, _ in association.send_c_move(asked, self._options.pacs.aet, MOVE):
                 code = checked(status, self._peer, "C-MOVE", allowed=CANNOT_SEND)
@@ -140,7 +140,7 @@ class Pacs:
                         f"it registered there with our address and port {receiver.port}, or set retrieve.pacs"
                     )
 
-    def _get(self, asked: Dataset, series: Series, intake: Intake) -> None:
+    def _get(self, asked: Dataset, series: RemoteSeries, intake: Intake) -> None:
         from pynetdicom import build_role, evt
 
         contexts = _storage_contexts(series.classes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medvit.errors import ConfigError
 from medvit.sources.associations import Peer, server_context
-from medvit.sources.instances import Intake, Series
+from medvit.sources.intake import Intake, RemoteSeries
 from medvit.sources.options import RetrieveConfig
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Receiver:
             server.shutdown()
 
     @contextmanager
-    def expecting(self, series: Series, intake: Intake) -> Iterator[None]:
+    def expecting(self, series: RemoteSeries, intake: Intake) -> Iterator[None]:
         """Takes the instances of a series until the end."""
         self._intakes[series.uid] = intake, threading.Lock()
         try:

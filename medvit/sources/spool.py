@@ -86,7 +86,7 @@ class Spool:
             raise
 
     @contextmanager
-    def part(self) -> Iterator[Part]:
+    def part(self) -> Iterator[SpooledFile]:
         """A file to write, which is gone at the end unless it was given a name.
 
         Raises:
@@ -96,7 +96,7 @@ class Spool:
         path = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
-                yield Part(path, stream, self._count, self._adopt)
+                yield SpooledFile(path, stream, self._count, self._adopt)
         finally:
             path.unlink(missing_ok=True)
 
@@ -139,7 +139,7 @@ class Spool:
             self._book.flush()
 
 
-class Part:
+class SpooledFile:
     """A file of a spool that is being written."""
 
     def __init__(

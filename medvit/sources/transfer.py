@@ -21,10 +21,10 @@ from typing import NoReturn, Protocol, TypeVar
 from tqdm import tqdm
 
 from medvit.errors import DataError, SourceError
-from medvit.samples import Refusal
-from medvit.sources import Local, Place
+from medvit.records import Refusal
+from medvit.sources import Local, SourceRequest
 from medvit.sources.failures import CutShortError, NotThereError, StoppedError, UnreachableError
-from medvit.sources.instances import Intake, Series, Study, file_name
+from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, file_name
 from medvit.sources.options import Query, RetrieveConfig
 from medvit.sources.spool import Spool
 
@@ -42,13 +42,13 @@ T = TypeVar("T")
 class Server(Protocol):
     """A connection to a server; used from several threads at once."""
 
-    def studies(self, patient: str, modality: str, query: Query) -> list[Study]:
+    def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
         """The studies of a patient with a modality, of any where these are empty."""
 
-    def series(self, study: Study, query: Query) -> list[Series]:
+    def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
         """The series of a study that a query means, with all their instances."""
 
-    def retrieve(self, series: Series, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
+    def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
         """Gives the missing instances of a series to the intake, one a request if `singly`.
 
         Raises:
@@ -72,7 +72,7 @@ class ServerSource:
         """Whether the location is a URL of one of its schemes."""
         return location.lower().startswith(tuple(f"{scheme}://" for scheme in self.schemes))
 
-    def fetch(self, place: Place) -> Local:
+    def fetch(self, place: SourceRequest) -> Local:
         """The instances of all studies that the query means."""
         with _quiet(), self.connect(place.location, place.options) as server:
             found = _find(server, place.options)
@@ -80,7 +80,7 @@ class ServerSource:
             with spool.closed_on_failure():
                 return Transfer(server, place.options, spool).run(found)
 
-    def studies(self, place: Place, is_done: Callable[[str], bool]) -> Iterator[Local]:
+    def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
         """The instances of one study after the other; nothing is fetched of those that are done.
 
         A study that does not come whole never stops the others.
@@ -88,7 +88,7 @@ class ServerSource:
         isolating = place.options.model_copy(update={"incomplete": "quarantine"})
         with _quiet(), self.connect(place.location, place.options) as server:
             found = _find(server, place.options)
-            by_study: dict[str, list[Series]] = {}
+            by_study: dict[str, list[RemoteSeries]] = {}
             for series in found:
                 by_study.setdefault(series.study, []).append(series)
         waiting = [study for study in by_study if not is_done(study)]
@@ -111,7 +111,7 @@ class Transfer:
     spool: Spool
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, found: Sequence[Series]) -> Local:
+    def run(self, found: Sequence[RemoteSeries]) -> Local:
         """The files of all series.
 
         Raises:
@@ -132,7 +132,7 @@ class Transfer:
         refusals = tuple(self._refusal(series, reason) for series, reason in reasons.items())
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
-    def _fetch(self, series: Series, bar: tqdm[NoReturn]) -> tuple[Series, str]:
+    def _fetch(self, series: RemoteSeries, bar: tqdm[NoReturn]) -> tuple[RemoteSeries, str]:
         """The series, and why it is not whole if it is not."""
         idle = 0
         while missing := self._missing(series):
@@ -154,10 +154,10 @@ class Transfer:
                 pause(self.options, idle, self.stop)
         return series, ""
 
-    def _missing(self, series: Series) -> list[str]:
+    def _missing(self, series: RemoteSeries) -> list[str]:
         return [uid for uid in series.instances if not self.spool.has(file_name(series, uid))]
 
-    def _incomplete(self, reasons: dict[Series, str], num_series: int) -> SourceError:
+    def _incomplete(self, reasons: dict[RemoteSeries, str], num_series: int) -> SourceError:
         reason, _ = Counter(reasons.values()).most_common(1)[0]
         return SourceError(
             f"{sum(len(self._missing(series)) for series in reasons)} instances of {len(reasons)} of {num_series} "
@@ -165,7 +165,7 @@ class Transfer:
             "the series out with retrieve.incomplete=quarantine"
         )
 
-    def _refusal(self, series: Series, reason: str) -> Refusal:
+    def _refusal(self, series: RemoteSeries, reason: str) -> Refusal:
         here = [file_name(series, uid) for uid in series.instances if self.spool.has(file_name(series, uid))]
         files = tuple(map(self.spool.path, here)) or (self.spool.path(file_name(series, series.instances[0])),)
         num_missing = len(series.instances) - len(here)
@@ -212,7 +212,7 @@ def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
         raise StoppedError
 
 
-def _find(server: Server, options: RetrieveConfig) -> list[Series]:
+def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
     """The series that the query means, in one order whatever the server's.
 
     Raises:

@@ -15,13 +15,13 @@ from torch import Tensor
 from medvit.losses.supervised import Loss
 from medvit.metrics.auroc import mean_auroc
 from medvit.metrics.dice import mean_dice, overlaps
-from medvit.model import Model
-from medvit.samples import Bags, Batch
-from medvit.slide_model import BagModel, WholeBag
-from medvit.training.module import TrainingModule
+from medvit.models.image import Model
+from medvit.models.slide import BagModel, WholeBag
+from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
-from medvit.training.resuming import BEST
+from medvit.training.resume import BEST
 from medvit.training.sharding import whole
+from medvit.types import Bags, Batch
 
 log = logging.getLogger("medvit")
 

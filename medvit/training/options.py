@@ -10,12 +10,12 @@ from pydantic import Field
 from medvit.artifacts import Checkpoint
 from medvit.backbones import BackboneChoice
 from medvit.config import Config
-from medvit.manifest import Manifest
-from medvit.samples import Flag
+from medvit.dataset.manifest import Manifest
+from medvit.records import Flag
 from medvit.tracking import Tracker
-from medvit.training.loader import LoaderConfig
+from medvit.training.initialization import InitialModel, start_from
+from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.optim import OptimConfig
-from medvit.training.start import Start, start_from
 from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -40,7 +40,7 @@ class TrainingOptions(Config):
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
-    def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> Start:
+    def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
         """The backbone and the preprocessing that training begins with, as `start_from` says."""
         return start_from(pretrained, self.backbone, self.preprocess, manifest)
 
@@ -53,7 +53,7 @@ class TrainingOptions(Config):
         """The trainer, which keeps what it needs to resume in `folder`."""
         return self.trainer.build(folder, tracker, self.optim.clip)
 
-    def told(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """How it is trained, for the model card."""
         public = getattr(self.backbone, "weights", None) or "scratch"
         return {

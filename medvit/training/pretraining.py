@@ -17,17 +17,17 @@ from torch.optim import Optimizer
 from medvit.backbones import Backbone
 from medvit.errors import TrainingError
 from medvit.objectives import Objective
-from medvit.objectives.pictures import views_figure
-from medvit.samples import Views
+from medvit.objectives.figures import views_figure
 from medvit.tracking import Tracker
-from medvit.training.draws import JointDraws
-from medvit.training.further import Further
-from medvit.training.guard import Alarm, Guard, Reading
-from medvit.training.module import TrainingModule
-from medvit.training.monitors import Probe
+from medvit.training.distributed_rng import JointDraws
+from medvit.training.guard import Alarm, Guard, ProbeReading
+from medvit.training.guard.probes import Probe
+from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
-from medvit.training.resuming import BEST
+from medvit.training.resume import BEST
+from medvit.training.self_distillation import SelfDistillation
 from medvit.training.sharding import is_sharded, whole
+from medvit.types import Views
 
 log = logging.getLogger("medvit")
 
@@ -49,7 +49,7 @@ class Pretraining(TrainingModule):
         guard: Guard,
         tracker: Tracker,
         folder: Path,
-        further: Further | None = None,
+        further: SelfDistillation | None = None,
     ) -> None:
         super().__init__(optim, num_steps=num_steps, depth=objective.backbone.depth, seed=seed)
         self.objective = objective
@@ -142,7 +142,7 @@ class Pretraining(TrainingModule):
     def _read(self) -> None:
         if self.probe is None:
             return
-        reading: Reading = self.trainer.strategy.broadcast(
+        reading: ProbeReading = self.trainer.strategy.broadcast(
             self.probe.read(self.objective, self.global_step, self.progress)
         )
         alarms = self.guard.take(reading)
@@ -155,7 +155,7 @@ class Pretraining(TrainingModule):
         self._tell(alarms)
         self._act()
 
-    def _named(self, reading: Reading) -> dict[str, float]:
+    def _named(self, reading: ProbeReading) -> dict[str, float]:
         assert self.probe is not None
         figures = {f"guard_{name}": value for name, value in reading.figures().items() if name != "knn"}
         return figures | {f"knn_{self.probe.question}": reading.knn}

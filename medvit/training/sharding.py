@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from medvit.losses.processes import part
+from medvit.distributed import part
 
 UNIT = re.compile(r"(^|\.)(blocks|reading)\.\d+$|(^|\.)(student\.|teacher_)heads\.\w+$")
 """Names of the modules that are shared out: what others run is their forward pass, and no weight within."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medvit.embeddings import DTYPE, Embeddings
+from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
-from medvit.manifest import Manifest
-from medvit.samples import Row
-from medvit.slides import SlidesConfig, open_row
-from medvit.tile_features import EmbeddedSlide, Embedder, EmbeddingConfig, TileBatches, listed_tiles, slide_name
-from medvit.tiles import TileGrid
-from medvit.training.measuring import synchronize
+from medvit.models.embedding_store import DTYPE, Embeddings
+from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, TileBatches, listed_tiles, slide_name
+from medvit.records import Row
+from medvit.training.profiling import synchronize
+from medvit.wsi.locations import SlidesConfig, open_row
+from medvit.wsi.tiles import TileGrid
 
 TIMED_BATCHES = 3
 """Batches of tiles that are timed, after one that is not."""

@@ -19,7 +19,7 @@ from medvit.config import Config, Count
 from medvit.errors import ConfigError
 from medvit.hardware import half_precision, keep_freed_memory
 from medvit.tracking import Tracker
-from medvit.training.resuming import RESUME, KeepLast
+from medvit.training.resume import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
 
 Trainer = lightning.Trainer

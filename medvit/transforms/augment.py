@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from medvit.config import Amount, Axis, Below, Config, Share
-from medvit.samples import Sample
 from medvit.transforms.padding import pad_about
+from medvit.types import Sample
 
 ERASED = (0.02, 0.33)
 """Least and largest share of an image that is erased."""

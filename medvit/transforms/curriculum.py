@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.config import Amount, Config, Count, Share
-from medvit.samples import Views
+from medvit.types import Views
 
 
 class CurriculumConfig(Config):

@@ -48,7 +48,7 @@ class FieldOfViewConfig(Config):
     missing: Literal["refuse", "whole"] = "refuse"
     """A picture without a round field: refuse it, or take the whole frame, made square by a black border."""
 
-    def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], Crop]:
+    def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:
         """The photograph, its border black, and the square to crop it to.
 
         Raises:
@@ -79,14 +79,14 @@ class Disc:
         rows, columns = np.ogrid[: shape[0], : shape[1]]
         return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
 
-    def crop(self, share: float) -> Crop:
+    def crop(self, share: float) -> FieldSquare:
         """The square about the center, its side `share` diameters; it may reach out of the frame."""
         side = max(1, round((2.0 * self.radius + 1.0) * share))
-        return Crop(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
+        return FieldSquare(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
 
 
 @dataclass(frozen=True)
-class Crop:
+class FieldSquare:
     """A square of whole pixels: its upper left pixel, which may lie out of the frame, and its side."""
 
     top: int
@@ -116,10 +116,10 @@ class Crop:
         return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
 
 
-def whole_frame(shape: tuple[int, ...]) -> Crop:
+def whole_frame(shape: tuple[int, ...]) -> FieldSquare:
     """The smallest square about the middle that holds the frame."""
     side = max(shape)
-    return Crop((shape[0] - side) // 2, (shape[1] - side) // 2, side)
+    return FieldSquare((shape[0] - side) // 2, (shape[1] - side) // 2, side)
 
 
 def require_disc(pixels: Num[Array, "c h w"]) -> Disc:

@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from medvit.config import Amount, Below, Config, Positive, Share
 from medvit.errors import ConfigError
-from medvit.transforms.preprocess import Intensity
+from medvit.transforms.preprocess import Normalization
 from medvit.transforms.stain import StainChange, apply_stain, draw_stain
 
 FIELD_DEGREE = 3
 """Degree of the polynomial whose exponential is a coil's field."""
 
 
-class IntensityConfig(Config):
+class IntensityAugmentation(Config):
     """What may happen to the intensities of a crop. Zero or an empty list turns a change off."""
 
     chance: Share = 0.5
@@ -74,7 +74,7 @@ class Change:
 
 
 def draw_change(
-    config: IntensityConfig, generator: np.random.Generator, *, ndim: int, channels: int, kind: int
+    config: IntensityAugmentation, generator: np.random.Generator, *, ndim: int, channels: int, kind: int
 ) -> Change:
     """What to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one.
 
@@ -148,10 +148,10 @@ def _degraded(pixels: Tensor, change: Change, deviation: Tensor) -> Tensor:
 class UnitScale:
     """From the pixels of a preprocessing to what they were before: to HU and another window, or to light."""
 
-    intensity: Intensity
+    intensity: Normalization
 
     @classmethod
-    def of(cls, intensity: Intensity, config: IntensityConfig) -> UnitScale | None:
+    def of(cls, intensity: Normalization, config: IntensityAugmentation) -> UnitScale | None:
         """The scale that the windows and the stain of a config need; none where it has neither.
 
         Raises:

@@ -12,9 +12,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from medvit.config import Config, Count, Positive
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
-from medvit.samples import Image, Kind
-from medvit.transforms.field_of_view import Crop, FieldOfViewConfig
+from medvit.records import Kind
+from medvit.transforms.field_of_view import FieldOfViewConfig, FieldSquare
 from medvit.transforms.stain import StainConfig
+from medvit.types import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ OptionalFieldOfView = Annotated[
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
-class Intensity(Config):
+class Normalization(Config):
     """How stored values become the numbers a model sees."""
 
     method: Literal["zscore", "window", "range"] = "zscore"
@@ -77,7 +78,7 @@ class Prepared:
     pixels: Float[Tensor, "c *s"]
     affine: Affine | None = None
     mask: Int[Tensor, "*s"] | None = None
-    crop: Crop | None = None
+    crop: FieldSquare | None = None
 
 
 class Preprocess(Config):
@@ -97,7 +98,7 @@ class Preprocess(Config):
     """Of fundus photographs: cropped to the round field of view, before all else; none takes them as they are."""
     stain: StainConfig | None = None
     """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
-    intensity: Intensity = Field(default_factory=Intensity)
+    intensity: Normalization = Field(default_factory=Normalization)
 
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:
@@ -125,7 +126,7 @@ class Preprocess(Config):
             mask = None if mask is None else resize_mask(mask, shape)
         return Prepared(pixels, affine, mask, crop)
 
-    def _cropped(self, image: Image) -> tuple[Image, Crop | None]:
+    def _cropped(self, image: Image) -> tuple[Image, FieldSquare | None]:
         if self.field_of_view is None:
             return image, None
         pixels, crop = self.field_of_view(image.pixels)

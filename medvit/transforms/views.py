@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from medvit.config import Axis, Config, Count, Positive
-from medvit.samples import Row, Sample, Views
-from medvit.transforms.intensity import Change, IntensityConfig, UnitScale, apply_change, draw_change
-from medvit.transforms.preprocess import Intensity, resize
+from medvit.records import Row
+from medvit.transforms.intensity import Change, IntensityAugmentation, UnitScale, apply_change, draw_change
+from medvit.transforms.preprocess import Normalization, resize
+from medvit.types import Sample, Views
 
 Covered = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -65,7 +66,7 @@ class MultiCropConfig(ViewsConfig):
     finer: Count = 1
     """Global crops are made a second time with so many times their sides, without blur and noise, for an anchor that
     sees more than the student; objective.gram.finer sets it. 1 makes none."""
-    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    intensity: IntensityAugmentation = Field(default_factory=IntensityAugmentation)
     across_study: bool = False
     """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
     teacher sees one image only."""
@@ -86,7 +87,7 @@ class MultiCropConfig(ViewsConfig):
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropBox:
     """A box in an image, in voxels, and the axes along which it is flipped."""
 
     start: tuple[int, ...]
@@ -100,7 +101,7 @@ def draw(
     generator: np.random.Generator,
     *,
     scale: tuple[float, float] | None = None,
-) -> Crop:
+) -> CropBox:
     """A random box in an image of a shape, of a share of it within `scale`, else that of the config."""
     share = generator.uniform(*(scale or config.scale))
     sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
@@ -109,7 +110,7 @@ def draw(
 
 def draw_at_scale(
     config: MultiCropConfig, shape: Sequence[int], size: tuple[int, ...], generator: np.random.Generator
-) -> Crop:
+) -> CropBox:
     """A random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
     assert config.zoom is not None
     zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
@@ -123,14 +124,14 @@ def _ratios(stretch: float, ndim: int, generator: np.random.Generator) -> Float[
 
 def _placed(
     config: ViewsConfig, shape: Sequence[int], sides: Float[np.ndarray, "n"], generator: np.random.Generator
-) -> Crop:
+) -> CropBox:
     box = tuple(max(1, round(float(side))) for side in sides)
     start = tuple(int(generator.integers(0, size - side + 1)) for size, side in zip(shape, box, strict=True))
     flipped = tuple(axis for axis in config.flipped_axes if generator.random() < 0.5)
-    return Crop(start, box, flipped)
+    return CropBox(start, box, flipped)
 
 
-def cut(pixels: Float[Tensor, "c *s"], crop: Crop, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
+def cut(pixels: Float[Tensor, "c *s"], crop: CropBox, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
     """The crop of an image, interpolated to a size."""
     resized = resize(pixels[_region(crop.start, crop.shape)], size)
     return resized.flip([axis + 1 for axis in crop.flipped_axes]) if crop.flipped_axes else resized
@@ -144,7 +145,7 @@ def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 class CropDraw:
     """What one crop is: where it lies, and how its intensities are changed."""
 
-    crop: Crop
+    crop: CropBox
     change: Change
 
 
@@ -171,7 +172,7 @@ def said_of(row: Row) -> dict[str, str]:
 class MakeViews:
     """Random views of a sample, a function of the seed alone."""
 
-    def __init__(self, config: ViewsConfig, intensity: Intensity) -> None:
+    def __init__(self, config: ViewsConfig, intensity: Normalization) -> None:
         self.config = config
         self.scale = UnitScale.of(intensity, config.intensity) if isinstance(config, MultiCropConfig) else None
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from medvit.backbones.positions import rotations
+from medvit.backbones.position_embeddings import rotations
 from medvit.backbones.vit import VitConfig
 from medvit.errors import ConfigError, DataError
 from medvit.weights import load_weights

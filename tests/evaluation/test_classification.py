@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from medvit.evaluation.classification import classification_metrics, evaluate_classes
-from medvit.samples import Row
+from medvit.records import Row
 
 
 def certain(truth, num_classes):

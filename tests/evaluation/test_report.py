@@ -11,9 +11,9 @@ from medvit.errors import DataError
 from medvit.evaluation import Estimate
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.plots import overlay_figure
-from medvit.evaluation.report import Example, Subject, read_table, write_report
+from medvit.evaluation.report import Example, ReportSubject, read_table, write_report
 from medvit.evaluation.segmentation import evaluate_masks, score_case
-from medvit.samples import Row
+from medvit.records import Row
 
 
 def rows(count):
@@ -46,7 +46,7 @@ def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
         examples = [Example("best: Dice 0.9", figure)]
     else:
         evaluation = classified()
-    write_report(tmp_path, Subject("Title", {"Model": "abc"}), evaluation, examples=examples)
+    write_report(tmp_path, ReportSubject("Title", {"Model": "abc"}), evaluation, examples=examples)
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r"(?:src|href)=\"([^\"]{0,20})", page) + re.findall(r"url\((.{0,20})", page)
     assert sources
@@ -56,7 +56,7 @@ def test_a_report_refers_to_nothing_outside_itself(kind, tmp_path):
 
 def test_every_number_is_in_the_file_with_its_interval(tmp_path):
     evaluation = classified()
-    write_report(tmp_path, Subject("Title", {}), evaluation, differences={"auroc": Estimate(0.1, -0.1, 0.3)})
+    write_report(tmp_path, ReportSubject("Title", {}), evaluation, differences={"auroc": Estimate(0.1, -0.1, 0.3)})
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert set(saved["metrics"]) == set(evaluation.metrics)
     assert set(saved["metrics"]["auroc"]) == {"value", "low", "high"}
@@ -65,7 +65,7 @@ def test_every_number_is_in_the_file_with_its_interval(tmp_path):
 
 
 def test_text_from_outside_is_escaped(tmp_path):
-    write_report(tmp_path, Subject("<script>", {"Dataset": "<b>"}, warning="<i>"), classified())
+    write_report(tmp_path, ReportSubject("<script>", {"Dataset": "<b>"}, warning="<i>"), classified())
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page
     assert "a &lt;note&gt;" in page
@@ -75,7 +75,7 @@ def test_a_number_that_is_not_defined_is_null_in_the_file_and_said_in_the_page(t
     evaluation = evaluate_classes(
         rows(2), np.zeros(2, int), np.tile([0.6, 0.4], (2, 1)), ("no", "yes"), resamples=100, seed=0
     )
-    write_report(tmp_path, Subject("Title", {}), evaluation)
+    write_report(tmp_path, ReportSubject("Title", {}), evaluation)
     text = (tmp_path / "metrics.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
@@ -83,7 +83,7 @@ def test_a_number_that_is_not_defined_is_null_in_the_file_and_said_in_the_page(t
 
 
 def test_few_patients_are_told(tmp_path):
-    write_report(tmp_path, Subject("Title", {}), segmented()[0])
+    write_report(tmp_path, ReportSubject("Title", {}), segmented()[0])
     assert "Only 3 patients" in (tmp_path / "report.html").read_text()
 
 

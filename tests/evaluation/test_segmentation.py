@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvit.evaluation.segmentation import evaluate_masks, score_case
-from medvit.samples import Row
+from medvit.records import Row
 
 CLASSES = ("background", "organ")
 SPACING_MM = (0.8, 1.0, 2.5)

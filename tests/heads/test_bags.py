@@ -12,7 +12,7 @@ from medvit.errors import ConfigError
 from medvit.heads import BagHead, HeadConfig
 from medvit.heads.abmil import AbmilConfig
 from medvit.heads.dense import DenseConfig
-from medvit.heads.mean import MeanConfig
+from medvit.heads.mean_pool import MeanConfig
 from medvit.heads.transmil import TransmilConfig
 
 WIDTH, CLASSES = 24, 3

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from medvit.artifacts import Checkpoint
 from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.geometry import Affine
-from medvit.inference.predictor import Predictor, mask_on_grid, resolve_device
-from medvit.model import Model, ModelConfig
-from medvit.samples import Image
+from medvit.hardware import resolve_device
+from medvit.inference.predictor import Predictor, mask_on_grid
+from medvit.models.image import Model, ModelConfig
 from medvit.transforms.preprocess import Preprocess, resize
+from medvit.types import Image
 
 VIT = {"name": "vit", "ndim": 3, "channels": 1, "patch_size": 4, "width": 12, "depth": 4, "heads": 2}
 

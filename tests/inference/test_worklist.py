@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from medvit.errors import GeometryError, OutputError
-from medvit.inference import Finding, Result, Study
-from medvit.inference.study import NoSeriesError
+from medvit.inference.series_selection import NoSeriesError
 from medvit.inference.worklist import PREDICTIONS, STATUS, Worklist
+from medvit.writers import Finding, Result, Study
 
 STUDIES = [Study(f"s-{n}", ()) for n in range(4)]
 DONE = Result("done", outputs=("a.txt",), findings=(Finding("e-1", "liver", volume_ml=1.5, num_voxels=3),))

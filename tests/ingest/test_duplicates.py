@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from medvit.ingest import Candidate, Taken
 from medvit.ingest.curation import CurationConfig, curate
-from medvit.samples import Split
+from medvit.records import Candidate, Split, Taken
 
 Make = Callable[..., Candidate]
 TAKEN = Taken("a", (1, 8, 8), "uint8", "MR", None, 0, None, None, None, 1.0, 0.0, "", flags=())

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from medvit.ingest import Candidate
 from medvit.ingest.labels import classes, from_folders
-from medvit.samples import Row
+from medvit.records import Candidate, Row
 
 Make = Callable[..., Candidate]
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import tifffile
 
-from medvit import phantoms, quarantine
-from medvit.manifest import Manifest
-from medvit.phantoms.dicom import Subject
+from medvit import phantoms
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
+from medvit.phantoms.dicom import PhantomPatient
 from medvit.phantoms.slide import slide, write_tiff
 from medvit.phantoms.slide_dicom import write_dicom_slide
-from medvit.readers.slides import open_slide
-from medvit.samples import Row
-from medvit.slides import open_row
-from medvit.tiles import TileGrid
+from medvit.records import Row
+from medvit.wsi.locations import open_row
+from medvit.wsi.slide import open_slide
+from medvit.wsi.tiles import TileGrid
 from pipelines.ingest import IngestConfig, ingest
 
 SHAPE = (640, 896)
@@ -52,7 +53,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     write_tiff(folder / "tumor" / "one.tif", drawn(0))
     write_tiff(folder / "normal" / "two.tif", drawn(1, "normal"))
-    write_dicom_slide(folder / "dicom" / "three", drawn(2), subject=Subject(0, 1))
+    write_dicom_slide(folder / "dicom" / "three", drawn(2), subject=PhantomPatient(0, 1))
     return folder
 
 

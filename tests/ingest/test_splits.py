@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvit.errors import ConfigError
-from medvit.ingest import Candidate
 from medvit.ingest.splits import SplitConfig, assign, better_salt, split_of
+from medvit.records import Candidate
 
 CONFIG = SplitConfig()
 Make = Callable[..., Candidate]
@@ -19,8 +19,7 @@ Make = Callable[..., Candidate]
 
 @given(st.lists(st.text(min_size=1), unique=True, min_size=2))
 def test_adding_patients_moves_nobody(patients: list[str]) -> None:
-    from medvit.ingest import Patient
-    from medvit.samples import Item
+    from medvit.records import Item, Patient
 
     all_of_them = [Candidate(Item("image", (), "image"), (name,), Patient(name)) for name in patients]
     some = all_of_them[::2]

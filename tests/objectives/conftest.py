@@ -5,7 +5,7 @@ import torch
 
 from medvit.backbones.vit import VitConfig
 from medvit.registry import find
-from medvit.samples import Views
+from medvit.types import Views
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 

@@ -7,9 +7,9 @@ import torch
 
 from medvit.errors import CheckpointError
 from medvit.losses.distillation import cross_view_loss
-from medvit.objectives.projection import Projection, ProjectionConfig
-from medvit.objectives.schedules import cosine, warmed
-from medvit.samples import Views
+from medvit.objectives._projection import Projection, ProjectionConfig
+from medvit.objectives._schedules import cosine, warmed
+from medvit.types import Views
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -7,11 +7,11 @@ import torch
 
 from medvit.backbones import Hidden
 from medvit.losses.distillation import cross_view_loss, masked_patch_loss
+from medvit.losses.feature_spread import kernel_density_loss
 from medvit.losses.gram import gram_loss
-from medvit.losses.spread import kernel_density_loss
-from medvit.objectives.distillation import tokens_of
-from medvit.objectives.masked import GramConfig, coarsened
-from medvit.samples import Tokens, Views
+from medvit.objectives._masked_distillation import GramConfig, coarsened
+from medvit.objectives._student_teacher import tokens_of
+from medvit.types import Tokens, Views
 
 TINY_HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 

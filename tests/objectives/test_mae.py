@@ -5,7 +5,7 @@ import torch
 
 from medvit.backbones.vit import VitConfig
 from medvit.objectives.mae import MaeConfig, masked_loss, normalized, random_masking
-from medvit.samples import Views
+from medvit.types import Views
 
 
 def small_mae(ndim: int = 2, **options):

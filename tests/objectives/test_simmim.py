@@ -9,8 +9,8 @@ from medvit.errors import ConfigError
 from medvit.objectives.hi_end_mae import quarters
 from medvit.objectives.mae import random_masking
 from medvit.objectives.simmim import absolute_loss, unit_masks
-from medvit.samples import Views
 from medvit.transforms.patches import patchify, unpatchify
+from medvit.types import Views
 
 TINY_DECODER = {"decoder_width": 24, "decoder_heads": 2}
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from medvit.errors import ConfigError
 from medvit.objectives.uni4eye import gradient_map
-from medvit.samples import Views
+from medvit.types import Views
 
 DECODER = {"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2, "other_patch_size": [8, 8, 8]}
 

@@ -9,7 +9,7 @@ import torch
 
 from medvit.errors import DataError
 from medvit.objectives.urfound import PAD, PATIENCE, UrFound
-from medvit.samples import Views
+from medvit.types import Views
 
 TINY = {
     "decoder_width": 32,

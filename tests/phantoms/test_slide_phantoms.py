@@ -13,10 +13,10 @@ import pytest
 
 from medvit import phantoms
 from medvit.phantoms import slide
-from medvit.phantoms.dicom import Subject
+from medvit.phantoms.dicom import PhantomPatient
 from medvit.phantoms.large_slide import write_large
 from medvit.phantoms.slide_dicom import write_dicom_slide
-from medvit.readers.slides import open_slide
+from medvit.wsi.slide import open_slide
 
 SHAPE = (512, 768)
 
@@ -33,7 +33,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path):
     files = []
     for name in ("once", "again"):
         slide.write_tiff(tmp_path / f"{name}.tif", drawn().pixels)
-        dicom = write_dicom_slide(tmp_path / name, drawn().pixels, subject=Subject(0, 1))
+        dicom = write_dicom_slide(tmp_path / name, drawn().pixels, subject=PhantomPatient(0, 1))
         files.append([digest(tmp_path / f"{name}.tif"), *map(digest, dicom)])
     assert files[0] == files[1]
 
@@ -55,7 +55,7 @@ def test_a_tiff_opens_at_all_its_magnifications(tmp_path: Path):
 def test_dicom_and_tiff_show_the_same(tmp_path: Path):
     pixels = drawn().pixels
     slide.write_tiff(tmp_path / "slide.tif", pixels)
-    files = write_dicom_slide(tmp_path / "dicom", pixels, subject=Subject(0, 1))
+    files = write_dicom_slide(tmp_path / "dicom", pixels, subject=PhantomPatient(0, 1))
     one, other = (open_slide(path) for path in (tmp_path / "slide.tif", files[0]))
     assert one.shape == other.shape
     assert other.mpp == pytest.approx(slide.MPP)
@@ -66,7 +66,7 @@ def test_dicom_and_tiff_show_the_same(tmp_path: Path):
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="the DICOM validator dciodvfy is not installed")
 def test_dicom_slides_pass_the_validator(tmp_path: Path):
-    for file in write_dicom_slide(tmp_path, drawn().pixels, subject=Subject(0, 1)):
+    for file in write_dicom_slide(tmp_path, drawn().pixels, subject=PhantomPatient(0, 1)):
         told = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, check=False).stderr
         assert "Error" not in told
 
@@ -94,7 +94,7 @@ def test_slides_are_written_two_a_patient_into_a_folder_a_class(tmp_path: Path):
 def test_memory_stays_flat_on_a_slide_of_100000_pixels(tmp_path: Path):
     write_large(tmp_path / "large.tif", 100_000)
     program = (
-        "import resource, sys; from pathlib import Path; from medvit.readers.slides import open_slide\n"
+        "import resource, sys; from pathlib import Path; from medvit.wsi.slide import open_slide\n"
         "from PIL import Image; import numpy, tifffile, openslide\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"slide = open_slide(Path({str(tmp_path / 'large.tif')!r})); slide.check(); slide.overview(1024)\n"

@@ -20,8 +20,9 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_dict
 from pydicom.sequence import Sequence
 
-from medvit import phantoms, quarantine
-from medvit.manifest import Manifest
+from medvit import phantoms
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 
 NAME, GIVEN, MIDDLE, NUMBER = "Zebedeeson", "Quentina", "Ottokarla", "QX7731904"

@@ -18,10 +18,10 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 
 from medvit import phantoms
-from medvit.ingest.haystack import Haystack
-from medvit.ingest.identifying import values
-from medvit.ingest.sought import Found, Needle, sought
-from medvit.readers.acquisition import quantities
+from medvit.audit.matcher import Haystack
+from medvit.audit.needles import IdentifyingValues, Needle, sought
+from medvit.deidentification.identifiers import values
+from medvit.dicom.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 
 NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
@@ -77,7 +77,7 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
     image = Dataset()
     image.PatientID, image.ProtocolName, image.RepetitionTime = "10500", "Flair(12500 TR)", 12500
     image.file_meta = FileMetaDataset()
-    found = Found(tuple(values(image)), shown=frozenset(quantities(image).values()) | {"10500"})
+    found = IdentifyingValues(tuple(values(image)), shown=frozenset(quantities(image).values()) | {"10500"})
     needles = sought([tmp_path / "a.dcm"], tmp_path, [found], num_files=1).needles
     assert "10500" in needles
     assert "12500" not in needles
@@ -90,7 +90,7 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
 def test_a_number_in_parts_is_looked_for_whole_and_joined(tmp_path: Path, number: str) -> None:
     image = Dataset()
     image.PatientID, image.file_meta = number, FileMetaDataset()
-    haystack = Haystack(sought([], tmp_path, [Found(tuple(values(image)))], num_files=1).needles.values())
+    haystack = Haystack(sought([], tmp_path, [IdentifyingValues(tuple(values(image)))], num_files=1).needles.values())
     joined = "".join(filter(str.isalnum, number))
     assert haystack.in_text(f"of {number}, twice")
     assert haystack.in_text(f"of {joined}, twice")

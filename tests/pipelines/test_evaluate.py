@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint, Lineage, Report
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import CheckpointError, DataError
 from medvit.geometry import Affine
-from medvit.manifest import Facts, Manifest
-from medvit.model import Model, ModelConfig
-from medvit.samples import Row
+from medvit.models.image import Model, ModelConfig
+from medvit.records import Row
 from medvit.transforms.preprocess import Preprocess
 from pipelines.evaluate import evaluate
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.store import Store
 from medvit.errors import OutputError
-from medvit.manifest import Manifest
-from medvit.store import Store
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.export import ExportConfig, export
 from pipelines.ingest import ingest

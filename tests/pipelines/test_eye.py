@@ -12,7 +12,7 @@ from PIL import Image
 
 from medvit import phantoms
 from medvit.artifacts import Checkpoint
-from medvit.manifest import Manifest
+from medvit.dataset.manifest import Manifest
 from medvit.phantoms.fundus import CLASSES, fundus
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune

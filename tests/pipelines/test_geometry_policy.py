@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit import quarantine
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
 from medvit.geometry import Affine
-from medvit.manifest import Manifest
-from medvit.phantoms.dicom import Subject, lose_slice, write_ct_series
+from medvit.phantoms.dicom import PhantomPatient, lose_slice, write_ct_series
 from pipelines.export import export
 from pipelines.ingest import ingest
 
@@ -24,7 +24,7 @@ def source(tmp_path: Path) -> Path:
     hu = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 9)).astype(np.int16)
     for number, name in enumerate(("whole", "broken")):
         folder = tmp_path / "source" / name
-        write_ct_series(folder, hu, Affine.from_spacing((1.0, 1.0, 2.0)), subject=Subject(0, number))
+        write_ct_series(folder, hu, Affine.from_spacing((1.0, 1.0, 2.0)), subject=PhantomPatient(0, number))
         if name == "broken":
             lose_slice(folder)
     return tmp_path / "source"

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from medvit import phantoms, quarantine
-from medvit.dataset import load
+from medvit import phantoms
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
-from medvit.manifest import Manifest
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvit import quarantine
+from medvit.dataset import quarantine
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import ingest
 from pipelines.leakage import leakage

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from medvit import phantoms, quarantine
+from medvit import phantoms
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
-from medvit.manifest import Manifest
 from medvit.phantoms import oct as tomogram
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medvit.training.measuring import Measured, _kept, attention_on_cpu
+from medvit.training.profiling import Measured, _kept, attention_on_cpu
 from pipelines.__main__ import main
 from pipelines.finetune import FinetuneConfig
 from pipelines.plan import PLANNED, Planner, _bytes, _count, _duration

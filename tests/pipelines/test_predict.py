@@ -16,7 +16,7 @@ from PIL import Image as Picture
 from medvit.artifacts import Checkpoint, Predictions
 from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.geometry import Affine, like
-from medvit.model import Model, ModelConfig
+from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
 from medvit.stage import Finished
 from medvit.transforms.preprocess import Preprocess

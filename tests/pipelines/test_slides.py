@@ -15,9 +15,9 @@ import torch
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
+from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError
-from medvit.manifest import Manifest
-from medvit.transforms.preprocess import Intensity, Preprocess
+from medvit.transforms.preprocess import Normalization, Preprocess
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.plan import PLANNED, Planner, _bytes
@@ -36,7 +36,7 @@ def place(tmp_path_factory) -> Path:
     write_dataset(folder / "dataset", 32, key=folder / "site.key", slides_a_patient=2)
     torch.manual_seed(0)
     state = VitConfig.parse(BACKBONE).build().state_dict()
-    chain = Preprocess(kind="image", channels=3, intensity=Intensity(method="range"))
+    chain = Preprocess(kind="image", channels=3, intensity=Normalization(method="range"))
     Checkpoint(folder / "backbone", {"kind": "backbone", "backbone": BACKBONE}, chain.tree(), state).save()
     return folder
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from medvit.artifacts import Lineage
-from medvit.manifest import Manifest
+from medvit.dataset.manifest import Manifest
 from pipelines.ingest import ingest
 from pipelines.pretrain import pretrain
 from pipelines.unite import unite

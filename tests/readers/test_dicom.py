@@ -16,7 +16,7 @@ from pydicom.uid import (
 from medvit.geometry import like
 from medvit.readers import find, read
 from medvit.readers.dicom import source_affine
-from medvit.samples import Item, Refusal
+from medvit.records import Item, Refusal
 
 OBLIQUE = [0.8, 0.6, 0.0, -0.36, 0.48, 0.8]
 

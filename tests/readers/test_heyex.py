@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.ingest import Candidate, Patient
-from medvit.ingest.eye import EyeConfig, eye_attributes
+from medvit.ingest.laterality import EyeConfig, eye_attributes
 from medvit.phantoms import oct as tomogram
 from medvit.readers import find, read
-from medvit.samples import Item, Refusal
+from medvit.records import Candidate, Item, Patient, Refusal
 
 pytest.importorskip("eyepy", reason="the extra medvit[oct] is not installed")
 

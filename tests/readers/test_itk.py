@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from medvit.readers import find, read
-from medvit.samples import Item
+from medvit.records import Item
 
 
 def volume() -> sitk.Image:

@@ -9,8 +9,8 @@ import pytest
 
 from medvit import readers
 from medvit.errors import MedvitError, UnsupportedError
-from medvit.readers.refusals import decoding, silence
-from medvit.samples import Item
+from medvit.files.guard import decoding, silence
+from medvit.records import Item
 from medvit.sources.folder import files
 
 FOLDERS = {

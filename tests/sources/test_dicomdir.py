@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydicom.fileset import FileSet
 
+from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
-from medvit.manifest import Manifest
 from medvit.phantoms import write_ct_studies
 from medvit.sources import Local, RetrieveConfig, fetch
 from pipelines.ingest import IngestConfig, ingest

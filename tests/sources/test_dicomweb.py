@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError, SourceError
-from medvit.manifest import Manifest
 from medvit.sources import RetrieveConfig, fetch, fetch_studies
 from pipelines.ingest import IngestConfig, ingest
 

@@ -12,7 +12,7 @@ import torch
 
 from medvit.artifacts import Checkpoint, Predictions
 from medvit.errors import SourceError
-from medvit.model import Model, ModelConfig
+from medvit.models.image import Model, ModelConfig
 from medvit.transforms.preprocess import Preprocess
 from pipelines.predict import predict
 

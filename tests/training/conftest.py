@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.geometry import Affine
-from medvit.manifest import Facts, Manifest
-from medvit.samples import Row
+from medvit.records import Row
 
 
 def row(manifest: Manifest, number: int, split: str, voxels: np.ndarray, mask: np.ndarray | None, labels: dict) -> Row:

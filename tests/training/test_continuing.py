@@ -10,7 +10,7 @@ from medvit.errors import ConfigError
 from medvit.peft.explora import ExploraConfig
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
-from tests.training.test_guard import image_options
+from tests.training.guard.test_guard import image_options
 from tests.training.test_runs import finetune_options, same_weights
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
@@ -64,7 +64,7 @@ def test_a_grown_backbone_goes_on_into_finetuning(images, start, tmp_path):
     options = finetune_options(images, checkpoint=grown.folder, head=None, peft={"name": "block_expansion", "added": 1})
     tuned = finetune(output=tmp_path / "tuned", **options)
     assert tuned.model["backbone"]["depth"] == 5
-    from medvit.model import Model
+    from medvit.models.image import Model
 
     assert Model.from_checkpoint(Checkpoint.load(tuned.folder)).predict(torch.randn(1, 1, 16, 16)).shape == (1, 2)
 

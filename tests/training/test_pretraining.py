@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
+from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
-from medvit.manifest import Manifest
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from pipelines.pretrain import PretrainConfig, assemble, pretrain

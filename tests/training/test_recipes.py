@@ -11,17 +11,18 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
 from medvit.metrics.balanced_accuracy import balanced_accuracy
+from medvit.objectives._projection import Projection, ProjectionConfig
 from medvit.objectives.dino import DinoConfig
 from medvit.objectives.dinov2 import DinoV2Config
-from medvit.objectives.projection import Projection, ProjectionConfig
-from medvit.samples import Row, Sample, Views
+from medvit.records import Row
 from medvit.stage import Run
 from medvit.tracking import Tracker, TrackingConfig, start
-from medvit.training.probing import ridge_logits
-from medvit.transforms.preprocess import Intensity
+from medvit.training.guard.probe_metrics import ridge_logits
+from medvit.transforms.preprocess import Normalization
 from medvit.transforms.views import MakeViews, MultiCropConfig, collate_views
+from medvit.types import Sample, Views
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
-from tests.test_layouts import in_transformers, random_state
+from tests.weights.test_layouts import in_transformers, random_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
@@ -120,7 +121,7 @@ def test_with_two_equal_images_of_a_study_the_loss_is_that_of_dino_on_one():
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2).build()
     views = MultiCropConfig(size=(32, 32), local_size=(16, 16), num_local=4, across_study=True)
     objective = DinoConfig(head=ProjectionConfig(**HEAD), views=views).build(backbone).eval()
-    make, sample = MakeViews(views, Intensity()), Sample(torch.randn(1, 40, 40), ROW)
+    make, sample = MakeViews(views, Normalization()), Sample(torch.randn(1, 40, 40), ROW)
     batches: list[Views] = [collate_views([make(sample, seed, other) for seed in (1, 2)]) for other in (None, sample)]
     one, two = (objective(batch, 0.5).total for batch in batches)
     assert torch.equal(one, two)

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from medvit.artifacts import ADAPTER, Checkpoint
+from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError, TrainingError
-from medvit.manifest import Manifest
-from medvit.model import Model
+from medvit.models.image import Model
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 
@@ -47,7 +47,7 @@ def finetune_options(data: Path, **more) -> dict:
 
 def interrupt(stage, monkeypatch, after: int, **options) -> None:
     """Runs a stage and stops it in the middle of the step after `after`, as a kill would."""
-    from medvit.training.module import TrainingModule
+    from medvit.training.lightning_module import TrainingModule
 
     seeded = TrainingModule.on_train_batch_start
 
@@ -211,7 +211,7 @@ def test_classes_are_learned_from_images(images, tmp_path):
     model = Model.from_checkpoint(Checkpoint.load(tuned.folder))
     assert model.config.classes == ("dark", "bright")
     manifest = Manifest.read(images).split("val")
-    from medvit.dataset import Samples
+    from medvit.dataset.samples import Samples
 
     samples = Samples(manifest, start_preprocess(tuned), label="label", classes=model.config.classes)
     hits = [int(model.predict(sample.pixels[None]).argmax()) == int(sample.target) for sample in samples]

@@ -14,12 +14,12 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
-from medvit.losses.processes import part
+from medvit.distributed import part
 from medvit.objectives.mae import MaeConfig
-from medvit.samples import Views
 from medvit.stage import Stage
-from medvit.training.module import TrainingModule
+from medvit.training.lightning_module import TrainingModule
 from medvit.training.sharding import average_replicated, clip, gather, gradient_norm, is_sharded, shard, whole
+from medvit.types import Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from medvit.artifacts import Checkpoint
-from medvit.dataset import Tiles
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import TileSamples
 from medvit.errors import ConfigError, DataError
-from medvit.manifest import Manifest
 from medvit.phantoms.slide import slide, write_tiff
-from medvit.samples import TileRow
-from medvit.slides import MixedSlidesConfig
-from medvit.training.module import TrainingModule
-from medvit.transforms.preprocess import Intensity, Preprocess
+from medvit.records import TileRow
+from medvit.training.lightning_module import TrainingModule
+from medvit.transforms.preprocess import Normalization, Preprocess
+from medvit.wsi.locations import MixedSlidesConfig
 from pipelines.ingest import ingest
 from pipelines.pretrain import pretrain
 
@@ -113,10 +113,10 @@ def test_pretraining_looks_at_several_magnifications(slides: Path, tmp_path: Pat
     assert "3 of 3 slides have no tiles of 40x; theirs are of the others" in caplog.text
 
 
-def mixed(folder: Path, shares: dict[str, float]) -> Tiles:
+def mixed(folder: Path, shares: dict[str, float]) -> TileSamples:
     manifest = Manifest.read(folder / "dataset")
     config = MixedSlidesConfig.parse({"key": folder / "key", "magnifications": shares})
-    return Tiles(manifest, Preprocess(kind="image", channels=3, intensity=Intensity(method="range")), config)
+    return TileSamples(manifest, Preprocess(kind="image", channels=3, intensity=Normalization(method="range")), config)
 
 
 def test_a_key_that_knows_no_slides_is_told(slides: Path, tmp_path: Path):

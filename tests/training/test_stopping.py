@@ -11,12 +11,12 @@ import torch
 
 from medvit.artifacts import Checkpoint
 from medvit.errors import CheckpointError, TrainingError
-from medvit.samples import Batch, Views
 from medvit.stage import Run
 from medvit.tracking import Tracker
-from medvit.training.module import TrainingModule
-from medvit.training.replay import load_stopped, main, replay, report, rows_of, tensors_of
-from medvit.training.resuming import Position, position_of
+from medvit.training.failed_step import load_stopped, main, replay, report, rows_of, tensors_of
+from medvit.training.lightning_module import TrainingModule
+from medvit.training.resume import Position, position_of
+from medvit.types import Batch, Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
 from tests.training.test_runs import finetune_options, pretrain_options, same_weights

@@ -8,10 +8,11 @@ import torch
 
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.segmentation import evaluate_masks, score_case
-from medvit.model import Model, ModelConfig
-from medvit.samples import Batch, Row
+from medvit.models.image import Model, ModelConfig
+from medvit.records import Row
 from medvit.training.finetuning import Finetuning
 from medvit.training.optim import OptimConfig
+from medvit.types import Batch
 
 VIT = {"name": "vit", "ndim": 2, "channels": 1, "patch_size": 4, "width": 12, "depth": 4, "heads": 2}
 CLASSES = ("background", "front", "back")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvit.samples import Row, Sample
+from medvit.records import Row
 from medvit.transforms.augment import Augment, AugmentConfig
+from medvit.types import Sample
 
 STILL = {"rotation_degrees": 0, "scale": 0, "translation": 0, "probability": 0}
 """Changes nothing."""

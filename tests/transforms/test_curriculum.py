@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from medvit.samples import Views
 from medvit.transforms.curriculum import CurriculumConfig, lowered, noised
+from medvit.types import Views
 
 
 def crops(*shape: int) -> torch.Tensor:

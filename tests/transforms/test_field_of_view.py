@@ -13,11 +13,11 @@ from PIL import Image as Picture
 from medvit.artifacts import Checkpoint
 from medvit.errors import ConfigError, DataError
 from medvit.inference.predictor import Predictor
-from medvit.model import Model, ModelConfig
+from medvit.models.image import Model, ModelConfig
 from medvit.phantoms.fundus import fundus
-from medvit.samples import Image
-from medvit.transforms.field_of_view import Crop, FieldOfViewConfig, blackened, find_disc, require_disc
+from medvit.transforms.field_of_view import FieldOfViewConfig, FieldSquare, blackened, find_disc, require_disc
 from medvit.transforms.preprocess import Preprocess
+from medvit.types import Image
 
 SHAPE = (200, 260)
 CHAIN = {"kind": "image", "channels": 3, "intensity": {"method": "range"}, "field_of_view": {}}
@@ -76,8 +76,10 @@ def test_what_shows_no_disc_is_refused_in_one_sentence(what: str) -> None:
     assert (crop.side, crop.left) == (260, 0)
 
 
-@pytest.mark.parametrize("crop", [Crop(-7, 3, 50), Crop(10, 20, 5), Crop(-60, -60, 300), Crop(0, 0, 200)])
-def test_a_crop_put_back_lies_where_it_was(crop: Crop) -> None:
+@pytest.mark.parametrize(
+    "crop", [FieldSquare(-7, 3, 50), FieldSquare(10, 20, 5), FieldSquare(-60, -60, 300), FieldSquare(0, 0, 200)]
+)
+def test_a_crop_put_back_lies_where_it_was(crop: FieldSquare) -> None:
     values = np.arange(1, 1 + np.prod(SHAPE)).reshape(SHAPE)
     back = crop.back(crop.of(values), SHAPE)
     kept = back > 0

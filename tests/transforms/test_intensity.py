@@ -6,14 +6,14 @@ import torch
 
 from medvit.transforms.intensity import (
     Change,
-    IntensityConfig,
+    IntensityAugmentation,
     UnitScale,
     apply_change,
     draw_change,
     smooth_field,
     smoothed,
 )
-from medvit.transforms.preprocess import Intensity
+from medvit.transforms.preprocess import Normalization
 
 
 def crop(*shape: int) -> torch.Tensor:
@@ -26,14 +26,14 @@ def test_a_neutral_change_leaves_a_crop_as_it_is():
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_what_is_turned_off_never_happens(ndim):
-    off = IntensityConfig(chance=1, contrast=0, brightness=0, gamma=0, noise=0, blur_chances=(0, 0, 0))
+    off = IntensityAugmentation(chance=1, contrast=0, brightness=0, gamma=0, noise=0, blur_chances=(0, 0, 0))
     change = draw_change(off, np.random.default_rng(0), ndim=ndim, channels=1, kind=0)
     assert torch.equal(apply_change(crop(*(8,) * ndim), change), crop(*(8,) * ndim))
 
 
 def test_by_default_nothing_is_solarized_or_turned_gray():
     generator = np.random.default_rng(0)
-    drawn = [draw_change(IntensityConfig(), generator, ndim=2, channels=3, kind=k % 3) for k in range(300)]
+    drawn = [draw_change(IntensityAugmentation(), generator, ndim=2, channels=3, kind=k % 3) for k in range(300)]
     assert not any(change.is_gray or change.is_solarized or change.gains for change in drawn)
 
 
@@ -41,7 +41,7 @@ def test_blur_has_the_published_chances_by_kind_of_crop():
     """1.0 for the first global crop, 0.1 for the second, 0.5 for a local one (Caron et al., ICCV 2021)."""
     generator = np.random.default_rng(0)
     for kind, chance in enumerate((1.0, 0.1, 0.5)):
-        drawn = [draw_change(IntensityConfig(), generator, ndim=2, channels=1, kind=kind) for _ in range(2000)]
+        drawn = [draw_change(IntensityAugmentation(), generator, ndim=2, channels=1, kind=kind) for _ in range(2000)]
         assert np.mean([change.sigma > 0 for change in drawn]) == pytest.approx(chance, abs=0.03)
 
 
@@ -49,7 +49,7 @@ def test_another_window_equals_preprocessing_with_it():
     hu = np.linspace(-1000, 1000, 64, dtype=np.float32).reshape(1, 8, 8)
     standard = {"mean": (0.4,), "std": (0.3,)}
     wide, narrow = (
-        Intensity(method="window", window_center=c, window_width=w, **standard) for c, w in ((0, 2000), (40, 400))
+        Normalization(method="window", window_center=c, window_width=w, **standard) for c, w in ((0, 2000), (40, 400))
     )
     pixels = torch.from_numpy(wide(hu, np.dtype("int16")))
     found = apply_change(pixels, Change(window=(40, 400)), UnitScale(wide))

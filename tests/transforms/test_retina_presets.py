@@ -11,9 +11,9 @@ import yaml
 from PIL import Image as Picture
 
 from medvit.phantoms.fundus import fundus
-from medvit.samples import Image
 from medvit.transforms.field_of_view import FieldOfViewConfig
 from medvit.transforms.preprocess import Preprocess
+from medvit.types import Image
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -4,9 +4,8 @@ import torch
 
 from medvit.errors import ConfigError, DataError
 from medvit.phantoms.slide import EOSIN, HEMATOXYLIN, slide
-from medvit.samples import Image
-from medvit.transforms.intensity import IntensityConfig, UnitScale, apply_change, draw_change
-from medvit.transforms.preprocess import Intensity, Preprocess
+from medvit.transforms.intensity import IntensityAugmentation, UnitScale, apply_change, draw_change
+from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.transforms.stain import (
     GLASS,
     REFERENCE_DEVIATION,
@@ -21,6 +20,7 @@ from medvit.transforms.stain import (
     tissue_statistics,
     to_lab,
 )
+from medvit.types import Image
 
 NEUTRAL = StainChange((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
@@ -102,7 +102,7 @@ def test_drawn_changes_stay_within_their_strength():
 
 def test_a_preprocessing_with_stain_keeps_its_range_and_refuses_gray():
     pixels = slide(np.random.default_rng(0), "tumor", shape=(128, 128)).pixels.transpose(2, 0, 1)
-    chain = Preprocess(kind="image", channels=3, stain=StainConfig(), intensity=Intensity(method="range"))
+    chain = Preprocess(kind="image", channels=3, stain=StainConfig(), intensity=Normalization(method="range"))
     prepared = chain(Image(pixels, "image")).pixels
     assert 0.0 <= float(prepared.min()) < float(prepared.max()) <= 1.0
     assert Preprocess.parse(chain.tree()) == chain
@@ -111,8 +111,10 @@ def test_a_preprocessing_with_stain_keeps_its_range_and_refuses_gray():
 
 
 def test_stain_is_varied_in_views_on_the_scale_of_light():
-    config = IntensityConfig(chance=1.0, contrast=0, brightness=0, gamma=0, noise=0, blur_chances=(0, 0, 0), stain=0.2)
-    intensity = Intensity(method="range", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    config = IntensityAugmentation(
+        chance=1.0, contrast=0, brightness=0, gamma=0, noise=0, blur_chances=(0, 0, 0), stain=0.2
+    )
+    intensity = Normalization(method="range", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     scale = UnitScale.of(intensity, config)
     picture = mixed(BRIGHT_STAINS)[0]
     change = draw_change(config, np.random.default_rng(0), ndim=2, channels=3, kind=0)
@@ -121,13 +123,13 @@ def test_stain_is_varied_in_views_on_the_scale_of_light():
     assert varied.min() >= -1e-6
     assert varied.max() <= 1 + 1e-6
     with pytest.raises(ConfigError, match="expected range"):
-        UnitScale.of(Intensity(method="zscore"), config)
+        UnitScale.of(Normalization(method="zscore"), config)
 
 
 def test_the_option_shifts_no_other_draw():
     def drawn(stain: float):
         change = draw_change(
-            IntensityConfig(chance=1.0, stain=stain), np.random.default_rng(3), ndim=2, channels=3, kind=0
+            IntensityAugmentation(chance=1.0, stain=stain), np.random.default_rng(3), ndim=2, channels=3, kind=0
         )
         return change.gamma, change.contrast, change.sigma, change.noise_seed
 

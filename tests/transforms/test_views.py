@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from medvit.errors import ConfigError
-from medvit.samples import Row, Sample
-from medvit.transforms.preprocess import Intensity
+from medvit.records import Row
+from medvit.transforms.preprocess import Normalization
 from medvit.transforms.views import (
     MakeViews,
     MultiCropConfig,
@@ -17,6 +17,7 @@ from medvit.transforms.views import (
     draw,
     draw_at_scale,
 )
+from medvit.types import Sample
 
 ROW = Row("i", "p", "s", "s", "CT", "image", "tiny", "train", (1, 40, 40), "int16", "0" * 64)
 
@@ -31,20 +32,20 @@ def multi(ndim: int = 2, **options) -> MultiCropConfig:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_two_global_crops_and_the_local_ones_have_their_sizes_in_whole_patches(ndim):
-    views = MakeViews(multi(ndim), Intensity())(sample(*(40,) * ndim), 5)
+    views = MakeViews(multi(ndim), Normalization())(sample(*(40,) * ndim), 5)
     assert views.crops.shape == (2, 1, *(32,) * ndim)
     assert views.local.shape == (3, 1, *(16,) * ndim)  # 96 of 224, in patches of 8
 
 
 def test_one_view_is_made_for_an_objective_that_wants_one():
     config = ViewsConfig().fitted((32, 32), (8, 8))
-    views = MakeViews(config, Intensity())(sample(40, 40), 5)
+    views = MakeViews(config, Normalization())(sample(40, 40), 5)
     assert views.crops.shape == (1, 1, 32, 32)
     assert views.local is None
 
 
 def test_views_depend_on_the_seed_alone():
-    make = MakeViews(multi(flipped_axes=(1,)), Intensity())
+    make = MakeViews(multi(flipped_axes=(1,)), Normalization())
     one, same, other = (make(sample(40, 40), seed) for seed in (5, 5, 6))
     assert torch.equal(one.crops, same.crops)
     assert torch.equal(one.local, same.local)
@@ -52,7 +53,7 @@ def test_views_depend_on_the_seed_alone():
 
 
 def test_views_of_a_batch_stand_view_by_view():
-    make = MakeViews(multi(), Intensity())
+    make = MakeViews(multi(), Normalization())
     images = [make(sample(40, 40), seed) for seed in (1, 2)]
     views = collate_views(images)
     assert views.crops.shape == (2, 2, 1, 32, 32)
@@ -83,7 +84,7 @@ def test_all_crops_lie_in_one_region():
     intensity = {"chance": 0, "blur_chances": [0, 0, 0]}
     config = multi(region=(20, 20), intensity=intensity)
     for seed in range(10):
-        views = MakeViews(config, Intensity())(Sample(pixels, ROW), seed)
+        views = MakeViews(config, Normalization())(Sample(pixels, ROW), seed)
         rows = torch.cat([views.crops.flatten(), views.local.flatten()])
         assert rows.max() - rows.min() <= 20
 
@@ -91,13 +92,13 @@ def test_all_crops_lie_in_one_region():
 def test_a_second_image_of_the_study_gives_every_second_local_crop_and_no_global_one():
     dark, bright = sample(40, 40), replace(sample(40, 40), pixels=torch.full((1, 40, 40), 100.0))
     config = multi(intensity={"chance": 0, "blur_chances": [0, 0, 0]}, across_study=True)
-    views = MakeViews(config, Intensity())(dark, 3, bright)
+    views = MakeViews(config, Normalization())(dark, 3, bright)
     assert views.crops.max() < 50
     assert [bool((crop > 99).all()) for crop in views.local] == [False, True, False]
 
 
 def test_with_an_equal_second_image_the_views_are_those_of_one_image():
-    make = MakeViews(multi(region=(30, 30)), Intensity())
+    make = MakeViews(multi(region=(30, 30)), Normalization())
     alone, paired = make(sample(40, 40), 3), make(sample(40, 40), 3, sample(40, 40))
     assert torch.equal(alone.crops, paired.crops)
     assert torch.equal(alone.local, paired.local)
@@ -106,24 +107,24 @@ def test_with_an_equal_second_image_the_views_are_those_of_one_image():
 def test_windows_in_hounsfield_need_pixels_whose_unit_is_known():
     config = multi(intensity={"windows": [[40, 400]]})
     with pytest.raises(ConfigError, match="needs pixels whose unit is known"):
-        MakeViews(config, Intensity(method="zscore"))
+        MakeViews(config, Normalization(method="zscore"))
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_fine_crops_are_the_global_ones_with_more_pixels_and_neither_blur_nor_noise(ndim):
     plain = {"chance": 0, "blur_chances": [0, 0, 0]}
     waves = torch.linspace(0, 6, 40).reshape(1, -1, *(1,) * (ndim - 1)).sin().expand(1, *(40,) * ndim).contiguous()
-    views = MakeViews(multi(ndim, finer=2, intensity=plain, flipped_axes=(0,)), Intensity())(Sample(waves, ROW), 5)
+    views = MakeViews(multi(ndim, finer=2, intensity=plain, flipped_axes=(0,)), Normalization())(Sample(waves, ROW), 5)
     assert views.fine.shape == (2, 1, *(64,) * ndim)
     means = torch.nn.functional.interpolate(views.fine, size=(32,) * ndim, mode="area")
     torch.testing.assert_close(means, views.crops, atol=0.1, rtol=0)
     noisy = {"chance": 1, "noise": 3.0, "contrast": 0, "brightness": 0, "gamma": 0}
-    with_noise = MakeViews(multi(ndim, finer=2, intensity=noisy, flipped_axes=(0,)), Intensity())
+    with_noise = MakeViews(multi(ndim, finer=2, intensity=noisy, flipped_axes=(0,)), Normalization())
     assert torch.equal(with_noise(Sample(waves, ROW), 5).fine, views.fine)
 
 
 def test_fine_crops_take_nothing_from_what_else_is_drawn_and_reach_the_batch():
-    one, two = (MakeViews(multi(finer=finer), Intensity())(sample(40, 40), 5) for finer in (1, 2))
+    one, two = (MakeViews(multi(finer=finer), Normalization())(sample(40, 40), 5) for finer in (1, 2))
     assert one.fine is None
     assert torch.equal(one.crops, two.crops)
     assert torch.equal(one.local, two.local)

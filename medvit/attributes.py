@@ -1,0 +1,24 @@
+"""Keys of `Row.attributes` that several rooms read, and the strata made of them."""
+
+from __future__ import annotations
+
+from medvit.records import Row
+
+MODALITIES = ("OP", "OPT")
+
+QUALITY, LATERALITY = "fundus_quality", "laterality"
+
+STRATA: tuple[tuple[str, float, float], ...] = (
+    ("good", 0.8, 1.01),
+    ("usable", 0.5, 0.8),
+    ("poor", -0.01, 0.5),
+)
+"""Names of the strata of quality, and their bounds: the lower one belongs to them."""
+
+
+def stratum(row: Row) -> str:
+    """The stratum of the quality of a photograph: good, usable or poor; `not judged` where there is no score."""
+    score = row.attributes.get(QUALITY)
+    if score is None:
+        return "not judged"
+    return next(name for name, low, high in STRATA if low <= float(score) < high)

@@ -1,0 +1,115 @@
+"""The search of an audit: all needles at once, in texts and bytes, within the borders of words and numbers.
+
+Each window of a few bytes is looked up in a table of the windows with which needles begin (Rabin and Karp 1987), so
+that the time does not depend on the number of needles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt64
+from numpy import ndarray as Array
+
+from medvit.audit.needles import Needle
+from medvit.audit.rarity import LONG_WORD
+
+SHORT_MIXED = 8
+"""Letters and digits of a needle up to which it must stand by itself."""
+WINDOW = 6
+"""Bytes; shorter needles are looked for as whole words, and in texts only."""
+TABLE_BITS = 22
+MIN_BYTES_IN_PIXELS = 8
+"""Shorter needles would be found in compressed pixels by chance."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/=]{200,}")
+_HEX = re.compile(r"\b[0-9a-f]{32,}\b")
+
+
+class Haystack:
+    """Finds needles; made once, used on many texts."""
+
+    def __init__(self, needles: Iterable[Needle]) -> None:
+        self._words: dict[str, Needle] = {}
+        self._starts: dict[bytes, list[tuple[bytes, Needle]]] = {}
+        for needle in needles:
+            encoded = needle.text.encode("utf-8", "replace")
+            if len(encoded) < WINDOW:
+                self._words[needle.text] = needle
+            else:
+                self._starts.setdefault(encoded[:WINDOW], []).append((encoded, needle))
+        self._table = np.zeros(2**TABLE_BITS, dtype=bool)
+        if self._starts:
+            starts = np.frombuffer(b"".join(self._starts), dtype=np.uint8).reshape(-1, WINDOW)
+            self._table[_slots(starts.T)] = True
+
+    def in_text(self, text: str) -> set[Needle]:
+        """The needles in a text."""
+        folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
+        found = {self._words[word] for word in set(re.findall(r"[^\W_]+", folded)) if word in self._words}
+        return found | self._in(folded.encode("utf-8", "replace"), 0)
+
+    def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
+        """The needles in bytes that are no text."""
+        return self._in(content.lower(), min_bytes)
+
+    def _in(self, content: bytes, min_bytes: int) -> set[Needle]:
+        if len(content) < WINDOW or not self._starts:
+            return set()
+        found: set[Needle] = set()
+        array = np.frombuffer(content, dtype=np.uint8)
+        size = len(array) - WINDOW + 1
+        for begin in range(0, size, 2**22):
+            end = min(begin + 2**22, size)
+            windows = np.stack([array[begin + offset : end + offset] for offset in range(WINDOW)])
+            for place in np.flatnonzero(self._table[_slots(windows)]) + begin:
+                found |= self._at(content, int(place), min_bytes)
+        return found
+
+    def _at(self, content: bytes, place: int, min_bytes: int) -> set[Needle]:
+        there = self._starts.get(content[place : place + WINDOW], ())
+        return {
+            needle
+            for encoded, needle in there
+            if len(encoded) >= min_bytes
+            and content.startswith(encoded, place)
+            and _is_apart(content, place, place + len(encoded), needle)
+        }
+
+
+@dataclass(frozen=True, order=True)
+class Trace:
+    """A place where an identifying value was found, and which element of the source it is a value of."""
+
+    place: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: a value of {self.source}"
+
+
+def _slots(windows: Array) -> UInt64[Array, "n"]:
+    key = np.zeros(windows.shape[1], dtype=np.uint64)
+    for row in windows:
+        key = key * np.uint64(1099511628211) ^ row.astype(np.uint64)
+    return (key ^ (key >> np.uint64(29))) & np.uint64(2**TABLE_BITS - 1)
+
+
+def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
+    """Whether a needle stands by itself: a number within a longer one, or in a hash, is another number."""
+    before, after = content[max(begin - 2, 0) : begin], content[end : end + 2]
+    text = needle.text
+    if text.isdigit():
+        is_open = not after[:1].isalnum() or (needle.is_date and after.isdigit())
+        return (
+            not before[-1:].isalnum() and is_open and not re.search(rb"\d\.$", before) and not re.match(rb"\.\d", after)
+        )
+    if re.fullmatch(r"[+-]?[\d.]+", text):
+        return not re.search(rb"[\d.]$", before) and not re.match(rb"\.?\d", after)
+    if text.isalnum() and not text.isalpha() and len(text) <= SHORT_MIXED:  # as in a hash by chance
+        return not before[-1:].isalnum() and not after[:1].isalnum()
+    if text.isalpha() and text.isascii() and len(text) < LONG_WORD:
+        return not before[-1:].isalpha() and not after[:1].isalpha()
+    return True

@@ -1,0 +1,256 @@
+"""What an audit looks for: the identifying values of a source, in the forms in which they may turn up elsewhere.
+
+Of DICOM files it is every value that the basic profile takes away (`medvit.deidentification.identifiers`), of others
+what they say beside their pixels (`medvit.audit.metadata`), of all files their names and those of their folders. Not
+looked for is what would be found anywhere (`medvit.audit.rarity`), and what the files also say in places that identify
+nobody, as the maker of a scanner or the repetition time that a protocol is named after. How many these are is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from medvit.audit import rarity
+from medvit.audit.metadata import embedded
+from medvit.deidentification.dates import written_forms
+from medvit.deidentification.identifiers import STRICT, IdentifyingValue, elements, texts, values
+from medvit.deidentification.profile import DATES, TEXT, Action, Profile
+from medvit.deidentification.vocabulary import words_of
+from medvit.dicom.acquisition import quantities
+from medvit.dicom.file import begins_as_dicom
+from medvit.dicom.header import load
+from medvit.errors import MedvitError
+from medvit.files.guard import decoding
+from medvit.readers import HEAD_BYTES
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+FILE_NAME = "a file or folder name"
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A text to look for, folded to lower case; `source` says where it comes from, never what it is."""
+
+    text: str = field(repr=False)
+    source: str
+    is_date: bool = False
+    is_in_copy: bool = True
+    """Whether a de-identified copy must not hold it either."""
+    is_weak: bool = False
+    """Whether it identifies nobody where the files say it in a harmless place too."""
+
+    @property
+    def description(self) -> str:
+        """Where it comes from, and whether it may stand somewhere by chance, as in what is told of other datasets."""
+        return f"{self.source}, which may be a coincidence" if self.is_weak else self.source
+
+    def joined(self, other: Needle, text: str) -> Needle:
+        """The needle of a text that comes from two places; what a copy may keep, a weak one does not forbid it."""
+        telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
+        return Needle(
+            text,
+            min(self.source, other.source),
+            all(needle.is_date for needle in telling),
+            any(needle.is_in_copy for needle in telling),
+            self.is_weak and other.is_weak,
+        )
+
+
+@dataclass(frozen=True)
+class IdentifyingValues:
+    """The identifying values of one file, and the texts of it that may be shown; dates by the patient they are of."""
+
+    values: tuple[IdentifyingValue, ...] = ()
+    gone: frozenset[str] = field(default=frozenset(), repr=False)
+    """Texts that the profile of the copy takes away."""
+    shown: frozenset[str] = field(default=frozenset(), repr=False)
+    patient: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """All needles by their text, how many values were passed over, and the dates of each patient (DA)."""
+
+    needles: Mapping[str, Needle] = field(repr=False)
+    num_files: int
+    num_passed_over: int
+    dates: Mapping[str, frozenset[str]] = field(repr=False)
+    patients: frozenset[str] = field(default=frozenset(), repr=False)
+    """Those that DICOM files name by their PatientID."""
+
+
+@dataclass(frozen=True)
+class ReadValues:
+    """Reads what identifies in one file; `profile` is that of the de-identified copy."""
+
+    profile: Profile
+
+    def __call__(self, file: Path) -> IdentifyingValues:
+        """The values of a file; none if its format holds no text, or if it cannot be read."""
+        with file.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+        if not begins_as_dicom(head):
+            return IdentifyingValues(tuple(dict.fromkeys(embedded(file, head))))
+        try:
+            with decoding("the DICOM header"):
+                dataset = load(file, stop_before_pixels=True)
+                patient_id = str(dataset.get("PatientID") or "").strip()
+                patient = patient_id or str(dataset.get("PatientName") or "").strip()
+                gone = frozenset(value.text for value in values(dataset, self.profile))
+                shown = frozenset((*_shown(dataset), *quantities(dataset).values()))
+                return IdentifyingValues(tuple(set(values(dataset))), gone, shown, patient, patient_id)
+        except MedvitError:
+            return IdentifyingValues()
+
+
+def sought(
+    names: Sequence[Path],
+    root: Path,
+    found: Iterable[IdentifyingValues],
+    ignored: Sequence[str] = (),
+    *,
+    num_files: int,
+    dataset: str = "",
+) -> Sought:
+    """What to look for, of the file names of a source and what was found in `num_files` files.
+
+    `ignored` words are not looked for, nor is the name of the source's folder where `dataset`, the name that was chosen
+    for the dataset, tells it anyway.
+    """
+    collector = _Collector({word for text in ignored for word in words_of(text)})
+    for one in found:
+        collector.add(one)
+    is_told = set(words_of(root.absolute().name)) <= set(words_of(dataset))
+    for name in _names(names, root) | (set() if is_told else {root.absolute().name}):
+        collector.words(name, Needle("", FILE_NAME, is_weak=True))
+        collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
+    needles = collector.finish()
+    dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
+    return Sought(needles, num_files, collector.num_passed_over(), dates, frozenset(collector.patients))
+
+
+def forms(text: str) -> set[str]:
+    """A text as programs may write it: composed or decomposed letters, escapes of JSON and of URLs."""
+    if text.isascii():
+        return {text}
+    composed, parted = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
+    escaped = {json.dumps(composed)[1:-1], ascii(composed)[1:-1], str(composed.encode())[2:-1], quote(composed).lower()}
+    return {composed, parted, *escaped}
+
+
+class _Collector:
+    """Gathers needles; what is too common to be looked for is counted in place."""
+
+    def __init__(self, ignored: set[str]) -> None:
+        self._ignored = ignored
+        self._needles: dict[str, Needle] = {}
+        self._passed: set[str] = set()
+        self._shown: set[str] = set()
+        self.dates: dict[str, set[str]] = {}
+        self.patients: set[str] = set()
+
+    def add(self, found: IdentifyingValues) -> None:
+        self._shown |= found.shown
+        self.patients |= {found.patient_id} - {""}
+        for value in found.values:
+            is_weak = value.is_descriptor or value.vr in ("UN", "OB", "OW", "CS") or value.element.endswith(" private")
+            is_gone = value.text in found.gone or value.vr == ""
+            name = Needle("", value.element, value.vr in ("DA", "DT"), is_gone, is_weak)
+            self._value(value, name)
+            if name.is_date and found.patient:
+                self.dates.setdefault(found.patient, set()).add(value.text[:8])
+
+    def words(self, text: str, needle: Needle) -> None:
+        for word in words_of(text):
+            self._put(word, needle, is_rare=rarity.is_rare(word))
+
+    def phrase(self, text: str, needle: Needle) -> None:
+        folded = " ".join(text.casefold().split())
+        is_rare = any(map(rarity.is_rare, words_of(folded)))
+        if not needle.is_weak and rarity.is_number_in_parts(folded):
+            self._put("".join(words_of(folded)), needle, is_rare=True)
+            is_rare = True
+        self._put(folded, needle, is_rare=is_rare and len(folded) >= rarity.MIN_PHRASE)
+
+    def finish(self) -> Mapping[str, Needle]:
+        shown = {word for text in self._shown for word in words_of(text)} | {text.casefold() for text in self._shown}
+        harmless = {text for text in shown & self._needles.keys() if self._needles[text].is_weak}
+        self._passed |= harmless
+        self._needles = {text: needle for text, needle in self._needles.items() if text not in harmless}
+        return self._needles
+
+    def num_passed_over(self) -> int:
+        return len(self._passed - self._needles.keys())
+
+    def _value(self, value: IdentifyingValue, needle: Needle) -> None:
+        if value.vr == "UI":
+            self._put(value.text, needle, is_rare=len(value.text) > rarity.MIN_PHRASE)
+        elif value.vr in DATES:
+            for form in written_forms(value.text):
+                self._put(form.casefold(), needle, is_rare=True)
+            if value.vr != "DA" and len(value.text.rstrip("0.")) > 8:
+                self._put(value.text, needle, is_rare=True)
+        elif value.vr == "PN" or "^" in value.text:
+            is_name = value.vr == "PN"
+            for form in _name_forms(value.text):
+                words = words_of(form)
+                is_rare = (is_name and len(words) > 1) or any(map(rarity.is_rare, words))
+                self._put(form, needle, is_rare=is_rare and len(form) >= rarity.MIN_PHRASE)
+            self.words(value.text, needle)
+        else:
+            self.phrase(value.text, needle)
+            if value.vr not in ("UN", "OB", "OW"):
+                is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
+                self.words(rarity.telling_part(value.text) if is_prose else value.text, needle)
+
+    def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
+        if not text.strip():
+            return
+        if not is_rare or text in self._ignored:
+            self._passed.add(text)
+            return
+        for form in forms(text):
+            self._needles[form] = self._needles.get(form, needle).joined(needle, form)
+
+
+def _name_forms(name: str) -> Iterator[str]:
+    """A person's name as DICOM writes it, and as people do (PS3.5 6.2.1)."""
+    for group in name.casefold().split("="):
+        parts = [part.strip() for part in group.split("^") if part.strip()]
+        yield group.strip("^ ")
+        if len(parts) > 1:
+            family, given = parts[0], parts[1]
+            yield from (f"{family} {given}", f"{given} {family}", f"{family}, {given}", f"{family}_{given}")
+            yield from (f"{given}_{family}", f"{family}{given}", f"{given}{family}")
+
+
+def _names(files: Sequence[Path], root: Path) -> set[str]:
+    found = set[str]()
+    for file in files:
+        relative = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+        found.update(part.encode(errors="replace").decode() for part in relative.parent.parts)
+        found.add(re.sub(r"\.(nii\.gz|[A-Za-z0-9]{1,5})$", "", relative.name).encode(errors="replace").decode())
+    return found
+
+
+def _shown(dataset: Dataset) -> Iterator[str]:
+    """Texts that the strictest profile keeps: they identify nobody wherever else they stand."""
+    for element in elements(dataset):
+        vr = str(element.VR)
+        if vr == "SQ":
+            for item in element.value or ():
+                yield from _shown(item)
+        elif element.tag.is_private or (vr not in TEXT and vr != "CS"):
+            continue
+        elif STRICT.action(int(element.tag), vr) in (Action.KEEP, Action.CODE):
+            yield from texts(element.value)

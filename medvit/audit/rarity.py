@@ -1,0 +1,63 @@
+"""What is rare enough in a text to be looked for: it would hardly stand anywhere but where it came from.
+
+Not rare are numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words of imaging, names that programs
+give by counting, and words that medvit itself writes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import medvit
+from medvit.deidentification.vocabulary import is_common, words_of
+
+MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
+"""Of a number, of a word in Latin letters, and of a word in others."""
+MIN_PHRASE = 6
+MIN_PARTED_DIGITS, MAX_NUMBER = 3, 24
+"""Of a number of a patient or a study that is written in parts: digits beside letters, and signs."""
+LONG_WORD = 7
+"""Letters from which a word is found within another one too."""
+_COUNTED = re.compile(
+    r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
+)
+"""Names that programs give by counting."""
+
+
+def is_rare(word: str) -> bool:
+    """Whether a word, in lower case, is."""
+    if is_common(word) or (_COUNTED.fullmatch(word) and len(re.sub(r"\D|^0+", "", word)) < MIN_DIGITS):
+        return False
+    if word.isdigit():
+        return len(word.lstrip("0")) >= MIN_DIGITS
+    if word in _own_words() or (len(word) >= LONG_WORD and word in _own_text()):
+        return False
+    return len(word) >= (MIN_LETTERS if word.isascii() else MIN_SIGNS)
+
+
+def is_number_in_parts(text: str) -> bool:
+    """Whether it is one number, with letters or without, whose parts are too short to be looked for: `MRN-4711-88`."""
+    words = words_of(text)
+    num_digits = sum(map(str.isdigit, text))
+    is_long = num_digits >= MIN_DIGITS or (num_digits >= MIN_PARTED_DIGITS and len("".join(words)) >= MIN_PHRASE)
+    return is_long and len(words) > 1 and len(text) <= MAX_NUMBER
+
+
+def telling_part(text: str) -> str:
+    """The words of prose that may be names or identifiers: with a capital or a digit."""
+    return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))
+
+
+@cache
+def _own_text() -> str:
+    package = Path(medvit.__file__).parent
+    files = [*package.rglob("*.py"), *(package.parent / "pipelines").glob("*.py")]
+    return " ".join(file.read_text(encoding="utf-8").casefold() for file in files)
+
+
+@cache
+def _own_words() -> frozenset[str]:
+    """The words of medvit's own files: what it writes by itself names nobody."""
+    return frozenset(words_of(_own_text()))

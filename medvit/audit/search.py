@@ -1,0 +1,251 @@
+"""Where an audit looks: the files of a folder, each as what it is, so that a finding can be told by its place.
+
+A table is searched by column, a database by table and column, a DICOM file by element, a compressed file by what is
+in it, everything else as text or bytes. A name that is itself a finding is not repeated: the place is told without
+it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sqlite3
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvit.audit.matcher import MIN_BYTES_IN_PIXELS, Haystack, Trace
+from medvit.audit.needles import Needle, Sought
+from medvit.deidentification.identifiers import elements, texts
+from medvit.deidentification.profile import NUMBERS
+from medvit.dicom.file import begins_as_dicom
+from medvit.dicom.header import load
+from medvit.errors import MedvitError
+from medvit.files.guard import decoding
+
+if TYPE_CHECKING:
+    from pydicom import DataElement, Dataset
+
+MAX_TEXT = 2**28
+"""Bytes of a compressed file that are searched."""
+SQLITE_HEAD = b"SQLite format 3\0"
+TABLES = "PaletteColorLookupTableData"
+"""End of the keywords of tables of colors, whose bytes look like words by chance."""
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
+PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for the needles of a source. `moves` are the days by which a copy moved the dates of each patient."""
+
+    sought: Sought
+    moves: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def everywhere(self) -> Haystack:
+        """All needles."""
+        return Haystack(self.sought.needles.values())
+
+    @property
+    def in_copies(self) -> Haystack:
+        """The needles that a de-identified copy must not hold; its dates are moved, so they are compared apart."""
+        return Haystack(n for n in self.sought.needles.values() if n.is_in_copy and not n.is_date)
+
+    def folder(self, folder: Path, title: str) -> Iterator[Trace]:
+        """The findings in all files of a folder, or in one file; `title` is what the place is called."""
+        haystack = self.everywhere
+        for place, file in _files(folder, title, haystack):
+            yield from _named(file, folder, place, haystack)
+            yield from search_file(file, place, haystack)
+
+    def copy(self, folder: Path) -> Iterator[Trace]:
+        """The findings in a de-identified DICOM copy."""
+        haystack = self.in_copies
+        for place, file in _files(folder, "the DICOM copy", haystack):
+            yield from _named(file, folder, place, haystack)
+            yield from search_file(file, place, haystack)
+            if file.suffix == ".dcm":
+                yield from self._unmoved_dates(file, place)
+
+    def text(self, place: str, text: str) -> Iterator[Trace]:
+        """The findings in a text."""
+        yield from _traces(place, self.everywhere.in_text(text))
+
+    def _unmoved_dates(self, file: Path, place: str) -> Iterator[Trace]:
+        with decoding("the DICOM header"):
+            dataset = load(file, stop_before_pixels=True)
+            dates = list(_dates(dataset))
+        patient = str(dataset.get("PatientID") or "")
+        original = self.sought.dates.get(patient, frozenset())
+        allowed = {_moved(day, self.moves[patient]) for day in original} if patient in self.moves else set()
+        for name, value in dates:
+            if value[:8] in original and value[:8] not in allowed:
+                yield Trace(f"{place}, {name}", "a date of the same patient")
+
+
+def by_pseudonym(sought: Sought, pseudonyms: dict[str, str]) -> Sought:
+    """The same with dates by the pseudonym of their patient."""
+    return replace(sought, dates={pseudonyms[patient]: days for patient, days in sought.dates.items()})
+
+
+def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    """The findings in one file."""
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    if file.suffix == ".parquet":
+        yield from _parquet(file, place, haystack)
+    elif head.startswith(SQLITE_HEAD):
+        yield from _database(file, place, haystack)
+    elif begins_as_dicom(head):
+        yield from _dicom(file, place, haystack)
+    elif zipfile.is_zipfile(file):
+        yield from _zip(file, place, haystack)
+    elif file.suffix in PIXEL_SUFFIXES:
+        yield from _traces(place, haystack.in_bytes(file.read_bytes(), min_bytes=MIN_BYTES_IN_PIXELS))
+    else:
+        yield from _content(_unpacked(file, head), place, haystack)
+
+
+def _files(folder: Path, title: str, haystack: Haystack) -> Iterator[tuple[str, Path]]:
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    for number, file in enumerate(files, start=1):
+        name = file.name if folder.is_file() else file.relative_to(folder).as_posix()
+        is_telling = bool(haystack.in_text(name))
+        yield f"{title}, " + (f"file {number} of {len(files)}" if is_telling else name), file
+
+
+def _named(file: Path, folder: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    name = file.name if folder.is_file() else file.relative_to(folder).as_posix()
+    yield from _traces(f"{place}, its name", haystack.in_text(name))
+
+
+def _traces(place: str, found: set[Needle]) -> Iterator[Trace]:
+    yield from sorted({Trace(place, needle.description) for needle in found})
+
+
+def _parquet(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(file)
+    schema = table.schema_arrow
+    notes = "\n".join(f"{key!r} {value!r}" for key, value in (schema.metadata or {}).items())
+    yield from _traces(f"{place}, its schema", haystack.in_text("\n".join([*schema.names, notes])))
+    for column in schema.names:
+        found: set[Needle] = set()
+        for batch in table.iter_batches(columns=[column]):
+            found |= haystack.in_text("\n".join(map(str, batch.column(0).to_pylist())))
+        yield from _traces(f"{place}, column {column}", found)
+
+
+def _database(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+    connection.text_factory = lambda content: content.decode("utf-8", "replace")
+    rest = file.read_bytes()
+    try:
+        for table, sql in connection.execute("SELECT name, sql FROM sqlite_master").fetchall():
+            rest = rest.replace((sql or "").encode(), b"")
+            if sql and sql.upper().startswith("CREATE TABLE"):
+                yield from _table(connection, table, f"{place}, table {table}", haystack)
+    finally:
+        connection.close()
+    # What was deleted stays in the file until it is vacuumed; what was written last may be in the log beside it.
+    yield from _traces(f"{place}, its bytes", haystack.in_bytes(rest, min_bytes=MIN_BYTES_IN_PIXELS))
+
+
+def _table(connection: sqlite3.Connection, table: str, place: str, haystack: Haystack) -> Iterator[Trace]:
+    cursor = connection.execute(f'SELECT * FROM "{table}"')
+    columns = [column[0] for column in cursor.description]
+    found: dict[str, set[Needle]] = {}
+    for row in cursor:
+        for column, value in zip(columns, row, strict=True):
+            if isinstance(value, str | bytes):
+                found.setdefault(column, set()).update(_in(value, haystack))
+    for column, needles in found.items():
+        yield from _traces(f"{place}, column {column}", needles)
+
+
+def _in(value: str | bytes, haystack: Haystack) -> set[Needle]:
+    return haystack.in_text(value) if isinstance(value, str) else haystack.in_bytes(value)
+
+
+def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    found: set[Needle] = set()
+    try:
+        with decoding("the DICOM file"):
+            dataset = load(file)
+            for name, text, is_number in _texts([dataset.file_meta, dataset]):
+                # A number of a folder or a protocol stands by chance in many an element of numbers or times of day.
+                there = {needle for needle in haystack.in_text(text) if not (is_number and needle.is_weak)}
+                found |= there
+                yield from _traces(f"{place}, {name}", there)
+    except MedvitError:
+        yield Trace(place, "no file of DICOM that can be read")
+    rest = haystack.in_bytes(file.read_bytes(), min_bytes=MIN_BYTES_IN_PIXELS) - found
+    yield from _traces(f"{place}, its bytes", rest)
+
+
+def _texts(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
+    for dataset in datasets:
+        for element in elements(dataset):
+            if str(element.VR) == "SQ":
+                yield from _texts(list(element.value or ()))
+            elif element.keyword != "PixelData" and not element.keyword.endswith(TABLES) and not _is_time(element):
+                yield (
+                    f"{element.tag} {element.keyword or 'private'}",
+                    "\n".join(texts(element.value)),
+                    str(element.VR) in (*NUMBERS, "TM"),
+                )
+
+
+def _is_time(element: DataElement) -> bool:
+    """Whether it is a time of day and nothing else, which stays, and which numbers of studies are often made of."""
+    return str(element.VR) == "TM" and all(_TIME.fullmatch(text) for text in texts(element.value))
+
+
+def _dates(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    for element in elements(dataset):
+        if str(element.VR) == "SQ":
+            for item in element.value or ():
+                yield from _dates(item)
+        elif str(element.VR) in ("DA", "DT"):
+            yield from ((f"{element.tag} {element.keyword}", text) for text in texts(element.value) if text)
+
+
+def _moved(day: str, days: int) -> str:
+    from medvit.deidentification.dates import shifted
+
+    return shifted(day, "DA", days)
+
+
+def _zip(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    with zipfile.ZipFile(file) as archive:
+        for number, entry in enumerate(archive.infolist(), start=1):
+            inner = f"{place}, entry {number}"
+            yield from _traces(f"{inner}, its name", haystack.in_text(entry.filename))
+            with archive.open(entry) as stream:
+                yield from _content(stream.read(MAX_TEXT), inner, haystack)
+
+
+def _unpacked(file: Path, head: bytes) -> bytes:
+    if not head.startswith(b"\x1f\x8b"):
+        return file.read_bytes()
+    try:
+        with gzip.open(file) as stream:
+            return stream.read(MAX_TEXT)
+    except (OSError, EOFError, zlib.error):
+        return file.read_bytes()
+
+
+def _content(content: bytes, place: str, haystack: Haystack) -> Iterator[Trace]:
+    if b"\0" in content[:8192]:
+        yield from _traces(place, haystack.in_bytes(content, min_bytes=MIN_BYTES_IN_PIXELS))
+        return
+    found: dict[Needle, int] = {}
+    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), start=1):
+        for needle in haystack.in_text(line):
+            found.setdefault(needle, number)
+    yield from sorted({Trace(f"{place}, line {number}", needle.description) for needle, number in found.items()})

@@ -1,0 +1,233 @@
+"""The data card: what a dataset holds, in figures computed from it and in prose that people wrote.
+
+`card.md` is for people, its front matter for programs, its plots lie in `card/`; `card.json` is for machines alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.cards import eye, plots, quality, slides
+from medvit.cards.croissant import write_croissant
+from medvit.cards.plots import SPLITS, Intensities, axis_sizes
+from medvit.cards.prose import CardHead, Prose
+from medvit.dataset.intensity_statistics import percentiles, sampled_rows
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.quarantine import Quarantined
+from medvit.document import Table, markdown_table
+from medvit.files.atomic import write_text
+from medvit.leakage import Overlap, find_copies
+from medvit.records import Row
+
+VERSION = 1
+"""Raise when what a card says or shows changes, so that an update of a dataset writes it again."""
+FILE_NAME = "card.md"
+SHOWN_REASONS = 30
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What reading some of the images told: intensities by modality, and the share of voxels of each mask class."""
+
+    num_images: int
+    intensities: Sequence[Intensities]
+    mask_shares: Sequence[float]
+
+
+def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
+    """Writes `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete.
+
+    Raises:
+        DataError: If the store lacks pixels that are shown or measured.
+    """
+    write_markdown(manifest, quarantine, prose, folder=manifest.folder)
+    write_croissant(manifest)
+
+
+def write_markdown(
+    manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None, *, folder: Path
+) -> None:
+    """Writes `card.md` and its plots alone, into any folder."""
+    measured = _measure(manifest)
+    overlaps = find_copies(manifest)
+    pictures = plots.draw(manifest, measured.intensities, folder)
+    head = _head(manifest)
+    sections = [
+        f"---\n{yaml.safe_dump(head.tree(), sort_keys=False, allow_unicode=True)}---\n\n# {manifest.facts.name}",
+        *([manifest.facts.description] if manifest.facts.description else []),
+        *([prose.text] if prose else []),
+        "## Contents\n\n" + "\n".join(_contents(manifest)),
+        *_class_tables(manifest, measured),
+        "\n".join(["## Sizes and intensities", "", *_sizes(manifest), *_intensity_table(measured)]),
+        "\n".join(map(_shown, pictures)),
+        *slides.sections(manifest, folder),
+        *quality.sections(manifest, overlaps, folder),
+        *eye.sections(manifest, folder),
+        "\n".join(["## Not taken", "", *_not_taken(quarantine)]),
+        "\n".join(["## Missing or doubtful", "", *(_notes(manifest, head, prose, overlaps) or ["Nothing found."])]),
+    ]
+    write_text(folder / FILE_NAME, "\n\n".join(sections) + "\n")
+
+
+def _head(manifest: Manifest) -> CardHead:
+    facts = manifest.facts
+    images = Counter(row.modality or "unknown" for row in manifest)
+    patients = len({row.patient_id for row in manifest})
+    return CardHead(
+        name=facts.name,
+        licence=facts.licence,
+        source=facts.source,
+        images=dict(sorted(images.items())),
+        patients=patients,
+        hash=manifest.hash,
+    )
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
+    return markdown_table(Table(header, list(lines))).splitlines()
+
+
+def _contents(manifest: Manifest) -> list[str]:
+    columns = [("all", manifest.rows)] + [(split, tuple(r for r in manifest if r.split == split)) for split in SPLITS]
+    kinds = sorted({(row.kind, row.modality) for row in manifest})
+    counted = {f"{_plural(kind)}, {modality or 'unknown modality'}": (kind, modality) for kind, modality in kinds}
+    return _table(
+        ["", *(name for name, _ in columns)],
+        [
+            ["patients", *(len({row.patient_id for row in rows}) for _, rows in columns)],
+            ["studies", *(len({row.study_id for row in rows}) for _, rows in columns)],
+            *([name, *(_count(rows, what) for _, rows in columns)] for name, what in counted.items()),
+            ["with a label map", *(sum(row.mask is not None for row in rows) for _, rows in columns)],
+        ],
+    )
+
+
+def _plural(kind: str) -> str:
+    return f"{kind}s"
+
+
+def _count(rows: Sequence[Row], what: tuple[str, str]) -> int:
+    return sum((row.kind, row.modality) == what for row in rows)
+
+
+def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
+    for key, names in manifest.facts.classes.items():
+        lines = [[name, *_by_split(row for row in manifest if row.labels.get(key) == name)] for name in names]
+        unlabeled = [row for row in manifest if key not in row.labels]
+        lines += [["(none)", *_by_split(unlabeled)]] if unlabeled else []
+        yield "\n".join([f"## Classes of `{key}`, images", "", *_table(["", "all", *SPLITS], lines)])
+    if manifest.facts.mask_classes:
+        lines = [
+            [value, name, f"{share:.3%}"]
+            for value, (name, share) in enumerate(zip(manifest.facts.mask_classes, measured.mask_shares, strict=True))
+        ]
+        yield "\n".join(
+            ["## Classes of label maps", "", *_table(["value", "name", f"voxels, {measured.num_images} images"], lines)]
+        )
+
+
+def _by_split(rows: Iterable[Row]) -> list[int]:
+    counts = Counter(row.split for row in rows)
+    return [counts.total(), *(counts[split] for split in SPLITS)]
+
+
+def _sizes(manifest: Manifest) -> list[str]:
+    lines = [(f"size along {axis}, pixels", *_spread(sizes)) for axis, sizes in axis_sizes(manifest).items()]
+    spacings = np.array([row.spacing_mm for row in manifest if row.spacing_mm])
+    if len(spacings):
+        lines += [(f"spacing along {axis}, mm", *_spread(spacings[:, n])) for n, axis in enumerate("IJK")]
+    mpp = [row.mpp for row in manifest if row.mpp is not None]
+    lines += [("pixel size, microns", *_spread(np.array(mpp)))] if mpp else []
+    return _table(["", "lowest", "median", "highest"], lines)
+
+
+def _spread(values: Num[Array, "n"]) -> tuple[str, str, str]:
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
+    return f"{low:.5g}", f"{middle:.5g}", f"{high:.5g}"
+
+
+def _intensity_table(measured: _Measured) -> Iterator[str]:
+    yield from ("", f"Intensities of {measured.num_images} sampled images: median [lowest, highest] over images.", "")
+    lines = [
+        [group.name, len(group.percentiles), *("{1} [{0}, {2}]".format(*_spread(c)) for c in group.percentiles.T)]
+        for group in measured.intensities
+    ]
+    yield from _table(["modality", "images", "1st percentile", "median", "99th percentile"], lines)
+
+
+def _shown(plot: Path) -> str:
+    return f"![{plot.stem}]({plot.as_posix()})"
+
+
+def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
+    if not quarantine:
+        return ["Every file was taken."]
+    items, files = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for entry in quarantine:
+        items[entry.code, entry.reason] += 1
+        files[entry.code, entry.reason] += entry.num_files
+    ordered = sorted(items, key=lambda key: (-items[key], key))
+    lines = [[*key, items[key], files[key]] for key in ordered[:SHOWN_REASONS]]
+    rest = len(ordered) - SHOWN_REASONS
+    return [
+        *_table(["code", "reason", "items", "files"], lines),
+        *(["", f"And {rest} more reasons; `quarantine.parquet` has all."] if rest > 0 else []),
+    ]
+
+
+def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Sequence[Overlap]) -> list[str]:
+    facts, splits = manifest.facts, Counter(row.split for row in manifest)
+    copies, alike = (sum(o.check == check and o.crosses for o in overlaps) for check in ("pixel", "perceptual"))
+    notes = {
+        "licence: missing; give licence=...": not facts.licence,
+        "source: missing; give source_url=...": not facts.source,
+        "description: missing; give description=... or card=...": not (facts.description or prose),
+        f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,
+        "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
+        f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
+        "patients: each image counts as one; where that is wrong, give patient_from=...": (
+            1 < len(manifest) == head.patients
+        ),
+        f"duplicates: images found, pixel by pixel, in more than one split: {copies}": copies > 0,
+        f"duplicates: groups of images that look alike and lie in more than one split: {alike}": alike > 0,
+        f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
+            prose is not None and bool(prose.head.images) and prose.head.images != head.images
+        ),
+        f"patients: the project's card says {prose and prose.head.patients}, this dataset has {head.patients}": (
+            prose is not None and prose.head.patients not in (None, head.patients)
+        ),
+        f"classes: the project's card says {prose and prose.head.classes}, this dataset has {_one_label(manifest)}": (
+            prose is not None and bool(prose.head.classes) and prose.head.classes != _one_label(manifest)
+        ),
+    }
+    return [f"- {note}" for note, is_true in notes.items() if is_true]
+
+
+def _one_label(manifest: Manifest) -> dict[str, int]:
+    """Number of images by class, where there is one label."""
+    keys = list(manifest.facts.classes)
+    counts = Counter(row.labels[keys[0]] for row in manifest if keys[0] in row.labels) if len(keys) == 1 else Counter()
+    return dict(sorted(counts.items()))
+
+
+def _measure(manifest: Manifest) -> _Measured:
+    rows = sampled_rows(manifest)
+    found: dict[tuple[str, str], list[Array]] = {}
+    counts = np.zeros(len(manifest.facts.mask_classes))
+    for row in rows:
+        levels = percentiles(manifest, row)
+        if levels is not None:
+            found.setdefault((row.modality, row.unit), []).append(levels)
+        if row.mask is not None and len(counts):
+            labels = manifest.store.get(row.mask).ravel().astype(np.int64)
+            counts += np.bincount(labels, minlength=len(counts))
+    intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
+    return _Measured(len(rows), intensities, tuple(counts / max(1.0, counts.sum())))

@@ -1,0 +1,227 @@
+"""Two datasets held against each other: what differs, how far, and how that looks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvit.cards.effect_sizes import EffectSize, Observed, categorical_effect_size, numeric_effect_size
+from medvit.cards.plots import COLORS
+from medvit.cards.variables import names, numbers
+from medvit.dataset.intensity_statistics import sampled_rows
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.thumbnails import montage, thumbnail
+from medvit.document import Document, Picture, Section, Table
+from medvit.files.atomic import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HTML, MARKDOWN, CSV, PICTURES = "comparison.html", "comparison.md", "comparison.csv", "comparison"
+MAX_NAMES = 12
+"""Names of a variable that are shown, the most frequent."""
+SHOWN_IMAGES = 6
+FEW_PATIENTS = 20
+"""Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
+MIN_VALUES = 2
+"""Observations that a variable needs in both datasets."""
+NOTES = (
+    "Effect: of numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from 0.8); of "
+    "names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets hold 95 % bootstrap intervals over patients.",
+    "KS is the largest distance of the two cumulative distributions, 0 to 1, of names the share that has another one; "
+    "Wasserstein is how far values must move on average, in their own unit. Where numbers do not vary within both "
+    "datasets, only these two tell; names of which none is in both are a large shift, however few.",
+    "Ages, sexes and fields are counted once a patient and value, all else by image. 89 years stands for older, too.",
+)
+
+
+@dataclass(frozen=True)
+class ComparedVariable:
+    """One thing that is known of images of both datasets, and how it differs."""
+
+    name: str
+    a: Observed
+    b: Observed
+    effect: EffectSize
+
+
+@dataclass(frozen=True)
+class CardFolder:
+    """What `medvit card` made: the card of one dataset, or a comparison of two with its `variables`."""
+
+    folder: Path
+    variables: tuple[ComparedVariable, ...] = ()
+
+
+def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, ...]:
+    """Every variable that both datasets have, those that differ most first.
+
+    Raises:
+        DataError: If a store lacks pixels that are measured.
+    """
+    made = _measured(numbers(a), numbers(b), numeric_effect_size, seed) + _measured(
+        names(a), names(b), categorical_effect_size, seed
+    )
+    enough = [one for one in made if min(len(one.a), len(one.b)) >= MIN_VALUES]
+    return tuple(sorted(enough, key=lambda one: (-_rank(one.effect), one.name)))
+
+
+def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVariable]) -> None:
+    """Writes `comparison.html`, which stands alone, `comparison.md` with its pictures, and `comparison.csv`."""
+    write_text(folder / CSV, _csv(variables))
+    large = [one.name for one in variables if one.effect.size in ("medium", "large")]
+    opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
+    fewest = min(len({row.patient_id for row in manifest}) for manifest in (a, b))
+    if fewest < FEW_PATIENTS:
+        patients = "1 patient" if fewest == 1 else f"{fewest} patients"
+        opening += f" One of them has {patients} only: the intervals are rougher than they look."
+    known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
+    untold = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
+    untold.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
+    page = Document(
+        f"{a.facts.name} (a) and {b.facts.name} (b)",
+        opening,
+        [
+            Section("Contents", [_contents(a, b), *filter(None, untold)]),
+            Section("Shifts", [_table(variables), *NOTES]),
+            Section("Distributions", [[_picture(number, one) for number, one in enumerate(variables)]]),
+            Section("Images", [[_images(a, b)]]),
+        ],
+    )
+    page.write_html(folder / HTML)
+    page.write_markdown(folder / MARKDOWN, PICTURES)
+
+
+def _measured(
+    a: Mapping[str, Observed],
+    b: Mapping[str, Observed],
+    measure: Callable[[Observed, Observed, int], EffectSize],
+    seed: int,
+) -> list[ComparedVariable]:
+    return [ComparedVariable(name, a[name], b[name], measure(a[name], b[name], seed)) for name in a if name in b]
+
+
+def _rank(shift: EffectSize) -> float:
+    """Strength on one scale: the largest bound that is passed, then the rest."""
+    sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
+    return sizes[shift.size] + (min(abs(shift.effect), 9.0) / 10 if np.isfinite(shift.effect) else shift.ks / 10)
+
+
+def _contents(a: Manifest, b: Manifest) -> Table:
+    columns = [_counts(manifest) for manifest in (a, b)]
+    return Table(["", "a", "b"], [[name, *(column[name] for column in columns)] for name in columns[0]])
+
+
+def _counts(manifest: Manifest) -> dict[str, int]:
+    return {
+        "patients": len({row.patient_id for row in manifest}),
+        "studies": len({row.study_id for row in manifest}),
+        "images": sum(row.kind == "image" for row in manifest),
+        "volumes": sum(row.kind == "volume" for row in manifest),
+        "flagged": sum(bool(row.flags) for row in manifest),
+    }
+
+
+def _only(key: str, known: Set[str]) -> str:
+    """What one dataset tells and the other does not, so that it cannot be compared."""
+    return f"Only {key} tells: {'; '.join(sorted(known))}." if known else ""
+
+
+def _too_few(known: Set[str]) -> str:
+    """What both tell, but one of them of too few to compare."""
+    left = "; ".join(sorted(known))
+    return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {left}." if left else ""
+
+
+def _table(variables: Sequence[ComparedVariable]) -> Table:
+    lines = [
+        [
+            v.name,
+            v.effect.size,
+            _effect(v.effect),
+            _plain(v.effect.ks),
+            _plain(v.effect.wasserstein),
+            _told(v.a),
+            _told(v.b),
+        ]
+        for v in variables
+    ]
+    return Table(["", "shift", "effect [95 %]", "KS", "Wasserstein", "a", "b"], lines)
+
+
+def _effect(shift: EffectSize) -> str:
+    if not np.isfinite(shift.effect):
+        return "does not vary within"
+    return f"{'V ' if shift.kind == 'names' else ''}{shift.effect:.2f} [{shift.low:.2f}, {shift.high:.2f}]"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}" if np.isfinite(value) else ""
+
+
+def _told(observed: Observed) -> str:
+    if isinstance(observed.values[0], str):
+        ranked = Counter(map(str, observed.values)).most_common(4)
+        return ", ".join(f"{name} {count / len(observed):.0%}" for name, count in ranked)
+    values = np.asarray(observed.values, dtype=np.float64)
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    return f"{middle:.4g} [{low:.4g} to {high:.4g}], n {len(values)}"
+
+
+def _picture(number: int, variable: ComparedVariable) -> Picture:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2, 2.2), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=7)
+    (_bars if variable.effect.kind == "names" else _steps)(axes, variable)
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return Picture.of(f"{number:02d}", f"{variable.name}: {variable.effect.size}", figure)
+
+
+def _steps(axes: Axes, variable: ComparedVariable) -> None:
+    for key, observed, color in (("a", variable.a, COLORS[0]), ("b", variable.b, COLORS[1])):
+        axes.ecdf(np.asarray(observed.values, dtype=np.float64), label=key, color=color)
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlabel(variable.name, fontsize=7)
+    axes.set_ylabel("share at or below", fontsize=7)
+
+
+def _bars(axes: Axes, variable: ComparedVariable) -> None:
+    counts = [Counter(map(str, observed.values)) for observed in (variable.a, variable.b)]
+    shown = [name for name, _ in (counts[0] + counts[1]).most_common(MAX_NAMES)]
+    for offset, (key, count, color) in enumerate(zip("ab", counts, COLORS, strict=False)):
+        shares = [count[name] / count.total() for name in shown]
+        axes.barh(np.arange(len(shown)) + 0.4 * offset, shares, height=0.4, label=key, color=color)
+    axes.set_yticks(np.arange(len(shown)) + 0.2, [name if len(name) <= 22 else f"{name[:21]}…" for name in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{variable.name}: share", fontsize=7)
+
+
+def _images(a: Manifest, b: Manifest) -> Picture:
+    lines = []
+    for key, manifest in (("a", a), ("b", b)):
+        rows = sampled_rows(manifest)
+        places = np.unique(np.linspace(0, len(rows) - 1, SHOWN_IMAGES).round().astype(int))
+        shown = [("", thumbnail(manifest, rows[place])) for place in places]
+        lines.append((f"{key}: {manifest.facts.name}", shown))
+    return Picture.of("images", "Images spread evenly over each dataset", montage(lines))
+
+
+def _csv(variables: Sequence[ComparedVariable]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variable", "kind", "shift", "effect", "low", "high", "ks", "wasserstein", "n_a", "n_b"])
+    for v in variables:
+        s = v.effect
+        numbers = [f"{value:.6g}" for value in (s.effect, s.low, s.high, s.ks, s.wasserstein)]
+        writer.writerow([v.name, s.kind, s.size, *numbers, len(v.a), len(v.b)])
+    return text.getvalue()

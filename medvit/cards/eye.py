@@ -1,0 +1,70 @@
+"""The part of a data card on images of the eye: which eyes, how good their photographs are, and OCT from the front."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.attributes import LATERALITY, MODALITIES, QUALITY, stratum
+from medvit.cards.plots import FOLDER, SPLITS
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.thumbnails import SHOWN_PERCENTILES, montage, resized, thumbnail
+from medvit.document import Picture, Table, markdown_table
+from medvit.records import Row
+
+SHOWN_VOLUMES = 6
+
+
+def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
+    """The part in Markdown, where there are images of the eye; the picture goes into `card` in `folder`."""
+    rows = [row for row in manifest if row.modality in MODALITIES]
+    if not rows:
+        return
+    parts = ["## Eyes", _table("eye", rows, [row.attributes.get(LATERALITY, "not said") for row in rows])]
+    if any(QUALITY in row.attributes for row in rows):
+        parts += [_table("quality", rows, [stratum(row) for row in rows])]
+        parts += ["Quality is the worst of sharpness, exposure and field of view: good from 0.8, poor below 0.5."]
+    volumes = [row for row in rows if row.kind == "volume"]
+    if volumes:
+        parts += [
+            "Middle B-scans, and the same volumes from the front (mean over depth):",
+            _pictures(manifest, volumes, folder),
+        ]
+    yield "\n\n".join(parts)
+
+
+def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
+    """The mean of a volume over depth, from 0 to 1, S upward and R at the left; as wide and high as in the eye.
+
+    Depth is the axis from front to back, the second one of (R, A, S).
+    """
+    pixels = manifest.store.get(row.sha256)[0]
+    seen = pixels.mean(axis=1)[::-1, ::-1].T
+    along, _, between = row.spacing_mm or (1.0, 1.0, 1.0)
+    low, high = np.percentile(seen, SHOWN_PERCENTILES)
+    return resized(np.clip((seen - low) / (high - low or 1.0), 0.0, 1.0), height_to_width=between / along)
+
+
+def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+    counts = Counter(zip(names, (row.split for row in rows), strict=True))
+    patients = {
+        name: len({row.patient_id for row, own in zip(rows, names, strict=True) if own == name}) for name in names
+    }
+    lines = [[name, patients[name], *(counts[name, split] for split in SPLITS)] for name in sorted(patients)]
+    return markdown_table(Table([title, "patients", *(f"images, {split}" for split in SPLITS)], lines))
+
+
+def _pictures(manifest: Manifest, volumes: Sequence[Row], folder: Path) -> str:
+    shown = volumes[:: max(1, len(volumes) // SHOWN_VOLUMES)][:SHOWN_VOLUMES]
+    titles = [row.attributes.get(LATERALITY, "") for row in shown]
+    scans = list(zip(titles, (thumbnail(manifest, row) for row in shown), strict=True))
+    fronts = list(zip(titles, (en_face(manifest, row) for row in shown), strict=True))
+    (folder / FOLDER).mkdir(exist_ok=True)
+    figure = montage([("B-scans", scans), ("en face", fronts)])
+    (folder / FOLDER / "en-face.png").write_bytes(Picture.of("en-face", "", figure).png)
+    return f"![en-face]({FOLDER}/en-face.png)"

@@ -1,0 +1,52 @@
+"""Model cards: what a checkpoint is, what made it, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medvit.artifacts import MODEL_CARD, Checkpoint
+from medvit.files.atomic import write_text
+
+
+def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
+    """Writes `model_card.md` into the checkpoint: figures computed in training, and how it was trained."""
+    model = checkpoint.model
+    classes = model.get("classes")
+    lines = [
+        f"# {checkpoint.kind.capitalize()} model",
+        "",
+        "For research. Not a medical device; not for diagnosis or treatment.",
+        "",
+        "## What it is",
+        "",
+        f"- Backbone: `{_short(model['backbone'])}`",
+        *(
+            [f"- Head: `{_short(model['head'])}`", f"- Adapted by: `{_short(model['peft'])}`"]
+            if "head" in model
+            else []
+        ),
+        *([f"- Classes: {', '.join(classes)}"] if classes else []),
+        *([f"- Made for: `{_short(model['applies_to'])}`"] if "applies_to" in model else []),
+        f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
+        + (
+            f", of which trained and kept apart {sum(w.numel() for w in checkpoint.adapter.values()):,}"
+            if checkpoint.adapter
+            else ""
+        ),
+        f"- Preprocessing: `{_short(checkpoint.preprocess)}`",
+        "",
+        "## How it was trained",
+        "",
+        *(f"- {name}: {text}" for name, text in training.items()),
+        "",
+        "## Figures of the training itself",
+        "",
+        *(f"- {name}: {value:.4g}" for name, value in figures.items()),
+        "",
+        "Validation figures chose the weights and flatter them; `medvit evaluate` on a test split is the honest judge.",
+    ]
+    write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
+
+
+def _short(tree: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in tree.items() if value not in (None, (), [], ""))

@@ -1,0 +1,100 @@
+"""What people write about a dataset: front matter for programs, and prose that the data card keeps."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from medvit.config import Config
+from medvit.errors import ConfigError
+from medvit.records import Row
+
+log = logging.getLogger("medvit")
+
+PROSE_FOLDER = next(
+    (
+        folder
+        for folder in (Path(__file__).parents[2] / "data_cards", Path(sys.prefix) / "data_cards")
+        if folder.is_dir()
+    ),
+    Path("data_cards"),
+)
+"""Where prose on well-known datasets is kept: in the project, or beside an installation."""
+
+
+class CardHead(Config):
+    """The front matter of a data card."""
+
+    name: str
+    """Name of the dataset."""
+    licence: str = ""
+    """Under which terms it may be used."""
+    source: str = ""
+    """Where it comes from, as a URL or a citation."""
+    images: dict[str, int] = Field(default_factory=dict)
+    """Number of images by modality."""
+    patients: int | None = None
+    """Number of patients."""
+    classes: dict[str, int] = Field(default_factory=dict)
+    """Number of images by class, of prose on data whose images have one label each."""
+    hash: str = ""
+    """Hash of the manifest; depends on the site's key, so prose has none."""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A card that people wrote: its front matter, and Markdown to keep."""
+
+    head: CardHead
+    text: str
+
+
+def read_prose(path: Path) -> Prose:
+    """The card in a Markdown file.
+
+    Raises:
+        ConfigError: If it does not open with front matter that fits `CardHead`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"the card {path} cannot be read; give card=PATH of a Markdown file") from None
+    opening, _, rest = text.removeprefix("---\n").partition("\n---\n")
+    try:
+        tree = yaml.safe_load(opening) if text.startswith("---\n") and rest else None
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the card {path} does not open with front matter: YAML between two lines of ---")
+    return Prose(CardHead.parse(tree, source=f"the front matter of {path}"), rest.strip())
+
+
+def find_prose(path: Path | None, name: str) -> Prose | None:
+    """The card at a path, or the one that the project keeps of a dataset of this name."""
+    kept = PROSE_FOLDER / f"{name}.md"
+    if path is None and not kept.is_file():
+        return None
+    return read_prose(path or kept)
+
+
+def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
+    """Prose that was found by the name of a dataset, if the images may be those it tells of, or some of them."""
+    if prose is None:
+        return None
+    counts = Counter(row.modality or "unknown" for row in rows)
+    num_said = sum(prose.head.images.values())
+    if len(rows) <= num_said:
+        del counts["unknown"]  # as pictures whose files do not say it
+    name = f"data_cards/{prose.head.name}.md"
+    if counts - Counter(prose.head.images):
+        log.warning("the images are not those of %s, which is not taken though the dataset is called so", name)
+        return None
+    log.info("the card takes prose and terms of use from %s, as the dataset is called so; card=... gives another", name)
+    return prose

@@ -1,0 +1,112 @@
+"""The parts of a data card on what people should look at: flags, copies, and how and of whom images were taken."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from medvit.cards.plots import FOLDER, SPLITS
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.thumbnails import montage, thumbnail
+from medvit.document import Picture, Table, markdown_table
+from medvit.leakage import Overlap
+from medvit.leakage.report import NAMES
+from medvit.records import Flag, Row
+
+MEANINGS: dict[Flag, str] = {
+    "constant": "all pixels have one value",
+    "blank": "nothing but noise or an even ground",
+    "low_contrast": "less than a tenth of its 8 bits is used",
+    "clipped": "the brightest parts are cut off at the highest value",
+    "inverted": "bright around, dark inside: perhaps the polarity is wrong",
+    "padded": "much of the area is empty rows or columns",
+    "tiny": "fewer than 16 pixels on its shorter side",
+    "spacing": "no scanner has such a voxel or extent",
+    "not_fundus": "a photograph of the eye without a round field or the colors of a fundus",
+    "blurred": "a fundus without fine detail",
+    "underexposed": "a fundus too dark to be judged",
+    "overexposed": "a fundus too bright to be judged",
+    "cut_field": "much of the field of view is cut off or dark",
+}
+SHOWN_IMAGES = 4
+SHOWN_VALUES = 12
+"""Values of an attribute in the table, the most frequent."""
+_NUMERIC = (
+    *("age_years", "slice_thickness_mm", "echo_time_ms", "repetition_time_ms"),
+    *("fundus_quality", "fundus_sharpness", "fundus_exposure", "fundus_field"),
+)
+
+
+def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> Iterator[str]:
+    """The parts in Markdown; pictures of flagged images go into `card` in `folder`."""
+    yield "\n\n".join(["## Quality", *_quality(manifest, folder)])
+    yield "\n\n".join(["## Copies", *_copies(overlaps)])
+    acquisition = _acquisition(manifest)
+    if acquisition:
+        yield "\n\n".join(["## Scanners and patients", *acquisition])
+
+
+def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
+    unseen = sum(row.flags is None for row in manifest)
+    if unseen:
+        yield f"Nobody has looked for flags in {unseen} images; ingest again to have them."
+    flagged: dict[Flag, list[Row]] = defaultdict(list)
+    for row in manifest:
+        for flag in row.flags or ():
+            flagged[flag].append(row)
+    if not flagged:
+        yield "No image is flagged." if not unseen else ""
+        return
+    ordered = [flag for flag in get_args(Flag) if flag in flagged]
+    lines = [[flag, MEANINGS[flag], len(flagged[flag]), *_by_split(flagged[flag])] for flag in ordered]
+    yield markdown_table(Table(["flag", "which says", "all", *SPLITS], lines))
+    yield "Flags are hints. Training leaves flagged images out with `skip_flags=[...]`."
+    figure = montage(
+        [(flag, [("", thumbnail(manifest, row)) for row in flagged[flag][:SHOWN_IMAGES]]) for flag in ordered]
+    )
+    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / FOLDER / "flags.png").write_bytes(Picture.of("flags", "", figure).png)
+    yield f"![flags]({FOLDER}/flags.png)"
+
+
+def _by_split(rows: Sequence[Row]) -> list[int]:
+    counts = Counter(row.split for row in rows)
+    return [counts[split] for split in SPLITS]
+
+
+def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:
+    if not overlaps:
+        yield "No two images have the same pixels or look alike."
+        return
+    lines = []
+    for check in ("pixel", "perceptual"):
+        found = [overlap for overlap in overlaps if overlap.check == check]
+        images, crossing = sum(len(o.members) for o in found), sum(o.crosses for o in found)
+        lines.append([NAMES[check], len(found), images, crossing])
+    yield markdown_table(Table(["", "groups", "images", "groups in several splits"], lines))
+    labels = sum(len({tuple(sorted(m.row.labels.items())) for m in o.members}) > 1 for o in overlaps)
+    if labels:
+        yield f"In {labels} of these groups labels differ."
+    yield "`medvit leakage a=DATASET` shows them side by side."
+
+
+def _acquisition(manifest: Manifest) -> list[str]:
+    keys = dict.fromkeys(key for row in manifest for key in row.attributes)
+    lines = []
+    for key in sorted(keys):
+        # One line a patient and value, so that a study of many series does not count many times.
+        pairs = {(row.patient_id, row.attributes[key]) for row in manifest if key in row.attributes}
+        lines.append([key.replace("_", " "), len({patient for patient, _ in pairs}), _values(key, pairs)])
+    return [markdown_table(Table(["", "patients it is known of", "values (patients)"], lines))] if lines else []
+
+
+def _values(key: str, pairs: set[tuple[str, str]]) -> str:
+    counts = Counter(value for _, value in pairs)
+    if key in _NUMERIC and len(counts) > SHOWN_VALUES:
+        ordered = sorted(float(value) for value in counts.elements())
+        return f"{ordered[0]:g} to {ordered[-1]:g}, median {ordered[len(ordered) // 2]:g}"
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{value} ({number})" for value, number in ranked[:SHOWN_VALUES])
+    return shown + (f", and {len(ranked) - SHOWN_VALUES} more" if len(ranked) > SHOWN_VALUES else "")

@@ -1,0 +1,39 @@
+"""What intensities a dataset holds, told from a sample of its images spread evenly over the manifest."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.records import Row
+
+SAMPLED_IMAGES = 100
+SAMPLED_VOXELS = 2**28
+"""Voxels read at most to describe intensities."""
+VOXELS_AN_IMAGE = 100_000
+"""Voxels of an image that its percentiles are taken of."""
+PERCENTILES = (1, 50, 99)
+
+
+def sampled_rows(manifest: Manifest) -> list[Row]:
+    """Up to `SAMPLED_IMAGES` rows, fewer of large images; none of an empty manifest."""
+    if not manifest.rows:
+        return []
+    voxels = np.mean([float(np.prod(row.shape)) for row in manifest])
+    wanted = int(np.clip(SAMPLED_VOXELS / voxels, 3, SAMPLED_IMAGES))
+    places = np.unique(np.linspace(0, len(manifest) - 1, wanted).round().astype(int))
+    return [manifest.rows[place] for place in places]
+
+
+def percentiles(manifest: Manifest, row: Row) -> Float[Array, "3"] | None:
+    """The `PERCENTILES` of an image in its real unit; none where no voxel is finite.
+
+    Raises:
+        DataError: If the store lacks the pixels.
+    """
+    pixels = manifest.store.get(row.sha256).ravel()
+    values = pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)].astype(np.float64) * row.slope + row.intercept
+    finite = values[np.isfinite(values)]
+    return np.percentile(finite, PERCENTILES) if finite.size else None

@@ -1,0 +1,222 @@
+"""The list of what a dataset holds: `manifest.parquet`, a row an image, volume or slide."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medvit.dataset.store import Store
+from medvit.errors import DataError
+from medvit.records import Flag, Row, Split
+
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes."""
+FILE_NAME = "manifest.parquet"
+ROWS_A_GROUP = 10_000
+"""Rows that are written, and read, at once: so many take about 30 MiB on the way."""
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("image_id", "patient_id", "study_id", "series_id")),
+        *((name, pa.string()) for name in ("modality", "kind", "dataset", "split")),
+        ("shape", pa.list_(pa.int64())),
+        ("dtype", pa.string()),
+        ("sha256", pa.string()),
+        ("labels", pa.map_(pa.string(), pa.string())),
+        ("mask", pa.string()),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("affine", pa.list_(pa.float64())),
+        ("mpp", pa.float64()),
+        ("slope", pa.float64()),
+        ("intercept", pa.float64()),
+        ("unit", pa.string()),
+        ("part", pa.string()),
+        ("flags", pa.list_(pa.string())),
+        ("perceptual_hash", pa.string()),
+        ("file_sha256", pa.string()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of a dataset as a whole; empty texts are said to be missing on its card.
+
+    `classes` gives for each label key its classes in order; `mask_classes` the names of label-map values 0, 1, 2...
+    """
+
+    name: str
+    licence: str = ""
+    source: str = ""
+    description: str = ""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mask_classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_dataset(cls, folder: Path) -> Facts:
+        """The facts of a dataset folder; reads no row.
+
+        Raises:
+            DataError: If the folder holds no dataset or one of a newer schema.
+        """
+        return _facts(_open(folder).schema_arrow.metadata)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows in the order of their `image_id`, the facts of the dataset, and the folder whose store holds the pixels."""
+
+    rows: tuple[Row, ...]
+    facts: Facts
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a dataset folder.
+
+        Raises:
+            DataError: If the folder holds no dataset or one of a newer schema.
+        """
+        file = _open(folder)
+        try:
+            rows = tuple(_row(line) for batch in file.iter_batches(ROWS_A_GROUP) for line in batch.to_pylist())
+        except (pa.ArrowException, OSError):
+            raise _damaged(folder) from None
+        return cls(rows, _facts(file.schema_arrow.metadata), folder)
+
+    def write(self) -> None:
+        """Writes `manifest.parquet` into the folder, a group of rows after the other, whole or not at all."""
+        ordered = sorted(self.rows, key=lambda row: row.image_id)
+        metadata = {
+            "medvit_schema": str(SCHEMA_VERSION),
+            "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True),
+        }
+        schema = _SCHEMA.with_metadata(metadata)
+        partial = self.folder / f".{FILE_NAME}.partial"
+        with pq.ParquetWriter(partial, schema, compression="zstd") as file:
+            for start in range(0, len(ordered), ROWS_A_GROUP):
+                lines = [_line(row) for row in ordered[start : start + ROWS_A_GROUP]]
+                file.write_table(pa.Table.from_pylist(lines, schema=schema))
+        os.replace(partial, self.folder / FILE_NAME)
+
+    @property
+    def store(self) -> Store:
+        """The pixels and label maps of the rows."""
+        return Store(self.folder / "images")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
+        lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
+        facts = json.dumps(asdict(self.facts), sort_keys=True)
+        return hashlib.sha256("\n".join([facts, *lines]).encode()).hexdigest()
+
+    def filter(self, keep: Callable[[Row], bool]) -> Manifest:
+        """The rows for which `keep` is true."""
+        return replace(self, rows=tuple(row for row in self.rows if keep(row)))
+
+    def without_flags(self, flags: Collection[Flag]) -> Manifest:
+        """The rows that carry none of some flags.
+
+        Raises:
+            DataError: If nothing is left, or if nobody has looked for flags in the images.
+        """
+        if not flags:
+            return self
+        num_unseen = sum(row.flags is None for row in self.rows)
+        if num_unseen:
+            raise DataError(
+                f"{self.folder}: nobody has looked for flags in {num_unseen} of {len(self)} images, so skip_flags "
+                "cannot skip them; ingest the dataset again, or leave skip_flags out"
+            )
+        kept = self.filter(lambda row: not set(flags) & set(row.flags or ()))
+        if not kept.rows:
+            raise DataError(f"{self.folder}: each of the {len(self)} images carries a flag of skip_flags; name fewer")
+        return kept
+
+    def split(self, name: Split) -> Manifest:
+        """The rows of one split.
+
+        Raises:
+            DataError: If there are none.
+        """
+        chosen = self.filter(lambda row: row.split == name)
+        if not chosen.rows:
+            counts = dict(Counter(row.split for row in self.rows))
+            raise DataError(
+                f"{self.folder}: no row is in the split {name!r} (found {counts}); change splits.* and ingest again"
+            )
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+def _open(folder: Path) -> pq.ParquetFile:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not a dataset: no {FILE_NAME} in it; "
+            f"make one with `medvit ingest source=... dataset={folder}`"
+        )
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError):
+        raise _damaged(folder) from None
+    version = int((file.schema_arrow.metadata or {}).get(b"medvit_schema", b"0"))
+    if version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise DataError(f"{path} has schema version {version}; this medvit reads versions {known}")
+    return file
+
+
+def _damaged(folder: Path) -> DataError:
+    return DataError(f"{folder / FILE_NAME} is damaged and cannot be read; run ingest again")
+
+
+def _line(row: Row) -> dict[str, Any]:
+    fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    return fields | {name: sorted(getattr(row, name).items()) for name in ("labels", "attributes")}
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
+    later = ("part", "flags", "perceptual_hash", "file_sha256", "attributes")
+    return {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
+
+
+def _row(line: dict[str, Any]) -> Row:
+    spacing, affine, flags = line["spacing_mm"], line["affine"], line.get("flags")
+    return Row(
+        **{
+            **line,
+            "shape": tuple(line["shape"]),
+            "labels": dict(line["labels"] or ()),
+            "spacing_mm": None if spacing is None else tuple(spacing),
+            "affine": None if affine is None else tuple(affine),
+            "part": line.get("part") or "",
+            "flags": None if flags is None else tuple(flags),
+            "attributes": dict(line.get("attributes") or ()),
+        }
+    )
+
+
+def _facts(metadata: Mapping[bytes, bytes]) -> Facts:
+    facts = json.loads(metadata[b"medvit_facts"])
+    classes = {key: tuple(names) for key, names in facts.pop("classes").items()}
+    return Facts(**{**facts, "classes": classes, "mask_classes": tuple(facts["mask_classes"])})

@@ -1,0 +1,243 @@
+"""From a manifest to samples: load, preprocess once, keep in memory while there is room; of slides, tile by tile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.slices import stored_mask, stored_pixels
+from medvit.errors import DataError
+from medvit.geometry import Affine
+from medvit.records import Row, TileRow
+from medvit.transforms.preprocess import Preprocess
+from medvit.types import Batch, Image, Sample
+from medvit.wsi.locations import MixedSlidesConfig, SlidesConfig, magnified, read_tile, tile_row
+from medvit.wsi.tiles import MPP, Magnification, TileGrid
+
+log = logging.getLogger("medvit")
+
+CACHE_BYTES = 6 * 2**30
+"""Preprocessed samples kept in memory at most, by all processes of a loader together."""
+SCALE_STREAM = 11
+"""Sets the draw of a scale apart from all else that is drawn by the same seed."""
+
+
+def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
+    """The image of a row, with its mask where it has one; pixels in their stored type.
+
+    Of a tile, the pixels come from the file of its slide, where `slides` says it lies.
+
+    Raises:
+        DataError: If the store has lost it, or if the slide cannot be read.
+    """
+    if isinstance(row, TileRow):
+        pixels = read_tile(row, slides or SlidesConfig())
+        return Image(pixels, row.kind, row.modality, mpp=row.mpp, row=row)
+    store = manifest.store
+    return Image(
+        pixels=stored_pixels(store, row),
+        kind=row.kind,
+        modality=row.modality,
+        affine=None if row.affine is None else Affine(np.array(row.affine).reshape(4, 4)),
+        mpp=row.mpp,
+        slope=row.slope,
+        intercept=row.intercept,
+        unit=row.unit,
+        mask=stored_mask(store, row),
+        row=row,
+    )
+
+
+class Samples(Dataset[Sample]):
+    """Preprocessed images of a manifest. With `classes`, the target is the index of `row.labels[label]` in them.
+
+    `slides` says where the slides of tiles lie.
+
+    Raises:
+        DataError: If a row has no label, or one that is not among the classes.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        preprocess: Preprocess,
+        *,
+        label: str = "",
+        classes: Sequence[str] = (),
+        slides: SlidesConfig | None = None,
+    ) -> None:
+        self.manifest, self.preprocess, self.slides = manifest, preprocess, slides
+        self.label, self.classes = label, tuple(classes)
+        self._cache: dict[int, Sample] = {}
+        self._cached_bytes = 0
+        if self.classes:
+            self.class_indices = [self._class_index(row) for row in manifest]
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._cache:
+            return self._cache[index]
+        row = self.manifest.rows[index]
+        prepared = self.preprocess(load(self.manifest, row, self.slides))
+        target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
+        sample = Sample(prepared.pixels, row, target, prepared.affine)
+        size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
+        worker = get_worker_info()  # each process of a loader has a memory of its own
+        if self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):
+            self._cache[index] = sample
+            self._cached_bytes += size
+        return sample
+
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A sample as it is drawn for training; `seed` decides where there is a choice of how to look at it."""
+        return self[index]
+
+    @property
+    def examples(self) -> Manifest:
+        """Rows that show all shapes the samples have."""
+        return self.manifest
+
+    def of(self, manifest: Manifest) -> Samples:
+        """Samples of other rows, preprocessed alike."""
+        return Samples(manifest, self.preprocess, slides=self.slides)
+
+    def _class_index(self, row: Row) -> int:
+        found = row.labels.get(self.label)
+        if found is None:
+            known = ", ".join(sorted(row.labels)) or "none"
+            raise DataError(f"{row} has no label {self.label!r} (it has {known}); give label=... or filter the dataset")
+        if found not in self.classes:
+            raise DataError(f"{row} has {self.label} = {found!r}; expected one of {', '.join(self.classes)}")
+        return self.classes.index(found)
+
+
+class TileSamples(Samples):
+    """Preprocessed tiles of the slides of a manifest, slide after slide, read on demand and not kept in memory.
+
+    Drawn for training, they have the scales that `slides` mixes, of which slides lack those finer than their own.
+
+    Raises:
+        DataError: If no tile is left, if tiles of a slide are lost, or if a slide has none of the scales.
+    """
+
+    def __init__(self, manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> None:
+        super().__init__(manifest, preprocess, slides=slides)
+        self.mixed = slides.magnifications if isinstance(slides, MixedSlidesConfig) else {}
+        self.grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in manifest]
+        self._ends = np.cumsum([len(grid) for grid in self.grids])
+        if not self._ends[-1]:
+            raise DataError(
+                f"{manifest.folder}: no tile of its {len(manifest)} slides is left; change slides.skip_tiles"
+            )
+        if self.mixed:
+            self._require_scales()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.row(index)
+        prepared = self.preprocess(load(self.manifest, row, self.slides))
+        return Sample(prepared.pixels, row)
+
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A tile, about its center at a magnification drawn by its share of those that the slide has."""
+        if not self.mixed:
+            return self[index]
+        there = self._scales(self.row(index))
+        shares = np.array([self.mixed[name] for name in there])
+        chosen = np.random.default_rng([seed, SCALE_STREAM]).choice(len(there), p=shares / shares.sum())
+        row = list(there.values())[chosen]
+        return Sample(self.preprocess(load(self.manifest, row, self.slides)).pixels, row)
+
+    def _scales(self, tile: TileRow) -> dict[Magnification, TileRow]:
+        found = {name: magnified(tile, MPP[name]) for name in self.mixed}
+        return {name: row for name, row in found.items() if row is not None}
+
+    def _require_scales(self) -> None:
+        there = [(row.slide, set(self._scales(row))) for row in self.examples if isinstance(row, TileRow)]
+        for slide, scales in there:
+            if not scales:
+                raise DataError(
+                    f"{slide} has none of slides.magnifications, {', '.join(self.mixed)}; give coarser ones"
+                )
+        for name in self.mixed:
+            lacking = sum(name not in scales for _, scales in there)
+            if lacking:
+                log.info("%d of %d slides have no tiles of %s; theirs are of the others", lacking, len(there), name)
+
+    def row(self, index: int) -> TileRow:
+        """The row of a tile."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[number - 1]) if number else 0
+        return tile_row(self.manifest.rows[number], self.grids[number], index - first)
+
+    @property
+    def examples(self) -> Manifest:
+        """The first tile of each slide that has one."""
+        firsts = np.cumsum([0, *self.lengths[:-1]])[np.array(self.lengths) > 0]
+        return replace(self.manifest, rows=tuple(self.row(int(index)) for index in firsts))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tiles of each slide."""
+        return tuple(len(grid) for grid in self.grids)
+
+
+def are_tiles(manifest: Manifest, preprocess: Preprocess) -> bool:
+    """Whether the images of a manifest are tiles of its slides; where it has pictures too, these are the images."""
+    kinds = {row.kind for row in manifest}
+    return preprocess.kind == "image" and "slide" in kinds and "image" not in kinds
+
+
+def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> Samples:
+    """The training images of the kind that a preprocessing takes; of slides, their tiles.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if are_tiles(manifest, preprocess):
+        return TileSamples(manifest.filter(lambda row: row.kind == "slide").split("train"), preprocess, slides)
+    num_slides = sum(row.kind == "slide" for row in manifest)
+    if num_slides and preprocess.kind == "image":
+        log.warning(
+            "%d slides are left out, since %s has pictures, too; ingest slides apart, or with tiles.pack=true",
+            num_slides,
+            manifest.folder.name,
+        )
+    return Samples(manifest.filter(lambda row: row.kind == preprocess.kind).split("train"), preprocess)
+
+
+def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: int) -> Manifest:
+    """At most so many tiles of each split, drawn at random, as rows of a manifest."""
+    generator = np.random.default_rng(seed)
+    chosen: list[TileRow] = []
+    for split in ("train", "val", "test"):
+        rows = [row for row in manifest if row.split == split and row.kind == "slide"]
+        grids = [slides.usable(TileGrid.read(manifest.folder, row.image_id)) for row in rows]
+        places = [(n, index) for n, grid in enumerate(grids) for index in _few(len(grid), count, generator)]
+        drawn = sorted(generator.permutation(len(places))[:count])
+        chosen += [tile_row(rows[places[i][0]], grids[places[i][0]], places[i][1]) for i in drawn]
+    return replace(manifest, rows=tuple(chosen))
+
+
+def _few(length: int, count: int, generator: np.random.Generator) -> list[int]:
+    return sorted(int(index) for index in generator.permutation(length)[:count])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks samples of one shape."""
+    targets = [sample.target for sample in samples if sample.target is not None]
+    return Batch(
+        pixels=torch.stack([sample.pixels for sample in samples]),
+        targets=torch.stack(targets) if targets else None,
+        rows=tuple(sample.row for sample in samples),
+    )

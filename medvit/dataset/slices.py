@@ -1,0 +1,161 @@
+"""Slices cut from volumes as they are needed: a dataset of volumes is read as one of images, without a copy.
+
+Only the chunks that a slice touches are read. A slice keeps patient, study, series, labels and mask of its volume.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Int, Num
+from numpy import ndarray as Array
+from pydantic import Field, model_validator
+
+from medvit.config import Amount, Config
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.store import Store
+from medvit.errors import ConfigError
+from medvit.records import Row
+from medvit.types import Image
+
+log = logging.getLogger("medvit")
+
+Plane = Literal["axial", "coronal", "sagittal", "acquired"]
+ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Axis of a volume (R, A, S) that the slices of a plane are counted along."""
+
+
+class SlicesConfig(Config):
+    """Which slices of a volume are images. A word, as in slices=axial, names the plane."""
+
+    planes: tuple[Plane, ...] = Field(default=("axial",), min_length=1)
+    """axial, coronal, sagittal, or several of them; acquired: across the axis with the largest spacing, as scanned."""
+    gap_mm: Amount = 0.0
+    """Slices of a volume are at least this far apart, since neighbors are near duplicates; 0 takes every one."""
+    margin: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """Share of the slices left out at either end, where there is often little but air."""
+    neighbors: int = Field(default=0, ge=0, le=8)
+    """Slices before and after that are channels beside a slice (2.5D): 1 gives three; the outermost are repeated."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_word(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"planes": [value]}
+        return {"planes": value} if isinstance(value, list | tuple) else value
+
+    def single(self) -> Self:
+        """Itself, if it names one plane, as a model must that predicts volumes slice by slice.
+
+        Raises:
+            ConfigError: If it names several.
+        """
+        if len(self.planes) > 1:
+            raise ConfigError(f"slices.planes names {', '.join(self.planes)}; a model of slices is of one plane")
+        return self
+
+    def of(self, manifest: Manifest) -> Manifest:
+        """A manifest whose volumes are replaced by their slices; images stay as they are."""
+        if not any(row.kind == "volume" for row in manifest):
+            log.warning("slices is ignored: %s holds no volume to cut", manifest.folder)
+            return manifest
+        return replace(manifest, rows=tuple(part for row in manifest for part in self._parts(row)))
+
+    def _parts(self, row: Row) -> Iterator[Row]:
+        if row.kind != "volume":
+            yield row
+            return
+        own = {field.name: getattr(row, field.name) for field in fields(Row)}
+        own |= {"kind": "image", "affine": None, "spacing_mm": None}
+        for across in dict.fromkeys(_across(plane, row.spacing_mm) for plane in self.planes):
+            first, second = (axis for axis in range(3) if axis != across)
+            channels = row.shape[0] * (2 * self.neighbors + 1)
+            shape = (channels, row.shape[1 + second], row.shape[1 + first])
+            own["neighbors"] = self.neighbors
+            for number in self._numbers(row, across):
+                name = f"{row.image_id}.{across}.{number}"
+                yield SliceRow(**own | {"shape": shape, "image_id": name}, across=across, number=number)
+
+    def _numbers(self, row: Row, across: int) -> range:
+        count = row.shape[1 + across]
+        left_out = int(self.margin * count)
+        spacing_mm = row.spacing_mm[across] if row.spacing_mm else math.inf
+        step = max(1, math.ceil(self.gap_mm / spacing_mm - 1e-6))
+        return range(left_out, count - left_out, step)
+
+
+@dataclass(frozen=True)
+class SliceRow(Row):
+    """An image that is slice `number` of a stored volume, counted along its axis `across`; addresses are the volume's.
+
+    Its rows and columns are as a person is used to see them: A or S above, and R, or A of a sagittal one, at the left.
+    """
+
+    across: int = 2
+    number: int = 0
+    neighbors: int = 0
+
+
+def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
+    """The pixels of a row in their stored type; of a slice, only these and those of its neighbors are read."""
+    if not isinstance(row, SliceRow):
+        return store.get(row.sha256)
+    first, last = max(0, row.number - row.neighbors), row.number + row.neighbors + 1
+    region = tuple(slice(first, last) if axis == row.across else slice(None) for axis in range(3))
+    return _channels(store.get(row.sha256, (slice(None), *region)), row.across, row.number - first, row.neighbors)
+
+
+def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
+    """Every slice of a volume across the one plane of a config, in order, as images with their neighbors."""
+    across = across_of(image, config)
+    for number in range(image.pixels.shape[1 + across]):
+        pixels = _channels(image.pixels, across, number, config.neighbors)
+        yield replace(image, pixels=pixels, kind="image", affine=None, mask=None)
+
+
+def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j k"]:
+    """Masks of all slices as one of their volume: what cutting turned upright is turned back."""
+    return np.stack([plane.swapaxes(-1, -2)[::-1, ::-1] for plane in planes], axis=across)
+
+
+def across_of(image: Image, config: SlicesConfig) -> int:
+    """The axis of a volume that its slices are counted along."""
+    spacing_mm = None if image.affine is None else image.affine.spacing_mm
+    return _across(config.planes[0], spacing_mm)
+
+
+def stored_mask(store: Store, row: Row) -> Int[Array, "*s"] | None:
+    """The label map of a row, where it has one."""
+    if row.mask is None:
+        return None
+    if not isinstance(row, SliceRow):
+        return store.get(row.mask)
+    return _upright(store.get(row.mask, _region(row)), row.across)
+
+
+def _region(row: SliceRow) -> tuple[slice, ...]:
+    return tuple(slice(row.number, row.number + 1) if axis == row.across else slice(None) for axis in range(3))
+
+
+def _channels(volume: Num[Array, "c i j k"], across: int, number: int, neighbors: int) -> Num[Array, "d h w"]:
+    """A slice between its neighbors as channels, neighbor by neighbor; the outermost stand for those beyond."""
+    last = volume.shape[1 + across] - 1
+    numbers = [min(max(number + step, 0), last) for step in range(-neighbors, neighbors + 1)]
+    return np.concatenate([_upright(volume.take([n], axis=1 + across), across) for n in numbers])
+
+
+def _upright(part: Num[Array, "*c i j k"], across: int) -> Num[Array, "*c h w"]:
+    """A part one voxel thick as rows and columns, from voxels that are ordered towards R, A and S."""
+    plane = part.squeeze(part.ndim - 3 + across)
+    return np.ascontiguousarray(plane[..., ::-1, ::-1].swapaxes(-1, -2))
+
+
+def _across(plane: Plane, spacing_mm: tuple[float, ...] | None) -> int:
+    if plane != "acquired":
+        return ACROSS[plane]
+    return max((2, 1, 0), key=lambda axis: (spacing_mm or (1.0, 1.0, 1.0))[axis])

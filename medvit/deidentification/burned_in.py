@@ -1,0 +1,228 @@
+"""Writing in the pixels: which images are looked at, and what becomes of those that seem to carry some.
+
+(0028,0301) BurnedInAnnotation is often absent and sometimes wrong, so it is believed where it says YES, and where it
+says NO only of images that rarely carry writing. Ultrasound, endoscopy, photographs, secondary captures and screen
+saves are looked at in any case (`medvit.deidentification.text_detector`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Num
+from numpy import ndarray as Array
+from pydantic import Field, model_validator
+
+from medvit.config import Config
+from medvit.deidentification.pixels import frames_of
+from medvit.deidentification.text_detector import TextLine, blanked, find_lines, marks_beside, suspicion
+from medvit.dicom.file import open_elements
+from medvit.dicom.header import load
+from medvit.errors import DataError, GeometryError
+from medvit.files.guard import decoding
+from medvit.geometry import like, to_ras
+from medvit.readers.dicom import source_affine
+from medvit.records import Item
+from medvit.types import Image
+
+log = logging.getLogger("medvit")
+
+Fate = Literal["", "masked", "kept"]
+"""What became of an image that seems to carry writing; nothing where none was seen."""
+
+RISKY_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.3",
+    "1.2.840.10008.5.1.4.1.1.6",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.77.1.1",
+    "1.2.840.10008.5.1.4.1.1.77.1.4",
+)
+"""Roots of ultrasound, secondary capture, endoscopy and photography (PS3.4 B.5), old and new."""
+RISKY_MODALITIES = frozenset(("US", "IVUS", "ES", "XC", "SC", "OT", "DOC", "GM"))
+RISKY_TYPES = ("SCREEN", "CAPTURE", "DOSE", "REPORT", "PROTOCOL", "SUMMARY", "TABLE", "PASTED")
+"""Words of (0008,0008) ImageType that tell of a picture of a screen."""
+_TAGS = ("BurnedInAnnotation", "SOPClassUID", "ImageType", "Modality", "ConversionType")
+
+
+class BurnedInError(DataError):
+    """An image left out since something seems to be written into its pixels."""
+
+    code = "burned_in"
+
+
+class BurnedInConfig(Config):
+    """What becomes of images with writing in their pixels; `burned_in=mask` is short for `burned_in.policy=mask`."""
+
+    policy: Literal["quarantine", "mask", "keep"] = "quarantine"
+    """Leave such images out, blank the lines found (in all slices of a volume), or keep them; counted in the log."""
+    look_at: Literal["risky", "all"] = "risky"
+    """Look at kinds of images that often carry writing, as ultrasound and screen saves, or at all."""
+    threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
+    """Suspicion from which an image counts as written on; lower finds more, and errs more."""
+
+    SHORT: ClassVar[str] = "policy"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {cls.SHORT: value}
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            return {cls.SHORT: value["name"], **{key: given for key, given in value.items() if key != "name"}}
+        return value
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Why an image is looked at: its header `declares` writing, or its kind `is_risky`."""
+
+    declares: bool = False
+    is_risky: bool = False
+
+
+def risk(item: Item, modality: str = "") -> Risk:
+    """The risk that an image carries writing, from its header; `modality` is meant where the file says none."""
+    if item.reader != "dicom":
+        return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
+    with decoding("the DICOM header"):
+        header = open_elements(item.files[0], stop_before_pixels=True, specific_tags=_TAGS)
+        said = str(header.get("BurnedInAnnotation") or "").strip().upper()
+        sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+        kinds = " ".join(header.get("ImageType") or ()).upper()
+        return Risk(
+            declares=said == "YES",
+            is_risky=any(sop_class == root or sop_class.startswith(f"{root}.") for root in RISKY_CLASSES)
+            or str(header.get("Modality") or modality).upper() in RISKY_MODALITIES
+            or any(word in kinds for word in RISKY_TYPES)
+            or bool(header.get("ConversionType")),
+        )
+
+
+def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
+    """The image as the policy has it, and what became of it.
+
+    Raises:
+        BurnedInError: If it seems to carry writing and is to be left out, or cannot be masked.
+    """
+    found = risk(item, modality)
+    if not found.declares and not found.is_risky and config.look_at == "risky":
+        return image, ""
+    lines = [find_lines(plane) for plane in _drawn(image, item)]
+    if not found.declares and suspicion(chain.from_iterable(lines)) < config.threshold:
+        return image, ""
+    if config.policy == "keep":
+        return image, "kept"
+    if config.policy == "quarantine":
+        raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
+    chosen = to_mask(zip(_drawn(image, item), lines, strict=True))
+    if not chosen:
+        raise BurnedInError(_why(found) + ", but no line of it was found to mask")
+    pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
+    if any(suspicion(find_lines(plane)) >= config.threshold for plane in _planes(pixels, image, item)):
+        raise BurnedInError(_why(found) + ", and masking did not remove all of it")
+    return replace(image, pixels=pixels), "masked"
+
+
+def report(fates: Iterable[str], codes: Iterable[str]) -> None:
+    """Says in the log how many images seem to carry writing, and what became of them."""
+    counts = Counter([*(fate for fate in fates if fate), *(code for code in codes if code == BurnedInError.code)])
+    if counts:
+        shown = ", ".join(
+            f"{number} {'left out' if fate == BurnedInError.code else fate}" for fate, number in sorted(counts.items())
+        )
+        log.warning("writing in the pixels of %d images: %s", counts.total(), shown)
+
+
+def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -> list[TextLine]:
+    """What is blanked of planes known to carry writing, each with its lines: strong ones with their surroundings.
+
+    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters, and
+    an initial or a number of two digits is no line of its own.
+    """
+    chosen: set[TextLine] = set()
+    for plane, found in planes:
+        lines = [line for line in found if line.score >= MASK_FROM]
+        strong = [line for line in lines if line.score >= STRONG]
+        chosen.update(lines, (line.widened(SURROUNDINGS) for line in strong), marks_beside(plane, lines))
+    return list(chosen)
+
+
+MASK_FROM, STRONG = 0.1, 0.3
+"""Scores of a line from which it is blanked, and from which its surroundings are, where an image is masked at all."""
+SURROUNDINGS = 2.0
+"""Heights of a line that are blanked at its ends; an eighth of that above and below."""
+
+
+def _why(found: Risk) -> str:
+    if found.declares:
+        return "(0028,0301) BurnedInAnnotation says that something is written into the pixels"
+    return "something seems to be written into the pixels"
+
+
+def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
+    """Each frame of DICOM files as it is stored.
+
+    Raises:
+        UnreadableError: If pixels cannot be decoded.
+    """
+    for file in files:
+        with decoding("the pixels"):
+            frames = frames_of(load(file))
+        yield from frames
+
+
+def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
+    """The planes in which writing is looked for: of a volume, those of its files."""
+    if image.kind == "image":
+        yield _flat(image.pixels)
+    elif item.reader == "dicom":
+        yield from frames_in(item.files)
+
+
+def _flat(pixels: Num[Array, "c h w"]) -> Num[Array, "h w *c"]:
+    return pixels[0] if len(pixels) == 1 else rearrange(pixels, "c h w -> h w c")
+
+
+def _masked(pixels: Num[Array, "c h w"], lines: Iterable[TextLine]) -> Num[Array, "c h w"]:
+    flat = blanked(_flat(pixels), lines, pixels.min())
+    return flat[None] if flat.ndim == 2 else np.ascontiguousarray(rearrange(flat, "h w c -> c h w"))
+
+
+def _masked_volume(image: Image, item: Item, lines: Iterable[TextLine]) -> Num[Array, "c i j k"]:
+    """The voxels with the lines of any plane blanked in all planes: writing that one shows, others show fainter."""
+    stored = _as_stored(image, item)
+    masked = blanked(rearrange(stored, "c w h p -> h w p c"), lines, stored.min())
+    turned, _ = to_ras(rearrange(masked, "h w p c -> c w h p"), source_affine(item))
+    return np.ascontiguousarray(turned)
+
+
+def _planes(pixels: Num[Array, "c *s"], image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
+    if image.kind == "image":
+        yield _flat(pixels)
+    else:
+        yield from rearrange(_as_stored(replace(image, pixels=pixels), item), "1 w h p -> p h w")
+
+
+def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
+    """The voxels on the grid of the files: columns, rows and planes.
+
+    Raises:
+        BurnedInError: If the planes of the volume are not those of the files, as where they were resampled.
+    """
+    try:
+        if image.affine is None or item.is_resampled:
+            raise GeometryError("the planes are not those of the files")
+        return like(image.pixels, image.affine, source_affine(item))
+    except GeometryError:
+        raise BurnedInError(
+            "something is written into the pixels of a volume whose planes are not those of its files, as of a mosaic "
+            "or a resampled series; it cannot be masked"
+        ) from None

@@ -1,0 +1,142 @@
+"""The pixels of a DICOM data set as it stores them: without what is no pixel, and with lines of writing blanked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.deidentification.text_detector import TextLine, blanked
+from medvit.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+from typing import TYPE_CHECKING
+
+from medvit.deidentification.identifiers import MIN_SUBSTRING
+from medvit.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+
+
+def tidy(copy: Dataset, source: Dataset) -> None:
+    """Cuts (7FE0,0010) PixelData of a data set to its length, and clears overlays that `source` keeps in its bits.
+
+    Pixels that hold nothing else stay byte for byte as they were.
+    """
+    from pydicom.pixels.utils import get_expected_length
+
+    if any(copy.get(key) is None for key in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")):
+        return
+    if copy.get("PhotometricInterpretation") is None:
+        return
+    length = get_expected_length(copy)
+    length += length % 2
+    pixels = copy.PixelData
+    if len(pixels) > length:
+        copy["PixelData"].value = pixels[:length]
+    if _has_embedded_overlay(source):
+        copy["PixelData"].value = _without_unused_bits(copy, source)
+
+
+def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
+    """The frames of a data set, decoded, colors as RGB.
+
+    Raises:
+        Exception: Whatever its decoder raises.
+    """
+    from pydicom.pixels import pixel_array
+
+    pixels = pixel_array(dataset)
+    return list(pixels) if int(dataset.get("NumberOfFrames") or 1) > 1 else [pixels]
+
+
+def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
+    """Fills lines with black in all frames of a data set, which then is uncompressed.
+
+    Raises:
+        UnsupportedError: If its pixels are of a kind that cannot be changed in place.
+    """
+    from pydicom.pixels import pixel_array
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.decompress(generate_instance_uid=False)
+    if dataset.BitsAllocated not in (8, 16) or dataset.PhotometricInterpretation == "YBR_FULL_422":
+        raise UnsupportedError("pixels of 1 or 32 bits, or of subsampled colors, cannot be masked")
+    pixels = np.array(pixel_array(dataset, raw=True))
+    frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
+    filled = np.stack([blanked(frame, lines, _black(frame, dataset)) for frame in frames])
+    if int(dataset.SamplesPerPixel) > 1:
+        dataset.PlanarConfiguration = 0
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    content = filled.astype(filled.dtype.newbyteorder("<")).tobytes()
+    dataset.PixelData = content + b"\0" * (len(content) % 2)
+    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
+
+
+def _black(frame: Num[Array, "h w *c"], dataset: Dataset) -> Any:
+    photometric = dataset.PhotometricInterpretation
+    if photometric == "MONOCHROME1":
+        return frame.max()
+    if photometric == "PALETTE COLOR":
+        return np.bincount(frame.ravel()).argmax()  # the background
+    return np.array([0, 128, 128]) if str(photometric).startswith("YBR") else frame.min()
+
+
+def _has_embedded_overlay(dataset: Dataset) -> bool:
+    """Overlays of before 2004: their plane is a bit of each pixel (PS3.3 C.9.2, retired)."""
+    return any(
+        (group, 0x0102) in dataset and (group, 0x3000) not in dataset and int(dataset[group, 0x0102].value or 0) > 0
+        for group in OVERLAY_GROUPS
+    )
+
+
+def _without_unused_bits(copy: Dataset, source: Dataset) -> bytes:
+    allocated, stored = int(copy.BitsAllocated), int(copy.BitsStored)
+    if allocated not in (8, 16, 32) or stored >= allocated:
+        return bytes(copy.PixelData)
+    is_signed = bool(copy.get("PixelRepresentation"))
+    order = "<" if source.original_encoding[1] in (True, None) else ">"
+    pixels = np.frombuffer(copy.PixelData, dtype=f"{order}{'i' if is_signed else 'u'}{allocated // 8}")
+    spare = allocated - stored
+    # Shifting up and down again clears the unused bits, and repeats the sign where there is one.
+    return ((pixels << spare) >> spare).astype(pixels.dtype).tobytes()
+
+
+def transfer_syntax(dataset: Dataset) -> str:
+    """The transfer syntax of a data set, as its file meta information says or else as reading it has shown."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    said = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if said:
+        return said
+    is_implicit, is_little = dataset.original_encoding
+    return str(ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian)
+
+
+def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:
+    """Tidy the pixel data of a de-identified copy; compressed pixels stay as they are.
+
+    Raises:
+        UnreadableError: If compressed pixels carry one of the `forbidden` words in a comment.
+    """
+    from pydicom.uid import UID
+
+    syntax = UID(transfer_syntax(source))
+    if "PixelData" not in copy:
+        return
+    if syntax.is_transfer_syntax and syntax.is_encapsulated:
+        folded = bytes(copy.PixelData).lower()
+        if any(word.encode() in folded for word in forbidden if len(word) > MIN_SUBSTRING):
+            raise UnreadableError("the compressed pixels carry an identifier in a comment; decompress them first")
+        return
+    tidy(copy, source)

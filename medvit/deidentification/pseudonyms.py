@@ -1,0 +1,141 @@
+"""Pseudonyms: keyed hashes (HMAC-SHA256, RFC 2104) in place of names, identifiers and paths.
+
+The key is a file the site keeps. With it the same patient gets the same pseudonym again; without it nobody can tell
+whose a pseudonym is by trying identifiers out.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import secrets
+import stat
+import uuid
+from pathlib import Path
+
+from medvit.errors import ConfigError, OutputError
+from medvit.records import Candidate, Identity, Item, Patient
+
+log = logging.getLogger("medvit")
+
+KEY_BYTES = 32
+READABLE_BY_OTHERS = 0o077
+MIN_DAYS, MAX_DAYS = 366, 3652
+"""Dates of a patient move one to ten years into the past."""
+
+
+class Pseudonyms:
+    """Gives pseudonyms for one dataset; what has no meaning outside of it is hashed together with its name."""
+
+    def __init__(self, key: bytes, dataset: str) -> None:
+        self._key, self._dataset = key, dataset
+
+    @classmethod
+    def with_key_file(cls, path: Path, dataset: str) -> Pseudonyms:
+        """With the key in a file, made on first use with mode 0600.
+
+        Raises:
+            ConfigError: If others may read the file, or if it is too short to be a key.
+            OutputError: If it cannot be made or read.
+        """
+        path = path.expanduser()
+        try:
+            if not path.exists():
+                _make_key(path)
+            mode, key = stat.S_IMODE(path.stat().st_mode), path.read_bytes()
+        except OSError as error:
+            raise OutputError(f"the key file {path} cannot be used: {error.strerror}; give another key=...") from None
+        if mode & READABLE_BY_OTHERS:
+            raise ConfigError(f"others may read the key file {path} (its mode is {mode:04o}); run: chmod 600 {path}")
+        if len(key) < KEY_BYTES:
+            raise ConfigError(
+                f"the key file {path} holds {len(key)} bytes, expected at least {KEY_BYTES}; "
+                "restore it from a backup, or give another key=..."
+            )
+        return cls(key, dataset)
+
+    def patient(self, patient: Patient) -> str:
+        """Pseudonym of a patient."""
+        return "p-" + self._digest("patient", "" if patient.is_known_elsewhere else self._dataset, patient.id)[:12]
+
+    def study(self, candidate: Candidate) -> str:
+        """Pseudonym of the study of an image; a series that names no study is one of its own, as is an image."""
+        identity = candidate.item.identity
+        return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
+
+    def series(self, candidate: Candidate) -> str:
+        """Pseudonym of the series of an image; an image that names no series is one of its own."""
+        return "e-" + self._uid("series", candidate.item.identity.series, candidate)[:12]
+
+    def image(self, candidate: Candidate) -> str:
+        """Pseudonym of an image."""
+        return "i-" + self._digest("image", self._dataset, candidate.key)[:16]
+
+    def file(self, path: str) -> str:
+        """Pseudonym of a file, by its path relative to the source."""
+        return "f-" + self._digest("file", self._dataset, path)[:12]
+
+    def uid(self, uid: str) -> str:
+        """UID in place of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID)."""
+        digest = bytes.fromhex(self._digest("uid", uid.strip()))
+        return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+    def days(self, patient: Patient) -> int:
+        """Days by which dates of a patient move: into the past, `MIN_DAYS` to `MAX_DAYS`."""
+        digest = self._digest("days", "" if patient.is_known_elsewhere else self._dataset, patient.id)
+        return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
+
+    def state(self, *facts: object) -> str:
+        """A keyed hash of facts about files, by which a resumed run knows what is done."""
+        return self._digest("state", *map(str, facts))
+
+    def _uid(self, domain: str, uid: str, candidate: Candidate) -> str:
+        return self._digest(domain, "", uid) if uid else self._digest(domain, self._dataset, candidate.key)
+
+    def _digest(self, domain: str, *parts: str) -> str:
+        # A domain a kind, so that equal identifiers of a patient and a study have nothing in common.
+        message = json.dumps([domain, *parts]).encode()
+        return hmac.digest(self._key, message, "sha256").hex()
+
+
+class SiteNames:
+    """Pseudonyms with the site's key; a study gets the one that ingest gives it."""
+
+    def __init__(self, key: Path) -> None:
+        self._pseudonyms = Pseudonyms.with_key_file(key, dataset="")
+        self.given: dict[str, str] = {}
+        """Pseudonym of a study -> its identifier: the way back, for the site's crosswalk only."""
+
+    def study(self, identifier: str) -> str:
+        """The pseudonym of a study."""
+        name = self._pseudonyms.study(_of(Identity(study=identifier)))
+        self.given[name] = identifier
+        return name
+
+    def series(self, identifier: str) -> str:
+        """The pseudonym of a series."""
+        return self._pseudonyms.series(_of(Identity(series=identifier)))
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, never replaces the key that another process made meanwhile.
+        os.link(partial, path)
+        log.info("made the site key %s; keep it safe and private: it gives the same patients the same pseudonyms", path)
+    except FileExistsError:
+        log.info("using the site key %s, which another process has just made", path)
+    finally:
+        partial.unlink()
+
+
+def _of(identity: Identity) -> Candidate:
+    return Candidate(Item("", (), "volume", identity=identity), (), Patient(""))

@@ -1,0 +1,64 @@
+"""Which DICOM instances are images that can be taken, by what their headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+from medvit.dicom.fast_values import class_name
+from medvit.dicom.header import Header
+from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.files.limits import check_compressed, check_stored, is_uncompressed
+
+DERIVED: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
+    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "radiotherapy dose",
+}
+"""SOP classes with pixels that were computed from images (PS3.4 B.5)."""
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
+def check(header: Header) -> None:
+    """Passes images, of one frame or of many.
+
+    Raises:
+        NotAnImageError: If the instance has no pixels, or was computed from images.
+        UnsupportedError: If it holds the tiles of a slide.
+        UnreadableError: If it is of a class of images and says no size, claims more pixels than its file can hold, or a
+            number of frames that is none.
+    """
+    if header.sop_class in DERIVED:
+        raise NotAnImageError(f"a DICOM {DERIVED[header.sop_class]}, derived from images; give those images instead")
+    if header.rows < 1 or header.columns < 1:
+        _refuse_without_size(header)
+    if header.sop_class == WHOLE_SLIDE:
+        raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected images of one frame")
+    if header.frames < 1:
+        raise UnreadableError("(0028,0008) NumberOfFrames is not a number above 0")
+    _check_size(header)
+
+
+def _refuse_without_size(header: Header) -> NoReturn:
+    name = class_name(header.sop_class)
+    if name.endswith(" Image Storage"):
+        raise UnreadableError(
+            f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
+        )
+    raise NotAnImageError(f"{name}, which holds no pixels")
+
+
+def _check_size(header: Header) -> None:
+    if header.frames > 8 * header.num_bytes:  # a frame takes a bit at least
+        raise UnreadableError(
+            f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, "
+            "which cannot hold them"
+        )
+    samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
+    # A damaged header may claim billions of frames of no bits: each takes some room all the same.
+    claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
+    if is_uncompressed(header.transfer_syntax):
+        check_stored(claimed, header.num_bytes)
+    else:
+        check_compressed(claimed, header.num_bytes)

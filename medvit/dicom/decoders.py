@@ -1,0 +1,264 @@
+"""From the bytes of one frame to stored values, in every transfer syntax that an installed decoder reads.
+
+pydicom takes what is not compressed, run lengths, JPEG 2000 (OpenJPEG) and JPEG of 8 bits (Pillow); imagecodecs takes
+JPEG-LS (CharLS), and JPEG of 12 bits, without loss or of retired processes (libjpeg-turbo). What a stream claims is
+held against the header before a decoder sees it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dicom.codestream import read_codestream
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.native_pixels import native
+from medvit.dicom.pixel_layout import PixelLayout
+from medvit.errors import UnreadableError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+ENCAPSULATED = "1.2.840.10008.1.2.1.98"
+FRAME_DEFLATED = "1.2.840.10008.1.2.8.1"
+RLE = "1.2.840.10008.1.2.5"
+JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (*range(50, 59), 70))
+"""JPEG processes without hierarchy (PS3.5 8.2.1), most of them retired."""
+
+NATIVE = (EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED)
+"""Transfer syntaxes in which pixels lie uncompressed, one frame after the other (PS3.5 A.1 to A.3, A.5)."""
+
+NEW_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    FRAME_DEFLATED: "Deflated Image Frame Compression",
+}
+"""Names of transfer syntaxes younger than the installed dictionary (PS3.6 A)."""
+
+JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
+JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
+"""The marker that ends a JPEG stream (ISO 10918-1, B.1.1.3), and how far from the end of a frame padding may put it."""
+
+PLUGINS = {RLE: "pydicom"} | dict.fromkeys(JPEG[:2], "pillow") | dict.fromkeys(JPEG_2000, "pylibjpeg")
+"""The plugin of pydicom that takes a transfer syntax.
+
+Damaged streams decide: GDCM ends the process on them, as do imagecodecs and pylibjpeg-rle on damaged run lengths.
+"""
+
+COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Color codings that are turned to RGB (PS3.3 C.7.6.3.1.2)."""
+
+
+def syntax_name(uid: str) -> str:
+    """The name of a transfer syntax, or its identifier where it has none."""
+    from pydicom.uid import UID
+
+    return NEW_NAMES.get(uid) or str(UID(uid).name) or "no transfer syntax"
+
+
+def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: int) -> Num[Array, "h w *c"]:
+    """One frame in its stored type, byte order of the machine: gray or palette indices (H, W), or RGB (H, W, 3).
+
+    Unused bits are cleared or, where signed, filled with the sign. Only this frame is decoded.
+
+    Raises:
+        UnreadableError: If there is no such frame, or its bytes are not what the header promises.
+        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding; both are named.
+    """
+    if not 0 <= index < layout.frames:
+        raise UnreadableError(f"frame {index + 1} of an instance of {layout.frames} frames; it does not exist")
+    _check_color(layout)
+    uid = str(dataset.file_meta.get("TransferSyntaxUID"))
+    as_it_lies = native(dataset) if uid in NATIVE and layout.high_bit == layout.bits_stored - 1 else None
+    if as_it_lies is not None:
+        return as_it_lies
+    dataset = dataset.dataset() if isinstance(dataset, FastDataset) else dataset
+    if uid in NATIVE:
+        return _native(dataset, layout, index, uid)
+    encoded = _encoded(dataset, layout, index, uid)
+    if uid in (ENCAPSULATED, FRAME_DEFLATED):
+        plain = encoded if uid == ENCAPSULATED else _inflated(encoded, -(-layout.frame_bits // 8))
+        return _trimmed(*_decoded(plain, layout, EXPLICIT), layout)
+    if layout.bits_allocated == 1 and uid == RLE:
+        packed = replace(
+            layout, rows=1, columns=-(-layout.frame_bits // 8), bits_allocated=8, bits_stored=8, high_bit=7
+        )
+        bits = np.unpackbits(_decompressed(encoded, packed, uid), bitorder="little", count=layout.frame_bits)
+        return rearrange(bits, "(h w) -> h w", h=layout.rows)
+    return _decompressed(encoded, layout, uid)
+
+
+def _check_color(layout: PixelLayout) -> None:
+    if layout.samples > 1 and layout.photometric not in COLORS:
+        raise UnsupportedError(f"colors coded as {layout.photometric[:16]}; expected one of {', '.join(COLORS)}")
+    is_shared = layout.photometric.startswith("YBR_FULL")
+    if layout.samples > 1 and is_shared and layout.bits_allocated != 8:
+        raise UnsupportedError(f"{layout.photometric} of {layout.bits_allocated} bits; expected 8 bits a sample")
+
+
+def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> Num[Array, "h w *c"]:
+    from pydicom.pixels import get_decoder
+
+    held, promised = len(dataset[layout.keyword].value), -(-layout.frame_bits * layout.frames // 8)
+    if held < promised:
+        raise UnreadableError(
+            f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}; it is cut short"
+        )
+    values, meaning = get_decoder(uid).as_array(dataset, index=index, **_options(layout), correct_unused_bits=False)
+    return _trimmed(values, str(meaning["photometric_interpretation"]), layout)
+
+
+def _encoded(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> bytes:
+    from pydicom.encaps import get_frame
+
+    offsets, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    try:
+        return get_frame(
+            dataset[layout.keyword].value,
+            index,
+            extended_offsets=(offsets, lengths) if offsets and lengths else None,
+            number_of_frames=layout.frames,
+        )
+    except (ValueError, StopIteration):
+        raise UnreadableError(
+            f"no frame {index + 1} of {layout.frames} among the fragments of {syntax_name(uid)}; the file is cut short"
+        ) from None
+
+
+def _inflated(encoded: bytes, num_bytes: int) -> bytes:
+    try:
+        plain = zlib.decompressobj(-zlib.MAX_WBITS).decompress(encoded, num_bytes)
+    except zlib.error:
+        raise UnreadableError("a deflated frame cannot be inflated; the file is damaged") from None
+    if len(plain) < num_bytes:
+        raise UnreadableError(f"a deflated frame holds {len(plain)} bytes of {num_bytes}; it is cut short")
+    return plain
+
+
+def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> int:
+    """The bits of a sample that the stream says, which may be fewer than those of the header."""
+    claimed = read_codestream(encoded)
+    if claimed is None:
+        return layout.bits_stored
+    size, promised = (claimed.rows, claimed.columns, claimed.samples), (layout.rows, layout.columns, layout.samples)
+    if size != promised:
+        raise UnreadableError(
+            f"the stream ({syntax_name(uid)}) holds rows, columns and samples {size}, the header says {promised}"
+        )
+    if claimed.bits > max(layout.bits_allocated, 8):
+        raise UnreadableError(
+            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits a sample, the header says "
+            f"{layout.bits_allocated} allocated"
+        )
+    return claimed.bits
+
+
+def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h w *c"]:
+    bits = _check_stream(encoded, layout, uid)
+    if uid in PLUGINS:
+        try:
+            return _trimmed(*_decoded(encoded, layout, uid), layout)
+        except RuntimeError:  # the plugin has failed
+            if uid not in JPEG:
+                raise _undecodable(uid) from None
+    if uid in JPEG:
+        return _trimmed(*_components(_jpeg, encoded, layout, uid), layout)
+    if uid in JPEG_LS:
+        # The stream knows no sign: the highest of its own bits is one, however many the header says.
+        narrow = replace(layout, bits_stored=min(bits, layout.bits_stored), high_bit=min(bits, layout.bits_stored) - 1)
+        return _trimmed(*_components(_jpeg_ls, encoded, layout, uid), narrow if layout.is_signed else layout)
+    raise UnsupportedError(f"no installed decoder takes the transfer syntax {syntax_name(uid)}; convert it to another")
+
+
+def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, "h w *c"], str]:
+    """A frame by pydicom, and the color coding that it is left in."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    options = {**_options(layout), "number_of_frames": 1, "decoding_plugin": PLUGINS.get(uid, "")}
+    if uid in (EXPLICIT, *JPEG, RLE):
+        options["correct_unused_bits"] = False
+    source = encoded if uid == EXPLICIT else encapsulate([encoded], has_bot=False)
+    values, meaning = get_decoder(UID(uid)).as_array(source, index=0, **options)
+    return values, str(meaning["photometric_interpretation"])
+
+
+def _options(layout: PixelLayout) -> dict[str, Any]:
+    """The layout in the words of pydicom, so that what a header leaves out has the same default everywhere."""
+    return {
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "samples_per_pixel": layout.samples,
+        "number_of_frames": layout.frames,
+        "bits_allocated": layout.bits_allocated,
+        "bits_stored": layout.bits_stored,
+        "pixel_representation": int(layout.is_signed),
+        "photometric_interpretation": layout.photometric,
+        "planar_configuration": layout.planar,
+        "pixel_keyword": layout.keyword,
+    }
+
+
+def _components(
+    decoder: Callable[[bytes, PixelLayout], Num[Array, "*any"]], encoded: bytes, layout: PixelLayout, uid: str
+) -> tuple[Num[Array, "h w *c"], str]:
+    """A frame by imagecodecs in the stored type, and the color coding that it is left in."""
+    from pydicom.pixels import convert_color_space
+
+    shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
+    try:
+        values = decoder(encoded, layout).reshape(shape)
+    except (RuntimeError, ValueError):  # all errors of imagecodecs are of the first kind
+        raise _undecodable(uid) from None
+    photometric = layout.photometric
+    if layout.samples > 1 and photometric.startswith("YBR_FULL"):
+        values, photometric = convert_color_space(values, "YBR_FULL", "RGB"), "RGB"
+    stored = values.astype(f"u{layout.bits_allocated // 8}")
+    return (stored.view(f"i{layout.bits_allocated // 8}") if layout.is_signed else stored), photometric
+
+
+def _jpeg(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
+    from imagecodecs import jpeg_decode
+
+    # Colors stay as they are: lossless streams can be turned to no others.
+    space = "GRAYSCALE" if layout.samples == 1 else "RGB" if layout.photometric == "RGB" else "YCBCR"
+    return jpeg_decode(encoded, colorspace=space, outcolorspace=space)
+
+
+def _jpeg_ls(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
+    from imagecodecs import jpegls_decode
+
+    # CharLS demands the marker too, but looks for it for seconds among the bits that are no longer there.
+    if END_OF_IMAGE not in encoded[-PADDING_BYTES:]:
+        raise ValueError("no end of image")
+    return jpegls_decode(encoded)
+
+
+def _undecodable(uid: str) -> UnreadableError:
+    return UnreadableError(
+        f"no installed decoder takes these pixels ({syntax_name(uid)}); damaged, or to be converted first"
+    )
+
+
+def _trimmed(values: Num[Array, "h w *c"], photometric: str, layout: PixelLayout) -> Num[Array, "h w *c"]:
+    """Values without the bits that hold none of them (PS3.5 8.1.1), such as overlays (retired)."""
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    above, below = layout.bits_allocated - 1 - layout.high_bit, layout.high_bit + 1 - layout.bits_stored
+    if not layout.is_float and layout.bits_allocated > 1 and above + below > 0:
+        # Shifting to the right repeats the sign of signed types and fills others with zeros.
+        values = np.right_shift(np.left_shift(values, above), above + below)
+    if layout.samples > 1 and photometric != "RGB":
+        raise UnsupportedError(f"colors coded as {photometric[:16]} in this transfer syntax; expected RGB or YBR_FULL")
+    return values

@@ -1,0 +1,199 @@
+"""What tells instances at one position apart: echo, b-value, phase, time and the like, from standard and private tags.
+
+Private elements lie in blocks whose creator must be named (PS3.5 7.8.1): the same number means something else in the
+block of another maker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.fast_values import tag_of
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DimensionValue = float | str | tuple[float, ...]
+Private = tuple[int, str, int]
+"""Group, creator and the last byte of the element of a private tag."""
+
+PRIVATE_BLOCKS = (0x10, 0x11, 0x12)
+"""Blocks that makers reserve first; later ones are not looked at."""
+
+GE_B_VALUE_LIMIT = 100_000
+"""GE adds 1e9 to the b-value of some releases; b-values end far below this, in s/mm2."""
+
+
+B_VALUES: tuple[Private, ...] = (
+    (0x0019, "SIEMENS MR HEADER", 0x0C),
+    (0x0043, "GEMS_PARM_01", 0x39),
+    (0x2001, "Philips Imaging DD 001", 0x03),
+    (0x0065, "Image Private Header", 0x09),
+)
+GRADIENTS: tuple[Private, ...] = (
+    (0x0019, "SIEMENS MR HEADER", 0x0E),
+    (0x2005, "Philips MR Imaging DD 001", 0xB0),
+    (0x0019, "GEMS_ACQU_01", 0xBB),
+    (0x0065, "Image Private Header", 0x37),
+)
+"""Of Siemens, GE, Philips and United Imaging, from their conformance statements."""
+
+CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One way in which instances at one position differ, and the elements that say it, the first that is there wins.
+
+    `is_time` marks what orders an acquisition: its values may differ from slice to slice, so that rank may stand in.
+    """
+
+    name: str
+    of: Callable[[Any], DimensionValue | None]
+    keywords: tuple[str, ...] = ()
+    private: tuple[Private, ...] = ()
+    is_time: bool = False
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bytes):
+        value = value.strip(b"\0 ").decode("ascii", errors="replace")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return round(number, 3) if math.isfinite(number) else None
+
+
+def _b_value(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None else number % GE_B_VALUE_LIMIT
+
+
+def _direction(value: Any) -> DimensionValue | None:
+    if isinstance(value, str):
+        return value
+    try:
+        return tuple(round(float(part), 3) + 0.0 for part in value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _words(value: Any) -> str | None:
+    parts = [value] if isinstance(value, str) else list(value or ())
+    return "\\".join(str(part).strip() for part in parts) or None
+
+
+def _clock(value: Any) -> float | None:
+    """Seconds since midnight of a time or of the time in a date and time (PS3.5 6.2)."""
+    text = str(value or "").strip()
+    digits = text[8:] if len(text.partition(".")[0]) > 8 else text
+    number = _number(digits[:2] or None), _number(digits[2:4] or None), _number(digits[4:].partition("+")[0] or None)
+    hours, minutes, seconds = number
+    return None if hours is None else hours * 3600.0 + (minutes or 0.0) * 60.0 + (seconds or 0.0)
+
+
+TRAITS = (
+    Dimension("series number", _number, ("SeriesNumber",)),
+    Dimension("image type", _words, ("FrameType", "ImageType")),
+    Dimension("component", _words, ("ComplexImageComponent",)),
+    Dimension("raw data type", _number, (), ((0x0043, "GEMS_PARM_01", 0x2F),)),
+    Dimension("kernel", _words, ("ConvolutionKernel",)),
+    Dimension("tube voltage", _number, ("KVP",)),
+    Dimension("echo time", _number, ("EffectiveEchoTime", "EchoTime")),
+    Dimension("echo", _number, ("EchoNumbers",)),
+    Dimension("inversion time", _number, ("InversionTimes", "InversionTime")),
+    Dimension("flip angle", _number, ("FlipAngle",)),
+    Dimension("b-value", _b_value, ("DiffusionBValue",), B_VALUES),
+    Dimension("gradient direction", _direction, ("DiffusionGradientOrientation",), GRADIENTS),
+    Dimension("time", _number, ("TemporalPositionIndex", "TemporalPositionIdentifier"), is_time=True),
+    Dimension("acquisition", _number, ("FrameAcquisitionNumber", "AcquisitionNumber"), is_time=True),
+    Dimension("cardiac phase", _number, ("NominalCardiacTriggerDelayTime", "TriggerTime"), is_time=True),
+    Dimension("frame time", _number, ("TemporalPositionTimeOffset", "FrameReferenceTime"), is_time=True),
+    Dimension("acquisition time", _clock, CLOCKS, is_time=True),
+)
+"""In the order in which they are tried: what an image shows comes before when it was taken (PS3.3 C.7.6, C.8.3)."""
+
+
+BY_NAME = {trait.name: trait for trait in TRAITS}
+
+
+def dimension_tags() -> list[int]:
+    """Every element that the traits are read from, creators of private blocks among them."""
+    return [*_standard_tags(), *_private_tags()]
+
+
+def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]:
+    """The traits that a data set says, by name."""
+    found: dict[str, DimensionValue] = {}
+    present = dataset.keys()
+    for trait in _that_may_be_said(tuple(present)):
+        for value in _values(trait, dataset, present):
+            known = trait.of(value)
+            if known is not None:
+                found[trait.name] = known
+                break
+    return found
+
+
+def _values(trait: Dimension, dataset: Dataset | FastDataset, present: Container[int]) -> Iterator[Any]:
+    for tag in _tags_of(trait.keywords):
+        if tag in present and (value := _value(dataset, tag)) is not None:
+            yield value
+    for private in trait.private:
+        if (value := _private_value(dataset, private)) is not None:
+            yield value
+
+
+@lru_cache(64)
+def _that_may_be_said(present: tuple[int, ...]) -> tuple[Dimension, ...]:
+    """The traits that any of some tags may say: instances of a series have the same tags."""
+    groups = {tag >> 16 for tag in present}
+    return tuple(
+        trait
+        for trait in TRAITS
+        if not set(_tags_of(trait.keywords)).isdisjoint(present)
+        or not groups.isdisjoint(group for group, _, _ in trait.private)
+    )
+
+
+@cache
+def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
+    # Plain numbers: tags of pydicom take a call in Python wherever they are compared.
+    return tuple(tag for tag in map(tag_of, keywords) if tag >= 0)
+
+
+def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
+    """The value of an element; none where it breaks the rules of its type: a broken trait tells nothing apart."""
+    try:
+        if isinstance(dataset, FastDataset):
+            return dataset.get(tag)
+        return dataset[tag].value if tag in dataset else None
+    except (ValueError, TypeError, NotImplementedError, OverflowError, AttributeError):
+        return None
+
+
+def _private_value(dataset: Dataset | FastDataset, private: Private) -> Any:
+    group, creator, element = private
+    for block in PRIVATE_BLOCKS:
+        if str(_value(dataset, (group << 16) + block)).strip() == creator:
+            return _value(dataset, (group << 16) + block * 0x100 + element)
+    return None
+
+
+def _standard_tags() -> Iterator[int]:
+    for trait in TRAITS:
+        yield from _tags_of(trait.keywords)
+
+
+def _private_tags() -> Iterator[int]:
+    for group, _, element in {private for trait in TRAITS for private in trait.private}:
+        for block in PRIVATE_BLOCKS:
+            yield from ((group << 16) + block, (group << 16) + block * 0x100 + element)

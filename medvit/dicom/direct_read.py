@@ -1,0 +1,96 @@
+"""Gray pixels that lie uncompressed behind a header: found with it, and taken without reading the header again."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.modality_lut import is_pet, meaning
+from medvit.dicom.native_pixels import NATIVE, TYPES, as_it_lies
+from medvit.dicom.pixels import Frame, is_inverted, mirrored
+from medvit.errors import UnreadableError
+
+_LAID = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration", "PhotometricInterpretation")
+_BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_MEANT = ("SOPClassUID", "Modality", "RescaleSlope", "RescaleIntercept", "RescaleType", "PresentationLUTShape")
+_UNUSUAL = ("ModalityLUTSequence", "PixelPresentation")
+DESCRIBING = (*_LAID, *_BITS, *_MEANT, *_UNUSUAL)
+"""Keywords of the elements that say how to take gray pixels of one frame, and what they mean."""
+_META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a frame lies and what it means: `kind` is one of `TYPES`, shape (rows, columns); the rest as of `Frame`."""
+
+    kind: str
+    bits: int
+    shape: tuple[int, int]
+    slope: float
+    intercept: float
+    unit: str
+    is_inverted: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the element that holds the frame: an even number (PS3.5 7.1.1)."""
+        length = self.shape[0] * self.shape[1] * np.dtype(self.kind).itemsize
+        return length + length % 2
+
+
+@dataclass(frozen=True)
+class Native:
+    """Where the pixels start in a file, the CRC-32 of all that is before them, and their coding."""
+
+    start: int
+    digest: int
+    coding: Coding
+
+
+def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
+    """Where the one gray frame of a file of so many bytes lies; none where that takes a decoder or a closer look."""
+    if elements.pixels is None or not elements.are_plain(DESCRIBING) or not elements.file_meta.are_plain(_META):
+        return None
+    start, stop = elements.pixels
+    coding = _coding_of(elements)
+    if coding is None or stop - start != coding.num_bytes or stop > num_bytes:
+        return None
+    return Native(start, zlib.crc32(elements.content[:start]), coding)
+
+
+def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
+    """The frame of a file, read into `room`, which is as long; none where the file is no longer as it was found."""
+    with path.open("rb", buffering=0) as file:
+        is_whole = file.readinto(room) == len(room) and not file.read(1)
+    if not is_whole or zlib.crc32(room[: native.start]) != native.digest:
+        return None
+    coding = native.coding
+    stored = as_it_lies(room[native.start :], coding.kind, bits=coding.bits, shape=coding.shape)
+    if coding.is_inverted:
+        stored = mirrored(stored, bits=coding.bits)
+    return Frame(stored[None], coding.slope, coding.intercept, coding.unit)
+
+
+def _coding_of(said: FastDataset) -> Coding | None:
+    """How the one gray frame of a file lies whose values of `DESCRIBING` are plain."""
+    if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
+        return None
+    kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")
+    shape, photometric = (said.get("Rows"), said.get("Columns")), said.get("PhotometricInterpretation")
+    is_gray = said.get("SamplesPerPixel") == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
+    is_one = said.get("NumberOfFrames", 1) == 1 and said.get("PlanarConfiguration", 0) in (0, 1)
+    if not is_gray or not is_one or kind is None or not all(isinstance(side, int) and side > 0 for side in shape):
+        return None
+    is_usual = isinstance(bits, int) and 0 < bits <= 8 * np.dtype(kind).itemsize and said.get("HighBit") == bits - 1
+    if not is_usual or any(keyword in said for keyword in _UNUSUAL) or not said.get("SOPClassUID") or is_pet(said):
+        return None
+    try:
+        means = meaning(said, 0, is_little=True, is_signed="i" in kind)
+    except UnreadableError:  # reading the pixels says why
+        return None
+    inverted = not means.unit and is_inverted(said, photometric)
+    return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, inverted)

@@ -1,0 +1,127 @@
+"""Where the elements of a data set lie in the bytes of a file, little endian (PS3.5 7.1), nothing decoded."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from struct import Struct
+
+SHORT_VRS = frozenset(
+    (b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US").split()  # PS3.5 7.1.2, table 7.1-2
+)
+LONG_VRS = frozenset((b"OB OD OF OL OV OW SQ SV UC UN UR UT UV").split())  # table 7.1-1
+PIXELS, UNDEFINED = 0x7FE00010, 0xFFFFFFFF
+OVERLAYS = 0x60
+"""The first half of the number of a group that holds an overlay, 6000 to 60FF (PS3.3 C.9.2)."""
+ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+
+Bytes = bytes | memoryview
+ElementSpan = tuple[bytes | None, int, int, bool]
+"""Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
+Span = tuple[int, int]
+"""Where some bytes start and stop."""
+
+_explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
+
+CutShort = struct.error
+"""What reading a number behind the last byte raises."""
+
+
+class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another parser)
+    """Found what this parser does not take."""
+
+
+def find_places(
+    content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
+) -> tuple[dict[int, ElementSpan], int]:
+    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
+    found: dict[int, ElementSpan] = {}
+    vr, previous, held = None, -1, len(content)
+    while at < size:
+        if is_implicit:
+            group, number, length = _implicit(content, at)
+        else:
+            group, number, vr, length = _explicit(content, at)
+        tag, start = group << 16 | number, at + 8
+        if tag > last:  # asked before its length, which behind the meta information is of another syntax
+            break
+        if tag <= previous:
+            raise Unusual
+        if vr is not None and vr not in SHORT_VRS:
+            start, length = at + 12, _long_length(content, at, vr)
+        is_undefined = length == UNDEFINED
+        at = _behind_items(content, start, is_implicit=is_implicit) if is_undefined else start + length
+        if at > size:
+            raise Unusual
+        if tags is None or tag in tags:
+            if at > held:
+                raise CutShort
+            found[tag] = vr, start, at - 8 if is_undefined else at, is_undefined
+        if tag == last:
+            break
+        previous = tag
+    return found, at
+
+
+def find_pixels(content: Bytes, at: int, *, is_implicit: bool) -> Span | None:
+    """Where `PIXELS` start and stop; none if they open behind what there is of a file or what may describe them.
+
+    Private elements, overlays and lengths of groups do not, and are passed over.
+    """
+    previous = -1
+    while at + 8 <= len(content):
+        try:
+            tag, _, start, length = opening(content, at, is_implicit=is_implicit)
+        except (Unusual, CutShort):
+            return None
+        if tag == PIXELS and length != UNDEFINED:
+            return start, start + length
+        is_passed = tag >> 16 & 1 or tag >> 24 == OVERLAYS or not tag & 0xFFFF
+        if not is_passed or tag <= previous or length == UNDEFINED:
+            return None
+        at, previous = start + length, tag
+    return None
+
+
+def _long_length(content: Bytes, at: int, vr: bytes) -> int:
+    (length,) = _length(content, at + 8)
+    if vr not in LONG_VRS or (vr == b"UN" and length == UNDEFINED):  # its items are implicit (PS3.5 6.2.2)
+        raise Unusual
+    return length
+
+
+def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
+    """Tag, value representation, where the value starts, and its length."""
+    if is_implicit:
+        group, number, length = _implicit(content, at)
+        return group << 16 | number, None, at + 8, length
+    group, number, vr, length = _explicit(content, at)
+    if vr in SHORT_VRS:
+        return group << 16 | number, vr, at + 8, length
+    if vr in LONG_VRS:
+        return group << 16 | number, vr, at + 12, _length(content, at + 8)[0]
+    raise Unusual
+
+
+def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
+    """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
+    while True:
+        begun, (length,) = content[at : at + 4], _length(content, at + 4)
+        at += 8
+        if begun == ITEMS_END:
+            return at
+        if begun != ITEM:
+            raise Unusual
+        at = _behind_item(content, at, is_implicit=is_implicit) if length == UNDEFINED else at + length
+
+
+def _behind_item(content: Bytes, at: int, *, is_implicit: bool) -> int:
+    while content[at : at + 4] != ITEM_END:
+        _, vr, start, length = opening(content, at, is_implicit=is_implicit)
+        if length != UNDEFINED:
+            at = start + length
+        elif vr == b"UN":
+            raise Unusual
+        else:
+            at = _behind_items(content, start, is_implicit=is_implicit)
+    return at + 8

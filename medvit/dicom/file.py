@@ -1,0 +1,74 @@
+"""A DICOM file, or a data set without preamble, opened: its elements, or why there are none."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.dicom.bounded_stream import BoundedReader, check_inflated
+from medvit.dicom.fast_dataset import FastDataset, quick
+from medvit.errors import UnreadableError
+from medvit.files.head import FIRST_BYTES
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+PREAMBLE_BYTES = 128
+
+FIRST_VRS = (b"UL", b"UI", b"OB", b"SH", b"CS", b"DA", b"TM")
+"""Value representations that open a data set without preamble: those of groups 0002 and 0008 (PS3.6)."""
+DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether a file begins as DICOM: the prefix after the preamble, or an element of group 0002 or 0008 at once."""
+    if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
+        return True
+    is_first_group = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0"
+    is_big_endian = head[:3] == b"\x00\x08\x00"
+    is_explicit, is_implicit = head[4:6] in FIRST_VRS, head[5:8] == b"\0\0\0"
+    return (is_first_group and (is_explicit or is_implicit)) or (is_big_endian and is_explicit)
+
+
+def open_elements(
+    path: Path, room: memoryview | None = None, num_bytes: int = FIRST_BYTES, **options: Any
+) -> FastDataset | Dataset:
+    """The elements in a file, also without preamble; those of a usual one are decoded as they are asked for.
+
+    `options` are those of `pydicom.dcmread`. If the whole file is wanted and `room` is as long, it is read into it; if
+    no pixels are, `num_bytes` are read at first.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
+    import pydicom
+
+    quiet()
+    with path.open("rb", buffering=0) as plain:
+        tags, with_pixels = options.get("specific_tags"), not options.get("stop_before_pixels", False)
+        wanted = None if tags is None else tuple(tags)
+        found = quick(plain, room, tags=wanted, with_pixels=with_pixels, num_bytes=num_bytes)
+    if found is not None:
+        return found
+    with BoundedReader(path) as stream:
+        head = stream.read(PREAMBLE_BYTES + 4)
+        if not begins_as_dicom(head):
+            raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
+        check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, force=True, **options)
+    if len(dataset) == 0 and dataset.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
+        if options.pop("specific_tags", None) is not None:  # none of these, but perhaps others
+            open_elements(path, **options)
+            return dataset
+        # Where a file ends within an element, pydicom drops every element it has read.
+        raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
+    return dataset
+
+
+@cache
+def quiet() -> None:
+    """Keeps pydicom from logging: its warnings quote the values they complain of, names among them."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)

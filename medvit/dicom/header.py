@@ -1,0 +1,197 @@
+"""The header of a DICOM instance: only the elements that decide what it is, whose it is and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.dicom.dimensions import DimensionValue, dimension_tags, read_dimensions
+from medvit.dicom.direct_read import DESCRIBING, Native, find_native
+from medvit.dicom.element_values import count, numbers, text, texts
+from medvit.dicom.fast_dataset import READ_MORE, FastDataset, quick_beginning
+from medvit.dicom.fast_values import tag_of
+from medvit.dicom.file import open_elements, quiet
+from medvit.files.head import FIRST_BYTES, FileHead
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SLICES: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+}
+"""SOP classes whose instances are slices of a volume (PS3.4 B.5), with their modality."""
+
+ENHANCED: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.3": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+"""Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
+
+_WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
+_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID")
+_WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
+KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING)
+"""Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What decides how an instance, or one frame of it, is taken. Identifiers are those of the file: never printed.
+
+    `frame` counts from 0 and is none where the instance is one image. `number` is (0020,0013) InstanceNumber, 0 where
+    there is none. `traits` are what may tell instances at one position apart (`medvit.dicom.dimensions`). `position_mm`
+    (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is that of rows, then of
+    columns (PS3.3 10.7.1.3). They are none where the file lacks them or holds no such numbers.
+    """
+
+    file: Path = field(repr=False)
+    num_bytes: int
+    sop_class: str
+    instance: str = field(repr=False)
+    patient: str = field(repr=False)
+    study: str = field(repr=False)
+    series: str = field(repr=False)
+    description: str = field(repr=False)
+    modality: str
+    image_type: tuple[str, ...]
+    photometric: str
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    bits: int
+    transfer_syntax: str
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    number: int = 0
+    traits: tuple[tuple[str, DimensionValue], ...] = field(default=(), repr=False)
+    frame: int | None = None
+    stack: str = ""
+    """(0020,9056) StackID, of frames."""
+    in_transducer: bool = False
+    """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
+    native: Native | None = field(default=None, repr=False)
+    """Where pixels lie that need no decoder."""
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it may be one slice of a volume: gray, no localizer, and of CT, MR or PET, or a frame with a place.
+
+        A secondary image (PS3.3 C.7.6.1.1.2) without a position is a picture of something, such as a report.
+        """
+        if self.samples != 1 or "LOCALIZER" in self.image_type:
+            return False
+        if self.position_mm is None and (self.image_type[1:2] == ("SECONDARY",) or not self.is_of_slices):
+            return False
+        return self.is_of_slices or (self.frame is not None and self.has_place)
+
+    @property
+    def is_of_slices(self) -> bool:
+        """Whether it is of a class, or where it names none of a modality, whose images are slices: CT, MR, PET."""
+        if not self.sop_class:
+            return self.modality in SLICES.values()
+        return self.sop_class in SLICES or self.sop_class in ENHANCED
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it says position, orientation and pixel spacing."""
+        return self.position_mm is not None and self.orientation is not None and self.spacing_mm is not None
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether it is a Siemens mosaic, many slices tiled into one image."""
+        return "MOSAIC" in self.image_type and self.frames <= 1
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing says their size."""
+        if self.spacing_mm is None or abs(self.spacing_mm[0] - self.spacing_mm[1]) > 1e-3 * self.spacing_mm[0]:
+            return None
+        return self.spacing_mm[0] * 1000.0
+
+
+def load(path: Path, **options: Any) -> Dataset:
+    """The data set in a file, also without preamble; `options` are those of `pydicom.dcmread`.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
+    found = open_elements(path, **options)
+    return found.dataset(_tags()) if isinstance(found, FastDataset) else found
+
+
+def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: FileHead | None = None) -> FastDataset | Dataset:
+    """Those elements of a file that make its header, and those of `tags`; no pixels.
+
+    The file is opened only if its `beginning` is not given or does not hold them all.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
+    wanted = (*_tags(), *tags)
+    found = None if beginning is None else quick_beginning(beginning, wanted)
+    if found is not None:
+        quiet()
+        return found
+    num_bytes = FIRST_BYTES if beginning is None else READ_MORE * FIRST_BYTES
+    return open_elements(path, num_bytes=num_bytes, stop_before_pixels=True, specific_tags=wanted)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a file, without its pixels.
+
+    Raises:
+        UnreadableError: If the file does not begin as DICOM or is cut short.
+    """
+    return header_of(read_elements(path), path)
+
+
+def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None = None) -> Header:
+    """The header in a data set; UIDs that are empty there are taken from the file meta information.
+
+    The file is asked for its size if `num_bytes` does not tell it.
+    """
+    num_bytes = path.stat().st_size if num_bytes is None else num_bytes
+    meta = dataset.file_meta
+    return Header(
+        file=path,
+        num_bytes=num_bytes,
+        sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
+        study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        modality=text(dataset, "Modality").upper(),
+        image_type=texts(dataset, "ImageType"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        rows=count(dataset, "Rows", 0),
+        columns=count(dataset, "Columns", 0),
+        samples=count(dataset, "SamplesPerPixel", 1),
+        frames=count(dataset, "NumberOfFrames", 1),
+        bits=count(dataset, "BitsAllocated", 0),
+        transfer_syntax=str(meta.get("TransferSyntaxUID") or ""),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
+        patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
+        description=text(dataset, "SeriesDescription"),
+        position_mm=numbers(dataset, "ImagePositionPatient", 3),
+        number=count(dataset, "InstanceNumber", 0),
+        traits=tuple(read_dimensions(dataset).items()),
+        native=find_native(dataset, num_bytes) if isinstance(dataset, FastDataset) else None,
+    )
+
+
+@cache
+def _tags() -> tuple[int, ...]:
+    return tuple(sorted({*map(tag_of, KEYWORDS), *dimension_tags()}))

@@ -1,0 +1,104 @@
+"""What stored values of a frame mean: modality table, rescale and unit, of the instance or of its functional groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medvit.dicom.lookup_tables import LookupTable, lookup_table
+from medvit.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+CT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
+PET_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("128", "128.1", "130"))
+"""CT and PET images, classic, enhanced and converted from classic to enhanced (PS3.4 B.5)."""
+
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+UNSPECIFIED = "US"
+"""The rescale type that says no unit (PS3.3 C.11.1.1.2)."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Real value = `slope` * x + `intercept` in `unit`; x is the stored value, or what `table` makes of it."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    unit: str = ""
+    table: LookupTable | None = None
+
+
+def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:
+    """What the values of a frame mean, by its functional groups, else by the instance.
+
+    A modality table gives whole values and takes the place of the rescale (PS3.3 C.11.1).
+
+    Raises:
+        UnreadableError: If the rescale slope is 0 or no number, or the table is damaged.
+    """
+    for items in (dataset.get("ModalityLUTSequence") or ())[:1]:
+        table = lookup_table(items, is_little=is_little, is_signed=is_signed)
+        return Meaning(unit=_unit(dataset, items.get("ModalityLUTType"), is_rescaled=True), table=table)
+    for group in groups(dataset, index):
+        for item in (group.get("PixelValueTransformationSequence") or ())[:1]:
+            kind = str(item.get("RescaleType") or UNSPECIFIED).strip()
+            unit = _unit(dataset, kind, is_rescaled=True) or ("" if kind == UNSPECIFIED else kind)
+            return Meaning(*_rescale(item), unit)
+    unit = _unit(dataset, dataset.get("RescaleType"), is_rescaled=dataset.get("RescaleSlope") is not None)
+    return Meaning(*_rescale(dataset), unit)
+
+
+def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
+    """The functional groups of a frame: its own, then those shared by all (PS3.3 C.7.6.16)."""
+    own = dataset.get(PER_FRAME) or ()
+    if index < len(own):
+        yield own[index]
+    yield from (dataset.get(SHARED) or ())[:1]
+
+
+def class_of(dataset: Dataset) -> str:
+    """The SOP class of an instance, from its file meta information where the data set does not say it."""
+    return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+
+
+def is_pet(dataset: Dataset) -> bool:
+    """Whether an instance is PET by its class, or where it has none by its modality."""
+    sop_class = class_of(dataset)
+    return sop_class in PET_CLASSES if sop_class else dataset.get("Modality") == "PT"
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """A finite number of an element, the first where it holds several; none where it is missing or something else."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return None
+    try:
+        first = value if isinstance(value, (str, int, float)) else next(iter(value))
+        found = float(first)
+    except (TypeError, ValueError, StopIteration):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _rescale(item: Dataset) -> tuple[float, float]:
+    given = {keyword: item.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept")}
+    slope, intercept = number(item, "RescaleSlope"), number(item, "RescaleIntercept")
+    if slope == 0.0:
+        raise UnreadableError("(0028,1053) RescaleSlope is 0; expected another number")
+    if (given["RescaleSlope"] and slope is None) or (given["RescaleIntercept"] and intercept is None):
+        raise UnreadableError("(0028,1053) RescaleSlope or (0028,1052) RescaleIntercept is no number")
+    return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
+
+
+def _unit(dataset: Dataset, kind: object, *, is_rescaled: bool) -> str:
+    sop_class = class_of(dataset)
+    is_ct = sop_class in CT_CLASSES if sop_class else dataset.get("Modality") == "CT"
+    if is_ct and is_rescaled:
+        # PS3.3 C.8.2.1.1.2: without a type, rescaled CT values are Hounsfield units.
+        said = str(kind or "HU").strip()
+        return "" if said == UNSPECIFIED else said
+    return str(dataset.get("Units") or "").strip() if is_pet(dataset) else ""

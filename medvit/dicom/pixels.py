@@ -1,0 +1,160 @@
+"""The pixels of one frame of a DICOM instance, and what their values mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dicom.decoders import BIG_ENDIAN, stored_values
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.lookup_tables import first_mapped, palette
+from medvit.dicom.modality_lut import Meaning, meaning
+from medvit.dicom.pixel_layout import PixelLayout, layout
+from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
+from medvit.dicom.voi_lut import displayed
+from medvit.errors import UnreadableError, UnsupportedError
+from medvit.records import Values
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+log = logging.getLogger("medvit")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored + `intercept`, in `unit`."""
+
+    pixels: Num[Array, "c h w"]
+    slope: float = 1.0
+    intercept: float = 0.0
+    unit: str = ""
+    suv: Suv | None = None
+    """What takes real values to SUVbw, of PET alone."""
+
+
+def decode(dataset: Dataset, values: Values = "stored") -> Frame:
+    """The frame of a single-frame instance: `decode_frame(dataset, 0)`."""
+    return decode_frame(dataset, 0, values)
+
+
+def decode_frames(dataset: Dataset) -> Iterator[Frame]:
+    """The frames of an instance in order, each decoded when it is asked for; never all at once."""
+    return (decode_frame(dataset, index) for index in range(layout(dataset).frames))
+
+
+def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Frame:
+    """One frame of an instance, counted from 0; no other frame is decoded.
+
+    - YBR and palettes become RGB; planes of color come one after the other (C, H, W), however they are stored.
+    - A modality table is applied; a rescale is told as `slope` and `intercept`, frame by frame where they differ.
+    - Overlays are left out, those in unused bits of pixels too.
+    - Gray of which the file wants low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE, which
+      mean the same in a radiograph) is turned so that high is bright, by mirroring within the range of (0028,0101)
+      BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) are not turned:
+      there it is the display that is inverted, not the quantity.
+    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one.
+
+    Raises:
+        UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
+        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding.
+    """
+    _settle_syntax(dataset)
+    laid = layout(dataset)
+    stored = stored_values(dataset, laid, index)
+    if stored.ndim == 3:
+        return Frame(np.ascontiguousarray(rearrange(stored, "h w c -> c h w")))
+    is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
+    if laid.photometric == "PALETTE COLOR":
+        tables = palette(dataset, is_little=is_little, is_signed=laid.is_signed)
+        return Frame(np.stack([table(stored) for table in tables]))
+    _check_gray(stored, dataset, is_signed=laid.is_signed)
+    means = meaning(dataset, index, is_little=is_little, is_signed=laid.is_signed)
+    if values == "displayed":
+        shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
+        if shown is not None:
+            return Frame((np.invert(shown) if is_inverted(dataset, laid.photometric) else shown)[None])
+    return _gray(stored, means, dataset, laid)
+
+
+def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
+    """Frames of one image as they are, or in SUVbw where that is wanted and the file allows it for all of them.
+
+    Where it does not, they keep their unit, and the log says why.
+    """
+    if values != "SUVbw" or not frames:
+        return list(frames)
+    common = common_factor([frame.suv for frame in frames])
+    if common.factor is None:
+        log.warning("a PET image keeps its unit %s: %s", frames[0].unit or "(unknown)", common.reason)
+        return list(frames)
+    scaled = []
+    for frame in frames:
+        slope, intercept = frame.slope * common.factor, frame.intercept * common.factor
+        scaled.append(replace(frame, slope=slope, intercept=intercept, unit=SUV_UNIT))
+    return scaled
+
+
+def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
+    """Values mirrored within the range that `bits` can hold, in the same type; doing it twice changes nothing."""
+    # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored where unsigned.
+    if np.issubdtype(stored.dtype, np.signedinteger):
+        return np.invert(stored)
+    return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
+
+
+def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: PixelLayout) -> Frame:
+    bits = laid.bits_stored
+    if means.table is not None:
+        stored, bits = means.table(stored), means.table.bits
+    if laid.is_float:
+        stored = stored.astype(np.float32)
+    if not means.unit and is_inverted(dataset, laid.photometric):
+        # Of floating-point values no range is known: they are turned about 0.
+        stored = -stored if laid.is_float else mirrored(stored, bits=bits)
+    return Frame(np.ascontiguousarray(stored)[None], means.slope, means.intercept, means.unit, suv(dataset))
+
+
+def _real(stored: Num[Array, "h w"], means: Meaning) -> Num[Array, "h w"]:
+    values = stored if means.table is None else means.table(stored)
+    return values.astype(np.float64) * means.slope + means.intercept
+
+
+def is_inverted(dataset: Dataset | FastDataset, photometric: str) -> bool:
+    """Whether the file wants low values bright; `photometric` is its (0028,0004) PhotometricInterpretation."""
+    shape = str(dataset.get("PresentationLUTShape") or "").strip()
+    return photometric == "MONOCHROME1" or (photometric == "MONOCHROME2" and shape == "INVERSE")
+
+
+def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool) -> None:
+    """Refuses values that stand for colors among gray ones (PS3.3 C.8.16.2.1.1.1 and C.7.6.19)."""
+    if str(dataset.get("PixelPresentation") or "") not in ("COLOR", "MIXED"):
+        return
+    if "RedPaletteColorLookupTableDescriptor" not in dataset:
+        return
+    first = first_mapped(dataset, is_signed=is_signed)
+    num_colored = int((stored >= first).sum())
+    if num_colored:
+        raise UnsupportedError(
+            f"{num_colored} gray values from {first} on stand for colors (supplemental palette); expected gray alone"
+        )
+
+
+def _settle_syntax(dataset: Dataset) -> None:
+    """Gives a data set without file meta information the transfer syntax that reading it has shown."""
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    is_implicit, is_little = dataset.original_encoding
+    if is_implicit is None or is_little is None:
+        raise UnreadableError("no (0002,0010) TransferSyntaxUID, so that the encoding of its pixels is unknown")
+    explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit

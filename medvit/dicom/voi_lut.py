@@ -1,0 +1,68 @@
+"""How a file wants its gray values shown: its VOI table or its first window (PS3.3 C.11.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt
+from numpy import ndarray as Array
+
+from medvit.dicom.lookup_tables import lookup_table
+from medvit.dicom.modality_lut import groups, number
+from medvit.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DISPLAYED_MAX = 2**16 - 1
+"""The brightest value that is displayed; the darkest is 0."""
+
+
+def displayed(real: Float[Array, "h w"], dataset: Dataset, index: int, *, is_little: bool) -> UInt[Array, "h w"] | None:
+    """Real values of a frame as the file shows them, 0 to `DISPLAYED_MAX`, before any inversion.
+
+    Of several windows the first is taken, which is the preferred one; a VOI table goes before windows. None if the file
+    says neither.
+
+    Raises:
+        UnreadableError: If the window has no width, or is of a kind that DICOM does not know, or the table is damaged.
+    """
+    for item in (dataset.get("VOILUTSequence") or ())[:1]:
+        table = lookup_table(item, is_little=is_little, is_signed=bool((real < 0).any()))
+        shown = table(np.rint(real)).astype(np.float64) / (2**table.bits - 1)
+        return _quantized(shown)
+    said = _window(dataset, index)
+    if said is None:
+        return None
+    center, width = number(said, "WindowCenter"), number(said, "WindowWidth")
+    if center is None or width is None:
+        return None
+    return _quantized(_windowed(real.astype(np.float64), center, width, str(said.get("VOILUTFunction") or "LINEAR")))
+
+
+def _window(dataset: Dataset, index: int) -> Dataset | None:
+    for group in groups(dataset, index):
+        for item in (group.get("FrameVOILUTSequence") or ())[:1]:
+            return item
+    return dataset if dataset.get("WindowCenter") not in (None, "") else None
+
+
+def _windowed(real: Float[Array, "h w"], center: float, width: float, function: str) -> Float[Array, "h w"]:
+    """0 below the window, 1 above it."""
+    # PS3.3 C.11.2.1.2.1: the width of LINEAR counts values from the first shown as black to the first shown as white.
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1.0
+    if width < 0.0 or (width == 0.0 and function != "LINEAR"):
+        raise UnreadableError("(0028,1051) WindowWidth is too small for a window; expected 1 or more")
+    if function in ("LINEAR", "LINEAR_EXACT"):
+        if width == 0.0:
+            return (real > center).astype(np.float64)
+        return np.clip((real - center) / width + 0.5, 0.0, 1.0)
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (real - center) / width, -700.0, 700.0)))
+    raise UnreadableError("(0028,1056) VOILUTFunction is neither LINEAR, LINEAR_EXACT nor SIGMOID")
+
+
+def _quantized(shown: Float[Array, "h w"]) -> UInt[Array, "h w"]:
+    return np.rint(np.clip(shown, 0.0, 1.0) * DISPLAYED_MAX).astype(np.uint16)

@@ -1,0 +1,181 @@
+"""Processes on this machine that do items for the calling one, each with its next item at hand.
+
+A worker that dies costs nothing but the time of the item it was at: that is tried once more, by another worker, and
+what else it was given goes to others.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Generic
+
+from medvit.engine.outcome import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, portable
+from medvit.errors import MedvitError
+from medvit.hardware import one_thread_for_children
+
+LAST = 4
+"""Items a worker, the last ones of all, of which those that take longest are begun first: so the workers end together.
+In a longer row the first one might come last, and nobody saw how far the work has come."""
+STARTS = 4
+"""Workers in a row that may die before they have begun to work."""
+BEGUN = "begun"
+
+
+class Crew(Generic[ItemT, ResultT]):
+    """Workers that do some items, each at most once at a time."""
+
+    def __init__(
+        self,
+        function: Callable[[ItemT], ResultT],
+        items: Sequence[ItemT],
+        num_workers: int,
+        costs: Sequence[float] | None = None,
+    ) -> None:
+        self._function, self._items, self._num_workers = function, items, num_workers
+        self._costs = costs or [0.0] * len(items)
+        self._waiting, self._deaths = deque(range(len(items))), [0] * len(items)
+        self._busy: list[_Worker] = []
+        self._failed_starts = 0
+
+    def give(self, before: int) -> None:
+        """Gives items to workers, in order but for the `LAST` ones, up to the one of a number."""
+        while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
+            self._waiting.remove(number)
+            worker.give(number, self._function, self._items[number])
+
+    def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
+        """The next outcomes that workers have, with the numbers of their items; waits until one says something.
+
+        Raises:
+            MedvitError: If workers die as they start.
+        """
+        ready = set(wait([worker.connection for worker in self._busy]))
+        for worker in [worker for worker in self._busy if worker.connection in ready]:
+            answer = worker.answer()
+            if answer == BEGUN:
+                worker.has_begun, self._failed_starts = True, 0
+                continue
+            number = worker.given.popleft()
+            if answer is None:
+                self._bury(worker, number)
+                if self._deaths[number] == ATTEMPTS:
+                    yield number, died(self._items[number])
+                continue
+            if not worker.given:
+                self._busy.remove(worker)
+                _idle.append(worker)
+            yield number, Outcome(self._items[number], *answer)
+
+    def end(self) -> None:
+        """Ends the workers that have not done what they were given."""
+        for worker in self._busy:
+            worker.end()
+
+    def _upcoming(self, before: int) -> int | None:
+        """The number of the item that comes next, if it is below a number."""
+        if not self._waiting or self._waiting[0] >= before:
+            return None
+        if len(self._waiting) > LAST * self._num_workers:
+            return self._waiting[0]
+        return max((number for number in self._waiting if number < before), key=self._costs.__getitem__)
+
+    def _next(self) -> _Worker | None:
+        """Who gets the next item: a free worker; or, while there are enough for all, one that has no other at hand."""
+        if len(self._busy) < self._num_workers:
+            self._busy.append(_idle.pop() if _idle else _Worker())
+            return self._busy[-1]
+        if len(self._waiting) <= self._num_workers:
+            return None
+        at_their_last = (worker for worker in self._busy if len(worker.given) == 1)
+        return min(at_their_last, key=lambda worker: self._costs[worker.given[0]], default=None)
+
+    def _bury(self, worker: _Worker, number: int) -> None:
+        self._busy.remove(worker)
+        self._waiting.extendleft(reversed(worker.given))
+        if not worker.has_begun:
+            self._failed_starts += 1
+            if self._failed_starts == STARTS:
+                raise MedvitError(
+                    "worker processes die as they start; a script that sets engine.num_processes must call medvit "
+                    'under `if __name__ == "__main__":`; or set engine.num_processes=1'
+                )
+        self._deaths[number] += worker.has_begun
+        if self._deaths[number] < ATTEMPTS:
+            self._waiting.appendleft(number)
+
+
+class _Worker:
+    """A process that does what it is given one after the other; it ends with the process that started it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with one_thread_for_children():
+            self._process.start()
+        theirs.close()
+        self.has_begun = False
+        """Whether it has said that it is ready to work."""
+        self.given: deque[int] = deque()
+        """The numbers of the items that it has to do, in order."""
+
+    def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
+        """Sends an item to do. That the worker has died is seen when its answer is taken."""
+        self.given.append(number)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send_bytes(pickle.dumps((function, item)))
+
+    def answer(self) -> Any:
+        """Result and error of its first item; none if it has died on it. At first, that it has begun to work."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):  # also within an answer
+            self.end()
+            return None
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+_idle: list[_Worker] = []
+"""Workers of earlier maps: what they have imported serves the next one."""
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
+    given: SimpleQueue[bytes | None] = SimpleQueue()
+    Thread(target=_receive, args=(connection, given), daemon=True).start()
+    with suppress(OSError):  # the calling process has ended
+        connection.send(BEGUN)
+        while (one := given.get()) is not None:
+            connection.send_bytes(_answer(one))
+
+
+def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
+    """Takes in at once what is sent, so that neither side waits for the other to listen.
+
+    Where that ends, as with the calling process or for lack of memory, the worker ends too.
+    """
+    with suppress(Exception):
+        while True:
+            given.put(connection.recv_bytes())
+    given.put(None)
+
+
+def _answer(given: bytes) -> bytes:
+    try:
+        function, item = pickle.loads(given)
+        return pickle.dumps(attempt(function, item))
+    except Exception as error:  # what cannot be passed between processes may fail in any way
+        return pickle.dumps((None, portable(error)))

@@ -1,0 +1,229 @@
+"""A classification measured by image, eye, visit and patient, and by strata of quality and of uncertainty.
+
+What is decided is rarely decided by one photograph. The functions are these:
+
+- An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image that does
+  not say its eye is an eye of its own.
+- A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye where
+  classes are ordered: by the config, or of two classes the second being the finding, or grades that are numbers. The
+  worst eye is that of the highest expected class. Otherwise they have the mean over eyes.
+- The truth of each is the worst of its images where classes are ordered; otherwise images must agree, and what does not
+  is left out.
+
+Uncertainty is the entropy of the probabilities of an image (Shannon 1948), over its largest value.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.attributes import LATERALITY, QUALITY, STRATA, stratum
+from medvit.errors import ConfigError
+from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
+from medvit.evaluation.bootstrap import bootstrap
+from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.records import Row
+
+AggregationLevel = Literal["image", "eye", "visit", "patient"]
+LEVELS: tuple[AggregationLevel, ...] = ("image", "eye", "visit", "patient")
+THIRDS = ("most certain third", "middle third", "least certain third")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Truth (N,) and probabilities (N, L) of N images, eyes, visits or patients, and whose each is."""
+
+    truth: Int[Array, "n"]
+    probabilities: Float[Array, "n l"]
+    patients: tuple[str, ...]
+    eyes: tuple[Hashable, ...]
+    """What tells the eye and the visit of each; images of one eye in one visit have the same."""
+    visits: tuple[Hashable, ...]
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def at(self, indices: Sequence[int]) -> Answers:
+        """Those of these indices."""
+        chosen = [int(index) for index in indices]
+        return Answers(
+            self.truth[chosen],
+            self.probabilities[chosen],
+            tuple(self.patients[n] for n in chosen),
+            tuple(self.eyes[n] for n in chosen),
+            tuple(self.visits[n] for n in chosen),
+        )
+
+
+def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> Answers:
+    """Those of images."""
+    visits = tuple((row.patient_id, row.study_id) for row in rows)
+    sides = [row.attributes.get(LATERALITY) for row in rows]
+    eyes = tuple((visit, side or row.image_id) for visit, side, row in zip(visits, sides, rows, strict=True))
+    return Answers(truth, probabilities, tuple(row.patient_id for row in rows), eyes, visits)
+
+
+def at_level(
+    images: Answers, level: AggregationLevel, *, is_ordered: bool, rank: Int[Array, "l"] | None = None
+) -> Answers:
+    """The answers of images brought together; of several truths where classes have no order, none is left.
+
+    `rank` is how bad each class is, from 0 on; none takes their order.
+    """
+    if level == "image":
+        return images
+    ranked = np.arange(images.probabilities.shape[1]) if rank is None else rank
+    badness = ranked if is_ordered else None
+    eyes = _together(images, images.eyes, _mean, badness)
+    if level == "eye":
+        return eyes
+    join = partial(_worst, rank=ranked) if is_ordered else _mean
+    visits = _together(eyes, eyes.visits, join, badness)
+    return visits if level == "visit" else _together(visits, visits.patients, join, badness)
+
+
+def of_patients(images: Answers) -> Answers:
+    """Each patient with the mean of the probabilities of all images; of several truths, none is left."""
+    return _together(images, images.patients, _mean, None)
+
+
+def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
+    """The place of each class in an order from harmless to worst.
+
+    Raises:
+        ConfigError: If the order does not name each class once.
+    """
+    if sorted(order) != sorted(classes):
+        raise ConfigError(f"order names {', '.join(order)}; expected each of {', '.join(classes)} once, the worst last")
+    return np.array([list(order).index(name) for name in classes])
+
+
+def are_ordered(classes: Sequence[str]) -> bool:
+    """Whether a later class is a worse finding: there are two, or all are numbers."""
+    return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
+
+
+def uncertainty(probabilities: Float[Array, "n l"]) -> Float[Array, "n"]:
+    """Entropy over that of even probabilities, in [0, 1]."""
+    logs = np.log(np.clip(probabilities, 1e-12, 1.0))
+    return np.asarray(-(probabilities * logs).sum(axis=1) / np.log(probabilities.shape[1]))
+
+
+def breakdowns(
+    rows: Sequence[Row],
+    images: Answers,
+    classes: Sequence[str],
+    levels: Sequence[AggregationLevel],
+    *,
+    resamples: int,
+    seed: int,
+    order: Sequence[str] = (),
+) -> tuple[Breakdown, ...]:
+    """Metrics with intervals by level, by quality where images have a score, and by uncertainty.
+
+    `order` names all classes from harmless to worst.
+
+    Raises:
+        ConfigError: If it names others.
+    """
+
+    def line(name: str, part: Answers) -> MetricRow:
+        estimates = bootstrap(
+            lambda drawn: classification_metrics(part.truth[drawn], part.probabilities[drawn], classes),
+            part.patients,
+            resamples=resamples,
+            seed=seed,
+        )
+        return MetricRow(name, len(part), len(set(part.patients)), estimates)
+
+    found = []
+    if len(levels) > 1:
+        ordered = bool(order) or are_ordered(classes)
+        rank = ranks(classes, order or classes)
+        parts = {level: at_level(images, level, is_ordered=ordered, rank=rank) for level in levels}
+        lines = tuple(line(*part) for part in parts.items() if len(part[1]))
+        found.append(Breakdown("By level", _rule(ordered), lines))
+    if any(QUALITY in row.attributes for row in rows):
+        strata = _strata([stratum(row) for row in rows], [*(name for name, *_ in STRATA), "not judged"])
+        told = "Quality of the photograph: the worst of sharpness, exposure and field of view, as ingest judged it."
+        found.append(Breakdown("By quality", told, tuple(line(n, images.at(those)) for n, those in strata.items())))
+    if len(levels) > 1 and len(images) >= len(THIRDS):
+        thirds = dict(zip(THIRDS, np.array_split(np.argsort(uncertainty(images.probabilities)), 3), strict=True))
+        told = "Images by the entropy of their probabilities: a model that knows its limits errs in the last third."
+        found.append(Breakdown("By uncertainty", told, tuple(line(n, images.at(list(t))) for n, t in thirds.items())))
+    return tuple(found)
+
+
+def _rule(is_ordered: bool) -> str:
+    joined = "the probabilities of their worst eye" if is_ordered else "the mean of their eyes"
+    return f"An eye has the mean of its images, visits and patients {joined}. Intervals are over patients."
+
+
+def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int]]:
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        members[name].append(index)
+    return {name: members[name] for name in order if name in members}
+
+
+def _together(
+    parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
+) -> Answers:
+    """Parts of one key as one, its truth the worst by `badness`; without that, those that agree on the truth."""
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        members[key].append(index)
+    groups = [those for those in members.values() if badness is not None or len(set(parts.truth[those])) == 1]
+    first = parts.at([those[0] for those in groups])
+    worst = [those[0] if badness is None else max(those, key=lambda n: badness[parts.truth[n]]) for those in groups]
+    joined = [join(parts.probabilities[those]) for those in groups]
+    probabilities = np.stack(joined) if joined else parts.probabilities[:0]
+    return Answers(parts.truth[worst], probabilities, first.patients, first.eyes, first.visits)
+
+
+def _mean(probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
+    return np.asarray(probabilities.mean(axis=0))
+
+
+def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Float[Array, "l"]:
+    return np.asarray(probabilities[int(np.argmax(probabilities @ rank))])
+
+
+PREFIX = "patient_"
+"""Before the name of a metric of patients."""
+
+
+def evaluate_with_patients(
+    rows: Sequence[Row],
+    truth: Int[Array, "m"],
+    probabilities: Float[Array, "m l"],
+    classes: tuple[str, ...],
+    *,
+    resamples: int,
+    seed: int,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """All metrics of classification of images and, where a patient has several, of patients under `patient_...`."""
+    images = evaluate_classes(rows, truth, probabilities, classes, resamples=resamples, seed=seed, notes=notes)
+    patients, num_patients = of_patients(answers(rows, truth, probabilities)), len({row.patient_id for row in rows})
+    if num_patients == len(rows) or not len(patients):
+        return images
+    estimates: Mapping[str, Estimate] = bootstrap(
+        lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes),
+        patients.patients,
+        resamples=resamples,
+        seed=seed,
+    )
+    told = [f"{len(patients)} patients: each has the mean of the probabilities of its images"]
+    if num_mixed := num_patients - len(patients):
+        told.append(f"{num_mixed} patients have images of several classes and do not count as patients")
+    metrics = dict(images.metrics) | {f"{PREFIX}{name}": estimate for name, estimate in estimates.items()}
+    return replace(images, metrics=metrics, notes=(*images.notes, *told))

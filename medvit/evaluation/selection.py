@@ -1,0 +1,117 @@
+"""Which images an evaluation measures on, which are worth a look, and what else a reader must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.errors import DataError
+from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation.segmentation import Unit
+from medvit.leakage.seen_patients import seen_patients
+from medvit.models.image import ModelConfig
+from medvit.models.slide import SlideModelConfig
+from medvit.records import Split
+from medvit.types import Image
+
+SeenPatients = Literal["refuse", "leave_out", "keep"]
+
+
+def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
+    """The best, the median and the worst by a score, by their places; nothing where no score is defined."""
+    order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
+    return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
+
+
+def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
+    """What the model gave the true class of each image."""
+    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
+    return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
+
+
+def with_known_truth(
+    manifest: Manifest, model: ModelConfig | SlideModelConfig, row_kind: str
+) -> tuple[Manifest, list[str]]:
+    """The images whose truth is known in the model's own classes, and a note on those left out.
+
+    Raises:
+        DataError: If there is none, or the dataset's classes are not the model's.
+    """
+    facts = manifest.facts
+    known = facts.mask_classes if model.kind == "segmentation" else facts.classes.get(model.label, ())
+    if tuple(known) != model.classes:
+        raise DataError(
+            f"{manifest.folder}: the model tells {', '.join(model.classes)} apart, "
+            f"the dataset {', '.join(known) or 'nothing of the kind'}; evaluate it on a dataset of the same classes"
+        )
+    kept = manifest.filter(
+        lambda row: (
+            row.kind == row_kind
+            and (bool(row.mask) if model.kind == "segmentation" else row.labels.get(model.label) in model.classes)
+        )
+    )
+    if not kept.rows:
+        raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
+    left_out = len(manifest) - len(kept)
+    return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
+
+
+def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:
+    """The images of patients that a model has not learned from, or all of them, and a note on those it has.
+
+    Raises:
+        DataError: If there are such patients and the policy is to refuse, or if nobody else is left.
+    """
+    seen = seen_patients(checkpoint, manifest)
+    if not seen:
+        return manifest, []
+    num_patients = len({row.patient_id for row in manifest})
+    found = f"{len(seen)} of {num_patients} patients are among those that the model, or its start weights, learned from"
+    if policy == "refuse":
+        raise DataError(
+            f"{manifest.folder}: {found}, so the numbers would flatter it; seen_patients=leave_out measures on the "
+            "others, seen_patients=keep on all with a note in the report"
+        )
+    if policy == "keep":
+        return manifest, [f"{found}: the numbers flatter it"]
+    rest = manifest.filter(lambda row: row.patient_id not in seen)
+    if not rest.rows:
+        raise DataError(f"{manifest.folder}: {found}, and nobody is left to measure on")
+    return rest, [f"{found}; their {len(manifest) - len(rest)} images were left out"]
+
+
+def shared_patients(manifest: Manifest, split: Split) -> list[str]:
+    """A note on patients of a split who also have images in the train split: the model may know them."""
+    if split == "train":
+        return []
+    known = {row.patient_id for row in manifest if row.split == "train"}
+    both = {row.patient_id for row in manifest if row.split == split} & known
+    return [f"{len(both)} patients of this split have images in the train split too; the numbers may flatter"] * bool(
+        both
+    )
+
+
+def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
+    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`."""
+    parts = {"": "value", ".low": "low", ".high": "high"}
+    found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def unit_of(manifest: Manifest) -> Unit:
+    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
+    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
+
+
+def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
+    """Distance between neighboring pixels or voxels, in a unit."""
+    num_axes = image.pixels.ndim - 1
+    if unit == "px":
+        return (1.0,) * num_axes
+    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes

@@ -1,0 +1,62 @@
+"""How a failure at the door becomes a refusal that names no patient and no path."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from medvit.errors import MedvitError, UnreadableError
+from medvit.records import Refusal
+
+
+def refusal(files: Sequence[Path], error: MedvitError) -> Refusal:
+    """The files that an error is about, with its code and its sentence."""
+    return Refusal(tuple(files), error.code, str(error))
+
+
+def decoding(what: str) -> AbstractContextManager[None]:
+    """Turns whatever a decoder raises into one sentence about `what`; our own errors pass unchanged.
+
+    Decoders quote paths and header values in errors and warnings; both may name a patient, so neither gets out.
+
+    Raises:
+        UnreadableError: In place of any error that is not ours.
+    """
+    return _Decoding(what)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drops all warnings meanwhile. Who decodes many small things does so within: it takes as long as a header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+_SILENT = ("ignore", None, Warning, None, 0)
+"""The filter that drops all warnings, as `warnings.filters` holds it."""
+
+
+class _Decoding(AbstractContextManager[None]):
+    def __init__(self, what: str) -> None:
+        self._what, self._silence = what, None if warnings.filters[:1] == [_SILENT] else silence()
+
+    def __enter__(self) -> None:
+        if self._silence is not None:
+            self._silence.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._silence is not None:
+            self._silence.__exit__(None, None, None)
+        if isinstance(error, Exception) and not isinstance(error, MedvitError):
+            raise UnreadableError(_sentence(self._what, error)) from None
+
+
+def _sentence(what: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{what} cannot be read: its file is gone; find the files again"
+    if isinstance(error, MemoryError):
+        return f"{what} does not fit into memory; use a machine with more, or leave it out"
+    return f"{what} cannot be decoded ({type(error).__name__}); the file is damaged or not what it claims"

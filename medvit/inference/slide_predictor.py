@@ -1,0 +1,107 @@
+"""A model of slides at work: a slide and its tiles go in, probabilities and maps come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jaxtyping import Float, UInt8
+from numpy import ndarray as Array
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones.attention_maps import head_maps
+from medvit.backbones.vit import ViT
+from medvit.dataset.manifest import Manifest
+from medvit.errors import DataError
+from medvit.hardware import Device, resolve_device
+from medvit.models.embedding_store import Embeddings, EmbeddingStore
+from medvit.models.slide import SlideModel, SlideReading
+from medvit.models.tile_embedder import (
+    EmbeddedSlide,
+    Embedder,
+    EmbeddingConfig,
+    TileLoaderConfig,
+    embed_manifest,
+    embed_tiles,
+)
+from medvit.records import Kind
+from medvit.transforms.padding import pad_to_multiple
+from medvit.transforms.preprocess import Preprocess
+from medvit.types import Image
+from medvit.wsi.locations import SlidesConfig
+from medvit.wsi.slide import Slide
+from medvit.wsi.tiles import TileGrid
+
+
+class SlidePredictor:
+    """A model of slides with the preprocessing of its checkpoint, loaded once.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another kind or does not fit its description.
+        ConfigError: If a GPU is asked for and there is none.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
+        self.device = resolve_device(device)
+        preprocess = Preprocess.parse(checkpoint.preprocess, source=str(checkpoint.folder))
+        self.model = SlideModel.from_checkpoint(checkpoint).to(self.device)
+        self.config = self.model.config
+        self.embedder = Embedder(self.model.backbone, preprocess, self.config.features, self.device)
+
+    @property
+    def kind(self) -> Kind:
+        """What it takes: slides."""
+        return "slide"
+
+    def embed(
+        self,
+        manifest: Manifest,
+        slides: SlidesConfig,
+        config: EmbeddingConfig,
+        failures: list[str],
+    ) -> list[EmbeddedSlide]:
+        """The slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
+
+        Raises:
+            DataError: If all slides fail, or if their tiles are of another size or scale.
+        """
+        skipping = slides.model_copy(update={"skip_tiles": self.config.tiles.skip})
+        found = embed_manifest(manifest, skipping, embedder=self.embedder, config=config, failures=failures)
+        for slide in found:
+            self.config.tiles.require(slide.grid, slide.row)
+        return found
+
+    def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
+        """What each attention head of the backbone looks at on a tile; none without a class token, or with rope."""
+        backbone = self.model.backbone
+        if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
+            return None
+        prepared = self.embedder.preprocess(Image(pixels, "image")).pixels[None]
+        padded = pad_to_multiple(prepared.to(self.device), backbone.patch_size)
+        maps: Array = head_maps(backbone, padded).maps[0].float().cpu().numpy()
+        return maps
+
+    def read(self, embeddings: Embeddings) -> SlideReading:
+        """What the model says of a slide whose tiles are embedded."""
+        return self.model.read(embeddings.to(self.device))
+
+    def __call__(
+        self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path
+    ) -> SlideReading:
+        """What the model says of a slide; embeddings lie in `work` for as long as it takes, and not in memory.
+
+        Raises:
+            DataError: If it has no tile or cannot be read.
+            OutputError: If there is no room for the embeddings.
+        """
+        if not len(grid):
+            raise DataError("none of the tiles of the slide is left")
+        with TemporaryDirectory(dir=work) as folder:
+            store = EmbeddingStore(Path(folder), "tiles", self.embedder.facts)
+            with store.writing("slide", len(grid), self.embedder.width) as writer:
+                for part in embed_tiles(open_slide, grid, self.embedder, config):
+                    writer.append(part)
+            embeddings = store.get("slide", len(grid))
+            assert embeddings is not None
+            return self.read(embeddings)

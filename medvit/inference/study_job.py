@@ -1,0 +1,114 @@
+"""One study from its files to its results: choose the series, read, predict, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from medvit.deidentification.pseudonyms import SiteNames
+from medvit.errors import UnsupportedError
+from medvit.inference.series_selection import DICOM, SeriesChoice, choose, num_fitting
+from medvit.models.image import AppliesTo
+from medvit.readers import read
+from medvit.records import Item
+from medvit.types import Image, Prediction
+from medvit.writers import Finding, Maker, Result, Study
+from medvit.writers.dicom_seg import present_labels, write_seg
+from medvit.writers.nifti import in_source_order, write_nifti, write_png
+from medvit.writers.preview import write_preview
+from medvit.writers.source_instances import read_sources
+
+DUPLICATE = "duplicate"
+"""Code of a refused second copy, which is no loss."""
+MASK, SEG, PREVIEW = "mask", "segmentation", "preview"
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """Does one study after the other with one model; call it with a study and the folder for its objects."""
+
+    predict: Callable[[Image], Prediction]
+    applies_to: AppliesTo
+    names: SiteNames
+    maker: Maker
+    series: SeriesChoice = "best"
+    codes: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, study: Study, folder: Path) -> Result:
+        """What came of the study.
+
+        Raises:
+            NoSeriesError: If the model was made for none of its series.
+            DataError: If the series cannot be read or is not what the model takes.
+        """
+        items = choose(study, self.applies_to, self.series)
+        outputs: list[str] = []
+        findings: list[Finding] = []
+        notes = list(_notes_on(study, num_fitting(study, self.applies_to) - len(items)))
+        for item in items:
+            name = self._name(study, item, findings)
+            image = read(replace(item, mask=None))  # a label map beside the image is no business of a prediction
+            prediction = self.predict(image)
+            suffix = f"-{name}" if len(items) > 1 else ""
+            findings += findings_of(prediction, image, name)
+            notes += self._write(item, image, prediction, folder, suffix)
+            outputs += sorted(path.name for path in folder.iterdir() if path.name not in outputs)
+        return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
+
+    def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
+        """The pseudonym of the series, with a number where it has more images than one."""
+        name = self.names.series(study.series_key(item))
+        taken = {finding.series for finding in earlier if finding.series.startswith(name)}
+        return f"{name}-{len(taken) + 1}" if taken else name
+
+    def _write(self, item: Item, image: Image, prediction: Prediction, folder: Path, suffix: str) -> list[str]:
+        write_preview(folder / f"{PREVIEW}{suffix}.png", image, prediction)
+        if prediction.mask is None:
+            return []
+        if prediction.mask.ndim == 3 and prediction.affine is not None:
+            write_nifti(folder / f"{MASK}{suffix}.nii.gz", *in_source_order(prediction, item))
+        elif prediction.mask.ndim == 2:
+            write_png(folder / f"{MASK}{suffix}.png", prediction.mask)
+        if not present_labels(prediction.mask):
+            return ["the mask is empty, so there is no DICOM segmentation"]
+        return self._write_seg(item, prediction, folder / f"{SEG}{suffix}.dcm") if item.reader == DICOM else []
+
+    def _write_seg(self, item: Item, prediction: Prediction, path: Path) -> list[str]:
+        try:
+            sources = read_sources(item)
+        except UnsupportedError as error:
+            return [f"there is no DICOM segmentation: {error}"]
+        write_seg(path, prediction, sources, maker=self.maker, codes=self.codes)
+        missing = ", ".join(sources.made_up)
+        return [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []
+
+
+def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
+    """A line for every class: its probability, or how much of it there is; the background is left out."""
+    if prediction.probabilities is not None:
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        return [Finding(series, name, probability=float(value)) for name, value in pairs]
+    assert prediction.mask is not None
+    counts = np.bincount(prediction.mask.ravel(), minlength=len(prediction.classes))
+    voxel_ml = prediction.affine.voxel_ml if prediction.affine is not None and image.kind == "volume" else None
+    return [
+        Finding(series, name, volume_ml=None if voxel_ml is None else int(count) * voxel_ml, num_voxels=int(count))
+        for name, count in list(zip(prediction.classes, counts, strict=True))[1:]
+    ]
+
+
+def _notes_on(study: Study, num_left: int) -> list[str]:
+    notes = []
+    if num_left > 0:
+        notes.append(f"{num_left + 1} series fit the model, the largest was taken")
+    refused = [refusal for refusal in study.refusals if refusal.code != DUPLICATE]
+    if refused:  # perhaps the outermost slices of the very series: the grid does not show that they are missing
+        notes.append(
+            f"{sum(len(r.files) for r in refused)} files that may belong to it are left out: {refused[0].reason}"
+        )
+    if study.num_unreadable:
+        notes.append(f"{study.num_unreadable} files beside the images cannot be read")
+    return notes

@@ -1,0 +1,276 @@
+"""The de-identified DICOM copy of what a dataset took, and only of that: a folder a patient, study and series.
+
+Each file is written whole or not at all, under its pseudonyms; a run that goes on writes only what is missing. The
+folder has its final name when all is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
+
+from medvit.config import Config
+from medvit.deidentification.burned_in import BurnedInConfig, BurnedInError, frames_in, to_mask
+from medvit.deidentification.cleaning import METHOD, Replacements, deidentified
+from medvit.deidentification.pixels import blank
+from medvit.deidentification.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
+from medvit.deidentification.pseudonyms import Pseudonyms
+from medvit.deidentification.text_detector import TextLine, find_lines
+from medvit.dicom.header import load
+from medvit.engine import EngineConfig, map_items
+from medvit.engine.outcome import Outcome
+from medvit.errors import ConfigError, MedvitError, OutputError
+from medvit.files.atomic import write_text
+from medvit.files.guard import decoding
+from medvit.records import Candidate, Taken
+from medvit.series import mosaic
+
+log = logging.getLogger("medvit")
+
+SUMMARY = "deidentified.json"
+MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
+
+
+class DeidentifyConfig(Config):
+    """A de-identified DICOM copy (PS3.15 Annex E); `deidentify=FOLDER` is short for `deidentify.copy_to=FOLDER`."""
+
+    copy_to: Path | None = None
+    """Folder for a de-identified DICOM copy of what is taken; none writes no copy."""
+    options: tuple[Literal["dates", "device", "characteristics", "descriptors", "uids"], ...] = (
+        "dates",
+        "device",
+        "characteristics",
+        "descriptors",
+    )
+    """Options of the profile: what is retained (dates are moved, descriptors keep their common words)."""
+    private: tuple[str, ...] = SAFE_PRIVATE
+    """Private elements that stay, as CREATOR:gggg,ee; the others go."""
+
+    SHORT: ClassVar[str] = "copy_to"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {cls.SHORT: value} if isinstance(value, str | Path) else value
+
+    @field_validator("private")
+    @classmethod
+    def _are_elements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_private(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def profile(self) -> Profile:
+        """The profile with these options."""
+        options: frozenset[Option] = frozenset(self.options)
+        return Profile(options, frozenset(self.private))
+
+    def check(self, *, resume: bool) -> None:
+        """Passes if the copy can be written.
+
+        Raises:
+            OutputError: If the folder is used, or holds an unfinished copy that is not to go on.
+        """
+        if self.copy_to is None:
+            return
+        if self.copy_to.exists() and (not self.copy_to.is_dir() or any(self.copy_to.iterdir())) and not resume:
+            raise OutputError(f"{self.copy_to} exists already; give another deidentify.copy_to=... or remove it first")
+        if _partial(self.copy_to).exists() and not resume:
+            raise OutputError(
+                f"an unfinished copy lies in {_partial(self.copy_to)}; go on with resume=true, or remove it"
+            )
+
+
+@dataclass(frozen=True)
+class CopyJob:
+    """The files of one image to copy, and what becomes of writing in their pixels."""
+
+    candidate: Candidate = field(repr=False)
+    files: Mapping[Path, Path] = field(repr=False)
+    """Source file -> place in the copy."""
+    writing: str
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How many files a job has written or found there, and whether the slices of mosaics among them can be told."""
+
+    num_files: int
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class CopyFiles:
+    """Writes the files of a job; a file that is there already stays."""
+
+    profile: Profile
+    pseudonyms: Pseudonyms = field(repr=False)
+    burned_in: BurnedInConfig
+
+    def __call__(self, job: CopyJob) -> Copied:
+        """What was written.
+
+        Raises:
+            DataError: If a file cannot be read, or its pixels cannot be cleaned.
+            OutputError: If a copy cannot be written.
+        """
+        by = Replacements(
+            self.pseudonyms.patient(job.candidate.patient),
+            self.pseudonyms.days(job.candidate.patient),
+            self.pseudonyms.uid,
+        )
+        lines = self._writing(job.files) if job.writing == "masked" else []
+        is_open = True
+        for source, target in job.files.items():
+            if not target.exists():
+                with decoding("the DICOM file"):
+                    is_open &= self._write(source, target, by, job, lines)
+        return Copied(len(job.files), is_open)
+
+    def _write(self, source: Path, target: Path, by: Replacements, job: CopyJob, lines: Sequence[TextLine]) -> bool:
+        dataset = load(source)
+        if job.writing == "masked":
+            blank(dataset, lines)
+        copy = deidentified(dataset, self.profile, by, writing=job.writing)
+        copy.setdefault("StudyInstanceUID", self.pseudonyms.uid(self.pseudonyms.study(job.candidate)))
+        copy.setdefault("SeriesInstanceUID", self.pseudonyms.uid(self.pseudonyms.series(job.candidate)))
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy.save_as(partial, enforce_file_format=True)
+            os.replace(partial, target)
+        except OSError as error:
+            raise OutputError(
+                f"a de-identified copy cannot be written: {error.strerror}; give another folder"
+            ) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        return "MOSAIC" not in (dataset.get("ImageType") or ()) or mosaic.is_open(copy)
+
+    def _writing(self, files: Iterable[Path]) -> Sequence[TextLine]:
+        lines = to_mask((frame, find_lines(frame)) for frame in frames_in(files))
+        if not lines:
+            raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
+        return lines
+
+
+def write(
+    config: DeidentifyConfig,
+    candidates: Sequence[Candidate],
+    taken: Mapping[str, Taken],
+    pseudonyms: Pseudonyms,
+    *,
+    burned_in: BurnedInConfig,
+    engine: EngineConfig,
+) -> list[str]:
+    """Writes the copy of all DICOM images that were taken; a line for each that could not be copied.
+
+    Of DICOM slides these are the levels, one after the other in memory; pictures of the label and of the whole glass
+    are not taken. What is no DICOM is told of.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    if config.copy_to is None:
+        return []
+    folder = config.copy_to if config.copy_to.exists() and any(config.copy_to.iterdir()) else _partial(config.copy_to)
+    chosen = [candidate for candidate in candidates if candidate.key in taken]
+    jobs = _jobs([candidate for candidate in chosen if _is_dicom(candidate)], taken, pseudonyms, folder)
+    function = CopyFiles(config.profile, pseudonyms, burned_in)
+    failures: list[str] = []
+    num_files = num_masked = num_closed = 0
+    for outcome in map_items(function, jobs, config=engine, title="copy"):
+        if outcome.result is None:
+            failures.append(f"{pseudonyms.image(outcome.item.candidate)}: no de-identified copy: {_reason(outcome)}")
+        else:
+            num_files += outcome.result.num_files
+            num_closed += not outcome.result.is_open
+            num_masked += outcome.item.writing == "masked"
+    _finish(config, folder, num_files, num_masked, failures)
+    log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
+    if num_masked:
+        log.warning("writing that a detector found is blanked in %d copied images; look at them yourself", num_masked)
+    if num_closed:
+        log.warning(
+            "%d copied images are Siemens mosaics whose slices only a private element tells, which the copy lacks: no "
+            "tool can open them as volumes; if your site allows it, add %r to deidentify.private",
+            *(num_closed, MOSAIC_PRIVATE),
+        )
+    others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
+    if others[False]:
+        log.warning("%d images are no DICOM and have no de-identified copy", others[False])
+    if others[True]:
+        log.warning(
+            "%d slides are no DICOM and have no de-identified copy: their files, with names, labels and pictures of "
+            "the glass, stay where they are; hand on tiles (tiles.pack=true), or make DICOM of the slides first",
+            others[True],
+        )
+    return failures
+
+
+def _is_dicom(candidate: Candidate) -> bool:
+    """Whether its files are DICOM; of the formats of slides, only that one names series."""
+    return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
+
+
+def _jobs(
+    candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, folder: Path
+) -> list[CopyJob]:
+    jobs, copied = [], set[Path]()
+    for candidate in candidates:
+        series = (
+            folder / pseudonyms.patient(candidate.patient) / pseudonyms.study(candidate) / pseudonyms.series(candidate)
+        )
+        image = pseudonyms.image(candidate)
+        new = [file for file in dict.fromkeys(candidate.item.files) if file not in copied]
+        copied.update(new)
+        names = (
+            [f"{image}.dcm"] if len(new) == 1 else [f"{image}-{number:05d}.dcm" for number in range(1, len(new) + 1)]
+        )
+        files = {file: series / name for file, name in zip(new, names, strict=True)}
+        jobs.append(CopyJob(candidate, files, taken[candidate.key].writing))
+    return jobs
+
+
+def _finish(config: DeidentifyConfig, folder: Path, num_files: int, num_masked: int, failures: Collection[str]) -> None:
+    assert config.copy_to is not None
+    done = ["profile", *sorted(config.options), *["private"] * bool(config.private)]
+    summary = {
+        "method": METHOD,
+        "options": [CODES[name][1] for name in done],
+        "files": num_files,
+        "images_masked": num_masked,
+        "images_not_copied": sorted(failures),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        if folder != config.copy_to:
+            if config.copy_to.exists():
+                config.copy_to.rmdir()
+            os.replace(folder, config.copy_to)
+    except OSError as error:
+        raise OutputError(f"the copy {config.copy_to} cannot be written: {error.strerror}") from None
+
+
+def _partial(folder: Path) -> Path:
+    return folder.absolute().with_name(f"{folder.name}.partial")
+
+
+def _reason(outcome: Outcome[CopyJob, Copied]) -> str:
+    error = outcome.error
+    if isinstance(error, OutputError):
+        raise error
+    # The text of a library's error may name a file or a patient.
+    return str(error) if isinstance(error, MedvitError) else f"stopped at an unexpected {type(error).__name__}"

@@ -1,0 +1,114 @@
+"""What the headers of a source said when it was last scanned, so that a file that has not changed is not read again.
+
+Headers name patients. So they are kept beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode 0600, and
+nowhere else. Losing it, or not keeping it, costs only the time to read them again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from medvit import readers
+from medvit.errors import DataError, OutputError
+from medvit.readers import ScannedFile
+from medvit.records import Refusal
+
+log = logging.getLogger("medvit")
+
+STATE_BYTES = 64
+"""Length of a state in hex."""
+
+
+class HeaderCache:
+    """What was seen of files, by the state each was in, out of `lines`."""
+
+    def __init__(self, lines: Mapping[str, bytes]) -> None:
+        self._lines = lines
+
+    def __len__(self) -> int:
+        """How many files were seen."""
+        return len(self._lines)
+
+    def recall(self, path: Path, state: str) -> ScannedFile | None:
+        """What was seen of a file in this state; none if nothing was."""
+        line = self._lines.get(state)
+        if line is None:
+            return None
+        try:
+            name, _, content = line.decode().partition(" ")
+            refusal, headers = _adapter(name).validate_json(content)
+        except (ValueError, DataError):
+            return None
+        if refusal is not None:
+            return ScannedFile(path, name, refusal=Refusal((path,), *refusal))
+        return ScannedFile(path, name, tuple(replace(one, file=path) for one in headers))
+
+
+def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
+    """What was written for a dataset, by state; nothing where there is none, or where it is damaged."""
+    try:
+        whole = _path(key_file, dataset).read_bytes().splitlines()
+        return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError):
+        log.warning("what earlier scans saw of this dataset cannot be read; every header is read again")
+        return {}
+
+
+def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]]) -> None:
+    """Keeps what was seen, each with the state its file was in, in place of what was kept before.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = _path(key_file, dataset)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
+        ) from None
+
+
+def forget(key_file: Path, dataset: str) -> None:
+    """Removes what was kept of a dataset.
+
+    Raises:
+        OutputError: If it cannot be removed.
+    """
+    try:
+        _path(key_file, dataset).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"the headers kept beside the key cannot be removed: {error.strerror}") from None
+
+
+def _line(seen: ScannedFile) -> bytes:
+    refusal = None if seen.refusal is None else (seen.refusal.code, seen.refusal.reason)
+    return seen.reader.encode() + b" " + _adapter(seen.reader).dump_json((refusal, seen.headers))
+
+
+@cache
+def _adapter(reader: str) -> TypeAdapter[Any]:
+    known = readers.reader(reader) if reader else None
+    header_type: Any = known.header_type if isinstance(known, readers.SeriesReader) else Any
+    return TypeAdapter(tuple[tuple[str, str] | None, tuple[header_type, ...]])
+
+
+def _path(key_file: Path, dataset: str) -> Path:
+    key_file = key_file.expanduser()
+    return key_file.with_name(f"{key_file.name}.headers") / f"{dataset}.jsonl"

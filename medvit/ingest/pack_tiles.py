@@ -1,0 +1,68 @@
+"""Copies the tiles of slides into the store, each an image of its own, for who wants a dataset that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from medvit.dataset.store import Store
+from medvit.engine import EngineConfig, map_items
+from medvit.ingest.quality_flags import flags
+from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.records import Row, TileRow
+from medvit.types import Image
+from medvit.wsi.locations import open_row, tile_row
+from medvit.wsi.slide import Slide
+from medvit.wsi.tiles import TILE_FLAGS, TileGrid
+
+
+@dataclass(frozen=True)
+class PackSlide:
+    """Stores the tiles of a slide that are listed in a dataset's folder; `key` says where the slide lies."""
+
+    folder: Path
+    key: Path
+
+    def __call__(self, row: Row) -> list[Row]:
+        """A row of kind image for each tile of the slide of a row.
+
+        Raises:
+            DataError: If the slide cannot be read.
+            OutputError: If the store cannot be written.
+        """
+        grid = TileGrid.read(self.folder, row.image_id)
+        store, slide = Store(self.folder / "images"), open_row(row, self.key)
+        return [_packed(slide, tile_row(row, grid, index), int(grid.flags[index]), store) for index in range(len(grid))]
+
+
+def pack(rows: Sequence[Row], *, folder: Path, key: Path, engine: EngineConfig) -> tuple[Row, ...]:
+    """The rows with the tiles of slides in place of the slides.
+
+    Raises:
+        DataError: If a slide cannot be read any more.
+        OutputError: If the store cannot be written.
+    """
+    whole = [row for row in rows if row.kind == "slide"]
+    made = [row for row in rows if row.kind != "slide"]
+    for outcome in map_items(PackSlide(folder, key), whole, config=engine, title="pack", unit="slide"):
+        if outcome.error is not None:
+            raise outcome.error
+        made += outcome.result or []
+    return tuple(sorted(made, key=lambda row: row.image_id))
+
+
+def _packed(slide: Slide, tile: TileRow, bits: int, store: Store) -> Row:
+    assert tile.mpp is not None
+    pixels = slide.read(tile.x, tile.y, tile.shape[1], tile.mpp)
+    known: dict[str, Any] = {one.name: getattr(tile, one.name) for one in fields(Row)}
+    words = [tile.part, *(name for name, bit in TILE_FLAGS.items() if bits & bit)]
+    image = Image(pixels, "image", tile.modality, mpp=tile.mpp)
+    return replace(
+        Row(**known),
+        sha256=store.put(pixels),
+        part=", ".join(words),
+        flags=flags(image),
+        perceptual_hash=perceptual_hash(pixels),
+    )

@@ -1,0 +1,256 @@
+"""Reads the pixels of what was found and puts them into the store; what is done is done, whatever happens then.
+
+The outcome of an image is a line of a file in the dataset. A run that goes on reads the lines and takes only what is
+missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in a
+line covers names and stamps of the files, the options of reading and the code that reads and looks at images: what
+would come out otherwise is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.store import Store
+from medvit.deidentification.burned_in import BurnedInConfig, checked
+from medvit.engine import EngineConfig, map_items
+from medvit.engine.outcome import Outcome
+from medvit.errors import DataError, MedvitError, OutputError
+from medvit.files.atomic import write_text
+from medvit.hardware import keep_freed_memory
+from medvit.ingest.curation import examined
+from medvit.ingest.file_stamps import TAKING_ROOMS, Stamp, StateOf, stamp, version_of
+from medvit.ingest.laterality import EyeConfig
+from medvit.readers.options import ValuesConfig
+from medvit.records import Candidate, Refusal, Taken
+from medvit.types import Image
+
+log = logging.getLogger("medvit")
+
+PROGRESS = "taken.jsonl"
+
+KEPT_BYTES = 2**27
+"""Freed memory that a process keeps for its next arrays."""
+
+MaskValues = Literal["classes", "instances"]
+"""What the values of label maps above 0 number: classes, or single things that are all of one class."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was taken, by `Candidate.key`, and what could not be."""
+
+    taken: dict[str, Taken]
+    refusals: tuple[Refusal, ...]
+
+    def and_also(self, other: Stored) -> Stored:
+        """What two steps took, of different candidates."""
+        return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
+
+
+@dataclass(frozen=True)
+class ReadAndStore:
+    """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
+
+    `num_mask_classes` is the number of classes that label maps may have, 0 if any; their values number classes, or
+    things of one class; `values` are those wanted of images.
+    """
+
+    store: Path
+    modality: str
+    num_mask_classes: int
+    mask_values: MaskValues = "classes"
+    values: ValuesConfig = field(default_factory=ValuesConfig)
+    burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
+    eye: EyeConfig = field(default_factory=EyeConfig)
+
+    def __call__(self, candidate: Candidate) -> Taken:
+        """What was stored of a candidate.
+
+        Raises:
+            DataError: One of its kinds, if it cannot be read or its label map has a class without a name.
+            OutputError: If the store cannot be written.
+        """
+        from medvit import readers
+
+        keep_freed_memory(KEPT_BYTES)
+        read = self._in_classes(readers.read(self.values.of(candidate.item)))
+        image, fate = checked(read, candidate.item, self.burned_in, self.modality)
+        self._check_mask(image.mask)
+        modality = image.modality or candidate.item.modality or self.modality
+        found = examined(replace(image, modality=modality), candidate, self.eye)
+        store = Store(self.store)
+        return Taken(
+            sha256=store.put(image.pixels),
+            shape=tuple(image.pixels.shape),
+            dtype=image.pixels.dtype.name,
+            modality=modality,
+            mask=None if image.mask is None else store.put(image.mask),
+            num_mask_values=0 if image.mask is None else int(image.mask.max(initial=0)) + 1,
+            spacing_mm=None if image.affine is None else image.affine.spacing_mm,
+            affine=None if image.affine is None else tuple(map(float, image.affine.matrix.ravel())),
+            mpp=image.mpp,
+            slope=float(image.slope),
+            intercept=float(image.intercept),
+            unit=image.unit,
+            **found,
+            writing=fate,
+        )
+
+    def _in_classes(self, image: Image) -> Image:
+        if self.mask_values == "classes" or image.mask is None:
+            return image
+        return replace(image, mask=np.minimum(image.mask, 1))  # what is below 0 stays so, and is refused
+
+    def _check_mask(self, mask: Array | None) -> None:
+        if mask is None:
+            return
+        low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
+        if low < 0:
+            raise DataError(f"the label map holds {low}; expected class numbers from 0 on")
+        if self.num_mask_classes and high >= self.num_mask_classes:
+            raise DataError(
+                f"the label map holds {high}; mask_classes names {self.num_mask_classes} classes, "
+                f"expected 0 to {self.num_mask_classes - 1}"
+            )
+
+
+def store_images(
+    candidates: Sequence[Candidate],
+    function: ReadAndStore,
+    *,
+    folder: Path,
+    engine: EngineConfig,
+    state: StateOf,
+    stamps: Mapping[Path, Stamp] | None = None,
+    earlier: Path | None = None,
+) -> Stored:
+    """Reads and stores all images, going on where an earlier run stopped; one that fails never stops the others.
+
+    What has not changed since the dataset in the folder `earlier` was made is linked from there. `stamps` are those of
+    the files, if they were taken already.
+
+    Raises:
+        OutputError: If the store cannot be written.
+    """
+    path, store = folder / PROGRESS, Store(function.store)
+    options = {key: value for key, value in asdict(function).items() if key != "store"}
+    version = version_of(TAKING_ROOMS)
+    states = {one.key: state(options, version, *facts_of(one, stamps or {})) for one in candidates}
+    done = _done(path, store)
+    if earlier is not None:
+        _take_over(earlier, set(states.values()) - done.keys(), path, store)
+        done = _done(path, store)
+    taken = {candidate.key: done[states[candidate.key]] for candidate in candidates if states[candidate.key] in done}
+    if taken:
+        log.info("%d of %d images are there from the run before", len(taken), len(candidates))
+    waiting = [candidate for candidate in candidates if candidate.key not in taken]
+    refusals: list[Refusal] = []
+    with _Lines(path) as lines:
+        sizes = [num_bytes(candidate, stamps or {}) for candidate in waiting]
+        for outcome in map_items(function, waiting, config=engine, title="ingest", costs=sizes):
+            if outcome.result is not None:
+                taken[outcome.item.key] = outcome.result
+                lines.add(states[outcome.item.key], outcome.result)
+            else:
+                refusals.append(_refusal(outcome))
+    if taken:
+        write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
+    return Stored(taken, tuple(refusals))
+
+
+def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
+    """Links what another dataset holds in one of these states into the store, and adds its lines."""
+    there = Store(earlier / "images")
+    with _Lines(path) as lines:
+        for state, taken in _done(earlier / PROGRESS, there).items():
+            if state in states:
+                for address in filter(None, (taken.sha256, taken.mask)):
+                    store.link(there, address)
+                lines.add(state, taken)
+
+
+def _line(state: str, taken: Taken) -> str:
+    return json.dumps({"state": state, "taken": vars(taken)}) + "\n"
+
+
+class _Lines:
+    """The file of what is taken, to which lines are added; each is on disk when the next one is begun."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stack = path, ExitStack()
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, state: str, taken: Taken) -> None:
+        """Adds what was taken of an image in a state."""
+        if self._file is None:  # a run that takes nothing leaves no file
+            self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
+        self._file.write(_line(state, taken))
+        self._file.flush()
+
+
+def remove_unused_arrays(manifest: Manifest) -> None:
+    """Removes from the folder of a finished dataset the arrays of no row."""
+    addresses = {address for row in manifest for address in (row.sha256, row.mask)}
+    for path in manifest.store.folder.glob("*/*"):
+        if path.stem not in addresses:
+            path.unlink()
+    for group in manifest.store.folder.glob("*"):
+        if not any(group.iterdir()):
+            group.rmdir()
+
+
+def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
+    error = outcome.error
+    if isinstance(error, OutputError):
+        raise error
+    if isinstance(error, MedvitError):
+        return outcome.item.refused(error.code, str(error))
+    # The text of a library's error may name a file or a patient.
+    return outcome.item.refused("unreadable", f"reading stopped at an unexpected {type(error).__name__}")
+
+
+def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
+    """Bytes of the files of an image, as far as they were stamped."""
+    return sum(stamps[file].size for file in candidate.item.files if file in stamps)
+
+
+def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
+    """What tells whether an image would be read otherwise now: its place, how it is read, and its files' stamps."""
+    files = [*candidate.item.files, *([candidate.item.mask] if candidate.item.mask else [])]
+    item = candidate.item
+    how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
+    return [candidate.key, how, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+
+
+def _done(path: Path, store: Store) -> dict[str, Taken]:
+    """What earlier runs took, as far as the store still has it; a line cut off by their end is cut from the file."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    whole = content.rpartition(b"\n")[0]
+    if len(whole) + 1 < len(content):
+        os.truncate(path, len(whole) + 1 if whole else 0)
+    done = {}
+    for line in whole.splitlines():
+        tree = json.loads(line)
+        taken = Taken.of(tree["taken"])
+        if taken.sha256 in store and (taken.mask is None or taken.mask in store):
+            done[tree["state"]] = taken
+    return done

@@ -1,0 +1,226 @@
+"""What datasets, or the splits of one, share that they should not: patients, studies, files, pixels, looks.
+
+A model that has seen an image, or another of the same patient, has seen part of the answer. Pseudonyms of one site key
+are equal for the same patient wherever PatientID says who that is; a patient known only by a file name has another
+pseudonym in every dataset, so between such datasets only pixels and looks can tell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.leakage.perceptual_hash import (
+    MARK,
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    TURNS,
+    Pairs,
+    Turn,
+    correlation,
+    near_pairs,
+    perceptual_hash,
+)
+from medvit.records import Row
+
+VERSION = 1
+"""Raise when a perceptual hash or a comparison changes, so that an update of a dataset makes it again."""
+
+log = logging.getLogger("medvit")
+
+Check = Literal["patient", "study", "file", "pixel", "perceptual"]
+CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
+
+
+@dataclass(frozen=True)
+class GroupMember:
+    """A row and the name of the dataset it is of: `a`, `b`, or nothing where there is only one."""
+
+    source: str
+    row: Row
+
+    @property
+    def place(self) -> str:
+        """Dataset and split."""
+        return f"{self.source} {self.row.split}".strip()
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Images that share a patient, a study, a file or their pixels, or that look alike.
+
+    `distance` is the number of bits in which the hashes of look-alikes differ, at most over the links of the group;
+    `is_turned` says that some look alike only when mirrored or turned by right angles.
+    """
+
+    check: Check
+    members: tuple[GroupMember, ...]
+    distance: int = 0
+    is_turned: bool = False
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The datasets and splits of the images, in order, each once."""
+        return tuple(sorted({member.place for member in self.members}))
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it joins splits or datasets."""
+        return len(self.places) > 1
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What a search found: `hits.csv`, `leakage.html`; `overlaps` as in the files."""
+
+    folder: Path
+    overlaps: tuple[Overlap, ...]
+
+
+def find_overlaps(
+    manifests: Mapping[str, Manifest], checks: Collection[Check] = CHECKS, max_distance: int = MAX_DISTANCE
+) -> tuple[Overlap, ...]:
+    """All overlaps of some datasets by their names: of patients and studies those that cross, of images every group.
+
+    Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images, as they
+    are or mirrored or turned: hashes within `max_distance` bits, confirmed by their correlation on the grid; links of
+    links are in one group.
+
+    Raises:
+        DataError: If pixels are needed that a store lacks.
+    """
+    members = [GroupMember(name, row) for name, manifest in manifests.items() for row in manifest]
+    images = [member for member in members if "constant" not in (member.row.flags or ())]
+    finders: dict[Check, Callable[[], Iterable[Overlap]]] = {
+        "patient": lambda: (o for o in _shared("patient", members, lambda row: row.patient_id) if o.crosses),
+        "study": lambda: (o for o in _shared("study", members, lambda row: row.study_id) if o.crosses),
+        "file": lambda: _shared("file", images, lambda row: row.file_sha256),
+        "pixel": lambda: _shared("pixel", images, lambda row: row.sha256),
+        "perceptual": lambda: _alike(images, manifests, max_distance),
+    }
+    found = [overlap for check in CHECKS if check in checks for overlap in finders[check]()]
+    return tuple(sorted(found, key=lambda o: (CHECKS.index(o.check), not o.crosses, o.distance)))
+
+
+def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
+    """The groups of one dataset with identical pixels or that look alike; warns of the latter if they cross splits.
+
+    Raises:
+        DataError: If pixels are needed that the store lacks.
+    """
+    overlaps = find_overlaps({"": manifest}, ("pixel", "perceptual"))
+    crossing = sum(overlap.check == "perceptual" and overlap.crosses for overlap in overlaps)
+    if crossing:
+        log.warning("groups of images that look alike and lie in several splits: %d; see `medvit leakage`", crossing)
+    return overlaps
+
+
+def _shared(check: Check, members: Sequence[GroupMember], key: Callable[[Row], str | None]) -> Iterator[Overlap]:
+    groups: dict[str, list[GroupMember]] = defaultdict(list)
+    for member in members:
+        value = key(member.row)
+        if value is not None:
+            groups[value].append(member)
+    yield from (Overlap(check, _ordered(group)) for group in groups.values() if len(group) > 1)
+
+
+def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max_distance: int) -> Iterator[Overlap]:
+    by_content: dict[str, list[GroupMember]] = defaultdict(list)
+    for member in images:
+        by_content[member.row.sha256].append(member)
+    hashed = _hashed([group[0] for group in by_content.values()], manifests)
+    groups = Groups(len(hashed))
+    turned = set()
+    for one, other, distance, turn in _near(hashed, max_distance):
+        if not groups.are_joined(one, other) and _correlate(hashed[one], hashed[other], manifests, turn):
+            groups.join(one, other, distance)
+            turned |= {one} if turn else set()
+    for indices, distance in groups.found():
+        joined = [member for index in indices for member in by_content[hashed[index].row.sha256]]
+        yield Overlap("perceptual", _ordered(joined), distance, not turned.isdisjoint(indices))
+
+
+def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
+    """Pairs of near hashes and their distances, nearest first; after them those that are near once one is turned."""
+    hashes = [member.row.perceptual_hash or "" for member in hashed]
+    yield from _listed(near_pairs(hashes, max_distance), None)
+    for ndim, turns in TURNS.items():
+        of_these = [text if len(m.row.shape) == ndim + 1 else "" for text, m in zip(hashes, hashed, strict=True)]
+        for turn in turns:
+            yield from _listed(near_pairs(of_these, max_distance, turn), turn)
+
+
+def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Turn | None]]:
+    for index in np.argsort(pairs.distances, kind="stable"):
+        yield int(pairs.first[index]), int(pairs.second[index]), int(pairs.distances[index]), turn
+
+
+def _hashed(members: Sequence[GroupMember], manifests: Mapping[str, Manifest]) -> list[GroupMember]:
+    """The members, with hashes for the rows of older datasets that have none."""
+    lacking = sum(not _is_hashed(member.row) for member in members)
+    if lacking:
+        log.info("hashing %d images of datasets that were made before such hashes were kept", lacking)
+    return [
+        member
+        if _is_hashed(member.row)
+        else replace(member, row=replace(member.row, perceptual_hash=perceptual_hash(_pixels(member, manifests))))
+        for member in members
+    ]
+
+
+def _is_hashed(row: Row) -> bool:
+    return row.perceptual_hash is not None and (not row.perceptual_hash or row.perceptual_hash.startswith(MARK))
+
+
+def _pixels(member: GroupMember, manifests: Mapping[str, Manifest]) -> Num[Array, "c *s"]:
+    return manifests[member.source].store.get(member.row.sha256)
+
+
+def _correlate(one: GroupMember, other: GroupMember, manifests: Mapping[str, Manifest], turn: Turn | None) -> bool:
+    if len(one.row.shape) != len(other.row.shape):
+        return False
+    return correlation(_pixels(one, manifests), _pixels(other, manifests), turn) >= MIN_CORRELATION
+
+
+def _ordered(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:
+    return tuple(sorted(members, key=lambda member: (member.place, member.row.image_id)))
+
+
+class Groups:
+    """Indices joined pair by pair into disjoint groups (union-find), each with the largest distance of its links."""
+
+    def __init__(self, size: int) -> None:
+        self._parents = list(range(size))
+        self._distances = [0] * size
+
+    def are_joined(self, one: int, other: int) -> bool:
+        """Whether two indices are in one group already."""
+        return self._root(one) == self._root(other)
+
+    def join(self, one: int, other: int, distance: int) -> None:
+        """Makes one group of those of two indices."""
+        root, branch = self._root(one), self._root(other)
+        self._parents[branch] = root
+        self._distances[root] = max(distance, self._distances[root], self._distances[branch])
+
+    def found(self) -> Iterator[tuple[Sequence[int], int]]:
+        """The groups of two and more, and the largest distance of each."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for index in range(len(self._parents)):
+            members[self._root(index)].append(index)
+        yield from ((group, self._distances[root]) for root, group in members.items() if len(group) > 1)
+
+    def _root(self, index: int) -> int:
+        while self._parents[index] != index:
+            self._parents[index] = self._parents[self._parents[index]]
+            index = self._parents[index]
+        return index

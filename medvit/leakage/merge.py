@@ -1,0 +1,167 @@
+"""Several datasets as one: patients stay apart, splits stay closed, volumes may become slices.
+
+A patient whom several datasets know by the same pseudonym, and images that are the same or look alike, stay in the most
+protected split they are in; the others are left out. A label that means one thing here and another there takes the name
+of its dataset before its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.dataset.quarantine import Quarantined
+from medvit.dataset.store import Store
+from medvit.errors import DataError
+from medvit.leakage import Check, Overlap, find_overlaps
+from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.records import Row, Split
+
+PROTECTED: tuple[Split, ...] = ("test", "val", "train")
+"""What several splits share stays in the first of these."""
+CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
+"""What splits must not share, and how it is called."""
+LEAKAGE = "leakage"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The datasets as one, and the images that were left out since a more protected split has them."""
+
+    manifest: Manifest
+    left_out: tuple[Quarantined, ...]
+
+
+def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
+    """Datasets as one in a folder, whose store takes over what theirs hold; the manifest is not written.
+
+    With `slices`, each volume is replaced by so many images across its coarsest axis, of even distance.
+
+    Raises:
+        DataError: If two of them hold the same image, by its pseudonym.
+        OutputError: If the pixels cannot be taken over.
+    """
+    _require_distinct(parts)
+    left_out = _leaking(parts)
+    keys, masks = _ambiguous(parts), _masks(parts)
+    store, rows = Store(folder / "images"), []
+    for part in parts:
+        for row in part.filter(lambda row: row.image_id not in left_out):
+            labels = _labels(row.labels, part.facts.name, keys)
+            told = replace(row, labels=labels, mask=row.mask if masks else None)
+            if slices and row.kind == "volume":
+                rows += _sliced(told, part.store, store, slices)
+            else:
+                rows.append(_taken_over(told, part.store, store))
+    facts = Facts(
+        name,
+        licence=_listed(part.facts.licence for part in parts),
+        source=_listed(part.facts.source for part in parts),
+        description="united: " + ", ".join(part.facts.name for part in parts),
+        classes={key: names for part in parts for key, names in _classes(part, keys).items()},
+        mask_classes=masks,
+    )
+    manifest = Manifest(tuple(sorted(rows, key=lambda row: row.image_id)), facts, folder)
+    return Merged(manifest, tuple(Quarantined(image, LEAKAGE, reason, 1) for image, reason in sorted(left_out.items())))
+
+
+def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[tuple[int, Num[Array, "c h w"]]]:
+    """Numbers and pixels of at most `count` slices across an axis of a volume in RAS+, of even distance.
+
+    As they are looked at: the top row is superior, or anterior in axial slices; the left column is the patient's right,
+    or anterior in sagittal slices.
+    """
+    depth = voxels.shape[axis + 1]
+    num = min(count, depth)
+    for index in ((2 * np.arange(num) + 1) * depth // (2 * num)).tolist():
+        plane = np.take(voxels, index, axis=axis + 1)
+        yield index, np.ascontiguousarray(plane.swapaxes(1, 2)[:, ::-1, ::-1])
+
+
+def _require_distinct(parts: Sequence[Manifest]) -> None:
+    held = Counter(row.image_id for part in parts for row in part)
+    twice = [image for image, times in held.items() if times > 1]
+    if twice:
+        folders = [str(part.folder) for part in parts if any(row.image_id in twice for row in part)]
+        raise DataError(
+            f"{len(twice)} images are in several of {', '.join(folders)}, first {twice[0]}; name each dataset once, "
+            "and give datasets of different sources different names when they are ingested"
+        )
+
+
+def _leaking(parts: Sequence[Manifest]) -> dict[str, str]:
+    """The images that a more protected split has, too, or whose patient it has, each with the reason."""
+    named = {str(number): part for number, part in enumerate(parts)}
+    found: dict[str, str] = {}
+    for overlap in find_overlaps(named, CHECKS.keys()):
+        found |= dict.fromkeys(_less_protected(overlap), f"a more protected split has the same {CHECKS[overlap.check]}")
+    return found
+
+
+def _less_protected(overlap: Overlap) -> set[str]:
+    first = min(PROTECTED.index(member.row.split) for member in overlap.members)
+    return {member.row.image_id for member in overlap.members if member.row.split != PROTECTED[first]}
+
+
+def _ambiguous(parts: Sequence[Manifest]) -> set[str]:
+    """Keys of labels whose classes differ between datasets."""
+    meanings: dict[str, set[tuple[str, ...]]] = {}
+    for part in parts:
+        for key, names in part.facts.classes.items():
+            meanings.setdefault(key, set()).add(tuple(names))
+    return {key for key, found in meanings.items() if len(found) > 1}
+
+
+def _labels(labels: Mapping[str, str], dataset: str, ambiguous: set[str]) -> dict[str, str]:
+    return {f"{dataset}.{key}" if key in ambiguous else key: value for key, value in labels.items()}
+
+
+def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
+    found = part.facts.classes
+    return {f"{part.facts.name}.{key}" if key in ambiguous else key: tuple(names) for key, names in found.items()}
+
+
+def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
+    """The classes of label maps where all datasets that have some agree; else none, and the maps are left behind."""
+    meanings = {tuple(part.facts.mask_classes) for part in parts if any(row.mask for row in part)}
+    return meanings.pop() if len(meanings) == 1 else ()
+
+
+def _taken_over(row: Row, theirs: Store, ours: Store) -> Row:
+    for address in filter(None, (row.sha256, row.mask)):
+        ours.link(theirs, address)
+    return row
+
+
+def _sliced(row: Row, theirs: Store, ours: Store, count: int) -> list[Row]:
+    spacing = row.spacing_mm or (1.0, 1.0, 1.0)
+    axis = max(range(3), key=lambda n: (spacing[n], n))
+    pixels = slices_of(theirs.get(row.sha256), axis, count)
+    masks = None if row.mask is None else dict(slices_of(theirs.get(row.mask)[None], axis, count))
+    return [
+        replace(
+            row,
+            image_id=f"{row.image_id}-{index:04d}",
+            kind="image",
+            shape=plane.shape,
+            sha256=ours.put(plane),
+            mask=None if masks is None else ours.put(masks[index][0]),
+            spacing_mm=None,
+            affine=None,
+            part=f"{row.part} slice {index}".strip(),
+            perceptual_hash=perceptual_hash(plane),
+            file_sha256=None,
+        )
+        for index, plane in pixels
+    ]
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts)))

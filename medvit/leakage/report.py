@@ -1,0 +1,138 @@
+"""What a search for overlaps found: a table for the terminal, `hits.csv` for programs, `leakage.html` to look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.thumbnails import montage, thumbnail
+from medvit.document import Document, Picture, Section, Table
+from medvit.files.atomic import write_text
+from medvit.leakage import CHECKS, Check, Overlap
+
+HITS, HTML = "hits.csv", "leakage.html"
+SHOWN_GROUPS, SHOWN_IMAGES = 12, 4
+"""Examples of a kind, and images of an example, on the page."""
+LISTED_GROUPS = 50
+
+NAMES: Mapping[Check, str] = {
+    "patient": "same patient",
+    "study": "same study",
+    "file": "identical files",
+    "pixel": "identical pixels",
+    "perceptual": "alike to look at",
+}
+NOTES = (
+    "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
+    "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
+    "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
+    "correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame, also where one is "
+    "mirrored or, of images, turned by right angles. Copies cropped by more than about 1 %, or turned by other angles, "
+    "are not found.",
+    "The same patient is known again between datasets only where both were ingested with one key and files name "
+    "their patient (DICOM PatientID, or the column patient of a table).",
+)
+
+
+def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
+    """A line a kind: groups, groups that cross, images in those."""
+    lines = []
+    for check in checks:
+        found = [overlap for overlap in overlaps if overlap.check == check]
+        crossing = [overlap for overlap in found if overlap.crosses]
+        lines.append([NAMES[check], len(found), len(crossing), sum(len(overlap.members) for overlap in crossing)])
+    return Table(["", "groups", "crossing", "images in crossing groups"], lines)
+
+
+def crossings(overlaps: Sequence[Overlap]) -> Table:
+    """How many groups of each kind join which splits and datasets."""
+    counts = Counter((overlap.check, overlap.places) for overlap in overlaps if overlap.crosses)
+    lines = [
+        [NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items(), key=_order)
+    ]
+    return Table(["", "between", "groups"], lines)
+
+
+def hits(overlaps: Sequence[Overlap]) -> list[str]:
+    """A sentence for each way in which splits or datasets are joined."""
+    return [
+        f"{name}: {number} group{'' if number == 1 else 's'} in {places}"
+        for name, places, number in crossings(overlaps).lines
+    ]
+
+
+def write(
+    folder: Path, manifests: Mapping[str, Manifest], overlaps: Sequence[Overlap], checks: Sequence[Check]
+) -> None:
+    """Writes `hits.csv`, a line an image of every group, and `leakage.html` into a folder."""
+    write_text(folder / HITS, _csv(overlaps))
+    crossing = [overlap for overlap in overlaps if overlap.crosses]
+    names = ", ".join(f"{key}: {manifest.facts.name}".removeprefix(": ") for key, manifest in manifests.items())
+    sections = [Section("Found", [summary(overlaps, checks), *([crossings(overlaps)] if crossing else []), *NOTES])]
+    for check in checks:
+        found = [overlap for overlap in overlaps if overlap.check == check]
+        if found:
+            sections.append(Section(f"{NAMES[check].capitalize()}: {len(found)} groups", _examples(found, manifests)))
+    Document(
+        f"Leakage: {names}",
+        f"{len(crossing)} groups of images cross splits or datasets." if crossing else "Nothing crosses.",
+        sections,
+        "warning" if crossing else "plain",
+    ).write_html(folder / HTML)
+
+
+def _order(counted: tuple[tuple[Check, tuple[str, ...]], int]) -> tuple[int, tuple[str, ...]]:
+    (check, places), _ = counted
+    return CHECKS.index(check), places
+
+
+def _examples(found: Sequence[Overlap], manifests: Mapping[str, Manifest]) -> list[Table | list[Picture]]:
+    shown = found[:SHOWN_GROUPS]
+    lines = [(_heading(number, overlap), _pictures(overlap, manifests)) for number, overlap in enumerate(shown, 1)]
+    figure = montage(lines)
+    listed = Table(
+        ["group", "between", "images", "bits", "turned"],
+        [
+            [n, " + ".join(o.places), len(o.members), o.distance, "yes" if o.is_turned else ""]
+            for n, o in enumerate(found[:LISTED_GROUPS], 1)
+        ],
+    )
+    caption = f"The first {len(shown)} of {len(found)} groups, up to {SHOWN_IMAGES} images each; {HITS} lists all."
+    return [[Picture.of(found[0].check, caption, figure)], listed]
+
+
+def _heading(number: int, overlap: Overlap) -> str:
+    return f"{number}. {' + '.join(overlap.places)}: {len(overlap.members)} images"
+
+
+def _pictures(overlap: Overlap, manifests: Mapping[str, Manifest]) -> list[tuple[str, Float[Array, "h w *c"]]]:
+    # One of each place first, so that both sides of a crossing are seen.
+    first = {member.place: member for member in reversed(overlap.members)}
+    ordered = [*first.values(), *(m for m in overlap.members if m is not first[m.place])][:SHOWN_IMAGES]
+    return [(_title(m.place, m.row.labels), thumbnail(manifests[m.source], m.row)) for m in ordered]
+
+
+def _title(place: str, labels: Mapping[str, str]) -> str:
+    return f"{place}\n{', '.join(labels.values())[:28]}"
+
+
+def _csv(overlaps: Sequence[Overlap]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["group", "check", "crosses", "bits", "turned", "dataset", "split", "image_id", "patient_id", "study_id"]
+    )
+    for number, o in enumerate(overlaps, 1):
+        for m in o.members:
+            row = m.row
+            told = [number, o.check, *(str(said).lower() for said in (o.crosses, o.distance, o.is_turned))]
+            place = [m.source or row.dataset, row.split, row.image_id, row.patient_id, row.study_id]
+            writer.writerow([*told, *place])
+    return text.getvalue()

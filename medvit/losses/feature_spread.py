@@ -1,0 +1,58 @@
+"""Regularizers that keep the features of a batch apart: KoLeo, vMF kernel density, coding rate.
+
+The batch is that of all processes: several devices learn what one learns of the joint batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.distributed import exactly, gathered_with_gradient, num_processes, summed_with_gradient
+
+KOLEO_EPSILON = 1e-8
+
+
+def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """-mean(log d), d the distance of each unit-norm feature to its nearest other (Sablayrolles et al., ICLR 2019).
+
+    The gradient grows as 1 / d: of near duplicates, such as neighboring slices, it explodes. One feature alone gives 0.
+    """
+    with exactly(features.device):
+        unit = gathered_with_gradient(F.normalize(features.float(), eps=KOLEO_EPSILON, dim=-1))
+        if len(unit) < 2:
+            return unit.sum() * 0.0
+        with torch.no_grad():
+            cosine = unit @ unit.T
+            cosine.fill_diagonal_(-1.0)
+            nearest = cosine.argmax(dim=1)
+        distance = F.pairwise_distance(unit, unit[nearest], eps=KOLEO_EPSILON)
+        return -(distance + KOLEO_EPSILON).log().mean()
+
+
+def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -> Float[Tensor, ""]:
+    """+mean(log sum_j exp(kappa z_i . z_j)), the log density of unit-norm features under a von Mises-Fisher kernel.
+
+    Minimizing it spreads the features (Zimmermann et al., 2024, Virchow2); a published port has the sign wrong. Its
+    gradient stays bounded where features are equal.
+    """
+    with exactly(features.device):
+        unit = gathered_with_gradient(F.normalize(features.float(), dim=-1))
+        return (kappa * unit @ unit.T).logsumexp(dim=1).mean()
+
+
+def coding_rate(features: Float[Tensor, "v b d"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
+    """Mean over views of gamma / 2 log det(I + d / (b epsilon) Z^T Z), gamma = (d + b) / (d b) (Wu et al., ICML 2025).
+
+    High where features fill their space; minimize its negative.
+    """
+    with exactly(features.device):
+        values = features.float()
+        dim, num = values.shape[-1], values.shape[1] * num_processes()
+        covariance = summed_with_gradient(torch.einsum("vbc,vbd->vcd", values, values))
+        identity = torch.eye(dim, device=values.device)
+        half_log_det = torch.linalg.cholesky(identity + dim / (num * epsilon) * covariance)
+        half_log_det = half_log_det.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        return (dim + num) / (dim * num) * half_log_det.mean()

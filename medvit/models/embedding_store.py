@@ -1,0 +1,146 @@
+"""Tile embeddings at rest: `FOLDER/KEY/SLIDE.npy`, float16 (N, D), written once and shared by runs.
+
+`KEY` is the hash of all that makes an embedding of pixels: weights, preprocessing, tokens that are read. Plain arrays,
+since floats hardly compress; any tool opens them, and they are read here by rows, never whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Float16
+from numpy import ndarray as Array
+
+from medvit.errors import DataError, OutputError
+from medvit.files.atomic import write_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+log = logging.getLogger("medvit")
+
+FOLDER = "embeddings"
+"""Of a dataset."""
+FACTS = "embeddings.json"
+DTYPE = np.dtype("<f2")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of the tiles of one slide, in the order of its tile grid; `take` gives some, on `device`."""
+
+    path: Path
+    num_tiles: int
+    width: int
+    offset: int
+    """Bytes before the first row."""
+    device: torch.device | str = "cpu"
+
+    def __len__(self) -> int:
+        return self.num_tiles
+
+    def to(self, device: torch.device | str) -> Embeddings:
+        """The same, whose rows go to another device."""
+        return replace(self, device=device)
+
+    def take(self, indices: Tensor) -> Float[Tensor, "m d"]:
+        """Rows (M, D) as float32, in the order of the indices; nothing else of the file is read.
+
+        Raises:
+            DataError: If the file has become shorter.
+        """
+        import torch
+
+        wanted = indices.cpu().numpy()
+        ordered, places = np.unique(wanted, return_inverse=True)
+        runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+        with self.path.open("rb") as file:
+            rows = np.concatenate([self._run(file, int(run[0]), len(run)) for run in runs])
+        return torch.from_numpy(rows[places].astype(np.float32)).to(self.device)
+
+    def _run(self, file: IO[bytes], first: int, count: int) -> Float16[Array, "m d"]:
+        size = self.width * DTYPE.itemsize
+        found = os.pread(file.fileno(), count * size, self.offset + first * size)
+        if len(found) != count * size:
+            raise DataError(f"{self.path} is cut short; remove it, and it is made again")
+        return np.frombuffer(found, DTYPE).reshape(count, self.width)
+
+
+class EmbeddingStore:
+    """Embeddings of one kind in a folder: `facts` say what makes them, for people, and `key` is the hash of it."""
+
+    def __init__(self, folder: Path, key: str, facts: Mapping[str, object]) -> None:
+        self.folder, self.facts = folder / key, facts
+
+    def get(self, slide: str, num_tiles: int) -> Embeddings | None:
+        """The embeddings of a slide under its name, none if they have not been written or are damaged."""
+        path = self.path(slide)
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                offset = file.tell()
+        except (ValueError, OSError):
+            shape, dtype, offset = (), DTYPE, 0
+        whole = len(shape) == 2 and path.stat().st_size == offset + int(np.prod(shape)) * dtype.itemsize
+        if not whole or dtype != DTYPE or shape[0] != num_tiles:
+            log.warning("%s is damaged and is made again", path)
+            return None
+        return Embeddings(path, num_tiles, shape[1], offset)
+
+    @contextmanager
+    def writing(self, slide: str, num_tiles: int, width: int) -> Iterator[Writer]:
+        """Takes the embeddings of a slide part by part; the file is there when all are, and not before.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        path = self.path(slide)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        header = {"descr": DTYPE.str, "fortran_order": False, "shape": (num_tiles, width)}
+        try:
+            self._make()
+            with partial.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                writer = Writer(file, width)
+                yield writer
+            assert writer.num_written == num_tiles, "a slide has as many embeddings as tiles"
+            os.replace(partial, path)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot keep embeddings: {error.strerror}") from error
+        finally:
+            with suppress(OSError):  # where nothing could be written there is nothing to remove
+                partial.unlink(missing_ok=True)
+
+    def path(self, slide: str) -> Path:
+        """Where the embeddings of a slide lie."""
+        return self.folder / f"{slide}.npy"
+
+    def _make(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / FACTS).is_file():
+            write_text(self.folder / FACTS, json.dumps(self.facts, indent=2, sort_keys=True) + "\n")
+
+
+class Writer:
+    """Appends rows to a file."""
+
+    def __init__(self, file: IO[bytes], width: int) -> None:
+        self._file, self.width, self.num_written = file, width, 0
+
+    def append(self, rows: Float[Array, "m d"]) -> None:
+        """Adds the embeddings of the next tiles."""
+        assert rows.shape[1] == self.width
+        self._file.write(np.ascontiguousarray(rows, DTYPE).tobytes())
+        self.num_written += len(rows)

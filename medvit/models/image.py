@@ -1,0 +1,188 @@
+"""A model for a task: backbone, the way it is adapted, and a head."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone, BackboneChoice
+from medvit.config import Axis, Config, Count, Tree
+from medvit.dataset.slices import SlicesConfig
+from medvit.errors import CheckpointError
+from medvit.heads import HeadChoice
+from medvit.peft import PeftChoice
+from medvit.records import Kind
+from medvit.transforms.padding import pad_about, pad_to_multiple
+
+
+class AppliesTo(Config):
+    """Which series of a study a model was made for."""
+
+    modality: str | None = None
+    """DICOM modality (0008,0060), such as CT or MR; none takes any."""
+    kind: Kind = "volume"
+    """volume, image or slide."""
+    description: str | None = None
+    """Regular expression searched in SeriesDescription (0008,103E), in any case; none takes any."""
+
+
+class ModelConfig(Config):
+    """What a fine-tuned model is: saved in its checkpoint, enough to build it again."""
+
+    kind: Literal["classification", "segmentation"]
+    """What it predicts: a class an image, or a class a voxel."""
+    backbone: BackboneChoice
+    """The vision transformer."""
+    peft: PeftChoice
+    """How the weights of the backbone changed in fine-tuning."""
+    head: HeadChoice
+    """From tokens to logits."""
+    classes: tuple[str, ...]
+    """Names of the classes in the order of the logits; of a segmentation, the first is the background."""
+    label: str = ""
+    """Of a classification: the key of the manifest's labels it predicts."""
+    roi: tuple[Count, ...] | None = None
+    """Pixels or voxels of one step of the sliding window, the size trained on; none takes the whole image."""
+    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Share by which neighboring steps of the sliding window overlap."""
+    mirrored_axes: tuple[Axis, ...] = ()
+    """Spatial axes along which the input is mirrored, in all combinations, and the predictions averaged."""
+    applies_to: AppliesTo = Field(default_factory=AppliesTo)
+    """Which series of a study it is for."""
+    slices: SlicesConfig | None = None
+    """How volumes are cut into the slices it predicts one by one; none of a model of images or of whole volumes."""
+
+
+class Model(nn.Module):
+    """Pixels (B, C, *S) to logits (B, L) or (B, L, *S)."""
+
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        super().__init__()
+        way = config.peft.recorded(backbone)
+        self.peft = config.peft.adapt(backbone)
+        self.config = config.model_copy(update={"backbone": self.peft.described(config.backbone), "peft": way})
+        self.backbone: Backbone = self.peft.backbone
+        self.head = config.head.build(backbone, len(config.classes))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Model:
+        """The model of a fine-tuned checkpoint, ready for inference.
+
+        Raises:
+            CheckpointError: If the checkpoint is a bare backbone or its weights do not fit its description.
+        """
+        checkpoint.require("classification", "segmentation")
+        config = ModelConfig.parse(checkpoint.model, source=str(checkpoint.folder))
+        merged = config.model_copy(update={"peft": _plain()})
+        model = cls(merged, config.backbone.without_weights().build())
+        _load(model, checkpoint.state, checkpoint)
+        return model.eval().requires_grad_(False)
+
+    def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
+        """Logits; the input may have any size."""
+        padded = pad_to_multiple(pixels, self.backbone.patch_size)
+        depths = self.head.layers
+        tokens = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
+        logits = self.head(tokens, padded)
+        if logits.ndim == 2:
+            return logits
+        return logits[(..., *(slice(n) for n in pixels.shape[2:]))]
+
+    @torch.no_grad()
+    def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
+        """Probabilities, float32; by sliding window and mirrored passes where the config says so.
+
+        A classification of an image larger than the crops it was trained on is the mean over crops that cover it.
+        """
+        is_dense = self.config.kind == "segmentation"
+        passes = []
+        for axes in self._mirrors():
+            found = self._probabilities(pixels.flip(axes))
+            passes.append(found.flip(axes) if is_dense else found)
+        return torch.stack(passes).mean(dim=0) if len(passes) > 1 else passes[0]
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the backbone, by which learning rates may differ."""
+        return self.backbone.depth
+
+    @property
+    def is_trained_whole(self) -> bool:
+        """Whether training changes every weight, so that nothing is to be kept apart."""
+        return all(weight.requires_grad for weight in self.parameters())
+
+    def adapter_state(self) -> Tree:
+        """The weights that training changes: the head and whatever of the backbone requires a gradient."""
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        return {name: weight for name, weight in self.state_dict().items() if name in trained}
+
+    def merged_state(self) -> Mapping[str, Tensor]:
+        """All weights with the adapter folded in; the model itself is used up by this."""
+        self.backbone = self.peft.merge()
+        return self.state_dict()
+
+    def _mirrors(self) -> Iterator[tuple[int, ...]]:
+        axes = [axis + 2 for axis in self.config.mirrored_axes]
+        for count in range(len(axes) + 1):
+            yield from itertools.combinations(axes, count)
+
+    def _probabilities(self, pixels: Tensor) -> Tensor:
+        roi = self.config.roi
+        if roi is None:
+            return self(pixels).float().softmax(dim=1)
+        padded, inside = pad_about(pixels, roi)
+        if self.config.kind == "classification":
+            return torch.stack([self(padded[window]).float().softmax(dim=1) for window in self._windows(padded)]).mean(
+                0
+            )
+        logits = self(padded).float() if padded.shape[2:] == tuple(roi) else self._slide(padded, roi)
+        return logits[inside].softmax(dim=1)
+
+    def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Crops of the size trained on, evenly spread over the image, which they cover."""
+        roi = self.config.roi or ()
+        starts = []
+        for side, window in zip(pixels.shape[2:], roi, strict=True):
+            count = 1 + math.ceil((side - window) / (window * (1.0 - self.config.overlap)))
+            starts.append([round(start) for start in torch.linspace(0, side - window, count).tolist()])
+        for corner in itertools.product(*starts):
+            yield (..., *(slice(start, start + window) for start, window in zip(corner, roi, strict=True)))
+
+    def _slide(self, pixels: Tensor, roi: tuple[int, ...]) -> Tensor:
+        from monai.inferers.utils import sliding_window_inference
+
+        logits = sliding_window_inference(
+            pixels,
+            roi,
+            sw_batch_size=2,
+            predictor=lambda crops: self(crops).float(),
+            overlap=self.config.overlap,
+            mode="gaussian",
+        )
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def _plain() -> Config:
+    from medvit.registry import find
+
+    return find("medvit.peft", "full")()
+
+
+def _load(model: Model, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(
+            f"{checkpoint.folder}: the weights do not fit model.yaml: {lines[-1].strip()}; "
+            "the folder mixes two checkpoints"
+        ) from None

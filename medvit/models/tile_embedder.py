@@ -1,0 +1,283 @@
+"""From the tiles of slides to embeddings: read in the order of the file, through a frozen backbone, kept once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray as Array
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from medvit.backbones import Backbone
+from medvit.config import Config, Count, Tree
+from medvit.dataset.manifest import Manifest
+from medvit.engine.outcome import Outcome
+from medvit.errors import DataError, MedvitError, OutputError
+from medvit.hardware import half_precision
+from medvit.models.embedding_store import FOLDER, Embeddings, EmbeddingStore
+from medvit.records import Row
+from medvit.transforms.padding import pad_to_multiple
+from medvit.transforms.preprocess import Preprocess
+from medvit.types import Image
+from medvit.wsi.locations import SlidesConfig, open_row
+from medvit.wsi.slide import Slide
+from medvit.wsi.tiles import TileGrid
+
+log = logging.getLogger("medvit")
+
+Features = Literal["class_mean", "class", "mean"]
+"""What is read of a tile: its class token (Phikon-v2), the mean of its patches, or both (Virchow2)."""
+OpenRow = Callable[[Row], Slide]
+"""Opens the slide of a row, in any process, and keeps it open there."""
+
+
+class TileLoaderConfig(Config):
+    """How tiles of slides are read and embedded."""
+
+    batch_size: Count = 64
+    """Tiles embedded at once."""
+    num_workers: int = 0
+    """Processes that read tiles; 0 reads them in the one that embeds."""
+
+
+class EmbeddingConfig(TileLoaderConfig):
+    """How tiles of slides are read and embedded, and where embeddings are kept."""
+
+    embeddings: Path | None = None
+    """Folder of embeddings that is shared by runs; none keeps them in the dataset's folder."""
+
+    def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
+        """Where embeddings of a dataset are kept."""
+        return EmbeddingStore(self.embeddings or dataset / FOLDER, embedder.key, embedder.facts)
+
+
+class Embedder:
+    """A frozen backbone with its preprocessing: tiles in, embeddings out.
+
+    Raises:
+        DataError: If the backbone or the preprocessing is not for color images.
+    """
+
+    def __init__(
+        self, backbone: Backbone, preprocess: Preprocess, features: Features, device: torch.device | str = "cpu"
+    ) -> None:
+        if preprocess.kind != "image" or backbone.ndim != 2:
+            raise DataError("the backbone takes volumes; slides need one of images, as pretrained on tiles")
+        self.backbone = backbone.to(device).eval().requires_grad_(False)
+        self.preprocess, self.device = preprocess, torch.device(device)
+        self.features: Features = features if backbone.num_prefix_tokens else "mean"
+        self.width = backbone.width * (2 if self.features == "class_mean" else 1)
+
+    @property
+    def key(self) -> str:
+        """The hash of all that makes an embedding of pixels."""
+        digest = hashlib.sha256(json.dumps([self.features, self.preprocess.tree()], sort_keys=True).encode())
+        for name, weight in sorted(self.backbone.state_dict().items()):
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    @property
+    def facts(self) -> Tree:
+        """What makes the embeddings, for people."""
+        return {"features": self.features, "width": self.width, "preprocess": self.preprocess.tree()}
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Embeddings of preprocessed tiles, float32."""
+        dtype = half_precision(self.device)
+        padded = pad_to_multiple(pixels.to(self.device), self.backbone.patch_size)
+        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            tokens = self.backbone(padded)
+        parts = {"class": tokens.prefix[:, :1].flatten(1), "mean": tokens.patches.mean(dim=1)}
+        chosen = ("class", "mean") if self.features == "class_mean" else (self.features,)
+        return torch.cat([parts[name].float() for name in chosen], dim=1)
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Some neighboring tiles, preprocessed (B, C, S, S), or why they could not be read."""
+
+    pixels: Tensor | None
+    error: MedvitError | None = None
+
+
+class TileBatches(Dataset[TileBatch]):
+    """The tiles of one slide, batch by batch, in the order of its grid."""
+
+    def __init__(self, open_slide: Callable[[], Slide], grid: TileGrid, preprocess: Preprocess, size: int) -> None:
+        self.open_slide, self.grid, self.preprocess, self.size = open_slide, grid, preprocess, size
+
+    def __len__(self) -> int:
+        return -(-len(self.grid) // self.size)
+
+    def __getitem__(self, index: int) -> TileBatch:
+        try:
+            slide = self.open_slide()
+            corners = self.grid.xy[index * self.size : (index + 1) * self.size]
+            return TileBatch(torch.stack([self._tile(slide, int(x), int(y)) for x, y in corners]))
+        except MedvitError as error:
+            return TileBatch(None, error)
+        except (OSError, RuntimeError, ValueError) as error:  # the text of a library's error may name a file
+            return TileBatch(None, DataError(f"its tiles cannot be read: an unexpected {type(error).__name__}"))
+
+    def _tile(self, slide: Slide, x: int, y: int) -> Tensor:
+        pixels = slide.read(x, y, self.grid.size, self.grid.mpp)
+        return self.preprocess(Image(pixels, "image", mpp=self.grid.mpp)).pixels
+
+
+def embed_tiles(
+    open_slide: Callable[[], Slide], grid: TileGrid, embedder: Embedder, config: TileLoaderConfig
+) -> Iterator[Float[Array, "b d"]]:
+    """Embeddings of the tiles of a slide, batch by batch in the order of its grid.
+
+    Raises:
+        DataError: If the slide cannot be read.
+    """
+    batches = TileBatches(open_slide, grid, embedder.preprocess, config.batch_size)
+    workers = min(config.num_workers, len(batches)) if len(batches) > 1 else 0
+    for batch in DataLoader(batches, batch_size=None, num_workers=workers):
+        if batch.error is not None:
+            raise batch.error
+        yield embedder(batch.pixels).cpu().numpy()
+
+
+def embed_slides(
+    rows: Sequence[Row],
+    grids: Sequence[TileGrid],
+    open_row: OpenRow,
+    *,
+    embedder: Embedder,
+    store: EmbeddingStore,
+    config: TileLoaderConfig,
+) -> Iterator[Outcome[Row, Embeddings]]:
+    """The embeddings of each slide, in order, behind a progress bar over tiles with the time left.
+
+    What the store has is not made again; a slide that fails leaves nothing and does not stop the others.
+
+    Raises:
+        OutputError: If embeddings cannot be kept: then no later one could be either.
+    """
+    jobs = [_Job(row, grid, store.get(slide_name(row, grid), len(grid))) for row, grid in zip(rows, grids, strict=True)]
+    waiting = [job for job in jobs if job.known is None]
+    if len(waiting) < len(jobs):
+        log.info("embeddings of %d of %d slides are there already", len(jobs) - len(waiting), len(jobs))
+    with tqdm(
+        total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5, disable=not waiting
+    ) as bar:
+        for job in jobs:
+            if job.known is not None:
+                yield Outcome(job.row, job.known)
+                continue
+            before = bar.n
+            yield _attempt(job, partial(open_row, job.row), embedder, store, config, bar)
+            bar.update(before + len(job.grid) - bar.n)
+
+
+@dataclass(frozen=True)
+class EmbeddedSlide:
+    """A slide of a manifest with its tiles and their embeddings."""
+
+    row: Row
+    grid: TileGrid
+    embeddings: Embeddings
+
+
+def embed_manifest(
+    manifest: Manifest,
+    slides: SlidesConfig,
+    *,
+    embedder: Embedder,
+    config: EmbeddingConfig,
+    failures: list[str],
+) -> list[EmbeddedSlide]:
+    """The slides of a manifest with their embeddings, made where they are not there yet.
+
+    `failures` gets a line for each slide that failed.
+
+    Raises:
+        DataError: If all failed.
+        OutputError: If embeddings cannot be kept.
+    """
+    rows, grids = listed_tiles(manifest, slides, failures)
+    store = config.store(manifest.folder, embedder)
+    opened = partial(open_row, key=slides.key, folder=slides.folder)
+    found = []
+    outcomes = embed_slides(rows, grids, opened, embedder=embedder, store=store, config=config)
+    for outcome, grid in zip(outcomes, grids, strict=True):
+        if outcome.result is None:
+            failures.append(f"{outcome.item}: {str(outcome.error).removeprefix(f'{outcome.item}: ')}")
+        else:
+            found.append(EmbeddedSlide(outcome.item, grid, outcome.result))
+    if not found:
+        raise DataError(f"{manifest.folder}: all {len(manifest)} slides failed, first {failures[0]}")
+    return found
+
+
+def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) -> tuple[list[Row], list[TileGrid]]:
+    """The slides of a manifest with the tiles to embed; `failures` gets a line for each without."""
+    rows: list[Row] = []
+    grids: list[TileGrid] = []
+    for row in manifest:
+        try:
+            grids.append(slides.usable(TileGrid.read(manifest.folder, row.image_id)))
+            rows.append(row)
+        except DataError as error:
+            failures.append(f"{row}: {error}")
+    return rows, grids
+
+
+def slide_name(row: Row, grid: TileGrid) -> str:
+    """The name under which embeddings of a slide are kept: it changes when the slide or its tiles do."""
+    digest = hashlib.sha256(f"{row.sha256} {grid.size} {grid.mpp:.6g}".encode())
+    digest.update(np.ascontiguousarray(grid.xy, "<i8").tobytes())
+    return f"{row.image_id}-{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    row: Row
+    grid: TileGrid
+    known: Embeddings | None
+
+
+def _attempt(
+    job: _Job,
+    open_slide: Callable[[], Slide],
+    embedder: Embedder,
+    store: EmbeddingStore,
+    config: TileLoaderConfig,
+    bar: Any,
+) -> Outcome[Row, Embeddings]:
+    name, count = slide_name(job.row, job.grid), len(job.grid)
+    try:
+        if not count:
+            raise DataError("none of its tiles is left; change slides.skip_tiles")
+        with store.writing(name, count, embedder.width) as writer:
+            for part in _finite(embed_tiles(open_slide, job.grid, embedder, config)):
+                writer.append(part)
+                bar.update(len(part))
+        return Outcome(job.row, store.get(name, count))
+    except OutputError:
+        raise
+    except MedvitError as error:
+        return Outcome(job.row, error=error)
+
+
+def _finite(parts: Iterable[Float[Array, "b d"]]) -> Iterator[Float[Array, "b d"]]:
+    highest = float(np.finfo(np.float16).max)
+    for part in parts:
+        if not np.isfinite(part).all() or np.abs(part).max() > highest:
+            raise DataError("an embedding of its tiles is no number of 16 bits; choose another backbone")
+        yield part

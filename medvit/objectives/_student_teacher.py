@@ -1,0 +1,166 @@
+"""What the DINO family shares: a student that learns from a teacher, which is the student's running mean."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone, Hidden
+from medvit.config import Share
+from medvit.distributed import part
+from medvit.losses.distillation import relative_entropy
+from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives._projection import Projection, ProjectionConfig, head_file
+from medvit.objectives._schedules import cosine
+from medvit.objectives.figures import similarity_figure
+from medvit.transforms.views import MultiCropConfig
+from medvit.types import Tokens, Views
+
+
+class DistillationConfig(ObjectiveConfig):
+    """Options of every objective with a teacher."""
+
+    head: ProjectionConfig = Field(default_factory=ProjectionConfig)
+    """The head of student and teacher."""
+    momentum: Share = 0.996
+    """How much of itself the teacher keeps at each step, at the start of the training."""
+    momentum_end: Share = 1.0
+    """The same at the end, reached along a cosine."""
+    freeze_prototypes: Share = 0.01
+    """Share of the training in which the prototypes do not move."""
+    views: MultiCropConfig = Field(default_factory=MultiCropConfig)
+
+
+class Student(nn.Module):
+    """The backbone and heads that gradients change, and the token of masked patches where there are some."""
+
+    mask_token: nn.Parameter
+
+    def __init__(self, backbone: Backbone, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.backbone, self.heads = backbone, heads
+
+
+class Distillation(Objective):
+    """Student and teacher. The backbone to hand on is the teacher's, as in the papers: it is the better one.
+
+    The given backbone becomes the teacher; the student starts as its copy. Nothing but the student has gradients.
+    """
+
+    def __init__(self, backbone: Backbone, config: DistillationConfig, heads: Mapping[str, Projection]) -> None:
+        super().__init__()
+        self.views = config.views
+        self.schedule = config
+        self.student = Student(copy.deepcopy(backbone), nn.ModuleDict(heads))
+        self.backbone = backbone.requires_grad_(False)
+        self.teacher_heads = copy.deepcopy(self.student.heads).requires_grad_(False)
+        self._readings: dict[str, Tensor] = {}
+        self.train()
+
+    @property
+    def trained(self) -> Backbone:
+        """The student's backbone."""
+        return self.student.backbone
+
+    def parts(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Each head, and all the rest of the student (Oquab et al., TMLR 2024)."""
+        heads = [list(head.parameters()) for head in self.student.heads.values()]
+        of_heads = {id(weight) for head in heads for weight in head}
+        return ([weight for weight in self.parameters() if id(weight) not in of_heads], *heads)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but the teacher never drops paths."""
+        super().train(mode)
+        self.backbone.eval()
+        self.teacher_heads.eval()
+        return self
+
+    def before_step(self, progress: float) -> None:
+        """Drops the gradients of the prototypes while they are frozen."""
+        if progress < self.schedule.freeze_prototypes:
+            for head in self.student.heads.values():
+                if getattr(head, "prototypes", None) is not None:
+                    head.prototypes.grad = None
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Moves the teacher towards the student."""
+        momentum = cosine(self.schedule.momentum, self.schedule.momentum_end, progress)
+        pairs = [(part(own), part(new)) for own, new in self._pairs()]
+        torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+
+    def readings(self) -> Mapping[str, Tensor]:
+        """`teacher_entropy`, as a share of the most there can be, where there are prototypes."""
+        return self._readings
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The teacher's heads: without them, a second training of the backbone begins with random targets."""
+        return {head_file(name): head.published() for name, head in self._teachers()}
+
+    @torch.no_grad()
+    def pictures(self, views: Views) -> dict[str, Figure]:
+        """How like the middle patch the others are, in the eyes of the teacher, of up to four images."""
+        pixels = views.crops[0][:4]
+        return {"similarity": similarity_figure(pixels.float(), self.backbone(pixels))}
+
+    def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
+        """Keeps the entropy of the teacher's targets to be read."""
+        self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
+
+    def _teachers(self) -> Iterator[tuple[str, Projection]]:
+        for name, head in self.teacher_heads.items():
+            assert isinstance(head, Projection)
+            yield name, head
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight of the teacher beside the student's that training changes."""
+        students = (self.student.backbone, self.student.heads)
+        for teacher, student in zip((self.backbone, self.teacher_heads), students, strict=True):
+            for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
+                if new.requires_grad:
+                    yield own, new
+
+
+def tokens_of(backbone: Backbone, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None) -> Tokens:
+    """Tokens after the last block, with the learned token at hidden patches."""
+    patches, grid = backbone.embed(pixels, hidden)
+    tokens = backbone.encode(patches, grid=grid)
+    return Tokens(tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :], grid)
+
+
+def seen_of(
+    backbone: Backbone,
+    pixels: Float[Tensor, "b c *s"],
+    mask: Bool[Tensor, "b n"] | None = None,
+    hidden: Hidden | None = None,
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
+    """The summary of each image, and the patches where `mask` is true; others are not computed to the end."""
+    num_prefix = backbone.num_prefix_tokens
+    if not num_prefix:
+        tokens = tokens_of(backbone, pixels, hidden)
+        return summary(tokens), tokens.patches[:, :0].flatten(0, 1) if mask is None else tokens.patches[mask]
+    patches, grid = backbone.embed(pixels, hidden)
+    wanted = torch.zeros(len(patches), num_prefix + patches.shape[1], dtype=torch.bool, device=patches.device)
+    wanted[:, 0] = True
+    if mask is not None:
+        wanted[:, num_prefix:] = mask
+    found = backbone.encode_some(patches, grid=grid, wanted=wanted)
+    is_image = wanted.nonzero()[:, 1] == 0
+    return found[is_image], found[~is_image]
+
+
+def summary(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """The class token of each image, or the mean of its patches where a backbone has no prefix token."""
+    return tokens.prefix[:, 0] if tokens.prefix.shape[1] else tokens.patches.mean(dim=1)
+
+
+def by_view(values: Float[Tensor, "n d"], num_images: int) -> Float[Tensor, "v b d"]:
+    """Rows that stand view by view, with views as an axis."""
+    return values.unflatten(0, (-1, num_images))

@@ -1,0 +1,184 @@
+"""Folders of pictures that are the slices of one volume, as the B-scans of an OCT; spacing is given, never guessed.
+
+The order is that of the last number in the names of the files. Where numbers leave a gap, a slice is missing, and the
+volume is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+from numpy import ndarray as Array
+from pydantic import AfterValidator, model_validator
+
+from medvit.config import Config, Count, Positive
+from medvit.errors import DataError, GeometryError
+from medvit.geometry import Affine, stacked_to_ras
+from medvit.readers.image import READER as PICTURES
+from medvit.records import Item, Refusal
+from medvit.types import Image
+
+NAME = "stack"
+SHOWN_NUMBERS = 3
+_NUMBER = re.compile(r"\d+")
+
+
+def _axes(text: str) -> str:
+    if sorted("RAS"["LPI".find(letter)] if letter in "LPI" else letter for letter in text) != ["A", "R", "S"]:
+        raise ValueError(f"expected one letter of R/L, A/P and S/I each, as LPS, found {text!r}")
+    return text
+
+
+class StacksConfig(Config):
+    """How pictures make volumes, where files say nothing of it."""
+
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    """Distance of neighboring pictures, of neighboring rows and of neighboring columns, in mm; must be given."""
+    axes: Annotated[str, AfterValidator(_axes)] = "LPS"
+    """Where columns, rows and pictures run to. LPS is right of OCT seen as on its device: columns to the patient's
+    left, rows deeper, pictures from below upwards; LPI where the first picture is the uppermost."""
+    num_slices: Count | None = None
+    """Pictures of a whole stack, so that a missing last one is found; none takes as many as are numbered."""
+
+    @model_validator(mode="after")
+    def _has_a_spacing(self) -> Self:
+        if self.spacing_mm is None:
+            raise ValueError(
+                "pictures do not say how far apart they lie; give stacks.spacing_mm, as [0.24,0.0039,0.011]"
+            )
+        return self
+
+    @property
+    def described(self) -> str:
+        """The numbers in words, for `Item.part`."""
+        return f"pictures {' x '.join(f'{mm:g}' for mm in self.spacing_mm or ())} mm apart, {self.axes}, as given"
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What is known of a stack: how it lies, and its label maps in the order of its pictures, where it has them."""
+
+    config: StacksConfig
+    masks: tuple[Path, ...] = ()
+
+
+class ImageStack:
+    """Volumes (1, I, J, K) of pictures; never of a file by itself: `stacked` makes its items."""
+
+    name = NAME
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Never: a picture is an image until a config says that its folder is a volume."""
+        return False
+
+    def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
+        """Nothing."""
+        yield from ()
+
+    def read(self, item: Item) -> Image:
+        """The volume in RAS+ order, gray, with its label map.
+
+        Raises:
+            GeometryError: If pictures differ in size or type.
+            DataError: If a picture cannot be read.
+        """
+        (known,) = item.headers
+        scans = [PICTURES.read(replace(item, files=(file,), headers=())).pixels for file in item.files]
+        voxels, affine = _laid(_alike([_gray(scan) for scan in scans]), known.config)
+        mask = None
+        if known.masks:
+            labels = [PICTURES.read_mask(file).labels for file in known.masks]
+            mask, _ = _laid(_alike([one.astype(np.int32) for one in labels]), known.config)
+            if mask.shape != voxels.shape:
+                raise GeometryError(f"the label maps have {mask.shape} voxels, their pictures {voxels.shape}")
+            mask = mask.astype(np.min_scalar_type(int(mask.max(initial=0))))
+        return Image(voxels[None], "volume", item.modality, affine, mask=mask)
+
+
+def stacked(found: Iterable[Item | Refusal], config: StacksConfig | None) -> Iterator[Item | Refusal]:
+    """What was found, the pictures of each folder being one volume; all else, and all without a config, as it is."""
+    folders: dict[Path, list[Item]] = defaultdict(list)
+    for one in found:
+        if config is not None and isinstance(one, Item) and one.reader == PICTURES.name:
+            folders[one.files[0].parent].append(one)
+        else:
+            yield one
+    if config is not None:
+        for items in folders.values():
+            yield _stack(items, config)
+
+
+def _stack(items: Sequence[Item], config: StacksConfig) -> Item | Refusal:
+    files = tuple(item.files[0] for item in items)
+    try:
+        numbers = [_number(file) for file in files]
+        _check_whole(numbers, config.num_slices)
+        ordered = [items[index] for index in np.argsort(numbers)]
+        masks = tuple(item.mask for item in ordered if item.mask is not None)
+        if masks and len(masks) < len(items):
+            raise GeometryError(
+                f"{len(masks)} of {len(items)} pictures of a stack have a label map; expected all or none"
+            )
+    except DataError as error:
+        return Refusal(files, error.code, str(error))
+    paths = tuple(item.files[0] for item in ordered)
+    return Item(NAME, paths, "volume", part=config.described, headers=(Slices(config, masks),))
+
+
+def _number(file: Path) -> int:
+    found = _NUMBER.findall(file.stem)
+    if not found:
+        raise GeometryError("a picture of a stack has no number in its name, so that its place is unknown")
+    return int(found[-1])
+
+
+def _check_whole(numbers: Sequence[int], num_slices: int | None) -> None:
+    first, last = min(numbers), max(numbers)
+    if len(set(numbers)) < len(numbers):
+        raise GeometryError(f"several pictures of a stack have one number, of {first} to {last}; expected one each")
+    missing = sorted(set(range(first, last + 1)) - set(numbers))
+    if missing:
+        shown = ", ".join(map(str, missing[:SHOWN_NUMBERS])) + (", ..." if len(missing) > SHOWN_NUMBERS else "")
+        raise GeometryError(
+            f"the pictures of a stack are numbered {first} to {last}, and {len(missing)} of them "
+            f"{'is' if len(missing) == 1 else 'are'} missing ({shown}); expected one picture for each number"
+        )
+    if num_slices is not None and len(numbers) != num_slices:
+        raise GeometryError(f"a stack has {len(numbers)} pictures; stacks.num_slices expects {num_slices}")
+    if len(numbers) < 2:
+        raise GeometryError("a stack has one picture; a volume needs two or more in a folder of their own")
+
+
+def _gray(pixels: Array) -> Array:
+    """(H, W) of a gray picture, or of one in three equal channels."""
+    if (pixels != pixels[:1]).any():
+        raise DataError("a picture of a stack is in colors; expected gray B-scans or slices")
+    return pixels[0]
+
+
+def _alike(planes: Sequence[Array]) -> Sequence[Array]:
+    kinds = {(plane.shape, plane.dtype.name) for plane in planes}
+    if len(kinds) > 1:
+        found = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in sorted(kinds)[:SHOWN_NUMBERS])
+        raise GeometryError(f"the pictures of a stack differ in size or type ({found}); expected one")
+    return planes
+
+
+def _laid(planes: Sequence[Array], config: StacksConfig) -> tuple[Array, Affine]:
+    assert config.spacing_mm is not None
+    between, down, along = config.spacing_mm
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1.0
+    for axis, (letter, step) in enumerate(zip(config.axes, (along, down, between), strict=True)):
+        row = "RAS".find(letter)
+        matrix[row if row >= 0 else "LPI".find(letter), axis] = step if row >= 0 else -step
+    return stacked_to_ras([plane.T for plane in planes], Affine(matrix))
+
+
+READER = ImageStack()

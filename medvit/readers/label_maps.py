@@ -1,0 +1,194 @@
+"""Label maps that lie beside their images: which file belongs to which, and whether both lie on one grid.
+
+Pairs are known by name, in this order:
+
+- `images/X.nii.gz` and `labels/X.nii.gz`: folders of `LABEL_FOLDERS` beside one of images, at any depth, also
+  `imagesTr` and `labelsTr`;
+- `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or across such folders;
+- `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, all with the one label map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Num
+from numpy import ndarray as Array
+
+from medvit.errors import DataError, GeometryError, UnsupportedError
+from medvit.geometry import Affine, to_ras
+from medvit.records import Refusal
+from medvit.types import Image
+
+GRID_TOLERANCE_MM = 1e-2
+"""How far a corner of a label map may lie from that of its image."""
+
+ORPHAN = "label_map"
+"""Code of a label map without an image: set aside, and no failure."""
+
+LABEL_FOLDERS = ("label", "labels", "masks", "segmentation", "segmentations", "1st_manual")
+"""Folders of label maps of the images in a sibling folder. `mask` is not among them: DRIVE's is a field of view."""
+
+_LABEL_FOLDER = re.compile(rf"({'|'.join(LABEL_FOLDERS)})(tr|ts)?", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"(images?|imgs?)(tr|ts)?", re.IGNORECASE)
+
+LABEL_SUFFIXES = ("seg", "segmentation", "mask", "masks", "label", "labels", "labelmap", "manual1")
+"""Endings of the name of a label map, after `_` or `-`."""
+
+_LABEL_STEM = re.compile(rf"(.+)[_-](?:{'|'.join(LABEL_SUFFIXES)})(?:[_-]\d+)?", re.IGNORECASE)
+_IMAGE_STEM = re.compile(r"(.+)[_-](?:\d{4}|image|img|training|test)", re.IGNORECASE)
+
+_Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Integer labels (*S); volumes in RAS+ order with their affine."""
+
+    labels: Int[Array, "*s"]
+    affine: Affine | None = None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which image has which label map, and the label maps that have no image of their own."""
+
+    masks: dict[Path, Path]
+    refused: tuple[Refusal, ...]
+
+    @property
+    def label_maps(self) -> frozenset[Path]:
+        """Every file that is a label map, paired or refused."""
+        return frozenset(self.masks.values()).union(*(refusal.files for refusal in self.refused))
+
+
+def pair_masks(files: Sequence[Path]) -> Pairing:
+    """Pairs images with label maps by their names; opens nothing.
+
+    A file named as a label map whose image is not there is refused, as is a second label map of one image. A folder
+    named as one of label maps, but beside no folder of images, holds ordinary images.
+    """
+    in_folders = {_key(file, _IMAGE_FOLDER)[0] for file in files if _folder_index(file, _IMAGE_FOLDER) is not None}
+    labels: dict[_Key, list[Path]] = {}
+    images: list[Path] = []
+    for file in files:
+        keys = _label_keys(file, in_folders)
+        if not keys:
+            images.append(file)
+        for key in keys:
+            labels.setdefault(key, []).append(file)
+    masks = {}
+    for image in images:
+        label_map = next((labels[key][0] for key in _image_keys(image) if key in labels), None)
+        if label_map is not None:
+            masks[image] = label_map
+    taken = set(masks.values())
+    unpaired = {file: None for group in labels.values() for file in group if file not in taken}
+    seconds = {file for group in labels.values() if group[0] in taken for file in group[1:]}
+    return Pairing(masks, tuple(_refuse(file, is_second=file in seconds) for file in unpaired))
+
+
+def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
+    """Labels in the smallest integer type that holds them.
+
+    Raises:
+        DataError: If a value is not a whole number.
+    """
+    if voxels.dtype == bool:
+        return voxels.astype(np.uint8)
+    if not np.issubdtype(voxels.dtype, np.integer):
+        if not np.isfinite(voxels).all() or (voxels != np.round(voxels)).any():
+            raise DataError("the label map holds values that are not whole numbers; expected class numbers")
+        voxels = voxels.astype(np.int64)
+    low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+    needed = np.min_scalar_type(high) if low >= 0 else np.min_scalar_type(min(low, -high - 1))
+    return voxels.astype(needed)
+
+
+def label_volume(voxels: Num[Array, "i j k"], affine: Affine) -> LabelMap:
+    """A label map in RAS+ order, from one in any order.
+
+    Raises:
+        DataError: If a value is not a whole number.
+    """
+    turned, turned_affine = to_ras(as_labels(voxels), affine)
+    return LabelMap(turned, turned_affine)
+
+
+def label_image(pixels: Num[Array, "c h w"]) -> LabelMap:
+    """A label map (H, W) from an image: gray levels are class numbers; pure black and white (0 and 255) are 0 and 1.
+
+    Raises:
+        UnsupportedError: If it has colors.
+    """
+    if (pixels != pixels[:1]).any():
+        raise UnsupportedError("the label map is in colors; expected one class number a pixel")
+    labels = as_labels(pixels[0])
+    if labels.dtype == np.uint8 and np.isin(labels, (0, 255)).all():
+        labels = (labels == 255).astype(np.uint8)
+    return LabelMap(labels)
+
+
+def attach(image: Image, label_map: LabelMap) -> Image:
+    """The image with its label map.
+
+    Raises:
+        GeometryError: If the two do not lie on the same grid, within `GRID_TOLERANCE_MM`.
+    """
+    shape = image.pixels.shape[1:]
+    if label_map.labels.shape != shape:
+        raise GeometryError(f"the label map has shape {label_map.labels.shape}, its image {shape}; expected one grid")
+    if image.affine is not None and label_map.affine is not None:
+        corners = np.array(list(product(*((0, n - 1) for n in shape))))
+        apart_mm = float(np.abs(image.affine(corners) - label_map.affine(corners)).max())
+        if apart_mm > GRID_TOLERANCE_MM:
+            raise GeometryError(
+                f"the label map lies {apart_mm:.3f} mm from its image; expected one grid within {GRID_TOLERANCE_MM} mm"
+            )
+    return replace(image, mask=label_map.labels)
+
+
+def _refuse(file: Path, *, is_second: bool) -> Refusal:
+    if is_second:
+        return Refusal((file,), DataError.code, "a second label map of one image; merge them into one")
+    return Refusal((file,), ORPHAN, "named as a label map, but its image is not there; rename or remove it")
+
+
+def _stem(file: Path) -> str:
+    name = file.name.removesuffix(".gz")
+    return name.rpartition(".")[0] or name
+
+
+def _folder_index(file: Path, pattern: re.Pattern[str]) -> int | None:
+    parts = file.parts[:-1]
+    return next((n for n in reversed(range(len(parts))) if pattern.fullmatch(parts[n])), None)
+
+
+def _key(file: Path, pattern: re.Pattern[str], stem: str | None = None) -> _Key:
+    index = _folder_index(file, pattern)
+    parts = list(file.parts[:-1])
+    if index is not None:
+        match = pattern.fullmatch(parts[index])
+        parts[index] = "*" + ((match and match[2]) or "").lower()
+    return "/".join(parts), _stem(file) if stem is None else stem
+
+
+def _label_keys(file: Path, in_folders: set[str]) -> list[_Key]:
+    stem, suffixed = _stem(file), _LABEL_STEM.fullmatch(_stem(file))
+    stems = [stem, suffixed[1]] if suffixed else [stem]
+    if _key(file, _LABEL_FOLDER)[0] in in_folders:
+        return [_key(file, _LABEL_FOLDER, stem) for stem in stems]
+    return [(str(file.parent), suffixed[1])] if suffixed else []
+
+
+def _image_keys(file: Path) -> Iterator[_Key]:
+    shortened = _IMAGE_STEM.fullmatch(_stem(file))
+    for stem in (_stem(file), shortened[1]) if shortened else (_stem(file),):
+        if _folder_index(file, _IMAGE_FOLDER) is not None:
+            yield _key(file, _IMAGE_FOLDER, stem)
+        yield str(file.parent), stem

@@ -1,0 +1,129 @@
+"""Small images in the manner of MedMNIST (Yang et al., Scientific Data 2023): one .npz with splits and labels."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import Shaped
+from numpy import ndarray as Array
+
+from medvit.errors import DataError, MedvitError, UnsupportedError
+from medvit.files.guard import decoding, refusal
+from medvit.files.limits import check_compressed
+from medvit.records import Identity, Item, Kind, Refusal, Split
+from medvit.types import Image
+
+MAX_IMAGES = 10_000_000
+"""Images of one split; a damaged header may claim more than there are bytes to name them."""
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Arrays:
+    """Images `(N, H, W)` or `(N, H, W, C)` and volumes `(N, I, J, K)` under the keys `train_images`, ....
+
+    Labels `(N, 1)` under `train_labels`, ... become the label `label`, several columns `label_0`, `label_1`, ... No
+    geometry is known, so volumes have no affine; no patient is known either.
+    """
+
+    name = "array"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Whether the file is named .npz."""
+        return path.suffix.lower() == ".npz"
+
+    def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
+        """An item an image of every split, in order."""
+        for file in files:
+            try:
+                with decoding("the .npz"):
+                    items = [item for split in SPLITS for item in self._items(file, split)]
+                    if not items:
+                        raise UnsupportedError("an .npz without train_images, val_images or test_images")
+            except MedvitError as error:
+                yield refusal((file,), error)
+            else:
+                yield from items
+
+    def read(self, item: Item) -> Image:
+        """One image (C, H, W) or volume (1, I, J, K), in its stored type."""
+        file, index = item.files[0], item.index
+        if index is None or item.split is None:
+            raise DataError("an image of an .npz is found by its split and index; find the files again")
+        stored = _images(file, file.stat().st_mtime_ns, item.split)[index]
+        if item.kind == "volume":
+            pixels = stored.reshape(1, *stored.shape[:3])
+        else:
+            pixels = stored[None] if stored.ndim == 2 else stored.transpose(2, 0, 1)
+        return Image(np.ascontiguousarray(pixels), item.kind, item.modality)
+
+    def _items(self, file: Path, split: Split) -> Iterator[Item]:
+        shape = _shape(file, f"{split}_images")
+        if shape is None:
+            return
+        kind = _kind(shape)
+        labels = _labels(file, f"{split}_labels", shape[0])
+        for index in range(shape[0]):
+            yield Item(
+                reader=self.name,
+                files=(file,),
+                kind=kind,
+                index=index,
+                identity=Identity(series=f"{file.stem}-{split}-{index}"),
+                split=split,
+                labels=labels[index],
+            )
+
+
+def _shape(file: Path, key: str) -> tuple[int, ...] | None:
+    with zipfile.ZipFile(file) as archive:
+        if f"{key}.npy" not in archive.namelist():
+            return None
+        with archive.open(f"{key}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            form = np.lib.format
+            read_header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+            shape, _, dtype = read_header(stream)
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise UnsupportedError(f"{key} holds no numbers (type {dtype}); expected an array of numbers")
+    if min(shape, default=0) < 1:
+        raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
+    if shape[0] > MAX_IMAGES:
+        raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
+    check_compressed(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)
+    return shape
+
+
+def _kind(shape: tuple[int, ...]) -> Kind:
+    if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3)):
+        return "image"
+    if len(shape) == 4 or (len(shape) == 5 and shape[-1] == 1):
+        return "volume"
+    raise UnsupportedError(f"images of shape {shape}; expected (N, H, W), (N, H, W, 3) or (N, I, J, K)")
+
+
+def _labels(file: Path, key: str, num_images: int) -> Sequence[Mapping[str, str]]:
+    if _shape(file, key) is None:
+        return [{}] * num_images
+    with np.load(file, allow_pickle=False) as arrays:
+        labels = arrays[key]
+    if labels.shape[:1] != (num_images,) or labels.dtype.kind not in "biu":
+        raise DataError(f"{key} has shape {labels.shape} and type {labels.dtype}; expected {num_images} whole numbers")
+    columns = labels.reshape(num_images, -1)
+    if columns.shape[1] == 1:
+        return [{"label": str(int(row[0]))} for row in columns]
+    return [{f"label_{n}": str(int(value)) for n, value in enumerate(row)} for row in columns]
+
+
+@lru_cache(maxsize=2)
+def _images(file: Path, modified_ns: int, split: Split) -> Shaped[Array, "n *s"]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return cast("Shaped[Array, 'n *s']", arrays[f"{split}_images"])
+
+
+READER = Arrays()

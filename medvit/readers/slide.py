@@ -1,0 +1,83 @@
+"""Reader of whole slides: which files are slides; their regions are read through `medvit.wsi.slide`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.errors import MedvitError, UnreadableError, UnsupportedError
+from medvit.files.guard import decoding, refusal
+from medvit.records import Item, Refusal
+from medvit.types import Image
+from medvit.wsi import dicom_backend
+from medvit.wsi.openslide_backend import vendor
+from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC
+from medvit.wsi.tiff_backend import names_lost_page, opened, short_level
+
+
+@dataclass(frozen=True)
+class SlideReader:
+    """Whole slides; they are read by region, never whole."""
+
+    name: str = "slide"
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Whether it is named as a slide, is a DICOM slide, or is a TIFF that is tiled or has several scales."""
+        if path.name.lower().endswith(SUFFIXES) or dicom_backend.claims(head):
+            return True
+        return head.startswith(TIFF_MAGIC) and _is_pyramid(path)
+
+    def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
+        """An item a slide."""
+        dicom = [file for file in files if dicom_backend.claims(_head(file))]
+        yield from dicom_backend.series(dicom, self.name)
+        for file in sorted(set(files) - set(dicom)):
+            try:
+                with decoding("the slide"):
+                    _require_slide(file)
+            except MedvitError as error:
+                yield refusal((file,), error)
+            else:
+                yield Item(self.name, (file,), "slide", MODALITY)
+
+    def read(self, item: Item) -> Image:
+        """Refuses: a slide is read by region, through `open_slide`.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError("a whole slide; expected a picture: slides are read by region, as `medvit ingest` does")
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(512)
+
+
+def _require_slide(file: Path) -> None:
+    if not vendor(file) and not _head(file).startswith(TIFF_MAGIC):
+        raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+    if _head(file).startswith(TIFF_MAGIC) and (wrong := short_level(file)) is not None:
+        raise wrong
+
+
+def _is_pyramid(path: Path) -> bool:
+    """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph.
+
+    A tiled one that is cut short counts, too: what is lost may be its other scales.
+    """
+    maker = vendor(path)
+    if maker and maker != "generic-tiff":
+        return True
+    try:
+        with decoding("the TIFF"), opened(path) as file:
+            page = file.pages.first
+            if len(file.series[0].levels) > 1:
+                return True
+            return page.is_tiled and (page.imagewidth * page.imagelength > LARGE or names_lost_page(file))
+    except MedvitError:
+        return False  # the reader of pictures says what is wrong with it
+
+
+READER = SlideReader()

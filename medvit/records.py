@@ -1,0 +1,241 @@
+"""What is known of an image, from the source to the manifest: frozen dataclasses, never dicts.
+
+Four records describe its life: a reader finds an `Item`, a `Candidate` is an item with its patient, labels and split, a
+`Taken` is what was stored of it, and a `Row` is its line in the manifest. Items and candidates hold identifiers, names
+and paths; rows hold pseudonyms alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    pass
+
+from typing import Self
+
+Kind = Literal["image", "volume", "slide"]
+
+Split = Literal["train", "val", "test"]
+
+Values = Literal["stored", "displayed", "SUVbw"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
+
+OfFundus = Literal["not_fundus", "blurred", "underexposed", "overexposed", "cut_field"]
+
+Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing", OfFundus]
+"""Fault of an image (`medvit.ingest.quality_flags`) or of a fundus photograph (`medvit.ingest.fundus_quality`)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who and what an image is, in the words of its file: never printed, never stored, only pseudonymized.
+
+    `patient`, `study`, `series` hold the original identifiers, empty where the file has none.
+    """
+
+    patient: str = field(default="", repr=False)
+    study: str = field(default="", repr=False)
+    series: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image that a reader found: enough to read it later, in another process.
+
+    `description` (DICOM SeriesDescription) serves to choose a series; it is free text and is never stored.
+    """
+
+    reader: str
+    files: tuple[Path, ...]
+    kind: Kind
+    modality: str = ""
+    index: int | None = None
+    """Which image of a file that holds many."""
+    frames: tuple[tuple[int, int], ...] = ()
+    """(number in `files`, frame) of each slice in order, where files hold many frames; empty: a slice a file."""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
+    is_resampled: bool = False
+    """Whether its slices make no regular grid, so that reading puts them on one."""
+    values: Values = "stored"
+    """Which values to read; what a file does not allow, it does not give."""
+    identity: Identity = field(default_factory=Identity)
+    description: str = field(default="", repr=False)
+    split: Split | None = None
+    """The official split, where the data say one."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mask: Path | None = None
+    """A label map on the grid of the image."""
+    headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    """What its reader knows of each file already, so that reading need not find it out again."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Files that are not taken, and why; `reason` names no patient and no path."""
+
+    files: tuple[Path, ...]
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a manifest: an image, volume or slide. Identifiers are pseudonyms.
+
+    Real intensity = `slope` * stored value + `intercept`, in `unit` ("HU", "" where unknown).
+    """
+
+    image_id: str
+    patient_id: str
+    study_id: str
+    series_id: str
+    modality: str
+    kind: Kind
+    dataset: str
+    split: Split
+    shape: tuple[int, ...]
+    """(C, *S)."""
+    dtype: str
+    sha256: str
+    """Content address of the pixels in the store; of a slide, of its low-power picture there."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    mask: str | None = None
+    """Content address of the label map in the store, (*S)."""
+    spacing_mm: tuple[float, float, float] | None = None
+    affine: tuple[float, ...] | None = None
+    """Voxel to world, RAS+ mm, the 16 entries row by row."""
+    mpp: float | None = None
+    """Microns per pixel, of images that have a physical scale but no position."""
+    slope: float = 1.0
+    intercept: float = 0.0
+    unit: str = ""
+    part: str = ""
+    """What it is among the images of its series, as `echo time 30 ms`."""
+    flags: tuple[Flag, ...] | None = None
+    """What looks wrong with the image; none where nobody looked, as before flags were known."""
+    perceptual_hash: str | None = None
+    """Of `medvit.leakage.perceptual_hash`, empty of an image without any structure; none where it was not made."""
+    file_sha256: str | None = None
+    """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """How and of whom it was taken, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
+    `medvit.ingest.fundus_quality`; nothing that identifies."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.image_id}"
+
+
+@dataclass(frozen=True)
+class TileRow(Row):
+    """A tile of a slide, as a row of kind image: a region that is read from the slide's file when it is asked for.
+
+    All that is known of the slide is said of the tile; `mpp` and `shape` are those of the tile.
+    """
+
+    slide: Row | None = None
+    x: int = 0
+    """Upper left corner in pixels of level 0 of the slide, along a row."""
+    y: int = 0
+    """The same, downward."""
+
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the three splits, in folders and tables."""
+
+
+def place_in_file(item: Item) -> str:
+    """Which image of a file that holds many is meant, as `#test/7`; nothing for a file that is one image."""
+    return "" if item.index is None else f"#{item.split or ''}/{item.index}"
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Who an image is of, in the words of the source.
+
+    `is_known_elsewhere` says that the identifier means the same person in other datasets of the site, as a DICOM
+    PatientID does and a file name does not.
+    """
+
+    id: str = field(repr=False)
+    is_known_elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image found in the source, before its pixels are read.
+
+    `paths` are relative to the source, one for each file of the item. `split` is the official one until splits are
+    assigned.
+    """
+
+    item: Item = field(repr=False)
+    paths: tuple[str, ...] = field(repr=False)
+    patient: Patient
+    labels: Mapping[str, str] = field(default_factory=dict)
+    split: Split | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of the source."""
+        return "\n".join(self.paths) + place_in_file(self.item)
+
+    def with_labels(self, labels: Mapping[str, str], split: Split | None = None, patient: str = "") -> Self:
+        """The candidate with what a table says of it."""
+        return replace(
+            self,
+            labels={**self.labels, **labels},
+            split=split or self.split,
+            patient=Patient(patient, is_known_elsewhere=True) if patient else self.patient,
+        )
+
+    def refused(self, code: str, reason: str) -> Refusal:
+        """Its files, not taken."""
+        return Refusal(self.item.files, code, reason)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was stored of an image, and what its pixels say: the part of a row that needed reading.
+
+    `num_mask_values` is one more than the largest value of its label map.
+    """
+
+    sha256: str
+    shape: tuple[int, ...]
+    dtype: str
+    modality: str
+    mask: str | None
+    num_mask_values: int
+    spacing_mm: tuple[float, float, float] | None
+    affine: tuple[float, ...] | None
+    mpp: float | None
+    slope: float
+    intercept: float
+    unit: str
+    flags: tuple[Flag, ...] | None = None
+    perceptual_hash: str | None = None
+    file_sha256: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    writing: str = ""
+    """What became of writing in its pixels: masked or kept; nothing where none was seen."""
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> Self:
+        """Itself from plain values, lists in place of tuples."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
+        }
+        return cls(**fields)

@@ -1,0 +1,10 @@
+"""One seed from several numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -1,0 +1,127 @@
+"""Siemens mosaics: the slices of a volume tiled into one image, and where each lies.
+
+The position in the header is that of the mosaic's first pixel as if the whole mosaic were one large slice around the
+center of the volume's slices; a tile's first pixel lies (mosaic - tile) / 2 pixels further in both directions. How many
+tiles hold slices, and to which side of the first one the others lie, only the private CSA header says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dicom.header import Header
+from medvit.dicom.pixels import Frame
+from medvit.errors import GeometryError
+from medvit.series.volume import axes_of
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SLICE_GAP = "SpacingBetweenSlices"
+CSA_CREATOR, CSA_GROUP, CSA_IMAGE = "SIEMENS CSA HEADER", 0x0029, 0x10
+MR_CREATOR, MR_GROUP, MR_NUM_IMAGES = "SIEMENS MR HEADER", 0x0019, 0x0A
+TAGS = (0x0018_0088, 0x0019_0010, 0x0019_100A, 0x0029_0010, 0x0029_0011, 0x0029_1010, 0x0029_1110)
+"""What only mosaics are asked for, in the two blocks that Siemens reserves."""
+
+
+def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
+    """One header a slice of a mosaic, in the order of the tiles, `frame` being the number of the tile.
+
+    Raises:
+        GeometryError: If the header does not say how many slices there are, which way they go, or where they lie.
+    """
+    csa = _csa(dataset)
+    num_slices = _num_slices(dataset, csa)
+    side = math.ceil(math.sqrt(num_slices))
+    if header.rows % side or header.columns % side:
+        raise GeometryError(
+            f"a Siemens mosaic of {header.rows} x {header.columns} pixels does not hold {side} x {side} tiles"
+        )
+    if header.position_mm is None or header.orientation is None or header.spacing_mm is None:
+        raise GeometryError("a Siemens mosaic without position, orientation or pixel spacing; its place is unknown")
+    rows, columns = header.rows // side, header.columns // side
+    row, column, normal = axes_of(header.orientation)
+    row_spacing, column_spacing = header.spacing_mm
+    first = np.array(header.position_mm)
+    first = first + row * column_spacing * (header.columns - columns) / 2.0
+    first = first + column * row_spacing * (header.rows - rows) / 2.0
+    step = _step_mm(dataset, csa, normal)
+    return tuple(
+        replace(
+            *(header,),
+            rows=rows,
+            columns=columns,
+            frame=number,
+            position_mm=tuple(float(part) for part in first + number * step),
+        )
+        for number in range(num_slices)
+    )
+
+
+def is_open(dataset: Dataset) -> bool:
+    """Whether a mosaic says how many slices it holds and which way they go, so that it can be opened."""
+    try:
+        csa = _csa(dataset)
+        return _num_slices(dataset, csa) > 0 and len(csa.get("SliceNormalVector", ())) == 3
+    except GeometryError:
+        return False
+
+
+def cut(frame: Frame, number: int, rows: int, columns: int) -> Frame:
+    """The tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
+    across = frame.pixels.shape[-1] // columns
+    top, left = number // across * rows, number % across * columns
+    return replace(frame, pixels=np.ascontiguousarray(frame.pixels[:, top : top + rows, left : left + columns]))
+
+
+def _csa(dataset: Dataset) -> dict[str, list[Any]]:
+    """The tags of the CSA image header, those that hold something."""
+    from nibabel.nicom import csareader
+
+    content = _private(dataset, CSA_GROUP, CSA_CREATOR, CSA_IMAGE)
+    if not isinstance(content, bytes) or not content:
+        raise GeometryError(
+            "a Siemens mosaic without its private CSA header (0029,xx10), as after de-identification; "
+            "which tiles are slices is unknown: export it with private elements, or as one slice an instance"
+        )
+    try:
+        read = csareader.read(content)
+    except (csareader.CSAReadError, ValueError, IndexError, UnicodeDecodeError):
+        raise GeometryError("a Siemens mosaic whose CSA header (0029,xx10) cannot be read") from None
+    return {name: tag["items"] for name, tag in read["tags"].items() if tag["items"]}
+
+
+def _num_slices(dataset: Dataset, csa: dict[str, list[Any]]) -> int:
+    said = csa.get("NumberOfImagesInMosaic") or [_private(dataset, MR_GROUP, MR_CREATOR, MR_NUM_IMAGES)]
+    try:
+        number = int(said[0])
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise GeometryError("a Siemens mosaic whose CSA header does not say NumberOfImagesInMosaic")
+    return number
+
+
+def _step_mm(dataset: Dataset, csa: dict[str, list[Any]], normal: Num[Array, "3"]) -> Num[Array, "3"]:
+    said = csa.get("SliceNormalVector", ())
+    gap_mm = dataset.get(SLICE_GAP)
+    if len(said) != 3 or gap_mm is None:
+        lacking = "SliceNormalVector in its CSA header" if len(said) != 3 else "(0018,0088) SpacingBetweenSlices"
+        raise GeometryError(f"a Siemens mosaic without {lacking}; where its slices lie is unknown")
+    along = float(np.dot(np.array(said, dtype=float), normal))
+    if abs(abs(along) - 1.0) > 0.01:
+        raise GeometryError("a Siemens mosaic whose SliceNormalVector is not at a right angle to its slices")
+    return normal * math.copysign(float(gap_mm), along)
+
+
+def _private(dataset: Dataset, group: int, creator: str, element: int) -> Any:
+    try:
+        return dataset.private_block(group, creator)[element].value
+    except KeyError:
+        return None

@@ -1,0 +1,62 @@
+"""Parallel stacks in one series that no element names, told apart by where their planes lie beside each other.
+
+Two hips or two knees, or the disks of a spine, are often one series of parallel planes without (0020,9056) StackID.
+Planes of one stack lie straight behind each other, those of another are shifted within the plane. A tilted gantry
+shifts planes too, but each a little further than the one before, so that no group of planes stands straight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.dicom.header import Header
+from medvit.errors import GeometryError
+from medvit.series.volume import POSITION_TOLERANCE_MM, SHEAR_TOLERANCE_MM, axes_of, slice_spacing_mm
+
+MIN_PLANES = 3
+"""Planes at different distances from which on a group is a stack: two always have one even gap."""
+MIN_SHIFT_MM = 10.0
+"""How far stacks must lie beside each other; a patient who moved, or a drift between scans, shifts planes by less."""
+
+
+def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
+    """The stacks of parallel planes that lie straight and evenly, each shifted within the plane against the others.
+
+    They are in order along the rows and then the columns. All planes are one stack where there is any doubt: a group of
+    fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` beside each other.
+    """
+    row, column, normal = axes_of(planes[0].orientation)
+    positions = np.array([plane.position_mm for plane in planes])
+    beside = positions - np.outer(positions @ normal, normal)
+    first = [0]
+    numbers = np.where(np.linalg.norm(beside - beside[0], axis=1) <= SHEAR_TOLERANCE_MM, 0, -1)
+    if not numbers.any():
+        return [list(planes)]
+    while (numbers < 0).any():
+        first.append(int(np.argmin(numbers)))
+        is_near = np.linalg.norm(beside - beside[first[-1]], axis=1) <= SHEAR_TOLERANCE_MM
+        numbers[is_near & (numbers < 0)] = len(first) - 1
+        if len(first) * MIN_PLANES > len(planes):
+            return [list(planes)]
+    shifts = [np.linalg.norm(beside[m] - beside[n]) for k, m in enumerate(first) for n in first[:k]]
+    stacks = [np.flatnonzero(numbers == k) for k in range(len(first))]
+    stacks.sort(key=lambda stack: (round(float(beside[stack[0]] @ row)), round(float(beside[stack[0]] @ column))))
+    is_plain = all(shift >= MIN_SHIFT_MM for shift in shifts) and all(_is_even(positions[s] @ normal) for s in stacks)
+    return [[planes[int(n)] for n in stack] for stack in stacks] if is_plain else [list(planes)]
+
+
+def _is_even(distances: Float[Array, "planes"]) -> bool:
+    """Whether planes at these distances make one stack with even gaps, or several at the same even distances."""
+    ordered = np.sort(distances)
+    apart = ordered[np.concatenate([[True], np.diff(ordered) > POSITION_TOLERANCE_MM])]
+    if len(apart) < MIN_PLANES:
+        return False
+    try:
+        slice_spacing_mm(apart[:, None], np.ones(1))
+    except GeometryError:
+        return False
+    return True

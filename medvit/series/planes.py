@@ -1,0 +1,159 @@
+"""The planes of a DICOM file, one or many, and their pixels: what is alike for slices, frames and tiles of mosaics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvit.dicom.checks import check
+from medvit.dicom.direct_read import read_native
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.file import open_elements
+from medvit.dicom.header import Header, header_of, load, read_elements
+from medvit.dicom.pixels import Frame, decode, decode_frame
+from medvit.errors import MedvitError, UnreadableError
+from medvit.files.guard import decoding
+from medvit.files.head import FileHead
+from medvit.files.limits import is_uncompressed
+from medvit.records import Item, Values
+from medvit.series import frames, mosaic
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+ALIGNMENT = 64
+"""Bytes of a line of the cache."""
+
+
+def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, ...]:
+    """A header for every plane of a file, without pixels; its `beginning` is read if it is not given.
+
+    Raises:
+        NotAnImageError: If the file holds no image.
+        UnreadableError: If it cannot be read, or claims more pixels than it can hold.
+        GeometryError: If it is a mosaic and does not say where its slices lie.
+    """
+    dataset = read_elements(path, beginning=beginning)
+    header = header_of(dataset, path, None if beginning is None else beginning.size)
+    return _planes(header, dataset, lambda tags: read_elements(path, tags, beginning))
+
+
+def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
+    """The planes of an item and their pixels, in the order of the item.
+
+    Raises:
+        DataError: One of its kinds, if a file cannot be read, or is no longer what it was.
+    """
+    if item.headers:
+        return list(zip(item.headers, _known_frames(item), strict=True))
+    wanted: dict[int, list[int | None]] = defaultdict(list)
+    for number, frame in item.frames or [(n, None) for n in range(len(item.files))]:
+        wanted[number].append(frame)
+    found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
+    for number, chosen in wanted.items():
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
+            found[number, frame] = plane
+    return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
+
+
+def hash_pixels(path: Path) -> str:
+    """SHA-256 over the decoded pixels of a file and what their values mean: equal whatever the transfer syntax.
+
+    Where pixels cannot be decoded, it is that of the file.
+    """
+    digest = hashlib.sha256()
+    try:
+        with decoding("the pixels"):
+            decoded = _decoded(path, [plane.frame for plane in read_planes(path)])
+    except MedvitError:  # reading will say so; here it only means that files can be compared but not their pixels
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    for _, frame in decoded:
+        digest.update(repr((frame.pixels.dtype.str, frame.pixels.shape, frame.slope, frame.intercept)).encode())
+        digest.update(frame.pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _known_frames(item: Item) -> Iterator[Frame]:
+    """The frames of files that hold one each and whose headers are known."""
+    # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
+    places = _places(item.headers)
+    room = np.empty(max(stop for _, stop in places), np.uint8).data
+    for path, known, (start, stop) in zip(item.files, item.headers, places, strict=True):
+        yield _known_frame(path, known, room[start:stop], item.values)
+
+
+def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
+    """Where in one room each file starts and stops; what is compressed takes no room."""
+    lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
+    ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
+    starts = [0, *ends[:-1]]
+    fronts = [header.native.start for header in headers if header.native is not None]
+    if len(fronts) == len(headers):
+        # Pixels at one distance are put together without a copy; an odd number of lines keeps them off each other's.
+        front = -(-max(fronts) // ALIGNMENT) * ALIGNMENT
+        behind = max(length - start for length, start in zip(lengths, fronts, strict=True))
+        distance = ((front + behind) // ALIGNMENT + 1 | 1) * ALIGNMENT
+        if distance * len(headers) <= 2 * ends[-1]:
+            starts = [number * distance + front - start for number, start in enumerate(fronts)]
+    return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
+
+def _known_frame(path: Path, known: Header, room: memoryview, values: Values) -> Frame:
+    found = read_native(path, known.native, room) if known.native is not None and values != "displayed" else None
+    return decode(_as_known(path, known, room), values) if found is None else found
+
+
+def _as_known(path: Path, known: Header, room: memoryview) -> FastDataset | Dataset:
+    dataset = open_elements(path, room) if room else load(path)
+    instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
+    size = (dataset.get("Rows"), dataset.get("Columns"))
+    if str(instance) != known.instance or size != (known.rows, known.columns):
+        raise UnreadableError("the file is another than when it was found; find the files again")
+    return dataset
+
+
+def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
+    if None in chosen:
+        dataset, planes = _open(path)
+        return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
+    dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
+    if planes[0].is_mosaic:
+        whole = decode(dataset, values)
+        return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
+    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+
+
+def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
+    dataset = load(path)
+    return dataset, _planes(header_of(dataset, path), dataset, lambda _: dataset)
+
+
+@lru_cache(maxsize=1)
+def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
+    """A file of many frames, kept: the next volume asked for is most often in the same file."""
+    return _open(path)
+
+
+def _planes(
+    header: Header, dataset: FastDataset | Dataset, more: Callable[[tuple[int, ...]], FastDataset | Dataset]
+) -> tuple[Header, ...]:
+    """The planes of an instance; `more` gives the elements that only some kinds are asked for."""
+    check(header)
+    if header.is_mosaic:
+        return mosaic.tiles(header, more(mosaic.TAGS))
+    if "NumberOfFrames" not in dataset:
+        return (header,)
+    return frames.frames(header, more(frames.TAGS))
+
+
+def _plane(planes: Sequence[Header], number: int | None) -> Header:
+    if not 0 <= (number or 0) < len(planes):
+        raise UnreadableError("the file has fewer frames than when it was found; find the files again")
+    return planes[number or 0]

@@ -1,0 +1,128 @@
+"""What becomes of slices that do not make one regular grid: refused, resampled to one, or kept as images.
+
+Resampling moves each slice within its plane onto a straight stack (which shears a tilted gantry back) and then
+interpolates linearly along the slice normal onto even steps. Between slices that lie far apart nothing is invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Num
+from numpy import ndarray as Array
+
+from medvit.dicom.header import Header
+from medvit.errors import GeometryError
+from medvit.geometry import Affine, lps_to_ras
+from medvit.series.volume import ascending
+
+Geometry = Literal["refuse", "resample", "slices"]
+"""What to do with a series whose slices do not make one regular grid."""
+
+MAX_GAP_RATIO = 4.0
+"""A gap of more than this many usual ones is not bridged: three slices in a row may be missing."""
+
+MAX_DRIFT = 1.0
+"""How far slices may be moved within their plane, in fields of view."""
+
+WHOLE_PIXEL = 1e-3
+"""Shifts nearer to whole pixels than this need no interpolation."""
+
+
+@dataclass(frozen=True)
+class ResamplingGrid:
+    """Where irregular slices lie on a regular grid.
+
+    `order` gives the planes by distance along the normal; `shifts` (planes, 2) how many (columns, rows) each is moved
+    on the grid of `shape` (columns, rows, slices); `heights` (planes,) its place along the slice axis, in grid steps.
+    """
+
+    order: tuple[int, ...]
+    shifts: Float[Array, "planes 2"]
+    heights: Float[Array, "planes"]
+    shape: tuple[int, int, int]
+    affine: Affine
+
+
+def layout(planes: Sequence[Header]) -> ResamplingGrid:
+    """The regular grid that irregular slices are resampled to: their own pixels, and the usual gap between slices.
+
+    Raises:
+        GeometryError: If they lack a place, differ in size, spacing or orientation, share a position, lie further apart
+            than `MAX_GAP_RATIO` usual gaps, or drift further than `MAX_DRIFT`: then there is nothing to resample.
+    """
+    ascent = ascending(planes)
+    (row, column, normal), positions = ascent.axes, ascent.positions_mm
+    distances = positions @ normal
+    row_spacing, column_spacing = planes[0].spacing_mm or (0.0, 0.0)
+    num_slices, step_mm = _even(distances)
+    offsets = (positions - positions[0]) @ np.stack([row / column_spacing, column / row_spacing], axis=1)
+    offsets = np.where(np.abs(offsets) < WHOLE_PIXEL, 0.0, offsets)
+    size = np.array([planes[0].columns, planes[0].rows])
+    if (np.ptp(offsets, axis=0) > MAX_DRIFT * size).any():
+        raise GeometryError("slices lie more than a field of view beside each other; there is no one grid for them")
+    low, high = np.floor(offsets.min(axis=0)), np.ceil(offsets.max(axis=0))
+    columns, rows = (size + (high - low)).astype(int)
+    matrix = np.eye(4)
+    matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = row * column_spacing, column * row_spacing, normal * step_mm
+    matrix[:3, 3] = positions[0] + matrix[:3, :2] @ low
+    heights = (distances - distances[0]) / step_mm
+    return ResamplingGrid(
+        *(tuple(int(n) for n in ascent.order), offsets - low, heights),
+        (int(columns), int(rows), num_slices),
+        Affine(lps_to_ras(matrix)),
+    )
+
+
+def resample(slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid) -> Num[Array, "i j k"]:
+    """The voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
+
+    Linear within planes and along the normal; integers are rounded. A voxel that would need a pixel from outside of the
+    slices holds the lowest value of the volume.
+    """
+    stored = slices[0].dtype
+    lowest = min(one.min() for one in slices)
+    voxels = np.empty(grid.shape, dtype=stored)
+    placed: dict[int, Array] = {}
+    for k in range(grid.shape[2]):
+        above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(slices) - 1)
+        below = max(above - 1, 0)
+        # Only two slices are held at a time, in the order in which they are met.
+        placed = {n: placed[n] if n in placed else _moved(slices[n], grid.shifts[n], grid) for n in (below, above)}
+        span = grid.heights[above] - grid.heights[below]
+        weight = 1.0 if span <= 0.0 else float(np.clip((k - grid.heights[below]) / span, 0.0, 1.0))
+        is_above = weight > 1.0 - WHOLE_PIXEL
+        mixed = placed[above] if is_above else (1.0 - weight) * placed[below] + weight * placed[above]
+        known = np.isfinite(mixed)
+        mixed = np.where(known, mixed, 0.0)
+        voxels[:, :, k] = np.where(known, np.rint(mixed) if np.issubdtype(stored, np.integer) else mixed, lowest)
+    return voxels
+
+
+def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
+    """How many even steps lie between the first and the last slice, about one usual gap each, and their length."""
+    gaps = np.diff(distances)
+    usual = float(np.median(gaps))
+    if gaps.max() > MAX_GAP_RATIO * usual:
+        raise GeometryError(
+            f"slices lie up to {gaps.max():.2f} mm apart, usually {usual:.2f} mm; "
+            f"expected gaps up to {MAX_GAP_RATIO:g} usual ones, as nothing between them is known"
+        )
+    extent = float(distances[-1] - distances[0])
+    num_steps = max(1, round(extent / usual))
+    return num_steps + 1, extent / num_steps
+
+
+def _moved(pixels: Num[Array, "h w"], shift: Float[Array, "2"], grid: ResamplingGrid) -> Float[Array, "i j"]:
+    """Pixels (columns, rows) moved by (columns, rows) on the plane of a grid; NaN where the slice does not reach."""
+    columns, rows, _ = grid.shape
+    plane = np.full((columns + 1, rows + 1), np.nan)
+    left, top = whole = np.floor(shift + WHOLE_PIXEL).astype(int)
+    plane[left : left + pixels.shape[1], top : top + pixels.shape[0]] = pixels.T
+    for axis, part in enumerate(shift - whole):
+        if part > WHOLE_PIXEL:
+            plane = (1.0 - part) * plane + part * np.roll(plane, 1, axis=axis)
+    return plane[:columns, :rows]

@@ -1,0 +1,147 @@
+"""What stopped a run, kept for a closer look: the batch whose loss was no number, and the weights it met.
+
+`python -m medvit.training.failed_step FILE` says of every image and of the weights whether they are at fault; `replay`
+runs the step again. Files are safetensors, so that looking runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medvit.errors import CheckpointError
+from medvit.types import Bags, Batch, Views
+
+BatchT = TypeVar("BatchT", Batch, Bags, Views)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A step that could not be done: `tensors` of the batch by field, `weights` before the step, `rows` pseudonyms."""
+
+    step: int
+    seed: int
+    """What torch is seeded with before the step."""
+    terms: Mapping[str, float]
+    rows: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+
+
+def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> None:
+    """Writes a step with the tensors of its batch, whole or not at all."""
+    from safetensors.torch import save_file
+
+    parts = {f"batch.{name}": tensor for name, tensor in tensors_of(batch).items()}
+    parts |= {f"weights.{name}": tensor for name, tensor in stopped.weights.items()}
+    told = {"step": stopped.step, "seed": stopped.seed, "terms": stopped.terms, "rows": stopped.rows}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in parts.items()},
+        partial,
+        metadata={"stopped": json.dumps(told)},
+    )
+    partial.replace(path)
+
+
+def load_stopped(path: Path) -> Stopped:
+    """The step in a file.
+
+    Raises:
+        CheckpointError: If the file holds none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {})["stopped"])
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} holds no stopped step ({type(error).__name__})") from None
+    batch, weights = (
+        {name.removeprefix(start): tensor for name, tensor in parts.items() if name.startswith(start)}
+        for start in ("batch.", "weights.")
+    )
+    return Stopped(told["step"], int(told["seed"]), told["terms"], tuple(told["rows"]), batch, weights)
+
+
+def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
+    """A batch of the same kind with the tensors of a stopped step; the module gets its weights and torch its seed.
+
+    What follows, `module.training_step(replay(module, batch, stopped), 0)`, is the step that could not be done.
+    """
+    module.load_state_dict(dict(stopped.weights))
+    filled = {name: _filled(name, getattr(batch, name), stopped.tensors) for name in _names(batch)}
+    torch.manual_seed(stopped.seed)
+    return replace(batch, **filled)
+
+
+def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
+    """The tensors of a batch by the names of its fields; those of a list are numbered."""
+    found: dict[str, Tensor] = {}
+    for name in _names(batch):
+        value = getattr(batch, name)
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, tuple | list):
+            found |= {f"{name}.{n}": part for n, part in enumerate(value) if isinstance(part, Tensor)}
+    return found
+
+
+def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
+    """Pseudonyms of the images of a batch, or of their studies where it keeps only these."""
+    return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
+
+
+def report(stopped: Stopped) -> Iterator[str]:
+    """Lines for a person: what the step gave, what its tensors hold, and which weights are no numbers."""
+    yield f"step {stopped.step}, " + ", ".join(f"{name} {value}" for name, value in stopped.terms.items())
+    yield "rows " + ", ".join(stopped.rows)
+    for name, tensor in stopped.tensors.items():
+        values = tensor.float()
+        bad = int((~torch.isfinite(values)).sum())
+        yield (
+            f"{name} {tuple(tensor.shape)}: {values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}, "
+            f"{bad} not finite"
+        )
+    bad_weights = [name for name, weight in stopped.weights.items() if not torch.isfinite(weight.float()).all()]
+    largest = max(
+        ((float(w.float().abs().max()), name) for name, w in stopped.weights.items() if w.numel()), default=None
+    )
+    yield f"weights that are not finite: {', '.join(bad_weights) or 'none'}"
+    if largest is not None:
+        yield f"largest weight: {largest[0]:.4g} in {largest[1]}"
+
+
+def _names(batch: Any) -> list[str]:
+    return [field.name for field in fields(batch)]
+
+
+def _filled(name: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        return type(value)(tensors.get(f"{name}.{n}", part) for n, part in enumerate(value))
+    return tensors.get(name, value)
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the report of the file that is named; the exit status, as of `medvit`."""
+    if len(words) != 1:
+        print("usage: python -m medvit.training.failed_step FILE", file=sys.stderr)  # noqa: T201 (a command of its own)
+        return 2
+    try:
+        print("\n".join(report(load_stopped(Path(words[0])))))  # noqa: T201
+    except CheckpointError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""The guard of a pretraining: readings before step 1 and after every round, alarms, and the best weights kept.
+
+Continued pretraining may fail quietly: the loss is flat while the features collapse. The guard compares every reading
+with the best one before, the start weights included, and ends the run with the best weights when it has got worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from medvit.config import Amount, Config, Count, Share
+
+NAN = float("nan")
+AlarmKind = Literal["low", "fall", "collapse"]
+
+
+class GuardConfig(Config):
+    """What happens when the weights get worse."""
+
+    action: Literal["rollback", "stop", "warn", "off"] = "rollback"
+    """rollback: end the run and hand on the best weights, the start weights included; stop: end it as failed, the best
+    weights kept beside; warn: tell and go on; off: neither read nor tell."""
+    drop: Share = 0.05
+    """How far the score may fall below the best one before; twice its standard error is allowed in any case."""
+    rise: Amount = 0.2
+    """How much the error of reconstruction may rise above the lowest one before, as a share of it."""
+    patience: Count = 2
+    """Readings in a row that must be worse by that much; at the end of the run one is enough."""
+    rank_soft: Amount = 10.0
+    """An effective rank below this is told."""
+    rank_hard: Amount = 2.0
+    """An effective rank that falls below this is a collapse, and patience ends at once; of objectives that rebuild
+    pixels, whose features share a large mean, only if the score, or without one neighbors, have got worse too."""
+    entropy: Share = 0.1
+    """Entropy of the teacher's targets, as a share of its largest, log K; below this is a collapse."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_word(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """Figures of a representation at a step; NaN where one is not read."""
+
+    step: int
+    score: float = NAN
+    """Of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
+    noise: float = 0.0
+    """Standard error of the score, or of `knn` without one."""
+    rank: float = NAN
+    cosine: float = NAN
+    """Mean cosine of two images."""
+    entropy: float = NAN
+    """Of the teacher's targets, as a share of log K."""
+    reconstruction: float = NAN
+    """Error on images of the probe, with the same patches hidden at every reading."""
+    knn: float = NAN
+    """Balanced accuracy of neighbors; told of every objective."""
+    images: int = 0
+    """Images that the rank is of; it cannot exceed their number."""
+
+    def figures(self) -> dict[str, float]:
+        """What was read, by name."""
+        names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
+        return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong with a reading. A collapse ends patience at once; a fall must last."""
+
+    kind: AlarmKind
+    text: str
+
+
+class Guard:
+    """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early.
+
+    Where start weights are random, they are no floor, and a score that falls is told but ends nothing: early learning
+    moves to and fro. A collapse, or an error of reconstruction that rises, still does.
+    """
+
+    def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
+        self.config = config
+        self.starts_random = starts_random
+        self.start: ProbeReading | None = None
+        self.best: ProbeReading | None = None
+        self.last: ProbeReading | None = None
+        self.verdict = ""
+        self._falls = 0
+        self._highest_rank, self._lowest_error = 0.0, math.inf
+
+    def take(self, reading: ProbeReading) -> list[Alarm]:
+        """The alarms of a new reading; afterwards `best is reading` if its weights are the ones to keep."""
+        alarms = list(self._alarms(reading))
+        kinds = {alarm.kind for alarm in alarms}
+        self._falls = self._falls + 1 if "fall" in kinds else 0
+        if self.start is None:
+            self.start = self.best = reading
+        elif not kinds & {"fall", "collapse"} and self._is_best(reading):
+            self.best = reading
+        if self._floor is not None:
+            self._highest_rank = max(self._highest_rank, _number(reading.rank, 0.0))
+        self._lowest_error = min(self._lowest_error, _number(reading.reconstruction, math.inf))
+        self.last = reading
+        if "collapse" in kinds or self._falls >= self.config.patience:
+            self.verdict = "; ".join(alarm.text for alarm in alarms if alarm.kind != "low")
+        return alarms
+
+    def close(self) -> str:
+        """Why the last weights are not to be handed on, at the end of a run; empty where they are."""
+        if not self.verdict and self._falls and self.last is not None:
+            self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
+        return self.verdict if self.config.action == "rollback" else ""
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values, for the checkpoint to resume from."""
+        readings = {name: getattr(self, name) for name in ("start", "best", "last")}
+        return {name: None if reading is None else asdict(reading) for name, reading in readings.items()} | {
+            "verdict": self.verdict,
+            "falls": self._falls,
+            "best_is_start": self.best is self.start,
+            "highest_rank": self._highest_rank,
+            "lowest_error": self._lowest_error,
+        }
+
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state."""
+        for name in ("start", "best", "last"):
+            setattr(self, name, None if state[name] is None else ProbeReading(**state[name]))
+        if state["best_is_start"]:
+            self.best = self.start
+        self.verdict, self._falls = str(state["verdict"]), int(state["falls"])
+        self._highest_rank, self._lowest_error = float(state["highest_rank"]), float(state["lowest_error"])
+
+    @property
+    def _worse(self) -> AlarmKind:
+        """What it means that a probe or neighbors have got worse."""
+        return "low" if self.starts_random else "fall"
+
+    @property
+    def _floor(self) -> ProbeReading | None:
+        """The best reading before, unless it is of random weights."""
+        return None if self.starts_random and self.best is self.start else self.best
+
+    def _is_best(self, reading: ProbeReading) -> bool:
+        """Among readings without alarm, the highest score, else the lowest error; of equal ones, the later."""
+        if self._floor is None or self.best is None:
+            return True
+        if not math.isnan(reading.score):
+            return reading.score >= self.best.score
+        if not math.isnan(reading.reconstruction):
+            return reading.reconstruction <= self.best.reconstruction
+        return True
+
+    def _alarms(self, reading: ProbeReading) -> Iterator[Alarm]:
+        config, before = self.config, self._floor or reading
+        allowed = max(config.drop, 2.0 * max(reading.noise, before.noise))
+        if reading.images and math.isnan(reading.rank):
+            yield Alarm("collapse", "features are no numbers")
+        if reading.rank < config.rank_hard:
+            yield Alarm(self._of_rank(reading, before, allowed), f"the effective rank is {reading.rank:.2f}")
+        elif reading.rank < config.rank_soft <= reading.images / 2:
+            yield Alarm("low", f"the effective rank is {reading.rank:.2f}")
+        if reading.entropy < config.entropy:
+            text = f"the teacher's entropy is {reading.entropy:.3f} of its largest"
+            yield Alarm("collapse" if reading.step else "low", text)
+        if reading.score < before.score - allowed:
+            text = f"the score is {reading.score:.3f}, after {before.score:.3f} at step {before.step}"
+            yield Alarm(self._worse, text)
+        if reading.reconstruction > self._lowest_error * (1.0 + config.rise):
+            yield Alarm(
+                "fall", f"the error of reconstruction is {reading.reconstruction:.3g}, after {self._lowest_error:.3g}"
+            )
+
+    def _of_rank(self, reading: ProbeReading, before: ProbeReading, allowed: float) -> AlarmKind:
+        """What a rank below the hard bound means: nothing new where it never was above."""
+        if self._highest_rank < self.config.rank_hard:
+            return "low"
+        if math.isnan(reading.reconstruction):
+            return "collapse"
+        if math.isnan(reading.score):
+            return self._worse if reading.knn < before.knn - allowed else "low"
+        return self._worse if reading.score < before.score else "low"
+
+
+def _number(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value

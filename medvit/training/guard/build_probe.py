@@ -1,0 +1,135 @@
+"""The images and questions of a probe, chosen from the training data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import Samples, are_tiles, some_tiles
+from medvit.records import Row
+from medvit.training.guard.probes import FEWEST_LABELED, MASKED_IMAGES, Probe, ProbeConfig
+from medvit.training.initialization import InitialModel
+from medvit.transforms.patches import patchify
+from medvit.transforms.preprocess import resize, resize_mask
+from medvit.transforms.views import MakeViews, ViewsConfig, collate_views, cut, draw
+from medvit.types import Sample, Views
+from medvit.wsi.locations import SlidesConfig
+
+
+def build_probe(
+    config: ProbeConfig,
+    manifest: Manifest,
+    start: InitialModel,
+    views: ViewsConfig,
+    *,
+    seed: int,
+    slides: SlidesConfig | None = None,
+) -> Probe | None:
+    """A probe on the training images and, for the queries, the validation images of a manifest; of slides, on tiles.
+
+    None where the reading is off or there are fewer than two images.
+    """
+    found = slides or SlidesConfig()
+    if are_tiles(manifest, start.preprocess):
+        manifest = some_tiles(manifest, found, count=config.knn_images, seed=seed)
+    usable = manifest.filter(lambda row: row.kind == start.preprocess.kind)
+    bank, queries = _bank_and_queries(usable, config, start, seed, found)
+    if config.knn_images == 0 or len(bank) < 2:
+        return None
+    seen = _views(queries if len(queries) else bank, views, seed)
+    labeled = usable.filter(lambda row: config.answer(row) is not None)
+    known, asked = _bank_and_queries(labeled, config, start, seed, found)
+    enough = len(asked) >= max(1, min(len(queries), FEWEST_LABELED))
+    if enough and len({config.answer(row) for row in known.manifest}) > 1:
+        return _class_probe(config, known, asked, views.size, seen)
+    if len(queries) and all(row.mask for part in (bank, queries) for row in part.manifest):
+        return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
+    return _study_probe(bank.of(usable.filter(lambda row: row.split == "train")), config, views, seen, seed)
+
+
+def _bank_and_queries(
+    manifest: Manifest, config: ProbeConfig, start: InitialModel, seed: int, slides: SlidesConfig
+) -> tuple[Samples, Samples]:
+    bank, queries = (_some(manifest, split, config.knn_images, seed) for split in ("train", "val"))
+    return Samples(bank, start.preprocess, slides=slides), Samples(queries, start.preprocess, slides=slides)
+
+
+def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
+    make = MakeViews(views, samples.preprocess.intensity)
+    return collate_views([make(samples[n], seed + n) for n in range(min(len(samples), MASKED_IMAGES))])
+
+
+def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
+    part = manifest.filter(lambda row: row.split == split)
+    order = np.random.default_rng(seed).permutation(len(part))[:count]
+    chosen = {part.rows[i].image_id for i in order}
+    return part.filter(lambda row: row.image_id in chosen)
+
+
+def _class_probe(config: ProbeConfig, bank: Samples, queries: Samples, size: tuple[int, ...], views: Views) -> Probe:
+    answers = [[config.answer(row) or "" for row in part.manifest] for part in (bank, queries)]
+    names = sorted({name for part in answers for name in part})
+    labels = [torch.tensor([names.index(name) for name in part]) for part in answers]
+    pixels = [_sized(part, size) for part in (bank, queries)]
+    return Probe("class", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
+
+
+def _tissue_probe(
+    config: ProbeConfig,
+    bank: Samples,
+    queries: Samples,
+    size: tuple[int, ...],
+    patch_size: tuple[int, ...],
+    views: Views,
+) -> Probe:
+    labels = [torch.cat([_patch_labels(sample, size, patch_size) for sample in _all(part)]) for part in (bank, queries)]
+    pixels = [_sized(part, size) for part in (bank, queries)]
+    return Probe("tissue", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
+
+
+def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: Views, seed: int) -> Probe:
+    """A crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
+    pairs = _pairs(train.manifest, config.knn_images, seed)
+    generator = np.random.default_rng(seed)
+    crops: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for rows in pairs:
+        for part, row in zip(crops, rows, strict=True):
+            sample = train[train.manifest.rows.index(row)]
+            part.append(cut(sample.pixels, draw(views, sample.pixels.shape[1:], generator), views.size))
+    labels = torch.arange(len(pairs))
+    return Probe("study", tuple(crops[0]), tuple(crops[1]), labels, labels, 1, seen)
+
+
+def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
+    """Two images of each study, or one twice; studies with several come first.
+
+    They lie a third of the study from each other and from its ends, where slices of a volume show little.
+    """
+    studies: dict[str, list[Row]] = {}
+    for row in manifest:
+        studies.setdefault(row.study_id, []).append(row)
+    order = np.random.default_rng(seed).permutation(len(studies))
+    shuffled = [list(studies.values())[n] for n in order]
+    chosen = sorted(shuffled, key=lambda rows: len(rows) == 1)[:count]
+    return [(rows[len(rows) // 3], rows[2 * len(rows) // 3]) for rows in chosen]
+
+
+def _all(samples: Samples) -> list[Sample]:
+    return [samples[index] for index in range(len(samples))]
+
+
+def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(resize(sample.pixels, size) for sample in _all(samples))
+
+
+def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
+    """The foreground class that covers most of a patch, or background where it covers less than a tenth."""
+    assert sample.target is not None
+    inside = patchify(resize_mask(sample.target, size)[None, None].float(), patch_size)[0].long()
+    shares = F.one_hot(inside, int(inside.max()) + 1).float().mean(dim=1)
+    shares[:, 0] = 0.1
+    return shares.argmax(dim=1)

@@ -1,0 +1,91 @@
+"""What training starts from: a pretrained checkpoint, public weights, or nothing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig, Carried
+from medvit.config import Config
+from medvit.dataset.manifest import Manifest
+from medvit.errors import CheckpointError
+from medvit.peft import OptionalPeftChoice
+from medvit.training.task import choose_preprocess
+from medvit.transforms.preprocess import Preprocess
+
+log = logging.getLogger("medvit")
+
+
+class _Description(Config):
+    """The `model.yaml` of a pretrained backbone."""
+
+    kind: str
+    backbone: BackboneChoice
+    peft: OptionalPeftChoice = None
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """A backbone with its weights, how it is described, and the preprocessing it was trained with."""
+
+    config: BackboneConfig
+    backbone: Backbone
+    preprocess: Preprocess
+
+
+def start_from(
+    checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
+) -> InitialModel:
+    """The checkpoint's backbone and preprocessing if there is one, else those of the config; `preprocess` overrules.
+
+    Of `config`, a checkpoint leaves only what touches training alone, as drop path; the rest is ignored with a warning.
+    Without either, preprocessing, rank and channels follow the dataset.
+
+    Raises:
+        CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+    """
+    if checkpoint is None:
+        chosen = preprocess or choose_preprocess(manifest)
+        fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
+        backbone = fitted.build()
+        if backbone.fit is not None:
+            log.info("%s", backbone.fit)
+        return InitialModel(fitted, backbone, chosen)
+    described, backbone = backbone_of(checkpoint, config)
+    backbone.carried = _carried(checkpoint)
+    _warn_of_ignored(config, described)
+    return InitialModel(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
+
+
+def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
+    """The backbone of a pretrained checkpoint with its weights, and how it is described.
+
+    Of `training`, what touches training alone is taken, as drop path.
+
+    Raises:
+        CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
+    """
+    checkpoint.require("backbone")
+    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
+    if training is not None:
+        described = described.in_training_as(training)
+    backbone = described.without_weights().build()
+    try:
+        backbone.load_state_dict(dict(checkpoint.state))
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
+    return described, backbone
+
+
+def _carried(checkpoint: Checkpoint) -> Carried | None:
+    adapter, way = checkpoint.stored_adapter(), checkpoint.model.get("peft")
+    return Carried(way, adapter) if adapter and way else None
+
+
+def _warn_of_ignored(config: BackboneConfig, described: BackboneConfig) -> None:
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if value not in (field.default, getattr(described, key, None)):
+            log.warning("backbone.%s=%s is ignored: the backbone is that of the checkpoint", key, value)

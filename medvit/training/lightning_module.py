@@ -1,0 +1,146 @@
+"""What pretraining and fine-tuning share: the seed of a step, its learning rate, a stop at a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from medvit.distributed import part
+from medvit.errors import TrainingError
+from medvit.seeds import mixed_seed
+from medvit.training.failed_step import Stopped, rows_of, save_stopped
+from medvit.training.optim import OptimConfig
+from medvit.training.sharding import average_replicated, clip, gather, gradient_norm, is_sharded, shard
+from medvit.types import Bags, Batch, Views
+
+SHOWN_ROWS = 8
+
+
+class TrainingModule(lightning.LightningModule):
+    """A module whose every step depends on the seed and the number of the step, and on nothing else that is random."""
+
+    def __init__(self, optim: OptimConfig, *, num_steps: int, depth: int, seed: int) -> None:
+        super().__init__()
+        self.optim, self.num_steps, self.depth, self.seed = optim, num_steps, depth, seed
+        self._recalled: dict[str, float] = {}
+        self._step_seed = 0
+        self._at: tuple[Mapping[str, Tensor], Batch | Bags | Views] | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps behind, in [0, 1]."""
+        return min(1.0, self.global_step / self.num_steps)
+
+    @property
+    def seed_rank(self) -> int:
+        """By what the seeds of several devices differ."""
+        return self.global_rank
+
+    def configure_optimizers(self) -> Optimizer:
+        """AdamW on what is trainable."""
+        return self.optim.build(self, self.depth)
+
+    def configure_model(self) -> None:
+        """Shares out the weights over processes, where the strategy says so."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and not is_sharded(self):
+            shard(self, strategy.device_mesh["data_parallel"])
+
+    def on_train_end(self) -> None:
+        """Puts the weights together again: what follows is done by one process."""
+        gather(self)
+
+    def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Weights by groups, each of which has its gradient clipped by its own norm."""
+        return (list(self.parameters()),)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each group by its own norm."""
+        largest = gradient_clip_val or math.inf
+        for weights in self.clipped():
+            if is_sharded(self):
+                clip(weights, largest)
+            else:
+                clip_grad_norm_([weight for weight in weights if weight.grad is not None], largest)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds the step and sets its learning rates."""
+        self._step_seed = mixed_seed(self.seed, 3, self.global_step, self.seed_rank, batch_idx)
+        torch.manual_seed(self._step_seed)
+        progress = (self.global_step + 1) / self.num_steps
+        rate = self.optim.rate(progress)
+        for group in self.trainer.optimizers[0].param_groups:
+            held = self.optim.backbone_share(progress) if group["of_backbone"] else 1.0
+            group["lr"] = rate * group["scale"] * held
+            if group["decays"]:
+                group["weight_decay"] = self.optim.decay(self.progress)
+        self.log("lr", rate)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuses gradients that are no numbers; in fp16, the scaler passes over such steps by itself."""
+        shared = is_sharded(self)
+        if shared:
+            average_replicated(self)
+        if self.trainer.precision != "16-mixed":
+            gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
+            norm = gradient_norm(self.parameters()) if shared else torch.nn.utils.get_total_norm(gradients)
+            if not torch.isfinite(norm):
+                self._stop("norm of the gradient", norm.item())
+
+    def figures(self) -> dict[str, float]:
+        """The last value of every metric, for the model card."""
+        return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers the figures: a run that is resumed after its last round measures none."""
+        checkpoint["figures"] = self.figures()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recalls the figures."""
+        self._recalled = dict(checkpoint["figures"])
+
+    def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
+        """The sum of the terms of a loss.
+
+        Where it is not finite, the batch and the weights are saved before any weight changes:
+        `python -m medvit.training.failed_step FILE` looks at them, `replay` of that module does the step again.
+
+        Raises:
+            TrainingError: If it is not finite; the weights are still those of the step before.
+        """
+        self._at = terms, batch
+        total = torch.stack([value.float() for value in terms.values()]).sum()
+        if not torch.isfinite(total):
+            self._stop("loss", total.item())
+        return total
+
+    def _stop(self, what: str, value: float) -> None:
+        assert self._at is not None
+        terms = {name: float(term.detach()) for name, term in self._at[0].items()}
+        batch = self._at[1]
+        rows = rows_of(batch)
+        name = f"stopped-step-{self.global_step:07d}-rank-{self.global_rank}.safetensors"
+        path = Path(self.trainer.default_root_dir) / name
+        weights = {name: part(weight) for name, weight in self.state_dict().items()}
+        save_stopped(path, batch, Stopped(self.global_step, self._step_seed, terms, rows, {}, weights))
+        more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
+        raise TrainingError(
+            f"the {what} is {value} at step {self.global_step} ({told}; rows {', '.join(rows[:SHOWN_ROWS])}{more}); "
+            "lower optim.lr or set trainer.precision=32-true, and start anew; the weights were not changed, and "
+            f"`python -m medvit.training.failed_step {path}` shows what they met"
+        )

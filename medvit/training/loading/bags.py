@@ -1,0 +1,129 @@
+"""Bags of tile embeddings to learn slide labels from: which tiles of which slides, by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.utils.data import DataLoader, Dataset
+
+from medvit.config import Config, Count
+from medvit.models.slide import WholeBag
+from medvit.models.tile_embedder import EmbeddedSlide, Features
+from medvit.records import Row
+from medvit.seeds import mixed_seed
+from medvit.training.loading.rounds import Draw, LoaderConfig, drawn_rounds
+from medvit.training.resume import Position
+from medvit.types import Bags
+
+
+class BagConfig(Config):
+    """How slide labels are learned from the embeddings of tiles."""
+
+    members: Count = 5
+    """Heads trained from different seeds; the model averages their logits."""
+    folds: int = Field(default=0, ge=0)
+    """0: every head learns from the train split and chooses its round on val. From 2: repeated cross-validation over
+    the patients of both splits, each head choosing its round on another fold."""
+    tiles: Count = 2048
+    """Tiles drawn of a slide for a step of training; all are read in validation and inference."""
+    features: Features = "class_mean"
+    """What is read of a tile: class, its class token; mean, the mean of its patches; class_mean, both."""
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A slide with its class and, as drawn for a step, some of its tiles."""
+
+    slide: EmbeddedSlide
+    target: int
+
+
+class DrawnBags(Dataset[tuple[torch.Tensor, Bag]]):
+    """Slides with a random part of their tiles each time, looked up by `Draw`."""
+
+    def __init__(self, bags: Sequence[Bag], max_tiles: int) -> None:
+        self.bags, self.max_tiles = bags, max_tiles
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, Bag]:
+        bag = self.bags[draw.index]
+        embeddings = bag.slide.embeddings
+        order = np.random.default_rng(draw.seed).permutation(len(embeddings))[: self.max_tiles]
+        return embeddings.take(torch.from_numpy(np.sort(order))), bag
+
+
+class WholeBags(Dataset[WholeBag]):
+    """Slides with all of their tiles, read when they are needed."""
+
+    def __init__(self, bags: Sequence[Bag]) -> None:
+        self.bags = bags
+
+    def __len__(self) -> int:
+        return len(self.bags)
+
+    def __getitem__(self, index: int) -> WholeBag:
+        bag = self.bags[index]
+        return WholeBag(bag.slide.embeddings, torch.tensor([bag.target]), (bag.slide.row,))
+
+
+def stack_bags(drawn: Sequence[tuple[torch.Tensor, Bag]]) -> Bags:
+    """A batch of bags of different length, filled up with zeros."""
+    tiles = torch.nn.utils.rnn.pad_sequence([part for part, _ in drawn], batch_first=True)
+    lengths = torch.tensor([len(part) for part, _ in drawn])
+    present = torch.arange(tiles.shape[1]) < lengths[:, None]
+    targets = torch.tensor([bag.target for _, bag in drawn])
+    return Bags(tiles, present, targets, tuple(bag.slide.row for _, bag in drawn))
+
+
+def bag_rounds(
+    config: LoaderConfig,
+    bags: Sequence[Bag],
+    *,
+    max_tiles: int,
+    num_batches: int,
+    seed: int,
+    start: Position,
+    weights: Sequence[float] | None = None,
+) -> DataLoader[object]:
+    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on."""
+    return drawn_rounds(
+        config,
+        DrawnBags(bags, max_tiles),
+        stack_bags,
+        num_images=len(bags),
+        num_batches=num_batches,
+        seed=seed,
+        start=start,
+        weights=weights,
+    )
+
+
+def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
+    """A loader that gives every slide by itself."""
+    return DataLoader(WholeBags(bags), batch_size=None)
+
+
+def divide(
+    rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Indices of the rows a head learns from, and of those it chooses its round on; no patient is on both sides.
+
+    Without folds, these are the splits. Else patients are dealt into folds at random, anew for every `folds` heads;
+    with the `classes` of the rows, those of one class after those of another, so that each fold has its share.
+    """
+    if not folds:
+        chosen = {row.patient_id for row in rows if row.split == "val"}
+        held_out = [row.split == "val" for row in rows]
+    else:
+        patients = sorted({row.patient_id for row in rows})
+        order = np.random.default_rng(mixed_seed(seed, 4, member // folds)).permutation(len(patients))
+        highest = dict.fromkeys(patients, 0)
+        for row, number in zip(rows, classes or [0] * len(rows), strict=True):
+            highest[row.patient_id] = max(highest[row.patient_id], number)
+        dealt = sorted((patients[place] for place in order), key=highest.__getitem__)
+        chosen = set(dealt[member % folds :: folds])
+        held_out = [row.patient_id in chosen for row in rows]
+    return [n for n, out in enumerate(held_out) if not out], [n for n, out in enumerate(held_out) if out]

@@ -1,0 +1,247 @@
+"""Batches by round: which images, in which order, with which random draw, all from the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medvit.config import Config, Count
+from medvit.dataset.samples import Samples, TileSamples, collate
+from medvit.seeds import mixed_seed
+from medvit.training.loading.block_shuffle import Blocks
+from medvit.training.resume import Position
+from medvit.types import Sample
+
+START = Position()
+
+
+class LoaderConfig(Config):
+    """How images are fed."""
+
+    batch_size: Count = 8
+    """Images a step and a device."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that prepare batches; 0 prepares them in the training process."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """An image and the seed of what is random about it this time."""
+
+    index: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two kinds of images that are fed by turns: the first `num_first` of them, then the others, batch by batch."""
+
+    num_first: int
+    batch_size: int
+
+
+class RoundSampler(Sampler[Draw]):
+    """`per_round` draws a round in each training process, through random orders of all images one after another.
+
+    Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
+    With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
+    first so many images and the others take turns, batch by batch of all processes. With `patients`, each random order
+    spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be; with `blocks`,
+    orders instead go forward through the files that the samples lie in.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        per_round: int,
+        seed: int,
+        first_round: int = 0,
+        skip: int = 0,
+        weights: Sequence[float] | None = None,
+        turns: Turns | None = None,
+        patients: Sequence[str] | None = None,
+        blocks: Blocks | None = None,
+    ) -> None:
+        self.turns, self.blocks = turns, blocks
+        self.groups = None if patients is None else np.unique(np.array(patients), return_inverse=True)[1]
+        self._orders: dict[tuple[int, int], Int[np.ndarray, "n"]] = {}
+        self.num_images, self.per_round, self.seed = num_images, per_round, seed
+        self.round = self.first_round = first_round
+        self.skip = skip
+        self.odds = None if weights is None else np.array(weights) / np.sum(weights)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the round; Lightning calls this, to which a round is an epoch."""
+        self.round = epoch
+
+    def __len__(self) -> int:
+        return self.per_round
+
+    def __iter__(self) -> Iterator[Draw]:
+        num_processes, rank = _world()
+        start = self.round * self.per_round * num_processes
+        first = start + num_processes * (self.skip if self.round == self.first_round else 0)
+        for position in range(first + rank, start + self.per_round * num_processes, num_processes):
+            yield Draw(self._index(position), mixed_seed(self.seed, 1, position))
+
+    def _index(self, position: int) -> int:
+        if self.odds is not None:
+            return int(np.random.default_rng(mixed_seed(self.seed, 2, position)).choice(self.num_images, p=self.odds))
+        if self.turns is not None:
+            return self._by_turns(position, self.turns)
+        return self._in_order(0, position, self.num_images)
+
+    def _by_turns(self, position: int, turns: Turns) -> int:
+        batch, place = divmod(position, turns.batch_size * _world()[0])
+        turn = batch % 2
+        nth = batch // 2 * turns.batch_size * _world()[0] + place
+        sizes = (turns.num_first, self.num_images - turns.num_first)
+        return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
+
+    def _in_order(self, turn: int, nth: int, num_images: int) -> int:
+        """The nth image through random orders of all, one after another."""
+        lap, place = divmod(nth, num_images)
+        if (turn, lap) not in self._orders:
+            parts = (0, lap) if turn == 0 else (0, lap, turn)
+            self._orders = {key: order for key, order in self._orders.items() if key[0] != turn}
+            generator = np.random.default_rng(mixed_seed(self.seed, *parts))
+            self._orders[turn, lap] = self._order_of(turn, num_images, generator)
+        return int(self._orders[turn, lap][place])
+
+    def _order_of(self, turn: int, num_images: int, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
+        if self.blocks is not None and turn == 0:
+            return self.blocks.order(generator)
+        order = generator.permutation(num_images)
+        return order if self.groups is None else spread(order, self.groups, generator)
+
+
+def spread(
+    order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
+) -> Int[np.ndarray, "n"]:
+    """A random order rearranged so that the members of each group, of k, come once in each kth part of it.
+
+    `groups` gives the group of each image, from 0. The members of a group keep their order.
+    """
+    counts = np.bincount(groups)
+    starts = generator.random(len(counts))
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    own = groups[by_group]
+    return by_group[np.argsort((ranks + starts[own]) / counts[own], kind="stable")]
+
+
+class TwoKinds:
+    """The samples of one kind, then those of another."""
+
+    def __init__(self, first: Samples, second: Samples) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> Sample:
+        own = index - len(self.first)
+        return self.first[index] if own < 0 else self.second[own]
+
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A sample as it is drawn for training."""
+        own = index - len(self.first)
+        return self.first.drawn(index, seed) if own < 0 else self.second.drawn(own, seed)
+
+
+class Drawn(Dataset[Any]):
+    """Samples after a random transform, looked up by `Draw`."""
+
+    def __init__(self, samples: Samples | TwoKinds, transform: Callable[[Sample, int], Any]) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __getitem__(self, draw: Draw) -> Any:
+        return self.transform(self.samples.drawn(draw.index, draw.seed), draw.seed)
+
+
+def rounds(
+    config: LoaderConfig,
+    samples: Samples | TwoKinds,
+    transform: Callable[[Sample, int], Any],
+    stack: Callable[[Sequence[Any]], Any],
+    *,
+    num_batches: int,
+    seed: int,
+    start: Position = START,
+    weights: Sequence[float] | None = None,
+    num_first: int | None = None,
+    patients: Sequence[str] | None = None,
+) -> DataLoader[Any]:
+    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on.
+
+    With `num_first`, batches of the first so many samples and of the others take turns; with `patients`, whose each
+    sample is, those of one patient come far from each other.
+    """
+    return drawn_rounds(
+        config,
+        Drawn(samples, transform),
+        stack,
+        num_images=len(samples),
+        num_batches=num_batches,
+        seed=seed,
+        start=start,
+        weights=weights,
+        turns=None if num_first is None else Turns(num_first, config.batch_size),
+        patients=patients,
+        blocks=_blocks(samples),
+    )
+
+
+def drawn_rounds(
+    config: LoaderConfig,
+    drawn: Dataset[Any],
+    stack: Callable[[Sequence[Any]], Any],
+    *,
+    num_images: int,
+    num_batches: int,
+    seed: int,
+    start: Position,
+    **order: Any,
+) -> DataLoader[Any]:
+    """The same of anything that is looked up by `Draw`; `order` says in which order, as for `RoundSampler`."""
+    sampler = RoundSampler(
+        num_images,
+        per_round=num_batches * config.batch_size,
+        seed=seed,
+        first_round=start.rounds,
+        skip=start.batches * config.batch_size,
+        **order,
+    )
+    return DataLoader(
+        drawn,
+        batch_size=config.batch_size,
+        sampler=sampler,
+        num_workers=config.num_workers,
+        collate_fn=stack,
+        persistent_workers=config.num_workers > 0,
+    )
+
+
+def _blocks(samples: Samples | TwoKinds) -> Blocks | None:
+    first = samples.first if isinstance(samples, TwoKinds) else samples
+    return Blocks(first.lengths) if isinstance(first, TileSamples) else None
+
+
+def whole_images(samples: Samples) -> DataLoader[Any]:
+    """A loader that gives every image whole, one by one, since their shapes may differ."""
+    return DataLoader(samples, batch_size=1, collate_fn=collate)
+
+
+def _world() -> tuple[int, int]:
+    """Number of training processes, and which of them this is."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return 1, 0

@@ -1,0 +1,44 @@
+"""Views from two images of one study (VET-DINO, 2025), as a frontal and a lateral radiograph: studies never mix."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from medvit.dataset.samples import Samples, TileSamples
+from medvit.errors import ConfigError
+from medvit.records import Row
+from medvit.seeds import mixed_seed
+from medvit.transforms.views import ImageViews, MakeViews, MultiCropConfig
+from medvit.types import Sample
+
+
+class ViewsOfStudy:
+    """Views of a sample and, where the config asks for it, of another image of its study, by the seed alone.
+
+    An image that is alone in its study gives all views by itself.
+    """
+
+    def __init__(self, make: MakeViews, samples: Samples) -> None:
+        self.make, self.samples = make, samples
+        self.is_across = isinstance(make.config, MultiCropConfig) and make.config.across_study
+        self.by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
+        if self.is_across and isinstance(samples, TileSamples):
+            raise ConfigError("objective.views.across_study is of images of one study; tiles of slides have none")
+        for index, row in enumerate(samples.manifest):
+            self.by_study[row.patient_id, row.study_id].append(index)
+
+    def __call__(self, sample: Sample, seed: int) -> ImageViews:
+        """The views."""
+        other = self.partner(sample.row, seed) if self.is_across else None
+        return self.make(sample, seed, None if other is None else self.samples[other])
+
+    def partner(self, row: Row, seed: int) -> int | None:
+        """The index of another image of the same study, none where there is no other."""
+        rows = self.samples.manifest.rows
+        study = self.by_study[row.patient_id, row.study_id]
+        others = [index for index in study if rows[index].image_id != row.image_id]
+        if not others:
+            return None
+        return others[int(np.random.default_rng(mixed_seed(seed, 4)).integers(len(others)))]

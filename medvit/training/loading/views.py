@@ -1,0 +1,116 @@
+"""What a pretraining is fed: views of the images of one kind, or of two kinds by turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from medvit.backbones import Backbone
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import Samples, samples_of
+from medvit.dataset.slices import SliceRow
+from medvit.errors import DataError
+from medvit.objectives import Twin
+from medvit.training.loading.rounds import LoaderConfig, TwoKinds, rounds
+from medvit.training.loading.study_views import ViewsOfStudy
+from medvit.training.resume import Position
+from medvit.training.task import LARGEST_VIEW, choose_preprocess, crop_size, require_fitting
+from medvit.transforms.preprocess import Preprocess
+from medvit.transforms.views import ImageViews, MakeViews, ViewsConfig, collate_views
+from medvit.types import Sample
+from medvit.wsi.locations import SlidesConfig
+
+
+@dataclass(frozen=True)
+class ViewStream:
+    """Training images of one kind, how they become pixels, and the crops that are made of them."""
+
+    samples: Samples
+    preprocess: Preprocess
+    views: ViewsConfig
+    """With their sizes filled in."""
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        preprocess: Preprocess,
+        backbone: Backbone,
+        asked: ViewsConfig,
+        *,
+        key: str = "views",
+        slides: SlidesConfig | None = None,
+    ) -> ViewStream:
+        """The training images of the kind that the preprocessing takes; `key` names the options of the crops.
+
+        Of slides, which `slides` says how to find, the tiles are the images.
+
+        Raises:
+            ConfigError: If options of the crops do not have the rank of the backbone.
+        """
+        samples = samples_of(manifest, preprocess, slides or SlidesConfig())
+        own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
+        require_fitting(backbone.ndim, sizes=own, axes={f"objective.{key}.flipped_axes": asked.flipped_axes})
+        size = crop_size(samples.examples, preprocess, backbone.patch_size, LARGEST_VIEW)
+        return cls(samples, preprocess, asked.fitted(size, backbone.patch_size))
+
+    @classmethod
+    def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> ViewStream:
+        """The training images of the other rank; their preprocessing is chosen for them unless it is given.
+
+        Raises:
+            DataError: If there are none.
+        """
+        kind = "image" if twin.backbone.ndim == 2 else "volume"
+        others = manifest.filter(lambda row: row.kind == kind)
+        if not any(row.split == "train" for row in others):
+            raise DataError(
+                f"{manifest.folder} has no {kind} to train on; this objective learns from images and volumes: "
+                "ingest both into one dataset, or choose another objective"
+            )
+        chosen = given or choose_preprocess(others).model_copy(update={"channels": twin.backbone.channels})
+        return cls.of(manifest, chosen, twin.backbone, twin.views, key="other_views")
+
+    @property
+    def make(self) -> ViewsOfStudy:
+        """Views of a sample, by its seed."""
+        return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity), self.samples)
+
+
+class ByKind:
+    """Views of a sample of either kind."""
+
+    def __init__(self, streams: Sequence[ViewStream]) -> None:
+        self.makers = {stream.preprocess.kind: stream.make for stream in streams}
+
+    def __call__(self, sample: Sample, seed: int) -> ImageViews:
+        """The views."""
+        return self.makers[sample.row.kind](sample, seed)
+
+
+def feed(
+    config: LoaderConfig, streams: Sequence[ViewStream], *, num_batches: int, seed: int, start: Position
+) -> DataLoader[Any]:
+    """A loader of views: of one stream, or of two whose batches take turns."""
+    samples = [stream.samples for stream in streams]
+    is_one = len(streams) == 1
+    return rounds(
+        config,
+        samples[0] if is_one else TwoKinds(*samples),
+        ByKind(streams),
+        collate_views,
+        num_batches=num_batches,
+        seed=seed,
+        start=start,
+        num_first=None if is_one else len(samples[0]),
+        patients=_patients_of_slices(samples[0]) if is_one else None,
+    )
+
+
+def _patients_of_slices(samples: Samples) -> list[str] | None:
+    """Whose each sample is where slices of volumes are among them: neighbors, nearly alike, are not to meet."""
+    rows = samples.manifest.rows
+    return [row.patient_id for row in rows] if any(isinstance(row, SliceRow) for row in rows) else None

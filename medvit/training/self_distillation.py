@@ -1,0 +1,50 @@
+"""Self-distillation for further pretraining: a student that starts anew stays near a teacher that went ahead.
+
+Lee et al. (ICLR 2023): pretraining a transformer further on few images overfits. So it is done twice from the same
+start weights: the first run gives the teacher, the second adds the distance between hidden representations to its loss.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone
+from medvit.config import Config, Positive
+from medvit.errors import ConfigError
+from medvit.training.initialization import backbone_of
+from medvit.types import Views
+
+
+class SelfDistillationConfig(Config):
+    """A second pretraining from the same start, held near the first."""
+
+    teacher: Path | None = None
+    """Checkpoint of the first pretraining on the same images; none does without."""
+    weight: Positive = 1.0
+    """Weight of the distance beside the loss of the objective."""
+
+
+class SelfDistillation:
+    """The frozen teacher; no part of the module in training, so no gradient, optimizer or checkpoint has it."""
+
+    def __init__(self, checkpoint: Checkpoint, weight: float, student: Backbone) -> None:
+        self.teacher = backbone_of(checkpoint)[1].eval().requires_grad_(False)
+        self.weight = weight
+        sizes = [(model.width, model.num_prefix_tokens, model.patch_size) for model in (self.teacher, student)]
+        if sizes[0] != sizes[1]:
+            raise ConfigError(f"{checkpoint.folder}: its tokens are not those of the backbone; start both runs alike")
+
+    def distance(self, student: Backbone, views: Views) -> Float[Tensor, ""]:
+        """Mean squared difference of the tokens after the last block, of the first whole view."""
+        pixels = views.crops[0]
+        with torch.no_grad():
+            there = self.teacher.to(pixels.device)(pixels)
+        here = student(pixels)
+        pairs = ((here.prefix, there.prefix), (here.patches, there.patches))
+        ours, theirs = (torch.cat(parts, dim=1).float() for parts in zip(*pairs, strict=True))
+        return self.weight * (ours - theirs).square().mean()

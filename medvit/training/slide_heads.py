@@ -1,0 +1,241 @@
+"""Slide labels from embeddings of tiles: one head after the other, each with its own seed and its own best round."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError, DataError
+from medvit.files.atomic import write_text
+from medvit.heads import HeadConfig
+from medvit.heads.abmil import AbmilConfig
+from medvit.losses.supervised import classification_loss
+from medvit.models.slide import SAME_SCALE, BagModel, SlideModelConfig, TileSpec
+from medvit.models.tile_embedder import EmbeddedSlide
+from medvit.records import Row
+from medvit.seeds import mixed_seed
+from medvit.tracking import Tracker
+from medvit.training.finetuning import Finetuning
+from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
+from medvit.training.loading.rounds import LoaderConfig
+from medvit.training.optim import OptimConfig
+from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
+from medvit.training.trainer import Trainer, TrainerConfig
+from medvit.wsi.tiles import TileFlag
+
+log = logging.getLogger("medvit")
+
+Balance = Literal["loss", "sampler", "none"]
+
+
+def warn_of_pixels(**options: object) -> None:
+    """Tells of options of models that learn from pixels, which were set although slides are learned."""
+    for key, value in options.items():
+        log.warning("%s=%s is ignored: slide labels are learned from embeddings of a frozen backbone", key, value)
+
+
+def holds_slides(manifest: Manifest, label: str) -> bool:
+    """Whether what is to be learned are labels of slides, and not of other images."""
+    kinds = {row.kind for row in manifest if label in row.labels} or {row.kind for row in manifest}
+    return kinds == {"slide"}
+
+
+def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
+    """The head of slides: gated attention where none is given. Known before tiles are embedded, which takes long.
+
+    Raises:
+        ConfigError: If the head reads no bags, or several devices are asked for.
+    """
+    if trainer.devices * trainer.nodes > 1:
+        raise ConfigError("heads of slides learn on one device; leave out trainer.devices and trainer.nodes")
+    chosen = head or AbmilConfig()
+    chosen.build_for_bags(1, 2)
+    return chosen
+
+
+def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
+    """The slides of the train and val splits with a known class; `failures` gets a line for each of an unknown one.
+
+    With `folds`, what rounds are chosen on is taken of both, and val may be empty.
+
+    Raises:
+        DataError: If there are fewer than two classes, or if a split is empty.
+    """
+    classes = manifest.facts.classes.get(label, ())
+    if len(classes) < 2:
+        keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
+        raise DataError(
+            f"{manifest.folder}: slides need at least two classes of {label!r}, found {', '.join(classes) or 'none'} "
+            f"(labels found: {keys}); give label=..., or ingest the labels"
+        )
+    labeled = manifest.filter(lambda row: row.kind == "slide" and row.split != "test" and label in row.labels)
+    for row in labeled:
+        if row.labels[label] not in classes:
+            told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is left out"
+            failures.append(f"{row}: {told}")
+    known = labeled.filter(lambda row: row.labels[label] in classes)
+    known.split("train")
+    if not folds:
+        known.split("val")
+    return known
+
+
+def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> TileSpec:
+    """The tiles that all slides have, of about the same scale: levels of scanners differ a little.
+
+    Raises:
+        DataError: If their sizes or scales differ.
+    """
+    sizes, mpps = {slide.grid.size for slide in slides}, [slide.grid.mpp for slide in slides]
+    if len(sizes) > 1 or max(mpps) > SAME_SCALE * min(mpps):
+        told = f"{min(sizes)} to {max(sizes)} pixels at {min(mpps):.4g} to {max(mpps):.4g} microns"
+        raise DataError(f"the slides have tiles of {told}; ingest all of them with the same tiles.*")
+    facts = slides[0].grid.facts
+    given = {key: facts[key] for key in ("overlap", "min_tissue") if key in facts}
+    return TileSpec.parse({"size": sizes.pop(), "mpp": float(np.median(mpps)), "skip": skip, **given})
+
+
+@dataclass(frozen=True)
+class AssembledHead:
+    """The training of one head, ready to start or to go on; it learns from `num_slides`."""
+
+    module: Finetuning
+    loader: DataLoader[object]
+    validation: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+    num_slides: int
+
+
+@dataclass(frozen=True)
+class SlideTraining:
+    """All that the heads of a model of slides are trained with; `train` gives the weights of each."""
+
+    model: SlideModelConfig
+    slides: Sequence[EmbeddedSlide]
+    bags: BagConfig
+    optim: OptimConfig
+    loader: LoaderConfig
+    trainer: TrainerConfig
+    balance: Balance
+    smoothing: float
+    seed: int
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The slides, as the manifest has them."""
+        return [slide.row for slide in self.slides]
+
+    def train(self, folder: Path, tracker: Tracker) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+        """The weights of each head in its best round, and figures; heads an unfinished run has trained are taken over.
+
+        Raises:
+            DataError: If a class has no slide to learn from, or a side is empty.
+        """
+        figures: dict[str, float] = {}
+        for member in range(self.bags.members):
+            if not _kept(folder, member).is_file():
+                log.info("finetune: head %d of %d", member + 1, self.bags.members)
+                self._train_member(member, folder, _OfMember(tracker, member))
+            own = json.loads(_figures_file(folder, member).read_text(encoding="utf-8"))
+            figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
+        return [load_file(_kept(folder, member)) for member in range(self.bags.members)], figures
+
+    def describe(self) -> dict[str, str]:
+        """How it learns, for the model card."""
+        splits = Counter(row.split for row in self.rows)
+        chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
+        return {
+            "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
+            "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
+            "heads": f"{self.bags.members}, whose logits are averaged; each chose its round on {chosen}",
+            "steps": f"{self.trainer.steps} of {self.loader.batch_size} slides for each head",
+            "learning rate": f"{self.optim.lr:g}",
+            "seed": str(self.seed),
+        }
+
+    def remove_leftovers(self, folder: Path) -> None:
+        """Removes what only an unfinished run needs."""
+        for member in range(self.bags.members):
+            _kept(folder, member).unlink(missing_ok=True)
+            _figures_file(folder, member).unlink(missing_ok=True)
+
+    def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
+        """All that the training of one head is made of, at the place where a run in the folder had got.
+
+        Raises:
+            DataError: If a side is empty.
+        """
+        bags = [self._bag(slide) for slide in self.slides]
+        classes = [bag.target for bag in bags]
+        learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
+        if not learning or not held_out:
+            raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
+        seed = mixed_seed(self.seed, 5, member) % 2**31
+        torch.manual_seed(seed)
+        model = BagModel(self.model, self.slides[0].embeddings.width)
+        counts = Counter(bags[n].target for n in learning)
+        by_class = [counts[index] for index in range(len(self.model.classes))]
+        module = Finetuning(
+            model,
+            classification_loss(by_class, smoothing=self.smoothing, balanced=self.balance == "loss"),
+            self.optim.for_batch(self.trainer.step_images(self.loader.batch_size)),
+            num_steps=self.trainer.steps,
+            seed=seed,
+            folder=folder,
+        )
+        resume_from = last_checkpoint(folder)
+        loader = bag_rounds(
+            self.loader,
+            [bags[n] for n in learning],
+            max_tiles=self.bags.tiles,
+            num_batches=self.trainer.round_batches,
+            seed=seed,
+            start=position_of(resume_from),
+            weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,
+        )
+        validation = whole_bags([bags[n] for n in held_out])
+        trainer = self.trainer.build(folder, tracker, self.optim.clip)
+        return AssembledHead(module, loader, validation, trainer, resume_from, len(learning))
+
+    def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
+        parts = self.assemble(member, folder, tracker)
+        parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
+        write_text(_figures_file(folder, member), json.dumps(parts.module.figures()))
+        (folder / RESUME).unlink(missing_ok=True)  # first: the next head must never go on where this one ended
+        (folder / BEST).replace(_kept(folder, member))
+
+    def _bag(self, slide: EmbeddedSlide) -> Bag:
+        return Bag(slide, self.model.classes.index(slide.row.labels[self.model.label]))
+
+
+class _OfMember(Tracker):
+    """Hands metrics on under names that tell the heads apart."""
+
+    def __init__(self, tracker: Tracker, member: int) -> None:
+        self._tracker, self._prefix = tracker, f"head_{member + 1}."
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Records numbers of a step."""
+        self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
+
+
+def _kept(folder: Path, member: int) -> Path:
+    return folder / f".head-{member}.safetensors"
+
+
+def _figures_file(folder: Path, member: int) -> Path:
+    return folder / f".head-{member}.json"

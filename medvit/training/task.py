@@ -1,0 +1,173 @@
+"""What a dataset asks of a model: the task, its classes, and crops of a size that fits its images."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.slices import SlicesConfig
+from medvit.errors import ConfigError, DataError
+from medvit.geometry import Affine, resampled_grid
+from medvit.records import Row
+from medvit.transforms.preprocess import Normalization, Preprocess
+
+log = logging.getLogger("medvit")
+
+Task = Literal["classification", "segmentation"]
+LARGEST_CROP = {2: 512, 3: 96}
+"""Largest side of a crop that is chosen unasked, in pixels or voxels, by number of dimensions."""
+LARGEST_VIEW = {2: 224, 3: 96}
+"""The same of a view of pretraining."""
+IMAGE_SIZE = (224, 224)
+"""What images are resized to unasked."""
+CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.0)
+"""Soft tissue, in HU."""
+
+
+@dataclass(frozen=True)
+class TaskAssignment:
+    """What is to be learned, and from which images: the rows that say the answer, of the kind the model takes."""
+
+    kind: Task
+    label: str
+    classes: tuple[str, ...]
+    """In the order of the logits; of a segmentation, the first is the background."""
+    train: Manifest
+    val: Manifest
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Classes to look up in the labels of a row; none where the mask is the target."""
+        return self.classes if self.kind == "classification" else ()
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images of each class."""
+        counts = Counter(row.labels[self.label] for row in self.train)
+        return [counts[name] for name in self.classes]
+
+    @property
+    def modality(self) -> str | None:
+        """The one modality of the training images, none where they have several or do not say."""
+        found = {row.modality for row in self.train}
+        return found.pop() or None if len(found) == 1 else None
+
+    def odds(self) -> list[float] | None:
+        """Chance of each training image to be drawn so that classes come equally often; none for masks."""
+        if self.kind == "segmentation":
+            return None
+        counts = dict(zip(self.classes, self.counts, strict=True))
+        return [1.0 / counts[row.labels[self.label]] for row in self.train]
+
+
+def require_fitting(
+    ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Checks options that speak of axes, by their keys: sizes have one number for each, axes exist.
+
+    Raises:
+        ConfigError: If one does not fit images of `ndim` axes.
+    """
+    for key, size in sizes.items():
+        if size and len(size) != ndim:
+            raise ConfigError(f"{key} has {len(size)} numbers; the images of this model have {ndim} axes")
+    for key, named in axes.items():
+        if named and max(named) >= ndim:
+            raise ConfigError(f"{key} names axis {max(named)}; the images of this model have axes 0 to {ndim - 1}")
+
+
+def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
+    """Checks that slices and their neighbors stay channels apart: averaged, they would say nothing of depth.
+
+    Raises:
+        ConfigError: If the preprocessing makes another number of channels.
+    """
+    if slices is None or not slices.neighbors:
+        return
+    found = manifest.rows[0].shape[0]
+    if found != preprocess.channels:
+        raise ConfigError(
+            f"slices.neighbors={slices.neighbors} makes {found} channels, and preprocess.channels is "
+            f"{preprocess.channels}; give preprocess.channels={found}"
+        )
+
+
+def warn_of_ignored(task: Task, **options: object) -> None:
+    """Tells of options of classification that were set although masks are learned."""
+    if task == "segmentation":
+        for key, value in options.items():
+            log.warning("%s=%s is ignored: it is of classification, and masks are learned", key, value)
+
+
+def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> TaskAssignment:
+    """Classification where images have the label, else segmentation where they have masks.
+
+    Raises:
+        DataError: If they have neither, if a split is empty, or if there are fewer than two classes.
+    """
+    usable = manifest.filter(lambda row: row.kind == preprocess.kind)
+    kind = _task(usable, label)
+    answered = usable.filter(lambda row: bool(row.mask) if kind == "segmentation" else label in row.labels)
+    classes = manifest.facts.mask_classes if kind == "segmentation" else manifest.facts.classes.get(label, ())
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise DataError(f"{manifest.folder}: {kind} needs at least two classes; found {found}")
+    return TaskAssignment(kind, label, tuple(classes), answered.split("train"), answered.split("val"))
+
+
+def _task(manifest: Manifest, label: str) -> Task:
+    if any(label in row.labels for row in manifest):
+        return "classification"
+    if any(row.mask for row in manifest):
+        return "segmentation"
+    keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
+    raise DataError(
+        f"{manifest.folder}: of {len(manifest)} images of the kind this model takes, none has a mask or a label "
+        f"{label!r} (labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
+    )
+
+
+def choose_preprocess(manifest: Manifest) -> Preprocess:
+    """A preprocessing for the kind of image that is most frequent, where none is given.
+
+    Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
+    keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.
+    """
+    kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
+    if not kinds:
+        raise DataError(f"{manifest.folder} holds no image; ingest some")
+    kind = "image" if kinds["image"] >= kinds["volume"] else "volume"
+    rows = [row for row in manifest if row.kind == kind or (kind == "image" and row.kind == "slide")]
+    channels = max(row.shape[0] for row in rows)
+    if any(row.kind == "slide" for row in rows):  # tiles have one scale, that of cells
+        return Preprocess(kind="image", channels=channels, intensity=Normalization(method="range"))
+    if kind == "image":
+        is_8_bit = all(row.dtype == "uint8" for row in rows)
+        # Of 12 bits in a type of 16, the range of the type would leave a sixteenth.
+        intensity = Normalization(method="range") if is_8_bit else Normalization()
+        return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=intensity)
+    is_ct = all(row.modality == "CT" and row.unit == "HU" for row in rows)
+    return Preprocess(kind=kind, channels=channels, intensity=CT_WINDOW if is_ct else Normalization())
+
+
+def crop_size(
+    manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...], limits: Mapping[int, int] = LARGEST_CROP
+) -> tuple[int, ...]:
+    """The largest image, axis by axis, rounded up to whole patches, and no larger than the limit."""
+    shapes = [prepared_shape(row, preprocess) for row in manifest]
+    limit = limits[len(patch_size)]
+    largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
+    return tuple(-(-side // patch) * patch for side, patch in zip(largest, patch_size, strict=True))
+
+
+def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
+    """The spatial shape of an image after preprocessing, from its manifest row alone."""
+    if preprocess.spacing_mm is not None and row.affine is not None:
+        import numpy as np
+
+        return resampled_grid(row.shape, Affine(np.array(row.affine).reshape(4, 4)), preprocess.spacing_mm)[0]
+    return preprocess.size or row.shape[1:]

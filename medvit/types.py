@@ -1,0 +1,153 @@
+"""What passes between the rooms in training, in memory: frozen dataclasses, never dicts.
+
+Axes: B batch, C channels, I J K voxels (R, A, S), H W rows and columns, V views, N patches, P prefix tokens,
+D width, L classes; `*S` stands for (H, W) or (I, J, K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from jaxtyping import Bool, Float, Int, Num
+from numpy import ndarray as Array
+
+from medvit.geometry import Affine
+from medvit.records import Kind, Row
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Image:
+    """Pixels `(C, *S)` and where they lie.
+
+    Volumes are (C, I, J, K) with axes nearest to R, A, S and an `affine`; images are (C, H, W).
+    Pixels keep the integer type of their source; `slope` and `intercept` give the real intensity in `unit`.
+    """
+
+    pixels: Num[Array, "c *s"]
+    kind: Kind
+    modality: str = ""
+    affine: Affine | None = None
+    mpp: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    unit: str = ""
+    mask: Int[Array, "*s"] | None = None
+    row: Row | None = None
+
+    def intensities(self) -> Float[Array, "c *s"]:
+        """Pixels in their real unit, float32."""
+        import numpy as np
+
+        return self.pixels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S)."""
+
+    pixels: Float[Tensor, "c *s"]
+    row: Row
+    target: Int[Tensor, "*t"] | None = None
+    affine: Affine | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stacked samples: `pixels` (B, C, *S), `targets` (B,) or (B, *S)."""
+
+    pixels: Float[Tensor, "b c *s"]
+    targets: Int[Tensor, "b *t"] | None = None
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor]:
+        """What a model takes."""
+        return (self.pixels,)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Bags of tile embeddings: `tiles` (B, N, D), and `present` (B, N), false where a short bag was filled up."""
+
+    tiles: Float[Tensor, "b n d"]
+    present: Bool[Tensor, "b n"]
+    targets: Int[Tensor, "b"] | None = None
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What a model takes."""
+        return self.tiles, self.present
+
+    def to(self, device: torch.device | str) -> Bags:
+        """The same bags with their tensors on `device`."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, tiles=self.tiles.to(device), present=self.present.to(device), targets=targets)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Training crops of a batch of images for self-supervision.
+
+    `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
+    of the B images, `said` holds their labels and what is known of their modality, side and view. `fine` (V, B, C, *t)
+    are the global views with more pixels, where an objective wants them.
+    """
+
+    crops: Float[Tensor, "v b c *s"]
+    local: Float[Tensor, "w b c *s"] | None = None
+    studies: tuple[str, ...] = ()
+    said: tuple[Mapping[str, str], ...] = ()
+    fine: Float[Tensor, "v b c *t"] | None = None
+
+    def to(self, device: torch.device | str) -> Views:
+        """The same views with their tensors on `device`."""
+        local, fine = (
+            None if crops is None else crops.to(device, non_blocking=True) for crops in (self.local, self.fine)
+        )
+        return replace(self, crops=self.crops.to(device, non_blocking=True), local=local, fine=fine)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone gives: `prefix` (B, P, D), `patches` (B, N, D) in row-major order of `grid`."""
+
+    prefix: Float[Tensor, "b p d"]
+    patches: Float[Tensor, "b n d"]
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Named scalar losses, already weighted; `total` is their sum."""
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar to minimize."""
+        return sum(self.terms.values(), start=next(iter(self.terms.values())).new_zeros(()))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Classification: `probabilities` (L,). Segmentation: `mask` (*S) on the grid of `affine`, class index a voxel.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: Float[Array, "l"] | None = None
+    mask: Int[Array, "*s"] | None = None
+    affine: Affine | None = None

@@ -1,0 +1,221 @@
+"""Public weights into the backbone: other layouts by name, other shapes by rule, and a report of what did not fit.
+
+Files are read without running any code in them. `medvit.weights.layouts` knows the layouts.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.errors import CheckpointError
+from medvit.weights.layouts import KERNEL, POSITIONS, WRAPPERS, StateDict, fits, rank_of, side_of, translated
+
+ADVICE = {
+    r"^blocks\.0\.ls1\.gamma$": "set backbone.layer_scale=1e-5",
+    r"^blocks\.0\.gamma_1$|periods$": "set backbone.positions=rope and backbone.layer_scale=1e-5",
+    r"^blocks\.0\.attn\.(qkv\.bias|q_bias)$": "set backbone.qkv_bias=true",
+    r"^blocks\.0\.mlp\.fc1": "set backbone.mlp=gelu or swiglu, as in the file",
+    r"^blocks\.[1-9]\d*\.norm1\.weight$": "set backbone.depth to the number of its blocks",
+    r"^reg_token$": "set backbone.registers to the number of its register tokens",
+    r"^cls_token$": "set backbone.class_token=true",
+    r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
+}
+"""A tensor that the model has no place for -> the option that makes one; without it, features differ."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of the tensors of a file of weights: names, and why."""
+
+    source: str
+    loaded: tuple[str, ...]
+    adapted: Mapping[str, str] = field(default_factory=dict)
+    """Name -> what was done to it."""
+    missing: tuple[str, ...] = ()
+    """Of the model, not in the file; they keep their random start."""
+    unexpected: tuple[str, ...] = ()
+    """In the file, not of the model."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of the missing and unexpected tensors."""
+
+    @property
+    def summary(self) -> str:
+        """The figures in one line."""
+        loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
+        return f"{loaded}, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Options to set so that the model is that of the file; empty where the file has nothing more to give."""
+        return tuple(what for part, what in ADVICE.items() if any(re.search(part, name) for name in self.unexpected))
+
+    def __str__(self) -> str:
+        lines = [self.summary] + [f"  {name}: {what}" for name, what in self.adapted.items()]
+        lines += [f"  not in the file, starts at random: {name} {self.shapes.get(name, '')}" for name in self.missing]
+        lines += [f"  in the file, not in the model: {name} {self.shapes.get(name, '')}" for name in self.unexpected]
+        lines += [f"  {what}" for what in self.advice]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def read_weights(path: str | Path) -> StateDict:
+    """The tensors of a local .safetensors, .pth or .pt file, unwrapped, under their own names.
+
+    Raises:
+        CheckpointError: If the file is missing, holds no tensors, or would need code to be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}; give a local file, or hub:NAME to download a timm model by name")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    try:
+        # MAE and RETFound keep their command line beside the weights: names and values, which run nothing.
+        with torch.serialization.safe_globals([Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError, by version and by damage
+        raise CheckpointError(
+            f"{path} cannot be read as plain tensors ({type(error).__name__}); it is damaged or needs code to be run, "
+            "which medvit never does: save its state_dict as .safetensors where you trust it"
+        ) from None
+    return _unwrapped(loaded, path)
+
+
+def _unwrapped(loaded: object, path: Path) -> StateDict:
+    while isinstance(loaded, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        loaded = loaded[wrapper]
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    if tensors := {key: value for key, value in items if isinstance(value, Tensor)}:
+        return tensors
+    raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[int, ...], source: str) -> Fit:
+    """Loads public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
+
+    `grid` is the grid of the model's own learned positions.
+
+    Raises:
+        CheckpointError: If tensors of the blocks have another shape, or no block is in the file.
+    """
+    wanted = model.state_dict()
+    names = translated(state, wanted)
+    adapted = _adapt(names, wanted, grid, source)
+    _drop_zero_qkv_bias(names, wanted, adapted)
+    loaded = tuple(name for name in wanted if fits(name, names, wanted))
+    wrong = names.keys() & wanted.keys() - set(loaded)
+    if wrong or not any(name.startswith("blocks.") for name in loaded):
+        raise CheckpointError(f"{source}: {_misfit(names, wanted, sorted(wrong))}")
+    model.load_state_dict({name: names[name].to(wanted[name].dtype) for name in loaded}, strict=False)
+    missing = tuple(name for name in wanted if name not in loaded)
+    unexpected = tuple(sorted(names.keys() - wanted.keys()))
+    shapes = {name: tuple((wanted | names)[name].shape) for name in missing + unexpected}
+    return Fit(source, loaded, adapted, missing, unexpected, shapes)
+
+
+def _adapt(names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], source: str) -> dict[str, str]:
+    """What was done to patch embedding and positions, changed in place where their shapes or ranks differ."""
+    adapted: dict[str, str] = {}
+    rank = rank_of(names)
+    if rank > len(grid):
+        return adapted  # volumes to images: the patch embedding is refused as it is
+    if KERNEL in names and not fits(KERNEL, names, wanted):
+        before, after = tuple(names[KERNEL].shape), tuple(wanted[KERNEL].shape)
+        names[KERNEL] = adapt_patch_embedding(names[KERNEL], after)
+        adapted[KERNEL] = f"{before} -> {after}"
+    if POSITIONS in names.keys() & wanted.keys() and (rank != len(grid) or not fits(POSITIONS, names, wanted)):
+        if (side := side_of(count := names[POSITIONS].shape[1], rank)) is None:
+            raise CheckpointError(f"{source}: its {count} learned positions are of no square or cube of patches")
+        names[POSITIONS] = adapt_positions(names[POSITIONS], (side,) * rank, grid)
+        adapted[POSITIONS] = f"grid {(side,) * rank} -> {grid}"
+    return adapted
+
+
+def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) -> str:
+    if not wrong:
+        return f"none of its {len(names)} weights is a block of this transformer; is it one of another kind?"
+    first = wrong[0]
+    return (
+        f"{len(wrong)} of {len(wanted)} weights do not fit, first {first}: found {tuple(names[first].shape)}, "
+        f"need {tuple(wanted[first].shape)}; set size, patch_size, registers and mlp of the backbone as in the file"
+    )
+
+
+def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
+    """DINOv3 has biases that are all zero, but for masked ones of keys; a model without is the same model."""
+    for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
+        parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
+        if not parts[0].any() and not parts[-1].any():
+            del names[name]
+            adapted[name] = "all zero, left out"
+
+
+def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
+    """A patch embedding for other channels, another patch size, or volumes.
+
+    Three channels to one: summed, so a gray image gives what it gave as RGB; one to more: shared equally among them.
+    2D to 3D: each slice of the patch gets an equal part, so a volume that is constant along its last axis gives what
+    its slice gave. Another patch size: the pseudo-inverse resize of FlexiViT (Beyer et al., CVPR 2023).
+    """
+    kernel = _adapt_channels(kernel.float(), shape[1])
+    size = shape[2 : kernel.ndim]
+    if kernel.shape[2:] != size:
+        kernel = _resize_kernel(kernel, size)
+    if kernel.ndim == 4 and len(shape) == 5:
+        kernel = kernel[..., None].expand(*kernel.shape, shape[4]) / shape[4]
+    return kernel
+
+
+def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    found = kernel.shape[1]
+    if found == channels:
+        return kernel
+    summed = kernel.sum(dim=1, keepdim=True)
+    return summed.expand(-1, channels, *kernel.shape[2:]) / channels
+
+
+def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Tensor, "b d *t"]:
+    if len(size) == 2:
+        return F.interpolate(table, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(table, size=size, mode="trilinear", align_corners=False)
+
+
+def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
+    """The kernel that gives the resized patch the same token as the old kernel gave the patch, in least squares."""
+    before = kernel.shape[2:]
+    resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
+    solved = torch.linalg.pinv(resize) @ kernel.flatten(2).movedim(-1, 0).flatten(1)
+    return solved.T.reshape(*kernel.shape[:2], *size)
+
+
+def adapt_positions(
+    positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
+) -> Float[Tensor, "1 m d"]:
+    """Learned patch positions on another grid: bicubic with antialiasing in 2D as timm does, trilinear in 3D.
+
+    From 2D to 3D, the in-plane positions are repeated along the last axis.
+    """
+    if grid == new_grid:
+        return positions
+    table = positions.float().reshape(1, *grid, -1).movedim(-1, 1)
+    table = _resized(table, new_grid[: len(grid)])
+    if len(new_grid) > len(grid):
+        table = table[..., None].expand(*table.shape, new_grid[-1])
+    return table.flatten(2).transpose(1, 2).to(positions.dtype)

@@ -1,0 +1,67 @@
+"""What a class means in the coded terms of DICOM, so that a viewer knows a liver from a lesion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from medvit.errors import ConfigError
+from medvit.writers import Concept
+
+PRIVATE_SCHEME = "99MEDVIT"
+"""Coding scheme of class names that the dictionary does not know; `99` marks private ones (DICOM PS3.16 sec. 8)."""
+ANATOMICAL = Concept("SCT", "91723000", "Anatomical Structure")
+ABNORMAL = Concept("SCT", "49755003", "Morphologically Abnormal Structure")
+ABNORMAL_WORDS = re.compile(
+    r"tumou?r|lesion|cancer|carcinoma|neoplasm|nodule|metasta|edema|necrosis|hemorrhage|cyst", re.I
+)
+
+
+def property_type(name: str, codes: Mapping[str, str]) -> Concept:
+    """The coded term of a class: as given in `codes`, else of this name in DICOM's SNOMED CT dictionary, else private.
+
+    Raises:
+        ConfigError: If the given code is not `SCHEME:VALUE:MEANING`.
+    """
+    if name in codes:
+        return _parse(name, codes[name])
+    return _known(name) or Concept(PRIVATE_SCHEME, _private_value(name), name[:64])
+
+
+def property_category(name: str) -> Concept:
+    """Whether a class is anatomy or abnormal tissue, by its name."""
+    return ABNORMAL if ABNORMAL_WORDS.search(name) else ANATOMICAL
+
+
+def check_codes(codes: Mapping[str, str], classes: tuple[str, ...]) -> None:
+    """Finds mistakes in given codes before any study is done.
+
+    Raises:
+        ConfigError: If a code cannot be read or names no class of the model.
+    """
+    for name, text in codes.items():
+        _parse(name, text)
+        if name not in classes:
+            raise ConfigError(f"codes names the class {name!r}; the model has {', '.join(classes)}")
+
+
+def _parse(name: str, text: str) -> Concept:
+    parts = [part.strip() for part in text.split(":", 2)]
+    if len(parts) != 3 or not all(parts) or max(len(parts[0]), len(parts[1])) > 16 or len(parts[2]) > 64:
+        raise ConfigError(f"codes.{name} is {text!r}; expected SCHEME:VALUE:MEANING, as in SCT:10200004:Liver")
+    return Concept(*parts)
+
+
+def _known(name: str) -> Concept | None:
+    from pydicom.sr.codedict import codes
+
+    keyword = "".join(word.capitalize() for word in re.findall(r"[A-Za-z0-9]+", name))
+    if not keyword or keyword not in codes.SCT.dir(keyword):
+        return None
+    code = getattr(codes.SCT, keyword)
+    return Concept(code.scheme_designator, code.value, code.meaning)
+
+
+def _private_value(name: str) -> str:
+    # A code value is at most 16 characters of a limited set (DICOM PS3.5 sec. 6.2, SH).
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").upper()[:16] or "CLASS"

@@ -1,0 +1,89 @@
+"""The tiles of a DICOM slide as Microscopy Bulk Simple Annotations (PS3.3 A.87), which go back into the same study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.errors import UnsupportedError
+from medvit.writers import COLORS, Concept, Maker
+from medvit.writers.coded_terms import PRIVATE_SCHEME, property_category, property_type
+from medvit.writers.dicom_seg import algorithm, authorship, coded, silent
+from medvit.writers.slide_maps import SlideFinding
+from medvit.writers.source_instances import Sources
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+ATTENTION = Concept(PRIVATE_SCHEME, "ATTENTION", "Attention of the model")
+PROBABILITY = Concept(PRIVATE_SCHEME, "PROBABILITY", "Probability of the class")
+NO_UNIT = Concept("UCUM", "1", "no units")
+
+
+def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: Mapping[str, str]) -> None:
+    """Writes a group of squares for each class that is the most probable one of a tile, with its measurements.
+
+    Raises:
+        UnsupportedError: If the source has no whole picture of the slide, to which places could refer.
+    """
+    import highdicom as hd
+
+    source = base_level(sources.headers)
+    chosen = finding.reading.scores.argmax(axis=1)
+    labels = [label for label in range(len(finding.classes)) if (chosen == label).any()]
+    with silent():
+        groups = [
+            _group(number, label, np.flatnonzero(chosen == label), finding, maker, codes)
+            for number, label in enumerate(labels, start=1)
+        ]
+        annotations = hd.ann.MicroscopyBulkSimpleAnnotations(
+            source_images=[source],
+            annotation_coordinate_type=hd.ann.AnnotationCoordinateTypeValues.SCOORD,
+            annotation_groups=groups,
+            series_description="medvit tiles, for research use",
+            **authorship(sources, maker),
+        )
+        annotations.save_as(path)
+
+
+def base_level(headers: Sequence[Dataset]) -> Dataset:
+    """The header of the picture at full resolution.
+
+    Raises:
+        UnsupportedError: If there is none among them.
+    """
+    whole = [
+        header for header in headers if "VOLUME" in header.get("ImageType", ()) and "TotalPixelMatrixRows" in header
+    ]
+    if not whole:
+        raise UnsupportedError("no file of the source is a whole picture of the slide (ImageType VOLUME)")
+    return max(whole, key=lambda header: int(header.TotalPixelMatrixColumns))
+
+
+def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: Maker, codes: Mapping[str, str]) -> Any:
+    import highdicom as hd
+
+    name = finding.classes[label]
+    side, scores = finding.side, finding.reading.scores
+    # Corners in the order along the square's outline, x along a row (PS3.3 C.37.1.2, RECTANGLE).
+    outline = np.array([(0.0, 0.0), (side, 0.0), (side, side), (0.0, side)])
+    squares = [(corner + outline).astype(np.float32) for corner in finding.grid.xy[members]]
+    return hd.ann.AnnotationGroup(
+        number=number,
+        uid=hd.UID(),
+        label=name[:64],
+        annotated_property_category=coded(property_category(name)),
+        annotated_property_type=coded(property_type(name, codes)),
+        graphic_type=hd.ann.GraphicTypeValues.RECTANGLE,
+        graphic_data=squares,
+        algorithm_type=hd.ann.AnnotationGroupGenerationTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm(maker),
+        measurements=[
+            hd.ann.Measurements(coded(ATTENTION), finding.reading.attention[members], coded(NO_UNIT)),
+            hd.ann.Measurements(coded(PROBABILITY), scores[members, label], coded(NO_UNIT)),
+        ],
+        display_color=hd.color.CIELabColor.from_rgb(*COLORS[label % len(COLORS)]),
+    )

@@ -1,0 +1,203 @@
+"""A mask as a DICOM Segmentation (PS3.3 A.51) on the slices of its source, so that it goes back into the same study."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from numpy import ndarray as Array
+
+from medvit.errors import GeometryError, UnsupportedError
+from medvit.geometry import like
+from medvit.types import Prediction
+from medvit.writers import COLORS, Concept, Maker
+from medvit.writers.coded_terms import property_category, property_type
+from medvit.writers.source_instances import Sources, has_position
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
+"""Added to the number of the source series, so that a segmentation sorts behind all of its study."""
+
+
+def write_seg(
+    path: Path, prediction: Prediction, sources: Sources, *, maker: Maker, codes: Mapping[str, str] | None = None
+) -> None:
+    """Writes a BINARY segmentation with a segment for every class that occurs in the mask, background left out.
+
+    Raises:
+        GeometryError: If the mask does not lie on the pixels of the source.
+        UnsupportedError: If the source is of a class that the standard has retired.
+        ValueError: If the mask is all background: DICOM has no empty segmentation.
+    """
+    assert prediction.mask is not None
+    labels = present_labels(prediction.mask)
+    if not labels:
+        raise ValueError("the mask is empty; DICOM has no segmentation without a segment")
+    frames = on_source(prediction, sources)
+    _complete_thickness(sources)
+    # (frames, rows, columns, segments), one bit each
+    stacked = np.stack([frames == label for label in labels], axis=-1).astype(np.uint8)
+    described = [
+        _segment(number, prediction.classes[label], COLORS[(label - 1) % len(COLORS)], maker, codes or {})
+        for number, label in enumerate(labels, start=1)
+    ]
+    with silent():
+        segmentation = _segmentation(stacked, described, sources, maker)
+        segmentation.save_as(path)
+
+
+def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], sources: Sources, maker: Maker) -> Dataset:
+    import highdicom as hd
+
+    try:
+        segmentation = hd.seg.Segmentation(
+            source_images=sources.headers,
+            pixel_array=stacked,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_description="medvit segmentation, for research use",
+            omit_empty_frames=True,
+            **authorship(sources, maker),
+        )
+    except KeyError:
+        raise UnsupportedError("the source is of a retired DICOM class, to which a segmentation cannot refer") from None
+    _refer_to_frames(segmentation, sources.frames)
+    if not has_position(sources.headers[0]):
+        # Type 2C: an image without position must say, if only by an empty value, which way its rows run.
+        segmentation.PatientOrientation = sources.headers[0].get("PatientOrientation", "")
+    return segmentation
+
+
+def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
+    """What every object says of itself, as arguments of highdicom: a new series of one instance, made by a model."""
+    import highdicom as hd
+
+    return {
+        "series_instance_uid": hd.UID(),
+        "series_number": _series_number(sources),
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": "medvit",
+        "manufacturer_model_name": "medvit",
+        "software_versions": maker.version,
+        "device_serial_number": maker.model_sha256[:16],  # the device is the model
+        "content_label": "MEDVIT",
+        "content_description": "made by an algorithm, not reviewed",
+        "contributing_equipment": [_equipment(maker)],
+    }
+
+
+def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
+    """Numbers the frames referred to as the source does, of which only some may have been given."""
+    for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
+        for derivation in group.get("DerivationImageSequence", ()):
+            for source in derivation.get("SourceImageSequence", ()):
+                source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1] + 1  # counted from 1
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keeps the libraries' log and warnings back: they quote identifiers of the source."""
+    for library in ("highdicom", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def present_labels(mask: Int[Array, "*s"]) -> list[int]:
+    """The classes that occur in a mask, without the background."""
+    return [int(label) for label in np.unique(mask) if label != 0]
+
+
+def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
+    """The mask in the frames of its source (frames, rows, columns), in the order of the source's headers or frames.
+
+    Raises:
+        GeometryError: If the mask does not lie on the pixels of the source.
+    """
+    mask, first = prediction.mask, sources.headers[0]
+    assert mask is not None
+    if prediction.affine is None or sources.affine is None:
+        frames = mask[None]
+    else:
+        turned = like(mask, prediction.affine, sources.affine)  # (columns, rows, slices)
+        frames = np.transpose(turned, (2, 1, 0))
+    _require_shape(frames.shape, (len(sources.frames or sources.headers), int(first.Rows), int(first.Columns)))
+    return frames
+
+
+def _series_number(sources: Sources) -> int:
+    number = str(sources.headers[0].get("SeriesNumber") or "")
+    return (int(number) if number.isdigit() else 0) % SERIES_NUMBER_LIMIT + SERIES_NUMBER_STEP
+
+
+def _require_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise GeometryError(f"the mask has frames {found}, its source {expected} (frames, rows, columns)")
+
+
+def _complete_thickness(sources: Sources) -> None:
+    """Slices that say no thickness count as thick as they lie apart: the standard wants one of every volume."""
+    for header in sources.headers:
+        if "ImageOrientationPatient" in header and not header.get("SliceThickness"):
+            gap_mm = min(header.PixelSpacing) if sources.affine is None else sources.affine.spacing_mm[2]
+            header.SliceThickness = f"{gap_mm:.6g}"
+
+
+def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, codes: Mapping[str, str]) -> Any:
+    import highdicom as hd
+
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=coded(property_category(name)),
+        segmented_property_type=coded(property_type(name, codes)),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm(maker),
+        tracking_id=f"medvit {name}"[:64],
+        tracking_uid=hd.UID(),
+        display_color=hd.color.CIELabColor.from_rgb(*color),
+    )
+
+
+def algorithm(maker: Maker) -> Any:
+    """What made a result, as an algorithm."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes as terms
+
+    parameters = {"model_sha256": maker.model_sha256}
+    if maker.run_id:
+        parameters["mlflow_run"] = maker.run_id
+    return hd.AlgorithmIdentificationSequence(
+        name="medvit", family=terms.DCM.ArtificialIntelligence, version=maker.version, parameters=parameters
+    )
+
+
+def coded(concept: Concept) -> Any:
+    """A coded term as highdicom has it."""
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(concept.value, concept.scheme, concept.meaning)
+
+
+def _equipment(maker: Maker) -> Any:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes as terms
+
+    run = f", MLflow run {maker.run_id}" if maker.run_id else ""
+    return hd.ContributingEquipment(
+        "medvit",
+        terms.DCM.ProcessingEquipment,
+        manufacturer_model_name="medvit",
+        software_versions=maker.version,
+        contribution_description=f"made by the model {maker.model_sha256}{run}",
+    )

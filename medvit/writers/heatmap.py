@@ -1,0 +1,77 @@
+"""A map over a slide as a pyramidal TIFF that viewers of slides open, with its microns per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray as Array
+
+from medvit.writers.slide_maps import HeatMap
+
+CELLS, MAX_SIDE = (64, 32, 16, 8, 4, 2, 1), 8192
+"""Pixels of a cell at full resolution, the largest with which the longer side is no longer; halved level by level."""
+TILE = 256
+"""Pixels of a side of the file's own tiles."""
+EMPTY = (255, 255, 255)
+"""Color where there is no tile."""
+CENTIMETER = 3
+"""TIFF's unit of resolution: pixels per centimeter (TIFF 6.0, ResolutionUnit)."""
+MICRONS = 1e4
+"""Of a centimeter."""
+COLORS = {"attention": "viridis", "class": "inferno"}
+"""Color maps of matplotlib, both even in lightness and safe for color-blind eyes (Nuñez et al. 2018)."""
+
+
+def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:
+    """Values from 0 to 1 in the colors of a map of `COLORS`; white where there is none."""
+    from matplotlib import colormaps
+
+    picture = colormaps[COLORS[colors]](np.nan_to_num(values), bytes=True)[..., :3]
+    picture[np.isnan(values)] = EMPTY
+    return np.asarray(picture)
+
+
+def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
+    """Writes a tiled RGB TIFF of several levels, each drawn from the map itself, a tile at a time."""
+    import tifffile
+
+    cells = colored(heat.values, colors)
+    with tifffile.TiffWriter(path) as file:
+        for level, pixels in enumerate(_levels(heat)):
+            shape = (cells.shape[0] * pixels, cells.shape[1] * pixels, 3)
+            density = MICRONS / (heat.mpp * heat.cell / pixels)
+            file.write(
+                _tiles(cells, pixels),
+                shape=shape,
+                dtype=np.uint8,
+                photometric="rgb",
+                tile=(TILE, TILE),
+                compression="deflate",
+                subfiletype=int(level > 0),
+                resolution=(density, density),
+                resolutionunit=CENTIMETER,
+                metadata=None,
+                software="medvit",
+            )
+
+
+def _levels(heat: HeatMap) -> list[int]:
+    """Pixels of a cell at each level, until one tile holds the whole."""
+    side = max(heat.values.shape)
+    first = next((pixels for pixels in CELLS if side * pixels <= MAX_SIDE), 1)
+    return [pixels for pixels in CELLS if pixels <= first and (pixels == first or 2 * pixels * side > TILE)]
+
+
+def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:
+    """Tiles of a level row by row, cells enlarged to so many pixels; filled up with white at the far edges."""
+    step = TILE // pixels
+    rows, columns = cells.shape[:2]
+    for top in range(0, rows, step):
+        for left in range(0, columns, step):
+            part = cells[top : top + step, left : left + step]
+            missing = ((0, step - part.shape[0]), (0, step - part.shape[1]), (0, 0))
+            filled = np.pad(part, missing, constant_values=EMPTY[0])
+            yield filled.repeat(pixels, axis=0).repeat(pixels, axis=1)

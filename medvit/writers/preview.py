@@ -1,0 +1,88 @@
+"""A picture of a result that a person can check at one glance: slices through its middle, bare and with the classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray as Array
+
+from medvit.types import Image, Prediction
+from medvit.writers import COLORS
+
+OPACITY = 0.4
+"""Share of the class color in a voxel of the mask."""
+HEIGHT = 320
+"""Pixels of a row of slices from top to bottom."""
+PERCENTILES = (1.0, 99.0)
+"""Intensities shown as black and white, in percent of the pixels of the picture."""
+
+
+def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
+    """Writes a PNG: of a volume the axial, coronal and sagittal slice, the patient's right or front to the left.
+
+    Of a segmentation, the same slices stand below with what was found in color.
+    """
+    from PIL import Image as Picture
+
+    cuts = _slices(image, prediction) if image.kind == "volume" else [_whole(image, prediction)]
+    rows = [[cut.bare for cut in cuts]] + ([[cut.colored for cut in cuts]] if prediction.mask is not None else [])
+    widths = [min(max(1, round(HEIGHT * cut.width_to_height)), 3 * HEIGHT) for cut in cuts]
+    tiles = [
+        [
+            np.asarray(Picture.fromarray(picture).resize((width, HEIGHT)))
+            for picture, width in zip(row, widths, strict=True)
+        ]
+        for row in rows
+    ]
+    Picture.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in tiles])).save(path)
+
+
+@dataclass(frozen=True)
+class PreviewPlane:
+    """A plane, bare and with the classes in color; `width_to_height` is its shape in the body, not in pixels."""
+
+    bare: UInt8[Array, "h w 3"]
+    colored: UInt8[Array, "h w 3"]
+    width_to_height: float
+
+
+def _slices(image: Image, prediction: Prediction) -> list[PreviewPlane]:
+    gray = image.intensities()[0]
+    mask = prediction.mask if prediction.mask is not None else np.zeros(gray.shape, dtype=np.uint8)
+    center = _center(mask)
+    spacing = image.affine.spacing_mm if image.affine is not None else (1.0, 1.0, 1.0)
+    extent_mm = [n * step for n, step in zip(gray.shape, spacing, strict=True)]
+    cuts = []
+    for across, down, side in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
+        plane: list[slice | int] = [slice(None)] * 3
+        plane[across] = center[across]
+        # Rows run from front or top, columns from the patient's right or front: against the axes R, A and S.
+        shown, labels = (np.flip(voxels[tuple(plane)].T) for voxels in (gray, mask))
+        cuts.append(_cut(shown, labels, extent_mm[side] / extent_mm[down]))
+    return cuts
+
+
+def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
+    gray = image.intensities().mean(axis=0)
+    mask = prediction.mask if prediction.mask is not None else np.zeros(gray.shape, dtype=np.uint8)
+    return _cut(gray, mask, gray.shape[1] / gray.shape[0])
+
+
+def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
+    """The middle of what was found; of the volume where nothing was."""
+    found = np.nonzero(mask)
+    if not found[0].size:
+        return tuple(n // 2 for n in mask.shape)
+    return tuple(int(np.median(axis)) for axis in found)
+
+
+def _cut(gray: Float[Array, "h w"], mask: Int[Array, "h w"], width_to_height: float) -> PreviewPlane:
+    low, high = np.percentile(gray, PERCENTILES)
+    shown = np.clip((gray - low) / max(float(high - low), 1e-6), 0.0, 1.0) * 255.0
+    bare = np.repeat(shown[..., None], 3, axis=-1)
+    colors = np.array(COLORS, dtype=np.float32)[(mask.astype(np.int64) - 1) % len(COLORS)]
+    colored = np.where((mask > 0)[..., None], (1.0 - OPACITY) * bare + OPACITY * colors, bare)
+    return PreviewPlane(bare.astype(np.uint8), colored.astype(np.uint8), width_to_height)

@@ -1,0 +1,84 @@
+"""Results on one slide: tiles with their probabilities and attention, and the maps that are drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.models.slide import SlideReading
+from medvit.wsi.tiles import TileGrid
+
+
+@dataclass(frozen=True)
+class SlideFinding:
+    """A slide with its tiles and what a model says of them, to be written; `mpp`, `shape` (H, W) of level 0."""
+
+    grid: TileGrid
+    reading: SlideReading
+    classes: tuple[str, ...]
+    shape: tuple[int, int]
+    mpp: float
+
+    @property
+    def side(self) -> float:
+        """Pixels of level 0 that the side of a tile spans."""
+        return self.grid.side(self.mpp)
+
+    def top(self, count: int) -> Int[Array, "k"]:
+        """The tiles with most attention, most first; of tiles that overlap, only one."""
+        chosen: list[int] = []
+        for index in np.argsort(-self.reading.attention, kind="stable"):
+            apart = np.abs(self.grid.xy[chosen] - self.grid.xy[index]).max(axis=1) if chosen else np.array([np.inf])
+            if apart.min() >= self.side - 1:
+                chosen.append(int(index))
+            if len(chosen) == count:
+                break
+        return np.array(chosen)
+
+    def heat_classes(self) -> Sequence[int]:
+        """The classes that get a map: of two, the second says all."""
+        return [1] if len(self.classes) == 2 else range(len(self.classes))
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A value for each cell (rows, columns) of a slide, not a number where there is no tile.
+
+    Cells are squares of `cell` pixels of level 0 that start at its origin; `mpp` is that of level 0. Of overlapping
+    tiles, a cell has the mean.
+    """
+
+    values: Float[Array, "r c"]
+    cell: float
+    mpp: float
+
+
+def attention_map(finding: SlideFinding) -> HeatMap:
+    """Where the model looked: for each tile the share of tiles with less attention, or the same and before it."""
+    order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
+    return _map(finding, (order + 1) / len(order))
+
+
+def class_map(finding: SlideFinding, label: int) -> HeatMap:
+    """The probability of a class of each tile by itself."""
+    return _map(finding, finding.reading.scores[:, label])
+
+
+def _map(finding: SlideFinding, values: Float[Array, "n"]) -> HeatMap:
+    overlap = float(finding.grid.facts.get("overlap", "0"))
+    cell = finding.side * (1.0 - overlap)
+    span = max(1, round(finding.side / cell))
+    shape = tuple(int(np.ceil(length / cell)) + span for length in finding.shape)
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    columns, rows = np.round(finding.grid.xy / cell).astype(int).T
+    for down in range(span):
+        for across in range(span):
+            np.add.at(sums, (rows + down, columns + across), values)
+            np.add.at(counts, (rows + down, columns + across), 1.0)
+    mean = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    height, width = (max(1, int(np.ceil(length / cell - 1e-3))) for length in finding.shape)
+    return HeatMap(mean[:height, :width], cell, finding.mpp)

@@ -1,0 +1,173 @@
+"""The DICOM instances a result refers to: their headers, completed to what the standard needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from medvit.dicom.header import load
+from medvit.errors import UnreadableError, UnsupportedError
+from medvit.files.guard import decoding
+from medvit.geometry import Affine
+from medvit.readers.dicom import source_affine
+from medvit.records import Item
+from medvit.series.frames import PER_FRAME
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+EMPTY_ALLOWED = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
+"""Attributes of type 2: they must be there and may be empty (DICOM PS3.3 C.7.1.1, C.7.2.1)."""
+COPIED_TAGS = (0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0090, 0x0008_1030, 0x0020_0010)
+"""Besides the patient's: study date, time, accession number, referring physician, study description and study ID."""
+IDENTITY_TAGS = (0x0010_0010, 0x0010_0020)
+METHODS = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+MADE_UP = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Headers of the files of a series, fit to be referred to, in the order of the files.
+
+    `affine` maps (column, row, slice) to RAS+ mm; an image has none. `made_up` names identifiers the files do not have.
+    Where that is one instance of many frames, its header is cut down to those that make the volume, in their order;
+    `frames` gives their numbers in the file, from 0.
+    """
+
+    headers: tuple[Dataset, ...] = field(repr=False)
+    affine: Affine | None = None
+    made_up: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+
+
+def read_sources(item: Item) -> Sources:
+    """The headers of a series without pixels, completed where they lack what a DICOM object that refers to them needs.
+
+    Empty identifiers are taken from the file meta information, or else derived from the ones that are there, the same
+    at every call; nothing is made up that a viewer would show.
+
+    Raises:
+        UnreadableError: If a header cannot be read or says not which instance it is.
+        UnsupportedError: If no DICOM object can refer to the planes: tiles of a mosaic, frames of a cine, frames of
+            several instances.
+    """
+    with decoding("a DICOM header of the source"):
+        headers = [load(path, stop_before_pixels=True) for path in item.files]
+        frames = tuple(frame for _, frame in item.frames)
+        if frames:
+            _check_frames(headers)
+            _keep_frames(headers[0], frames)
+        for header in headers:
+            _complete_instance(header)
+        first = headers[0]
+        made_up = {keyword: _derived(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
+        if not has_position(first):  # a frame of reference without positions, as of a projection, says nothing
+            made_up.pop("FrameOfReferenceUID", None)
+        for header in headers:
+            header.update(_elements(made_up))
+            if not has_position(first):
+                header.pop("FrameOfReferenceUID", None)
+    affine = source_affine(item) if item.kind == "volume" else None
+    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames)
+
+
+def _check_frames(headers: Sequence[Dataset]) -> None:
+    if len(headers) > 1:
+        raise UnsupportedError(f"the slices are frames of {len(headers)} instances; a segmentation refers to one")
+    if PER_FRAME not in headers[0]:
+        raise UnsupportedError("the slices are no frames with functional groups, to which a segmentation could refer")
+
+
+def _keep_frames(header: Dataset, frames: Sequence[int]) -> None:
+    from pydicom import Sequence as Items
+
+    groups = header.PerFrameFunctionalGroupsSequence
+    header.PerFrameFunctionalGroupsSequence = Items([groups[frame] for frame in frames])
+    header.NumberOfFrames = len(frames)
+
+
+def _complete_instance(header: Dataset) -> None:
+    meta = header.file_meta
+    for keyword, meta_keyword in (
+        ("SOPClassUID", "MediaStorageSOPClassUID"),
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+    ):
+        if _lacks(header, keyword):
+            if _lacks(meta, meta_keyword):
+                raise UnreadableError(
+                    f"a file of the series has no {keyword}, neither in its data set nor in its meta header"
+                )
+            setattr(header, keyword, meta[meta_keyword].value)
+    _modernize(header)
+    _drop_invalid(header)
+    for keyword in EMPTY_ALLOWED:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    if header.PatientSex not in ("M", "F", "O"):
+        header.PatientSex = ""
+    if header.get("PatientIdentityRemoved") == "YES" and not any(keyword in header for keyword in METHODS):
+        header.DeidentificationMethod = "not said by the source"
+
+
+def _modernize(header: Dataset) -> None:
+    """Dates and times as ACR-NEMA wrote them, 1997.04.24 and 10:52:34, as DICOM does (PS3.5 sec. 6.2)."""
+    for keyword, separator in (("StudyDate", "."), ("PatientBirthDate", "."), ("StudyTime", ":")):
+        if keyword in header:
+            setattr(header, keyword, str(header[keyword].value or "").replace(separator, ""))
+
+
+def _drop_invalid(header: Dataset) -> None:
+    """Removes what is copied from the source as it is, where its value breaks the rules of its type.
+
+    Name and ID stay whatever they are: a result must not lose its patient.
+    """
+    from pydicom.config import RAISE
+    from pydicom.valuerep import validate_value
+
+    copied = [tag for tag in header.keys() if tag.group == 0x0010 or tag in COPIED_TAGS]  # noqa: SIM118 (raw tags)
+    for tag in [tag for tag in copied if tag not in IDENTITY_TAGS]:
+        try:
+            element = header[tag]
+            values = element.value if element.VM > 1 else [element.value]
+            for value in values if element.VR not in ("SQ", "UI") else []:
+                validate_value(element.VR, value, RAISE)
+        except (ValueError, TypeError, NotImplementedError, OverflowError):
+            del header[tag]
+
+
+def _elements(values: dict[str, str]) -> Dataset:
+    from pydicom import Dataset
+
+    elements = Dataset()
+    for keyword, value in values.items():
+        setattr(elements, keyword, value)
+    return elements
+
+
+def has_position(header: Dataset) -> bool:
+    """Whether a header says where its image or its frames lie."""
+    return any(keyword in header for keyword in ("ImageOrientationPatient", "ImageOrientationSlide", PER_FRAME))
+
+
+def _lacks(header: Dataset, keyword: str) -> bool:
+    return not header.get(keyword)
+
+
+def _derived(keyword: str, header: Dataset) -> str:
+    from pydicom.uid import generate_uid
+
+    # A study of its own for each frame of reference is the closest guess that joins the series of one visit.
+    anchor = header.get("FrameOfReferenceUID") or header.SOPInstanceUID
+    own = "" if keyword == "StudyInstanceUID" else str(header.get("SeriesNumber", ""))
+    return str(generate_uid(entropy_srcs=[keyword, str(anchor), own]))

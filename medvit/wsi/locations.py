@@ -1,0 +1,201 @@
+"""Where the slides of a dataset lie: beside the site's key and nowhere else, since names of files may name patients.
+
+`KEY.slides/DATASET.json`, a file of mode 0600, gives for the pseudonym of each slide its files and, where the file says
+none, its microns per pixel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray as Array
+from pydantic import Field
+
+from medvit.config import Config, Positive
+from medvit.errors import DataError, OutputError
+from medvit.records import Row, TileRow
+from medvit.wsi.slide import Slide, open_slide
+from medvit.wsi.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
+
+MAX_OPEN = 128
+"""Slides that a process keeps open: twice as many as those whose tiles are dealt by turns in training."""
+
+
+class SlidesConfig(Config):
+    """Where slides lie; pixels of slides stay in their files."""
+
+    key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
+    """Key file that was given to ingest: where the slides lie is written beside it, in KEY.slides/."""
+    folder: Path | None = Field(default=None, json_schema_extra={"private": True})
+    """Folder where the slides lie now, if they were moved since; files are found in it by their names."""
+    skip_tiles: tuple[TileFlag, ...] = ()
+    """Tiles that carry one of these flags of ingest are left out: blurred, pen."""
+
+    def usable(self, grid: TileGrid) -> TileGrid:
+        """The tiles of a slide without those to skip."""
+        unwanted = sum(TILE_FLAGS[name] for name in set(self.skip_tiles))
+        return grid.only(~grid.has(unwanted)) if unwanted else grid
+
+
+class MixedSlidesConfig(SlidesConfig):
+    """Where slides lie, and the scales at which their tiles are looked at when nothing but pixels is learned."""
+
+    magnifications: Mapping[Magnification, Positive] = {}
+    """Shares of magnifications at which tiles are drawn, about their centers and with as many pixels each, as in
+    {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2); none takes each tile at its own scale."""
+
+
+@dataclass(frozen=True)
+class SlideFiles:
+    """The files of a slide, and its microns per pixel where they were given by hand."""
+
+    files: tuple[str, ...]
+    mpp: float | None = None
+
+
+def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -> Path:
+    """Adds to the file of a dataset where slides lie, by their pseudonym; the path of the file, of mode 0600.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = _path(key, dataset)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = _read(path) | dict(places)
+        text = json.dumps({name: asdict(place) for name, place in sorted(known.items())}, indent=1)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"where slides lie cannot be kept: {error.strerror}; give another key=...") from None
+    return path
+
+
+def open_row(row: Row, key: Path, folder: Path | None = None) -> Slide:
+    """The open slide of a manifest's row of kind slide, kept open in this process for the next call.
+
+    Raises:
+        DataError: If nobody knows where it lies, if nothing or another slide lies there, or if it cannot be read.
+    """
+    kept = _open_slides()
+    name = (str(key), str(folder), row.dataset, row.image_id)
+    if name in kept:
+        kept.move_to_end(name)
+        return kept[name]
+    kept[name] = _open(row, key, folder)
+    if len(kept) > MAX_OPEN:
+        kept.popitem(last=False)[1].close()
+    return kept[name]
+
+
+def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
+    """The row of one tile of a slide."""
+    x, y = (int(place) for place in grid.xy[index])
+    known = {one.name: getattr(slide, one.name) for one in fields(Row)}
+    return TileRow(
+        **known
+        | {
+            "image_id": f"{slide.image_id}-{x}-{y}",
+            "kind": "image",
+            "shape": (slide.shape[0], grid.size, grid.size),
+            "mpp": grid.mpp,
+            "part": f"tile at ({x}, {y})",
+            "perceptual_hash": None,
+        },
+        slide=slide,
+        x=x,
+        y=y,
+    )
+
+
+def magnified(tile: TileRow, mpp: float) -> TileRow | None:
+    """A tile of as many pixels about the same center at about `mpp` microns each, moved to lie within the slide.
+
+    None if the slide is coarser, or smaller than such a tile.
+    """
+    slide = tile.slide
+    assert slide is not None
+    assert slide.mpp is not None
+    assert tile.mpp is not None
+    near = [known for known in (tile.mpp, slide.mpp) if abs(known / mpp - 1.0) <= SAME_SCALE]
+    wished = near[0] if near else mpp
+    before, after = (tile.shape[1] * scale / slide.mpp for scale in (tile.mpp, wished))
+    height, width = slide.shape[1:]
+    if wished < slide.mpp or after > min(height, width):
+        return None
+    x, y = (
+        min(max(corner + (before - after) / 2, 0.0), length - after)
+        for corner, length in ((tile.x, width), (tile.y, height))
+    )
+    part = f"tile at ({int(x)}, {int(y)}), {wished:.3g} microns a pixel"
+    name = f"{slide.image_id}-{int(x)}-{int(y)}-{wished:.3g}"
+    return replace(tile, image_id=name, x=int(x), y=int(y), mpp=wished, part=part)
+
+
+def read_tile(row: TileRow, slides: SlidesConfig) -> UInt8[Array, "3 h w"]:
+    """The pixels of a tile, from the file of its slide.
+
+    Raises:
+        DataError: If the slide is not where it was, or cannot be read there.
+    """
+    assert row.slide is not None
+    assert row.mpp is not None
+    return open_row(row.slide, slides.key, slides.folder).read(row.x, row.y, row.shape[1], row.mpp)
+
+
+def _open(row: Row, key: Path, folder: Path | None) -> Slide:
+    path = _path(key, row.dataset)
+    place = _places(path, path.stat().st_mtime_ns if path.is_file() else 0).get(row.image_id)
+    if place is None:
+        raise DataError(
+            f"{row}: where its file lies is not written beside the key; give slides.key=... as it was given to ingest, "
+            "or ingest the slides again on this machine"
+        )
+    files = [Path(file) if folder is None else folder / Path(file).name for file in place.files]
+    if not all(file.is_file() for file in files):
+        raise DataError(f"{row}: its file is gone; give slides.folder=... where the slides lie now")
+    slide = open_slide(files, place.mpp)
+    if slide.shape != row.shape[1:] or not np.isclose(slide.mpp, row.mpp or 0.0):
+        slide.close()
+        raise DataError(f"{row}: another slide lies in its place now; put it back, or ingest the slides again")
+    return slide
+
+
+def _path(key: Path, dataset: str) -> Path:
+    key = key.expanduser()
+    return key.with_name(f"{key.name}.slides") / f"{dataset}.json"
+
+
+@lru_cache(maxsize=16)
+def _places(path: Path, changed_ns: int) -> dict[str, SlideFiles]:
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, SlideFiles]:
+    if not path.is_file():
+        return {}
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        return {name: SlideFiles(tuple(place["files"]), place["mpp"]) for name, place in tree.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError("the file beside the key that says where slides lie is damaged; ingest them again") from None
+
+
+_KEPT: dict[int, OrderedDict[tuple[str, ...], Slide]] = {}
+
+
+def _open_slides() -> OrderedDict[tuple[str, ...], Slide]:
+    """The open slides of this process: a process that was forked must not share file handles with its parent."""
+    return _KEPT.setdefault(os.getpid(), OrderedDict())

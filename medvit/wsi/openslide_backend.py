@@ -1,0 +1,85 @@
+"""Slides through OpenSlide: SVS, NDPI, MRXS, SCN, BIF, Philips, Trestle and generic tiled TIFF."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray as Array
+
+from medvit.wsi.pyramid import PyramidLevel, cut_short
+
+CACHE_BYTES = 2**27
+"""Decoded tiles of all slides of a process kept at most."""
+WHITE = (255, 255, 255)
+MAX_ANISOTROPY = 1.05
+"""The largest ratio of the pixel's sides; slides are square-pixeled, so a larger one is a wrong header."""
+
+
+@cache
+def _cache(process: int) -> Any:
+    """One cache for all slides of a process, which has hundreds open at times."""
+    import openslide
+
+    return openslide.OpenSlideCache(CACHE_BYTES)
+
+
+def vendor(path: Path) -> str:
+    """What OpenSlide calls the format of a file, empty where it knows none."""
+    import openslide
+
+    return openslide.OpenSlide.detect_format(path) or ""
+
+
+class OpenSlidePyramid:
+    """A slide opened by OpenSlide; where nothing was scanned, it shows the background that the file names, or white."""
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._slide = openslide.OpenSlide(path)
+        self._slide.set_cache(_cache(os.getpid()))
+        known = self._slide.properties
+        sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+        self.levels = tuple(PyramidLevel((height, width), float(factor)) for (width, height), factor in sizes)
+        self.mpp = _mpp(known.get(openslide.PROPERTY_NAME_MPP_X), known.get(openslide.PROPERTY_NAME_MPP_Y))
+        self.tile_side = int(known.get("openslide.level[0].tile-width", 256))
+        background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR)
+        self._background = np.array(tuple(bytes.fromhex(background)) if background else WHITE, np.float32)
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
+        """Pixels of a region of a level.
+
+        Raises:
+            UnreadableError: If the file is damaged there.
+        """
+        import openslide
+
+        factor = self.levels[level].downsample
+        try:
+            pixels = np.asarray(self._slide.read_region((round(x * factor), round(y * factor)), level, (width, height)))
+        except openslide.OpenSlideError:
+            raise cut_short(*self.levels[level].shape) from None
+        color, alpha = pixels[..., :3], pixels[..., 3:]
+        if alpha.min() == 255:
+            return color
+        share = alpha.astype(np.float32) / 255.0
+        return np.asarray(np.rint(color * share + self._background * (1.0 - share)), np.uint8)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._slide.close()
+
+
+def _mpp(horizontal: str | None, vertical: str | None) -> float | None:
+    if not horizontal or not vertical:
+        return None
+    x, y = float(horizontal), float(vertical)
+    if min(x, y) <= 0 or max(x, y) > MAX_ANISOTROPY * min(x, y):
+        return None
+    return math.sqrt(x * y)

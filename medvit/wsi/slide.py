@@ -1,0 +1,184 @@
+"""Whole slides: which files they are, and regions of them at any scale.
+
+OpenSlide reads its formats, wsidicom reads DICOM, tifffile reads OME-TIFF and plain TIFF. Label and macro pictures are
+never read: they carry names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray as Array
+
+from medvit.errors import DataError, UnreadableError
+from medvit.files.guard import decoding
+from medvit.wsi import dicom_backend
+from medvit.wsi.dicom_backend import DicomPyramid
+from medvit.wsi.fast_tiff import fastest
+from medvit.wsi.openslide_backend import vendor
+from medvit.wsi.pyramid import Pyramid, PyramidLevel, cut_short
+from medvit.wsi.tiff_backend import TiffPyramid, opened
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".svslide")
+MODALITY = "SM"
+"""Slide microscopy, in the words of DICOM."""
+SCALE_TOLERANCE = 1e-3
+"""A level whose scale is off by less is read without resampling: a quarter of a pixel over a tile of 256."""
+FINER = 1.05
+"""How much finer than the slide itself a region may be asked for: scanners of one magnification differ so much."""
+BAND_BYTES = 2**25
+"""Pixels held at once on the way to an overview."""
+LARGE = 2**25
+"""A tiled TIFF of more pixels than this is a slide, though it has one scale only."""
+
+
+class Slide:
+    """An open slide. Places are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
+
+    `mpp` is in microns per pixel at level 0.
+    """
+
+    def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:
+        self._pyramid = pyramid
+        known = mpp or pyramid.mpp
+        if known is None:
+            pyramid.close()
+            raise DataError(
+                "the slide does not say its microns per pixel; expected them in its header: give tiles.slide_mpp=... "
+                "if you know them"
+            )
+        self.mpp: float = known
+        self.levels: tuple[PyramidLevel, ...] = pyramid.levels
+        self.shape: tuple[int, int] = pyramid.levels[0].shape
+        self.tile_side: int = pyramid.tile_side
+
+    def read(self, x: int, y: int, size: int, mpp: float) -> UInt8[Array, "3 size size"]:
+        """A square region with its upper left corner at (x, y), `size` pixels a side at `mpp` microns per pixel.
+
+        Raises:
+            DataError: If the region is not within the slide, or finer than the slide.
+            UnreadableError: If the file is damaged there.
+        """
+        scale = mpp / self.mpp
+        self._check(x, y, size * scale, scale, mpp)
+        number = self._level(scale)
+        level = self.levels[number]
+        factor = scale / level.downsample
+        if abs(factor - 1.0) < SCALE_TOLERANCE:
+            left = min(round(x / level.downsample), level.shape[1] - size)
+            top = min(round(y / level.downsample), level.shape[0] - size)
+            if min(left, top) >= 0:
+                return _channels_first(self._region(number, left, top, size, size))
+        box = (x / level.downsample, y / level.downsample, size * factor, size * factor)
+        return _channels_first(self._resized(number, box, (size, size)))
+
+    def overview(self, max_side: int) -> UInt8[Array, "3 h w"]:
+        """The whole slide, its longer side `max_side` pixels or less, if the slide has no more; memory stays flat."""
+        shrunk = max(1.0, max(self.shape) / max_side)
+        height, width = (max(1, round(side / shrunk)) for side in self.shape)
+        number = self._level(shrunk)
+        rows, columns = self.levels[number].shape
+        at_once = max(1, int(BAND_BYTES / (3 * columns * rows / height)))
+        bands = []
+        for top in range(0, height, at_once):
+            count = min(at_once, height - top)
+            box = (0.0, top * rows / height, float(columns), count * rows / height)
+            bands.append(self._resized(number, box, (count, width)))
+        return _channels_first(np.concatenate(bands))
+
+    def check(self) -> None:
+        """Reads the far corner of every level.
+
+        Raises:
+            UnreadableError: If one is cut short.
+        """
+        for number, level in enumerate(self.levels):
+            height, width = level.shape
+            self._region(number, width - 1, height - 1, 1, 1)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._pyramid.close()
+
+    def _check(self, x: int, y: int, side: float, scale: float, mpp: float) -> None:
+        if scale * FINER < 1.0:
+            raise DataError(
+                f"a region at {mpp:.4g} microns per pixel of a slide of {self.mpp:.4g}; expected {self.mpp:.4g} or "
+                "more: ask for a lower magnification"
+            )
+        height, width = self.shape
+        if min(x, y) < 0 or x + side > width + scale or y + side > height + scale:
+            raise DataError(
+                f"a tile at ({x}, {y}) that spans {side:.0f} pixels lies outside the slide of {width} x {height} pixels"
+            )
+
+    def _level(self, scale: float) -> int:
+        """The coarsest level that is no coarser than the scale."""
+        fine = [n for n, level in enumerate(self.levels) if level.downsample <= scale * (1.0 + SCALE_TOLERANCE)]
+        return max(fine, key=lambda n: self.levels[n].downsample, default=0)
+
+    def _region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
+        try:
+            with decoding("the slide"):
+                return self._pyramid.region(level, x, y, width, height)
+        except UnreadableError as error:
+            raise cut_short(*self.levels[level].shape) from error
+
+    def _resized(
+        self, level: int, box: tuple[float, float, float, float], shape: tuple[int, int]
+    ) -> UInt8[Array, "h w 3"]:
+        """A box (x, y, width, height) of a level, averaged or interpolated to a shape."""
+        from PIL import Image as Pillow
+
+        rows, columns = self.levels[level].shape
+        x, y, width, height = box
+        left, top = max(0, math.floor(x)), max(0, math.floor(y))
+        right, bottom = min(columns, math.ceil(x + width)), min(rows, math.ceil(y + height))
+        pixels = self._region(level, left, top, right - left, bottom - top)
+        inside = (x - left, y - top, min(x - left + width, right - left), min(y - top + height, bottom - top))
+        how = Pillow.Resampling.BOX if height > shape[0] else Pillow.Resampling.BILINEAR
+        resized = Pillow.fromarray(pixels).resize(shape[::-1], how, inside)
+        return np.asarray(resized)
+
+
+def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
+    """An open slide: of a file, or of the DICOM files of its levels; `mpp` is meant where the file says none.
+
+    Of one DICOM file, the other levels are found in its folder.
+
+    Raises:
+        DataError: If it says no microns per pixel and none are given.
+        UnreadableError: If it is not what it claims to be.
+    """
+    files = [path] if isinstance(path, Path) else list(path)
+    with decoding("the slide"):
+        pyramid = _pyramid(files)
+    return Slide(pyramid, pyramid.mpp or mpp)
+
+
+def _pyramid(files: list[Path]) -> Pyramid:
+    with files[0].open("rb") as stream:
+        head = stream.read(512)
+    if dicom_backend.claims(head):
+        return DicomPyramid(files if len(files) > 1 else dicom_backend.siblings(files[0]))
+    maker = vendor(files[0])
+    if maker and not (maker == "generic-tiff" and _is_ome(files[0])):
+        return fastest(files[0], maker)
+    if head.startswith(TIFF_MAGIC):
+        return TiffPyramid(files[0])
+    raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+
+
+def _is_ome(path: Path) -> bool:
+    with opened(path) as file:
+        return bool(file.is_ome)

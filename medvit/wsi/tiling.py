@@ -1,0 +1,167 @@
+"""The grid of tiles on a slide: where they lie, how much of each is tissue, and which are blurred or under ink."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from numpy import ndarray as Array
+from pydantic import Field
+
+from medvit.config import Config, Count, Positive, Share
+from medvit.errors import DataError
+from medvit.wsi.slide import Slide
+from medvit.wsi.tiles import BLURRED, MPP, PEN, SAME_SCALE, TISSUE_MM2, Magnification, TileGrid
+from medvit.wsi.tissue import WORKING_MPP, TissueMap, find_tissue, optical_density, require_tissue
+
+MAX_OVERVIEW = 2048
+"""Pixels of the longer side of the low-power picture at most."""
+SQUARE = 8
+"""Tiles of the file along a side of the squares in which a slide is gone through."""
+PICTURE_SIDE = 512
+"""Pixels of the longer side of the picture to show."""
+INK_SHARE = 0.02
+"""Share of a tile under ink from which it is flagged."""
+FOCUS_MPP = 1.0
+"""Finest scale at which focus is looked at."""
+SHARPNESS = 0.06
+"""Least sharpness of a tile in focus. On H&E at 1 micron per pixel, tiles in focus have 0.5 to 3, and 0.05 or less
+when smoothed by a Gaussian of 2 microns."""
+
+
+class TilesConfig(Config):
+    """How slides are cut into tiles."""
+
+    magnification: Magnification = "20x"
+    """Magnification of the tiles: 0.25, 0.5, 1 or 2 microns per pixel."""
+    mpp: Positive | None = None
+    """Microns per pixel of the tiles, in place of `magnification`."""
+    size: Count = 256
+    """Pixels of a side of a tile."""
+    overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of a side that a tile has in common with the next one."""
+    min_tissue: Share = 0.1
+    """Least share of a tile that is tissue; tiles with less are not listed."""
+    slide_mpp: Positive | None = None
+    """Microns per pixel of slides that do not say theirs; with it, plain TIFF pictures are slides, too."""
+    pack: bool = False
+    """Whether the pixels of tiles are copied into the dataset, each an image of its own, instead of read on demand."""
+
+    @property
+    def wished_mpp(self) -> float:
+        """Microns per pixel that are asked for."""
+        return self.mpp or MPP[self.magnification]
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """What was found on a slide: its tiles, tissue and ink at low power, and a small picture (3, h, w) to show.
+
+    `width` of the slide and `side` of a tile are in pixels of level 0.
+    """
+
+    grid: TileGrid
+    picture: UInt8[Array, "3 h w"]
+    found: TissueMap
+    width: int
+    side: float
+
+
+def cut(slide: Slide, config: TilesConfig) -> Tiled:
+    """The tiles of a slide that have tissue.
+
+    Raises:
+        DataError: If the slide has no tissue, is smaller than a tile or coarser than the wished scale.
+        UnreadableError: If it is damaged.
+    """
+    mpp = tile_mpp(slide, config.wished_mpp)
+    side = config.size * mpp / slide.mpp
+    if side > min(slide.shape) + 1:
+        height, width = slide.shape
+        raise DataError(
+            f"the slide has {width} x {height} pixels at {slide.mpp:.4g} microns, less than one tile of {config.size} "
+            f"pixels at {mpp:.4g}; choose smaller tiles or a higher magnification"
+        )
+    overview = slide.overview(min(MAX_OVERVIEW, max(16, round(max(slide.shape) * slide.mpp / WORKING_MPP))))
+    scale = max(slide.shape) / max(overview.shape[1:])
+    found = find_tissue(overview, slide.mpp * scale)
+    require_tissue(found)
+    corners = in_file_order(_corners(slide.shape, side, side * (1.0 - config.overlap)), slide.tile_side)
+    tissue, ink = (_shares(mask, corners / scale, side / scale) for mask in (found.tissue, found.ink))
+    kept = tissue >= max(config.min_tissue, 1e-6)
+    flags = np.where(ink > INK_SHARE, PEN, 0).astype(np.uint8)[kept]
+    area_mm2 = float(found.tissue.sum()) * (slide.mpp * scale / 1000.0) ** 2
+    facts = {"overlap": f"{config.overlap:g}", "min_tissue": f"{config.min_tissue:g}", TISSUE_MM2: f"{area_mm2:.4g}"}
+    grid = TileGrid(corners[kept], config.size, mpp, tissue[kept], flags, facts)
+    if not len(grid):
+        raise DataError(
+            f"no tile of the slide has the tissue that is asked for, {config.min_tissue:.0%} of it; the best has "
+            f"{tissue.max(initial=0.0):.0%}: lower tiles.min_tissue, or choose smaller tiles"
+        )
+    return Tiled(_focused(slide, grid), slide.overview(PICTURE_SIDE), found, slide.shape[1], side)
+
+
+def tile_mpp(slide: Slide, wished: float) -> float:
+    """The scale of tiles: that of a level of the slide where one is near, else the wished one.
+
+    Raises:
+        DataError: If the slide is coarser than what is wished.
+    """
+    near = [slide.mpp * level.downsample for level in slide.levels]
+    best = min(near, key=lambda mpp: abs(mpp / wished - 1.0))
+    if abs(best / wished - 1.0) <= SAME_SCALE:
+        return best
+    if slide.mpp > wished:
+        raise DataError(
+            f"the slide has {slide.mpp:.4g} microns per pixel, coarser than the wished {wished:.4g}; choose a lower "
+            "magnification for it"
+        )
+    return wished
+
+
+def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, "n 2"]:
+    """Corners (x, y) by squares of `SQUARE` x `SQUARE` of the file's own tiles, and row by row of these within.
+
+    What a square needs is decoded once and fits a cache, however wide the slide is.
+    """
+    x, y = corners.T
+    square = SQUARE * tile_side
+    return np.asarray(corners[np.lexsort((x, y, x // tile_side, y // tile_side, x // square, y // square))])
+
+
+def sharpness(pixels: UInt8[Array, "3 h w"]) -> float:
+    """How much of the contrast is in finest detail: variance of the Laplacian of optical density, over its variance."""
+    from scipy import ndimage
+
+    density = optical_density(pixels).mean(axis=0)
+    detail = ndimage.laplace(density)[2:-2, 2:-2]
+    return float(detail.var() / (density.var() + 1e-4))
+
+
+def _corners(shape: tuple[int, int], side: float, stride: float) -> Int64[Array, "n 2"]:
+    height, width = shape
+    x, y = (np.floor(np.arange(0.0, length - side + 1.0, stride)).astype(np.int64) for length in (width, height))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _shares(mask: Bool[Array, "h w"], corners: Float64[Array, "n 2"], side: float) -> Float32[Array, "n"]:
+    """The share of each square that is in a mask, by sums over rectangles from the origin."""
+    sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    height, width = mask.shape
+    left, top = (np.minimum(np.floor(corners[:, n]).astype(int), size - 1) for n, size in ((0, width), (1, height)))
+    right = np.minimum(np.maximum(np.ceil(corners[:, 0] + side).astype(int), left + 1), width)
+    bottom = np.minimum(np.maximum(np.ceil(corners[:, 1] + side).astype(int), top + 1), height)
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return np.asarray(inside / ((right - left) * (bottom - top)), np.float32)
+
+
+def _focused(slide: Slide, grid: TileGrid) -> TileGrid:
+    """The grid with flags on tiles that are out of focus."""
+    mpp = max(grid.mpp, FOCUS_MPP)
+    size = max(8, int(grid.size * grid.mpp / mpp))
+    flags = grid.flags.copy()
+    for index, (x, y) in enumerate(grid.xy):
+        if sharpness(slide.read(int(x), int(y), size, mpp)) < SHARPNESS:
+            flags[index] |= BLURRED
+    return TileGrid(grid.xy, grid.size, grid.mpp, grid.tissue, flags, grid.facts)

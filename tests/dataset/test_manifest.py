@@ -1,0 +1,178 @@
+"""A manifest comes back as it was written, and its hash names its content."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from medvit.dataset.manifest import FILE_NAME, Facts, Manifest
+from medvit.errors import DataError
+from medvit.records import Row
+
+FACTS = Facts(
+    name="phantoms", licence="CC0", classes={"label": ("no", "yes")}, mask_classes=("background", "liver", "spleen")
+)
+
+
+def row(number: int, **changes: object) -> Row:
+    plain = Row(
+        image_id=f"i-{number:02d}",
+        patient_id=f"p-{number:02d}",
+        study_id="s-00",
+        series_id="e-00",
+        modality="CT",
+        kind="volume",
+        dataset="phantoms",
+        split="train",
+        shape=(1, 4, 5, 6),
+        dtype="int16",
+        sha256="ab" * 32,
+    )
+    return replace(plain, **changes)
+
+
+FULL = row(
+    2,
+    labels={"label": "yes", "age": "40"},
+    mask="cd" * 32,
+    spacing_mm=(0.7, 0.7, 2.5),
+    affine=tuple(float(n) for n in range(16)),
+    mpp=0.25,
+    slope=0.1,
+    intercept=-1024.0,
+    unit="HU",
+    split="test",
+)
+FIRST_SCHEMA = FULL
+FULL = replace(
+    FULL, flags=("tiny",), perceptual_hash="ab" * 32, file_sha256="ef" * 32, attributes={"sex": "F", "kvp": "120"}
+)
+
+
+def test_writing_and_reading_keeps_every_field(tmp_path: Path) -> None:
+    written = Manifest((row(1), FULL), FACTS, tmp_path)
+    written.write()
+    read = Manifest.read(tmp_path)
+    assert read.rows == written.rows
+    assert read.facts == FACTS
+    assert read.hash == written.hash
+
+
+def test_an_empty_manifest_is_a_manifest(tmp_path: Path) -> None:
+    Manifest((), FACTS, tmp_path).write()
+    assert len(Manifest.read(tmp_path)) == 0
+
+
+def test_the_order_of_rows_and_the_folder_do_not_change_the_hash(tmp_path: Path) -> None:
+    one, other = Manifest((row(1), FULL), FACTS, tmp_path), Manifest((FULL, row(1)), FACTS, tmp_path / "elsewhere")
+    assert one.hash == other.hash
+
+
+def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
+    for name, rows in (("a", (row(1), FULL)), ("b", (FULL, row(1)))):
+        (tmp_path / name).mkdir()
+        Manifest(rows, FACTS, tmp_path / name).write()
+    assert (tmp_path / "a" / FILE_NAME).read_bytes() == (tmp_path / "b" / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"split": "val"}, {"sha256": "00"}, {"labels": {"label": "no"}}, {"slope": 2.0}, {"flags": ()}]
+)
+def test_any_change_of_a_row_changes_the_hash(tmp_path: Path, change: dict[str, object]) -> None:
+    assert Manifest((row(1),), FACTS, tmp_path).hash != Manifest((row(1, **change),), FACTS, tmp_path).hash
+
+
+def test_a_change_of_the_facts_changes_the_hash(tmp_path: Path) -> None:
+    assert Manifest((), FACTS, tmp_path).hash != Manifest((), replace(FACTS, licence=""), tmp_path).hash
+
+
+def test_a_split_holds_its_rows_only(tmp_path: Path) -> None:
+    assert Manifest((row(1), FULL), FACTS, tmp_path).split("test").rows == (FULL,)
+
+
+def test_an_empty_split_says_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row is in the split 'val' \(found \{'train': 1, 'test': 1\}\)"):
+        Manifest((row(1), FULL), FACTS, tmp_path).split("val")
+
+
+def test_a_folder_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="medvit ingest"):
+        Manifest.read(tmp_path / "absent")
+
+
+def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match="damaged"):
+        Manifest.read(tmp_path)
+
+
+def test_a_manifest_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    Manifest((row(1),), FACTS, tmp_path).write()
+    table = pq.read_table(tmp_path / FILE_NAME)
+    pq.write_table(table.replace_schema_metadata({"medvit_schema": "99", "medvit_facts": "{}"}), tmp_path / FILE_NAME)
+    with pytest.raises(DataError, match="schema version 99"):
+        Manifest.read(tmp_path)
+
+
+def test_a_parquet_file_of_someone_else_is_refused(tmp_path: Path) -> None:
+    Manifest((row(1),), FACTS, tmp_path).write()
+    table = pq.read_table(tmp_path / FILE_NAME)
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / FILE_NAME)
+    with pytest.raises(DataError, match="schema version 0"):
+        Manifest.read(tmp_path)
+
+
+def test_a_manifest_of_the_first_schema_is_read_and_keeps_its_hash(tmp_path: Path) -> None:
+    written = Manifest((row(1), FIRST_SCHEMA), FACTS, tmp_path)
+    written.write()
+    table = pq.read_table(tmp_path / FILE_NAME)
+    older = table.drop_columns(["part", "flags", "perceptual_hash", "file_sha256", "attributes"])
+    metadata = dict(table.schema.metadata) | {b"medvit_schema": b"1"}
+    pq.write_table(older.replace_schema_metadata(metadata), tmp_path / FILE_NAME)
+    read = Manifest.read(tmp_path)
+    assert read.rows == written.rows
+    assert read.hash == "efebf24bf387983f1e3130503b99ee80b38921a6485e82c8a4afdb59d6be6565"
+
+
+def test_flagged_images_can_be_left_out(tmp_path: Path) -> None:
+    rows = (row(1, flags=()), row(2, flags=("blank", "tiny")), row(3, flags=("tiny",)))
+    manifest = Manifest(rows, FACTS, tmp_path)
+    assert manifest.without_flags(()) is manifest
+    assert manifest.without_flags(["blank"]).rows == (rows[0], rows[2])
+    assert manifest.without_flags(["blank", "tiny"]).rows == rows[:1]
+
+
+def test_flags_that_nobody_looked_for_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nobody has looked for flags in 1 of 2 images"):
+        Manifest((row(1), row(2, flags=())), FACTS, tmp_path).without_flags(["blank"])
+
+
+def test_leaving_out_every_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="each of the 1 images carries a flag"):
+        Manifest((row(1, flags=("tiny",)),), FACTS, tmp_path).without_flags(["tiny"])
+
+
+def test_writing_leaves_no_partial_file(tmp_path: Path) -> None:
+    Manifest((row(1),), FACTS, tmp_path).write()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_a_dataset_folder_may_move(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    written = Manifest((row(1),), FACTS, tmp_path / "a")
+    written.write()
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert Manifest.read(tmp_path / "b").hash == written.hash
+
+
+def test_rows_are_written_in_groups_and_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvit.dataset.manifest.ROWS_A_GROUP", 10)
+    rows = tuple(row(number) for number in reversed(range(25)))
+    Manifest(rows, Facts("x"), tmp_path).write()
+    assert pq.ParquetFile(tmp_path / FILE_NAME).num_row_groups == 3
+    assert [one.image_id for one in Manifest.read(tmp_path)] == [f"i-{number:02d}" for number in range(25)]
+    assert Facts.of_dataset(tmp_path) == Facts("x")

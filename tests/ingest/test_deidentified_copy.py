@@ -1,0 +1,140 @@
+"""The de-identified DICOM copy of a dataset: what lies in it, and that a run that goes on ends the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from medvit import phantoms
+from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError, OutputError
+from medvit.ingest.deidentified_copy import MOSAIC_PRIVATE, SUMMARY, DeidentifyConfig
+from medvit.wsi.slide import open_slide
+from pipelines.ingest import IngestConfig, ingest
+
+KEPT_SLICES = 4
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    phantoms.write_ct_studies(folder, 2)
+    for file in folder.rglob("abdomen/*.dcm"):
+        if dcmread(file, stop_before_pixels=True).InstanceNumber > KEPT_SLICES:
+            file.unlink()
+    return folder
+
+
+def config(source: Path, folder: Path, **options: object) -> IngestConfig:
+    defaults = {"source": source, "dataset": folder / "dataset", "name": "test", "key": folder.parent / "site.key"}
+    return IngestConfig.parse(
+        {**defaults, "deidentify": str(folder / "copy"), "tracking": {"enabled": False}, **options}
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_copy_holds_what_was_taken_under_its_pseudonyms(source: Path, tmp_path: Path) -> None:
+    manifest = ingest(config(source, tmp_path / "a"))
+    copy = tmp_path / "a" / "copy"
+    files = sorted(copy.rglob("*.dcm"))
+    assert len(files) == 2 * (KEPT_SLICES + 1)
+    rows = {row.image_id: row for row in Manifest.read(manifest.folder)}
+    for file in files:
+        row = rows[file.name[:18]]
+        assert file.relative_to(copy).parts[:3] == (row.patient_id, row.study_id, row.series_id)
+        assert dcmread(file).PatientID == row.patient_id
+    assert json.loads((copy / SUMMARY).read_text())["files"] == len(files)
+    assert not (tmp_path / "a" / "copy.partial").exists()
+
+
+def test_only_what_is_taken_is_copied(source: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "source"
+    phantoms.write_ct_studies(broken, 1)
+    phantoms.lose_slice(broken / "study-000" / "abdomen")
+    ingest(config(broken, tmp_path / "a"))
+    assert len(list((tmp_path / "a" / "copy").rglob("*.dcm"))) == 1  # the localizer
+
+
+def test_dicom_slides_are_copied_without_their_labels_and_others_are_told_of(tmp_path: Path, caplog) -> None:
+    slides = tmp_path / "source"
+    (study,) = phantoms.write_slide_studies(slides / "dicom", 1)
+    phantoms.write_slides(slides / "tiff", 1)
+    ingest(config(slides, tmp_path / "a", tiles={"size": 128}))
+    copies = sorted((tmp_path / "a" / "copy").rglob("*.dcm"))
+    headers = [dcmread(file) for file in copies]
+    assert len(headers) == len(list(study.glob("level-*.dcm")))
+    assert {header.ImageType[2] for header in headers} == {"VOLUME"}
+    assert {header.PatientID for header in headers} == {copies[0].parents[2].name}
+    copy, original = open_slide(copies), open_slide(sorted(study.glob("level-*.dcm")))
+    assert (copy.mpp, copy.shape) == (original.mpp, original.shape)
+    assert (copy.read(512, 256, 256, 0.5) == original.read(512, 256, 256, 0.5)).all()
+    assert "1 slides are no DICOM and have no de-identified copy: their files, with names, labels" in caplog.text
+
+
+def test_equal_sources_give_equal_copies_on_any_number_of_processes(source: Path, tmp_path: Path) -> None:
+    ingest(config(source, tmp_path / "a"))
+    ingest(config(source, tmp_path / "b", engine={"num_processes": 2}))
+    assert contents(tmp_path / "a" / "copy") == contents(tmp_path / "b" / "copy")
+
+
+def test_an_unfinished_copy_goes_on_to_the_same(source: Path, tmp_path: Path) -> None:
+    whole, folder = config(source, tmp_path / "a"), tmp_path / "b"
+    ingest(whole)
+    shutil.copytree(tmp_path / "a" / "copy", folder / "copy.partial")
+    removed = sorted((folder / "copy.partial").rglob("*.dcm"))[::2]
+    for file in removed:
+        file.unlink()
+    with pytest.raises(OutputError, match="an unfinished copy lies in"):
+        ingest(config(source, folder))
+    ingest(config(source, folder, resume=True))
+    assert contents(folder / "copy") == contents(tmp_path / "a" / "copy")
+
+
+def test_a_used_folder_is_refused_before_anything_is_read(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "copy").mkdir(parents=True)
+    (tmp_path / "a" / "copy" / "mine.txt").write_text("kept")
+    with pytest.raises(OutputError, match="exists already"):
+        ingest(config(source, tmp_path / "a"))
+    assert not (tmp_path / "a" / "dataset").exists()
+
+
+def test_without_a_folder_nothing_is_copied() -> None:
+    assert DeidentifyConfig().copy_to is None
+    DeidentifyConfig().check(resume=False)
+
+
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: Path, caplog, is_allowed: bool) -> None:
+    private = {"private": [MOSAIC_PRIVATE] if is_allowed else []}
+    source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
+    made = ingest(config(source, tmp_path / "a", deidentify={"copy_to": str(tmp_path / "a" / "copy"), **private}))
+    assert ("2 copied images are Siemens mosaics" in caplog.text) == (not is_allowed)
+    if is_allowed:
+        again = ingest(config(tmp_path / "a" / "copy", tmp_path / "b", name="again"))
+        assert [row.affine for row in again] == [row.affine for row in made]
+
+
+@pytest.mark.parametrize(
+    ("places", "reason"),
+    [
+        ({"dataset": "source/dataset"}, "dataset lies inside of the source folder"),
+        ({"deidentify": {"copy_to": "source/../source/copy"}}, "deidentify.copy_to lies inside of the source folder"),
+        ({"deidentify": {"copy_to": "dataset/copy"}}, "lie inside one another"),
+        ({"dataset": "copy/dataset", "deidentify": {"copy_to": "copy"}}, "lie inside one another"),
+    ],
+)
+def test_what_is_made_lies_outside_of_what_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, object], reason: str
+) -> None:
+    (tmp_path / "source").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=reason):
+        IngestConfig.parse({"source": "source", "dataset": "dataset", **places})
+    assert IngestConfig.parse({"source": "source", "dataset": "source-2"}).dataset == Path("source-2")

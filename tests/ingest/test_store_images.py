@@ -1,0 +1,140 @@
+"""What is stored is lossless, and what is done stays done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy import ndarray as Array
+from PIL import Image
+
+from medvit.dataset.store import Store
+from medvit.deidentification.pseudonyms import Pseudonyms
+from medvit.engine import EngineConfig
+from medvit.errors import OutputError
+from medvit.ingest.scan import scan
+from medvit.ingest.store_images import PROGRESS, ReadAndStore, Stored, store_images
+from medvit.records import Candidate, Taken
+
+Write = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Counting(ReadAndStore):
+    """Leaves a file for every image it reads."""
+
+    def __call__(self, candidate: Candidate) -> Taken:
+        """What was stored of a candidate."""
+        (self.store.parent / f"read-{candidate.item.files[0].stem}").touch()
+        return super().__call__(candidate)
+
+
+@pytest.fixture
+def source(write_png: Write, tmp_path: Path) -> Path:
+    for number in range(4):
+        write_png(f"{number}.png", number)
+    (tmp_path / "out").mkdir()
+    return tmp_path / "source"
+
+
+def store_all(source: Path, modality: str = "", part: str = "") -> Stored:
+    out = source.parent / "out"
+    return store_images(
+        [replace(one, item=replace(one.item, part=part)) for one in scan(source).candidates],
+        Counting(out / "images", modality, 0),
+        folder=out,
+        engine=EngineConfig(),
+        state=Pseudonyms(bytes(32), "x").state,
+    )
+
+
+def read_again(source: Path) -> set[str]:
+    for path in (source.parent / "out").glob("read-*"):
+        path.unlink()
+    store_all(source)
+    return {path.name for path in (source.parent / "out").glob("read-*")}
+
+
+def test_pixels_come_back_as_they_were(source: Path) -> None:
+    stored = store_all(source, modality="US").taken["2.png"]
+    pixels = Store(source.parent / "out" / "images").get(stored.sha256)
+    assert (stored.shape, stored.dtype, stored.modality) == ((1, 8, 6), "uint8", "US")
+    np.testing.assert_array_equal(pixels[0], np.asarray(Image.open(source / "2.png")))
+
+
+def test_what_is_done_is_not_read_again(source: Path) -> None:
+    first = store_all(source)
+    assert read_again(source) == set()
+    assert store_all(source) == first
+
+
+def test_a_file_that_changed_meanwhile_is_read_again(source: Path, write_png: Write) -> None:
+    store_all(source)
+    write_png("1.png", 99)
+    assert read_again(source) == {"read-1"}
+
+
+def test_files_that_are_to_be_read_another_way_are_read_again(source: Path) -> None:
+    store_all(source)
+    for path in (source.parent / "out").glob("read-*"):
+        path.unlink()
+    store_all(source, part="resampled to a regular grid")
+    assert len(list((source.parent / "out").glob("read-*"))) == 4
+
+
+def test_pixels_that_the_store_has_lost_are_read_again(source: Path) -> None:
+    address = store_all(source).taken["3.png"].sha256
+    Store(source.parent / "out" / "images").path(address).unlink()
+    assert read_again(source) == {"read-3"}
+
+
+@pytest.mark.parametrize("num_bytes_lost", [1, 5, 200])
+def test_a_line_cut_off_costs_only_its_image(source: Path, num_bytes_lost: int) -> None:
+    store_all(source)
+    progress = source.parent / "out" / PROGRESS
+    progress.write_bytes(progress.read_bytes()[:-num_bytes_lost])
+    assert read_again(source) == {"read-3"}
+    assert read_again(source) == set()
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(source: Path) -> None:
+    content = (source / "1.png").read_bytes()
+    (source / "1.png").write_bytes(content[:50])
+    stored = store_all(source)
+    assert sorted(stored.taken) == ["0.png", "2.png", "3.png"] or len(scan(source).refusals) == 1
+    assert all("1.png" not in refusal.reason for refusal in stored.refusals)
+
+
+def test_a_store_that_cannot_be_written_stops_the_run(source: Path) -> None:
+    (source.parent / "out" / "images").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="cannot store"):
+        store_all(source)
+
+
+def labeled(folder: Path, labels: Array) -> Candidate:
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+        Image.fromarray(labels).save(folder / name / "x.png")
+    (candidate,) = scan(folder).candidates
+    return candidate
+
+
+def test_a_label_map_with_a_class_without_name_is_refused(tmp_path: Path) -> None:
+    candidate = labeled(tmp_path, np.full((4, 4), 3, np.uint8))
+    function = ReadAndStore(tmp_path / "store", "", 3)
+    with pytest.raises(ValueError, match="the label map holds 3; mask_classes names 3 classes, expected 0 to 2"):
+        function(candidate)
+    taken = replace(function, num_mask_classes=0)(candidate)
+    assert taken.num_mask_values == 4
+
+
+def test_instances_become_one_class(tmp_path: Path) -> None:
+    numbers = np.arange(16, dtype=np.uint16).reshape(4, 4) * 1000
+    candidate = labeled(tmp_path, numbers)
+    function = ReadAndStore(tmp_path / "store", "", 2, mask_values="instances")
+    taken = function(candidate)
+    assert taken.num_mask_values == 2
+    assert np.array_equal(Store(tmp_path / "store").get(taken.mask), numbers > 0)

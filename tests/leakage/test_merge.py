@@ -1,0 +1,140 @@
+"""Several datasets as one: nothing is lost, patients stay apart, and no split sees another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.dataset.store import Store
+from medvit.errors import DataError
+from medvit.leakage.merge import merge, slices_of
+from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.records import Row, Split
+
+
+def dataset(folder: Path, number: int, splits: tuple[Split, ...], **facts: object) -> Manifest:
+    """Noise images, one a patient, with a label."""
+    store = Store(folder / "images")
+    rows = []
+    for index, split in enumerate(splits):
+        pixels = np.random.default_rng((number, index)).integers(0, 255, (1, 16, 16), dtype=np.uint8)
+        rows.append(
+            Row(
+                image_id=f"i-{number}-{index}",
+                patient_id=f"p-{number}-{index}",
+                study_id=f"s-{number}-{index}",
+                series_id="e",
+                modality="US",
+                kind="image",
+                dataset=f"set {number}",
+                split=split,
+                shape=pixels.shape,
+                dtype="uint8",
+                sha256=store.put(pixels),
+                labels={"label": f"{number}"},
+                perceptual_hash=perceptual_hash(pixels),
+            )
+        )
+    told = {"classes": {"label": (f"{number}",)}, **facts}
+    return Manifest(tuple(rows), Facts(f"set {number}", **told), folder)  # type: ignore[arg-type]
+
+
+def volume(folder: Path, mask: bool = False) -> Manifest:
+    """One volume whose voxels count up, coarse along its second axis."""
+    store, voxels = Store(folder / "images"), np.arange(4 * 6 * 5, dtype=np.int16).reshape(1, 4, 6, 5)
+    row = Row(
+        image_id="i-v",
+        patient_id="p-v",
+        study_id="s-v",
+        series_id="e-v",
+        modality="CT",
+        kind="volume",
+        dataset="volumes",
+        split="train",
+        shape=voxels.shape,
+        dtype="int16",
+        sha256=store.put(voxels),
+        mask=store.put((voxels[0] % 3).astype(np.uint8)) if mask else None,
+        spacing_mm=(1.0, 4.0, 2.0),
+        slope=2.0,
+        intercept=-1024.0,
+        unit="HU",
+        perceptual_hash="",
+    )
+    return Manifest((row,), Facts("volumes", mask_classes=("a", "b", "c") if mask else ()), folder)
+
+
+def test_a_union_holds_every_image_with_its_pixels(tmp_path: Path) -> None:
+    parts = [dataset(tmp_path / str(n), n, ("train", "val", "test")) for n in (1, 2)]
+    union = merge(parts, tmp_path / "both", name="both").manifest
+    assert {row.image_id for row in union} == {row.image_id for part in parts for row in part}
+    assert {row.split for row in union} == {"train", "val", "test"}
+    for part in parts:
+        for row in part:
+            np.testing.assert_array_equal(union.store.get(row.sha256), part.store.get(row.sha256))
+
+
+def test_the_hash_of_a_union_follows_its_parts(tmp_path: Path) -> None:
+    parts = [dataset(tmp_path / str(n), n, ("train", "train")) for n in (1, 2)]
+    whole = merge(parts, tmp_path / "a", name="u").manifest
+    assert whole.hash == merge(parts, tmp_path / "b", name="u").manifest.hash
+    fewer = [parts[0], replace(parts[1], rows=parts[1].rows[:1])]
+    assert merge(fewer, tmp_path / "c", name="u").manifest.hash != whole.hash
+
+
+def test_labels_that_mean_different_things_are_told_apart(tmp_path: Path) -> None:
+    union = merge([dataset(tmp_path / str(n), n, ("train",)) for n in (1, 2)], tmp_path / "u", name="u").manifest
+    assert union.facts.classes == {"set 1.label": ("1",), "set 2.label": ("2",)}
+    assert [dict(row.labels) for row in union] == [{"set 1.label": "1"}, {"set 2.label": "2"}]
+
+
+def test_labels_that_mean_the_same_keep_their_name(tmp_path: Path) -> None:
+    same = {"classes": {"label": ("1", "2")}}
+    union = merge([dataset(tmp_path / str(n), n, ("train",), **same) for n in (1, 2)], tmp_path / "u", name="u")
+    assert union.manifest.facts.classes == {"label": ("1", "2")}
+
+
+@pytest.mark.parametrize("shared", ["patient_id", "sha256"])
+def test_what_two_splits_share_stays_in_the_more_protected_one(tmp_path: Path, shared: str) -> None:
+    one, other = dataset(tmp_path / "1", 1, ("test",)), dataset(tmp_path / "2", 2, ("train", "train"))
+    Store(other.folder / "images").link(one.store, one.rows[0].sha256)
+    changed = replace(other.rows[0], **{shared: getattr(one.rows[0], shared)})
+    union = merge([one, replace(other, rows=(changed, other.rows[1]))], tmp_path / "u", name="u")
+    assert [row.image_id for row in union.manifest] == ["i-1-0", "i-2-1"]
+    assert [entry.where for entry in union.left_out] == ["i-2-0"]
+
+
+def test_a_dataset_twice_is_refused(tmp_path: Path) -> None:
+    part = dataset(tmp_path / "1", 1, ("train",))
+    with pytest.raises(DataError, match=r"1 images are in several of .* first i-1-0; name each dataset once"):
+        merge([part, part], tmp_path / "u", name="u")
+
+
+def test_volumes_become_slices_across_their_coarsest_axis(tmp_path: Path) -> None:
+    union = merge([volume(tmp_path / "v", mask=True)], tmp_path / "u", name="u", slices=3).manifest
+    voxels = np.arange(4 * 6 * 5).reshape(4, 6, 5)
+    assert [row.image_id for row in union] == ["i-v-0001", "i-v-0003", "i-v-0005"]
+    for row, index in zip(union, (1, 3, 5), strict=True):
+        expected = voxels[::-1, index, ::-1].T  # the top row is superior, the left column the patient's right
+        assert (row.kind, row.patient_id, row.unit, row.intercept) == ("image", "p-v", "HU", -1024.0)
+        assert row.shape == (1, 5, 4)
+        np.testing.assert_array_equal(union.store.get(row.sha256)[0], expected)
+        assert row.mask is not None
+        np.testing.assert_array_equal(union.store.get(row.mask), expected % 3)
+
+
+def test_a_volume_gives_no_more_slices_than_it_has() -> None:
+    found = list(slices_of(np.zeros((1, 4, 5, 3)), 2, 10))
+    assert [index for index, _ in found] == [0, 1, 2]
+
+
+def test_label_maps_that_mean_different_things_are_left_behind(tmp_path: Path) -> None:
+    first = volume(tmp_path / "a", mask=True)
+    second = replace(first, rows=(replace(first.rows[0], image_id="i-w", patient_id="p-w", study_id="s-w"),))
+    other = replace(second, facts=replace(second.facts, mask_classes=("x", "y", "z")))
+    assert all(row.mask for row in merge([first, second], tmp_path / "u", name="u").manifest)
+    assert not any(row.mask for row in merge([first, other], tmp_path / "w", name="w").manifest)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import BreastTomosynthesisImageStorage, UltrasoundMultiFrameImageStorage
+
+from medvit.geometry import like
+from medvit.readers import find, read
+from medvit.readers.dicom import source_affine
+from medvit.records import Item, Refusal
+from medvit.series.planes import read_planes
+from tests.multiframe import AXIAL, counted, frame_group, item, write_multiframe
+
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
+
+
+def at(height_mm: float, orientation: tuple[float, ...] = AXIAL) -> np.ndarray:
+    return np.array([-10.0, -20.0, -30.0]) + height_mm * np.cross(*np.reshape(orientation, (2, 3)))
+
+
+def only(files) -> Item | Refusal:
+    (found,) = find(files)
+    return found
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE])
+def test_frames_are_put_in_order_by_their_positions_wherever_they_stand_in_the_file(tmp_path: Path, orientation):
+    voxels, heights = counted(5), [4.0, 0.0, 2.0, 1.0, 3.0]
+    groups = [frame_group(at(height, orientation)) for height in heights]
+    found = only([write_multiframe(tmp_path / "a.dcm", voxels, groups, orientation=orientation)])
+    assert (found.kind, found.index, found.part) == ("volume", None, "")
+    image = read(found)
+    for number, height in enumerate(heights):
+        row, column = np.reshape(orientation, (2, 3))
+        lps = at(height, orientation) + 5 * 0.75 * row + 3 * 0.5 * column  # PS3.3 C.7.6.2.1.1
+        index = np.round(image.affine.inverse()(lps * [-1, -1, 1])).astype(int)
+        assert image.affine(index) == pytest.approx(lps * [-1, -1, 1], abs=1e-4)  # mm
+        assert image.pixels[(0, *index)] == voxels[number, 3, 5]
+    back = like(image.pixels, image.affine, source_affine(found))[0].transpose(2, 1, 0)
+    assert np.array_equal(back, voxels[[frame for _, frame in found.frames]])
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("time 2 of 2", lambda n: {"content": {"TemporalPositionIndex": n + 1}}),
+        ("echo time 30 ms", lambda n: {"MREchoSequence": {"EffectiveEchoTime": [10.0, 30.0][n]}}),
+        ("b-value 1000 s/mm2", lambda n: {"MRDiffusionSequence": {"DiffusionBValue": [0.0, 1000.0][n]}}),
+        ("phase", lambda n: {"MRImageFrameTypeSequence": {"ComplexImageComponent": ["MAGNITUDE", "PHASE"][n]}}),
+        (
+            "cardiac phase 2 of 2",
+            lambda n: {"CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": n}},
+        ),
+    ],
+)
+def test_frames_of_several_times_echoes_or_weightings_are_volumes_of_their_own(tmp_path: Path, name: str, group):
+    voxels = counted(6)
+    groups = [frame_group(at(float(k)), **group(n)) for k in range(3) for n in range(2)]
+    first, second = find([write_multiframe(tmp_path / "a.dcm", voxels, groups)])
+    assert second.part == name
+    assert first.index != second.index
+    assert np.array_equal(read(first).pixels[0, ::-1, ::-1].T, voxels[0::2])
+    assert np.array_equal(read(second).pixels[0, ::-1, ::-1].T, voxels[1::2])
+
+
+def test_a_dimension_that_only_its_index_tells_takes_frames_apart(tmp_path: Path):
+    groups = [
+        frame_group(at(float(k)), content={"DimensionIndexValues": [k + 1, n + 1]}) for k in range(3) for n in (0, 1)
+    ]
+    pointers = Items([item(DimensionIndexPointer=tag) for tag in (0x0020_9057, 0x0018_9151)])
+    found = list(find([write_multiframe(tmp_path / "a.dcm", counted(6), groups, DimensionIndexSequence=pointers)]))
+    assert [one.part for one in found] == ["dimension 2 1 of 2", "dimension 2 2 of 2"]
+
+
+def test_parallel_stacks_are_told_apart_by_their_identifiers(tmp_path: Path):
+    heights = {"1": (0.0, 1.0, 2.0), "2": (40.0, 42.0, 44.0)}
+    groups = [frame_group(at(height), content={"StackID": stack}) for stack in heights for height in heights[stack]]
+    found = list(find([write_multiframe(tmp_path / "a.dcm", counted(6), groups)]))
+    assert [one.part for one in found] == ["stack 1 of 2", "stack 2 of 2"]
+    assert [read(one).affine.spacing_mm[2] for one in found] == pytest.approx([1.0, 2.0])
+
+
+def test_each_frame_has_its_own_rescale_and_the_volume_real_values(tmp_path: Path):
+    def transformed(slope: float) -> dict[str, object]:
+        return {"RescaleSlope": slope, "RescaleIntercept": 1.0, "RescaleType": "US"}
+
+    groups = [frame_group(at(float(k)), PixelValueTransformationSequence=transformed(k + 1.0)) for k in range(3)]
+    voxels = counted(3)
+    image = read(only([write_multiframe(tmp_path / "a.dcm", voxels, groups)]))
+    expected = voxels * np.array([1.0, 2.0, 3.0])[:, None, None] + 1.0
+    assert np.array_equal(image.intensities()[0, ::-1, ::-1].T, expected.astype(np.float32))
+
+
+def test_instances_of_one_frame_each_make_one_volume(tmp_path: Path):
+    voxels = counted(4)
+    files = [
+        write_multiframe(tmp_path / f"{9 - k}.dcm", voxels[[k]], [frame_group(at(float(k)))], InstanceNumber=k + 1)
+        for k in range(4)
+    ]
+    found = only(files)
+    assert (len(found.files), len(found.frames)) == (4, 4)
+    assert np.array_equal(read(found).pixels[0, ::-1, ::-1].T, voxels)
+
+
+def test_any_class_whose_frames_have_places_is_a_volume(tmp_path: Path):
+    groups = [frame_group(at(float(k))) for k in range(4)]
+    file = write_multiframe(
+        tmp_path / "a.dcm", counted(4), groups, SOPClassUID=BreastTomosynthesisImageStorage, Modality="MG"
+    )
+    assert only([file]).kind == "volume"
+
+
+def test_frames_of_a_cine_are_images(tmp_path: Path):
+    voxels = counted(3)
+    elements = {"SOPClassUID": UltrasoundMultiFrameImageStorage, "Modality": "US", "SeriesInstanceUID": "1.9"}
+    found = list(find([write_multiframe(tmp_path / "a.dcm", voxels, [], **elements)]))
+    assert [(one.kind, one.index, one.part) for one in found] == [("image", n, f"frame {n + 1} of 3") for n in range(3)]
+    assert all(np.array_equal(read(one).pixels[0], voxels[n]) for n, one in enumerate(found))
+
+
+def test_frames_of_mr_without_places_are_refused_and_kept_as_images_on_demand(tmp_path: Path):
+    file = write_multiframe(tmp_path / "a.dcm", counted(3), [])
+    refused = only([file])
+    assert refused.code == "geometry"
+    assert "their place is unknown" in refused.reason
+    assert [one.part for one in find([file], geometry="slices")] == [f"slice {n} of 3" for n in (1, 2, 3)]
+
+
+def test_fewer_functional_groups_than_frames_are_refused(tmp_path: Path):
+    found = only([write_multiframe(tmp_path / "a.dcm", counted(3), [frame_group(at(0.0)), frame_group(at(1.0))])])
+    assert (found.code, "has 2 items" in found.reason) == ("unreadable", True)
+
+
+def test_a_gap_between_frames_is_refused(tmp_path: Path):
+    groups = [frame_group(at(height)) for height in (0.0, 1.0, 3.0)]
+    assert "slice gaps range" in only([write_multiframe(tmp_path / "a.dcm", counted(3), groups)]).reason
+
+
+def test_two_thousand_frames_of_twenty_times_are_twenty_volumes(tmp_path: Path):
+    groups = [frame_group(at(float(k % 100)), content={"TemporalPositionIndex": k // 100 + 1}) for k in range(2000)]
+    file = write_multiframe(tmp_path / "a.dcm", np.zeros((2000, 4, 4), np.uint16), groups)
+    assert len(read_planes(file)) == 2000
+    assert len(list(find([file]))) == 20
+
+
+def test_billions_of_frames_without_bits_are_refused_before_any_is_made(tmp_path: Path):
+    file = write_multiframe(tmp_path / "a.dcm", counted(1), [], BitsAllocated=0, NumberOfFrames=2**31 - 1)
+    found = only([file])
+    assert found.code == "unreadable"
+    assert "NumberOfFrames is 2147483647 in a file of" in found.reason

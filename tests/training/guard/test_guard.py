@@ -1,0 +1,237 @@
+"""The guard: what it reads, when it speaks, and that a wrecked run never ends with the wreck."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medvit.artifacts import Checkpoint
+from medvit.errors import TrainingError
+from medvit.training.guard import NAN, Guard, GuardConfig, ProbeReading
+from medvit.training.guard.probe_metrics import effective_rank, knn_vote, mean_cosine, ridge_logits, standard_error
+from pipelines.pretrain import PretrainConfig, pretrain
+from tests.training.test_runs import interrupt, pretrain_options, same_weights
+
+
+def reading(step, score=0.8, rank=20.0, noise=0.0, images=96, **more):
+    return ProbeReading(step, score=score, rank=rank, noise=noise, images=images, **more)
+
+
+def kinds(guard, *readings):
+    return [{alarm.kind for alarm in guard.take(r)} for r in readings]
+
+
+def test_effective_rank_counts_equal_directions_and_is_one_where_all_images_look_alike():
+    assert effective_rank(torch.eye(12)) == pytest.approx(12.0, rel=1e-4)
+    assert effective_rank(torch.ones(12, 5)) == pytest.approx(1.0, abs=1e-4)
+    shares = torch.tensor([0.5, 0.25, 0.25])
+    assert effective_rank(torch.diag(shares)) == pytest.approx(math.exp(1.5 * math.log(2)), rel=1e-4)
+    assert math.isnan(effective_rank(torch.tensor([[1.0, NAN]])))
+
+
+def test_mean_cosine_is_that_of_all_pairs():
+    features = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pairs = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
+    off_diagonal = pairs[~torch.eye(7, dtype=torch.bool)]
+    assert mean_cosine(features) == pytest.approx(float(off_diagonal.mean()), abs=1e-9)
+    assert mean_cosine(torch.ones(4, 3)) == pytest.approx(1.0)
+
+
+def test_the_ridge_probe_finds_a_class_that_neighbors_miss():
+    """The class is in one small direction beside large ones of noise."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(120, 20, generator=generator) * 3.0
+    labels = torch.arange(120) % 2
+    features[:, 0] = 0.5 * (2.0 * labels - 1.0) + 0.05 * torch.randn(120, generator=generator)
+    found = ridge_logits(features[:80], labels[:80], features[80:]).argmax(dim=1)
+    near = knn_vote(features[:80], labels[:80], features[80:], 5).argmax(dim=1)
+    assert float((found == labels[80:]).float().mean()) >= 0.95
+    assert float((near == labels[80:]).float().mean()) < 0.8
+
+
+def test_a_rare_class_weighs_as_much_as_a_frequent_one_in_the_ridge_probe():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.arange(200) % 10 == 0).long()
+    features = torch.randn(200, 4, generator=generator) + 1.5 * labels[:, None]
+    found = ridge_logits(features, labels, features).argmax(dim=1)
+    recalls = [float((found[labels == c] == c).float().mean()) for c in (0, 1)]
+    assert min(recalls) > 0.8
+
+
+def test_a_perfect_score_of_few_images_is_still_uncertain():
+    assert standard_error(1.0, 8) > standard_error(1.0, 80) > 0.0
+
+
+def test_a_fall_must_last_and_a_collapse_need_not():
+    guard = Guard(GuardConfig(patience=2))
+    assert kinds(guard, reading(0), reading(10, 0.7)) == [set(), {"fall"}]
+    assert guard.verdict == ""
+    assert kinds(guard, reading(20, 0.79), reading(30, 0.7), reading(40, 0.7))[0] == set()
+    assert "the score is 0.700, after 0.800 at step 0" in guard.verdict
+    guard = Guard(GuardConfig())
+    kinds(guard, reading(0), reading(10, rank=1.5))
+    assert "the effective rank is 1.50" in guard.verdict
+
+
+def test_a_fall_within_the_noise_of_the_probe_is_none():
+    guard = Guard(GuardConfig(drop=0.05))
+    assert kinds(guard, reading(0, noise=0.05), reading(10, 0.71, noise=0.05)) == [set(), set()]
+
+
+@pytest.mark.parametrize(
+    ("start", "then", "kind"),
+    [
+        ({}, {"rank": 9.0}, "low"),
+        ({}, {"rank": 1.9}, "collapse"),
+        ({"rank": 1.5}, {"rank": 1.4}, "low"),  # from random weights a low rank is no fall
+        ({}, {"rank": NAN}, "collapse"),
+        # Of objectives that rebuild pixels, a low rank must be confirmed by the score, or by neighbors without one.
+        ({"reconstruction": 1.0}, {"rank": 1.9, "reconstruction": 0.9}, "low"),
+        ({"reconstruction": 1.0}, {"rank": 1.9, "reconstruction": 0.9, "score": 0.78}, "fall"),
+        ({"score": NAN, "knn": 0.9}, {"score": NAN, "rank": 1.9, "reconstruction": 0.9, "knn": 0.88}, "low"),
+        ({"score": NAN, "knn": 0.9}, {"score": NAN, "rank": 1.9, "reconstruction": 0.9, "knn": 0.3}, "fall"),
+        ({"entropy": 0.9}, {"entropy": 0.09}, "collapse"),
+        ({"score": NAN, "reconstruction": 0.5}, {"score": NAN, "reconstruction": 0.61}, "fall"),
+    ],
+)
+def test_every_threshold_has_its_alarm(start, then, kind):
+    guard = Guard(GuardConfig())
+    guard.take(reading(0, **start))
+    assert {alarm.kind for alarm in guard.take(reading(10, **then))} == {kind}
+
+
+def test_neighbors_alone_end_nothing_of_an_objective_that_rebuilds_pixels():
+    guard = Guard(GuardConfig(patience=1))
+    told = kinds(
+        guard,
+        reading(0, reconstruction=1.0, knn=0.9),
+        reading(10, reconstruction=0.9, knn=0.1),
+        reading(20, 0.6, reconstruction=0.9, knn=0.9),
+    )
+    assert told == [set(), set(), {"fall"}]
+    assert guard.best.step == 10
+
+
+def test_random_start_weights_are_no_floor_but_what_was_learned_is():
+    guard = Guard(GuardConfig(patience=1), starts_random=True)
+    assert kinds(guard, reading(0, 0.6), reading(10, 0.4, rank=1.9)) == [set(), {"low"}]
+    assert guard.best.step == 10
+    assert kinds(guard, reading(20, 0.7), reading(30, 0.4)) == [set(), {"low"}]
+    assert guard.best.step == 20
+    assert not guard.close()
+    assert kinds(guard, reading(40, 0.5, rank=1.1)) == [{"low", "collapse"}]
+    assert guard.close()
+
+
+def test_few_images_cannot_have_a_low_rank():
+    guard = Guard(GuardConfig())
+    assert kinds(guard, reading(0, rank=4.0, images=8)) == [set()]
+
+
+def test_the_best_is_the_highest_score_and_of_equal_ones_the_later():
+    guard = Guard(GuardConfig())
+    for step, score in enumerate((0.5, 0.9, 0.9, 0.88)):
+        guard.take(reading(step, score))
+    assert guard.best.step == 2
+    errors = Guard(GuardConfig())
+    for step, error in enumerate((1.2, 0.5, 0.55)):
+        errors.take(reading(step, NAN, reconstruction=error))
+    assert errors.best.step == 1
+
+
+def test_a_reading_with_an_alarm_is_never_the_best():
+    guard = Guard(GuardConfig(patience=5))
+    guard.take(reading(0, NAN, reconstruction=1.2, knn=0.9))
+    guard.take(reading(10, NAN, reconstruction=1.0, rank=1.1, knn=0.1))
+    assert guard.best.step == 0
+
+
+def test_at_the_end_one_fall_is_enough_for_a_rollback_and_none_for_a_warning():
+    for action, reason in (("rollback", "the score is 0.300"), ("warn", "")):
+        guard = Guard(GuardConfig(action=action, patience=9))
+        kinds(guard, reading(0), reading(10, 0.3))
+        assert guard.close().startswith(reason)
+        assert bool(guard.close()) == bool(reason)
+
+
+def test_a_guard_goes_on_from_its_state_as_if_it_had_not_stopped():
+    whole, first = Guard(GuardConfig()), Guard(GuardConfig())
+    readings = [reading(0), reading(10, 0.9), reading(20, 0.7), reading(30, 0.7)]
+    kinds(whole, *readings)
+    kinds(first, *readings[:3])
+    second = Guard(GuardConfig())
+    second.recall(first.state())
+    second.take(readings[3])
+    assert second.state() == whole.state()
+    assert second.verdict
+
+
+def test_the_guard_is_chosen_by_a_word():
+    options = {"dataset": "d", "output": "o"}
+    assert PretrainConfig.parse(options | {"guard": "stop"}).guard == GuardConfig(action="stop")
+    assert PretrainConfig.parse(options).guard.action == "rollback"
+
+
+WRECK = {"lr": 3.0, "warmup": 0.0, "clip": 1e9, "schedule": "constant"}
+
+
+def image_options(images, **more):
+    tiny = {"name": "vit", "ndim": 2, "channels": 1, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+    options = {"backbone": tiny, "preprocess": {"kind": "image"}, "objective": {"name": "mae", "decoder_width": 32}}
+    options["objective"] |= {"decoder_depth": 1, "decoder_heads": 2, "views": {"size": [16, 16]}}
+    return pretrain_options(images, **options) | {"monitors": {"knn_images": 8}} | more
+
+
+HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+DINO = {"name": "dino", "head": HEAD, "momentum": 0.5, "views": {"size": [16, 16], "num_local": 2}}
+
+
+@pytest.mark.parametrize("objective", [None, DINO], ids=["mae", "dino"])
+def test_a_learning_rate_that_wrecks_the_weights_ends_with_the_start_weights_and_says_so(
+    images, tmp_path, caplog, objective
+):
+    start = pretrain(output=tmp_path / "start", **image_options(images, optim={"lr": 1e-3}))
+    options = image_options(images, checkpoint=start.folder, peft="full", optim=WRECK)
+    options |= {"objective": objective} if objective else {}
+    wrecked = Checkpoint.load(pretrain(output=tmp_path / "none", **options, guard="warn").folder)
+    finished = pretrain.run(PretrainConfig.parse({"output": tmp_path / "guarded", **options}))
+    kept = Checkpoint.load(finished.artifact.folder)
+    assert not same_weights(wrecked, Checkpoint.load(start.folder))
+    assert same_weights(kept, Checkpoint.load(start.folder))
+    (said,) = finished.failures
+    assert "the guard ended the training at step" in said
+    assert "handed on are the start weights" in said
+    assert said in caplog.text
+    assert said in (kept.folder / "model_card.md").read_text()
+    assert not (kept.folder / "best.safetensors").exists()
+
+
+def test_a_guard_that_stops_fails_the_run_and_keeps_the_best_weights_beside(images, tmp_path):
+    start = pretrain(output=tmp_path / "start", **image_options(images, optim={"lr": 1e-3}))
+    options = image_options(images, checkpoint=start.folder, peft="full", optim=WRECK, guard="stop")
+    with pytest.raises(TrainingError, match=r"the guard stopped the run at step \d+: .*the best weights, of step 0"):
+        pretrain(output=tmp_path / "stopped", **options)
+    best = load_file(tmp_path / "stopped.partial" / "best.safetensors")
+    assert all(torch.equal(best[name], weight) for name, weight in start.state.items())
+
+
+def test_a_run_stopped_and_resumed_ends_where_the_guard_ends_the_whole(images, tmp_path, monkeypatch):
+    start = pretrain(output=tmp_path / "start", **image_options(images, optim={"lr": 1e-3}))
+    options = image_options(
+        images, checkpoint=start.folder, peft="full", optim=WRECK, guard={"patience": 2, "rank_hard": 0}
+    )
+    whole = pretrain(output=tmp_path / "whole", **options)
+    interrupt(pretrain, monkeypatch, 3, output=tmp_path / "cut", **options)
+    resumed = pretrain(output=tmp_path / "cut", resume=True, **options)
+    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+    one, other = ((made.folder / "model_card.md").read_text() for made in (whole, resumed))
+    assert one == other
+
+
+def test_readings_change_nothing_of_what_is_learned(images, tmp_path):
+    seen = pretrain(output=tmp_path / "seen", **image_options(images))
+    unseen = pretrain(output=tmp_path / "unseen", **image_options(images, guard="off"))
+    assert same_weights(Checkpoint.load(seen.folder), Checkpoint.load(unseen.folder))
+    assert "guard at the start: score" in (seen.folder / "model_card.md").read_text()
+    assert "guard: off" in (unseen.folder / "model_card.md").read_text()

@@ -1,0 +1,177 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from pydicom import dcmread
+
+from medvit import phantoms, readers
+from medvit.errors import DataError, UnreadableError, UnsupportedError
+from medvit.records import Item, Refusal
+from medvit.wsi.fast_tiff import fastest
+from medvit.wsi.openslide_backend import OpenSlidePyramid, vendor
+from medvit.wsi.slide import open_slide
+from medvit.wsi.tiff_backend import TiffPyramid
+
+MICRONS_20X = 0.5
+CENTIMETER = 3
+
+
+def picture(height: int = 700, width: int = 900) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows % 256, columns % 256, (rows + columns) // 8 % 256], axis=-1).astype(np.uint8)
+
+
+def pyramid(path: Path, pixels: np.ndarray, *, mpp: float | None = MICRONS_20X, levels: int = 3, **options) -> Path:
+    known = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": CENTIMETER}
+    with tifffile.TiffWriter(path) as writer:
+        for level in range(levels):
+            writer.write(
+                pixels[:: 2**level, :: 2**level], photometric="rgb", subfiletype=int(level > 0), **known, **options
+            )
+    return path
+
+
+@pytest.fixture
+def tiled(tmp_path: Path) -> Path:
+    return pyramid(tmp_path / "slide.tif", picture(), tile=(128, 128), compression="deflate")
+
+
+def test_a_region_at_the_own_scale_is_the_pixels_of_the_file(tiled: Path):
+    slide = open_slide(tiled)
+    assert slide.shape == (700, 900)
+    assert slide.mpp == pytest.approx(MICRONS_20X, rel=1e-4)
+    np.testing.assert_array_equal(slide.read(130, 70, 256, slide.mpp), picture()[70:326, 130:386].transpose(2, 0, 1))
+
+
+def test_a_coarser_region_covers_as_much_more_of_the_slide(tiled: Path):
+    slide = open_slide(tiled)
+    pixels = slide.read(256, 128, 64, 4 * slide.mpp)
+    expected = picture()[128 : 128 + 256 : 4, 256 : 256 + 256 : 4].transpose(2, 0, 1)
+    assert np.abs(pixels.astype(int) - expected).max() <= 1  # gray levels
+
+
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 16, "compression": "deflate"}, {"tile": (64, 64)}])
+def test_plain_files_in_strips_and_tiles_give_their_pixels(tmp_path: Path, options: dict):
+    slide = open_slide(pyramid(tmp_path / "plain.tif", picture(), levels=1, **options))
+    np.testing.assert_array_equal(slide.read(33, 77, 200, slide.mpp), picture()[77:277, 33:233].transpose(2, 0, 1))
+
+
+def test_ome_tiff_gives_its_scale_and_its_levels(tmp_path: Path):
+    path = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        scale = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "µm"}
+        options = {"photometric": "rgb", "tile": (128, 128), "compression": "deflate"}
+        writer.write(picture(), subifds=1, metadata={"axes": "YXS", **scale}, **options)
+        writer.write(picture()[::2, ::2], subfiletype=1, **options)
+    slide = open_slide(path)
+    assert slide.mpp == 0.25
+    assert [level.shape for level in slide.levels] == [(700, 900), (350, 450)]
+    assert slide.read(0, 0, 128, 0.5).shape == (3, 128, 128)
+
+
+def test_the_overview_is_the_slide_small(tiled: Path):
+    overview = open_slide(tiled).overview(90)
+    assert overview.shape == (3, 70, 90)
+    assert abs(float(overview[1].mean()) - float(picture()[..., 1].mean())) < 2  # gray levels
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ((800, 0, 256, 0.5), "lies outside the slide"),
+        ((-1, 0, 16, 0.5), "lies outside"),
+        ((0, 0, 16, 0.25), "finer|0.25"),
+    ],
+)
+def test_a_tile_outside_the_slide_or_finer_than_it_is_refused(tiled: Path, place: tuple, message: str):
+    with pytest.raises(DataError, match=message):
+        open_slide(tiled).read(*place)
+
+
+def test_a_slide_without_microns_per_pixel_is_refused_unless_they_are_given(tmp_path: Path):
+    path = pyramid(tmp_path / "slide.tif", picture(), mpp=None, tile=(128, 128))
+    with pytest.raises(DataError, match=r"does not say its microns per pixel.*tiles\.slide_mpp"):
+        open_slide(path)
+    assert open_slide(path, 0.25).mpp == 0.25
+
+
+def test_a_file_that_is_cut_short_is_refused_when_it_is_found(tiled: Path, tmp_path: Path):
+    path = tmp_path / "short.tif"
+    whole = pyramid(path, picture(), tile=(128, 128), compression="deflate").read_bytes()
+    with tifffile.TiffFile(path) as file:
+        last = file.pages[-1]
+        end = last.dataoffsets[-1] + last.databytecounts[-1]
+    path.write_bytes(whole[: end - 100] if end == len(whole) else whole)
+    found = {f.files[0].name: f for f in readers.find([path, tiled])}
+    assert isinstance(found["slide.tif"], Item)
+    refused = found["short.tif"]
+    assert isinstance(refused, Refusal)
+    assert "the pyramid level of 225 x 175 pixels is cut short" in refused.reason
+
+
+def test_a_slide_whose_lower_levels_are_lost_is_refused_as_a_slide_and_not_as_a_picture(tiled: Path, tmp_path: Path):
+    with tifffile.TiffFile(tiled) as file:
+        lost = file.pages[1].offset
+    short = tmp_path / "lost.tif"
+    short.write_bytes(tiled.read_bytes()[:lost])
+    (found,) = readers.find([short])
+    assert isinstance(found, Refusal)
+    assert "so levels of the slide are missing; copy it again" in found.reason
+
+
+@pytest.mark.parametrize("name", ["short.tif", "short.svs", "short.dcm"])
+@pytest.mark.parametrize("num_bytes", [4, 8, 60, 1000])
+def test_the_beginning_of_a_slide_is_refused_under_any_name(tiled: Path, name: str, num_bytes: int):
+    short = tiled.with_name(name)
+    short.write_bytes(tiled.read_bytes()[:num_bytes])
+    (found,) = readers.find([short])
+    assert isinstance(found, Refusal)
+
+
+def test_pyramids_are_slides_and_photographs_are_pictures(tiled: Path, tmp_path: Path):
+    plain = pyramid(tmp_path / "photo.tif", picture(), levels=1)
+    kinds = {item.files[0].name: item.kind for item in readers.find([tiled, plain])}
+    assert kinds == {"slide.tif": "slide", "photo.tif": "image"}
+
+
+def test_an_aperio_slide_opens_and_text_in_its_name_is_refused(shared_data: Path):
+    slide = open_slide(shared_data / "wsi" / "cmu-1-small-region.svs")
+    assert (slide.shape, slide.mpp) == ((2967, 2220), 0.499)
+    assert len(slide.levels) == 1  # neither label nor macro
+    with pytest.raises(UnreadableError, match="no slide format known here"):
+        open_slide(shared_data / "wsi" / "broken.svs")
+
+
+def test_dicom_slides_of_another_maker_open_tile_by_tile(shared_data: Path):
+    folder = shared_data / "highdicom-sm-seg-sr"
+    for name in ("sm_image_dots.dcm", "sm_image_jpegls.dcm", "sm_image_numbers.dcm"):
+        slide = open_slide((folder / name,))
+        assert (slide.shape, slide.mpp, slide.tile_side) == ((50, 50), pytest.approx(0.499), 10)
+        assert slide.read(5, 5, 40, 0.499).shape == (3, 40, 40)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of uint16 pixels; expected 8 bits"):
+        open_slide((folder / "sm_image_grayscale.dcm",)).read(0, 0, 10, 0.499)
+
+
+def test_a_second_copy_of_a_level_is_told_and_another_one_of_its_uid_is_refused(tmp_path: Path):
+    (study,) = phantoms.write_slide_studies(tmp_path, 1)
+    level = next(path for path in sorted(study.rglob("*.dcm")) if dcmread(path).ImageType[2] == "VOLUME")
+    copy = level.with_name("z-copy.dcm")
+    shutil.copy(level, copy)
+    found = list(readers.find(sorted(study.rglob("*.dcm"))))
+    (slide,) = [one for one in found if isinstance(one, Item)]
+    assert [one.files for one in found if isinstance(one, Refusal) and one.code == "duplicate"] == [(copy,)]
+    assert open_slide(slide.files).shape
+    copy.write_bytes(level.read_bytes()[:-1] + b"x")
+    with pytest.raises(UnreadableError, match=r"two of the \d DICOM files of the slide have one .* SOPInstanceUID"):
+        open_slide((*slide.files, copy))
+
+
+def test_pixels_past_openslide_are_those_of_openslide(shared_data: Path, tiled: Path):
+    for path in (shared_data / "wsi" / "cmu-1-small-region.svs", tiled):
+        ours, theirs = fastest(path, vendor(path)), OpenSlidePyramid(path)
+        assert isinstance(ours, TiffPyramid)
+        for number, level in enumerate(theirs.levels):
+            place = (number, level.shape[1] - 150, level.shape[0] - 120, 150, 120)
+            np.testing.assert_array_equal(ours.region(*place), theirs.region(*place))
