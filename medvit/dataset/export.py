@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from numpy import ndarray as Array
 
 from medvit.dataset.store import Store
 from medvit.errors import DataError, OutputError, UnsupportedError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import replacing, write_bytes, write_text
 from medvit.geometry import Affine
 from medvit.records import Row
 
@@ -173,7 +172,7 @@ def write_nifti(
     content += voxels.astype(header.get_data_dtype()).tobytes(order="F")
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)
-    _write_bytes(path, content)
+    write_bytes(path, content)
 
 
 def write_png(path: Path, pixels: Num[Array, "c h w"]) -> None:
@@ -191,9 +190,8 @@ def write_png(path: Path, pixels: Num[Array, "c h w"]) -> None:
             "bits, or 3 of 8"
         )
     picture = Picture.fromarray(rearrange(pixels, "c h w -> h w c") if is_color else pixels[0])
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 def _for_nifti(pixels: Num[Array, "c i j k"], row: Row) -> Scaled:
@@ -237,9 +235,3 @@ def _hash(path: Path) -> str:
         while chunk := stream.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from medvit.dataset.store import Store
 from medvit.errors import DataError
+from medvit.files.atomic import replacing
 from medvit.records import Flag, Row, Split
 
 SCHEMA_VERSION = 2
@@ -104,12 +104,11 @@ class Manifest:
             "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True),
         }
         schema = _SCHEMA.with_metadata(metadata)
-        partial = self.folder / f".{FILE_NAME}.partial"
-        with pq.ParquetWriter(partial, schema, compression="zstd") as file:
+        path = self.folder / FILE_NAME
+        with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
             for start in range(0, len(ordered), ROWS_A_GROUP):
                 lines = [_line(row) for row in ordered[start : start + ROWS_A_GROUP]]
                 file.write_table(pa.Table.from_pylist(lines, schema=schema))
-        os.replace(partial, self.folder / FILE_NAME)
 
     @property
     def store(self) -> Store:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from medvit.files.atomic import replacing
 
 FILE_NAME = "quarantine.parquet"
 
@@ -35,9 +36,8 @@ class Quarantined:
 def write(quarantine: Sequence[Quarantined], folder: Path) -> None:
     """Writes the list into a dataset folder, sorted, whole or not at all."""
     table = pa.Table.from_pylist([asdict(entry) for entry in sorted(quarantine)], schema=_SCHEMA)
-    partial = folder / f".{FILE_NAME}.partial"
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, folder / FILE_NAME)
+    with replacing(folder / FILE_NAME) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read(folder: Path) -> tuple[Quarantined, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from medvit.errors import OutputError
+from medvit.files.private import write_private
 
 COLUMNS = ("pseudonym", "original")
 
@@ -20,17 +21,11 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
     """
     key_file = key_file.expanduser()
     path = key_file.with_name(f"{key_file.name}.crosswalk") / f"{dataset}.csv"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        lines = sorted({*_read(path), *pairs})
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *lines])
-        os.replace(partial, path)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *sorted({*_read(path), *pairs})])
+        write_private(path, [text.getvalue().encode("utf-8", "surrogateescape")])
     except OSError as error:
-        if partial.exists():
-            partial.unlink()
         raise OutputError(f"the crosswalk {path} cannot be written: {error.strerror}; give another key=...") from None
     return path
 

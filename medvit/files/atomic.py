@@ -1,9 +1,10 @@
-"""Write files whole or not at all: into a file beside it, which then takes its name."""
+"""Write files whole or not at all: into a hidden file beside the path, which takes its name when it is complete."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, whole or not at all."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a hidden path to write to: its file replaces `path` when the block ends, and is removed if the block fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
-    partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
-    os.replace(partial, path)
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with replacing(path) as partial:
+        save_file(plain, partial, metadata=dict(metadata) if metadata else None)
+        partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write a text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvit.engine import EngineConfig, map_items
+from medvit.files.atomic import replacing
 from medvit.files.head import FileHead, read_head
 
 FILE_NAME, CARD = "sources.parquet", "medvit_card"
@@ -113,9 +113,8 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
     files = sorted(states)
     columns = [pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({CARD: card}))
-    partial = folder / f".{FILE_NAME}.partial"
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, folder / FILE_NAME)
+    with replacing(folder / FILE_NAME) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read(folder: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ nowhere else. Losing it, or not keeping it, costs only the time to read them aga
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter
 
 from medvit import readers
 from medvit.errors import DataError, OutputError
+from medvit.files.private import write_private
 from medvit.readers import ScannedFile
 from medvit.records import Refusal
 
@@ -70,16 +70,10 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]])
     Raises:
         OutputError: If it cannot be written.
     """
-    path = _path(key_file, dataset)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    kept = (b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
-        os.replace(partial, path)
+        write_private(_path(key_file, dataset), kept)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(
             f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
         ) from None

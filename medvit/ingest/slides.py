@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
+from medvit.files.atomic import replacing
 from medvit.ingest.file_stamps import READING_ROOMS, version_of
 from medvit.ingest.scan import Scan
 from medvit.ingest.store_images import Stored, facts_of
@@ -203,9 +203,8 @@ def _taken_over(earlier: Path, folder: Path, waiting: _Waiting) -> Taken | None:
         (folder / FOLDER).mkdir(exist_ok=True)
         for ending in ("png", "parquet"):
             name = f"{waiting.image_id}.{ending}"
-            partial = folder / FOLDER / f".{name}.partial"
-            shutil.copyfile(earlier / FOLDER / name, partial)
-            os.replace(partial, folder / FOLDER / name)
+            with replacing(folder / FOLDER / name) as partial:
+                shutil.copyfile(earlier / FOLDER / name, partial)
     return known
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medvit.errors import CheckpointError
+from medvit.files.atomic import write_weights
 from medvit.types import Bags, Batch, Views
 
 BatchT = TypeVar("BatchT", Batch, Bags, Views)
@@ -37,18 +38,10 @@ class Stopped:
 
 def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> None:
     """Writes a step with the tensors of its batch, whole or not at all."""
-    from safetensors.torch import save_file
-
     parts = {f"batch.{name}": tensor for name, tensor in tensors_of(batch).items()}
     parts |= {f"weights.{name}": tensor for name, tensor in stopped.weights.items()}
-    told = {"step": stopped.step, "seed": stopped.seed, "terms": stopped.terms, "rows": stopped.rows}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in parts.items()},
-        partial,
-        metadata={"stopped": json.dumps(told)},
-    )
-    partial.replace(path)
+    described = {"step": stopped.step, "seed": stopped.seed, "terms": stopped.terms, "rows": stopped.rows}
+    write_weights(path, parts, metadata={"stopped": json.dumps(described)})
 
 
 def load_stopped(path: Path) -> Stopped:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from medvit.files.atomic import write_weights
 from medvit.losses.supervised import Loss
 from medvit.metrics.auroc import mean_auroc
 from medvit.metrics.dice import mean_dice, overlaps
@@ -76,10 +76,7 @@ class Finetuning(TrainingModule):
         adapter = whole(self.model.adapter_state())
         if not self.trainer.is_global_zero:
             return
-        state = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
-        partial = self.best_path.with_name(f".{BEST}.partial")
-        save_file(state, partial)
-        os.replace(partial, self.best_path)
+        write_weights(self.best_path, adapter)
 
     def figures(self) -> dict[str, float]:
         """The last value of every metric, and those of the round that was kept."""

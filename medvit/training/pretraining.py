@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medvit.backbones import Backbone
 from medvit.errors import TrainingError
+from medvit.files.atomic import write_weights
 from medvit.objectives import Objective
 from medvit.objectives.figures import views_figure
 from medvit.tracking import Tracker
@@ -183,10 +182,4 @@ class Pretraining(TrainingModule):
     def _keep(self) -> None:
         state = whole(self.objective.backbone.state_dict())
         if self.trainer.is_global_zero:
-            partial = self.best_path.with_name(f".{BEST}.partial")
-            save_file(_on_cpu(state), partial)
-            os.replace(partial, self.best_path)
-
-
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().cpu().contiguous().clone() for name, weight in state.items()}
+            write_weights(self.best_path, state)

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from medvit.config import Config, Positive
 from medvit.errors import DataError, OutputError
+from medvit.files.private import write_private
 from medvit.records import Row, TileRow
 from medvit.wsi.slide import Slide, open_slide
 from medvit.wsi.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
@@ -68,17 +69,11 @@ def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -
         OutputError: If it cannot be written.
     """
     path = _path(key, dataset)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = _read(path) | dict(places)
         text = json.dumps({name: asdict(place) for name, place in sorted(known.items())}, indent=1)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-        os.replace(partial, path)
+        write_private(path, [text.encode("utf-8", "surrogateescape")])
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(f"where slides lie cannot be kept: {error.strerror}; give another key=...") from None
     return path
 

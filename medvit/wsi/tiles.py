@@ -7,7 +7,6 @@ pixels stay in the slide's file. Lines are in an order that follows the file, so
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy import ndarray as Array
 
 from medvit.errors import DataError
+from medvit.files.atomic import replacing
 
 FOLDER = "tiles"
 Magnification = Literal["40x", "20x", "10x", "5x"]
@@ -84,9 +84,8 @@ class TileGrid:
         columns = [slides, *self.xy.T, self.tissue, self.flags]
         said = json.dumps({"size": self.size, "mpp": self.mpp, "facts": dict(self.facts)}, sort_keys=True)
         table = pa.table(list(map(pa.array, columns)), schema=_SCHEMA.with_metadata({_FACTS: said.encode()}))
-        partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial, compression="zstd")
 
     @classmethod
     def read(cls, folder: Path, image_id: str) -> TileGrid:
