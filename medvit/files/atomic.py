@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write to: its file replaces `path` when the block ends, and is removed if the block fails."""
+    """Give a hidden path to write to; its file replaces `path` when the block ends, and is removed if that fails."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial

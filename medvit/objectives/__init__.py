@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class Objective(nn.Module, ABC):
     """The backbone to hand on."""
     views: ViewsConfig
     """The crops it wants."""
+    judged_by: Literal["neighbors", "reconstruction"] = "neighbors"
+    """How the guard judges its backbone: by nearest neighbors of class tokens, or, where no loss is on that token and
+    neighbors say little of it, as in MAE, by a linear probe and the loss on pixels of the probe."""
     twin: Twin | None = None
     """What learns from the images of the other rank in the same run, batches by turns; none by default."""
 

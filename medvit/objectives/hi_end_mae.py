@@ -78,6 +78,8 @@ class CrossAttention(nn.Module):
 class HiEndMae(Objective):
     """The encoder to hand on, and the decoder that is thrown away."""
 
+    judged_by = "reconstruction"
+
     def __init__(self, backbone: Backbone, config: HiEndMaeConfig) -> None:
         super().__init__()
         self.backbone, self.config, self.views = backbone, config, config.views

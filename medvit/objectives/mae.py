@@ -101,6 +101,8 @@ def normalized(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
 class Mae(Objective):
     """The encoder to hand on, and the decoder that is thrown away."""
 
+    judged_by = "reconstruction"
+
     def __init__(self, backbone: Backbone, config: MaeConfig) -> None:
         super().__init__()
         self.backbone, self.config = backbone, config

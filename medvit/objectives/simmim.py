@@ -71,6 +71,8 @@ def absolute_loss(
 class SimMim(Objective):
     """The encoder to hand on, a token and a layer."""
 
+    judged_by = "reconstruction"
+
     def __init__(self, backbone: Backbone, config: SimMimConfig) -> None:
         super().__init__()
         self.backbone, self.config, self.views = backbone, config, config.views

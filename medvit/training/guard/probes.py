@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -50,17 +50,6 @@ class ProbeConfig(Config):
         return row.labels.get(self.knn_label) or row.attributes.get(self.knn_label)
 
 
-@runtime_checkable
-class Rebuilds(Protocol):
-    """An objective that rebuilds pixels, as MAE: no loss is on its class token, and neighbors say little of it.
-
-    It is guarded by a linear probe and by its loss on pixels of the probe.
-    """
-
-    def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> object:
-        """What is predicted of pixels."""
-
-
 @dataclass(frozen=True)
 class Probe:
     """Images to read a representation on. `question` says what is asked for; `views` are crops as in training."""
@@ -85,7 +74,7 @@ class Probe:
             for module, mode in modes:
                 module.training = mode
         knn = self._score(bank, queries, is_linear=False)
-        is_linear = isinstance(objective, Rebuilds)
+        is_linear = objective.judged_by == "reconstruction"
         score = self._score(bank, queries, is_linear=True) if is_linear and self.question != "study" else knn
         if is_linear and self.question == "study":
             score = NAN  # one image of each class is too little for a linear probe, so reconstruction is the judge
@@ -129,7 +118,7 @@ class Probe:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             losses = objective(self.views.to(device), progress)
-        error = float(losses.total) if isinstance(objective, Rebuilds) else NAN
+        error = float(losses.total) if objective.judged_by == "reconstruction" else NAN
         return error, float(objective.readings().get("teacher_entropy", NAN))
 
 
@@ -148,7 +137,7 @@ def _features(objective: Objective, pixels: Float[Tensor, "b c *s"]) -> tuple[Te
     patches = tokens.patches.float().cpu()
     mean = patches.mean(dim=1)
     first = tokens.prefix[:, 0].float().cpu() if backbone.num_prefix_tokens else mean
-    images = mean if isinstance(objective, Rebuilds) else first
+    images = mean if objective.judged_by == "reconstruction" else first
     return F.normalize(images, dim=-1), torch.cat([first, mean], dim=1), patches.flatten(0, 1)
 
 
