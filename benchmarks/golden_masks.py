@@ -1,0 +1,75 @@
+"""What may differ between two runs of the same code, and is therefore replaced before golden outputs are compared."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MADE_IN, DATABASE = "made-in.txt", "mlflow.db"
+"""File that names the folder in which the outputs were made, and MLflow's."""
+
+MASKED = "(masked)"
+
+PROGRESS = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\| *\d+/\d+ \[[^\]\r\n]*\]")
+"""A progress bar of tqdm: how often it is drawn, and its rates, follow the speed of the machine."""
+
+TEXT_MASKS = (
+    # The time of day that starts a log line.
+    (re.compile(r"^\d\d:\d\d:\d\d (?=[A-Z]+ )", re.MULTILINE), ""),
+)
+"""Pattern and replacement, for every text."""
+
+CELLS = {
+    "status.csv": ("seconds",),  # how long a study took to predict
+}
+"""Name of a table -> columns that hold durations."""
+
+ELEMENTS: frozenset[str] = frozenset()
+"""Keywords of DICOM elements that highdicom sets to the present or draws at random."""
+
+RUN_TABLES: Mapping[str, str] = {
+    # Times of a metric and of a run are those of the clock; identifiers are drawn at random.
+    "params": "SELECT run_uuid, key, value FROM params ORDER BY 1, 2",
+    "metrics": "SELECT run_uuid, key, step, value, is_nan FROM metrics ORDER BY 1, 2, 3",
+    "tags": "SELECT run_uuid, key, value FROM tags ORDER BY 1, 2",
+    "runs": "SELECT run_uuid, name, status, lifecycle_stage FROM runs ORDER BY 1",
+    "datasets": "SELECT name, digest FROM datasets ORDER BY 1, 2",
+}
+"""Tables of MLflow that hold what a stage records; the rest is MLflow's own."""
+
+METRICS_OF_SPEED = re.compile(r"(_s|_per_second|seconds|images_s|gib)$")
+"""Metrics that measure the machine."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names that only one run has, each with a name that all runs share."""
+
+    replacements: Mapping[str, str]
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Names:
+        """Return the names of golden outputs: the folder they were made in, and the MLflow runs in order of time."""
+        made_in, database = folder / MADE_IN, folder / DATABASE
+        names = {made_in.read_text(encoding="utf-8").strip(): "FOLDER"} if made_in.is_file() else {}
+        if database.is_file():
+            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                runs = connection.execute("SELECT run_uuid FROM runs ORDER BY start_time").fetchall()
+            names |= {run: f"run-{number}" for number, (run,) in enumerate(runs, 1)}
+        return cls(names)
+
+    def replace(self, text: str) -> str:
+        """Return a text with the names of this run replaced."""
+        for name, shared in self.replacements.items():
+            text = text.replace(name, shared)
+        return text
+
+    def lines(self, text: str) -> list[str]:
+        """Return the lines of a text after all masks for texts; lines that held nothing but a progress bar go."""
+        text = PROGRESS.sub("\r", self.replace(text)).replace("\r\n", "\n").replace("\r", "\n")
+        for pattern, replacement in TEXT_MASKS:
+            text = pattern.sub(replacement, text)
+        return [line for line in text.split("\n") if line.strip()]
