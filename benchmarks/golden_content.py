@@ -9,7 +9,7 @@ import json
 import sqlite3
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ import yaml
 from numpy import ndarray as Array
 from PIL import Image
 
-from benchmarks.golden_masks import CELLS, ELEMENTS, MASKED, METRICS_OF_SPEED, RUN_TABLES, Names
+from benchmarks.golden_masks import CELLS, ELEMENTS, MASKED, METADATA, RUN_TABLES, STATES, Names
 
 Content = Mapping[str, Any]
 """Place in a file -> a plain value, bytes or an array."""
@@ -67,8 +67,11 @@ def _json(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
 
 def _json_lines(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
     # Sorted: lines are appended as processes finish their items.
-    for number, line in enumerate(sorted(raw.decode().splitlines()), 1):
-        yield from _masked(flattened(json.loads(line), f"line {number}"), names)
+    lines = sorted(STATES.sub(MASKED, names.replace(raw.decode())).splitlines())
+    for number, line in enumerate(lines, 1):
+        start = min(position for position in (line.find("{"), line.find("["), len(line)) if position >= 0)
+        yield f"line {number}", line[:start]
+        yield from flattened(json.loads(line[start:] or "null"), f"line {number}")
 
 
 def _yaml(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
@@ -91,7 +94,8 @@ def _parquet(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
         yield f"type of {field.name}", f"{field.type}{'' if field.nullable else ' not null'}"
     yield "order of columns", ",".join(table.schema.names)
     for key, value in (table.schema.metadata or {}).items():
-        yield from _masked(_metadata(f"metadata {key.decode()}", value), names)
+        is_masked = key.decode() in METADATA.get(Path(name).name, ())
+        yield from _masked(_metadata(f"metadata {key.decode()}", b"null" if is_masked else value), names)
     for column in table.column_names:
         for number, value in enumerate(table[column].to_pylist(maps_as_pydicts=None)):
             yield f"row {number}, {column}", names.replace(value) if isinstance(value, str) else value
@@ -157,22 +161,23 @@ def _zip(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
 
 def _dicom(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
     dataset = pydicom.dcmread(io.BytesIO(raw), force=True)
+    hidden = {keyword for start, keywords in ELEMENTS.items() if name.startswith(start) for keyword in keywords}
     yield "preamble", dataset.preamble
     for part, elements in (("meta ", dataset.file_meta), ("", dataset)):
-        yield from _masked(_elements(elements, part), names)
+        yield from _masked(_elements(elements, part, hidden), names)
 
 
-def _elements(dataset: pydicom.Dataset, place: str) -> Iterator[tuple[str, Any]]:
-    for tag in dataset:
-        title = f"{place}{tag.tag} {tag.keyword}".rstrip()
-        if tag.VR == "SQ":
-            yield f"{title} items", len(tag.value)
-            for index, item in enumerate(tag.value):
-                yield from _elements(item, f"{title}[{index}] ")
-        elif tag.keyword in ELEMENTS:
+def _elements(dataset: pydicom.Dataset, place: str, hidden: Container[str]) -> Iterator[tuple[str, Any]]:
+    for element in dataset:
+        title = f"{place}{element.tag} {element.keyword}".rstrip()
+        if element.VR == "SQ":
+            yield f"{title} items", len(element.value)
+            for index, item in enumerate(element.value):
+                yield from _elements(item, f"{title}[{index}] ", hidden)
+        elif element.keyword in hidden:
             yield title, MASKED
         else:
-            yield title, tag.value if isinstance(tag.value, bytes) else f"{tag.VR} {tag.value}"
+            yield title, element.value if isinstance(element.value, bytes) else f"{element.VR} {element.value}"
 
 
 def _mlflow(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
@@ -183,8 +188,7 @@ def _mlflow(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
             for table, query in RUN_TABLES.items():
                 lines = sorted(names.replace("\t".join(map(str, row))) for row in connection.execute(query))
                 for number, line in enumerate(lines, 1):
-                    is_speed = table == "metrics" and METRICS_OF_SPEED.search(line.split("\t")[1])
-                    yield f"{table} {number}", MASKED if is_speed else line
+                    yield f"{table} {number}", line
 
 
 READERS: Mapping[str, Reader] = {

@@ -27,8 +27,20 @@ CELLS = {
 }
 """Name of a table -> columns that hold durations."""
 
-ELEMENTS: frozenset[str] = frozenset()
-"""Keywords of DICOM elements that highdicom sets to the present or draws at random."""
+ELEMENTS = {
+    # A segmentation and annotations are new instances, which highdicom gives the present time; so are their UIDs.
+    "predictions/": ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "SeriesInstanceUID", "ContentTime"),
+}
+"""Beginning of a path -> DICOM elements that are set to the present or drawn at random in the files there."""
+
+STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", re.MULTILINE)
+"""Keyed hashes in .jsonl files that cover the source text of medvit: they decide what is read again, and follow every
+change of the code (`taking_version`, `readers_version`)."""
+
+METADATA = {
+    "sources.parquet": ("medvit_card",),  # a keyed hash that covers the source text of medvit, as `STATES`
+}
+"""Name of a table -> keys of its schema's metadata that follow the code."""
 
 RUN_TABLES: Mapping[str, str] = {
     # Times of a metric and of a run are those of the clock; identifiers are drawn at random.
@@ -39,9 +51,6 @@ RUN_TABLES: Mapping[str, str] = {
     "datasets": "SELECT name, digest FROM datasets ORDER BY 1, 2",
 }
 """Tables of MLflow that hold what a stage records; the rest is MLflow's own."""
-
-METRICS_OF_SPEED = re.compile(r"(_s|_per_second|seconds|images_s|gib)$")
-"""Metrics that measure the machine."""
 
 
 @dataclass(frozen=True)

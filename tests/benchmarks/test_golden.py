@@ -1,4 +1,4 @@
-"""Golden outputs: equal folders are equal, a changed value is found in every kind of file, and what is masked is not."""
+"""Golden outputs: equal folders are equal, a changed value is found in every kind of file, masked ones are not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def dicom(value: int, uid: str = "1.2.3", time: str = "120000") -> bytes:
 
 
 def parquet(value: int, fact: str = "a") -> bytes:
-    table = pa.table({"name": ["x", "y"], "count": [1, value]}).replace_schema_metadata({"facts": f'{{"of": "{fact}"}}'})
+    table = pa.table({"name": ["x", "y"], "count": [1, value]}).replace_schema_metadata(
+        {"facts": f'{{"of": "{fact}"}}'}
+    )
     return to_bytes(lambda stream: pq.write_table(table, stream))
 
 
@@ -91,7 +93,7 @@ KINDS: dict[str, tuple[Callable[[int], bytes], str]] = {
     "a.html": (lambda value: b"<p>%d</p>" % value, "line 1: '<p>1</p>' | '<p>2</p>'"),
     "a.txt": (lambda value: b"12:00:00 INFO %d" % value, "line 1: 'INFO 1' | 'INFO 2'"),
     "a.parquet": (parquet, "row 1, count: 1 | 2"),
-    "a.dcm": (dicom, "(0040,a043) ConceptNameCodeSequence[0] (0008,0104) CodeMeaning: 'LO Liver 1' | 'LO Liver 2'"),
+    "a.dcm": (dicom, "(0040,A043) ConceptNameCodeSequence[0] (0008,0104) CodeMeaning: 'LO Liver 1' | 'LO Liver 2'"),
     "a.safetensors": (lambda value: save({"w": np.float32([0, value])}), "w: 1 of 2 values differ, first at (1,): 1.0"),
     "a.b2nd": (lambda value: blosc2.asarray(np.array([0, value])).to_cframe(), "array: 1 of 2 values differ"),
     "a.png": (png, "pixels: 1 of 2 values differ, first at (0, 1): 1 | 2"),
@@ -146,8 +148,20 @@ def test_times_of_gzip_and_of_logs_and_progress_are_masked(tmp_path):
     assert found(tmp_path / "seconds", "status.csv", b"study,seconds\ns,1\n", b"study,seconds\ns,2\n") == []
 
 
+def test_states_that_cover_the_source_text_of_medvit_are_masked_and_what_follows_them_is_not(tmp_path):
+    a, b = "a" * 64, "b" * 64
+    line = '{"state": "%s", "taken": {"sha256": "%s"}}'
+    assert found(tmp_path / "state", "taken.jsonl", (line % (a, a)).encode(), (line % (b, a)).encode()) == []
+    (told,) = found(tmp_path / "taken", "taken.jsonl", (line % (a, a)).encode(), (line % (a, b)).encode())
+    assert told.startswith("taken.jsonl: line 1.taken.sha256: ")
+    header = '%s dicom [null,[{"rows":%d}]]'
+    assert found(tmp_path / "key", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 1)).encode()) == []
+    (told,) = found(tmp_path / "rows", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 2)).encode())
+    assert told == "h.jsonl: line 1[1][0].rows: 1 | 2"
+
+
 def test_uids_and_times_that_highdicom_draws_are_masked(tmp_path):
-    assert found(tmp_path, "segmentation.dcm", dicom(1), dicom(1, "1.2.4", "130000")) == []
+    assert found(tmp_path, "predictions/segmentation.dcm", dicom(1), dicom(1, "1.2.4", "130000")) == []
 
 
 def test_the_folder_and_the_runs_of_mlflow_are_masked(tmp_path):
