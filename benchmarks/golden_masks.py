@@ -27,10 +27,23 @@ CELLS = {
 }
 """Name of a table -> columns that hold durations."""
 
-ELEMENTS = {
-    # A segmentation and annotations are new instances, which highdicom gives the present time; so are their UIDs.
-    "predictions/": ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "SeriesInstanceUID", "ContentTime"),
-}
+NEW_INSTANCES = (
+    # A segmentation, and annotations of a slide, are instances in series of their own: highdicom draws their UIDs.
+    "MediaStorageSOPInstanceUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    # It draws those of what is inside, too: the dimensions and tracked segments, the groups of annotations.
+    "DimensionOrganizationUID",
+    "TrackingUID",
+    "AnnotationGroupUID",
+    # The moment at which they were made.
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "ContentDate",
+    "ContentTime",
+    "ContributionDateTime",
+)
+ELEMENTS = {"predictions/": NEW_INSTANCES}
 """Beginning of a path -> DICOM elements that are set to the present or drawn at random in the files there."""
 
 STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", re.MULTILINE)
