@@ -24,7 +24,7 @@ from benchmarks.golden_content import content
 from benchmarks.golden_masks import MADE_IN, Names
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS")
-SHOWN_PER_FILE, SHOWN_CHARACTERS = 5, 160
+SHOWN_PER_FILE, SHOWN_CHARACTERS = 5, 120
 
 
 def make(folder: Path, data: Path) -> int:
@@ -71,7 +71,8 @@ def changes(a: Any, b: Any) -> Iterator[str]:
         elif isinstance(a[place], Array) and isinstance(b[place], Array):
             yield from (f"{place}: {line}" for line in array_changes(a[place], b[place]))
         elif not same(a[place], b[place]):
-            yield f"{place}: {shown(a[place])} | {shown(b[place])}"
+            start = first_difference(a[place], b[place])
+            yield f"{place}: {shown(a[place], start)} | {shown(b[place], start)}"
 
 
 def same(a: Any, b: Any) -> bool:
@@ -90,12 +91,20 @@ def array_changes(a: Array, b: Array) -> Iterator[str]:
         yield f"{len(places)} of {a.size} values differ, first at {where}: {a[where]} | {b[where]}"
 
 
-def shown(value: Any) -> str:
-    """Return a value, short enough for a line."""
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
+def first_difference(a: Any, b: Any) -> int:
+    """Return where two texts or bytes begin to differ; 0 for other values."""
+    if not (isinstance(a, str | bytes) and type(a) is type(b)):
+        return 0
+    return next((at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+
+
+def shown(value: Any, start: int = 0) -> str:
+    """Return a value for a line; of a long one, what stands around `start`."""
+    if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
+        before = max(0, start - SHOWN_CHARACTERS // 4)
+        return f"{len(value)} long, from {before}: {value[before : before + SHOWN_CHARACTERS]!r}"
     text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return text if len(text) <= 2 * SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def compare(a: Path, b: Path) -> int:

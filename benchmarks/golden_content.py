@@ -94,8 +94,8 @@ def _parquet(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
         yield f"type of {field.name}", f"{field.type}{'' if field.nullable else ' not null'}"
     yield "order of columns", ",".join(table.schema.names)
     for key, value in (table.schema.metadata or {}).items():
-        is_masked = key.decode() in METADATA.get(Path(name).name, ())
-        yield from _masked(_metadata(f"metadata {key.decode()}", b"null" if is_masked else value), names)
+        for place, leaf in _masked(_metadata(f"metadata {key.decode()}", value), names):
+            yield place, MASKED if place in METADATA else leaf
     for column in table.column_names:
         for number, value in enumerate(table[column].to_pylist(maps_as_pydicts=None)):
             yield f"row {number}, {column}", names.replace(value) if isinstance(value, str) else value

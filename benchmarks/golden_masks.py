@@ -13,7 +13,7 @@ MADE_IN, DATABASE = "made-in.txt", "mlflow.db"
 
 MASKED = "(masked)"
 
-PROGRESS = re.compile(r"[^\r\n]*?\d+%\|[^|\r\n]*\| *\d+/\d+ \[[^\]\r\n]*\]")
+PROGRESS = re.compile(r"(?<![^\r\n])[^\r\n|%]{0,60}?\d+%\|[^|\r\n]*\| *\d+/\d+ \[[^\]\r\n]*\]")
 """A progress bar of tqdm: how often it is drawn, and its rates, follow the speed of the machine."""
 
 TEXT_MASKS = (
@@ -50,10 +50,8 @@ STATES = re.compile(r"^[0-9a-f]{64}(?= )|(?<=\"state\": \")[0-9a-f]{64}(?=\")", 
 """Keyed hashes in .jsonl files that cover the source text of medvit: they decide what is read again, and follow every
 change of the code (`taking_version`, `readers_version`)."""
 
-METADATA = {
-    "sources.parquet": ("medvit_card",),  # a keyed hash that covers the source text of medvit, as `STATES`
-}
-"""Name of a table -> keys of its schema's metadata that follow the code."""
+METADATA = ("metadata medvit_card", "metadata medvit_tiles.facts.state")
+"""Places of the same kind of hash in the metadata of a table: of what a card shows, and of the tiles of a slide."""
 
 RUN_TABLES: Mapping[str, str] = {
     # Times of a metric and of a run are those of the clock; identifiers are drawn at random.

@@ -101,7 +101,7 @@ KINDS: dict[str, tuple[Callable[[int], bytes], str]] = {
     "a.nii": (nifti, "voxels: 1 of 2 values differ, first at (0, 0, 1): 1 | 2"),
     "a.nii.gz": (lambda value: gzip.compress(nifti(value)), "voxels: 1 of 2 values differ"),
     "a.zip": (zipped, "inside.json: a: 1 | 2"),
-    "a.bin": (lambda value: bytes([value]), "bytes: 1 bytes | 1 bytes"),
+    "a.bin": (lambda value: bytes([value]), "bytes: b'\\x01' | b'\\x02'"),
 }
 
 
@@ -135,7 +135,7 @@ def test_types_count_as_well_as_values(tmp_path):
     assert found(tmp_path / "npy", "a.npy", *pair) == ["a.npy: array: float32 (2,) | float64 (2,)"]
 
 
-def test_metadata_of_a_table_is_compared_by_value(tmp_path):
+def test_metadata_of_a_table_is_compared_by_value_but_for_states(tmp_path):
     assert found(tmp_path, "a.parquet", parquet(1), parquet(1, "b")) == ["a.parquet: metadata facts.of: 'a' | 'b'"]
 
 
@@ -158,6 +158,13 @@ def test_states_that_cover_the_source_text_of_medvit_are_masked_and_what_follows
     assert found(tmp_path / "key", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 1)).encode()) == []
     (told,) = found(tmp_path / "rows", "h.jsonl", (header % (a, 1)).encode(), (header % (b, 2)).encode())
     assert told == "h.jsonl: line 1[1][0].rows: 1 | 2"
+
+
+def test_long_lines_are_read_in_time(tmp_path):
+    line = b"<img src='data:image/png;base64,%s'>%%s" % (b"iVBORw0KGgo" * 100_000)
+    (told,) = found(tmp_path, "report.html", line % b"1", line % b"2")
+    assert "'>1\" | " in told
+    assert told.endswith("'>2\"")
 
 
 def test_uids_and_times_that_highdicom_draws_are_masked(tmp_path):
