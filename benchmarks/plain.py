@@ -24,7 +24,7 @@ class PlainHead(nn.Module):
     def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            *(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
         )
         self.last: Any = nn.utils.parametrizations.weight_norm(nn.Linear(bottleneck, prototypes, bias=False))
         self.last.parametrizations.weight.original0.data.fill_(1.0)

@@ -46,7 +46,14 @@ def _corners(stride: int) -> Int64[Array, "n 2"]:
 def _tasks(path: Path, folder: Path, corners: Int64[Array, "n 2"], zoom: int) -> dict[str, Callable[[Path], object]]:
     slide = open_slide(path)
     row = Row(
-        *("slide", "patient", "study", "series", "SM", "slide", "bench", "train"),
+        image_id="slide",
+        patient_id="patient",
+        study_id="study",
+        series_id="series",
+        modality="SM",
+        kind="slide",
+        dataset="bench",
+        split="train",
         shape=(3, *slide.shape),
         dtype="uint8",
         sha256="",

@@ -163,7 +163,7 @@ def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudony
         log.warning(
             "none of the %d patients that the source names by PatientID is in the dataset: what is found, or not, "
             "means nothing unless it was made of this source, by this key (key=...), with patients from elsewhere",
-            *(len(here),),
+            len(here),
         )
 
 

@@ -34,8 +34,14 @@ SHOWN_IMAGES = 4
 SHOWN_VALUES = 12
 """Values of an attribute in the table, the most frequent."""
 _NUMERIC = (
-    *("age_years", "slice_thickness_mm", "echo_time_ms", "repetition_time_ms"),
-    *("fundus_quality", "fundus_sharpness", "fundus_exposure", "fundus_field"),
+    "age_years",
+    "slice_thickness_mm",
+    "echo_time_ms",
+    "repetition_time_ms",
+    "fundus_quality",
+    "fundus_sharpness",
+    "fundus_exposure",
+    "fundus_field",
 )
 
 

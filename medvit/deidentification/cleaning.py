@@ -265,7 +265,7 @@ def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
 
     copy.PatientIdentityRemoved = "YES"
     copy.DeidentificationMethod = [METHOD, MASKED] if writing == "masked" else METHOD
-    done = ["profile", *sorted(profile.options), *["private"] * bool(profile.private)]
+    done = ["profile", *sorted(profile.options), *(["private"] if profile.private else [])]
     copy.DeidentificationMethodCodeSequence = []
     for name in done:
         code = Dataset()

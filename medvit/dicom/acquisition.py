@@ -56,9 +56,21 @@ _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
 MAX_NAMES = 4
 """Words of a patient's name that are tried joined."""
 _PERSONAL = (
-    *("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress", "PatientBirthDate", "AccessionNumber"),
-    *("InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "OperatorsName"),
-    *("PerformingPhysicianName", "StudyID", "StudyDate", "DeviceSerialNumber"),
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "PatientAddress",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "ReferringPhysicianName",
+    "OperatorsName",
+    "PerformingPhysicianName",
+    "StudyID",
+    "StudyDate",
+    "DeviceSerialNumber",
 )
 _READ = (*TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
 

@@ -60,7 +60,13 @@ INTERVALS = (
     "undefined, as without a case of a class, does not count for it."
 )
 SHOWN_IN_PARTS = (
-    *("auroc", "average_precision", "accuracy", "balanced_accuracy", "kappa_quadratic", "sensitivity", "specificity"),
+    "auroc",
+    "average_precision",
+    "accuracy",
+    "balanced_accuracy",
+    "kappa_quadratic",
+    "sensitivity",
+    "specificity",
 )
 """Metrics shown of levels and strata; `metrics.json` has all."""
 FEW_PATIENTS = 20

@@ -205,7 +205,8 @@ def write(
         log.warning(
             "%d copied images are Siemens mosaics whose slices only a private element tells, which the copy lacks: no "
             "tool can open them as volumes; if your site allows it, add %r to deidentify.private",
-            *(num_closed, MOSAIC_PRIVATE),
+            num_closed,
+            MOSAIC_PRIVATE,
         )
     others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
     if others[False]:
@@ -245,7 +246,7 @@ def _jobs(
 
 def _finish(config: DeidentifyConfig, folder: Path, num_files: int, num_masked: int, failures: Collection[str]) -> None:
     assert config.copy_to is not None
-    done = ["profile", *sorted(config.options), *["private"] * bool(config.private)]
+    done = ["profile", *sorted(config.options), *(["private"] if config.private else [])]
     summary = {
         "method": METHOD,
         "options": [CODES[name][1] for name in done],

@@ -96,7 +96,9 @@ class UrFound(Mae):
         self.words = nn.Embedding(size, width, padding_idx=PAD)
         self.places = nn.Parameter(torch.zeros(1, config.max_words, width))
         layer = nn.TransformerEncoderLayer(
-            *(width, config.text_heads, 4 * width),
+            width,
+            config.text_heads,
+            4 * width,
             dropout=0.0,
             activation="gelu",
             batch_first=True,

@@ -183,8 +183,12 @@ def _describe_scanner(dataset: Dataset) -> None:
     dataset.AcquisitionDeviceTypeCodeSequence = Sequence([kind])
     dataset.DetectorType, dataset.PupilDilated = "CMOS", ""
     unknown = (
-        *("AxialLengthOfTheEye", "EmmetropicMagnification", "HorizontalFieldOfView", "IntraOcularPressure"),
-        *("OphthalmicAnatomicReferencePointXCoordinate", "OphthalmicAnatomicReferencePointYCoordinate"),
+        "AxialLengthOfTheEye",
+        "EmmetropicMagnification",
+        "HorizontalFieldOfView",
+        "IntraOcularPressure",
+        "OphthalmicAnatomicReferencePointXCoordinate",
+        "OphthalmicAnatomicReferencePointYCoordinate",
     )
     for keyword in unknown:
         setattr(dataset, keyword, None)

@@ -99,7 +99,9 @@ class Dicom:
             return _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
         frame = frames[0]
         return Image(
-            *(frame.pixels, "image", item.modality),
+            frame.pixels,
+            "image",
+            item.modality,
             mpp=planes[0].mpp,
             slope=frame.slope,
             intercept=frame.intercept,
@@ -280,7 +282,10 @@ def _resampled(planes: Sequence[Header], frames: Sequence[Frame], item: Item) ->
 
 def _image(voxels: Num[Array, "i j k"], affine: Affine, meaning: Frame, item: Item) -> Image:
     return Image(
-        *(voxels[None], "volume", item.modality, affine),
+        voxels[None],
+        "volume",
+        item.modality,
+        affine,
         slope=meaning.slope,
         intercept=meaning.intercept,
         unit=meaning.unit,

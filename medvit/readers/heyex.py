@@ -77,7 +77,8 @@ def _head(file: Path) -> HeyexHeader:
     head: Any = construct.Struct(*(one for one in fields if one.name not in ("localizer", "bscans"))).parse_file(file)
     return HeyexHeader(
         (float(head.distance), float(head.scale_y), float(head.scale_x)),
-        *(int(head.n_bscans), int(head.scan_pattern)),
+        int(head.n_bscans),
+        int(head.scan_pattern),
         SIDES.get(_text(head.scan_position).upper(), ""),
         _text(head.patient_id),
     )

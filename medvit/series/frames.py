@@ -78,7 +78,7 @@ def _placed(header: Header, group: Dataset) -> Header:
     in_transducer = "ImagePositionVolume" in group and "ImagePositionPatient" not in group
     stack = str(group.get("StackID") or "").strip()
     return replace(
-        *(header,),
+        header,
         position_mm=position or header.position_mm,
         orientation=orientation or header.orientation,
         spacing_mm=numbers(group, "PixelSpacing", 2) or header.spacing_mm,

@@ -54,7 +54,7 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     step = _step_mm(dataset, csa, normal)
     return tuple(
         replace(
-            *(header,),
+            header,
             rows=rows,
             columns=columns,
             frame=number,

@@ -71,7 +71,9 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
     matrix[:3, 3] = positions[0] + matrix[:3, :2] @ low
     heights = (distances - distances[0]) / step_mm
     return ResamplingGrid(
-        *(tuple(int(n) for n in ascent.order), offsets - low, heights),
+        tuple(int(n) for n in ascent.order),
+        offsets - low,
+        heights,
         (int(columns), int(rows), num_slices),
         Affine(lps_to_ras(matrix)),
     )

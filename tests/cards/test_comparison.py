@@ -24,7 +24,9 @@ def dataset(folder: Path, *, brighter: int = 0, **changes: object) -> Manifest:
     for number in range(NUM_ROWS):
         voxels = np.random.default_rng(number).integers(0, 100, (1, 6, 6, 6), dtype=np.int16) + np.int16(brighter)
         plain = row(
-            *(folder, number, voxels),
+            folder,
+            number,
+            voxels,
             kind="volume",
             labels={"label": "yes" if number % 2 else "no"},
             spacing_mm=(1.0, 1.0, 2.0 + 0.1 * (number % 3)),

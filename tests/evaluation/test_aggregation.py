@@ -32,7 +32,14 @@ GRADES = ("0", "1", "2", "3")
 def row(image: str, patient: str, study: str, side: str = "", quality: str = "") -> Row:
     said = {"laterality": side, "fundus_quality": quality}
     return Row(
-        *(image, patient, study, "e", "OP", "image", "toy", "test"),
+        image_id=image,
+        patient_id=patient,
+        study_id=study,
+        series_id="e",
+        modality="OP",
+        kind="image",
+        dataset="toy",
+        split="test",
         shape=(3, 4, 4),
         dtype="uint8",
         sha256="",
@@ -49,8 +56,11 @@ def made(rows: Sequence[Row], truth: Sequence[int], scores: Sequence[float], cla
 
 
 ONE = [
-    *(row("a", "p", "s1", "right"), row("b", "p", "s1", "right"), row("c", "p", "s1", "left")),
-    *(row("d", "p", "s2", "left"), row("e", "q", "s3", "left")),
+    row("a", "p", "s1", "right"),
+    row("b", "p", "s1", "right"),
+    row("c", "p", "s1", "left"),
+    row("d", "p", "s2", "left"),
+    row("e", "q", "s3", "left"),
 ]
 
 

@@ -85,7 +85,7 @@ def test_a_number_of_a_patient_is_looked_for_though_it_is_a_repetition_time(tmp_
 
 @pytest.mark.parametrize(
     "number",
-    *(["MRN-4711-88", "12-34-56-78", "123 456 789", "1234/19", "4711-88", "03.12.48-123", "KH 12 34 56", "2019-0042"],),
+    ["MRN-4711-88", "12-34-56-78", "123 456 789", "1234/19", "4711-88", "03.12.48-123", "KH 12 34 56", "2019-0042"],
 )
 def test_a_number_in_parts_is_looked_for_whole_and_joined(tmp_path: Path, number: str) -> None:
     image = Dataset()

@@ -81,8 +81,15 @@ PACKED, APART = {"packed": "w12", "out": "w3"}, {"gate": "w1", "value": "w2", "o
         (vit(768, 12, 16, 197), LEARNED | {"size": "base", "patch_size": 16, "image_size": 224}),
     ],
     ids=[
-        *("DINO-S/16", "DINO-B/8", "DINOv2-S/14-registers", "DINOv2-B/14", "DINOv2-g/14-registers"),
-        *("DINOv3-S/16", "DINOv3-L/16", "DINOv3-S+/16", "MAE-B/16"),
+        "DINO-S/16",
+        "DINO-B/8",
+        "DINOv2-S/14-registers",
+        "DINOv2-B/14",
+        "DINOv2-g/14-registers",
+        "DINOv3-S/16",
+        "DINOv3-L/16",
+        "DINOv3-S+/16",
+        "MAE-B/16",
     ],
 )
 def test_true_names_and_shapes_leave_nothing_missing_and_nothing_over(shapes, options):
