@@ -52,6 +52,7 @@ def test_metrics_of_patients_are_those_of_their_means_with_the_bootstrap_of_pati
 
 def test_with_one_image_a_patient_nothing_is_said_twice():
     evaluation = evaluate("abcd", [0, 1, 0, 1], probabilities(0.1, 0.9, 0.4, 0.6))
+    assert "brier" in evaluation.metrics
     assert not any(name.startswith("patient_") for name in evaluation.metrics)
 
 

@@ -88,6 +88,7 @@ def test_only_color_photographs_of_the_eye_are_judged() -> None:
 
 def test_the_photographs_of_drive_are_good_and_their_smoothed_copies_are_not(shared_data: Path) -> None:
     paths = sorted(shared_data.glob("drive/*/images/*.tif"))[::5]
+    assert paths
     for pixels in (np.asarray(Picture.open(path)).transpose(2, 0, 1) for path in paths):
         assert quality(pixels).flags == ()
         assert quality(blurred(pixels, 1.0)).flags == ("blurred",)
@@ -95,7 +96,9 @@ def test_the_photographs_of_drive_are_good_and_their_smoothed_copies_are_not(sha
 
 @pytest.mark.parametrize("pattern", ["busi-ultrasound/normal/*.png", "bbbc038-nuclei/images/*.png", "wsi/tiles/*.png"])
 def test_other_pictures_are_no_fundus(shared_data: Path, pattern: str) -> None:
-    for path in sorted(shared_data.glob(pattern))[:20]:
+    paths = sorted(shared_data.glob(pattern))[:20]
+    assert paths
+    for path in paths:
         assert not quality(np.asarray(Picture.open(path).convert("RGB")).transpose(2, 0, 1)).is_fundus
 
 

@@ -56,7 +56,11 @@ def test_unknown_files_are_told_by_line_and_never_by_name(candidate: Make, table
 
 
 def test_a_file_of_the_source_that_is_no_image_is_passed_over(candidate: Make, table: Write) -> None:
-    from_table([candidate("x.png")], table("file,grade\nx,1\nbroken,2\n"), files=["x.png", "a/broken.png"])
+    lines = table("file,grade\nx,1\nbroken,2\n")
+    (labeled,) = from_table([candidate("x.png")], lines, files=["x.png", "a/broken.png"])
+    assert labeled.labels == {"grade": "1"}
+    with pytest.raises(DataError, match="that the source does not have"):
+        from_table([candidate("x.png")], lines, files=["x.png"])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def test_a_dataset_comes_out_as_it_went_in(dataset: Path, tmp_path: Path):
 
 def test_no_name_or_path_of_the_source_is_in_what_is_exported(dataset: Path, tmp_path: Path):
     exported = export(dataset=dataset, output=tmp_path / "out", compress=False, **QUIET)
-    for path in exported.folder.rglob("*"):
+    paths = list(exported.folder.rglob("*"))
+    assert any(path.name.endswith(".nii") for path in paths)
+    for path in paths:
         assert "case_" not in path.name
         assert path.name == "config.yaml" or b"case_" not in path.read_bytes()
 

@@ -75,7 +75,9 @@ def test_many_pages_are_refused(tmp_path: Path):
 
 def test_real_pictures_of_every_folder_are_read(shared_data: Path):
     for pattern in ("busi-ultrasound/*/*", "brain-tumor-mri-2d/*/*/*", "wsi/tiles/*", "wsi/*.tif"):
-        for path in sorted(shared_data.glob(pattern))[:12]:
+        paths = sorted(shared_data.glob(pattern))[:12]
+        assert paths, pattern
+        for path in paths:
             image = read(only(path))
             assert image.pixels.ndim == 3
             assert image.pixels.dtype == np.uint8
