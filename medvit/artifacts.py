@@ -1,4 +1,4 @@
-"""What stages hand on besides datasets: checkpoints, reports and predictions, each a folder with its lineage."""
+"""Artifacts besides datasets: checkpoints, reports and predictions, each a folder with its lineage."""
 
 from __future__ import annotations
 

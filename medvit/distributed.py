@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed training; alone, a process is all of them."""
+"""Distributed training: rank, sums and gathers over processes; a single process is a group of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A document of headings, sentences, tables and pictures: as HTML that stands alone, as Markdown with files beside."""
+"""Documents of headings, text, tables and pictures: self-contained HTML, or Markdown with files beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong, in kinds a user can act upon.
+"""Errors a user can act upon, by kind.
 
 Every message is one sentence for a person: what was found, where, what was expected, and what to do.
 It names no patient: where a file must be named, its pseudonym is.

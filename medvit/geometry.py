@@ -1,4 +1,4 @@
-"""Where voxels lie: one affine type, in RAS+ and millimeters, float64.
+"""Geometry of volumes: one affine type, voxels to RAS+ millimeters, float64.
 
 DICOM and ITK say LPS. Their readers and writers convert at the door with `lps_to_ras`; inside, all is RAS+.
 """

@@ -1,4 +1,4 @@
-"""What this machine computes well, how memory is asked of it, and which of several processes of one run this is."""
+"""This machine: numeric precision, memory allocation, threads and devices."""
 
 from __future__ import annotations
 

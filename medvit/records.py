@@ -1,4 +1,4 @@
-"""What is known of an image, from the source to the manifest: frozen dataclasses, never dicts.
+"""Records of an image from the source to the manifest: frozen dataclasses, never dicts.
 
 Four records describe its life: a reader finds an `Item`, a `Candidate` is an item with its patient, labels and split, a
 `Taken` is what was stored of it, and a `Row` is its line in the manifest. Items and candidates hold identifiers, names
@@ -203,7 +203,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Taken:
-    """What was stored of an image, and what its pixels say: the part of a row that needed reading.
+    """The stored pixels of an image and what they tell: the part of a row for which they have to be read.
 
     `num_mask_values` is one more than the largest value of its label map.
     """

@@ -1,4 +1,4 @@
-"""A choice made by `name` in YAML, found because its file lies in the room's folder.
+"""Registry of choices made by `name` in YAML, found because their files lie in the room's folder.
 
 A room is a package such as `medvit.objectives`. A file in it holds a config class with a `name` and a `build` method:
 

@@ -1,4 +1,4 @@
-"""A recipe becomes a stage: a config type, a seed, an output folder, lineage and tracking around one function.
+"""Stages: a config type, a seed, an output folder, lineage and tracking around a recipe.
 
 A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the
 final name. An unfinished run goes on with `resume=true`.

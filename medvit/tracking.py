@@ -1,4 +1,4 @@
-"""MLflow, and nothing else imports it: parameters, metrics, pictures and the lineage of a stage.
+"""MLflow tracking: parameters, metrics, pictures and the lineage of a stage; nothing else imports it.
 
 The default store is a SQLite file in the current directory. Metrics are sent in batches, so that tracking does not slow
 training. With tracking off, the same calls do nothing.

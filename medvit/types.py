@@ -1,4 +1,4 @@
-"""What passes between the rooms in training, in memory: frozen dataclasses, never dicts.
+"""Types that pass between rooms in training, in memory: frozen dataclasses, never dicts.
 
 Axes: B batch, C channels, I J K voxels (R, A, S), H W rows and columns, V views, N patches, P prefix tokens,
 D width, L classes; `*S` stands for (H, W) or (I, J, K).

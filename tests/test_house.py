@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from docs.architecture import PAGE, rendered
 from medvit.config import keys, read_yaml
 from medvit.errors import MedvitError
 from pipelines.__main__ import STAGES, find
@@ -228,6 +229,26 @@ def test_a_config_opens_with_what_it_is_its_command_and_two_overrides() -> None:
         if not (len(opening) >= 3 and has_command and len(re.findall(r"[\w.]+=\S+", text)) >= 2):
             failed.append(name_of(path))
     assert_none(failed)
+
+
+def test_the_map_of_the_project_is_that_of_the_code() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- generated: ") == page.count("<!-- end -->") == 4
+    assert page == rendered(page), "docs/architecture.md is out of date; run: python -m docs.architecture"
+
+
+def test_the_map_names_every_file_of_the_artifacts() -> None:
+    page, stored = PAGE.read_text(encoding="utf-8"), PROJECT / "tests" / "fixtures"
+    for artifact in ("dataset", "checkpoint", "report", "predictions"):
+        files = {path.name for path in stored.glob(f"*/{artifact}/*") if path.is_file()}
+        assert files
+        assert_none(name for name in files if f"`{name}`" not in page)
+
+
+def test_the_readme_names_every_room() -> None:
+    rooms = {path.parent.name for path in (PROJECT / "medvit").glob("*/__init__.py")}
+    text = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## The map")[2]
+    assert_none(room for room in rooms if not re.search(rf"\b{room}\b", text))
 
 
 def test_every_stage_is_in_the_list_of_the_command_line() -> None:

@@ -1,4 +1,4 @@
-"""Search a dataset, its copies and the MLflow store for what identifies patients in the source.
+"""Search for identifiers of a source's patients in a dataset, its de-identified copy and the MLflow store.
 
 The contract. `needles` collects the identifying values of a source in the forms in which they may turn up elsewhere,
 `rarity` says which of them are worth a search, `search` walks the places, `matcher` finds them in texts, and `metadata`

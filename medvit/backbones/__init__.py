@@ -1,4 +1,4 @@
-"""From pixels to tokens.
+"""Backbones: vision transformers that turn pixels, in 2D or 3D, into tokens.
 
 A backbone takes any size that is whole patches, in 2D or 3D, and says how many prefix tokens it puts before the patch
 tokens: nobody assumes one. Adding one is adding a file.

@@ -1,4 +1,4 @@
-"""The data card: what a dataset holds, in figures computed from it and in prose that people wrote.
+"""Cards of datasets and models: computed figures, prose written by people, comparison, Croissant metadata.
 
 `card.md` is for people, its front matter for programs, its plots lie in `card/`; `card.json` is for machines alone.
 """

@@ -1,4 +1,4 @@
-"""A dataset on disk: its manifest, its pixels by content address, and what was not taken.
+"""Datasets on disk: manifest, content-addressed store, quarantine; rows as samples and slices; export to files.
 
 The contract. `Manifest` is the table of rows, `Store` holds pixels and label maps once each, `quarantine` lists what
 was not taken and why. Everything here speaks in pseudonyms. `samples` and `slices` turn rows into what a model takes,

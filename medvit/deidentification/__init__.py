@@ -1,4 +1,4 @@
-"""Identifiers out of DICOM and out of pixels (PS3.15 Annex E), pseudonyms in their place.
+"""De-identification (PS3.15 Annex E): pseudonyms, crosswalk, header cleaning, burned-in text.
 
 The contract. `profile` says what becomes of each element, `cleaning` applies it to a data set, `pixels` to its pixel
 data, `text_detector` and `burned_in` find and blank printed text. Replacements are keyed hashes with the key of the

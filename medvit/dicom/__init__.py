@@ -1,4 +1,4 @@
-"""One DICOM instance: its header, its pixels, and what its lookup tables make of them.
+"""One DICOM instance: its header, its pixels and its lookup tables.
 
 The contract. A header is read without pixels, by a direct parser for well-formed files and by pydicom for all others;
 both give the same values. Pixels come as stored, with the transformation that gives real values. Geometry here is LPS

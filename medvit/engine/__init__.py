@@ -1,8 +1,9 @@
-"""Maps work over items: in this process, in several, or on a Ray cluster; in order, each failure kept with its item.
+"""Map a function over items, in order: in this process, in local processes or on a Ray cluster.
 
 The function must be importable (a top-level function or a frozen dataclass with `__call__`) and its result picklable.
 Only so many items are under way at once that memory does not grow with their number. A worker that dies costs nothing
-but its item's time: the item is tried once more, and if it kills again, the death is its outcome alone.
+but its item's time: the item is tried once more, and if it kills again, the death is its outcome alone. A failure is
+kept with its item.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good a model is, with intervals: pure functions of truth and prediction, and one report that stands alone.
+"""Evaluation: metrics with 95 % intervals, paired comparison, aggregation to patients, a self-contained report.
 
 Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not two
 witnesses.

@@ -1,4 +1,4 @@
-"""From tokens to logits.
+"""Heads: tokens to logits.
 
 A head says which depths of the backbone it reads (`layers`, block indices; empty means the last) and takes their
 tokens, and the pixels they came from, to logits (B, L) or (B, L, *S). Adding one is adding a file.

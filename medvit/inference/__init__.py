@@ -1,4 +1,4 @@
-"""Run a model on studies.
+"""Inference: run a model on studies.
 
 The contract. `series_selection` chooses the series of a study, a job (`study_job`, `slide_job`) turns one study into a
 `Result` and hands it to the writers, `worklist` keeps the status of every study on disk: one that fails is recorded

@@ -1,4 +1,4 @@
-"""From raw files to a dataset, in steps that each do one thing.
+"""Steps of ingest: scan a source, label, split, flag, store and update.
 
 The contract. A step takes the images found in a source as `Candidate`s and gives them back with more known: who they
 are of, their labels, their split. Only then are pixels read and stored, which makes a `Taken` of each. A candidate

@@ -1,4 +1,4 @@
-"""What datasets, or the splits of one, share that they should not: patients, studies, files, pixels, looks.
+"""Leakage between datasets and splits: shared patients, studies, files and pixels, and near duplicates.
 
 A model that has seen an image, or another of the same patient, has seen part of the answer. Pseudonyms of one site key
 are equal for the same patient wherever PatientID says who that is; a patient known only by a file name has another

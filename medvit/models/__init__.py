@@ -1,1 +1,1 @@
-"""Backbone and head together: models of images and of slides, and the embeddings of tiles between them."""
+"""Models: a backbone with its head, for images and for slides; embeddings of tiles."""

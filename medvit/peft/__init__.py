@@ -1,4 +1,4 @@
-"""How a backbone's weights may change in pretraining and in fine-tuning.
+"""Fine-tuning methods: LoRA, ExPLoRA, block expansion, full and frozen backbones.
 
 `adapt` prepares a backbone in place and says what is trained; at initialization its output is unchanged. `merge` gives
 back a plain backbone with the change folded in. Adding a way is adding a file.

@@ -1,4 +1,4 @@
-"""Small synthetic images with labels, written as hospitals and data sets hold them: real DICOM, NIfTI, PNG.
+"""Phantoms: small synthetic images with labels, written as DICOM, NIfTI, PNG and whole slides.
 
 They exist to run and test the pipeline without patients. The same seed writes the same bytes. A phantom is a drawing:
 a number measured on it says that the pipeline works, nothing about patients.

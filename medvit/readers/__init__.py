@@ -1,4 +1,4 @@
-"""Formats: one a file, each refusing with a reason rather than guessing.
+"""Readers of image formats, one a file; each refuses with a reason rather than guess.
 
 The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and its
 name, *finds* the images in the files it knows without reading pixels, and *reads* one image: volumes (C, I, J, K) come

@@ -1,4 +1,4 @@
-"""Where bytes come from: each file of this room turns one kind of source into a list of local files.
+"""Sources of files: folders, archives, DICOMDIR, DICOMweb and PACS.
 
 The contract. A module of this room with a `SOURCE` is a kind of source. It *knows* a location by its scheme or name,
 and *fetches* it: what is not a plain file on this machine is put into a spool, a folder that only its owner can read,

@@ -1,4 +1,4 @@
-"""Public weights into the backbone: other layouts by name, other shapes by rule, and a report of what did not fit.
+"""Public weights: load other layouts and shapes into a backbone, and report what did not fit.
 
 Files are read without running any code in them. `medvit.weights.layouts` knows the layouts.
 """

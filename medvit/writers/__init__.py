@@ -1,4 +1,4 @@
-"""Results of a model as files that others open: one format a file.
+"""Writers of results, one file format a file.
 
 The contract. A writer takes the findings on a study and puts files of its format into the folder of the study. What the
 source does not allow, as a segmentation without positions, it refuses with the reason, and the other writers go on.

@@ -1,4 +1,4 @@
-"""Whole slides: open them, read regions at any scale, find tissue, choose tiles.
+"""Whole-slide images: open, read regions at any scale, find tissue, choose tiles.
 
 The contract. A place on a slide is in pixels of level 0, x along a row and y down; scale is in microns per pixel.
 Each backend gives a `Pyramid`; `Slide` reads any region of it. Label and macro pictures are never read: they carry

@@ -1,4 +1,4 @@
-"""The guard of a pretraining: readings before step 1 and after every round, alarms, and the best weights kept.
+"""Guard of pretraining: probes before step 1 and after every round, alarms, and the best weights kept.
 
 Continued pretraining may fail quietly: the loss is flat while the features collapse. The guard compares every reading
 with the best one before, the start weights included, and ends the run with the best weights when it has got worse.
