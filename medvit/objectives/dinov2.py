@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al., TMLR 2024), in 2D and 3D: DINO of images, iBOT of masked patches, features kept apart.
 
 The published regularizer, KoLeo, has a gradient that explodes on near duplicates, as neighboring slices and overlapping
-tiles are; a kernel density (Virchow2, 2024) is the default.
+tiles are; a kernel density (Zimmermann et al., 2024, Virchow2) is the default.
 """
 
 from __future__ import annotations

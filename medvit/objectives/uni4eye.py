@@ -1,4 +1,4 @@
-"""Uni4Eye (Cai et al., 2022), in 2D and 3D at once: one encoder learns from images and volumes in one run.
+"""Uni4Eye (Cai et al., MICCAI 2022), in 2D and 3D at once: one encoder learns from images and volumes in one run.
 
 Each rank has its own patch embedding; all blocks are shared. Two decoders rebuild hidden patches of the image and of
 its gradient map.
