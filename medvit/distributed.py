@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor, distributed
-from torch.distributed.tensor import DTensor
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
+RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
+
+
+def leads() -> bool:
+    """Whether this process is the only one of a run, or the first of several: the one that writes."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def num_processes() -> int:
     """Processes that train together."""
-    return distributed.get_world_size() if _is_distributed() else 1
+    group = _group()
+    return group.get_world_size() if group else 1
 
 
 def summed(values: Tensor) -> Tensor:
     """The sum over all processes, without a gradient."""
     values = values.detach().clone()
-    if _is_distributed():
-        distributed.all_reduce(values)
+    if group := _group():
+        group.all_reduce(values)
     return values
 
 
 def highest(value: Tensor) -> Tensor:
     """The maximum over all processes, without a gradient."""
     value = value.detach().clone()
-    if _is_distributed():
-        distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+    if group := _group():
+        group.all_reduce(value, op=group.ReduceOp.MAX)
     return value
 
 
 def summed_with_gradient(values: Tensor) -> Tensor:
     """The sum over all processes; its gradient reaches the values of each of them."""
-    if not _is_distributed():
+    if not _group():
         return values
     from torch.distributed.nn.functional import all_reduce
 
@@ -46,7 +52,7 @@ def summed_with_gradient(values: Tensor) -> Tensor:
 
 def gathered_with_gradient(rows: Tensor) -> Tensor:
     """The rows (N, D) of all processes (N * processes, D), equally many of each; gradients reach all of them."""
-    if not _is_distributed():
+    if not _group():
         return rows
     joint = rows.new_zeros(num_processes(), *rows.shape)
     joint[process()] = rows
@@ -55,27 +61,26 @@ def gathered_with_gradient(rows: Tensor) -> Tensor:
 
 def process() -> int:
     """The number of this process, from 0."""
-    return distributed.get_rank() if _is_distributed() else 0
+    group = _group()
+    return group.get_rank() if group else 0
 
 
 def part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, unless it is shared out over processes."""
+    from torch.distributed.tensor import DTensor
+
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+def _group() -> Any:
+    """`torch.distributed` in a run of several processes, else None; imported here, since a stage may need no torch."""
+    from torch import distributed
+
+    return distributed if distributed.is_available() and distributed.is_initialized() else None
 
 
 def exactly(device: torch.device) -> torch.autocast:
     """A context in which nothing is computed in 16 bits: losses are differences of near numbers."""
+    import torch
+
     return torch.autocast(device.type, enabled=False)
-
-
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-"""Variables by which torchrun, Slurm and Lightning number the processes of a distributed run from 0."""
-
-
-def leads() -> bool:
-    """Whether this process is the only one of a run, or the first of several: the one that writes."""
-    return not any(int(os.environ.get(name) or 0) for name in RANKS)

@@ -12,7 +12,7 @@ from medvit.dicom.acquisition import attributes
 from medvit.ingest import duplicates, fundus_quality
 from medvit.ingest.laterality import EyeConfig, eye_attributes
 from medvit.ingest.quality_flags import flags
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Candidate, Item, Refusal, Taken
 from medvit.types import Image
 
@@ -46,7 +46,7 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
     quality = fundus_quality.judge(known) if fundus_quality.is_judged(known) else fundus_quality.Quality(is_fundus=True)
     return {
         "flags": (*flags(known), *quality.flags),
-        "perceptual_hash": perceptual_hash(image.pixels),
+        "perceptual_hash": hash_image(image.pixels),
         "file_sha256": _file_hash(item),
         "attributes": {**attributes(item), **eye_attributes(candidate, known.modality, eye), **quality.attributes},
     }

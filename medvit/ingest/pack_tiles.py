@@ -10,7 +10,7 @@ from typing import Any
 from medvit.dataset.store import Store
 from medvit.engine import EngineConfig, map_items
 from medvit.ingest.quality_flags import flags
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row, TileRow
 from medvit.types import Image
 from medvit.wsi.locations import open_row, tile_row
@@ -64,5 +64,5 @@ def _packed(slide: Slide, tile: TileRow, bits: int, store: Store) -> Row:
         sha256=store.put(pixels),
         part=", ".join(words),
         flags=flags(image),
-        perceptual_hash=perceptual_hash(pixels),
+        perceptual_hash=hash_image(pixels),
     )

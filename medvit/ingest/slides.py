@@ -25,7 +25,7 @@ from medvit.files.atomic import replacing
 from medvit.ingest.file_stamps import READING_ROOMS, version_of
 from medvit.ingest.scan import Scan
 from medvit.ingest.store_images import Stored, facts_of
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Candidate, Refusal, Row, Taken
 from medvit.wsi.locations import SlideFiles, write_locations
 from medvit.wsi.overview import draw
@@ -100,7 +100,7 @@ class ReadSlide:
                 intercept=0.0,
                 unit="",
                 flags=(),
-                perceptual_hash=perceptual_hash(tiled.picture),
+                perceptual_hash=hash_image(tiled.picture),
             )
         finally:
             slide.close()

@@ -27,8 +27,8 @@ from medvit.leakage.perceptual_hash import (
     Pairs,
     Turn,
     correlation,
+    hash_image,
     near_pairs,
-    perceptual_hash,
 )
 from medvit.records import Row
 
@@ -172,7 +172,7 @@ def _hashed(members: Sequence[GroupMember], manifests: Mapping[str, Manifest]) -
     return [
         member
         if _is_hashed(member.row)
-        else replace(member, row=replace(member.row, perceptual_hash=perceptual_hash(_pixels(member, manifests))))
+        else replace(member, row=replace(member.row, perceptual_hash=hash_image(_pixels(member, manifests))))
         for member in members
     ]
 

@@ -21,7 +21,7 @@ from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.leakage import Check, Overlap, find_overlaps
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row, Split
 
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
@@ -156,7 +156,7 @@ def _sliced(row: Row, theirs: Store, ours: Store, count: int) -> list[Row]:
             spacing_mm=None,
             affine=None,
             part=f"{row.part} slice {index}".strip(),
-            perceptual_hash=perceptual_hash(plane),
+            perceptual_hash=hash_image(plane),
             file_sha256=None,
         )
         for index, plane in pixels

@@ -63,7 +63,7 @@ class Pairs:
         return len(self.first)
 
 
-def perceptual_hash(pixels: Num[Array, "c *s"]) -> str:
+def hash_image(pixels: Num[Array, "c *s"]) -> str:
     """The hash of an image (C, H, W) or a volume (C, I, J, K), channels averaged: `MARK` and 64 hexadecimal digits.
 
     Empty where there is nothing to tell images apart by: no finite pixel, or all alike after clipping.

@@ -22,8 +22,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from safetensors.numpy import save
 
-from benchmarks.golden import compare, differences
-from benchmarks.golden_masks import MADE_IN
+from benchmarks.golden.__main__ import compare, differences
+from benchmarks.golden.masks import MADE_IN
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 RUN = "0123456789abcdef0123456789abcdef"

@@ -47,6 +47,8 @@ SOURCES = {
     "highdicom-sm-seg-sr": Source("highdicom-sm-seg-sr"),
     "msd-hippocampus": Source("msd-hippocampus", "MR"),
     "nema-wg04": Source("nema-wg04"),
+    "peers-odd": Source("peers-odd"),
+    "pneumoniamnist": Source("medmnist/pneumoniamnist-train-val.npz", "DX"),
     "retinamnist": Source("medmnist/retinamnist.npz", "OP"),
     "torchio-ct-series": Source("torchio-ct-series"),
     "totalseg-ct": Source("totalseg-ct/ct_dicom"),

@@ -14,7 +14,7 @@ import pytest
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.store import Store
 from medvit.leakage import CHECKS, Groups, Overlap, find_copies, find_overlaps, report
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row
 
 
@@ -44,7 +44,7 @@ def row(folder: Path, number: int, pixels: np.ndarray, **changes: object) -> Row
         sha256=Store(folder / "images").put(pixels),
         labels={"label": "no"},
         flags=(),
-        perceptual_hash=perceptual_hash(pixels),
+        perceptual_hash=hash_image(pixels),
     )
     return replace(plain, **changes)
 
@@ -128,7 +128,7 @@ def test_a_mirrored_volume_is_a_lookalike(tmp_path: Path) -> None:
 
 
 def test_a_near_hash_of_other_pixels_is_no_lookalike(tmp_path: Path) -> None:
-    rows = [row(tmp_path, 0, picture(0)), row(tmp_path, 1, picture(1), perceptual_hash=perceptual_hash(picture(0)))]
+    rows = [row(tmp_path, 0, picture(0)), row(tmp_path, 1, picture(1), perceptual_hash=hash_image(picture(0)))]
     assert find_overlaps({"": dataset(tmp_path, *rows)}) == ()
 
 

@@ -12,7 +12,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.leakage.merge import merge, slices_of
-from medvit.leakage.perceptual_hash import perceptual_hash
+from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row, Split
 
 
@@ -36,7 +36,7 @@ def dataset(folder: Path, number: int, splits: tuple[Split, ...], **facts: objec
                 dtype="uint8",
                 sha256=store.put(pixels),
                 labels={"label": f"{number}"},
-                perceptual_hash=perceptual_hash(pixels),
+                perceptual_hash=hash_image(pixels),
             )
         )
     told = {"classes": {"label": (f"{number}",)}, **facts}

@@ -22,8 +22,8 @@ from medvit.leakage.perceptual_hash import (
     _lowest,
     _on_grid,
     correlation,
+    hash_image,
     near_pairs,
-    perceptual_hash,
 )
 
 SIDE = 160
@@ -45,7 +45,7 @@ def volume(number: int) -> np.ndarray:
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> int:
-    hashes = [perceptual_hash(pixels).removeprefix(MARK) for pixels in (one, other)]
+    hashes = [hash_image(pixels).removeprefix(MARK) for pixels in (one, other)]
     return (int(hashes[0], 16) ^ int(hashes[1], 16)).bit_count()
 
 
@@ -88,27 +88,27 @@ def test_the_hash_of_a_turned_image_follows_from_that_of_the_image(turn: Turn) -
     for number in range(8):
         one = picture(number)[:, :, : SIDE - 10 * number]
         other = turned(one, turn)
-        assert near_pairs([perceptual_hash(one), perceptual_hash(other)], 4, turn).first.tolist() == [0]
-        assert len(near_pairs([perceptual_hash(one), perceptual_hash(other)])) == 0
+        assert near_pairs([hash_image(one), hash_image(other)], 4, turn).first.tolist() == [0]
+        assert len(near_pairs([hash_image(one), hash_image(other)])) == 0
         assert correlation(one, other, turn) > 0.999
 
 
 @pytest.mark.parametrize("turn", TURNS[3])
 def test_the_hash_of_a_mirrored_volume_follows_from_that_of_the_volume(turn: Turn) -> None:
-    hashes = [perceptual_hash(volume(1)), perceptual_hash(turned(volume(1), turn))]
+    hashes = [hash_image(volume(1)), hash_image(turned(volume(1), turn))]
     assert len(near_pairs(hashes, 0, turn)) == 1
 
 
 def test_turned_images_that_were_altered_look_alike_and_others_do_not() -> None:
     pictures = [picture(number) for number in range(30)]
     for number, turn in enumerate(TURNS[2]):
-        hashes = [*map(perceptual_hash, pictures), perceptual_hash(as_jpeg(turned(pictures[number], turn), 50))]
+        hashes = [*map(hash_image, pictures), hash_image(as_jpeg(turned(pictures[number], turn), 50))]
         found = near_pairs(hashes, turn=turn)
         assert list(zip(found.first, found.second, strict=True)) == [(number, len(pictures))]
 
 
 def test_other_images_do_not_look_alike() -> None:
-    hashes = [perceptual_hash(picture(number)) for number in range(60)]
+    hashes = [hash_image(picture(number)) for number in range(60)]
     assert len(near_pairs(hashes, 2 * MAX_DISTANCE)) == 0
 
 
@@ -121,15 +121,15 @@ def test_volumes_look_alike_whatever_their_scale_and_grid() -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 9, 9), np.uint8), np.full((1, 8, 8, 8), np.nan, np.float32)])
 def test_what_has_no_structure_has_no_hash_and_looks_like_nothing(pixels: np.ndarray) -> None:
-    assert perceptual_hash(pixels) == ""
-    assert len(near_pairs(["", "", perceptual_hash(picture(1))])) == 0
+    assert hash_image(pixels) == ""
+    assert len(near_pairs(["", "", hash_image(picture(1))])) == 0
     assert correlation(np.nan_to_num(pixels), np.nan_to_num(pixels)) == 0.0
 
 
 def test_a_voxel_that_is_not_finite_changes_nothing_much() -> None:
     damaged = picture(3).astype(np.float32)
     damaged[0, 5, 5] = np.inf
-    assert perceptual_hash(damaged)
+    assert hash_image(damaged)
     assert correlation(picture(3), damaged) > 0.5
 
 
@@ -183,6 +183,6 @@ def test_the_search_finds_what_comparing_all_pairs_finds(alike: bool, max_distan
 def test_the_search_works_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = hashes_with_neighbors(200, alike=True)
     whole = near_pairs(hashes)
-    monkeypatch.setattr(perceptual_hash, "MAX_PAIRS_AT_ONCE", 64)
+    monkeypatch.setattr("medvit.leakage.perceptual_hash.MAX_PAIRS_AT_ONCE", 64)
     parts = near_pairs(hashes)
     np.testing.assert_array_equal([whole.first, whole.second], [parts.first, parts.second])

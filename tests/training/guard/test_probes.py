@@ -14,9 +14,9 @@ from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives.mae import MaeConfig
 from medvit.records import Row
 from medvit.registry import find
-from medvit.training.guard.build_probe import build_probe
+from medvit.training.guard.build_probe import _pairs, build_probe
 from medvit.training.guard.probe_metrics import knn_vote, ridge_logits
-from medvit.training.guard.probes import ProbeConfig, _pairs
+from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import start_from
 from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.transforms.views import ViewsConfig
@@ -67,9 +67,10 @@ def test_without_either_an_image_must_find_its_study(images):
 
 def test_queries_are_other_images_of_the_study_where_it_has_some(images, monkeypatch):
     taken = []
-    from medvit.training.guard import probes
-
-    monkeypatch.setattr(probes, "cut", lambda pixels, crop, size: taken.append(pixels) or torch.zeros(1, *size))
+    monkeypatch.setattr(
+        "medvit.training.guard.build_probe.cut",
+        lambda pixels, crop, size: taken.append(pixels) or torch.zeros(1, *size),
+    )
     probe_of(images, unlabeled(images, lambda number: f"s-{number // 6}"))
     assert len(taken) == 4
     assert not torch.equal(taken[0], taken[1])

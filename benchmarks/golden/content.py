@@ -21,7 +21,7 @@ import yaml
 from numpy import ndarray as Array
 from PIL import Image
 
-from benchmarks.golden_masks import CELLS, ELEMENTS, MASKED, METADATA, RUN_TABLES, STATES, Names
+from benchmarks.golden.masks import CELLS, ELEMENTS, MASKED, METADATA, RUN_TABLES, STATES, Names
 
 Content = Mapping[str, Any]
 """Place in a file -> a plain value, bytes or an array."""

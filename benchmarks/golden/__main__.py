@@ -4,7 +4,7 @@
     python -m benchmarks.golden compare FOLDER_A FOLDER_B
 
 `make` runs the code of the current checkout on one thread with fixed seeds and a fixed key. `compare` prints what
-differs beyond what differs between two runs of the same code (`golden_masks`); its exit status is 1 if anything does.
+differs beyond what differs between two runs of the same code (`masks`); its exit status is 1 if anything does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from benchmarks.golden_content import content
-from benchmarks.golden_masks import MADE_IN, Names
+from benchmarks.golden.content import content
+from benchmarks.golden.masks import MADE_IN, Names
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS")
 SHOWN_PER_FILE, SHOWN_CHARACTERS = 5, 120
@@ -36,7 +36,7 @@ def make(folder: Path, data: Path) -> int:
         print(f"{folder} exists already; give another folder or remove it", file=sys.stderr)
         return 2
     environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "CUDA_VISIBLE_DEVICES": "", "TZ": "UTC"}
-    command = [sys.executable, "-m", "benchmarks.golden_run", str(folder.absolute()), str(data.absolute())]
+    command = [sys.executable, "-m", "benchmarks.golden.run", str(folder.absolute()), str(data.absolute())]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

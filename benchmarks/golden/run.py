@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.golden_masks import MADE_IN
-from benchmarks.golden_plan import COMMANDS, NUM_SHORTENED, SUBSETS
+from benchmarks.golden.masks import MADE_IN
+from benchmarks.golden.plan import COMMANDS, NUM_SHORTENED, SUBSETS
 from medvit import phantoms
 from pipelines.__main__ import INTERRUPTED, STAGES, main
 

@@ -1,0 +1,1 @@
+"""Golden outputs: what all stages write, made by two states of the code and compared."""
