@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from medvit.files.atomic import write_text
 
@@ -28,16 +32,61 @@ figcaption { font-size: .9rem; color: #55607a }
 img { max-width: 100%; height: auto } code { font-size: .9rem; overflow-wrap: anywhere } .wide { overflow-x: auto }
 """
 
+PAGE = """
+<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ page.title }}</title>
+<meta name="viewport" content="width=device-width"><style>{{ style }}</style></head><body>
+<h1>{{ page.title }}</h1><p>For research. Not a medical device.</p>
+{% if page.opening %}<p class="{{ page.tone }}">{{ page.opening }}</p>{% endif %}
+{% if page.facts is not none %}
+    <div class="wide"><table>
+    {% for name, text in page.facts.items() %}<tr><th>{{ name }}</th><td><code>{{ text }}</code></td></tr>{% endfor %}
+    </table></div>
+{% endif %}
+{% for section in page.sections %}
+    <h2>{{ section.title }}</h2>
+    {% for block in section.blocks %}
+        {% if block is string %}
+            <p>{{ block }}</p>
+        {% elif block is table %}
+            <div class="wide"><table class="numbers">
+            <tr>{% for name in block.head %}<th>{{ name }}</th>{% endfor %}</tr>
+            {% for line in block.lines %}
+                <tr><th>{{ line[0] }}</th>{% for cell in line[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+            {% endfor %}
+            </table></div>
+        {% elif block is bullets %}
+            <ul>{% for line in block.lines %}<li>{{ line }}</li>{% endfor %}</ul>
+        {% else %}
+            <div class="figures">
+            {% for picture in block %}
+                <figure><img alt="{{ picture.caption }}" width="{{ picture.width }}" src="{{ picture.uri }}">
+                <figcaption>{{ picture.caption }}</figcaption></figure>
+            {% endfor %}
+            </div>
+        {% endif %}
+    {% endfor %}
+{% endfor %}
+</body></html>
+"""
+"""Template of a page; its line breaks and indents do not get into the page."""
+
 SCREEN_DPI = 96
 """Pixels an inch of a page, by which pictures get their width."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells under a head; numbers are told by their type."""
+    """Lines of cells under a head, the first cell of a line its heading; numbers are told by their type."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Sentences in a list."""
+
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -56,13 +105,18 @@ class Picture:
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
 
+    @property
+    def uri(self) -> str:
+        """The PNG as a `data:` URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
-Block = str | Table | Sequence[Picture]
+
+Block = str | Table | Bullets | Sequence[Picture]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and below it sentences, tables and rows of pictures."""
+    """A heading, and below it sentences, tables, lists and rows of pictures."""
 
     title: str
     blocks: Sequence[Block]
@@ -70,27 +124,23 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A document; `tone` sets its first sentence apart where it tells of something wrong."""
+    """A document; `tone` sets its first sentence apart where it tells of something wrong, `facts` say what it is of."""
 
     title: str
     opening: str
     sections: Sequence[Section]
     tone: Literal["plain", "warning"] = "plain"
+    facts: Mapping[str, str] | None = None
 
     def write_html(self, path: Path) -> None:
         """Writes one file without any reference to the outside."""
-        body = "".join(f"<h2>{escape(s.title)}</h2>{''.join(map(_html, s.blocks))}" for s in self.sections)
-        opening = f'<p class="{self.tone}">{escape(self.opening)}</p>'
-        write_text(
-            path,
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-            f"<h1>{escape(self.title)}</h1><p>For research. Not a medical device.</p>{opening}{body}</body></html>\n",
-        )
+        write_text(path, _template().render(page=self, style=Markup(STYLE)) + "\n")
 
     def write_markdown(self, path: Path, pictures: str) -> None:
         """Writes Markdown, and its pictures into the folder `pictures` beside it."""
-        parts = [f"# {self.title}", self.opening]
+        parts = [f"# {self.title}", *([self.opening] if self.opening else [])]
+        if self.facts:
+            parts.append(markdown_table(Table(["", ""], list(self.facts.items()))))
         for section in self.sections:
             parts += [f"## {section.title}", *(_markdown(block, path.parent, pictures) for block in section.blocks)]
         write_text(path, "\n\n".join(parts) + "\n")
@@ -106,31 +156,17 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def html_table(table: Table) -> str:
-    """A table in HTML; the first cell of a line is its heading."""
-    heads = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    body = "".join(
-        f"<tr><th>{escape(str(first))}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
-        for first, *cells in table.lines
-    )
-    return f'<div class="wide"><table class="numbers"><tr>{heads}</tr>{body}</table></div>'
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_escaped)
+    environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["bullets"] = lambda block: isinstance(block, Bullets)
+    return environment.from_string("".join(map(str.strip, PAGE.splitlines())))
 
 
-def html_pictures(pictures: Sequence[Picture]) -> str:
-    """Pictures in a row, each within the page itself."""
-    body = "".join(
-        f'<figure><img alt="{escape(p.caption)}" width="{p.width}" '
-        f'src="data:image/png;base64,{base64.b64encode(p.png).decode()}">'
-        f"<figcaption>{escape(p.caption)}</figcaption></figure>"
-        for p in pictures
-    )
-    return f'<div class="figures">{body}</div>'
-
-
-def _html(block: Block) -> str:
-    if isinstance(block, str):
-        return f"<p>{escape(block)}</p>"
-    return html_table(block) if isinstance(block, Table) else html_pictures(block)
+def _escaped(value: object) -> Markup:
+    """A value as markup, with quotes spelled as `html.escape` does, so that equal pages stay equal bytes."""
+    return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 
 def _markdown(block: Block, folder: Path, pictures: str) -> str:
@@ -138,6 +174,8 @@ def _markdown(block: Block, folder: Path, pictures: str) -> str:
         return block
     if isinstance(block, Table):
         return markdown_table(block)
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {line}" for line in block.lines)
     (folder / pictures).mkdir(exist_ok=True)
     for picture in block:
         (folder / pictures / f"{picture.name}.png").write_bytes(picture.png)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from medvit.document import Document, Picture, Section, Table, html_table, markdown_table
+from medvit.document import Bullets, Document, Picture, Section, Table, markdown_table
 
 TABLE = Table(["name", "count"], [["a | b", 3], ["<i>", 4]])
 
@@ -42,4 +42,27 @@ def test_markdown_has_its_pictures_beside_it(tmp_path: Path) -> None:
 
 def test_a_bar_in_a_cell_stays_in_its_cell() -> None:
     assert "| a \\| b | 3 |" in markdown_table(TABLE)
-    assert "<th>&lt;i&gt;</th><td>4</td>" in html_table(TABLE)
+
+
+def test_a_cell_of_html_is_no_markup(tmp_path: Path) -> None:
+    page().write_html(tmp_path / "page.html")
+    assert "<th>&lt;i&gt;</th><td>4</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_facts_and_lists_are_in_both_notations(tmp_path: Path) -> None:
+    made = Document("A", "", [Section("Found", [Bullets(["<b>", "two"])])], facts={"Key": "a & b"})
+    made.write_html(tmp_path / "page.html")
+    made.write_markdown(tmp_path / "page.md", "pictures")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<tr><th>Key</th><td><code>a &amp; b</code></td></tr>" in text
+    assert "<ul><li>&lt;b&gt;</li><li>two</li></ul>" in text
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").endswith("| Key | a & b |\n\n## Found\n\n- <b>\n- two\n")
+
+
+def test_the_template_adds_no_blanks_of_its_own(tmp_path: Path) -> None:
+    Document("A", "B", [Section("C", ["D"])]).write_html(tmp_path / "page.html")
+    body = (tmp_path / "page.html").read_text(encoding="utf-8").partition("</head>")[2]
+    assert body == (
+        "<body><h1>A</h1><p>For research. Not a medical device.</p>"
+        '<p class="plain">B</p><h2>C</h2><p>D</p></body></html>\n'
+    )

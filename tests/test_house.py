@@ -42,6 +42,7 @@ HOMES = {
     "eyepy": ("medvit/readers/heyex.py",),
     "highdicom": ("medvit/writers/",),
     "imagecodecs": ("medvit/dicom/",),
+    "jinja2": ("medvit/document.py",),
     "lightning": ("medvit/training/",),
     "mlflow": ("medvit/tracking.py",),
     "openslide": ("medvit/wsi/",),

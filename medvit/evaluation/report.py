@@ -6,15 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from medvit import document
-from medvit.document import STYLE, Picture, html_pictures, html_table
+from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
 from medvit.evaluation.aggregation import PREFIX
@@ -117,7 +115,7 @@ def write_report(
         "patient_id": [row.patient_id for row in evaluation.rows],
     }
     pq.write_table(pa.table(rows | dict(evaluation.columns)), folder / TABLE)
-    write_text(folder / HTML, html(subject, evaluation, examples, differences or {}))
+    page(subject, evaluation, examples, differences or {}).write_html(folder / HTML)
 
 
 def read_table(folder: Path) -> MetricTable:
@@ -142,26 +140,19 @@ def read_facts(folder: Path) -> Mapping[str, str]:
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
 
-def html(
+def page(
     subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
-) -> str:
-    """The report as one page without any reference to the outside."""
+) -> Document:
+    """The report as one page."""
     sections = [
         _metric_tables("Results", evaluation.metrics, "value [95 % interval]"),
         *([_metric_tables("Difference from the other report", differences, "this - other")] if differences else []),
         *map(_breakdown, evaluation.breakdowns),
         _figures("Curves", _pictures(evaluation)),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
-        _list("What to know", [*evaluation.notes, *_meanings(evaluation, differences)]),
+        Section("What to know", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
     ]
-    warning = f'<p class="warning">{escape(subject.warning)}</p>' if subject.warning else ""
-    facts = "".join(f"<tr><th>{escape(k)}</th><td><code>{escape(v)}</code></td></tr>" for k, v in subject.facts.items())
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(subject.title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f"<h1>{escape(subject.title)}</h1><p>For research. Not a medical device.</p>{warning}"
-        f'<div class="wide"><table>{facts}</table></div>{"".join(sections)}</body></html>\n'
-    )
+    return Document(subject.title, subject.warning, sections, "warning", subject.facts)
 
 
 def metric_name(name: str) -> str:
@@ -206,17 +197,17 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
     ]
 
 
-def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> str:
+def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> Section:
     """What holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_name(name), str(estimate)] for name, estimate in overall.items()]
-    tables = html_table(document.Table(["metric", head], lines)) if overall else ""
+    tables = [Table(["metric", head], lines)] if overall else []
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
-        tables += html_table(document.Table(["class", *map(metric_name, columns)], cells))
-    return f"<h2>{escape(title)}</h2>{tables}"
+        tables.append(Table(["class", *map(metric_name, columns)], cells))
+    return Section(title, tables)
 
 
 def _line(line: MetricRow) -> dict[str, object]:
@@ -224,24 +215,19 @@ def _line(line: MetricRow) -> dict[str, object]:
     return {"name": line.name, **counts, "metrics": _plain(line.metrics)}
 
 
-def _breakdown(breakdown: Breakdown) -> str:
+def _breakdown(breakdown: Breakdown) -> Section:
     """A line a part, with the metrics of `SHOWN_IN_PARTS`."""
     known = {name: None for line in breakdown.lines for name in line.metrics if name in SHOWN_IN_PARTS}
     lines = [
         [line.name, line.num_items, line.num_patients, *(str(line.metrics[name]) for name in known)]
         for line in breakdown.lines
     ]
-    table = html_table(document.Table(["", "number", "patients", *map(metric_name, known)], lines))
-    return f"<h2>{escape(breakdown.title)}</h2><p>{escape(breakdown.note)}</p>{table}"
+    table = Table(["", "number", "patients", *map(metric_name, known)], lines)
+    return Section(breakdown.title, [breakdown.note, table])
 
 
-def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> str:
-    drawn = [Picture.of("", caption, _sharp(figure)) for caption, figure in pictures]
-    return f"<h2>{escape(title)}</h2>{html_pictures(drawn)}"
-
-
-def _list(title: str, lines: Sequence[str]) -> str:
-    return f"<h2>{escape(title)}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> Section:
+    return Section(title, [[Picture.of("", caption, _sharp(figure)) for caption, figure in pictures]])
 
 
 def _sharp(figure: Figure) -> Figure:
