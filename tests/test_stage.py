@@ -22,6 +22,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError, TrackingError
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
+from tests.tracking_template import MakeStore
 
 
 class CountConfig(StageConfig):
@@ -205,8 +206,8 @@ def test_an_ingest_never_waits_for_torch(tmp_path: Path) -> None:
     assert done.stdout.split() == ["0", "False"]
 
 
-def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path) -> None:
-    client = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"])
+def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path, make_store: MakeStore) -> None:
+    client = MlflowClient(tracking_uri=make_store(tmp_path))
     with pytest.raises(DataError):
         run_count(tmp_path, stop_at=2, tracking=sqlite(tmp_path))
     run_id = (tmp_path / "out.partial" / ".run_id").read_text(encoding="utf-8")
@@ -219,7 +220,8 @@ def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path) -> None:
     assert "config.yaml" in [artifact.path for artifact in client.list_artifacts(run_id)]
 
 
-def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path) -> None:
+def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path, make_store: MakeStore) -> None:
+    make_store(tmp_path)
     made = {}
     for name in ("dataset", "checkpoint"):
         made[name] = run_count(tmp_path, output=tmp_path / name, tracking=sqlite(tmp_path)).folder

@@ -12,12 +12,14 @@ from mlflow import MlflowClient
 
 from medvit.errors import ConfigError, TrackingError
 from medvit.tracking import BATCH, MlflowTracker, Tracker, TrackingConfig, database, recorded, start
+from tests.tracking_template import MakeStore
 
 matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    """A store that the tracker makes itself."""
     return TrackingConfig(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}", experiment="tests")
 
 
@@ -75,9 +77,9 @@ def test_an_earlier_run_goes_on(config: TrackingConfig, client: MlflowClient) ->
 
 
 def test_a_store_that_fails_midway_costs_its_record_and_not_the_work(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = start(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), "pretrain")
+    tracker = start(TrackingConfig(uri=make_store(tmp_path)), "pretrain")
     database = sqlite3.connect(tmp_path / "mlflow.db")
     for table in ("metrics", "latest_metrics", "params", "tags"):
         database.execute(f"DROP TABLE {table}")
@@ -128,8 +130,8 @@ def test_a_password_in_the_uri_is_refused_and_not_repeated() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_all_that_a_store_holds_can_be_read_back(tmp_path: Path) -> None:
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+def test_all_that_a_store_holds_can_be_read_back(tmp_path: Path, make_store: MakeStore) -> None:
+    config = TrackingConfig(uri=make_store(tmp_path))
     tracker = start(config, "probe")
     tracker.params({"who": "Zebedee"})
     tracker.text("seen by Quentin", "note.txt")

@@ -200,6 +200,7 @@ def test_all_but_the_last_items_are_begun_in_order() -> None:
 
 
 def test_an_address_without_ray_is_refused() -> None:
+
     with pytest.raises(ConfigError, match=r"engine: address=\.\.\. is for engine\.name=ray only"):
         IngestConfig.load(None, ["source=a", "dataset=b", "engine.address=1.2.3.4:6379"])
     assert IngestConfig.load(None, ["source=a", "dataset=b", "engine=ray"]).engine.name == "ray"

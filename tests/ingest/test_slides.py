@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from medvit import phantoms
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from medvit.phantoms.dicom import PhantomPatient
@@ -80,7 +79,9 @@ def test_the_card_tells_of_slides(source: Path, tmp_path: Path):
 
 
 def test_the_card_counts_slides_patients_and_tiles_of_each_class_and_tissue_but_once(tmp_path: Path):
-    phantoms.write_slides(tmp_path / "classes", 6)
+    for number, label in enumerate(("normal", "normal", "tumor", "tumor", "normal", "normal")):
+        path = tmp_path / "classes" / label / f"patient-{number // 2:03d}-slide-{number}.tif"
+        write_tiff(path, drawn(number, label))
     options = {"label_from": "folder", "patient_from": r"(patient-\d+)"}
     areas = []
     for overlap in (0.0, 0.5):

@@ -23,6 +23,7 @@ from medvit.audit.needles import IdentifyingValues, Needle, sought
 from medvit.deidentification.identifiers import values
 from medvit.dicom.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
+from tests.tracking_template import MakeStore
 
 NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
 PARTED = "47-11/88"
@@ -53,11 +54,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(source: Path, make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the dataset, its DICOM copy, the MLflow store and the site's key."""
     folder = tmp_path_factory.mktemp("made")
     words = [f"dataset={folder / 'dataset'}", f"key={folder / 'site.key'}", f"deidentify={folder / 'copy'}"]
-    assert main(["ingest", f"source={source}", f"tracking.uri=sqlite:///{folder}/mlflow.db", *words]) == 0
+    assert main(["ingest", f"source={source}", f"tracking.uri={make_store(folder)}", *words]) == 0
     return folder
 
 

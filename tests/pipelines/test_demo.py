@@ -12,11 +12,12 @@ import pytest
 from medvit import phantoms
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms, figures, new_dice
 
+SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_slides=16)
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = DemoConfig(num_volumes=10, num_radiographs=20, num_slides=16)
-    return draw_phantoms(tmp_path_factory.mktemp("demo") / "phantoms", config)
+    return draw_phantoms(tmp_path_factory.mktemp("demo") / "phantoms", SMALL)
 
 
 def write_truths(folder: Path, *, seed: int, shift: int = 0) -> None:
@@ -34,7 +35,7 @@ def test_new_studies_are_not_among_the_training_images(drawn: Path) -> None:
     assert len(new) == 6
     assert len(list((drawn / "new-studies").iterdir())) == NEW_STUDIES
     assert len(list((drawn / "ct" / "images").iterdir())) == 10
-    assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 20
+    assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 3
 
 
 def test_one_new_study_lacks_one_slice(drawn: Path) -> None:
@@ -44,7 +45,7 @@ def test_one_new_study_lacks_one_slice(drawn: Path) -> None:
 
 def test_drawing_twice_draws_once(drawn: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    assert draw_phantoms(drawn, DemoConfig(num_volumes=10, num_radiographs=20, num_slides=16)) == drawn
+    assert draw_phantoms(drawn, SMALL) == drawn
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 

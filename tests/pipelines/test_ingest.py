@@ -22,6 +22,7 @@ from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
+from tests.tracking_template import MakeStore
 
 NUM_PAIRS = 12
 
@@ -161,11 +162,14 @@ def write_identified_studies(folder: Path) -> Path:
 
 
 def test_nothing_that_names_a_patient_is_left_behind(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    make_store: MakeStore,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = write_identified_studies(tmp_path / "Grantham")
     uid = str(dcmread(next(source.rglob("IM*.dcm"))).StudyInstanceUID)
-    finished = ingest.run(config(source, tmp_path / "out", tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"}))
+    finished = ingest.run(config(source, tmp_path / "out", tracking={"uri": make_store(tmp_path)}))
     rows = [str(row) for row in Manifest.read(tmp_path / "out").rows]
     entries = [str(entry) for entry in quarantine.read(tmp_path / "out")]
     told = [*finished.failures, *capfd.readouterr(), caplog.text, *map(repr, Manifest.read(tmp_path / "out").rows)]

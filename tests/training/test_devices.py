@@ -15,7 +15,8 @@ from medvit.artifacts import Checkpoint
 from medvit.stage import StageConfig
 from pipelines.finetune import FinetuneConfig, finetune
 from pipelines.ingest import IngestConfig, ingest
-from pipelines.pretrain import PretrainConfig, pretrain
+from pipelines.pretrain import pretrain
+from tests.two_processes import run_in_two
 
 OPTIONS = {
     "balance": "none",
@@ -27,12 +28,12 @@ OPTIONS = {
 }
 
 
-def run_in_two_processes(stage: str, config: type[StageConfig], options: dict[str, Any], output: Path) -> None:
-    """Runs a stage by its command, with half the batch in each process."""
+def finetune_by_command(options: dict[str, Any], output: Path) -> None:
+    """Fine-tunes by the command, which starts the second process itself, with half the batch in each."""
     halved = {"output": output, "loader": {"batch_size": 2}, "trainer": OPTIONS["trainer"] | {"devices": 2}}
     path = output.with_suffix(".yaml")
-    path.write_text(config.parse({**options, **halved}).to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", stage, str(path)]
+    path.write_text(FinetuneConfig.parse({**options, **halved}).to_yaml(), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines", "finetune", str(path)]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
 
 
@@ -45,7 +46,7 @@ def assert_same_weights(one: Path, other: Path, *, atol: float) -> None:
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "dataset": images}
     alone = finetune(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
-    run_in_two_processes("finetune", FinetuneConfig, options, tmp_path / "both")
+    finetune_by_command(options, tmp_path / "both")
     assert_same_weights(alone.folder, tmp_path / "both", atol=2e-5)
     assert json.loads((tmp_path / "both" / "lineage.json").read_text())["stage"] == "finetune"
     assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
@@ -61,8 +62,8 @@ def test_two_processes_pretrain_as_one_with_the_joint_batch_masks_and_drop_path_
         "monitors": {"knn_images": 4},
     }
     alone = pretrain(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
-    run_in_two_processes("pretrain", PretrainConfig, options, tmp_path / "both")
-    assert_same_weights(alone.folder, tmp_path / "both", atol=1e-5)
+    both = run_in_two(pretrain, {**options, "output": tmp_path / "both", "loader": {"batch_size": 4}}, trainer={})
+    assert_same_weights(alone.folder, both, atol=1e-5)
 
 
 def test_a_stage_that_needs_one_process_leaves_the_others_nothing_to_do(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from medvit.stage import Run
 from medvit.tracking import Tracker
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
 from tests.training.test_runs import interrupt
+from tests.two_processes import run_in_two
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}
@@ -50,13 +49,10 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(images, tmp_pat
 
 def test_two_processes_learn_what_one_learns_of_twice_the_batch(images, tmp_path):
     given = options(images, DINOV2 | {"curriculum": {"low_until": 0.5}}, optim={"scaling": "linear", "lr": 6.4e-3})
-    alone = pretrain(output=tmp_path / "alone", **(given | {"loader": {"batch_size": 4}}))
-    given["trainer"] = given["trainer"] | {"devices": 2}
-    shared = PretrainConfig.parse(given | {"output": tmp_path / "both"})
-    (tmp_path / "both.yaml").write_text(shared.to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "both.yaml")]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, tmp_path / "both"))
+    given["loader"] = {"batch_size": 4}
+    alone = pretrain(output=tmp_path / "alone", **given)
+    both = run_in_two(pretrain, given | {"output": tmp_path / "both"}, trainer={})
+    one, two = (Checkpoint.load(folder).state for folder in (alone.folder, both))
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
 
@@ -70,8 +66,8 @@ def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, t
     assert moved == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_the_views_are_shown_before_the_first_step(images, tmp_path):
-    tracking = {"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db"}
+def test_the_views_are_shown_before_the_first_step(images, tmp_path, make_store):
+    tracking = {"enabled": True, "uri": make_store(tmp_path)}
     pretrain(output=tmp_path / "out", **options(images, DINO, tracking=tracking))
     shown = {path.name for path in tmp_path.rglob("*.png")}
     assert "views-0000000.png" in shown

@@ -128,12 +128,12 @@ def test_with_two_equal_images_of_a_study_the_loss_is_that_of_dino_on_one():
 
 
 @pytest.mark.parametrize("preset", ["pretrain", "finetune"])
-def test_the_thorax_preset_is_read_back_from_the_parameters_in_mlflow(preset, tmp_path):
+def test_the_thorax_preset_is_read_back_from_the_parameters_in_mlflow(preset, tmp_path, make_store):
     from pipelines.finetune import FinetuneConfig
 
     kind = PretrainConfig if preset == "pretrain" else FinetuneConfig
     config = kind.load(CONFIGS / "chest-xray" / f"{preset}.yaml", ["dataset=d", "output=o"])
-    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracking = TrackingConfig(uri=make_store(tmp_path))
     tracker = start(tracking, preset)
     tracker.params(config.tree(private=False))
     tracker.finish("FINISHED")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,10 +19,11 @@ from medvit.training.sharding import average_replicated, clip, gather, gradient_
 from medvit.types import Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
+from tests.two_processes import run_in_two
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINOV2 = {"name": "dinov2", "head": HEAD, "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}
-TWO = {"devices": 2, "strategy": "fsdp"}
+SHARDED = {"strategy": "fsdp"}
 
 
 def options(data: Path, **more) -> dict:
@@ -41,20 +39,7 @@ def options(data: Path, **more) -> dict:
 
 def two(stage: Stage, **given) -> Path:
     """Runs a stage as torchrun does, in two processes with half the batch each; where it ended, or was stopped."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given |= {"loader": {"batch_size": 2}, "trainer": given["trainer"] | TWO}
-    multiprocessing.start_processes(as_one_of_two, args=(stage, given, port), nprocs=2, start_method="fork")
-    return given["output"]
-
-
-def as_one_of_two(rank: int, stage: Stage, given: dict, port: int) -> None:
-    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # stopped, or left to the leader
-        stage(**given)
+    return run_in_two(stage, given, trainer=SHARDED)
 
 
 def stopped_at_its_third_step(module, batch, batch_idx):
