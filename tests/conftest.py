@@ -1,8 +1,10 @@
-"""What tests share: the real data, where they lie beside the project, and MLflow databases that are ready."""
+"""What tests share: the real data (where they lie beside the project), ready MLflow databases, plain figures."""
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
@@ -13,6 +15,21 @@ PROJECT = Path(__file__).parent.parent
 pytest_plugins = ("tests.candidates", "tests.dicom_series", "tests.mr_series")
 
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+TICKS = ("xtick.bottom", "ytick.left", "xtick.labelbottom", "ytick.labelleft")
+
+
+def pytest_configure() -> None:
+    """Draw axes without ticks: laying out their labels is three quarters of the time of a data card or a report."""
+    matplotlib.rcParams.update(dict.fromkeys(TICKS, False))
+
+
+@pytest.fixture
+def ticks() -> Iterator[None]:
+    """Figures as users get them, for tests of what is drawn."""
+    with matplotlib.rc_context(dict.fromkeys(TICKS, True)):
+        yield
 
 
 def pytest_collection_finish() -> None:

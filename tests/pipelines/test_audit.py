@@ -24,6 +24,7 @@ from medvit import phantoms
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
+from tests.tracking_template import MakeStore
 
 NAME, GIVEN, MIDDLE, NUMBER = "Zebedeeson", "Quentina", "Ottokarla", "QX7731904"
 PLACE, DOCTOR, FREE, FOREIGN = "Granthamshire", "Wolfsberger", "Birgittasdottir", "Müllerström"
@@ -191,9 +192,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(source: Path, make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the dataset, the DICOM copy, the MLflow store and the log of a run in its own process."""
     folder = tmp_path_factory.mktemp("made")
+    make_store(folder)  # where the run looks for it by default
     words = [f"source={source}", "dataset=dataset", "key=site.key", "deidentify=copy", "engine.num_processes=2"]
     command = [sys.executable, "-m", "pipelines", "ingest", *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}

@@ -37,9 +37,11 @@ def contents(faults: Any, work: Path, **others: object) -> dict[str, bytes]:
 @pytest.mark.parametrize("fault", ["half", "drop", "busy", "silent"])
 def test_what_breaks_off_is_fetched_again_and_whole(faults: Any, tmp_path: Path, fault: str) -> None:
     expected = contents(faults, tmp_path / "smooth")
-    faults.plan = lambda number, path: fault if number % 3 == 1 else ""
+    # Each silence is waited for until the timeout.
+    every, timeout_s = (12, 0.5) if fault == "silent" else (3, 10.0)
+    faults.plan = lambda number, path: fault if number % every == 1 else ""
     faults.num_retrievals = 0
-    assert contents(faults, tmp_path / "rough", timeout_s=0.5 if fault == "silent" else 10.0) == expected
+    assert contents(faults, tmp_path / "rough", timeout_s=timeout_s) == expected
 
 
 def test_what_came_before_a_break_is_not_fetched_again(faults: Any, tmp_path: Path) -> None:
