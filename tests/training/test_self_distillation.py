@@ -66,7 +66,7 @@ def distance(one: Checkpoint, other: Checkpoint) -> float:
 def test_the_student_stays_nearer_to_the_start_than_without_the_term(runs, tmp_path):
     """Of runs of one length, several times that of the teacher, as distance over all weights."""
     options, start, teacher = runs
-    longer = options | {"trainer": steps(120)}
+    longer = options | {"trainer": steps(60)}
     without = pretrain(output=tmp_path / "without", **longer)
     student = pretrain(output=tmp_path / "student", **longer, further={"teacher": teacher.folder, "weight": 10.0})
     assert 0.0 < distance(student, start) < 0.9 * distance(without, start)
