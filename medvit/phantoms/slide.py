@@ -54,10 +54,12 @@ def slide(
     density = _stained(generator, tissue, covered)
     if has_ink:
         density += _stroke(generator, coarse, shape)[None] * np.array(_ink(generator))[:, None, None]
-    light = generator.uniform(236, 248, 3)
-    noise = generator.normal(0, 1.5, (3, *shape)).astype(np.float32)
-    values = light[:, None, None] * 10.0**-density + noise
-    return SlidePhantom(np.clip(values, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy(), labels)
+    pixels = np.empty((*shape, 3), np.uint8)
+    # Channel by channel: all at once would take three times the memory, in float64.
+    for channel, light in enumerate(generator.uniform(236, 248, 3)):
+        noise = generator.normal(0, 1.5, shape).astype(np.float32)
+        pixels[..., channel] = np.clip(light * 10.0 ** -density[channel] + noise, 0, 255)
+    return SlidePhantom(pixels, labels)
 
 
 def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[UInt8[Array, "h w 3"]]:
@@ -65,8 +67,9 @@ def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[U
     for _ in range(count):
         yield pixels
         height, width = (side // 2 for side in pixels.shape[:2])
-        blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
-        pixels = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+        blocks = pixels[: 2 * height, : 2 * width].astype(np.uint16)
+        rows = blocks[::2] + blocks[1::2]
+        pixels = np.rint((rows[:, ::2] + rows[:, 1::2]) / 4).astype(np.uint8)
 
 
 def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MPP) -> None:
