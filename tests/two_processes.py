@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import multiprocessing
 
 from medvit.stage import Stage
@@ -30,6 +31,7 @@ def run_in_two(stage: Stage[Any, Any], options: Mapping[str, Any], *, trainer: M
 
 
 def _one_of_two(rank: int, stage: Stage[Any, Any], options: dict[str, Any], port: int) -> None:
+    torch.set_num_threads(1)  # threads of OpenMP do not survive a fork: whoever waits for them waits forever
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -162,10 +162,7 @@ def write_identified_studies(folder: Path) -> Path:
 
 
 def test_nothing_that_names_a_patient_is_left_behind(
-    tmp_path: Path,
-    make_store: MakeStore,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, make_store: MakeStore, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     source = write_identified_studies(tmp_path / "Grantham")
     uid = str(dcmread(next(source.rglob("IM*.dcm"))).StudyInstanceUID)
