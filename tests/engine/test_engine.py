@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_info
 from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.engine.local import LAST
 from medvit.errors import ConfigError, DataError
-from pipelines.ingest import IngestConfig
 
 PROJECT = Path(__file__).parents[2]
 HERE, SPREAD = EngineConfig(num_processes=1), EngineConfig(num_processes=2)
@@ -200,6 +199,7 @@ def test_all_but_the_last_items_are_begun_in_order() -> None:
 
 
 def test_an_address_without_ray_is_refused() -> None:
+    from pipelines.ingest import IngestConfig
 
     with pytest.raises(ConfigError, match=r"engine: address=\.\.\. is for engine\.name=ray only"):
         IngestConfig.load(None, ["source=a", "dataset=b", "engine.address=1.2.3.4:6379"])
