@@ -9,10 +9,8 @@ import pytest
 
 import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
 
-pytest_plugins = ["tests.tracking_template"]
-
 PROJECT = Path(__file__).parent.parent
-pytest_plugins = ("tests.candidates", "tests.dicom_series", "tests.mr_series")
+pytest_plugins = ("tests.candidates", "tests.dicom_series", "tests.mr_series", "tests.tracking_template")
 
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
