@@ -1,16 +1,14 @@
 """What is rare enough in a text to be looked for: it would hardly stand anywhere but where it came from.
 
 Not rare are numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words of imaging, names that programs
-give by counting, and words that medvit itself writes.
+give by counting, and words that medvit itself writes (`medvit.audit.own_words`).
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
-from pathlib import Path
 
-import medvit
+from medvit.audit.own_words import OWN_TEXT, OWN_WORDS
 from medvit.deidentification.vocabulary import is_common, words_of
 
 MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
@@ -32,7 +30,7 @@ def is_rare(word: str) -> bool:
         return False
     if word.isdigit():
         return len(word.lstrip("0")) >= MIN_DIGITS
-    if word in _own_words() or (len(word) >= LONG_WORD and word in _own_text()):
+    if word in OWN_WORDS or (len(word) >= LONG_WORD and word in OWN_TEXT):
         return False
     return len(word) >= (MIN_LETTERS if word.isascii() else MIN_SIGNS)
 
@@ -48,16 +46,3 @@ def is_number_in_parts(text: str) -> bool:
 def telling_part(text: str) -> str:
     """The words of prose that may be names or identifiers: with a capital or a digit."""
     return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))
-
-
-@cache
-def _own_text() -> str:
-    package = Path(medvit.__file__).parent
-    files = [*package.rglob("*.py"), *(package.parent / "pipelines").glob("*.py")]
-    return " ".join(file.read_text(encoding="utf-8").casefold() for file in files)
-
-
-@cache
-def _own_words() -> frozenset[str]:
-    """The words of medvit's own files: what it writes by itself names nobody."""
-    return frozenset(words_of(_own_text()))
