@@ -125,12 +125,13 @@ def _on_ray(
         while pending:
             item, reference = pending[0]
             try:
-                yield Outcome(item, *ray.get(reference))
+                outcome = Outcome(item, *ray.get(reference))
             except ray.exceptions.RayTaskError as error:  # the item or its result cannot be passed on
-                yield Outcome(item, error=portable(error.cause))
+                outcome = Outcome(item, error=portable(error.cause))
             except ray.exceptions.RayError:
-                yield died(item)
-            pending.popleft()
+                outcome = died(item)
+            pending.popleft()  # before it is yielded: a task canceled while Ray completes it aborts the process
+            yield outcome
             pending.extend((item, remote.remote(shared, item)) for item in islice(waiting, 1))
     finally:
         for _, reference in pending:
