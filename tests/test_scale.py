@@ -117,6 +117,15 @@ def test_an_item_that_kills_every_worker_of_a_cluster_is_the_only_one_lost(clust
     assert "died on it 2 times" in str(outcomes[2].error)
 
 
+def test_a_map_on_a_cluster_may_be_left_at_its_last_outcome(cluster: str) -> None:
+    """Ray aborts the process when a task is canceled while it completes; one of 50 such maps did."""
+    config = EngineConfig(name="ray", address=cluster)
+    for number in range(200):
+        outcomes = map_items(abs, [-number], config=config, title="left")
+        assert next(outcomes).result == number
+        outcomes.close()
+
+
 def test_a_cluster_that_does_not_answer_is_told_in_one_sentence() -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'medvit[ray]')")
     ray.shutdown()
