@@ -41,7 +41,7 @@ HOMES = {
     "dicomweb_client": ("medvit/sources/",),
     "eyepy": ("medvit/readers/heyex.py",),
     "highdicom": ("medvit/writers/",),
-    "imagecodecs": ("medvit/dicom/",),
+    "imagecodecs": ("medvit/dicom/", "medvit/readers/image.py"),
     "jinja2": ("medvit/document.py",),
     "lightning": ("medvit/training/",),
     "mlflow": ("medvit/tracking.py",),
@@ -51,7 +51,7 @@ HOMES = {
     "pynetdicom": ("medvit/sources/",),
     "ray": ("medvit/engine/",),
     "sklearn": ("medvit/evaluation/",),
-    "tifffile": ("medvit/wsi/", "medvit/writers/", "medvit/phantoms/"),  # pyramids are read, and two kinds written
+    "tifffile": ("medvit/wsi/", "medvit/readers/tiff_page.py", "medvit/writers/", "medvit/phantoms/"),
     "timm": ("medvit/backbones/", "medvit/weights/hub.py"),
     "wsidicom": ("medvit/wsi/",),
 }

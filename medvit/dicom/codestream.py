@@ -25,6 +25,8 @@ class Codestream:
     columns: int
     samples: int
     bits: int
+    is_signed: bool = False
+    """Whether the stream itself holds signed values; only JPEG 2000 can."""
 
 
 def read_codestream(encoded: bytes) -> Codestream | None:
@@ -62,4 +64,4 @@ def _jpeg(encoded: bytes) -> Codestream:
 def _jpeg_2000(encoded: bytes, place: int) -> Codestream:
     right, bottom, left, top = struct.unpack_from(">4I", encoded, place + 4)
     samples, depth = struct.unpack_from(">HB", encoded, place + 36)
-    return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1)
+    return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, bool(depth & 0x80))

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.dicom.codestream import read_codestream
+from medvit.dicom.codestream import Codestream, read_codestream
 from medvit.dicom.fast_dataset import FastDataset
 from medvit.dicom.native_pixels import native
 from medvit.dicom.pixel_layout import PixelLayout
@@ -47,6 +47,8 @@ NEW_NAMES = {
 
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+LOSSY = (*JPEG[:7], JPEG_LS[1], JPEG_2000[1], JPEG_2000[4])
+"""Transfer syntaxes whose values may lie beyond those that BitsStored holds: the codec overshoots at edges."""
 END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
 """The marker that ends a JPEG stream (ISO 10918-1, B.1.1.3), and how far from the end of a frame padding may put it."""
 
@@ -146,11 +148,11 @@ def _inflated(encoded: bytes, num_bytes: int) -> bytes:
     return plain
 
 
-def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> int:
-    """The bits of a sample that the stream says, which may be fewer than those of the header."""
+def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
+    """What the stream says of its samples, which may have fewer bits than in the header."""
     claimed = read_codestream(encoded)
     if claimed is None:
-        return layout.bits_stored
+        return Codestream(layout.rows, layout.columns, layout.samples, layout.bits_stored)
     size, promised = (claimed.rows, claimed.columns, claimed.samples), (layout.rows, layout.columns, layout.samples)
     if size != promised:
         raise UnreadableError(
@@ -161,23 +163,30 @@ def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> int:
             f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits a sample, the header says "
             f"{layout.bits_allocated} allocated"
         )
-    return claimed.bits
+    return claimed
 
 
 def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h w *c"]:
-    bits = _check_stream(encoded, layout, uid)
+    stream = _check_stream(encoded, layout, uid)
+    # Of a stream without a sign, the bits above those stored may be the sign of a negative value.
+    is_clipped = uid in LOSSY and stream.is_signed == layout.is_signed
     if uid in PLUGINS:
         try:
-            return _trimmed(*_decoded(encoded, layout, uid), layout)
+            values, photometric = _decoded(encoded, layout, uid)
+            return _trimmed(_clipped(values, layout) if is_clipped else values, photometric, layout)
         except RuntimeError:  # the plugin has failed
             if uid not in JPEG:
                 raise _undecodable(uid) from None
     if uid in JPEG:
-        return _trimmed(*_components(_jpeg, encoded, layout, uid), layout)
+        values, photometric = _components(_jpeg, encoded, layout, uid)
+        return _trimmed(_clipped(values, layout) if is_clipped else values, photometric, layout)
     if uid in JPEG_LS:
         # The stream knows no sign: the highest of its own bits is one, however many the header says.
-        narrow = replace(layout, bits_stored=min(bits, layout.bits_stored), high_bit=min(bits, layout.bits_stored) - 1)
-        return _trimmed(*_components(_jpeg_ls, encoded, layout, uid), narrow if layout.is_signed else layout)
+        bits = min(stream.bits, layout.bits_stored)
+        narrow = replace(layout, bits_stored=bits, high_bit=bits - 1)
+        values, photometric = _components(_jpeg_ls, encoded, layout, uid)
+        values = _clipped(values, layout) if is_clipped else values
+        return _trimmed(values, photometric, narrow if layout.is_signed else layout)
     raise UnsupportedError(f"no installed decoder takes the transfer syntax {syntax_name(uid)}; convert it to another")
 
 
@@ -250,6 +259,14 @@ def _undecodable(uid: str) -> UnreadableError:
     return UnreadableError(
         f"no installed decoder takes these pixels ({syntax_name(uid)}); damaged, or to be converted first"
     )
+
+
+def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h w *c"]:
+    """Values of a lossy stream within those that BitsStored holds; to mask their bits would turn white to black."""
+    if layout.high_bit != layout.bits_stored - 1 or layout.bits_stored >= 8 * values.dtype.itemsize:
+        return values
+    low = -(2 ** (layout.bits_stored - 1)) if layout.is_signed else 0
+    return np.clip(values, low, low + 2**layout.bits_stored - 1)
 
 
 def _trimmed(values: Num[Array, "h w *c"], photometric: str, layout: PixelLayout) -> Num[Array, "h w *c"]:

@@ -25,7 +25,7 @@ from medvit.records import Item, Refusal
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
-VERSION = 1
+VERSION = 2
 """Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""
 HEAD_BYTES = 512
 """What of a file a reader sees before it says whether it knows the format."""

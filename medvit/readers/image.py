@@ -1,10 +1,10 @@
-"""Pictures: PNG, JPEG, TIFF, GIF and BMP through Pillow; 16-bit color, which it would cut to 8, through SimpleITK."""
+"""Pictures: TIFF by tifffile, 16-bit color PNG by imagecodecs, other PNG, JPEG, GIF and BMP by Pillow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from einops import rearrange
@@ -13,6 +13,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
+from medvit.readers import tiff_page
 from medvit.readers.label_maps import LabelMap, label_image
 from medvit.records import Item, Refusal
 from medvit.types import Image
@@ -28,6 +29,9 @@ FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 
 MAX_PIXELS = 200_000_000
 """The largest picture taken, in pixels: beyond it is a slide, or a header that lies."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned."""
 
 GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -45,8 +49,8 @@ class Pictures:
         """An item a picture."""
         for file in files:
             try:
-                with decoding("the picture"), _open(file):
-                    pass
+                with decoding("the picture"):
+                    _check(file)
             except MedvitError as error:
                 yield refusal((file,), error)
             else:
@@ -58,16 +62,34 @@ class Pictures:
         Raises:
             UnsupportedError: If the picture has many pages, or is transparent in places.
         """
-        return Image(_pixels(item.files[0]), "image", item.modality)
+        file = item.files[0]
+        pixels = tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file)
+        return Image(_channels_first(pixels), "image", item.modality)
 
     def read_mask(self, path: Path) -> LabelMap:
-        """Labels (H, W): gray levels, or the indices of a palette of colors; black and white are 0 and 1."""
-        from PIL import ImageOps
+        """Labels (H, W): gray levels as stored, also those of 2 and 4 bits, or the indices of a palette of colors."""
+        labels = tiff_page.tiff_labels(path) if _is_for_tifffile(path) else _labels(path)
+        return label_image(_channels_first(labels))
 
-        with _open(path) as picture:
-            if picture.mode == "P" and not _is_gray_palette(picture):
-                return label_image(np.asarray(ImageOps.exif_transpose(picture))[None])
-        return label_image(_pixels(path))
+
+def _is_for_tifffile(path: Path) -> bool:
+    with path.open("rb") as stream:
+        is_tiff = stream.read(4) in tiff_page.MAGIC
+    return is_tiff and not tiff_page.read_header(path).is_for_pillow
+
+
+def _check(path: Path) -> None:
+    if _is_for_tifffile(path):
+        header = tiff_page.read_header(path)
+        _check_size(header.width, header.height)
+    else:
+        with _open(path):
+            pass
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnsupportedError(f"{width} x {height} pixels; expected {MAX_PIXELS} at most: cut it up")
 
 
 def _open(path: Path) -> Picture:
@@ -81,73 +103,92 @@ def _open(path: Path) -> Picture:
     except Pillow.DecompressionBombError:
         raise UnsupportedError(f"more than {MAX_PIXELS} pixels; expected a picture: cut it into tiles") from None
     pages = getattr(picture, "n_frames", 1)
-    if picture.width * picture.height > MAX_PIXELS:
-        raise UnsupportedError(f"{picture.width} x {picture.height} pixels; expected {MAX_PIXELS} at most: cut it up")
+    _check_size(picture.width, picture.height)
     if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first
         raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
     return picture
 
 
-def _pixels(path: Path) -> Num[Array, "c h w"]:
+def _pixels(path: Path) -> Num[Array, "h w *c"]:
     from PIL import ImageOps
 
     with _open(path) as picture:
-        if _is_deep_color(path, picture):
-            return _deep_color(path)
+        if picture.format == "PNG" and _png_kind(path).is_deep_color:
+            return _deep_color(path, picture)
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in GRAY_16:
-            return np.asarray(upright).astype(np.uint16)[None]
-        if upright.mode in ("I", "F"):
-            return np.asarray(upright)[None]
-        return _without_alpha(np.asarray(upright.convert(_target_mode(upright))))
+        turned = ImageOps.exif_transpose(picture)
+        if turned.mode in GRAY_16:
+            return np.asarray(turned).astype(np.uint16)
+        if turned.mode in ("I", "F"):
+            return np.asarray(turned)
+        return _without_alpha(np.asarray(turned.convert(_target_mode(turned))))
+
+
+def _labels(path: Path) -> Num[Array, "h w *c"]:
+    from PIL import ImageOps
+
+    with _open(path) as picture:
+        bits = _png_kind(path).bits if picture.format == "PNG" else 8
+        if picture.mode == "P" and not tiff_page.is_gray(_palette(picture)):
+            return np.asarray(ImageOps.exif_transpose(picture))
+        factor = tiff_page.SPREAD.get(bits, 1) if picture.mode == "L" else 1
+    # The decoder has spread gray of 2 or 4 bits over 8.
+    return _pixels(path) // np.uint8(factor) if factor > 1 else _pixels(path)
+
+
+class _PngKind(NamedTuple):
+    bits: int
+    color_type: int
+
+    @property
+    def is_deep_color(self) -> bool:
+        """Whether it has 16 bits in more than one channel, of which Pillow gives 8."""
+        return self.bits == 16 and self.color_type != 0
+
+
+def _png_kind(path: Path) -> _PngKind:
+    with path.open("rb") as stream:
+        return _PngKind(*stream.read(26)[24:26])
 
 
 def _target_mode(picture: Picture) -> str:
-    if picture.mode in ("L", "LA", "RGB", "RGBA"):
+    if picture.mode in ("LA", "RGBA"):
         return str(picture.mode)
-    if picture.mode == "1":
-        return "L"
+    is_transparent = "transparency" in picture.info
+    if picture.mode in ("1", "L", "RGB"):
+        return f"{'RGB' if picture.mode == 'RGB' else 'L'}{'A' if is_transparent else ''}"
     if picture.mode == "P":
-        colors = "L" if _is_gray_palette(picture) else "RGB"
-        return f"{colors}A" if "transparency" in picture.info else colors
+        used = _palette(picture)[np.unique(np.asarray(picture))]
+        return f"{'L' if tiff_page.is_gray(used) else 'RGB'}{'A' if is_transparent else ''}"
     return "RGBA" if picture.mode in ("PA", "RGBa", "La") else "RGB"
 
 
-def _is_gray_palette(picture: Picture) -> bool:
-    palette = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-    used = palette[np.unique(np.asarray(picture))]
-    return bool((used == used[:, :1]).all())
+def _palette(picture: Picture) -> Num[Array, "colors 3"]:
+    return np.array(picture.getpalette("RGB")).reshape(-1, 3)
 
 
-def _without_alpha(pixels: Num[Array, "h w *c"]) -> Num[Array, "c h w"]:
-    if pixels.ndim == 2:
-        return pixels[None]
-    if pixels.shape[-1] in (2, 4):
-        alpha = pixels[..., -1]
-        if (alpha != alpha.flat[0]).any():
-            raise UnsupportedError("transparent in places, so its colors are not settled; save it without alpha")
-        pixels = pixels[..., :-1]
-    return np.ascontiguousarray(rearrange(pixels, "h w c -> c h w"))
+def _without_alpha(pixels: Num[Array, "h w *c"]) -> Num[Array, "h w *c"]:
+    if pixels.ndim == 2 or pixels.shape[-1] in (1, 3):
+        return pixels
+    return tiff_page.without_extra(pixels, pixels.shape[-1] - 1, tiff_page.TRANSPARENCY[:1])
 
 
-def _is_deep_color(path: Path, picture: Picture) -> bool:
-    if picture.format == "PNG":
-        with path.open("rb") as stream:
-            bit_depth, color_type = stream.read(26)[24:26]
-        return bool(bit_depth == 16 and color_type != 0)
-    if picture.format == "TIFF":
-        bits = getattr(picture, "tag_v2", {}).get(258, (8,))
-        return len(bits) > 1 and max(bits) > 8
-    return False
+def _channels_first(pixels: Num[Array, "h w *c"]) -> Num[Array, "c h w"]:
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w"))
 
 
-def _deep_color(path: Path) -> Num[Array, "c h w"]:
-    import SimpleITK as sitk  # noqa: N813
+def _deep_color(path: Path, picture: Picture) -> Num[Array, "h w c"]:
+    from imagecodecs import png_decode
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings quote paths
-    pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    return _without_alpha(pixels.reshape(pixels.shape[-3:] if pixels.ndim > 3 else pixels.shape))
+    if "transparency" in picture.info:
+        raise UnsupportedError("one color of a 16-bit picture is transparent; save it without transparency")
+    pixels = png_decode(path.read_bytes())
+    if pixels.dtype != np.uint16 or pixels.shape[:2] != (picture.height, picture.width):
+        raise UnreadableError(
+            f"the picture decodes to {pixels.shape} of {pixels.dtype}, its header says 16 bits of "
+            f"{picture.height} x {picture.width}"
+        )
+    return tiff_page.upright(_without_alpha(pixels), picture.getexif().get(ORIENTATION, 1))
 
 
 READER = Pictures()

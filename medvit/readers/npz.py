@@ -21,6 +21,9 @@ from medvit.types import Image
 MAX_IMAGES = 10_000_000
 """Images of one split; a damaged header may claim more than there are bytes to name them."""
 
+MAX_CHANNELS = 5
+"""A last axis as short as this is more likely of channels than of slices."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -102,6 +105,11 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
 def _kind(shape: tuple[int, ...]) -> Kind:
     if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3)):
         return "image"
+    if len(shape) == 4 and shape[-1] <= MAX_CHANNELS:
+        raise UnsupportedError(
+            f"images of shape {shape}, where the last axis may be channels or slices; "
+            "expected (N, H, W), (N, H, W, 3), or volumes (N, I, J, K, 1)"
+        )
     if len(shape) == 4 or (len(shape) == 5 and shape[-1] == 1):
         return "volume"
     raise UnsupportedError(f"images of shape {shape}; expected (N, H, W), (N, H, W, 3) or (N, I, J, K)")

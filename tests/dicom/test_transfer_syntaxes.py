@@ -166,6 +166,24 @@ def test_signed_values_keep_their_sign_in_jpeg_ls_and_jpeg_2000():
         assert np.array_equal(decode(encoded([stream], uid, PixelRepresentation=1)).pixels[0], signed)
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_values_beyond_the_bits_stored_are_clipped_where_lossy_and_masked_where_lossless(is_signed):
+    deep = np.array([[0, 4095, 4096, 4123]], np.uint16).repeat(24, 0).repeat(4, 1) - 2048 * is_signed
+    deep = deep.astype(np.int16 if is_signed else np.uint16)
+    stream = imagecodecs.jpeg2k_encode(deep, level=0, reversible=True, codecformat="J2K")
+    found = decode(encoded([stream], "1.2.840.10008.1.2.4.91", PixelRepresentation=int(is_signed))).pixels[0, 0, ::4]
+    assert (found.astype(int) + 2048 * is_signed).tolist() == [0, 4095, 4095, 4095]
+    found = decode(encoded([stream], JPEG2000Lossless, PixelRepresentation=int(is_signed))).pixels[0, 0, ::4]
+    assert (found.astype(int) + 2048 * is_signed).tolist() == [0, 4095, 0, 27]
+
+
+def test_the_overshoot_of_a_real_lossy_stream_is_white(shared_data):
+    if not (shared_data / "peers-odd").is_dir():
+        pytest.skip("the data peers-odd are not beside the project")
+    dataset = load(shared_data / "peers-odd" / "jpeg2000-multiframe-multifragments.dcm")
+    assert decode_frame(dataset, 0).pixels[0, 41, 119] == 4095
+
+
 @pytest.mark.parametrize("uid", [HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K])
 def test_high_throughput_jpeg_2000_equals_its_source(uid):
     stream = imagecodecs.htj2k_encode(PIXELS, reversible=True)

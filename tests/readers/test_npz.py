@@ -84,3 +84,10 @@ def test_real_official_splits_are_kept(shared_data: Path):
     assert list(counts.values()) == [1080, 120, 400, 1188, 98, 298]
     assert sum(item.labels == {"label": "4"} and item.split == "train" for item in items) == 66
     assert read(items[0]).pixels.shape == (1, 28, 28, 28)
+
+
+@pytest.mark.parametrize("num_channels", [2, 4, 5])
+def test_a_few_channels_are_not_taken_for_slices(tmp_path: Path, num_channels: int):
+    (found,) = find([write(tmp_path / "a.npz", (3, 8, 9, num_channels))])
+    assert found.code == "unsupported"
+    assert "channels or slices" in found.reason

@@ -1,0 +1,245 @@
+"""The one page of a TIFF picture through tifffile: bits, sign, channels, polarity and orientation as its header says.
+
+tifffile gives values as they are stored. What they mean (photometric interpretation, planar configuration, extra
+samples, orientation: TIFF 6.0, section 8) is applied here, for every layout alike; what has no meaning here is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.errors import UnreadableError, UnsupportedError
+from medvit.files.limits import check_compressed, check_stored
+from medvit.wsi.tiff_backend import opened
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+"""Codes of (262) PhotometricInterpretation."""
+COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+"""Channels of a photometric interpretation; those beyond are extra samples."""
+UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
+TO_RGB = (JPEG, WEBP)
+"""Codes of (259) Compression whose decoder turns YCbCr to RGB itself."""
+TRANSPARENCY = (1, 2)
+"""Codes of (338) ExtraSamples that are an alpha channel."""
+SPREAD = {1: 255, 2: 85, 4: 17}
+"""Factor that spreads gray of fewer bits over 8, as PNG decoders do."""
+
+
+@dataclass(frozen=True)
+class TiffHeader:
+    """The tags of a page that say what its values mean."""
+
+    width: int
+    height: int
+    samples: int
+    bits: int
+    photometric: int
+    compression: int
+    orientation: int
+    is_for_pillow: bool
+    """Whether it is of 8 bits in a coding that Pillow turns to RGB or gray, and tifffile does not."""
+
+
+def read_header(path: Path) -> TiffHeader:
+    """The tags of a picture, checked.
+
+    Raises:
+        UnsupportedError: If it has several pages or planes, or is of a kind that is not taken; the kind is named.
+        UnreadableError: If its pixels are not all in the file.
+    """
+    with _page(path) as page:
+        return _header(page, path.stat().st_size)
+
+
+def tiff_values(path: Path) -> Num[Array, "h w c"]:
+    """Values as stored, upright: palette indices, gray levels or RGB, and extra samples; white is not yet bright.
+
+    Raises:
+        UnreadableError: If they are not of the size and type that the header says.
+    """
+    with _page(path) as page:
+        header = _header(page, path.stat().st_size)
+        values = rearrange(page.asarray(squeeze=False), "s 1 h w c -> h w (s c)")
+        promised = (header.height, header.width, header.samples)
+        if values.shape != promised or values.dtype != page.dtype:
+            raise UnreadableError(
+                f"the picture holds {'x'.join(map(str, values.shape))} values of {values.dtype}, "
+                f"its header says {'x'.join(map(str, promised))} of {page.dtype}"
+            )
+        values = without_extra(values, COLORS[header.photometric], tuple(map(int, page.extrasamples)))
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return upright(values.astype(np.float32) if values.dtype == np.float64 else values, header.orientation)
+
+
+def tiff_pixels(path: Path) -> Num[Array, "h w c"]:
+    """Gray or RGB, upright, low values dark; gray of 1, 2 or 4 bits is spread over 8, a palette becomes its colors."""
+    header, values = read_header(path), tiff_values(path)
+    if header.photometric == PALETTE:
+        colors = _colormap(path)[values[..., 0]]
+        return colors[..., :1] if is_gray(colors) else colors
+    if header.photometric == WHITE_IS_ZERO:
+        values = ~values if values.dtype == bool else values.dtype.type(2**header.bits - 1) - values
+    if values.shape[-1] == 1 and header.bits in SPREAD:
+        return values.astype(np.uint8) * np.uint8(SPREAD[header.bits])
+    return values
+
+
+def tiff_labels(path: Path) -> Num[Array, "h w c"]:
+    """Class numbers as stored: gray levels, or the indices of a palette of colors.
+
+    Raises:
+        UnsupportedError: If white is zero in more than one bit, so that gray levels count backwards.
+    """
+    header = read_header(path)
+    if header.photometric == PALETTE and is_gray(_colormap(path)):
+        return tiff_pixels(path)
+    if header.photometric != WHITE_IS_ZERO:
+        return tiff_values(path)
+    if header.bits > 1:
+        raise UnsupportedError(
+            "the label map says that white is zero, so that class numbers and gray levels run opposite ways; "
+            "save it with black as zero"
+        )
+    return ~tiff_values(path).astype(bool)
+
+
+def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[int, ...] = ()) -> Num[Array, "h w c"]:
+    """The colors alone, where every channel beside them is constant and so says nothing.
+
+    `meanings` of those channels are codes of ExtraSamples; one without a code is of unknown meaning.
+
+    Raises:
+        UnsupportedError: If one is not constant; it says whether it is transparency or a channel of unknown meaning.
+    """
+    for number in range(num_colors, values.shape[-1]):
+        extra = values[..., number]
+        if not (extra != extra.flat[0]).any():
+            continue
+        if (*meanings, *(0,) * number)[number - num_colors] in TRANSPARENCY:
+            raise UnsupportedError("transparent in places, so its colors are not settled; save it without alpha")
+        raise UnsupportedError(
+            f"{values.shape[-1]} channels, of which {num_colors} {'is' if num_colors == 1 else 'are'} gray or color; "
+            "expected gray or RGB: save each channel as its own file"
+        )
+    return values[..., :num_colors]
+
+
+def upright(values: Num[Array, "h w *c"], orientation: int) -> Num[Array, "a b *c"]:
+    """A picture turned and mirrored as (274) Orientation says (TIFF 6.0, section 8; EXIF)."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return values[rows, columns]
+
+
+def is_gray(colors: Num[Array, "*s 3"]) -> bool:
+    """Whether red, green and blue are equal everywhere."""
+    return bool((colors == colors[..., :1]).all())
+
+
+@contextmanager
+def _page(path: Path) -> Iterator[Any]:
+    with opened(path) as file:
+        num_pages = len(file.pages)
+        if file.is_imagej:  # one page may stand for a stack that follows it
+            num_pages = max(num_pages, int((file.imagej_metadata or {}).get("images", 1)))
+        if num_pages != 1:
+            raise UnsupportedError(
+                f"{num_pages} pages in one file; expected one picture: save each page as its own file"
+            )
+        yield file.pages.first
+
+
+def _header(page: Any, held_bytes: int) -> TiffHeader:
+    if isinstance(page.bitspersample, tuple) or page.imagedepth > 1:
+        raise UnsupportedError("a TIFF of several planes, or of channels of different bits; expected one picture")
+    orientation = page.tags.valueof(274, 1)
+    header = TiffHeader(
+        page.imagewidth,
+        page.imagelength,
+        page.samplesperpixel,
+        page.bitspersample,
+        int(page.photometric),
+        int(page.compression),
+        orientation if orientation in range(1, 9) else 1,
+        is_for_pillow=_is_for_pillow(page),
+    )
+    _check_kind(header, page)
+    _check_bytes(header, page, held_bytes)
+    return header
+
+
+def _is_for_pillow(page: Any) -> bool:
+    photometric, compression = int(page.photometric), int(page.compression)
+    is_foreign = photometric == CMYK or (photometric == YCBCR and compression not in TO_RGB) or compression == OLD_JPEG
+    return page.bitspersample <= 8 and (is_foreign or not _has_decoder(compression))
+
+
+def _check_kind(header: TiffHeader, page: Any) -> None:
+    if header.photometric not in COLORS:
+        raise UnsupportedError(f"a TIFF in {_name(page.photometric)}; expected gray, RGB or a palette")
+    if header.is_for_pillow:
+        return
+    if header.photometric in (CMYK, YCBCR) and header.compression not in TO_RGB:
+        raise UnsupportedError(f"a TIFF in {_name(page.photometric)} of {header.bits} bits; expected gray or RGB")
+    if not _has_decoder(header.compression):
+        raise UnsupportedError(f"a TIFF compressed by {_name(page.compression)}; no installed decoder takes that")
+    if page.dtype is None or page.dtype.kind not in "biuf":
+        raise UnsupportedError(
+            f"a TIFF of {header.bits} bits in sample format {_name(page.sampleformat)}; expected real numbers"
+        )
+    if header.samples < COLORS[header.photometric]:
+        raise UnreadableError(f"{_name(page.photometric)} in {header.samples} channels; the header contradicts itself")
+    if header.samples > 1 and header.bits < 8:
+        raise UnsupportedError(f"{header.samples} channels of {header.bits} bits; expected 8 or more")
+    if header.photometric == WHITE_IS_ZERO and page.dtype.kind not in "bu":
+        raise UnsupportedError(
+            f"white is zero in values of {page.dtype}, where nothing says which value is black; "
+            "save it with black as zero"
+        )
+
+
+def _check_bytes(header: TiffHeader, page: Any, held_bytes: int) -> None:
+    """Refuse a picture of which strips or tiles are missing: a decoder would fill them with a constant."""
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if any(offset + num_bytes > held_bytes for offset, num_bytes in places):
+        raise UnreadableError("a strip or tile of the picture ends beyond the end of the file; it is cut short")
+    if not places or not all(offset and num_bytes for offset, num_bytes in places):
+        raise UnreadableError("a strip or tile of the picture is not in the file; it is cut short or was never written")
+    claimed = header.height * -(-header.width * header.samples * header.bits // 8)
+    if header.compression == UNCOMPRESSED and not header.is_for_pillow:
+        check_stored(claimed, sum(num_bytes for _, num_bytes in places))
+    check_compressed(claimed, held_bytes)
+
+
+def _has_decoder(compression: int) -> bool:
+    from tifffile import TIFF
+
+    try:
+        return compression == UNCOMPRESSED or TIFF.DECOMPRESSORS[compression] is not None
+    except KeyError:
+        return False
+
+
+def _name(code: Any) -> str:
+    return str(getattr(code, "name", code))
+
+
+def _colormap(path: Path) -> Num[Array, "colors 3"]:
+    with _page(path) as page:
+        if page.colormap is None:
+            raise UnreadableError("a TIFF of palette colors without its palette (320 ColorMap)")
+        colors = np.asarray(page.colormap).T
+    # Colors are of 16 bits; some writers give 8.
+    return (colors // 256 if colors.max(initial=0) > 255 else colors).astype(np.uint8)
