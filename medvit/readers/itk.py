@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from medvit.errors import GeometryError, MedvitError, NotAnImageError, Unsupport
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed
 from medvit.geometry import Affine, lps_to_ras, to_ras
+from medvit.readers.itk_header import check_num_bytes, read_text_header
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
 from medvit.records import Item, Refusal
 from medvit.types import Image
@@ -22,11 +22,6 @@ from medvit.types import Image
 HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")
 DETACHED = (".raw", ".zraw")
 """Voxels of a .mhd or .nhdr that names them."""
-
-HEADER_BYTES = 65536
-"""Where the name of the detached voxels must lie."""
-
-_VOXEL_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:)([^\r\n]+)$", re.MULTILINE | re.IGNORECASE)
 
 
 class Itk:
@@ -40,15 +35,16 @@ class Itk:
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
         """An item an image or volume; detached voxels are told of with their header."""
-        detached, claimed = {file for file in files if _is_detached(file)}, set()
+        detached = {file for file in files if _is_detached(file)}
+        claimed = set[Path]()
         for file in files:
             if file in detached:
                 continue
-            voxels = _voxel_file(file)
-            group = (file,) if voxels == file else (file, voxels)
-            claimed.add(voxels)
+            group: tuple[Path, ...] = (file,)
             try:
                 with decoding("the header"):
+                    group = read_text_header(file).files
+                    claimed.update(group)
                     dimensions = _open(file).GetDimension()
             except MedvitError as error:
                 yield refusal(group, error)
@@ -82,6 +78,7 @@ def _is_detached(file: Path) -> bool:
 def _open(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
+    header = read_text_header(path)  # before ITK, which would open whatever file the header names
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings quote paths
     source = sitk.ImageFileReader()
     source.SetFileName(str(path))
@@ -91,23 +88,29 @@ def _open(path: Path) -> Any:
         raise UnsupportedError(f"{source.GetNumberOfComponents()} numbers a voxel; expected one")
     if len(size) not in (2, 3) and any(n > 1 for n in size[3:]):
         raise UnsupportedError(f"an image of shape {size}; expected one volume: split it along its last axes")
-    # SimpleITK counts no bits a voxel before reading; 8 bytes is its widest type, 1 its narrowest: the claim errs low.
-    check_compressed(int(np.prod(size, dtype=np.float64)), _voxel_file(path).stat().st_size)
-    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
-    if is_nrrd and len(size) > 2 and "NRRD_space" not in source.GetMetaDataKeys():
+    promised = int(np.prod(size, dtype=np.float64)) * _voxel_bytes(source.GetPixelID())
+    check_compressed(promised, sum(file.stat().st_size for file in header.data_files or (path,)))
+    check_num_bytes(header, promised)
+    if header.is_nrrd and len(size) > 2 and "NRRD_space" not in source.GetMetaDataKeys():
         raise GeometryError(
             "the NRRD has no field 'space', so left and right are unknown; add 'space: left-posterior-superior'"
         )
     return source
 
 
-def _voxel_file(path: Path) -> Path:
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return path
-    with path.open("rb") as stream:
-        named = _VOXEL_FILE.search(stream.read(HEADER_BYTES))
-    beside = path.parent / named[1].decode("utf-8", "replace").strip() if named else path
-    return beside if beside.is_file() else path
+def _voxel_bytes(pixel_id: int) -> int:
+    import SimpleITK as sitk  # noqa: N813
+
+    kinds = {
+        1: (sitk.sitkUInt8, sitk.sitkInt8),
+        2: (sitk.sitkUInt16, sitk.sitkInt16),
+        4: (sitk.sitkUInt32, sitk.sitkInt32, sitk.sitkFloat32),
+        8: (sitk.sitkUInt64, sitk.sitkInt64, sitk.sitkFloat64),
+    }
+    for num_bytes, pixel_ids in kinds.items():
+        if pixel_id in pixel_ids:
+            return num_bytes
+    raise UnsupportedError(f"voxels of {sitk.GetPixelIDValueAsString(pixel_id)}; expected one real number each")
 
 
 def _load(path: Path) -> tuple[Num[Array, "*s"], Affine | None, float | None]:

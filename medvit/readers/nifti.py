@@ -11,6 +11,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
+from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed, check_stored
 from medvit.geometry import Affine, to_ras
@@ -90,6 +91,8 @@ def source_affine(path: Path) -> Affine:
 def _open(path: Path) -> Nifti1Image:
     import nibabel as nib
 
+    if path.suffix.lower() == ".hdr":
+        named_beside(path, _voxels_of(path).name)
     source = nib.load(path)
     if not isinstance(source, nib.Nifti1Pair):
         raise UnsupportedError("an Analyze image, which does not tell left from right; convert it to NIfTI")
@@ -109,6 +112,12 @@ def _open(path: Path) -> Nifti1Image:
     check_size(claimed, voxels.stat().st_size)
     _affine(source)
     return source
+
+
+def _voxels_of(header: Path) -> Path:
+    """The .img of a .hdr, whose suffix may be in the same case or not."""
+    beside = (header.with_suffix(suffix) for suffix in (".img", ".IMG"))
+    return next((voxels for voxels in beside if voxels.exists()), header.with_suffix(".img"))
 
 
 def _stored(source: Nifti1Image) -> Num[Array, "i j k"]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from medvit.errors import DataError
 from medvit.readers import find, read
 from medvit.records import Item
 
@@ -66,3 +67,48 @@ def test_a_label_map_may_be_of_another_format(tmp_path: Path):
     (item,) = find(sorted(tmp_path.iterdir()))
     assert isinstance(item, Item)
     assert np.array_equal(read(item).mask, labels[::-1, ::-1])
+
+
+def written(folder: Path, name: str, *, is_compressed: bool = False) -> Path:
+    sitk.WriteImage(volume(), str(folder / name), is_compressed)
+    return next((file for file in sorted(folder.iterdir()) if file.suffix.endswith(("raw", "gz"))), folder / name)
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+def test_voxels_of_another_number_than_promised_are_refused(tmp_path: Path, name: str, is_compressed: bool):
+    voxels = written(tmp_path, name, is_compressed=is_compressed)
+    (item,) = find(sorted(tmp_path.iterdir()))
+    assert isinstance(item, Item)
+    content = voxels.read_bytes()
+    voxels.write_bytes(content[:-20])
+    short = next(iter(find(sorted(tmp_path.iterdir()))))
+    assert short.code == "unreadable"
+    assert "cut short" in short.reason
+    if not is_compressed:
+        voxels.write_bytes(content + bytes(2))
+        longer = next(iter(find(sorted(tmp_path.iterdir()))))
+        assert "promises 48 bytes of voxels, the file holds 50" in longer.reason
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha", "a.nhdr", "a.nrrd"])
+@pytest.mark.parametrize("place", ["../secret/site.key", "{folder}/secret/site.key", "~/site.key", "LIST", "link.raw"])
+def test_no_header_names_a_file_outside_its_folder(tmp_path: Path, monkeypatch, name: str, place: str):
+    source, secret = tmp_path / "source", tmp_path / "secret"
+    source.mkdir()
+    secret.mkdir()
+    (secret / "site.key").write_bytes(bytes(48))
+    (source / "link.raw").symlink_to(secret / "site.key")
+    monkeypatch.setenv("HOME", str(secret))
+    field = "data file: " if name.endswith(("nrrd", "nhdr")) else "ElementDataFile = "
+    original = "a.nhdr" if name.endswith(("nrrd", "nhdr")) else "a.mhd"
+    sitk.WriteImage(volume(), str(source / original))
+    header = (source / original).read_text(encoding="latin-1").replace(f"{field}a.raw", "").rstrip()
+    (source / original).unlink()
+    named = "LIST\n../secret/site.key" if place == "LIST" else place.format(folder=tmp_path)
+    (source / name).write_text(f"{header}\n{field}{named}\n", encoding="latin-1")
+    (found,) = find([source / name])
+    assert found.code in ("unsupported", "unreadable")
+    assert "data file" in found.reason
+    with pytest.raises(DataError):
+        read(Item("itk", (source / name,), "volume"))

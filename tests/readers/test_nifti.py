@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medvit.readers import find, read
+from medvit.records import Item
 
 ALL_48_ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 
@@ -108,3 +109,16 @@ def test_real_pairs_are_found_and_read_on_one_grid(shared_data: Path):
         image = read(item)
         assert image.mask.shape == image.pixels.shape[1:]
         assert np.unique(image.mask).tolist() == [0, 1, 2]
+
+
+def test_a_header_without_its_voxels_and_one_linked_elsewhere_are_refused(tmp_path: Path):
+    nib.save(nib.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.hdr")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a.img").rename(tmp_path / "elsewhere" / "a.img")
+    assert "not there" in only(tmp_path / "a.hdr").reason
+    (tmp_path / "a.img").symlink_to(tmp_path / "elsewhere" / "a.img")
+    assert isinstance(only(tmp_path / "a.hdr", tmp_path / "a.img"), Item)
+    (tmp_path / "a.img").unlink()
+    (tmp_path.parent / "outside.img").write_bytes(bytes(8))
+    (tmp_path / "a.img").symlink_to(tmp_path.parent / "outside.img")
+    assert "outside its own folder" in only(tmp_path / "a.hdr", tmp_path / "a.img").reason

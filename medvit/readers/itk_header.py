@@ -1,0 +1,183 @@
+"""Headers of MetaImage and NRRD as text: the fields that ITK passes over, and where the voxels are.
+
+Sources: MetaIO's MetaImage documentation; the definition of the NRRD file format (teem.sourceforge.net/nrrd).
+"""
+
+from __future__ import annotations
+
+import bz2
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from medvit.errors import UnreadableError
+from medvit.files.beside import named_beside
+
+MAX_HEADER_BYTES = 2**20
+"""A header, with the list of its data files, ends within."""
+LIST = "LIST"
+CHUNK_BYTES = 2**20
+GZIP, BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
+
+_PATTERN = re.compile(r"%[0-9]*d")
+
+
+@dataclass(frozen=True)
+class TextHeader:
+    """Fields of a header by their names in lower case, without blanks; `num_bytes` of it precede attached voxels.
+
+    `data_files` are those with the voxels, none where they follow the header.
+    """
+
+    path: Path
+    is_nrrd: bool
+    fields: Mapping[str, str]
+    num_bytes: int
+    data_files: tuple[Path, ...]
+
+    def get(self, *names: str) -> str:
+        """The first field of these names that is there, or nothing."""
+        return next((self.fields[name] for name in names if name in self.fields), "")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The header and its data files."""
+        return (self.path, *self.data_files)
+
+
+def read_text_header(path: Path) -> TextHeader:
+    """The fields of a MetaImage or NRRD header, and the data files that it names.
+
+    Raises:
+        UnsupportedError: If a data file lies outside the folder of the header.
+        UnreadableError: If a data file is missing, or the file has no such header.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(MAX_HEADER_BYTES)
+    return _nrrd(path, content) if content.startswith(b"NRRD") else _meta(path, content)
+
+
+def check_num_bytes(header: TextHeader, promised: int) -> None:
+    """Compare the bytes of the voxels with those that the header promises.
+
+    Raises:
+        UnreadableError: If there are fewer or more: a reader would cut off or shift voxels.
+    """
+    held = _held_bytes(header, promised)
+    if held is not None and held != promised:
+        short = "it is cut short" if held < promised else "which of them are the voxels is unknown"
+        more = "at least " if held > promised and _encoding(header) not in ("raw", "") else ""
+        raise UnreadableError(f"the header promises {promised} bytes of voxels, the file holds {more}{held}; {short}")
+
+
+def _nrrd(path: Path, content: bytes) -> TextHeader:
+    end = re.search(rb"\r?\n\r?\n", content)
+    text = content[: end.start() if end else len(content)].decode("latin-1")
+    fields, rest = {}, list[str]()
+    lines = text.splitlines()
+    for number, line in enumerate(lines[1:], 1):
+        name, separator, value = line.partition(":")
+        if not separator or line.startswith("#") or value.startswith("="):
+            continue
+        fields[name.strip().lower().replace(" ", "")] = value.strip()
+        if name.strip().lower().replace(" ", "") == "datafile" and value.split()[:1] == [LIST]:
+            rest = lines[number + 1 :]
+            break
+    names = _names(fields.get("datafile", ""), rest)
+    return TextHeader(
+        path, True, fields, end.end() if end else len(content), tuple(named_beside(path, n) for n in names)
+    )
+
+
+def _meta(path: Path, content: bytes) -> TextHeader:
+    last = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)(?:\r?\n|$)", content, re.MULTILINE)
+    if last is None:
+        raise UnreadableError("no field ElementDataFile, which ends the header of a MetaImage; the file is damaged")
+    fields = {}
+    for line in content[: last.start()].decode("latin-1").splitlines():
+        name, separator, value = line.partition("=")
+        if separator:
+            fields[name.strip().lower()] = value.strip()
+    named = last[1].decode("latin-1").strip()
+    rest = content[last.end() :].decode("latin-1").splitlines() if named.split()[:1] == [LIST] else []
+    names = [] if named.upper() == "LOCAL" else _names(named, rest)
+    return TextHeader(path, False, fields, last.end(), tuple(named_beside(path, name) for name in names))
+
+
+def _names(named: str, rest: list[str]) -> list[str]:
+    """The files of one name, of a list that follows the header, or of a pattern with first, last and step."""
+    if named.split()[:1] == [LIST]:
+        return [line.strip() for line in rest if line.strip()]
+    pattern, *numbers = named.split() if _PATTERN.search(named) else [named]
+    if numbers:
+        if not all(re.fullmatch(r"[+-]?\d{1,6}", number) for number in numbers):
+            raise UnreadableError("the header names its data files by a pattern without whole numbers; it is damaged")
+        first, last, step = (
+            (*map(int, numbers[:3]), 1)[:3] if len(numbers) > 1 else (int(numbers[0]), int(numbers[0]), 1)
+        )
+        return [pattern % number for number in range(first, last + 1, max(step, 1))]
+    return [named] if named else []
+
+
+def _encoding(header: TextHeader) -> str:
+    if header.is_nrrd:
+        return header.get("encoding").lower()
+    if header.get("binarydata").lower() in ("false", "0"):
+        return "text"
+    return "gzip" if header.get("compresseddata").lower() in ("true", "1") else "raw"
+
+
+def _held_bytes(header: TextHeader, promised: int) -> int | None:
+    """Bytes of voxels in the files, counted up to one more than promised where compressed; none of text."""
+    encoding = _encoding(header)
+    skipped = int(header.get("byteskip", "headersize") or 0)
+    if encoding == "raw":
+        size = sum(file.stat().st_size for file in header.data_files or (header.path,))
+        if skipped == -1:  # the voxels are the last bytes
+            return min(size, promised)
+        attached = 0 if header.data_files else header.num_bytes
+        is_from_start = not header.is_nrrd and skipped > 0
+        each = skipped * max(1, len(header.data_files)) + (0 if is_from_start else attached)
+        return size - each - _line_bytes(header)
+    if encoding not in (*GZIP, *BZIP2) or len(header.data_files) > 1:
+        return None
+    with (header.data_files or (header.path,))[0].open("rb") as stream:
+        stream.seek(0 if header.data_files else header.num_bytes)
+        return _inflated_bytes(stream, encoding, promised + max(skipped, 0)) - max(skipped, 0)
+
+
+def _line_bytes(header: TextHeader) -> int:
+    """Bytes of the lines that precede the voxels of each file."""
+    num_lines = int(header.get("lineskip") or 0) if header.is_nrrd else 0
+    total = 0
+    for file in (header.data_files or (header.path,)) if num_lines else ():
+        with file.open("rb") as stream:
+            stream.seek(0 if header.data_files else header.num_bytes)
+            total += sum(len(stream.readline(MAX_HEADER_BYTES)) for _ in range(num_lines))
+    return total
+
+
+def _inflated_bytes(stream: BinaryIO, encoding: str, enough: int) -> int:
+    count = 0
+    try:
+        for part in _unpacked(stream, encoding):
+            count += len(part)
+            if count > enough:
+                break
+    except (zlib.error, OSError, EOFError):
+        raise UnreadableError("the compressed voxels cannot be inflated; the file is damaged or cut short") from None
+    return count
+
+
+def _unpacked(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+    if encoding in BZIP2:
+        with bz2.open(stream) as unpacked:
+            yield from iter(lambda: unpacked.read(CHUNK_BYTES), b"")
+        return
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
+    while not unpack.eof and (packed := unpack.unconsumed_tail or stream.read(CHUNK_BYTES)):
+        yield unpack.decompress(packed, CHUNK_BYTES)
+    yield unpack.flush()
