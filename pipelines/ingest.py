@@ -22,7 +22,7 @@ from medvit.engine import EngineConfig
 from medvit.ingest import deidentified_copy, slides
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
-from medvit.ingest.label_table import from_table
+from medvit.ingest.label_table import LabelTable
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
 from medvit.ingest.pack_tiles import pack
@@ -64,6 +64,8 @@ class IngestConfig(StageConfig):
     """CSV with a column file (path relative to source, or unique name), labels, and maybe split and patient."""
     label_columns: tuple[str, ...] = ()
     """Columns of the CSV to take; none takes all but those that look as if they named people."""
+    label_missing: tuple[str, ...] | None = None
+    """Texts of the CSV for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     label_from: LabelFrom = "none"
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     mask_classes: tuple[str, ...] = ()
@@ -125,6 +127,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
     name = config.title
     config.deidentify.check(resume=config.resume)
+    table = read_labels(config)
     if config.update is not None:
         run.dataset(config.update, "update")
     prose = find_prose(config.card, name)
@@ -138,7 +141,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     found = scan(local, patient_from=patients, remembered=memory, **how)
     found = slides.as_slides(found, config.tiles)
     update.tell(found)
-    candidates = labeled(found, config)
+    candidates = labeled(found, config, table)
     assigned = assign(candidates, config.splits)
 
     stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder)
@@ -193,15 +196,21 @@ def stored_of(
     return stored.and_also(slides.store_slides(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
 
 
-def labeled(found: Scan, config: IngestConfig) -> tuple[Candidate, ...]:
+def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tuple[Candidate, ...]:
     """The images of a source with their labels, from the table if there is one, else from folders if asked for."""
-    if config.labels is None:
+    if table is None:
         named = from_folders(found.candidates, config.label_from)
         return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
     if config.label_from != "none":
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
-    table = from_table(found.candidates, config.labels, columns=config.label_columns, files=found.files)
-    return paired(table, config.modality)
+    return paired(table.labeled(found.candidates, found.files), config.modality)
+
+
+def read_labels(config: IngestConfig) -> LabelTable | None:
+    """The table of labels, if there is one, checked as far as it can be before the images are there."""
+    if config.labels is None:
+        return None
+    return LabelTable.read(config.labels, columns=config.label_columns, missing=config.label_missing)
 
 
 def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:

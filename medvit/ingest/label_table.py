@@ -7,7 +7,7 @@ or those named, is a label; a column that looks as if it named people is refused
 
 from __future__ import annotations
 
-import csv
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,90 +16,132 @@ from pathlib import Path, PurePosixPath
 
 from medvit.deidentification.identifiers import FILE, PATIENT, SPLIT, is_personal
 from medvit.errors import DataError
+from medvit.ingest.label_cells import Line, composed, look_alikes, read_grid, shown, whole, without_missing
+from medvit.ingest.labels import warn_of_look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Split
 
-DELIMITERS = ",;\t"
-SHOWN_LINES = 3
+log = logging.getLogger("medvit")
+
 MIN_DISTINCT = 20
 """A text column with more lines than this and a different text in each is taken for identifiers."""
 
 
 @dataclass(frozen=True)
-class _Line:
-    number: int
-    """As a person counts who opens the file: the header is line 1."""
-    cells: Mapping[str, str] = field(repr=False)
+class LabelTable:
+    """A table that was read and checked as far as it can be without the images it is about."""
 
-    @property
-    def file(self) -> str:
-        """What it calls the file, with forward slashes."""
-        return self.cells[FILE].replace("\\", "/").removeprefix("./").rstrip("/")
+    path: Path
+    columns: tuple[str, ...]
+    """Those that are labels."""
+    lines: tuple[Line, ...] = field(repr=False)
 
-    @property
-    def said(self) -> Mapping[str, str]:
-        """What it says of the file."""
-        return {column: cell for column, cell in self.cells.items() if column != FILE}
+    @classmethod
+    def read(cls, path: Path, *, columns: Sequence[str] = (), missing: Sequence[str] | None = None) -> LabelTable:
+        """Return the table in a file with the labels in `columns`, or in all but the known ones.
+
+        `missing` are the texts that mean a missing value; unset, `label_cells.MISSING`.
+
+        Raises:
+            DataError: If a column is missing or personal, a line names no image or an unknown split, or a text may be
+                a class or mean missing.
+        """
+        grid = read_grid(path)
+        if FILE not in grid.columns:
+            found = f"{len(grid.columns)} others"
+            raise DataError(f"the labels {path} have no column {FILE!r} (found {found}); it says which image is meant")
+        chosen = tuple(_label_columns(grid.lines, grid.columns, path, columns))
+        known = [column for column in (SPLIT, PATIENT) if column in grid.columns and column not in chosen]
+        lines = without_missing(grid, [*chosen, *known], path, missing).lines
+        table = cls(path, chosen, lines)
+        unnamed = [line.number for line in lines if not line.cells[FILE]]
+        table._refuse(unnamed, f"are empty in the column {FILE!r}")
+        for line in lines:
+            table.split(line)
+        return table
+
+    def said(self, line: Line) -> Mapping[str, str]:
+        """Return what a line says of its images: labels, split and patient."""
+        return {column: line.cells.get(column, "") for column in (*self.columns, SPLIT, PATIENT)}
+
+    def split(self, line: Line) -> Split | None:
+        """Return the split that a line says."""
+        text = line.cells.get(SPLIT, "")
+        if not text:
+            return None
+        if text.casefold() not in SPLIT_NAMES:
+            raise DataError(f"line {line.number} of {self.path} has no known split; expected train, val or test")
+        return SPLIT_NAMES[text.casefold()]
+
+    def labeled(self, candidates: Sequence[Candidate], files: Sequence[str] = ()) -> tuple[Candidate, ...]:
+        """Return the candidates with what the table says of them.
+
+        `files` are the paths of all files of the source: a line about one that holds no image is passed over.
+
+        Raises:
+            DataError: If a line names a file that the source does not have or several images, or if two lines differ
+                on one image. Lines are told by their number: file names may name patients.
+        """
+        places, names, known = _by_path(candidates), _by_name(candidates), _names(files)
+        said: dict[int, Line] = {}
+        unknown, ambiguous, contradicting = [], [], []
+        for line in self.lines:
+            file = composed(line.cells[FILE].replace("\\", "/").removeprefix("./").rstrip("/"))
+            matches = places.get(file) or names.get(file) or names.get(whole(file), ())
+            if not matches and file not in known:
+                unknown.append(line.number)
+            if len(matches) > 1 and file not in places:
+                ambiguous.append(line.number)
+            elif any(self.said(said.setdefault(index, line)) != self.said(line) for index in matches):
+                contradicting.append(line.number)
+        self._refuse(unknown, "name a file that the source does not have")
+        self._refuse(ambiguous, "name several images at once")
+        self._refuse(contradicting, "say something else than an earlier line on the same image")
+        labeled = tuple(
+            self._labeled(candidate, said[index]) if index in said else candidate
+            for index, candidate in enumerate(candidates)
+        )
+        warn_of_look_alikes(labeled)
+        self._warn_of_patients()
+        return labeled
+
+    def _labeled(self, candidate: Candidate, line: Line) -> Candidate:
+        labels = {column: line.cells[column] for column in self.columns if line.cells[column]}
+        return candidate.with_labels(labels, self.split(line), line.cells.get(PATIENT, ""))
+
+    def _refuse(self, numbers: Sequence[int], what: str) -> None:
+        if numbers:
+            raise DataError(
+                f"{len(numbers)} of the {len(self.lines)} lines of {self.path} {what} (line {shown(numbers)}); "
+                f"expected in the column {FILE!r} a path relative to the source, or the name of "
+                "a file that no other image has"
+            )
+
+    def _warn_of_patients(self) -> None:
+        """Report patients whose identifiers are alike, by line: they are different patients here."""
+        alike = {text for group in look_alikes(line.cells.get(PATIENT, "") for line in self.lines) for text in group}
+        numbers = [line.number for line in self.lines if line.cells.get(PATIENT, "") in alike]
+        if numbers:
+            log.warning(
+                "%d lines of the labels name patients that differ in letter case, spaces or leading zeros alone "
+                "(line %s); they are taken as different patients and may fall into different splits: write a patient "
+                "alike in all lines",
+                len(numbers),
+                shown(numbers),
+            )
 
 
 def from_table(
     candidates: Sequence[Candidate], path: Path, *, columns: Sequence[str] = (), files: Sequence[str] = ()
 ) -> tuple[Candidate, ...]:
-    """The candidates with what a table says of them; of `columns`, or of all but the known ones.
-
-    `files` are the paths of all files of the source: a line about one that holds no image is passed over.
-
-    Raises:
-        DataError: If a line names a file that the source does not have or several images, if two lines differ on one
-            image, or if a column is missing or personal. Lines are told by their number: file names may name patients.
-    """
-    lines = _read(path)
-    chosen = _label_columns(lines, path, columns)
-    places, names, known = _by_path(candidates), _by_name(candidates), _names(files)
-    said: dict[int, _Line] = {}
-    unknown, ambiguous, contradicting = [], [], []
-    for line in lines:
-        matches = places.get(line.file) or names.get(line.file, ())
-        if not matches and line.file not in known:
-            unknown.append(line.number)
-        if len(matches) > 1 and line.file not in places:
-            ambiguous.append(line.number)
-        elif any(said.setdefault(index, line).said != line.said for index in matches):
-            contradicting.append(line.number)
-    _refuse(path, unknown, len(lines), "name a file that the source does not have")
-    _refuse(path, ambiguous, len(lines), "name several images at once")
-    _refuse(path, contradicting, len(lines), "say something else than an earlier line on the same image")
-    return tuple(
-        _told(candidate, said[index], chosen, path) if index in said else candidate
-        for index, candidate in enumerate(candidates)
-    )
+    """Return the candidates with what a table says of them; see `LabelTable`."""
+    return LabelTable.read(path, columns=columns).labeled(candidates, files)
 
 
-def _read(path: Path) -> list[_Line]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(DELIMITERS, key=header.count), restkey="", restval="")
-            lines = [_Line(reader.line_num, _cells(cells)) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a CSV file in UTF-8"
-        raise DataError(f"the labels {path} cannot be read: {reason}") from None
-    if not lines or FILE not in lines[0].cells:
-        found = f"{len(lines[0].cells)} others" if lines else "no line below the header"
-        raise DataError(f"the labels {path} have no column {FILE!r} (found {found}); it says which image is meant")
-    return [line for line in lines if line.cells[FILE]]
-
-
-def _cells(cells: Mapping[str, str]) -> dict[str, str]:
-    return {key.strip(): cell.strip() for key, cell in cells.items() if key}
-
-
-def _label_columns(lines: Sequence[_Line], path: Path, columns: Sequence[str]) -> Sequence[str]:
-    there = list(lines[0].cells) if lines else []
+def _label_columns(lines: Sequence[Line], there: Sequence[str], path: Path, columns: Sequence[str]) -> Sequence[str]:
     missing = [column for column in columns if column not in there]
     if missing:
         raise DataError(f"the labels {path} have no column {missing[0]!r}; found {', '.join(there)}")
-    chosen = columns or [column for column in there if column not in (FILE, SPLIT, PATIENT) and column]
+    chosen = columns or [column for column in there if column not in (FILE, SPLIT, PATIENT)]
     for column in chosen:
         if column not in columns and (is_personal(column) or _is_identifier(lines, column)):
             raise DataError(
@@ -109,8 +151,8 @@ def _label_columns(lines: Sequence[_Line], path: Path, columns: Sequence[str]) -
     return chosen
 
 
-def _is_identifier(lines: Sequence[_Line], column: str) -> bool:
-    texts = [line.cells[column] for line in lines]
+def _is_identifier(lines: Sequence[Line], column: str) -> bool:
+    texts = [line.cells[column] for line in lines if line.cells[FILE]]
     return len(texts) > MIN_DISTINCT and len(set(texts)) == len(texts) and not all(map(_is_number, texts))
 
 
@@ -122,7 +164,8 @@ def _by_path(candidates: Sequence[Candidate]) -> Mapping[str, Sequence[int]]:
     """The indices of the candidates at a path, or below a folder."""
     found: dict[str, list[int]] = defaultdict(list)
     for index, candidate in enumerate(candidates):
-        for place in dict.fromkeys(place for path in candidate.paths for place in (path, *_parents(path))):
+        paths = [composed(path) for path in candidate.paths]
+        for place in dict.fromkeys(place for path in paths for place in (path, *_parents(path))):
             found[place].append(index)
     return found
 
@@ -131,13 +174,14 @@ def _by_name(candidates: Sequence[Candidate]) -> Mapping[str, Sequence[int]]:
     """The indices of the candidates with a file of a name, with or without its ending."""
     found: dict[str, list[int]] = defaultdict(list)
     for index, candidate in enumerate(candidates):
-        for name in dict.fromkeys(name for path in candidate.paths for name in _file_names(path)):
+        paths = [composed(path) for path in candidate.paths]
+        for name in dict.fromkeys(name for path in paths for name in _file_names(path)):
             found[name].append(index)
     return found
 
 
 def _names(files: Sequence[str]) -> frozenset[str]:
-    return frozenset(name for path in files for name in (path, *_file_names(path)))
+    return frozenset(name for path in map(composed, files) for name in (path, *_file_names(path)))
 
 
 def _parents(path: str) -> list[str]:
@@ -147,26 +191,3 @@ def _parents(path: str) -> list[str]:
 def _file_names(path: str) -> tuple[str, str]:
     name = PurePosixPath(path).name
     return name, re.sub(r"\.[^.]+$", "", name.removesuffix(".gz"))
-
-
-def _refuse(path: Path, numbers: Sequence[int], num_lines: int, what: str) -> None:
-    if numbers:
-        shown = ", ".join(map(str, numbers[:SHOWN_LINES])) + (", ..." if len(numbers) > SHOWN_LINES else "")
-        raise DataError(
-            f"{len(numbers)} of the {num_lines} lines of {path} {what} (line {shown}); expected in the column {FILE!r} "
-            "a path relative to the source, or the name of a file that no other image has"
-        )
-
-
-def _told(candidate: Candidate, line: _Line, columns: Sequence[str], path: Path) -> Candidate:
-    labels = {column: line.cells[column] for column in columns if line.cells[column]}
-    return candidate.with_labels(labels, _split(line, path), line.cells.get(PATIENT, ""))
-
-
-def _split(line: _Line, path: Path) -> Split | None:
-    text = line.cells.get(SPLIT, "")
-    if not text:
-        return None
-    if text.casefold() not in SPLIT_NAMES:
-        raise DataError(f"line {line.number} of {path} has no known split; expected train, val or test")
-    return SPLIT_NAMES[text.casefold()]

@@ -14,12 +14,14 @@ named after a patient, so unasked none is taken; with `label_from=auto` they are
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medvit.ingest.label_cells import composed, look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Row
 
 log = logging.getLogger("medvit")
@@ -44,10 +46,12 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
     if label_from == "auto" and not _are_classes(candidates, folders):
         return tuple(candidates)
     log.info("taking %d folders for classes; label_from=none does not", len(set(folders)))
-    return tuple(
+    labeled = tuple(
         candidate.with_labels({LABEL: folder}) if folder and not candidate.labels else candidate
         for candidate, folder in zip(candidates, folders, strict=True)
     )
+    warn_of_look_alikes(labeled)
+    return labeled
 
 
 def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
@@ -59,11 +63,30 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
     return {key: _ordered(found[key]) for key in sorted(found)}
 
 
+def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:
+    """Report classes of a label that differ in letter case, spaces or leading zeros alone."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for candidate in candidates:
+        for key, name in candidate.labels.items():
+            found[key].add(name)
+    for key, names in sorted(found.items()):
+        for group in look_alikes(sorted(names)):
+            log.warning(
+                "the classes %s of %s differ in letter case, spaces or leading zeros alone and are taken as different "
+                "ones; write them alike if they are not",
+                ", ".join(map(repr, group)),
+                key,
+            )
+
+
 def _ordered(names: Collection[str]) -> tuple[str, ...]:
     try:
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
+        values = {name: float(name) for name in names}
     except ValueError:
         return tuple(sorted(names))
+    # A class called nan is a word: nan compares with nothing, and the order would be that of a hash.
+    are_numbers = all(map(math.isfinite, values.values()))
+    return tuple(sorted(names, key=lambda name: (values[name], name))) if are_numbers else tuple(sorted(names))
 
 
 def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
@@ -77,7 +100,7 @@ def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
 
 def _folders(candidate: Candidate) -> tuple[str, ...]:
     # A name that is no Unicode cannot be written down; its odd bytes become question marks.
-    path = candidate.paths[0].encode(errors="replace").decode()
+    path = composed(candidate.paths[0].encode(errors="replace").decode())
     parts = PurePosixPath(path).parts[:-1]
     return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
 

@@ -26,6 +26,7 @@ from medvit.ingest.file_stamps import (
     version_of,
 )
 from medvit.ingest.header_cache import HeaderCache
+from medvit.ingest.label_cells import composed
 from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
 from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, place_in_file
@@ -204,7 +205,8 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
         match = re.search(patient_from, paths[0])
         if match is None or not match.group(1):
             raise DataError("patient_from does not match its path; change it, or leave the file out of the source")
-        return Patient(match.group(1))
+        # Some systems write file names decomposed (NFD): one patient must not become two.
+        return Patient(composed(match.group(1)))
     if item.identity.patient:
         return Patient(item.identity.patient, is_known_elsewhere=True)
     for pattern in (BIDS_SUBJECT, NNUNET_CASE):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 
-from medvit.ingest.labels import classes, from_folders
+from medvit.ingest.labels import _ordered, classes, from_folders
 from medvit.records import Candidate, Row
 
 Make = Callable[..., Candidate]
@@ -68,3 +69,9 @@ def row(label: str) -> Row:
 def test_classes_are_ordered_by_number_or_by_alphabet() -> None:
     assert classes(map(row, ["10", "9", "1"])) == {"label": ("1", "9", "10")}
     assert classes(map(row, ["b", "10", "a"])) == {"label": ("10", "a", "b")}
+
+
+@pytest.mark.parametrize("names", [("nan", "1", "2"), ("inf", "1"), ("nan", "b", "10", "9")])
+def test_the_order_of_classes_does_not_hang_on_the_order_of_rows(names: tuple[str, ...]) -> None:
+    found = {_ordered(order) for order in permutations(names)}
+    assert found == {tuple(sorted(names))}

@@ -1,0 +1,213 @@
+"""Cells of a label table as text: nothing cut, equal texts equal, missing values known as such.
+
+Texts are composed (Unicode NFC) and freed of spaces around them; a whole number that a program wrote as `1.0` is `1`.
+What cannot be read without a guess is refused: lines longer than the header, two columns of one name, quotes that do
+not end, and texts such as `None` or `-` that are a class in one table and mean missing in another.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medvit.errors import DataError
+
+log = logging.getLogger("medvit")
+
+DELIMITERS = ",;\t"
+SHOWN_LINES = 3
+
+MISSING = ("NA", "n/a", "nan", "NULL", "#N/A")
+"""Texts for a missing value, in any letter case, beside the empty one: of R, BIDS, pandas, SQL and Excel."""
+AMBIGUOUS = frozenset(
+    ("none", "-", "--", "+", ".", "?", "n.a.", "nil", "<na>", "nat")
+    + ("#null!", "#value!", "#ref!", "#div/0!", "#name?", "#num!")
+)
+"""Texts, in lower case, that may be a class or mean missing; refused unless the missing texts are given."""
+NEGATIVE = "none"
+"""Of the ambiguous texts, the word that is a class where the column has one other: what is not there has no name."""
+
+_WHOLE = re.compile(r"([-+]?\d+)\.0+")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cells of a line by column; `number` counts as a person does who opens the file: the header is line 1."""
+
+    number: int
+    cells: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The columns of a table in their order, and its lines that are not empty."""
+
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...] = field(repr=False)
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode NFC, without invisible characters and spaces around it."""
+    return unicodedata.normalize("NFC", text.translate(_INVISIBLE)).strip()
+
+
+def whole(text: str) -> str:
+    """Return a whole number that is written as a float, such as `1.0`, as `1`, and any other text as it is."""
+    found = _WHOLE.fullmatch(text)
+    return found[1] if found else text
+
+
+def folded(text: str) -> str:
+    """Return what is left of a text when letter case, repeated spaces and zeros around a number do not count."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
+    return plain.rstrip("0").removesuffix(".") if re.fullmatch(r"[-+]?\d+\.\d+", plain) else plain
+
+
+def look_alikes(texts: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of different texts that differ in letter case, spaces or leading zeros alone."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for text in dict.fromkeys(texts):
+        groups[folded(text)].append(text)
+    return [tuple(sorted(group)) for group in groups.values() if len(group) > 1]
+
+
+def read_grid(path: Path) -> Grid:
+    """Return the cells of a CSV file in UTF-8 with commas, semicolons or tabs.
+
+    Raises:
+        DataError: If it cannot be read, has no line, has two columns of one name or a line longer than the header.
+    """
+    rows = _csv_rows(path)
+    if len(rows) < 2:
+        raise DataError(
+            f"the labels {path} have no line below the header; expected the names of columns, then a line each"
+        )
+    return _grid(path, rows)
+
+
+def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Sequence[str] | None) -> Grid:
+    """Return the grid with cells of some columns normalized, those that mean missing empty; says what it did.
+
+    `missing` are the texts that mean missing; unset, `MISSING`, and what may mean either is refused.
+
+    Raises:
+        DataError: If a column holds a text of `AMBIGUOUS`, and nobody said what it means.
+    """
+    known = {text.casefold() for text in (MISSING if missing is None else missing)}
+    counts: dict[str, Counter[str]] = {column: Counter() for column in columns}
+    num_whole = Counter[str]()
+    lines = []
+    for line in grid.lines:
+        cells = dict(line.cells)
+        for column in columns:
+            text = whole(cells[column])
+            num_whole[column] += text != cells[column]
+            if text and text.casefold() in known:
+                counts[column][text] += 1
+                text = ""
+            cells[column] = text
+        lines.append(Line(line.number, cells))
+    for column in columns:
+        if missing is None:
+            _refuse_ambiguous(column, lines, path)
+        if counts[column]:
+            texts = ", ".join(sorted(counts[column]))
+            log.warning("%d cells of column %s are taken as missing (%s)", counts[column].total(), column, texts)
+        if num_whole[column]:
+            log.info("%d cells of column %s are whole numbers written as 1.0; taken as 1", num_whole[column], column)
+    return Grid(grid.columns, tuple(lines))
+
+
+def shown(numbers: Sequence[int]) -> str:
+    """Return the first line numbers of several as text."""
+    return ", ".join(map(str, numbers[:SHOWN_LINES])) + (", ..." if len(numbers) > SHOWN_LINES else "")
+
+
+def _refuse_ambiguous(column: str, lines: Sequence[Line], path: Path) -> None:
+    texts = {line.cells[column] for line in lines} - {""}
+    found = sorted(text for text in texts if text.casefold() in AMBIGUOUS)
+    if not found:
+        return
+    others = {folded(text) for text in texts} - AMBIGUOUS
+    if {text.casefold() for text in found} == {NEGATIVE} and len(others) == 1:
+        log.info("%r is a class of column %s, since it has only one other", found[0], column)
+        return
+    numbers = [line.number for line in lines if line.cells[column] in found]
+    examples = ", ".join(map(repr, found))
+    listed = ",".join((*(repr(text) if text.startswith("#") else text for text in MISSING), *map(repr, found)))
+    raise DataError(
+        f"the column {column!r} of the labels {path} holds {examples} (line {shown(numbers)}), which may be a class or "
+        f"mean missing; label_missing=[{listed}] takes it as missing, a label_missing without it as a class"
+    )
+
+
+def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
+    columns = tuple(map(composed, rows[0][1]))
+    twice = [column for column, number in Counter(columns).items() if column and number > 1]
+    if twice:
+        raise DataError(f"the labels {path} have two columns {twice[0]!r}; rename or remove one of them")
+    there = [(number, tuple(map(composed, cells))) for number, cells in rows[1:]]
+    there = [(number, cells) for number, cells in there if any(cells)]
+    longer = [number for number, cells in there if any(cells[len(columns) :])]
+    if longer:
+        raise DataError(
+            f"{len(longer)} of the {len(there)} lines of {path} have more cells than the header "
+            f"(line {shown(longer)}); expected {len(columns)} cells: put a text that holds the delimiter "
+            "into double quotes"
+        )
+    unnamed = [n for n, column in enumerate(columns) if not column]
+    shorter = [number for number, cells in there if len(cells) < len(columns)]
+    if shorter:
+        log.warning("%d lines of the labels end before the last column (line %s)", len(shorter), shown(shorter))
+    padded = ((number, (*cells, *[""] * (len(columns) - len(cells)))) for number, cells in there)
+    if unnamed:
+        log.info("%d columns of the labels have no name and are not taken", len(unnamed))
+    lines = [
+        Line(number, {column: cell for column, cell in zip(columns, cells, strict=False) if column})
+        for number, cells in padded
+    ]
+    return Grid(tuple(filter(None, columns)), tuple(lines))
+
+
+def _csv_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error.strerror) if isinstance(error, OSError) else "it is not in UTF-8; save it as CSV UTF-8"
+        raise DataError(f"the labels {path} cannot be read: {reason}") from None
+    says = re.match(r"sep=(.)\n", text)  # how some programs write, and Excel reads, the delimiter
+    parsed = [_parsed(text[says.end() if says else 0 :], delimiter) for delimiter in (says[1] if says else DELIMITERS)]
+    whole_tables = [rows for rows in parsed if not isinstance(rows, csv.Error)]
+    best = max(whole_tables, key=_fitness, default=[])
+    broken = next((error for error in parsed if isinstance(error, csv.Error)), None)
+    if broken is not None and (not best or len(best[0][1]) < 2):
+        raise DataError(
+            f"the labels {path} cannot be read: quotes do not match ({broken}); expected double quotes that end, "
+            "doubled where a text holds one"
+        )
+    return [(number + bool(says), cells) for number, cells in best]
+
+
+def _parsed(text: str, delimiter: str) -> list[tuple[int, Sequence[str]]] | csv.Error:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        return error
+
+
+def _fitness(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[bool, int]:
+    """How well a delimiter fits: whether it gives all lines as many cells as the header, and how many."""
+    if not rows:
+        return False, 0
+    num_columns = len(rows[0][1])
+    return num_columns > 1 and all(len(cells) == num_columns for _, cells in rows), num_columns
