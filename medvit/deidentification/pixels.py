@@ -9,20 +9,13 @@ import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.deidentification.text_detector import TextLine, blanked
-from medvit.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
-from typing import TYPE_CHECKING
-
 from medvit.deidentification.identifiers import MIN_SUBSTRING
-from medvit.errors import UnreadableError
+from medvit.deidentification.text_detector import TextLine, blanked
+from medvit.dicom.stream_comments import strip_comments
+from medvit.errors import UnreadableError, UnsupportedError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
@@ -124,10 +117,11 @@ def transfer_syntax(dataset: Dataset) -> str:
 
 
 def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:
-    """Tidy the pixel data of a de-identified copy; compressed pixels stay as they are.
+    """Tidy the pixel data of a de-identified copy; of compressed pixels only comments and application data go.
 
     Raises:
-        UnreadableError: If compressed pixels carry one of the `forbidden` words in a comment.
+        UnreadableError: If the structure of compressed frames is damaged, or they still hold a `forbidden` word.
+        UnsupportedError: If it is not known where frames of this compression may hold comments.
     """
     from pydicom.uid import UID
 
@@ -135,8 +129,11 @@ def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> N
     if "PixelData" not in copy:
         return
     if syntax.is_transfer_syntax and syntax.is_encapsulated:
+        strip_comments(copy, str(syntax))
         folded = bytes(copy.PixelData).lower()
         if any(word.encode() in folded for word in forbidden if len(word) > MIN_SUBSTRING):
-            raise UnreadableError("the compressed pixels carry an identifier in a comment; decompress them first")
+            raise UnreadableError(
+                "the compressed pixels carry an identifier among their samples; decompress them first"
+            )
         return
     tidy(copy, source)

@@ -1,0 +1,258 @@
+"""Compressed frames without what is not needed to decode them: comments, application data, metadata boxes, trailers.
+
+Encoders, cameras and converters write free text there (COM and APPn with EXIF and XMP of JPEG and JPEG-LS, COM of JPEG
+2000, boxes of JP2 and JPEG XL), which the DICOM elements say nothing of. Coded samples stay byte for byte as they were.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medvit.dicom.codestream import BARE_MARKERS
+from medvit.dicom.decoders import ENCAPSULATED, END_OF_IMAGE, FRAME_DEFLATED, NATIVE, RLE, syntax_name
+from medvit.errors import UnreadableError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+COM, APPLICATION = 0xFE, range(0xE0, 0xF0)
+"""Markers of free text and of application data (ISO 10918-1, B.2.4.5 and B.2.4.6)."""
+SCAN = 0xDA
+NEEDED: tuple[tuple[int, bytes, int], ...] = ((0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12), (0xE8, b"mrfx", 5))
+"""Application data by which decoders know the coding of colors: marker, beginning and length of what stays."""
+JFIF_THUMBNAIL = 12
+"""Where JFIF says the size of its thumbnail, which goes."""
+
+J2K_COM, J2K_TILE, J2K_DATA = b"\xff\x64", b"\xff\x90", b"\xff\x93"
+"""Comment, start of a tile-part and start of its data (ISO 15444-1, A.9.2, A.4.2 and A.4.3)."""
+BOXES = (b"jP  ", b"JXL ", b"ftyp", b"jp2h", b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef", b"res ", b"jp2c")
+JXL_BOXES = (b"jxll", b"jxlc", b"jxlp")
+"""Boxes of JP2 (ISO 15444-1, I.5) and of JPEG XL (ISO 18181-2) that tell how samples are coded."""
+
+# FF with a stuffed zero bit or byte is coded data, and D0 to D7 restart it (ISO 10918-1, F.1.2.3; ISO 14495-1, A.1).
+_NEXT_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_NOTHING = re.compile(rb"[\x00\xff]*")
+"""What may pad a stream."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of bytes of a stream: what stays of it, and what goes."""
+
+    kept: bytes = b""
+    dropped: bytes = b""
+
+
+def without_comments(encoded: bytes, syntax: str) -> bytes:
+    """Return a compressed frame with only what decoding it takes, of an even length.
+
+    Raises:
+        UnreadableError: If its structure is not that of its kind.
+        UnsupportedError: If its kind is not known here, as of a video.
+    """
+    kept = b"".join(part.kept for part in _parts(encoded, syntax))
+    return kept + b"\0" * (len(kept) % 2)
+
+
+def comments(dataset: Dataset) -> list[bytes]:
+    """What the compressed frames of a data set carry beside their samples.
+
+    Raises:
+        UnreadableError: If the structure of a frame is not that of its kind.
+        UnsupportedError: If its kind is not known here, as of a video.
+    """
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+    if "PixelData" not in dataset or syntax in ("", *NATIVE):
+        return []
+    return [part.dropped for frame in frames(dataset) for part in _parts(frame, syntax) if part.dropped]
+
+
+def strip_comments(dataset: Dataset, syntax: str) -> None:
+    """Drop the comments of all compressed frames of a data set; where there are none, its bytes stay as they are.
+
+    Raises:
+        UnreadableError: If the structure of a frame is not that of its kind.
+        UnsupportedError: If its kind is not known here, as of a video.
+    """
+    from pydicom import DataElement
+    from pydicom.encaps import encapsulate, encapsulate_extended
+
+    encoded = list(frames(dataset))
+    clean = [without_comments(frame, syntax) for frame in encoded]
+    if all(new == old + b"\0" * (len(old) % 2) for new, old in zip(clean, encoded, strict=True)):
+        return
+    if dataset.get("ExtendedOffsetTable"):
+        content, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(clean)
+    else:
+        content = encapsulate(clean, has_bot=sum(map(len, clean)) + 8 * len(clean) < 2**32)
+    stripped = DataElement(dataset["PixelData"].tag, "OB", content)  # the one of the data set may be another's, too
+    stripped.is_undefined_length = True
+    dataset.add(stripped)
+
+
+def frames(dataset: Dataset) -> Iterator[bytes]:
+    """The encoded frames of a data set, their fragments joined.
+
+    Raises:
+        UnreadableError: If they are not all there.
+    """
+    from pydicom.encaps import generate_frames
+
+    offsets, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    number = int(dataset.get("NumberOfFrames") or 1)
+    extended = (offsets, lengths) if offsets and lengths else None
+    found = 0
+    try:
+        for frame in generate_frames(dataset.PixelData, number_of_frames=number, extended_offsets=extended):
+            found += 1
+            yield frame
+    except (ValueError, StopIteration, struct.error):
+        pass
+    if found != number:
+        raise UnreadableError(f"{found} compressed frames of {number} can be told apart; the file is cut short")
+
+
+def _parts(encoded: bytes, syntax: str) -> Iterator[Part]:
+    try:
+        if syntax in (ENCAPSULATED, FRAME_DEFLATED):
+            yield Part(encoded)
+        elif syntax == RLE:
+            yield from _run_lengths(encoded)
+        elif encoded[:2] == b"\xff\xd8":
+            yield from _jpeg(encoded)
+        elif encoded[:2] == b"\xff\x4f":
+            yield from _jpeg_2000(encoded)
+        elif encoded[:8] in (b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL "):
+            yield from _boxes(encoded)
+        elif encoded[:2] == b"\xff\x0a":  # JPEG XL without boxes
+            yield Part(encoded)
+        else:
+            raise UnsupportedError(
+                f"comments within frames of {syntax_name(syntax)} cannot be removed; decompress them first"
+            )
+    except (struct.error, IndexError):
+        raise UnreadableError("a compressed frame ends within its header; it is cut short") from None
+
+
+def _jpeg(encoded: bytes) -> Iterator[Part]:
+    yield Part(encoded[:2])
+    place = 2
+    while place < len(encoded):
+        if encoded[place] != 0xFF:
+            raise UnreadableError("a compressed frame is not a JPEG stream after its first bytes; it is damaged")
+        marker = encoded[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+        elif marker == END_OF_IMAGE[1]:
+            yield from _ended(encoded, place + 2)
+            return
+        elif marker in BARE_MARKERS:
+            yield Part(encoded[place : place + 2])
+            place += 2
+        else:
+            end = place + 2 + max(2, struct.unpack_from(">H", encoded, place + 2)[0])
+            if end > len(encoded):
+                raise UnreadableError("a compressed frame ends within its header; it is cut short")
+            segment = encoded[place:end]
+            yield _application(segment, marker) if marker == COM or marker in APPLICATION else Part(segment)
+            place = end
+            if marker == SCAN:
+                following = _NEXT_MARKER.search(encoded, place)
+                end = following.start() if following else len(encoded)
+                yield Part(encoded[place:end])
+                place = end
+
+
+def _application(segment: bytes, marker: int) -> Part:
+    content = segment[4:]
+    for needed, beginning, length in NEEDED:
+        if marker == needed and content.startswith(beginning) and len(content) >= length:
+            kept = content[:JFIF_THUMBNAIL] + b"\0\0" if beginning.startswith(b"JFIF") else content[:length]
+            return Part(segment[:2] + struct.pack(">H", 2 + length) + kept, content[length:])
+    return Part(dropped=content)
+
+
+def _jpeg_2000(encoded: bytes) -> Iterator[Part]:
+    yield Part(encoded[:2])
+    place = 2
+    while (marker := encoded[place : place + 2]) != J2K_TILE:  # the main header
+        end = _segment_end(encoded, place)
+        yield Part(dropped=encoded[place + 6 : end]) if marker == J2K_COM else Part(encoded[place:end])
+        place = end
+    while (marker := encoded[place : place + 2]) == J2K_TILE:
+        length = struct.unpack_from(">I", encoded, place + 6)[0]
+        end = min(place + length, len(encoded)) if length else _last_tile_end(encoded)
+        yield from _tile_part(encoded[place:end])
+        place = max(end, place + 12)
+    if marker == END_OF_IMAGE:
+        yield from _ended(encoded, place + 2)
+    elif _NOTHING.fullmatch(encoded, place) is None:
+        raise UnreadableError("a compressed frame goes on after its last tile; it is damaged")
+
+
+def _tile_part(tile: bytes) -> Iterator[Part]:
+    # Tables of lengths elsewhere in the stream count these bytes, so that a comment is blanked where it stands.
+    place = 0
+    while (marker := tile[place : place + 2]) != J2K_DATA:
+        end = _segment_end(tile, place)
+        if marker == J2K_COM:
+            yield Part(tile[place : place + 6] + b"\0" * (end - place - 6), tile[place + 6 : end].strip(b"\0"))
+        else:
+            yield Part(tile[place:end])
+        place = end
+    yield Part(tile[place:])
+
+
+def _segment_end(encoded: bytes, place: int) -> int:
+    if encoded[place] != 0xFF:
+        raise UnreadableError("a compressed frame is not a JPEG 2000 stream after its first bytes; it is damaged")
+    end = place + 2 + int(struct.unpack_from(">H", encoded, place + 2)[0])
+    if end > len(encoded):
+        raise UnreadableError("a compressed frame ends within its header; it is cut short")
+    return end
+
+
+def _last_tile_end(encoded: bytes) -> int:
+    end = encoded.rfind(END_OF_IMAGE)
+    return len(encoded) if end < 0 else end
+
+
+def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
+    while place < len(encoded):
+        if len(encoded) - place < 8:
+            yield Part(dropped=encoded[place:].strip(b"\0"))
+            return
+        length, kind = struct.unpack_from(">I4s", encoded, place)
+        begin = place + 8
+        if length == 1:
+            length, begin = struct.unpack_from(">Q", encoded, place + 8)[0], place + 16
+        end = len(encoded) if length == 0 else place + length
+        if not begin <= end <= len(encoded):
+            raise UnreadableError("a box of a compressed frame is longer than the frame; it is cut short")
+        content = encoded[begin:end]
+        if kind in (b"jp2c", b"jp2h"):
+            inner = list(_jpeg_2000(content) if kind == b"jp2c" else _boxes(content))
+            kept = b"".join(part.kept for part in inner)
+            yield Part(struct.pack(">I4s", 8 + len(kept), kind) + kept, b"\n".join(p.dropped for p in inner).strip())
+        else:
+            yield Part(encoded[place:end]) if kind in (*BOXES, *JXL_BOXES) else Part(dropped=content)
+        place = end
+
+
+def _run_lengths(encoded: bytes) -> Iterator[Part]:
+    """The header says where up to 15 segments begin; what follows the last of those used must be zero (PS3.5 G.5)."""
+    number = min(struct.unpack_from("<I", encoded)[0], 15)
+    used = 4 + 4 * number
+    yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))
+    yield Part(encoded[64:])
+
+
+def _ended(encoded: bytes, end: int) -> Iterator[Part]:
+    """The end of a stream; padding after it is not text."""
+    rest = encoded[end:]
+    is_padding = _NOTHING.fullmatch(rest) is not None
+    yield Part(encoded[end - 2 :]) if is_padding else Part(encoded[end - 2 : end], rest)
