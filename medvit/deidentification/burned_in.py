@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from medvit.config import Config
 from medvit.deidentification.pixels import frames_of
 from medvit.deidentification.text_detector import TextLine, blanked, find_lines, marks_beside, suspicion
+from medvit.dicom.element_values import MODALITY
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import load
 from medvit.errors import DataError, GeometryError
@@ -100,7 +101,7 @@ def risk(item: Item, modality: str = "") -> Risk:
         return Risk(
             declares=said == "YES",
             is_risky=any(sop_class == root or sop_class.startswith(f"{root}.") for root in RISKY_CLASSES)
-            or str(header.get("Modality") or modality).upper() in RISKY_MODALITIES
+            or MODALITY.of(str(header.get("Modality") or modality)) in RISKY_MODALITIES
             or any(word in kinds for word in RISKY_TYPES)
             or bool(header.get("ConversionType")),
         )

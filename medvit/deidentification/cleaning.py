@@ -27,6 +27,7 @@ from medvit.deidentification.profile import (
     Profile,
 )
 from medvit.deidentification.vocabulary import clean, is_common, words_of
+from medvit.dicom.element_values import BY_KEYWORD
 from medvit.errors import UnreadableError
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ class _Cleaning:
         return _with(element, [shifted(text, vr, self.by.days) for text in texts(element.value)])
 
     def _coded(self, element: DataElement, vr: str) -> DataElement:
+        if element.keyword in BY_KEYWORD:
+            return _with(element, [BY_KEYWORD[element.keyword].in_copy(text) for text in texts(element.value)])
         if vr == "CS":
             return _with(element, [self._code(text, element.keyword) for text in texts(element.value)])
         if self._is_free(element.value):

@@ -14,6 +14,7 @@ from datetime import date
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
+from medvit.dicom.element_values import SCANNING_SEQUENCE
 from medvit.dicom.fast_dataset import FastDataset
 from medvit.dicom.fast_values import tag_of
 from medvit.dicom.file import open_elements
@@ -103,6 +104,7 @@ def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
     levels = [dataset, *_shared_groups(dataset)]
     personal = _personal(dataset)
     found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
+    found["sequence"] = "\\".join(filter(None, map(SCANNING_SEQUENCE.of, found["sequence"].split("\\"))))
     found |= _quantities(levels)
     sex = _text(dataset.get("PatientSex")).upper()
     found |= {AGE: _age(dataset), SEX: sex if sex in ("F", "M", "O") else ""}

@@ -1,11 +1,22 @@
-"""What single elements of a data set hold, as plain values, whatever is wrong with them."""
+"""What single elements of a data set hold, as plain values, whatever is wrong with them.
+
+Of some elements only the standard's terms are taken (`Terms`), since a scanner or a person may write any text into them
+and their values get into manifests, cards and MLflow. A text that is not a term becomes the term for "something else",
+once with a warning; no list of names decides what such a text may say.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+log = logging.getLogger("medvit")
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
@@ -36,3 +47,64 @@ def count(dataset: Dataset, keyword: str, default: int) -> int:
         return default if value is None or value == "" else int(value)
     except (TypeError, ValueError):
         return -1
+
+
+_MODALITIES = """
+ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER
+KO LEN LS MG MR M3D NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE
+RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC
+AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF
+"""
+"""Of PS3.3 C.7.3.1.1.1; those of the last line are retired."""
+_RESCALE_TYPES = "OD HU US MGML Z_EFF ED EDW HU_MOD PCT"
+_PET_UNITS = """
+CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCNT PROPCPS MLMINML MLML GML STDDEV
+"""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of one element, where the standard lists them, and what takes the place of another text."""
+
+    element: str
+    section: str
+    terms: frozenset[str]
+    otherwise: str = ""
+    in_copies: str = ""
+    """What takes its place in a de-identified copy, where the element may not be empty."""
+
+    def of(self, text: str) -> str:
+        """The term in a text, in capitals; of a text that is not a term `otherwise`, with a warning."""
+        term = text.strip().upper()
+        if not term or term in self.terms:
+            return term
+        _warn(self)
+        return self.otherwise
+
+    def in_copy(self, text: str) -> str:
+        """The text itself where it is a term or empty, else what takes its place in a copy."""
+        return text if text.strip().upper() in self.terms or not text.strip() else self.in_copies
+
+
+MODALITY = Terms("(0008,0060) Modality", "C.7.3.1.1.1", frozenset(_MODALITIES.split()), "OT", "OT")
+RESCALE_TYPE = Terms("(0028,1054) RescaleType", "C.11.1.1.2", frozenset(_RESCALE_TYPES.split()), "", "US")
+MODALITY_LUT_TYPE = Terms("(0028,3004) ModalityLUTType", "C.11.1.1.2", RESCALE_TYPE.terms, "", "US")
+PET_UNITS = Terms("(0054,1001) Units", "C.8.9.1.1.3", frozenset(_PET_UNITS.split()), "", "NONE")
+SCANNING_SEQUENCE = Terms(
+    "(0018,0020) ScanningSequence", "C.8.3.1.1.1", frozenset(("SE", "IR", "GR", "EP", "RM")), "", "RM"
+)
+
+BY_KEYWORD: Mapping[str, Terms] = {
+    "Modality": MODALITY,
+    "RescaleType": RESCALE_TYPE,
+    "ModalityLUTType": MODALITY_LUT_TYPE,
+    "Units": replace(PET_UNITS, terms=PET_UNITS.terms | RESCALE_TYPE.terms),
+    "ScanningSequence": SCANNING_SEQUENCE,
+}
+"""All of these."""
+
+
+@cache
+def _warn(terms: Terms) -> None:
+    taken = f"as {terms.otherwise}" if terms.otherwise else "as unset"
+    log.warning("%s of some files is not a term of DICOM PS3.3 %s; it is taken %s", terms.element, terms.section, taken)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.dimensions import DimensionValue, dimension_tags, read_dimensions
 from medvit.dicom.direct_read import DESCRIBING, Native, find_native
-from medvit.dicom.element_values import count, numbers, text, texts
+from medvit.dicom.element_values import MODALITY, count, numbers, text, texts
 from medvit.dicom.fast_dataset import READ_MORE, FastDataset, quick_beginning
 from medvit.dicom.fast_values import tag_of
 from medvit.dicom.file import open_elements, quiet
@@ -171,7 +171,7 @@ def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None 
         sop_class=str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""),
         study=text(dataset, "StudyInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
-        modality=text(dataset, "Modality").upper(),
+        modality=MODALITY.of(text(dataset, "Modality")),
         image_type=texts(dataset, "ImageType"),
         photometric=text(dataset, "PhotometricInterpretation"),
         rows=count(dataset, "Rows", 0),

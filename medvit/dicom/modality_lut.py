@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medvit.dicom.element_values import MODALITY_LUT_TYPE, PET_UNITS, RESCALE_TYPE
 from medvit.dicom.lookup_tables import LookupTable, lookup_table
 from medvit.errors import UnreadableError
 
@@ -42,13 +43,18 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
     """
     for items in (dataset.get("ModalityLUTSequence") or ())[:1]:
         table = lookup_table(items, is_little=is_little, is_signed=is_signed)
-        return Meaning(unit=_unit(dataset, items.get("ModalityLUTType"), is_rescaled=True), table=table)
+        kind = MODALITY_LUT_TYPE.of(str(items.get("ModalityLUTType") or "HU")) or UNSPECIFIED
+        return Meaning(unit=_unit(dataset, kind, is_rescaled=True), table=table)
     for group in groups(dataset, index):
         for item in (group.get("PixelValueTransformationSequence") or ())[:1]:
-            kind = str(item.get("RescaleType") or UNSPECIFIED).strip()
+            said = str(item.get("RescaleType") or UNSPECIFIED).strip()
+            # Scanners write the unit of enhanced PET here.
+            kind = said if said in PET_UNITS.terms else RESCALE_TYPE.of(said) or UNSPECIFIED
             unit = _unit(dataset, kind, is_rescaled=True) or ("" if kind == UNSPECIFIED else kind)
             return Meaning(*_rescale(item), unit)
-    unit = _unit(dataset, dataset.get("RescaleType"), is_rescaled=dataset.get("RescaleSlope") is not None)
+    # PS3.3 C.8.2.1.1.2: without a type, rescaled CT values are Hounsfield units.
+    kind = RESCALE_TYPE.of(str(dataset.get("RescaleType") or "HU")) or UNSPECIFIED
+    unit = _unit(dataset, kind, is_rescaled=dataset.get("RescaleSlope") is not None)
     return Meaning(*_rescale(dataset), unit)
 
 
@@ -94,11 +100,9 @@ def _rescale(item: Dataset) -> tuple[float, float]:
     return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
 
 
-def _unit(dataset: Dataset, kind: object, *, is_rescaled: bool) -> str:
+def _unit(dataset: Dataset, kind: str, *, is_rescaled: bool) -> str:
     sop_class = class_of(dataset)
     is_ct = sop_class in CT_CLASSES if sop_class else dataset.get("Modality") == "CT"
     if is_ct and is_rescaled:
-        # PS3.3 C.8.2.1.1.2: without a type, rescaled CT values are Hounsfield units.
-        said = str(kind or "HU").strip()
-        return "" if said == UNSPECIFIED else said
-    return str(dataset.get("Units") or "").strip() if is_pet(dataset) else ""
+        return "" if kind == UNSPECIFIED else kind
+    return PET_UNITS.of(str(dataset.get("Units") or "")) if is_pet(dataset) else ""
