@@ -18,7 +18,7 @@ from medvit.deidentification.identifiers import KEPT, MAX_BINARY, STRICT, Identi
 from medvit.deidentification.profile import CLEANED
 from medvit.errors import MedvitError
 from medvit.files.guard import decoding
-from medvit.readers import itk, nifti
+from medvit.readers import itk, itk_header, nifti
 from medvit.readers.image import FORMATS
 
 CELL = "a cell of a table"
@@ -153,7 +153,7 @@ def _of_nifti(file: Path) -> Iterator[IdentifyingValue]:
 
 def _of_itk(file: Path) -> Iterator[IdentifyingValue]:
     with file.open("rb") as stream:
-        content = stream.read(itk.HEADER_BYTES)
+        content = stream.read(itk_header.MAX_HEADER_BYTES)
     for line in re.split(rb"\r?\n", content):
         if line.startswith(b"NRRD000"):
             continue
