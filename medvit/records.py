@@ -19,9 +19,14 @@ Split = Literal["train", "val", "test"]
 Values = Literal["stored", "displayed", "SUVbw"]
 """Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
 
+Padding = tuple[float, float]
+"""Bounds, both included, of the stored values that stand for pixels without a measurement."""
+
 OfFundus = Literal["not_fundus", "blurred", "underexposed", "overexposed", "cut_field"]
 
-Flag = Literal["constant", "blank", "low_contrast", "clipped", "inverted", "padded", "tiny", "spacing", OfFundus]
+OfPixels = Literal["constant", "not_finite", "blank", "low_contrast", "clipped", "inverted", "padded"]
+
+Flag = Literal[OfPixels, "tiny", "spacing", OfFundus]
 """Fault of an image (`medvit.ingest.quality_flags`) or of a fundus photograph (`medvit.ingest.fundus_quality`)."""
 
 
@@ -117,6 +122,10 @@ class Row:
     """Of `medvit.leakage.perceptual_hash`, empty of an image without any structure; none where it was not made."""
     file_sha256: str | None = None
     """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
+    padding: Padding | None = None
+    """Stored values that stand for pixels without a measurement, where the file declares some."""
+    num_not_finite: int | None = None
+    """Pixels that are NaN or infinite, counted over all channels; none where there are none, or nobody looked."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """How and of whom it was taken, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies."""
@@ -223,6 +232,8 @@ class Taken:
     flags: tuple[Flag, ...] | None = None
     perceptual_hash: str | None = None
     file_sha256: str | None = None
+    padding: Padding | None = None
+    num_not_finite: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     writing: str = ""
     """What became of writing in its pixels: masked or kept; nothing where none was seen."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Num
 from numpy import ndarray as Array
 
 from medvit.geometry import Affine
-from medvit.records import Kind, Row
+from medvit.records import Kind, Padding, Row
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,15 @@ class Image:
     unit: str = ""
     mask: Int[Array, "*s"] | None = None
     row: Row | None = None
+    padding: Padding | None = None
+    """Bounds of the stored values that stand for pixels without a measurement, where the file declares some."""
+
+    def without_gaps(self) -> Image:
+        """The same image with a background in place of padding and of what is not finite (`medvit.measured.filled`)."""
+        from medvit.measured import filled
+
+        pixels = filled(self.pixels, self.padding, slope=self.slope, intercept=self.intercept)
+        return self if pixels is self.pixels else replace(self, pixels=pixels)
 
     def intensities(self) -> Float[Array, "c *s"]:
         """Pixels in their real unit, float32."""

@@ -55,6 +55,9 @@ from medvit.types import Image, Prediction
 from medvit.writers.slide_maps import SlideFinding
 from medvit.wsi.locations import SlidesConfig, open_row
 
+MAX_EXCLUDED = 20
+"""Cases that the metrics do not count which a report names."""
+
 TOLERANCE = "Surface tolerance"
 """The fact of a report that tells the tolerance of normalized surface Dice."""
 
@@ -138,6 +141,7 @@ def measure(
     rows: list[Row] = []
     scores: list[Scores] = []
     probabilities: list[Array] = []
+    num_before = len(failures)
     for row, image, prediction in predicted(manifest, predictor, failures):
         rows.append(row)
         if model.kind == "segmentation":
@@ -147,9 +151,8 @@ def measure(
             probabilities.append(_present(prediction.probabilities))
     if not rows:
         raise DataError(f"{manifest.folder}: all {len(manifest)} images failed, first {failures[0]}")
-    num_failed = len(manifest) - len(rows)
-    left_out = [f"{num_failed} of {len(manifest)} images could not be predicted and are left out"] * bool(num_failed)
-    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *left_out]}
+    excluded = notes_on_excluded(failures[num_before:], len(manifest), "images could not be predicted")
+    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *excluded]}
     if model.kind == "segmentation":
         return evaluate_masks(rows, scores, model.classes, **shared)
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
@@ -157,6 +160,14 @@ def measure(
     images, levels = answers(rows, truth, np.stack(probabilities)), levels_of(config, rows)
     drawing: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "order": config.order}
     return replace(found, breakdowns=breakdowns(rows, images, model.classes, levels, **drawing))
+
+
+def notes_on_excluded(failures: Sequence[str], total: int, what: str) -> list[str]:
+    """How many cases the metrics do not count, and which with the reason of each, as far as a page can list them."""
+    if not failures:
+        return []
+    more = [f"and {len(failures) - MAX_EXCLUDED} more, see the log"] if len(failures) > MAX_EXCLUDED else []
+    return [f"{len(failures)} of {total} {what} and are excluded", *failures[:MAX_EXCLUDED], *more]
 
 
 def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[AggregationLevel, ...]:
@@ -169,13 +180,22 @@ def measure_slides(
 ) -> Evaluation:
     """The same of slides, whose tiles are embedded where they are not yet; of patients, too, with several slides."""
     model = predictor.config
+    num_before = len(failures)
     slides = predictor.embed(manifest, config.slides, config.tiles, failures)
-    found = [predictor.read(slide.embeddings).probabilities for slide in tqdm(slides, desc="Evaluating", unit="slide")]
-    num_failed = len(manifest) - len(slides)
-    left_out = [f"{num_failed} of {len(manifest)} slides could not be read and are left out"] * bool(num_failed)
-    rows = [slide.row for slide in slides]
+    rows: list[Row] = []
+    found: list[Array] = []
+    for slide in tqdm(slides, desc="Evaluating", unit="slide"):
+        try:
+            found.append(predictor.read(slide.embeddings).probabilities)
+        except DataError as error:
+            failures.append(f"{slide.row}: {error}")
+        else:
+            rows.append(slide.row)
+    if not rows:
+        raise DataError(f"{manifest.folder}: all {len(manifest)} slides failed, first {failures[0]}")
+    excluded = notes_on_excluded(failures[num_before:], len(manifest), "slides could not be predicted")
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
-    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *left_out]}
+    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *excluded]}
     return evaluate_with_patients(rows, truth, np.stack(found), model.classes, **shared)
 
 
@@ -277,7 +297,7 @@ def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
         if evaluation.kind == "segmentation":
             caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange found)"
             masks = (_present(image.mask), _present(predictor(image).mask))
-        figure = overlay_figure(image.intensities(), *masks, spacing(image, unit))
+        figure = overlay_figure(image.without_gaps().intensities(), *masks, spacing(image, unit))
         examples.append(Example(f"{caption}, {row.image_id}", figure))
     return examples
 

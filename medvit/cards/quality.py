@@ -17,6 +17,7 @@ from medvit.records import Flag, Row
 
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",
+    "not_finite": "some pixels are NaN or infinite",
     "blank": "nothing but noise or an even ground",
     "low_contrast": "less than a tenth of its 8 bits is used",
     "clipped": "the brightest parts are cut off at the highest value",
@@ -68,6 +69,12 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     ordered = [flag for flag in get_args(Flag) if flag in flagged]
     lines = [[flag, MEANINGS[flag], len(flagged[flag]), *_by_split(flagged[flag])] for flag in ordered]
     yield markdown_table(Table(["flag", "which says", "all", *SPLITS], lines))
+    damaged = [row.num_not_finite for row in manifest if row.num_not_finite]
+    if damaged:
+        yield (
+            f"{sum(damaged)} pixels of {len(damaged)} images are NaN or infinite, up to {max(damaged)} in one image; "
+            "statistics leave them out, and preprocessing fills them."
+        )
     yield "Flags are hints. Training leaves flagged images out with `skip_flags=[...]`."
     figure = montage(
         [(flag, [("", thumbnail(manifest, row)) for row in flagged[flag][:SHOWN_IMAGES]]) for flag in ordered]

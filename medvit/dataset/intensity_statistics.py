@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
+from medvit.measured import measured
 from medvit.records import Row
 
 SAMPLED_IMAGES = 100
@@ -28,12 +29,11 @@ def sampled_rows(manifest: Manifest) -> list[Row]:
 
 
 def percentiles(manifest: Manifest, row: Row) -> Float[Array, "3"] | None:
-    """The `PERCENTILES` of an image in its real unit; none where no voxel is finite.
+    """The `PERCENTILES` of an image in its real unit; none where no voxel was measured.
 
     Raises:
         DataError: If the store lacks the pixels.
     """
     pixels = manifest.store.get(row.sha256).ravel()
-    values = pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)].astype(np.float64) * row.slope + row.intercept
-    finite = values[np.isfinite(values)]
-    return np.percentile(finite, PERCENTILES) if finite.size else None
+    values = measured(pixels[:: max(1, len(pixels) // VOXELS_AN_IMAGE)], row.padding).astype(np.float64)
+    return np.percentile(values * row.slope + row.intercept, PERCENTILES) if values.size else None

@@ -19,9 +19,10 @@ from medvit.errors import DataError
 from medvit.files.atomic import replacing
 from medvit.records import Flag, Row, Split
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes."""
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding
+and num_not_finite."""
 FILE_NAME = "manifest.parquet"
 ROWS_A_GROUP = 10_000
 """Rows that are written, and read, at once: so many take about 30 MiB on the way."""
@@ -45,6 +46,8 @@ _SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
         ("perceptual_hash", pa.string()),
         ("file_sha256", pa.string()),
+        ("padding", pa.list_(pa.float64())),
+        ("num_not_finite", pa.int64()),
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -179,7 +182,7 @@ def _open(folder: Path) -> pq.ParquetFile:
         raise _damaged(folder) from None
     version = int((file.schema_arrow.metadata or {}).get(b"medvit_schema", b"0"))
     if version not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
+        known = ", ".join(map(str, READABLE_VERSIONS))
         raise DataError(f"{path} has schema version {version}; this medvit reads versions {known}")
     return file
 
@@ -195,12 +198,13 @@ def _line(row: Row) -> dict[str, Any]:
 
 def _said(row: Row) -> dict[str, Any]:
     """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
-    later = ("part", "flags", "perceptual_hash", "file_sha256", "attributes")
+    later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "num_not_finite", "attributes")
     return {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
 
 
 def _row(line: dict[str, Any]) -> Row:
     spacing, affine, flags = line["spacing_mm"], line["affine"], line.get("flags")
+    padding = line.get("padding")
     return Row(
         **{
             **line,
@@ -208,6 +212,7 @@ def _row(line: dict[str, Any]) -> Row:
             "labels": dict(line["labels"] or ()),
             "spacing_mm": None if spacing is None else tuple(spacing),
             "affine": None if affine is None else tuple(affine),
+            "padding": None if padding is None else tuple(padding),
             "part": line.get("part") or "",
             "flags": None if flags is None else tuple(flags),
             "attributes": dict(line.get("attributes") or ()),

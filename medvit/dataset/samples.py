@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.slices import stored_mask, stored_pixels
+from medvit.dataset.slices import SliceRow, stored_mask, stored_pixels
 from medvit.errors import DataError
 from medvit.geometry import Affine
 from medvit.records import Row, TileRow
@@ -51,6 +51,7 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
         unit=row.unit,
         mask=stored_mask(store, row),
         row=row,
+        padding=row.padding,
     )
 
 
@@ -86,7 +87,9 @@ class Samples(Dataset[Sample]):
         if index in self._cache:
             return self._cache[index]
         row = self.manifest.rows[index]
-        prepared = self.preprocess(load(self.manifest, row, self.slides))
+        image = load(self.manifest, row, self.slides)
+        # The first and last slices of a volume may lie outside of the body, where SPM and FSL write NaN.
+        prepared = self.preprocess.prepared(image) if isinstance(row, SliceRow) else self.preprocess(image)
         target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
         sample = Sample(prepared.pixels, row, target, prepared.affine)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
+from medvit.measured import filled
 from medvit.records import Row
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
         pixels = manifest.store.get(row.sha256)
         plane = np.moveaxis(pixels[:3], 0, -1) if len(pixels) >= 3 else pixels[0]
     rows, columns = (max(1, -(-size // MAX_SIDE)) for size in plane.shape[:2])
-    values = np.nan_to_num(plane[::rows, ::columns].astype(np.float64), posinf=0.0, neginf=0.0)
+    values = filled(plane[::rows, ::columns], row.padding, slope=row.slope, intercept=row.intercept).astype(np.float64)
     if plane.dtype == np.uint8:
         return values / 255.0  # already made to be looked at
     low, high = np.percentile(values, SHOWN_PERCENTILES)

@@ -21,6 +21,8 @@ from jaxtyping import Bool, Int, Num, UInt8
 from numpy import ndarray as Array
 from scipy import ndimage
 
+from medvit.measured import filled
+
 STROKES = (5, 11)
 """Widths in pixels, an odd number above the widest stroke looked for: of small letters, and of large ones."""
 MIN_CONTRAST = 40
@@ -153,7 +155,7 @@ def _grown(
 
 def _grays(pixels: Num[Array, "h w *c"]) -> Sequence[UInt8[Array, "h w"]]:
     """Gray pictures of 8 bits in which writing of any color stands out."""
-    values = pixels.astype(np.float32)
+    values = filled(pixels).astype(np.float32)
     # The whole range: writing is often the brightest thing there is, and a clipped window would drown it.
     low, high = float(np.percentile(values, 0.5)), float(values.max())
     scaled = np.clip((values - low) / max(high - low, 1e-6) * 255.0, 0, 255).astype(np.uint8)

@@ -11,6 +11,7 @@ from numpy import ndarray as Array
 
 from medvit.artifacts import Checkpoint
 from medvit.dataset.slices import across_of, slices_of, stacked
+from medvit.errors import DataError
 from medvit.hardware import Device, half_precision, resolve_device
 from medvit.records import Kind
 from medvit.types import Image, Prediction
@@ -48,8 +49,9 @@ class Predictor:
         A model of slices gives a volume the mean of the probabilities of all its slices, or their masks in their order.
 
         Raises:
-            DataError: If the image is not what the model was made for.
+            DataError: If the image is not what the model was made for, or the model gives values that are not finite.
         """
+        self.preprocess.require_finite(image)
         slices = self.config.slices
         if slices is None or image.kind != "volume":
             return self._one(image)
@@ -61,9 +63,18 @@ class Predictor:
         return Prediction(self.config.classes, mask=stacked(masks, across_of(image, slices)), affine=image.affine)
 
     def _one(self, image: Image) -> Prediction:
-        prepared = self.preprocess(image)
+        import torch
+
+        prepared = self.preprocess.prepared(image)
         with _precision(self.device):
             probabilities = self.model.predict(prepared.pixels[None].to(self.device))[0].float()
+        # A logit that is NaN or +inf makes its probabilities NaN, and comparisons with NaN would give the background.
+        num_lost = int((~torch.isfinite(probabilities)).sum())
+        if num_lost:
+            raise DataError(
+                f"{num_lost} of {probabilities.numel()} probabilities that the model gives are not finite; expected "
+                "numbers: are the intensities of the image those it was trained on?"
+            )
         if self.config.kind == "classification":
             return Prediction(self.config.classes, probabilities=probabilities.cpu().numpy())
         shape, crop = image.pixels.shape[1:], prepared.crop

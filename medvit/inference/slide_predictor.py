@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray as Array
 
@@ -83,8 +84,15 @@ class SlidePredictor:
         return maps
 
     def read(self, embeddings: Embeddings) -> SlideReading:
-        """What the model says of a slide whose tiles are embedded."""
-        return self.model.read(embeddings.to(self.device))
+        """What the model says of a slide whose tiles are embedded.
+
+        Raises:
+            DataError: If it gives a probability that is not finite.
+        """
+        reading = self.model.read(embeddings.to(self.device))
+        if not all(np.isfinite(found).all() for found in (reading.probabilities, reading.members, reading.scores)):
+            raise DataError("the probabilities that the model gives of the slide are not finite; expected numbers")
+        return reading
 
     def __call__(
         self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path

@@ -13,6 +13,7 @@ from medvit.ingest import duplicates, fundus_quality
 from medvit.ingest.laterality import EyeConfig, eye_attributes
 from medvit.ingest.quality_flags import flags
 from medvit.leakage.perceptual_hash import hash_image
+from medvit.measured import not_finite
 from medvit.records import Candidate, Item, Refusal, Taken
 from medvit.types import Image
 
@@ -42,12 +43,14 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
         LateralityError: If what is said of the side of an eye contradicts itself.
     """
     item = candidate.item
+    lost = not_finite(image.pixels)
     known = image if image.modality else replace(image, modality=item.modality)
     quality = fundus_quality.judge(known) if fundus_quality.is_judged(known) else fundus_quality.Quality(is_fundus=True)
     return {
         "flags": (*flags(known), *quality.flags),
-        "perceptual_hash": hash_image(image.pixels),
+        "perceptual_hash": hash_image(image.without_gaps().pixels),
         "file_sha256": _file_hash(item),
+        "num_not_finite": None if lost is None else int(lost.sum()),
         "attributes": {**attributes(item), **eye_attributes(candidate, known.modality, eye), **quality.attributes},
     }
 

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy import ndarray as Array
 
+from medvit.measured import measured, not_finite, not_measured
 from medvit.readers.laterality import TOMOGRAPHY
-from medvit.records import Flag
+from medvit.records import Flag, Padding
 from medvit.types import Image
 
 SAMPLED = {2: 512, 3: 64}
@@ -73,19 +74,19 @@ MIN_PADDED = 0.4
 
 def flags(image: Image) -> tuple[Flag, ...]:
     """The names of all rules that an image breaks, in a fixed order; a constant image breaks no other rule on looks."""
+    damaged: tuple[Flag, ...] = () if not_finite(image.pixels) is None else ("not_finite",)
     sampled = _sampled(image.pixels)
-    if _is_constant(sampled) and _is_constant(image.pixels):
-        looks: tuple[Flag, ...] = ("constant",)
+    if _is_constant(sampled, image.padding) and _is_constant(image.pixels, image.padding):
+        looks: tuple[Flag, ...] = ("constant", *damaged)
     else:
-        looks = tuple(name for name, rule in _LOOKS.items() if rule(image, sampled))
+        seen = image.without_gaps()
+        looks = (*damaged, *(name for name, rule in _LOOKS.items() if rule(seen, sampled)))
     return (*looks, *(name for name, rule in _GEOMETRY.items() if rule(image)))
 
 
-def _is_constant(pixels: Num[Array, "c *s"]) -> bool:
-    if np.issubdtype(pixels.dtype, np.floating):
-        finite = pixels[np.isfinite(pixels)]
-        return not finite.size or bool(finite.min() == finite.max())
-    return bool(pixels.min() == pixels.max())
+def _is_constant(pixels: Num[Array, "c *s"], padding: Padding | None) -> bool:
+    values = measured(pixels, padding)
+    return not values.size or bool(values.min() == values.max())
 
 
 def _sampled(pixels: Num[Array, "c *s"]) -> Num[Array, "c *t"]:
@@ -94,15 +95,12 @@ def _sampled(pixels: Num[Array, "c *s"]) -> Num[Array, "c *t"]:
     return pixels[(slice(None), *steps)]
 
 
-def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "n"]:
-    return pixels[np.isfinite(pixels)] if np.issubdtype(pixels.dtype, np.floating) else pixels.ravel()
-
-
-def _share_of_8_bits(pixels: Num[Array, "c *s"]) -> float:
+def _share_of_8_bits(pixels: Num[Array, "c *s"], padding: Padding | None) -> float:
     """Which share of its 8 bits an image uses; all where the type has no such range."""
-    if pixels.dtype != np.uint8:
+    values = measured(pixels, padding)
+    if pixels.dtype != np.uint8 or not values.size:
         return 1.0
-    low, high = np.percentile(pixels, (0.5, 99.5))
+    low, high = np.percentile(values, (0.5, 99.5))
     return float(high - low) / 255.0
 
 
@@ -112,7 +110,7 @@ def _is_blank(image: Image, pixels: Num[Array, "c *s"]) -> bool:
         return True
     if pixels.dtype != np.uint8:
         return False
-    if _share_of_8_bits(pixels) >= MIN_LEVELS:
+    if _share_of_8_bits(pixels, image.padding) >= MIN_LEVELS:
         return False
     # A small shape on an empty ground is a label map or a drawing.
     has_shape = correlation > MIN_DRAWING_CORRELATION and int(np.ptp(pixels)) >= MIN_LEVELS * 255
@@ -124,20 +122,22 @@ def _neighbor_correlation(pixels: Num[Array, "*s"]) -> float:
     along = np.moveaxis(pixels, int(np.argmax(pixels.shape)), 0)
     limit = LINES[pixels.ndim]
     steps = (slice(None, None, -(-size // limit)) for size in along.shape[1:])
-    values = np.nan_to_num(along[(slice(None), *steps)].astype(np.float64))
+    values = along[(slice(None), *steps)].astype(np.float64)
     one, other = values[:-1] - values[:-1].mean(), values[1:] - values[1:].mean()
     norm = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float((one * other).sum()) / norm if norm > 0 else 1.0
 
 
 def _is_low_in_contrast(image: Image, pixels: Num[Array, "c *s"]) -> bool:
-    return MIN_LEVELS <= _share_of_8_bits(pixels) < MIN_CONTRAST
+    return MIN_LEVELS <= _share_of_8_bits(pixels, image.padding) < MIN_CONTRAST
 
 
 def _is_clipped(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     if image.modality in CLIPPED_MODALITIES_LEFT_OUT:
         return False
-    values = _finite(pixels)
+    values = measured(pixels, image.padding)
+    if not values.size:
+        return False
     low, high = float(values.min()), float(values.max())
     at_top = float((values == high).mean())
     if at_top < MIN_CLIPPED or len(np.unique(values)) < MIN_DISTINCT:
@@ -150,7 +150,12 @@ def _is_inverted(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     if image.kind != "image" or image.modality not in DARK_AROUND or len(pixels) != 1 or image.unit:
         return False  # a volume may be cut out of a body, and values with a unit have no polarity
     values = pixels[0].astype(np.float64)
-    low, high = np.percentile(values[np.isfinite(values)], (1, 99))
+    lost = not_measured(pixels[0], image.padding)
+    if lost is not None:
+        values[lost] = np.nan
+    if np.isnan(_frame(values)).all() or np.isnan(_middle(values)).all():
+        return False  # the background is padding, or nothing was measured within it
+    low, high = np.nanpercentile(values, (1, 99))
     around, inside = _around_and_inside(values)
     if around - inside <= MIN_BRIGHTER_FRAME * (high - low) or around <= (low + high) / 2:
         return False
@@ -164,8 +169,11 @@ def _is_inverted(image: Image, pixels: Num[Array, "c *s"]) -> bool:
 
 def _around_and_inside(values: Float[Array, "h w"]) -> tuple[float, float]:
     """The medians of the frame and of the middle half."""
-    middle = values[tuple(slice(size // 4, size - size // 4) for size in values.shape)]
-    return float(np.nanmedian(_frame(values))), float(np.nanmedian(middle))
+    return float(np.nanmedian(_frame(values))), float(np.nanmedian(_middle(values)))
+
+
+def _middle(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
+    return values[tuple(slice(size // 4, size - size // 4) for size in values.shape)]
 
 
 def _within_bands(values: Float[Array, "h w"], level: float) -> Float[Array, "h w"]:
@@ -204,6 +212,8 @@ def _has_implausible_spacing(image: Image) -> bool:
 def _is_padded(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     if pixels.ndim != 3:
         return False
+    # Gaps are filled in the image, and not in what was sampled of it: NaN differs from itself.
+    pixels = _sampled(image.pixels)
     differs = (pixels != pixels[:, :1, :1]).any(axis=0)
     rows, columns = differs.any(axis=1).nonzero()[0], differs.any(axis=0).nonzero()[0]
     if not len(rows):

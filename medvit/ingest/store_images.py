@@ -103,6 +103,7 @@ class ReadAndStore:
             slope=float(image.slope),
             intercept=float(image.intercept),
             unit=image.unit,
+            padding=image.padding,
             **found,
             writing=fate,
         )

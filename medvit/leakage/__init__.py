@@ -30,6 +30,7 @@ from medvit.leakage.perceptual_hash import (
     hash_image,
     near_pairs,
 )
+from medvit.measured import filled
 from medvit.records import Row
 
 VERSION = 1
@@ -182,7 +183,9 @@ def _is_hashed(row: Row) -> bool:
 
 
 def _pixels(member: GroupMember, manifests: Mapping[str, Manifest]) -> Num[Array, "c *s"]:
-    return manifests[member.source].store.get(member.row.sha256)
+    row = member.row
+    pixels = manifests[member.source].store.get(row.sha256)
+    return filled(pixels, row.padding, slope=row.slope, intercept=row.intercept)
 
 
 def _correlate(one: GroupMember, other: GroupMember, manifests: Mapping[str, Manifest], turn: Turn | None) -> bool:

@@ -17,6 +17,7 @@ from numpy import ndarray as Array
 from medvit.dicom.header import Header
 from medvit.errors import GeometryError
 from medvit.geometry import Affine, lps_to_ras
+from medvit.measured import measured
 from medvit.series.volume import ascending
 
 Geometry = Literal["refuse", "resample", "slices"]
@@ -86,7 +87,7 @@ def resample(slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid) -> Num[A
     slices holds the lowest value of the volume.
     """
     stored = slices[0].dtype
-    lowest = min(one.min() for one in slices)
+    lowest = min((values.min() for values in map(measured, slices) if values.size), default=0)
     voxels = np.empty(grid.shape, dtype=stored)
     placed: dict[int, Array] = {}
     for k in range(grid.shape[2]):

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BeforeValidator, Field, model_validator
 
-from medvit.config import Config, Count, Positive
+from medvit.config import Config, Count, Positive, Share
 from medvit.errors import DataError
 from medvit.geometry import Affine, resampled_grid, rescaled
+from medvit.measured import not_finite, not_measured
 from medvit.records import Kind
 from medvit.transforms.field_of_view import FieldOfViewConfig, FieldSquare
 from medvit.transforms.stain import StainConfig
@@ -55,10 +56,15 @@ class Normalization(Config):
             raise ValueError(f"percentiles are {self.percentiles}; expected the lower one first")
         return self
 
-    def __call__(self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype) -> Float[np.ndarray, "c *s"]:
-        """Normalized intensities, float32; `stored` is the type they were stored in."""
+    def __call__(
+        self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype, lost: Bool[np.ndarray, "c *s"] | None = None
+    ) -> Float[np.ndarray, "c *s"]:
+        """Normalized intensities, float32; `stored` is the type they were stored in.
+
+        Statistics are those of the voxels that were measured, where `lost` is false.
+        """
         if self.method == "zscore":
-            return _zscore(pixels, self.percentiles)
+            return _zscore(pixels, self.percentiles, lost)
         if self.method == "window":
             low = self.window_center - self.window_width / 2.0
             scaled = np.clip((pixels - low) / self.window_width, 0.0, 1.0)
@@ -99,6 +105,8 @@ class Preprocess(Config):
     stain: StainConfig | None = None
     """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
     intensity: Normalization = Field(default_factory=Normalization)
+    non_finite_share: Share = 0.5
+    """Images of which a larger share of the voxels is NaN or infinite are refused; up to it, these are filled."""
 
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:
@@ -107,22 +115,52 @@ class Preprocess(Config):
         return self
 
     def __call__(self, image: Image) -> Prepared:
-        """The image, ready.
+        """The image, ready; voxels that were not measured stay out of statistics and interpolation, and are filled.
 
         Raises:
-            DataError: If it is not of the kind this chain was made for, has no geometry where spacing is asked for, or
-                no field of view where that is.
+            DataError: If it is not of the kind this chain was made for, has no geometry where spacing is asked for, no
+                field of view where that is, or too many voxels that are not finite, or a labeled one.
+        """
+        self.require_finite(image)
+        return self.prepared(image)
+
+    def require_finite(self, image: Image) -> None:
+        """Pass an image of which no larger share than `non_finite_share` is NaN or infinite.
+
+        Raises:
+            DataError: If it is larger.
+        """
+        lost = not_finite(image.pixels)
+        if lost is not None and lost.mean() > self.non_finite_share:
+            raise DataError(
+                f"{_name(image)}: {100 * lost.mean():.0f} % of its voxels are NaN or infinite, and "
+                f"preprocess.non_finite_share allows {100 * self.non_finite_share:.0f} %; repair the image, or "
+                "exclude it by skip_flags=[not_finite]"
+            )
+
+    def prepared(self, image: Image) -> Prepared:
+        """The image, ready, however few of its voxels are finite: a slice of a volume may lie outside of the body.
+
+        Raises:
+            DataError: As above, but for the share.
         """
         import torch
 
         if image.kind != self.kind:
             raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
-        image, crop = self._cropped(image)
+        lost = not_measured(image.pixels, image.padding)
+        _check_labels(image)
+        image, crop = self._cropped(image.without_gaps())
+        lost = lost if lost is None or crop is None else crop.of(lost)
         shape, affine = self._grid(image)
-        pixels = torch.from_numpy(self._channels(self.intensity(self._stained(image), image.pixels.dtype)))
+        pixels = torch.from_numpy(self._channels(self.intensity(self._stained(image), image.pixels.dtype, lost)))
         mask = None if image.mask is None else torch.from_numpy(image.mask.astype(np.int64))
         if shape != image.pixels.shape[1:]:
-            pixels = resize(pixels, shape, self.interpolation)
+            if lost is None:
+                pixels = resize(pixels, shape, self.interpolation)
+            else:
+                gaps = torch.from_numpy(self._channels(lost.astype(np.float32))) > 0.0
+                pixels = resize_measured(pixels, gaps, shape, self.interpolation)
             mask = None if mask is None else resize_mask(mask, shape)
         return Prepared(pixels, affine, mask, crop)
 
@@ -181,6 +219,25 @@ def resize(
     return F.interpolate(shrunk[None], size=shape, mode="trilinear", align_corners=False)[0]
 
 
+def resize_measured(
+    pixels: Float[Tensor, "c *s"],
+    gaps: Bool[Tensor, "c *s"],
+    shape: tuple[int, ...],
+    interpolation: Literal["linear", "cubic"] = "linear",
+) -> Float[Tensor, "c *t"]:
+    """Interpolation by normalized convolution: no voxel with a measurement mixes with one of the `gaps`.
+
+    Each new voxel is a weighted mean of those measured, or where most of its weight is in gaps, of what fills these
+    (Knutsson and Westin, CVPR 1993).
+    """
+    import torch
+
+    weight = resize((~gaps).to(pixels.dtype), shape, interpolation)
+    inside = resize(pixels * ~gaps, shape, interpolation) / weight.clamp(min=0.5)
+    outside = resize(pixels * gaps, shape, interpolation) / (1.0 - weight).clamp(min=0.5)
+    return torch.where(weight >= 0.5, inside, outside)
+
+
 def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Tensor, "*t"]:
     """Nearest-neighbor interpolation of a label map to a new shape over the same field of view."""
     from torch.nn import functional as F
@@ -200,14 +257,34 @@ def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Flo
     return torch.from_numpy(gaussian_filter(pixels.numpy(), sigma))
 
 
-def _zscore(pixels: Float[np.ndarray, "c *s"], percentiles: tuple[float, float]) -> Float[np.ndarray, "c *s"]:
+def _zscore(
+    pixels: Float[np.ndarray, "c *s"], percentiles: tuple[float, float], lost: Bool[np.ndarray, "c *s"] | None
+) -> Float[np.ndarray, "c *s"]:
     normalized = np.empty_like(pixels, dtype=np.float32)
     for channel, values in enumerate(pixels):
-        inside = values[values != 0]  # padding and masked background say nothing of the tissue
-        low, high = np.percentile(inside if inside.size else values, percentiles)
-        clipped = np.clip(values, low, high)
-        normalized[channel] = (clipped - clipped.mean()) / max(float(clipped.std()), 1e-6)
+        known = values if lost is None or lost[channel].all() else values[~lost[channel]]
+        inside = known[known != 0]  # background that was set to zero says nothing of the tissue
+        low, high = np.percentile(inside if inside.size else known, percentiles)
+        counted = np.clip(known, low, high)
+        clipped = counted if known is values else np.clip(values, low, high)
+        normalized[channel] = (clipped - counted.mean()) / max(float(counted.std()), 1e-6)
     return normalized
+
+
+def _check_labels(image: Image) -> None:
+    if image.mask is None:
+        return
+    lost = not_finite(image.pixels)
+    num_labeled = 0 if lost is None else int((lost.any(axis=0) & (image.mask > 0)).sum())
+    if num_labeled:
+        raise DataError(
+            f"{_name(image)}: {num_labeled} voxels under its label map are NaN or infinite; expected a measurement "
+            "wherever there is a label: repair the image or its label map, or exclude it by skip_flags=[not_finite]"
+        )
+
+
+def _name(image: Image) -> str:
+    return f"the {image.kind}" if image.row is None else str(image.row)
 
 
 def _standardize(

@@ -50,7 +50,7 @@ class PreviewPlane:
 
 
 def _slices(image: Image, prediction: Prediction) -> list[PreviewPlane]:
-    gray = image.intensities()[0]
+    gray = image.without_gaps().intensities()[0]
     mask = prediction.mask if prediction.mask is not None else np.zeros(gray.shape, dtype=np.uint8)
     center = _center(mask)
     spacing = image.affine.spacing_mm if image.affine is not None else (1.0, 1.0, 1.0)
@@ -66,7 +66,7 @@ def _slices(image: Image, prediction: Prediction) -> list[PreviewPlane]:
 
 
 def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
-    gray = image.intensities().mean(axis=0)
+    gray = image.without_gaps().intensities().mean(axis=0)
     mask = prediction.mask if prediction.mask is not None else np.zeros(gray.shape, dtype=np.uint8)
     return _cut(gray, mask, gray.shape[1] / gray.shape[0])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,45 @@ def test_an_image_of_another_kind_is_refused(make_checkpoint: Callable[..., Chec
     predictor = Predictor(make_checkpoint("classification", size=(16, 16, 16)), "cpu")
     with pytest.raises(DataError, match="expected a volume"):
         predictor(Image(np.zeros((1, 8, 8), dtype=np.uint8), "image"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_a_few_voxels_that_are_not_finite_change_little(
+    make_checkpoint: Callable[..., Checkpoint], kind: str, bad: float
+) -> None:
+    predictor = Predictor(make_checkpoint(kind, spacing_mm=(2.0, 2.0, 2.0)), "cpu")
+    pixels = np.random.default_rng(0).normal(100, 20, (1, 16, 16, 16)).astype(np.float32)
+    image = Image(pixels, "volume", affine=Affine.from_spacing((1.1, 1.3, 3.0)))
+    damaged = pixels.copy()
+    damaged[0, 0, 0, :2] = bad
+    clean, found = predictor(image), predictor(replace(image, pixels=damaged))
+    if kind == "segmentation":
+        assert clean.mask is not None
+        assert found.mask is not None
+        assert len(np.unique(found.mask)) > 1
+        assert (clean.mask == found.mask).mean() > 0.9  # share of voxels of one class
+    else:
+        assert found.probabilities == pytest.approx(clean.probabilities, abs=0.01)
+
+
+def test_an_image_with_too_few_finite_voxels_is_refused(make_checkpoint: Callable[..., Checkpoint]) -> None:
+    predictor = Predictor(make_checkpoint("classification"), "cpu")
+    pixels = np.full((1, 16, 16, 16), np.nan, np.float32)
+    pixels[:, :4] = 1.0
+    with pytest.raises(DataError, match=r"75 % of its voxels are NaN or infinite, .*non_finite_share allows 50 %"):
+        predictor(Image(pixels, "volume"))
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_a_model_whose_output_is_not_finite_is_an_error_and_no_result(
+    make_checkpoint: Callable[..., Checkpoint], kind: str
+) -> None:
+    predictor = Predictor(make_checkpoint(kind), "cpu")
+    next(iter(predictor.model.head.parameters())).fill_(torch.nan)
+    pixels = np.random.default_rng(0).integers(0, 100, (1, 16, 16, 16), dtype=np.int16)
+    with pytest.raises(DataError, match="probabilities that the model gives are not finite"):
+        predictor(Image(pixels, "volume"))
 
 
 def test_a_bare_backbone_is_no_predictor(tmp_path: Path) -> None:

@@ -53,12 +53,25 @@ def collimated(pixels: np.ndarray) -> np.ndarray:
 
 PADDED = np.zeros((100, 100), np.uint8)
 PADDED[30:70, 20:80] = 30 + 200 * smooth(40, 60)
+
+
+def holed(values: np.ndarray, bad: float) -> np.ndarray:
+    """Pixels (1, *S) of floating point, two of which are `bad`."""
+    pixels = values.astype(np.promote_types(values.dtype, np.float32))
+    pixels[(3,) * values.ndim] = pixels[(4,) * values.ndim] = bad
+    return pixels[None]
+
+
 SOFT = np.uint8(20 + 200 * smooth(64, 64))
 
 POSITIVES: list[tuple[Flag, str, Image]] = [
     ("constant", "zeros", gray(np.zeros((64, 64), np.uint8))),
     ("constant", "one value", gray(np.full((64, 64), -1024, np.int16), "CT")),
     ("constant", "nothing finite", gray(np.full((64, 64), np.nan, np.float32))),
+    ("not_finite", "nothing finite", gray(np.full((64, 64), np.nan, np.float32))),
+    ("not_finite", "a volume with two NaN voxels", Image(holed(smooth(24, 24, 24), np.nan), "volume", "MR")),
+    ("not_finite", "a picture with an infinite pixel", Image(holed(smooth(64, 64), np.inf), "image", "MR")),
+    ("not_finite", "double precision beyond float32", Image(holed(smooth(64, 64).astype(np.float64), 1e300), "image")),
     ("blank", "noise alone", gray(RNG.normal(100, 10, (64, 64)).astype(np.float32))),
     ("blank", "noise alone, a volume", Image(RNG.integers(0, 90, (1, 24, 24, 24), np.int16), "volume", "MR")),
     ("blank", "an even white slide", gray(np.uint8(250 + 3 * smooth(128, 128)), "SM")),
@@ -92,6 +105,13 @@ NEGATIVES: dict[str, Image] = {
 @pytest.mark.parametrize(("flag", "what", "image"), POSITIVES, ids=[f"{p[0]}: {p[1]}" for p in POSITIVES])
 def test_a_fault_is_flagged(flag: Flag, what: str, image: Image) -> None:
     assert flag in flags(image)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", NEGATIVES)
+def test_a_few_voxels_that_are_not_finite_bring_no_other_flag(what: str, bad: float) -> None:
+    image = NEGATIVES[what]
+    assert flags(replace(image, pixels=holed(image.pixels[0].astype(np.float32), bad))) == ("not_finite",)
 
 
 @pytest.mark.parametrize("what", NEGATIVES)

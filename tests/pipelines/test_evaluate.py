@@ -148,7 +148,29 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(
     assert len(finished.failures) == 1
     assert lost.image_id in finished.failures[0]
     assert saved(finished.artifact)["counts"] == {"images": 5, "patients": 5}
-    assert "1 of 6 images could not be predicted and are left out" in page(finished.artifact)
+    assert "1 of 6 images could not be predicted and are excluded" in page(finished.artifact)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_a_volume_that_is_mostly_nan_is_excluded_and_named(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, kind: str
+) -> None:
+    dataset = make_dataset()
+    manifest = Manifest.read(dataset)
+    pixels = manifest.store.get(manifest.rows[0].sha256).astype(np.float32)
+    pixels[:, 4:] = np.nan
+    damaged = replace(manifest.rows[0], sha256=manifest.store.put(pixels), dtype="float32")
+    replace(manifest, rows=(damaged, *manifest.rows[1:])).write()
+    paths = {"checkpoint": make_checkpoint(kind=kind), "dataset": dataset, "output": tmp_path / "report"}
+    config = evaluate.config_type.parse({"resamples": 100, "tracking": {"enabled": False}, **paths})
+    finished = evaluate.run(config)
+    (failure,) = finished.failures
+    assert damaged.image_id in failure
+    assert "75 % of its voxels are NaN or infinite" in failure
+    found = saved(finished.artifact)
+    assert found["counts"] == {"images": 5, "patients": 5}
+    assert all(np.isfinite(found["metrics"][name]["value"]) for name in found["metrics"] if not name.startswith("hd95"))
+    assert f"volume {damaged.image_id}: 75 % of its voxels" in page(finished.artifact)
 
 
 def test_pixels_without_a_physical_scale_are_not_called_millimeters(
