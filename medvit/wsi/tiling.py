@@ -44,7 +44,8 @@ class TilesConfig(Config):
     min_tissue: Share = 0.1
     """Least share of a tile that is tissue; tiles with less are not listed."""
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides that do not say theirs; with it, plain TIFF pictures are slides, too."""
+    """Microns per pixel of slides whose headers do not say it, or say what no microscope has; with it,
+    plain TIFF pictures are slides, too."""
     pack: bool = False
     """Whether the pixels of tiles are copied into the dataset, each an image of its own, instead of read on demand."""
 
@@ -86,7 +87,7 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
     overview = slide.overview(min(MAX_OVERVIEW, max(16, round(max(slide.shape) * slide.mpp / WORKING_MPP))))
     scale = max(slide.shape) / max(overview.shape[1:])
     found = find_tissue(overview, slide.mpp * scale)
-    require_tissue(found)
+    require_tissue(found, overview)
     corners = in_file_order(_corners(slide.shape, side, side * (1.0 - config.overlap)), slide.tile_side)
     tissue, ink = (_shares(mask, corners / scale, side / scale) for mask in (found.tissue, found.ink))
     kept = tissue >= max(config.min_tissue, 1e-6)

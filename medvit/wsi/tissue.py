@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray as Array
 
-from medvit.errors import DataError
+from medvit.errors import DataError, UnsupportedError
 
 WORKING_MPP = 8.0
 """Microns per pixel at which tissue is looked for: a nucleus a pixel."""
@@ -24,6 +24,8 @@ GLASS_SHARE = 0.005
 USUAL_GLASS = 245.0
 BRIGHT, COLORLESS = 180.0, 20.0
 """Gray levels: darker, or with more between its channels, is no glass."""
+GRAY_SPREAD, GRAY_SHARE = 2, 0.01
+"""Gray levels between the channels of a picture without color, and the share of it that is darker than glass."""
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
@@ -66,13 +68,19 @@ def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
     return TissueMap(_without_islands(closed, mpp), ink)
 
 
-def require_tissue(found: TissueMap) -> None:
-    """Passes a slide that has tissue.
+def require_tissue(found: TissueMap, pixels: UInt8[Array, "3 h w"]) -> None:
+    """Check that a slide, of which `pixels` are the low-power picture, has tissue.
 
     Raises:
+        UnsupportedError: If it is gray: what is tissue and what dust cannot be said without color.
         DataError: If there is none.
     """
     if not found.tissue.any():
+        if _is_gray(pixels):
+            raise UnsupportedError(
+                "the slide is gray, and tissue is found by its color; expected a slide in color, as of hematoxylin and "
+                "eosin: exclude it, or give its tiles as pictures"
+            )
         share = float(found.ink.mean())
         seen = f"only ink, on {share:.0%} of it" if share > 0.01 else "only blank glass"
         raise DataError(f"the slide shows no tissue, {seen}; leave it out, or scan it again")
@@ -83,6 +91,12 @@ def optical_density(pixels: UInt8[Array, "3 h w"]) -> Float32[Array, "3 h w"]:
     values = pixels.astype(np.float32)
     glass = _glass(values)[:, None, None]
     return np.maximum(-np.log10((values + 1.0) / (glass + 1.0)), 0.0).astype(np.float32)
+
+
+def _is_gray(pixels: UInt8[Array, "3 h w"]) -> bool:
+    """Whether a picture has no color anywhere, and more on it than glass."""
+    spread = int((pixels.max(axis=0) - pixels.min(axis=0)).max())
+    return spread <= GRAY_SPREAD and bool((optical_density(pixels).mean(axis=0) > FAINT).mean() > GRAY_SHARE)
 
 
 def _glass(values: Float32[Array, "3 h w"]) -> Float32[Array, "3"]:

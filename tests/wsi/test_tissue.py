@@ -8,7 +8,7 @@ from einops import reduce
 from PIL import Image
 from scipy import ndimage
 
-from medvit.errors import DataError
+from medvit.errors import DataError, UnsupportedError
 from medvit.phantoms.slide import COARSE, MPP
 from medvit.phantoms.slide import slide as phantom
 from medvit.wsi.tissue import WORKING_MPP, find_tissue, require_tissue
@@ -66,10 +66,18 @@ def test_tissue_is_found_even_when_its_stain_has_faded(strength: float):
 
 
 def test_blank_glass_holds_nothing_and_is_refused():
-    found = find_tissue(shot(glass()), WORKING_MPP)
+    pixels = shot(glass())
+    found = find_tissue(pixels, WORKING_MPP)
     assert not found.tissue.any()
-    with pytest.raises(DataError, match="shows no tissue, only blank glass"):
-        require_tissue(found)
+    for blank in (pixels, np.full((3, 64, 64), 243, np.uint8)):
+        with pytest.raises(DataError, match="shows no tissue, only blank glass"):
+            require_tissue(found, blank)
+
+
+def test_a_gray_slide_is_refused_as_gray_and_not_as_blank_glass():
+    pixels = np.broadcast_to(shot(with_tissue(glass(), disk()))[1], (3, 300, 300))
+    with pytest.raises(UnsupportedError, match="the slide is gray, and tissue is found by its color"):
+        require_tissue(find_tissue(pixels, WORKING_MPP), pixels)
 
 
 @pytest.mark.parametrize("color", INKS)
@@ -98,8 +106,9 @@ def test_the_thin_rim_of_a_stroke_is_no_tissue():
 
 def test_a_slide_of_ink_alone_is_refused_as_such():
     stroke = ndimage.gaussian_filter(disk().astype(float), 4.0)
+    pixels = shot(np.array(INKS["green"])[:, None, None] * stroke + glass())
     with pytest.raises(DataError, match="shows no tissue, only ink"):
-        require_tissue(find_tissue(shot(np.array(INKS["green"])[:, None, None] * stroke + glass()), WORKING_MPP))
+        require_tissue(find_tissue(pixels, WORKING_MPP), pixels)
 
 
 def test_bubbles_and_dust_are_no_tissue():
