@@ -34,7 +34,8 @@ class SlideOptions(TileLoaderConfig):
     """How tiles of slides are read and embedded."""
 
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides that do not say theirs; with it, plain TIFF pictures are slides, too."""
+    """Microns per pixel of slides whose headers do not say it, or say what no microscope has; with it,
+    plain TIFF pictures are slides, too."""
 
 
 def as_slides(found: Iterable[Item | Refusal], options: SlideOptions) -> Iterator[Item | Refusal]:

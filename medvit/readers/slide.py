@@ -72,10 +72,12 @@ def _is_pyramid(path: Path) -> bool:
         return True
     try:
         with decoding("the TIFF"), opened(path) as file:
-            page = file.pages.first
-            if len(file.series[0].levels) > 1:
+            pages = [picture.keyframe for picture in file.series]
+            if any(len(picture.levels) > 1 for picture in file.series):
                 return True
-            return page.is_tiled and (page.imagewidth * page.imagelength > LARGE or names_lost_page(file))
+            if any(page.is_tiled and page.imagewidth * page.imagelength > LARGE for page in pages):
+                return True
+            return bool(pages) and pages[0].is_tiled and names_lost_page(file)
     except MedvitError:
         return False  # the reader of pictures says what is wrong with it
 

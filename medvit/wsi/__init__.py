@@ -5,5 +5,5 @@ Each backend gives a `Pyramid`; `Slide` reads any region of it. Label and macro 
 names.
 """
 
-VERSION = 1
+VERSION = 2
 """Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +24,8 @@ CACHE_BYTES = 2**24
 """Decoded tiles of one slide kept at most, and as much again of coded ones."""
 MODALITY = "SM"
 READ = ("SOPClassUID", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SOPInstanceUID")
+PARTS = ("optical_paths", "focal_planes")
+"""What wsidicom calls the parts of a level that show one place differently."""
 PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
 """Third value of (0008,0008) ImageType of what is no level: the label and the whole glass often show names."""
 
@@ -91,7 +94,9 @@ class DicomPyramid:
 
     def __init__(self, files: Sequence[Path]) -> None:
         from wsidicom import Settings, WsiDicom
+        from wsidicom.config import use_settings
         from wsidicom.errors import WsiDicomError, WsiDicomUidDuplicateError
+        from wsidicom.file import WsiDicomFileSource
 
         logging.getLogger("wsidicom").setLevel(logging.ERROR)  # its warnings quote headers
         settings = Settings(
@@ -100,8 +105,12 @@ class DicomPyramid:
             encoded_frame_cache_size=CACHE_BYTES,
         )
         try:
-            self._slide = WsiDicom.open(list(files), settings=settings)
-            found = list(self._slide.pyramids[0])
+            with use_settings(settings):
+                source = WsiDicomFileSource.open(list(files))
+                _require_all(source, files)
+                self.pixel_um = _pixel_um(source)
+                self._slide = WsiDicom(source, True, settings=settings)
+            found = _levels(self._slide)
         except WsiDicomUidDuplicateError:
             raise UnreadableError(
                 f"two of the {len(files)} DICOM files of the slide have one (0008,0018) SOPInstanceUID and "
@@ -120,7 +129,6 @@ class DicomPyramid:
             )
             for level in found
         )
-        self.mpp = _mpp(found[0])
         self.tile_side = int(found[0].tile_size.width)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
@@ -136,14 +144,58 @@ class DicomPyramid:
         self._slide.close()
 
 
-def _mpp(level: object) -> float | None:
-    from wsidicom.errors import WsiDicomNoResolutionError
+def _require_all(source: Any, files: Sequence[Path]) -> None:
+    """Check that every file was opened: wsidicom leaves out, in silence, those that it cannot read."""
+    instances = (*source.level_instances, *source.thumbnail_instances, *source.overview_instances)
+    missing = len(files) - sum(len(one.datasets) for one in (*instances, *source.label_instances))
+    if missing > 0:
+        raise UnreadableError(
+            f"{missing} of the {len(files)} DICOM files of the slide cannot be opened as levels of it; expected VL "
+            "Whole Slide Microscopy, tiled, of one slide: copy them again, or remove what is of another slide"
+        )
 
-    try:
-        size = level.mpp  # type: ignore[attr-defined]
-    except WsiDicomNoResolutionError:
+
+def _pixel_um(source: Any) -> tuple[float, float] | None:
+    """Width and height of a pixel of the largest level; none where (0028,0030) PixelSpacing is missing.
+
+    wsidicom opens no level without a spacing and an extent. Such levels get those that their sizes in pixels ask for,
+    in arbitrary units: they say which level is how much coarser, and the scale stays unknown.
+    """
+    from wsidicom.geometry import SizeMm
+
+    levels = sorted(source.level_instances, key=lambda level: level.size.width, reverse=True)
+    if not levels:
         return None
-    return math.sqrt(size.width * size.height) or None
+    base, known = levels[0].size.width, levels[0].pixel_spacing
+    side = known or SizeMm(1.0, 1.0)
+    for level in levels:
+        spacing = side * (base / level.size.width)
+        for dataset in level.datasets:
+            dataset.pixel_spacing = dataset.pixel_spacing or spacing
+            dataset.mm_size = dataset.mm_size or SizeMm(spacing.width * level.size.width, 1.0)
+    return None if known is None else (known.width * 1000.0, known.height * 1000.0)
+
+
+def _levels(slide: Any) -> list[Any]:
+    """The levels of the one pyramid of one optical path and focal plane.
+
+    Raises:
+        UnsupportedError: If the files hold several, of which none can be said to be meant.
+    """
+    pyramids = list(slide.pyramids)
+    levels = list(pyramids[0])
+    paths, planes = ({one for level in levels for one in getattr(level, name)} for name in PARTS)
+    same = max(len(level.instances) for level in levels)
+    counts = {"pyramids": len(pyramids), "optical paths": len(paths), "focal planes": len(planes)}
+    if max(counts.values()) == 1:
+        counts = {"pictures of one size": same}
+    if max(counts.values()) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count > 1)
+        slide.close()
+        raise UnsupportedError(
+            f"a DICOM slide of {found} in one series; expected one of each: export each as a series of its own"
+        )
+    return levels
 
 
 def siblings(file: Path) -> tuple[Path, ...]:

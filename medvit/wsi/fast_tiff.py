@@ -1,57 +1,122 @@
-"""The fast way to the pixels of slides that are plain tiled TIFF inside: tiles decoded one by one, without a canvas.
+"""Slides that are TIFF inside, which two decoders read: each is held against the other.
 
-OpenSlide paints each region on a canvas with transparency; cutting it out of decoded tiles is six times as fast. It is
-done where both give the same pixels.
+OpenSlide paints each region on a canvas with transparency; cutting it out of decoded tiles is six times as fast. Of a
+TIFF of no maker it takes the first picture, turns tiles one by one and reads few kinds of compression, so tifffile
+reads these; OpenSlide is asked only whether it sees the same.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from medvit.errors import DataError
-from medvit.wsi.openslide_backend import OpenSlidePyramid
+from medvit.errors import DataError, UnsupportedError
+from medvit.wsi.openslide_backend import OpenSlidePyramid, vendor
 from medvit.wsi.pyramid import Pyramid
 from medvit.wsi.tiff_backend import TiffPyramid
+from medvit.wsi.turned import UPRIGHT, TurnedPyramid
 
-MAKERS = ("aperio", "generic-tiff")
-"""OpenSlide's names of the formats whose levels are pages of one picture each, in whole tiles."""
+GENERIC = "generic-tiff"
+"""OpenSlide's name of tiled TIFF of no maker."""
+APERIO = "aperio"
+"""OpenSlide's name of the one maker whose levels are pages of one picture each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Gray levels by which two decoders of JPEG may differ."""
+"""Gray levels by which two decoders of JPEG may differ at most, or on average where they interpolate color."""
 PROBE = 64
 """Pixels of a side of what is compared in the middle of each level."""
 
+Verdict = Literal["same", "similar", "different", "unknown"]
 
-def fastest(path: Path, maker: str) -> Pyramid:
-    """A slide that OpenSlide knows as of a maker, read past it where that gives the same pixels."""
+
+def of_maker(path: Path, maker: str) -> Pyramid:
+    """A slide of a maker known to OpenSlide, read past it where that gives the same pixels.
+
+    Raises:
+        UnsupportedError: If the two decoders see different pictures.
+    """
     slow = OpenSlidePyramid(path)
-    if maker not in MAKERS:
+    if maker != APERIO:
         return slow
     try:
         fast = TiffPyramid(path)
     except DataError:
-        return slow
-    if not _agree(slow, fast):
+        return slow  # a kind of compression or color that only OpenSlide knows of this maker
+    is_plain = fast.is_tiled and not fast.is_sparse and fast.orientation == UPRIGHT
+    verdict = _verdict(slow, fast) if is_plain and _shapes(slow) == _shapes(fast) else "unknown"
+    if verdict == "different":
+        slow.close()
+        fast.close()
+        raise _disagreement()
+    if verdict != "same":
         fast.close()
         return slow
-    fast.levels, fast.mpp, fast.tile_side = slow.levels, slow.mpp, slow.tile_side
+    fast.levels, fast.pixel_um, fast.tile_side = slow.levels, slow.pixel_um, slow.tile_side
     slow.close()
     return fast
 
 
-def _agree(slow: OpenSlidePyramid, fast: TiffPyramid) -> bool:
-    if [level.shape for level in slow.levels] != [level.shape for level in fast.levels] or not fast.is_tiled:
-        return False
-    return all(_agree_at(slow, fast, number) for number in range(len(slow.levels)))
+def plain(path: Path) -> Pyramid:
+    """A slide that is a TIFF of no maker.
+
+    Raises:
+        UnsupportedError: If it is of a kind that is not read, or OpenSlide sees another picture in it.
+    """
+    fast = TiffPyramid(path)
+    if fast.orientation != UPRIGHT:
+        return TurnedPyramid(fast, fast.orientation)  # OpenSlide turns tile by tile
+    if not fast.is_first or vendor(path) != GENERIC or (slow := _openslide(path)) is None:
+        return fast
+    verdict = _verdict(slow, fast)
+    if _shapes(slow) == _shapes(fast):
+        fast.levels = slow.levels
+    slow.close()
+    if verdict == "different":
+        fast.close()
+        raise _disagreement()
+    return fast
 
 
-def _agree_at(slow: OpenSlidePyramid, fast: TiffPyramid, number: int) -> bool:
-    height, width = slow.levels[number].shape
+def _openslide(path: Path) -> OpenSlidePyramid | None:
+    """The slide through OpenSlide; none if it lacks a decoder for it."""
+    import openslide
+
+    try:
+        return OpenSlidePyramid(path)
+    except openslide.OpenSlideError:
+        return None
+
+
+def _shapes(pyramid: Pyramid) -> list[tuple[int, int]]:
+    return [level.shape for level in pyramid.levels]
+
+
+def _verdict(slow: OpenSlidePyramid, fast: TiffPyramid) -> Verdict:
+    """How alike the levels are that both have."""
+    known = {shape: number for number, shape in enumerate(_shapes(slow))}
+    pairs = [(known[shape], number) for number, shape in enumerate(_shapes(fast)) if shape in known]
+    found = {_verdict_at(slow, fast, *pair) for pair in pairs}
+    order: tuple[Verdict, ...] = ("different", "unknown", "similar", "same")
+    return next((verdict for verdict in order if verdict in found), "unknown")
+
+
+def _verdict_at(slow: OpenSlidePyramid, fast: TiffPyramid, slow_level: int, fast_level: int) -> Verdict:
+    height, width = fast.levels[fast_level].shape
     rows, columns = min(PROBE, height), min(PROBE, width)
     place = ((width - columns) // 2, (height - rows) // 2, columns, rows)
     try:
-        one, other = (pyramid.region(number, *place).astype(np.int16) for pyramid in (slow, fast))
+        one, other = slow.region(slow_level, *place), fast.region(fast_level, *place)
     except DataError:
-        return False  # OpenSlide says what is wrong when it is read
-    return int(np.abs(one - other).max()) <= MAX_DIFFERENCE
+        return "unknown"  # who reads it later says what is wrong
+    apart = np.abs(one.astype(np.int16) - other)
+    if apart.max() <= MAX_DIFFERENCE:
+        return "same"
+    return "similar" if fast.is_lossy and apart.mean() <= MAX_DIFFERENCE else "different"
+
+
+def _disagreement() -> UnsupportedError:
+    return UnsupportedError(
+        "a TIFF slide that tifffile and OpenSlide decode to different pixels, so that which are right cannot be told; "
+        "expected the same of both: convert it to RGB in JPEG or deflate"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,6 @@ from medvit.wsi.pyramid import PyramidLevel, cut_short
 CACHE_BYTES = 2**27
 """Decoded tiles of all slides of a process kept at most."""
 WHITE = (255, 255, 255)
-MAX_ANISOTROPY = 1.05
-"""The largest ratio of the pixel's sides; slides are square-pixeled, so a larger one is a wrong header."""
 
 
 @cache
@@ -47,7 +44,7 @@ class OpenSlidePyramid:
         known = self._slide.properties
         sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         self.levels = tuple(PyramidLevel((height, width), float(factor)) for (width, height), factor in sizes)
-        self.mpp = _mpp(known.get(openslide.PROPERTY_NAME_MPP_X), known.get(openslide.PROPERTY_NAME_MPP_Y))
+        self.pixel_um = _pixel_um(known.get(openslide.PROPERTY_NAME_MPP_X), known.get(openslide.PROPERTY_NAME_MPP_Y))
         self.tile_side = int(known.get("openslide.level[0].tile-width", 256))
         background = known.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR)
         self._background = np.array(tuple(bytes.fromhex(background)) if background else WHITE, np.float32)
@@ -76,10 +73,5 @@ class OpenSlidePyramid:
         self._slide.close()
 
 
-def _mpp(horizontal: str | None, vertical: str | None) -> float | None:
-    if not horizontal or not vertical:
-        return None
-    x, y = float(horizontal), float(vertical)
-    if min(x, y) <= 0 or max(x, y) > MAX_ANISOTROPY * min(x, y):
-        return None
-    return math.sqrt(x * y)
+def _pixel_um(horizontal: str | None, vertical: str | None) -> tuple[float, float] | None:
+    return (float(horizontal), float(vertical)) if horizontal and vertical else None

@@ -18,10 +18,9 @@ from medvit.errors import DataError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.wsi import dicom_backend
 from medvit.wsi.dicom_backend import DicomPyramid
-from medvit.wsi.fast_tiff import fastest
+from medvit.wsi.fast_tiff import GENERIC, of_maker, plain
 from medvit.wsi.openslide_backend import vendor
-from medvit.wsi.pyramid import Pyramid, PyramidLevel, cut_short
-from medvit.wsi.tiff_backend import TiffPyramid, opened
+from medvit.wsi.pyramid import Pyramid, PyramidLevel, cut_short, microns_per_pixel
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -41,19 +40,16 @@ LARGE = 2**25
 class Slide:
     """An open slide. Places are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
 
-    `mpp` is in microns per pixel at level 0.
+    `mpp` is in microns per pixel at level 0, as the file says, else as given.
     """
 
     def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:
         self._pyramid = pyramid
-        known = mpp or pyramid.mpp
-        if known is None:
+        try:
+            self.mpp: float = microns_per_pixel(pyramid.pixel_um, mpp)
+        except DataError:
             pyramid.close()
-            raise DataError(
-                "the slide does not say its microns per pixel; expected them in its header: give tiles.slide_mpp=... "
-                "if you know them"
-            )
-        self.mpp: float = known
+            raise
         self.levels: tuple[PyramidLevel, ...] = pyramid.levels
         self.shape: tuple[int, int] = pyramid.levels[0].shape
         self.tile_side: int = pyramid.tile_side
@@ -152,7 +148,7 @@ def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
 
 
 def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
-    """An open slide: of a file, or of the DICOM files of its levels; `mpp` is meant where the file says none.
+    """An open slide: of a file, or of the DICOM files of its levels; `mpp` is meant where the file does not say it.
 
     Of one DICOM file, the other levels are found in its folder.
 
@@ -163,7 +159,7 @@ def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
     files = [path] if isinstance(path, Path) else list(path)
     with decoding("the slide"):
         pyramid = _pyramid(files)
-    return Slide(pyramid, pyramid.mpp or mpp)
+    return Slide(pyramid, mpp)
 
 
 def _pyramid(files: list[Path]) -> Pyramid:
@@ -172,13 +168,8 @@ def _pyramid(files: list[Path]) -> Pyramid:
     if dicom_backend.claims(head):
         return DicomPyramid(files if len(files) > 1 else dicom_backend.siblings(files[0]))
     maker = vendor(files[0])
-    if maker and not (maker == "generic-tiff" and _is_ome(files[0])):
-        return fastest(files[0], maker)
+    if maker and maker != GENERIC:
+        return of_maker(files[0], maker)
     if head.startswith(TIFF_MAGIC):
-        return TiffPyramid(files[0])
+        return plain(files[0])
     raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
-
-
-def _is_ome(path: Path) -> bool:
-    with opened(path) as file:
-        return bool(file.is_ome)

@@ -6,6 +6,7 @@ import logging
 import math
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,41 +15,55 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray as Array
 
-from medvit.errors import UnreadableError, UnsupportedError
+from medvit.errors import DataError, UnreadableError, UnsupportedError
 from medvit.wsi.pyramid import PyramidLevel, cut_short
+from medvit.wsi.tiff_colors import colors_of
+from medvit.wsi.tiff_scan import scan_of, size_of
+from medvit.wsi.turned import FLIPS, UPRIGHT
 
 CACHE_BYTES = 2**27
 """Decoded strips and tiles of all slides of a process kept at most."""
-MICRONS = {2: 25_400.0, 3: 10_000.0}
-"""Microns in the unit of (296) ResolutionUnit: inch, centimeter (TIFF 6.0, section 8)."""
-PLAUSIBLE_MPP = (0.02, 20.0)
-"""Beyond these, a resolution is that of a screen or a printer (72 dots an inch is 353 microns), not of a microscope."""
+LOSSLESS = (1, 5, 8, 32773, 32946, 50000)
+"""Values of (259) Compression of which all decoders give the same: none, LZW, deflate, PackBits, Zstandard."""
+CONTIGUOUS = 1
+"""Value of (284) PlanarConfiguration: the channels of a pixel side by side."""
 
 
 def opened(path: Path) -> Any:
-    """An open TIFF of tifffile, whose warnings, which quote file names, are not heard."""
+    """An open TIFF of tifffile, whose warnings, which quote file names, are not heard; it opens no other file."""
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    return tifffile.TiffFile(path)
+    return tifffile.TiffFile(path, _multifile=False)  # an OME-TIFF may name any file as its next part
 
 
 class TiffPyramid:
-    """A TIFF slide, of 8-bit RGB or gray: uncompressed ones are memory-mapped, others decoded strip- or tile-wise."""
+    """A TIFF slide, of 8-bit color or gray: uncompressed ones are memory-mapped, others decoded strip- or tile-wise.
+
+    Its pixels are as stored; `orientation` says how they are meant to be seen.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = opened(path)
-        series = self._file.series[0]
-        self._pages: list[Any] = [level.keyframe for level in series.levels]
-        for page in self._pages:
-            _check(page)
-        height, width = _size(self._pages[0])
-        shapes = [_size(page) for page in self._pages]
+        try:
+            scan = scan_of(self._file)
+            self._pages = scan.pages
+            self._colors = [colors_of(page) for page in self._pages]
+            for page in self._pages:
+                _require_decoder(page)
+            self.orientation = _orientation(self._pages)
+        except DataError:
+            self._file.close()
+            raise
+        height, width = size_of(self._pages[0])
+        shapes = [size_of(page) for page in self._pages]
         self.levels = tuple(PyramidLevel((h, w), math.sqrt(height / h * width / w)) for h, w in shapes)
         self.is_tiled = all(page.is_tiled for page in self._pages)
-        self.mpp = _ome_mpp(self._file) or _resolution_mpp(self._pages[0])
-        page = self._pages[0]
-        self.tile_side = int(page.tilewidth) if page.is_tiled else 256
+        self.is_lossy = any(int(page.compression) not in LOSSLESS for page in self._pages)
+        self.is_sparse = any(0 in page.databytecounts for page in self._pages)
+        self.is_first = self._pages[0].index == 0
+        self.pixel_um = scan.pixel_um
+        self.tile_side = int(self._pages[0].tilewidth) if self._pages[0].is_tiled else 256
         self._maps = [_mapped(path, page) for page in self._pages]
         self._number = next(_numbers)
 
@@ -57,10 +72,11 @@ class TiffPyramid:
 
         Raises:
             UnreadableError: If the file is damaged there.
+            UnsupportedError: If a channel of unknown meaning is not empty there.
         """
-        mapped = self._maps[level]
+        mapped, colors = self._maps[level], self._colors[level]
         if mapped is not None:
-            return _rgb(np.asarray(mapped[y : y + height, x : x + width]))
+            return colors.rgb(np.asarray(mapped[y : y + height, x : x + width]))
         page = self._pages[level]
         rows, columns = _segment_size(page)
         found = np.full((height, width, 3), 255, np.uint8)
@@ -84,9 +100,12 @@ class TiffPyramid:
         known = _cache.get(key)
         if known is not None:
             return known
-        decoded = _decoded(self._file.filehandle, self._pages[level], index)
-        if decoded is None:
+        samples = _decoded(self._file.filehandle, self._pages[level], index)
+        if samples is None:
             raise cut_short(*self.levels[level].shape)
+        page = self._pages[level]
+        height, width = _filled(page, index)
+        decoded = self._colors[level].rgb(samples[:height, :width]) if samples.size else _blank(page)
         _cache.put(key, decoded)
         return decoded
 
@@ -123,7 +142,7 @@ def short_level(path: Path) -> UnreadableError | None:
         for page in file.pages:
             ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
             if len(ends) == 0 or ends.max() > num_bytes:
-                return cut_short(*_size(page))
+                return cut_short(*size_of(page))
         if names_lost_page(file):
             return UnreadableError(
                 "a TIFF that goes on beyond its end, so levels of the slide are missing; copy it again"
@@ -142,15 +161,26 @@ def names_lost_page(file: Any) -> bool:
     return len(following) < tiff.offsetsize or any(following)
 
 
-def _check(page: Any) -> None:
-    if page.dtype != np.uint8 or page.planarconfig != 1 or page.samplesperpixel not in (1, 3, 4):
+def _require_decoder(page: Any) -> None:
+    from tifffile import TIFF
+
+    if int(page.compression) not in TIFF.DECOMPRESSORS:
+        name = getattr(page.compression, "name", str(page.compression))
         raise UnsupportedError(
-            f"a TIFF slide of {page.samplesperpixel} channels of {page.dtype}; expected 8-bit RGB or gray, interleaved"
+            f"a TIFF slide compressed as {name}, for which there is no decoder here; expected JPEG, JPEG 2000, WebP, "
+            "LZW, deflate or none: convert it"
         )
 
 
-def _size(page: Any) -> tuple[int, int]:
-    return int(page.imagelength), int(page.imagewidth)
+def _orientation(pages: Sequence[Any]) -> int:
+    """The one (274) Orientation of all levels."""
+    found = {int(page.tags.valueof("Orientation", UPRIGHT)) for page in pages}
+    if len(found) > 1 or not found <= set(FLIPS):
+        raise UnsupportedError(
+            f"a TIFF slide whose levels have the orientations {', '.join(map(str, sorted(found)))}; expected one of 1 "
+            "to 8 for all: correct (274) Orientation"
+        )
+    return found.pop()
 
 
 def _segment_size(page: Any) -> tuple[int, int]:
@@ -159,8 +189,16 @@ def _segment_size(page: Any) -> tuple[int, int]:
     return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
+def _filled(page: Any, index: int) -> tuple[int, int]:
+    """Rows and columns of a strip or tile that are of the picture; those beyond its rim hold anything."""
+    rows, columns = _segment_size(page)
+    row, column = divmod(index, -(-page.imagewidth // columns))
+    height, width = size_of(page)
+    return min(rows, height - row * rows), min(columns, width - column * columns)
+
+
 def _mapped(path: Path, page: Any) -> Array | None:
-    if not page.is_memmappable:
+    if not page.is_memmappable or page.planarconfig != CONTIGUOUS:
         return None
     shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
     if page.dataoffsets[0] + math.prod(shape) > path.stat().st_size:
@@ -168,12 +206,24 @@ def _mapped(path: Path, page: Any) -> Array | None:
     return np.memmap(path, np.uint8, "r", page.dataoffsets[0], shape)
 
 
-def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w 3"] | None:
-    if index >= len(page.dataoffsets):
+def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w c"] | None:
+    """The samples of a strip or tile, empty where a sparse file leaves it out; none if it is damaged."""
+    num_planes = 1 if page.planarconfig == CONTIGUOUS else int(page.samplesperpixel)
+    num_segments = len(page.dataoffsets) // num_planes
+    if index >= num_segments:
         return None
+    planes = [_decoded_plane(handle, page, index + plane * num_segments) for plane in range(num_planes)]
+    whole = [plane for plane in planes if plane is not None]
+    if len(whole) < num_planes or len({plane.shape for plane in whole}) > 1:
+        return None
+    return whole[0] if num_planes == 1 else np.concatenate(whole, axis=2)
+
+
+def _decoded_plane(handle: Any, page: Any, index: int) -> UInt8[Array, "h w c"] | None:
     offset, num_bytes = page.dataoffsets[index], page.databytecounts[index]
-    if num_bytes == 0:  # a sparse file leaves out what is background
-        return np.full((*_segment_size(page), 3), 255, np.uint8)
+    num_samples = int(page.samplesperpixel) if page.planarconfig == CONTIGUOUS else 1
+    if num_bytes == 0:
+        return np.empty((0, 0, num_samples), np.uint8)
     handle.seek(offset)
     coded = handle.read(num_bytes)
     if len(coded) < num_bytes:
@@ -182,33 +232,11 @@ def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w 3"] | None
         pixels = page.decode(coded, index, jpegtables=page.jpegtables)[0]
     except (ValueError, RuntimeError):
         return None
-    return None if pixels is None else _rgb(pixels.reshape(pixels.shape[-3:]))
-
-
-def _rgb(pixels: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 3"]:
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-
-
-def _resolution_mpp(page: Any) -> float | None:
-    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    if unit is None or resolution is None or int(unit.value) not in MICRONS:
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape[-1] != num_samples:
         return None
-    numerator, denominator = resolution.value
-    mpp = MICRONS[int(unit.value)] * denominator / numerator if numerator else 0.0
-    return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+    return np.asarray(pixels.reshape(pixels.shape[-3:]))
 
 
-OME_UNITS = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-"""Microns in the units of OME-XML's PhysicalSizeXUnit; without one, microns are meant (OME 2016-06)."""
-
-
-def _ome_mpp(file: Any) -> float | None:
-    if not file.is_ome:
-        return None
-    from xml.etree import ElementTree
-
-    for element in ElementTree.fromstring(file.ome_metadata).iter():
-        if element.tag.endswith("}Pixels") and element.get("PhysicalSizeX"):
-            unit = OME_UNITS.get(element.get("PhysicalSizeXUnit", "µm"))
-            return None if unit is None else float(element.get("PhysicalSizeX", "0")) * unit or None
-    return None
+def _blank(page: Any) -> UInt8[Array, "h w 3"]:
+    """White glass, of which a sparse file leaves out the tiles."""
+    return np.full((*_segment_size(page), 3), 255, np.uint8)

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image, ImageOps
 from pydicom import dcmread
 
 from medvit import phantoms, readers
 from medvit.errors import DataError, UnreadableError, UnsupportedError
 from medvit.records import Item, Refusal
-from medvit.wsi.fast_tiff import fastest
+from medvit.wsi.fast_tiff import of_maker, plain
 from medvit.wsi.openslide_backend import OpenSlidePyramid, vendor
 from medvit.wsi.slide import open_slide
 from medvit.wsi.tiff_backend import TiffPyramid
@@ -144,14 +145,17 @@ def test_an_aperio_slide_opens_and_text_in_its_name_is_refused(shared_data: Path
         open_slide(shared_data / "wsi" / "broken.svs")
 
 
-def test_dicom_slides_of_another_maker_open_tile_by_tile(shared_data: Path):
+def test_dicom_slides_of_another_maker_open_tile_by_tile(shared_data: Path, tmp_path: Path):
     folder = shared_data / "highdicom-sm-seg-sr"
     for name in ("sm_image_dots.dcm", "sm_image_jpegls.dcm", "sm_image_numbers.dcm"):
         slide = open_slide((folder / name,))
         assert (slide.shape, slide.mpp, slide.tile_side) == ((50, 50), pytest.approx(0.499), 10)
         assert slide.read(5, 5, 40, 0.499).shape == (3, 40, 40)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of 2 pictures of one size in one series"):
+        open_slide((folder / "sm_image_grayscale.dcm",))
+    shutil.copy(folder / "sm_image_grayscale.dcm", tmp_path)
     with pytest.raises(UnsupportedError, match="a DICOM slide of uint16 pixels; expected 8 bits"):
-        open_slide((folder / "sm_image_grayscale.dcm",)).read(0, 0, 10, 0.499)
+        open_slide((tmp_path / "sm_image_grayscale.dcm",)).read(0, 0, 10, 0.499)
 
 
 def test_a_second_copy_of_a_level_is_told_and_another_one_of_its_uid_is_refused(tmp_path: Path):
@@ -170,8 +174,113 @@ def test_a_second_copy_of_a_level_is_told_and_another_one_of_its_uid_is_refused(
 
 def test_pixels_past_openslide_are_those_of_openslide(shared_data: Path, tiled: Path):
     for path in (shared_data / "wsi" / "cmu-1-small-region.svs", tiled):
-        ours, theirs = fastest(path, vendor(path)), OpenSlidePyramid(path)
+        ours = of_maker(path, vendor(path)) if path.suffix == ".svs" else plain(path)
+        theirs = OpenSlidePyramid(path)
         assert isinstance(ours, TiffPyramid)
         for number, level in enumerate(theirs.levels):
             place = (number, level.shape[1] - 150, level.shape[0] - 120, 150, 120)
             np.testing.assert_array_equal(ours.region(*place), theirs.region(*place))
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Changes a DICOM file: attributes set, or removed where the value is none; `spacing` is PixelSpacing."""
+    dataset = dcmread(path)
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    for name, value in changes.items():
+        place, key = (measures, "PixelSpacing") if name == "spacing" else (dataset, name)
+        if value is None:
+            delattr(place, key)
+        else:
+            setattr(place, key, value)
+    dataset.save_as(path)
+
+
+@pytest.fixture
+def levels(tmp_path: Path) -> list[Path]:
+    """The files of the levels of a DICOM slide."""
+    (study,) = phantoms.write_slide_studies(tmp_path, 1)
+    return sorted(study.glob("level-*.dcm"))
+
+
+@pytest.mark.parametrize("has_extent", [True, False])
+def test_a_dicom_slide_without_spacing_takes_what_the_user_says(levels: list[Path], has_extent: bool):
+    before = open_slide(levels)
+    expected = before.read(256, 256, 128, 2 * before.mpp)
+    for path in levels:
+        rewrite(path, spacing=None, **({} if has_extent else {"ImagedVolumeWidth": None, "ImagedVolumeHeight": None}))
+    with pytest.raises(DataError, match=r"does not say its microns per pixel.*tiles\.slide_mpp"):
+        open_slide(levels)
+    slide = open_slide(levels, 0.25)
+    assert slide.mpp == 0.25
+    assert slide.levels == before.levels
+    np.testing.assert_array_equal(slide.read(256, 256, 128, 0.5), expected)
+
+
+def test_dicom_pixels_that_are_not_square_are_refused(levels: list[Path]):
+    for number, path in enumerate(levels):
+        rewrite(path, spacing=[0.0005 * 2**number, 0.00025 * 2**number])
+    with pytest.raises(UnsupportedError, match=r"pixels of 0\.25 x 0\.5 microns, which are not square"):
+        open_slide(levels, 0.5)
+
+
+def test_what_the_user_says_wins_over_a_dicom_spacing_that_no_microscope_has(levels: list[Path]):
+    for number, path in enumerate(levels):
+        rewrite(path, spacing=[0.3528 * 2**number] * 2)
+    assert open_slide(levels, 0.5).mpp == 0.5
+    with pytest.raises(DataError, match=r"says 352\.8 x 352\.8 microns per pixel, which no microscope has"):
+        open_slide(levels)
+
+
+def second_scan(levels: list[Path], **changes) -> Path:
+    """A copy of the first level beside it, as of another instance with other attributes."""
+    copy = levels[0].with_name("second.dcm")
+    dataset = dcmread(levels[0])
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID[:60]}.7"
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    dataset.save_as(copy)
+    return copy
+
+
+def test_two_pyramids_in_one_dicom_series_are_refused_rather_than_the_first_taken(levels: list[Path]):
+    copy = second_scan(levels)
+    dataset = dcmread(copy)
+    dataset.TotalPixelMatrixOriginSequence[0].XOffsetInSlideCoordinateSystem = 5
+    dataset.save_as(copy)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of 2 pyramids in one series"):
+        open_slide([*levels, copy])
+
+
+def test_two_pictures_of_one_size_in_one_dicom_series_are_refused(levels: list[Path]):
+    with pytest.raises(UnsupportedError, match="a DICOM slide of 2 pictures of one size in one series"):
+        open_slide([*levels, second_scan(levels)])
+
+
+def test_a_second_optical_path_in_a_dicom_series_is_refused(levels: list[Path]):
+    copy = second_scan(levels)
+    dataset = dcmread(copy)
+    dataset.OpticalPathSequence[0].OpticalPathIdentifier = "2"
+    dataset.SharedFunctionalGroupsSequence[0].OpticalPathIdentificationSequence[0].OpticalPathIdentifier = "2"
+    dataset.save_as(copy)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of 2 optical paths in one series"):
+        open_slide([*levels, copy])
+
+
+def test_a_dicom_level_that_cannot_be_opened_is_not_left_out_in_silence(levels: list[Path]):
+    rewrite(levels[-1], TotalPixelMatrixRows=None)
+    with pytest.raises(UnreadableError, match=rf"1 of the {len(levels)} DICOM files of the slide cannot be opened"):
+        open_slide(levels)
+
+
+def test_public_slides_in_odd_forms_are_right(shared_data: Path):
+    folder = shared_data / "peers-odd"
+    with Image.open(folder / "test_orient3.tif") as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    turned = open_slide(folder / "test_orient3.tif", 0.5)
+    assert turned.shape == upright.shape[:2]
+    np.testing.assert_array_equal(turned.read(10, 50, 100, 0.5), upright[50:150, 10:110].transpose(2, 0, 1))
+    with tifffile.TiffFile(folder / "j2k.tif") as file:
+        expected = file.asarray()
+    coded = open_slide(folder / "j2k.tif")
+    assert (coded.shape, coded.mpp) == ((1024, 1024), 0.5)
+    np.testing.assert_array_equal(coded.read(200, 300, 512, 0.5), expected[300:812, 200:712].transpose(2, 0, 1))
