@@ -142,6 +142,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     from medvit.errors import ConfigError, MedvitError
 
     _log_to_stderr()
+    logging.getLogger("medvit").setLevel(logging.DEBUG if debug else logging.NOTSET)
     _quiet("alembic", "numexpr")
     _quiet_deprecations()
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

@@ -104,6 +104,8 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     run.keep(STATUS)
     counts = worklist.counts
     run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
+    if worklist.num_lacking:
+        log.warning("predict: %d studies lack an object; status.csv says which and why", worklist.num_lacking)
     log.info("predict: %d done, %d skipped, %d failed, see status.csv", *(counts[status] for status in STATUSES))
     return Predictions(run.folder, *(counts[status] for status in STATUSES))
 

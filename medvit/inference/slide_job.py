@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from medvit.config import Positive
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.errors import DataError, UnsupportedError
+from medvit.errors import DataError
 from medvit.inference.series_selection import choose
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.models.image import AppliesTo
@@ -21,6 +22,7 @@ from medvit.writers import Finding, Maker, Result, Study
 from medvit.writers.dicom_ann import write_ann
 from medvit.writers.geojson import write_geojson
 from medvit.writers.heatmap import write_heatmap
+from medvit.writers.optional import write_optional
 from medvit.writers.slide_maps import SlideFinding, attention_map, class_map
 from medvit.writers.slide_preview import write_slide_preview
 from medvit.writers.source_instances import read_sources
@@ -124,16 +126,27 @@ class SlideJob:
         return SlideFinding(grid, reading, self.predict.config.classes, slide.shape, slide.mpp)
 
     def _write(self, item: Item, slide: Slide, found: SlideFinding, folder: Path) -> list[str]:
-        write_slide_preview(folder / PREVIEW, slide, found)
-        write_heatmap(folder / ATTENTION, attention_map(found), "attention")
+        preview, attention, tiles = folder / PREVIEW, folder / ATTENTION, folder / TILES
+        notes = write_optional("preview", preview, lambda: write_slide_preview(preview, slide, found))
+        notes += write_optional(
+            "map of attention", attention, lambda: write_heatmap(attention, attention_map(found), "attention")
+        )
         for label in found.heat_classes():
             name = re.sub(r"[^A-Za-z0-9]+", "-", found.classes[label]).strip("-")
-            write_heatmap(folder / f"class-{label}-{name}.tif", class_map(found, label), "class")
-        write_geojson(folder / TILES, found)
-        if not item.identity.series:  # only DICOM names series
-            return []
-        try:
-            write_ann(folder / ANNOTATIONS, found, read_sources(item), self.maker, self.codes)
-        except UnsupportedError as error:
-            return [f"there are no DICOM annotations: {error}"]
-        return []
+            path = folder / f"class-{label}-{name}.tif"
+            write = partial(_write_class_map, path, found, label)
+            notes += write_optional(f"map of class {label}", path, write)
+        notes += write_optional("GeoJSON of the tiles", tiles, lambda: write_geojson(tiles, found))
+        if item.identity.series:  # only DICOM names series
+            path = folder / ANNOTATIONS
+            notes += write_optional("DICOM annotations", path, lambda: self._write_ann(item, found, path))
+        return notes
+
+    def _write_ann(self, item: Item, found: SlideFinding, path: Path) -> Sequence[str]:
+        sources = read_sources(item)
+        write_ann(path, found, sources, self.maker, self.codes)
+        return sources.notes
+
+
+def _write_class_map(path: Path, found: SlideFinding, label: int) -> None:
+    write_heatmap(path, class_map(found, label), "class")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
-from medvit.errors import UnsupportedError
 from medvit.inference.series_selection import DICOM, SeriesChoice, choose, num_fitting
 from medvit.models.image import AppliesTo
 from medvit.readers import read
@@ -18,6 +17,7 @@ from medvit.types import Image, Prediction
 from medvit.writers import Finding, Maker, Result, Study
 from medvit.writers.dicom_seg import present_labels, write_seg
 from medvit.writers.nifti import in_source_order, write_nifti, write_png
+from medvit.writers.optional import write_optional
 from medvit.writers.preview import write_preview
 from medvit.writers.source_instances import read_sources
 
@@ -65,25 +65,27 @@ class StudyJob:
         return f"{name}-{len(taken) + 1}" if taken else name
 
     def _write(self, item: Item, image: Image, prediction: Prediction, folder: Path, suffix: str) -> list[str]:
-        write_preview(folder / f"{PREVIEW}{suffix}.png", image, prediction)
-        if prediction.mask is None:
-            return []
-        if prediction.mask.ndim == 3 and prediction.affine is not None:
+        mask = prediction.mask
+        if mask is not None and mask.ndim == 3 and prediction.affine is not None:
             write_nifti(folder / f"{MASK}{suffix}.nii.gz", *in_source_order(prediction, item))
-        elif prediction.mask.ndim == 2:
-            write_png(folder / f"{MASK}{suffix}.png", prediction.mask)
-        if not present_labels(prediction.mask):
-            return ["the mask is empty, so there is no DICOM segmentation"]
-        return self._write_seg(item, prediction, folder / f"{SEG}{suffix}.dcm") if item.reader == DICOM else []
+        elif mask is not None and mask.ndim == 2:
+            write_png(folder / f"{MASK}{suffix}.png", mask)
+        preview, seg = folder / f"{PREVIEW}{suffix}.png", folder / f"{SEG}{suffix}.dcm"
+        notes = write_optional("preview", preview, lambda: write_preview(preview, image, prediction))
+        if mask is None:
+            return notes
+        if not present_labels(mask):
+            return [*notes, "the mask is empty, so there is no DICOM segmentation"]
+        if item.reader == DICOM:
+            notes += write_optional("DICOM segmentation", seg, lambda: self._write_seg(item, prediction, seg))
+        return notes
 
     def _write_seg(self, item: Item, prediction: Prediction, path: Path) -> list[str]:
-        try:
-            sources = read_sources(item)
-        except UnsupportedError as error:
-            return [f"there is no DICOM segmentation: {error}"]
+        sources = read_sources(item)
         write_seg(path, prediction, sources, maker=self.maker, codes=self.codes)
         missing = ", ".join(sources.made_up)
-        return [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []
+        notes = [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []
+        return [*sources.notes, *notes]
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import logging
 import shutil
@@ -19,9 +18,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medvit.errors import MedvitError, OutputError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import is_of_disk, write_text
 from medvit.inference.series_selection import NoSeriesError
 from medvit.writers import Result, Status, Study
+from medvit.writers.optional import LACKS
 
 log = logging.getLogger("medvit")
 
@@ -102,6 +102,11 @@ class Worklist:
         return Counter(line.status for line in self.lines.values())
 
     @property
+    def num_lacking(self) -> int:
+        """How many studies that are done lack an object that could not be written."""
+        return sum(line.status == "done" and LACKS in line.reason for line in self.lines.values())
+
+    @property
     def failures(self) -> list[str]:
         """A line for people for every study that failed."""
         return [f"{line.study}: {line.reason}" for line in self.lines.values() if line.status == "failed"]
@@ -122,11 +127,12 @@ class Worklist:
         except MedvitError as error:
             return Result("failed", error.code, str(error))
         except Exception as error:  # one bad study must not stop the others, whatever is wrong with it
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if is_of_disk(error):
                 raise
             log.debug("predict: a study failed", exc_info=True)
             # Only the type: the text of a library's error may name a file or a patient.
-            return Result("failed", "unexpected", f"stopped by an unexpected {type(error).__name__}")
+            reason = f"stopped by an unexpected {type(error).__name__}; --debug shows the traceback"
+            return Result("failed", "unexpected", reason)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

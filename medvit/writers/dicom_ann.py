@@ -11,7 +11,7 @@ import numpy as np
 from medvit.errors import UnsupportedError
 from medvit.writers import COLORS, Concept, Maker
 from medvit.writers.coded_terms import PRIVATE_SCHEME, property_category, property_type
-from medvit.writers.dicom_seg import algorithm, authorship, coded, silent
+from medvit.writers.dicom_seg import algorithm, authorship, coded, fit_texts, silent
 from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.source_instances import Sources
 
@@ -35,6 +35,7 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
     chosen = finding.reading.scores.argmax(axis=1)
     labels = [label for label in range(len(finding.classes)) if (chosen == label).any()]
     with silent():
+        fit_texts(sources, finding.classes, codes)
         groups = [
             _group(number, label, np.flatnonzero(chosen == label), finding, maker, codes)
             for number, label in enumerate(labels, start=1)

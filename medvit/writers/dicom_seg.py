@@ -17,6 +17,7 @@ from medvit.errors import GeometryError, UnsupportedError
 from medvit.geometry import like
 from medvit.types import Prediction
 from medvit.writers import COLORS, Concept, Maker
+from medvit.writers.character_sets import settle
 from medvit.writers.coded_terms import property_category, property_type
 from medvit.writers.source_instances import Sources, has_position
 
@@ -50,6 +51,7 @@ def write_seg(
         for number, label in enumerate(labels, start=1)
     ]
     with silent():
+        fit_texts(sources, [prediction.classes[label] for label in labels], codes or {})
         segmentation = _segmentation(stacked, described, sources, maker)
         segmentation.save_as(path)
 
@@ -74,6 +76,13 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
         # Type 2C: an image without position must say, if only by an empty value, which way its rows run.
         segmentation.PatientOrientation = sources.headers[0].get("PatientOrientation", "")
     return segmentation
+
+
+def fit_texts(sources: Sources, classes: Sequence[str], codes: Mapping[str, str]) -> None:
+    """Bring the headers of the source to UTF-8 where classes or their codes are not ASCII: one object has one set."""
+    if not all(text.isascii() for text in (*classes, *(codes.get(name, "") for name in classes))):
+        for header in sources.headers:
+            settle(header, to_utf_8=True)
 
 
 def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.header import load
 from medvit.errors import UnreadableError, UnsupportedError
@@ -12,7 +12,8 @@ from medvit.files.guard import decoding
 from medvit.geometry import Affine
 from medvit.readers.dicom import source_affine
 from medvit.records import Item
-from medvit.series.frames import PER_FRAME
+from medvit.series.frames import PER_FRAME, SHARED
+from medvit.writers.character_sets import settle
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -42,13 +43,14 @@ class Sources:
 
     `affine` maps (column, row, slice) to RAS+ mm; an image has none. `made_up` names identifiers the files do not have.
     Where that is one instance of many frames, its header is cut down to those that make the volume, in their order;
-    `frames` gives their numbers in the file, from 0.
+    `frames` gives their numbers in the file, from 0. `notes` are for who reads the result.
     """
 
     headers: tuple[Dataset, ...] = field(repr=False)
     affine: Affine | None = None
     made_up: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_sources(item: Item) -> Sources:
@@ -60,7 +62,7 @@ def read_sources(item: Item) -> Sources:
     Raises:
         UnreadableError: If a header cannot be read or says not which instance it is.
         UnsupportedError: If no DICOM object can refer to the planes: tiles of a mosaic, frames of a cine, frames of
-            several instances.
+            several instances, slices of several frames of reference; or if the patient's name cannot be decoded.
     """
     with decoding("a DICOM header of the source"):
         headers = [load(path, stop_before_pixels=True) for path in item.files]
@@ -68,8 +70,13 @@ def read_sources(item: Item) -> Sources:
         if frames:
             _check_frames(headers)
             _keep_frames(headers[0], frames)
+        notes = dict.fromkeys(filter(None, map(settle, headers)))
         for header in headers:
             _complete_instance(header)
+        affine = source_affine(item) if item.kind == "volume" else None
+        if affine is not None:
+            _check_one(headers)
+            _align(headers)
         first = headers[0]
         made_up = {keyword: _derived(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
         if not has_position(first):  # a frame of reference without positions, as of a projection, says nothing
@@ -78,8 +85,7 @@ def read_sources(item: Item) -> Sources:
             header.update(_elements(made_up))
             if not has_position(first):
                 header.pop("FrameOfReferenceUID", None)
-    affine = source_affine(item) if item.kind == "volume" else None
-    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames)
+    return Sources(tuple(headers), affine, tuple(MADE_UP[keyword] for keyword in made_up), frames, tuple(notes))
 
 
 def _check_frames(headers: Sequence[Dataset]) -> None:
@@ -87,6 +93,35 @@ def _check_frames(headers: Sequence[Dataset]) -> None:
         raise UnsupportedError(f"the slices are frames of {len(headers)} instances; a segmentation refers to one")
     if PER_FRAME not in headers[0]:
         raise UnsupportedError("the slices are no frames with functional groups, to which a segmentation could refer")
+
+
+def _align(headers: Sequence[Dataset]) -> None:
+    """Give slices that lie parallel within the tolerance of `series.volume` one orientation: that of the first."""
+    if PER_FRAME in headers[0]:
+        _share(headers[0], "PlaneOrientationSequence")
+        _share(headers[0], "PixelMeasuresSequence")
+        return
+    for header in headers[1:]:
+        header.ImageOrientationPatient = headers[0].ImageOrientationPatient
+
+
+def _share(header: Dataset, keyword: str) -> None:
+    """Move a functional group that each frame has to those that all share, where libraries look for it."""
+    groups = header[PER_FRAME].value
+    if keyword not in groups[0]:
+        return
+    if not header.get(SHARED):
+        header.update(_elements({SHARED: [_elements({})]}))
+    if keyword not in header[SHARED].value[0]:
+        header[SHARED].value[0][keyword] = groups[0][keyword]
+
+
+def _check_one(headers: Sequence[Dataset]) -> None:
+    """Pass headers of one study, series and frame of reference, to which one object can belong."""
+    for keyword, what in MADE_UP.items():
+        num_found = len({str(header.get(keyword) or "") for header in headers})
+        if num_found > 1:
+            raise UnsupportedError(f"its slices name {num_found} values of {keyword}; an object belongs to one {what}")
 
 
 def _keep_frames(header: Dataset, frames: Sequence[int]) -> None:
@@ -146,7 +181,7 @@ def _drop_invalid(header: Dataset) -> None:
             del header[tag]
 
 
-def _elements(values: dict[str, str]) -> Dataset:
+def _elements(values: dict[str, Any]) -> Dataset:
     from pydicom import Dataset
 
     elements = Dataset()

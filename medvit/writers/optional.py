@@ -1,0 +1,38 @@
+"""Objects that a result can do without: one that cannot be written costs itself alone, and the result says why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medvit.errors import MedvitError, OutputError
+from medvit.files.atomic import is_of_disk
+
+log = logging.getLogger("medvit")
+
+LACKS = "there is no"
+"""How a note on an object begins that was not written."""
+
+
+def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | None]) -> list[str]:
+    """Write an object to a path; the notes of its writer, or why it is not there.
+
+    Raises:
+        OutputError: If nothing can be written, as on a full disk.
+        OSError: Likewise.
+    """
+    try:
+        return list(write() or ())
+    except OutputError:
+        raise
+    except MedvitError as error:
+        reason = str(error)
+    except Exception as error:
+        if is_of_disk(error):
+            raise
+        log.debug("predict: there is no %s", what, exc_info=True)
+        # Only the type: the text of a library's error may name a file or a patient.
+        reason = f"its writer stopped with an unexpected {type(error).__name__} (--debug shows the traceback)"
+    path.unlink(missing_ok=True)
+    return [f"{LACKS} {what}: {reason}"]
