@@ -74,6 +74,23 @@ class Item:
     """What its reader knows of each file already, so that reading need not find it out again."""
 
 
+TextKind = Literal["note", "name", "date"]
+"""What a text in a file is: free text, a name or identifier, or a day (as YYYYMMDD)."""
+
+
+@dataclass(frozen=True)
+class FileText:
+    """A text that a file holds beside its pixels; `place` names it by its format and never by what it says."""
+
+    text: str = field(repr=False)
+    place: str
+    kind: TextKind = "note"
+    vr: str = ""
+    """Value representation of a DICOM element."""
+    tag: int | None = None
+    """Tag of a DICOM element, by which a de-identification profile decides on the text."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Files that are not taken, and why; `reason` names no patient and no path."""

@@ -74,7 +74,7 @@ STAGES = {
     "audit": Entry(
         "Looks in a dataset, its copies and the tracker for what identifies patients in the source.",
         "medvit audit dataset=runs/dataset source=hospital-export",
-        "places hold what identifies patients",
+        "places identify patients or could not be searched",
         prints_them=True,
     ),
     "leakage": Entry(

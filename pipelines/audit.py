@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -48,20 +48,27 @@ class AuditConfig(Config):
     """Words not to look for, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file of the pseudonyms, by which moved dates in the copy are told from original ones."""
+    labels: tuple[Path, ...] = Field(default=(), json_schema_extra={"private": True})
+    """Tables that the dataset was made with and that are not in the source, such as that of its labels: what they say
+    is looked for as well, but for the names of classes."""
+    unread: Literal["fail", "warn"] = "fail"
+    """Files of the source that nobody can read, so that their texts are not looked for: exit status 3, or a warning."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found; a line for each finding is a failure."""
+    """What an audit found; a line for each finding is a failure, and so is what could not be searched."""
 
     traces: tuple[Trace, ...]
+    unread: tuple[str, ...] = ()
+    """A line for every reason for which files of the source could not be read, unless that is only a warning."""
 
     @property
     def failures(self) -> tuple[str, ...]:
         """A line for every finding, which tells its place and never the value."""
-        return tuple(map(str, self.traces))
+        return (*map(str, self.traces), *self.unread)
 
 
 class Audit:
@@ -87,12 +94,15 @@ class Audit:
         manifest = Manifest.read(config.dataset)
         made_with = read_yaml(config.dataset / CONFIG)
         copying = DeidentifyConfig.parse(made_with.get("deidentify") or {}, source=CONFIG)
-        needles = _read(config, copying, str(manifest.facts.name))
+        needles = _read(config, copying, manifest)
         search = _search(config, needles, manifest, made_with)
         places = _places(config, copying, made_with)
         traces = tuple(sorted({trace for place in places for trace in place.traces(search)}))
-        print(_summary(needles, places, traces))
-        return Audited(traces)
+        unread = tuple(f"{number} files of the source: {reason}" for reason, number in sorted(needles.unread.items()))
+        print(_summary(needles, places, traces, unread))
+        if unread and config.unread == "warn":
+            log.warning("%d files of the source could not be read", sum(needles.unread.values()))
+        return Audited(traces, unread if config.unread == "fail" else ())
 
 
 @dataclass(frozen=True)
@@ -125,17 +135,30 @@ class _Store:
             yield from search.folder(Path(folder), f"{self.title}, artifacts")
 
 
-def _read(config: AuditConfig, copying: DeidentifyConfig, dataset: str) -> Sought:
+def _read(config: AuditConfig, copying: DeidentifyConfig, manifest: Manifest) -> Sought:
+    classes = {text for row in manifest for label in row.labels.items() for text in label}
     path = local_path(config.source)
     with tempfile.TemporaryDirectory() as work:
         local = fetch(config.source, config.retrieve, work=Path(work))
         refused = [file for refusal in local.refusals for file in refusal.files]
         names = [*local.files, *refused, *([path] if path is not None and path.is_file() else [])]
-        outcomes = map_items(ReadValues(copying.profile), local.files, config=config.engine, title="read")
-        found = (outcome.result or IdentifyingValues() for outcome in outcomes)
-        needles = sought(names, local.root, found, config.ignore, num_files=len(local.files), dataset=dataset)
+        files = [*local.files, *(_existing(table) for table in config.labels)]
+        outcomes = map_items(ReadValues(copying.profile), files, config=config.engine, title="read")
+        lost = (IdentifyingValues(unread=refusal.reason) for refusal in local.refusals for _ in refusal.files)
+        found = chain((outcome.result or _FAILED for outcome in outcomes), lost)
+        called = str(manifest.facts.name)
+        needles = sought(names, local.root, found, config.ignore, num_files=len(files), dataset=called, classes=classes)
         local.discard()
     return needles
+
+
+_FAILED = IdentifyingValues(unread="reading stopped at an unexpected error")
+
+
+def _existing(table: Path) -> Path:
+    if not table.is_file():
+        raise DataError(f"no table at {table}; labels=[...] names files that exist")
+    return table
 
 
 def _search(config: AuditConfig, needles: Sought, manifest: Manifest, made_with: Tree) -> Search:
@@ -194,11 +217,12 @@ def _stores(tracking: TrackingConfig) -> list[_Place | _Store]:
     return [_Place("MLflow" if path == file else "MLflow artifacts", path) for path in there]
 
 
-def _summary(needles: Sought, places: list[_Place | _Store], traces: tuple[Trace, ...]) -> str:
+def _summary(needles: Sought, places: list[_Place | _Store], traces: tuple[Trace, ...], unread: tuple[str, ...]) -> str:
     titles = ", ".join(dict.fromkeys(place.title for place in places))
     lines = [
         f"looked for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
         f"not looked for: {needles.num_passed_over} values that are too short or too common to tell anyone",
+        *(f"not read, so that what it says was not looked for: {line}" for line in unread),
         f"found: {len(traces) or 'nothing'}",
     ]
     rest = [f"  and {len(traces) - SHOWN} more"] if len(traces) > SHOWN else []

@@ -81,12 +81,18 @@ class Haystack:
 
 @dataclass(frozen=True, order=True)
 class Trace:
-    """A place where an identifying value was found, and which element of the source it is a value of."""
+    """A place where an identifying value was found, and which element of the source it is a value of.
+
+    A place that could not be searched is told as well; `source` then says why.
+    """
 
     place: str
     source: str
+    is_unsearched: bool = False
 
     def __str__(self) -> str:
+        if self.is_unsearched:
+            return f"{self.place}: could not be searched: {self.source}"
         return f"{self.place}: a value of {self.source}"
 
 

@@ -1,7 +1,8 @@
 """What an audit looks for: the identifying values of a source, in the forms in which they may turn up elsewhere.
 
-Of DICOM files it is every value that the basic profile takes away (`medvit.deidentification.identifiers`), of others
-what they say beside their pixels (`medvit.audit.metadata`), of all files their names and those of their folders. Not
+Of DICOM files it is every value that the basic profile takes away (`medvit.deidentification.identifiers`), of other
+images what their readers find beside the pixels (`Reader.texts`), of tables and texts all they say
+(`medvit.audit.documents`), of all files their names and those of their folders. Not
 looked for is what would be found anywhere (`medvit.audit.rarity`), and what the files also say in places that identify
 nobody, as the maker of a scanner or the repetition time that a protocol is named after. How many these are is counted.
 """
@@ -11,27 +12,27 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from medvit import readers
 from medvit.audit import rarity
-from medvit.audit.metadata import embedded
+from medvit.audit.documents import document_values
 from medvit.deidentification.dates import written_forms
-from medvit.deidentification.identifiers import STRICT, IdentifyingValue, elements, texts, values
+from medvit.deidentification.identifiers import STRICT, IdentifyingValue, identifying
 from medvit.deidentification.profile import DATES, TEXT, Action, Profile
 from medvit.deidentification.vocabulary import words_of
 from medvit.dicom.acquisition import quantities
 from medvit.dicom.file import begins_as_dicom
 from medvit.dicom.header import load
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, NotAnImageError
 from medvit.files.guard import decoding
 from medvit.readers import HEAD_BYTES
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
+from medvit.readers.slide import is_part_of_slide
+from medvit.records import FileText
 
 FILE_NAME = "a file or folder name"
 
@@ -75,6 +76,8 @@ class IdentifyingValues:
     shown: frozenset[str] = field(default=frozenset(), repr=False)
     patient: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
+    unread: str = ""
+    """Why not all of the file could be read; empty where it could."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Sought:
     dates: Mapping[str, frozenset[str]] = field(repr=False)
     patients: frozenset[str] = field(default=frozenset(), repr=False)
     """Those that DICOM files name by their PatientID."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """How many files could not be read, or not all of them, by the reason."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +101,54 @@ class ReadValues:
     profile: Profile
 
     def __call__(self, file: Path) -> IdentifyingValues:
-        """The values of a file; none if its format holds no text, or if it cannot be read."""
-        with file.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-        if not begins_as_dicom(head):
-            return IdentifyingValues(tuple(dict.fromkeys(embedded(file, head))))
+        """The values of a file, by the reader of its format or as a document; what nobody can read is said."""
+        found: list[FileText] = []
+        try:
+            found.extend(readers.texts(file))  # which keeps those before an error
+        except NotAnImageError:
+            return IdentifyingValues() if is_part_of_slide(file) else _of_document(file)
+        except MedvitError as error:
+            return self._of_texts(found, file, str(error))
+        return self._of_texts(found, file)
+
+    def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
+        """The values among texts; of DICOM also what they are of, and which of them may be shown."""
+        of_dicom = [text for text in found if text.tag is not None]
+        gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
+        identifying_ones = tuple(dict.fromkeys(value for value in map(identifying, found) if value is not None))
+        shown = frozenset(text.text for text in of_dicom if _is_shown(text))
+        if not of_dicom or not _begins_as_dicom(file):
+            return IdentifyingValues(identifying_ones, gone, shown, unread=unread)
         try:
             with decoding("the DICOM header"):
                 dataset = load(file, stop_before_pixels=True)
                 patient_id = str(dataset.get("PatientID") or "").strip()
                 patient = patient_id or str(dataset.get("PatientName") or "").strip()
-                gone = frozenset(value.text for value in values(dataset, self.profile))
-                shown = frozenset((*_shown(dataset), *quantities(dataset).values()))
-                return IdentifyingValues(tuple(set(values(dataset))), gone, shown, patient, patient_id)
-        except MedvitError:
-            return IdentifyingValues()
+                shown |= frozenset(quantities(dataset).values())
+        except MedvitError as error:
+            return IdentifyingValues(identifying_ones, gone, shown, unread=unread or str(error))
+        return IdentifyingValues(identifying_ones, gone, shown, patient, patient_id, unread)
+
+
+def _of_document(file: Path) -> IdentifyingValues:
+    found: list[IdentifyingValue] = []
+    try:
+        found.extend(document_values(file))
+    except MedvitError as error:
+        return IdentifyingValues(tuple(dict.fromkeys(found)), unread=str(error))
+    return IdentifyingValues(tuple(dict.fromkeys(found)))
+
+
+def _begins_as_dicom(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return begins_as_dicom(stream.read(HEAD_BYTES))
+
+
+def _is_shown(text: FileText) -> bool:
+    """Whether the strictest profile keeps a text: it identifies nobody wherever else it stands."""
+    if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
+        return False
+    return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
 
 
 def sought(
@@ -121,22 +159,27 @@ def sought(
     *,
     num_files: int,
     dataset: str = "",
+    classes: Collection[str] = (),
 ) -> Sought:
     """What to look for, of the file names of a source and what was found in `num_files` files.
 
-    `ignored` words are not looked for, nor is the name of the source's folder where `dataset`, the name that was chosen
-    for the dataset, tells it anyway.
+    `ignored` words are not looked for. Neither are the `classes` of the dataset where they may stand in a source by
+    chance, as in a table; where they name a patient they are. Nor is the name of the source's folder where `dataset`,
+    the name that was chosen for the dataset, tells it anyway.
     """
-    collector = _Collector({word for text in ignored for word in words_of(text)})
+    told = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
+    collector = _Collector({word for text in ignored for word in words_of(text)}, told)
+    unread: Counter[str] = Counter()
     for one in found:
         collector.add(one)
+        unread.update([one.unread] if one.unread else [])
     is_told = set(words_of(root.absolute().name)) <= set(words_of(dataset))
     for name in _names(names, root) | (set() if is_told else {root.absolute().name}):
         collector.words(name, Needle("", FILE_NAME, is_weak=True))
         collector.phrase(name, Needle("", FILE_NAME, is_weak=True))
     needles = collector.finish()
     dates = {patient: frozenset(days) for patient, days in collector.dates.items()}
-    return Sought(needles, num_files, collector.num_passed_over(), dates, frozenset(collector.patients))
+    return Sought(needles, num_files, collector.num_passed_over(), dates, frozenset(collector.patients), unread)
 
 
 def forms(text: str) -> set[str]:
@@ -151,8 +194,8 @@ def forms(text: str) -> set[str]:
 class _Collector:
     """Gathers needles; what is too common to be looked for is counted in place."""
 
-    def __init__(self, ignored: set[str]) -> None:
-        self._ignored = ignored
+    def __init__(self, ignored: set[str], classes: set[str]) -> None:
+        self._ignored, self._classes = ignored, classes
         self._needles: dict[str, Needle] = {}
         self._passed: set[str] = set()
         self._shown: set[str] = set()
@@ -216,7 +259,7 @@ class _Collector:
     def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
         if not text.strip():
             return
-        if not is_rare or text in self._ignored:
+        if not is_rare or text in self._ignored or (needle.is_weak and text in self._classes):
             self._passed.add(text)
             return
         for form in forms(text):
@@ -241,16 +284,3 @@ def _names(files: Sequence[Path], root: Path) -> set[str]:
         found.update(part.encode(errors="replace").decode() for part in relative.parent.parts)
         found.add(re.sub(r"\.(nii\.gz|[A-Za-z0-9]{1,5})$", "", relative.name).encode(errors="replace").decode())
     return found
-
-
-def _shown(dataset: Dataset) -> Iterator[str]:
-    """Texts that the strictest profile keeps: they identify nobody wherever else they stand."""
-    for element in elements(dataset):
-        vr = str(element.VR)
-        if vr == "SQ":
-            for item in element.value or ():
-                yield from _shown(item)
-        elif element.tag.is_private or (vr not in TEXT and vr != "CS"):
-            continue
-        elif STRICT.action(int(element.tag), vr) in (Action.KEEP, Action.CODE):
-            yield from texts(element.value)

@@ -105,8 +105,8 @@ together token tokens told tolerance tool torch totalpixelmatrixrows traceback t
 transfer transfersyntaxuid transform transformer translation transmil transparent transport travel trilinear trust
 trusted truth truths tuning turned turns twice ucum uids uint16 uint8 unable uncertainty unchanged undefined under
 underexposed unencrypted unexpected unfinished uni4eye unit unite united units unlabeled unless unpack unpacked unpacks
-unreadable update urfound usage used user username using usual usually value values variable variables variant vary
-vectors verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants
+unread unreadable update urfound usage used user username using usual usually value values variable variables variant
+vary vectors verdict versions vertical viewport visit visits vocab vocabulary voilutfunction voltage voxel voxels wants
 warmup warn warning wasserstein ways webhooks weight weights what whatever when where whether which while whose widen
 width windows windowwidth wished within words work worker workers works workspace workspaces world worst would wrap
 write writes writing written wrong yaml years your yourself zero zone zscore zstd

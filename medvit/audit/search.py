@@ -17,20 +17,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medvit import readers
 from medvit.audit.matcher import MIN_BYTES_IN_PIXELS, Haystack, Trace
 from medvit.audit.needles import Needle, Sought
-from medvit.deidentification.identifiers import elements, texts
 from medvit.deidentification.profile import NUMBERS
 from medvit.dicom.file import begins_as_dicom
 from medvit.dicom.header import load
-from medvit.errors import MedvitError
+from medvit.dicom.stream_comments import comments
+from medvit.errors import MedvitError, NotAnImageError
 from medvit.files.guard import decoding
+from medvit.readers.dicom_texts import elements, texts
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 MAX_TEXT = 2**28
 """Bytes of a compressed file that are searched."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""Marks that begin a text of two bytes a letter."""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
 """End of the keywords of tables of colors, whose bytes look like words by chance."""
@@ -93,7 +97,15 @@ def by_pseudonym(sought: Sought, pseudonyms: dict[str, str]) -> Sought:
 
 
 def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """The findings in one file."""
+    """The findings in one file, and where it could not be searched."""
+    try:
+        with decoding("the file"):
+            yield from _search_file(file, place, haystack)
+    except MedvitError as error:
+        yield Trace(place, str(error), is_unsearched=True)
+
+
+def _search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
     with file.open("rb") as stream:
         head = stream.read(4096)
     if file.suffix == ".parquet":
@@ -106,8 +118,25 @@ def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
         yield from _zip(file, place, haystack)
     elif file.suffix in PIXEL_SUFFIXES:
         yield from _traces(place, haystack.in_bytes(file.read_bytes(), min_bytes=MIN_BYTES_IN_PIXELS))
+    elif head.startswith(b"%PDF"):
+        yield Trace(place, "the texts of a PDF are compressed", is_unsearched=True)
     else:
-        yield from _content(_unpacked(file, head), place, haystack)
+        content, is_whole = _unpacked(file, head)
+        yield from _content(content, place, haystack)
+        if not is_whole:
+            yield Trace(place, f"only its first {MAX_TEXT} bytes were unpacked", is_unsearched=True)
+        yield from _beside_pixels(file, place, haystack)
+
+
+def _beside_pixels(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
+    """The findings in texts of an image that are packed or coded, as those of a PNG or in EXIF."""
+    found: set[Needle] = set()
+    try:
+        for text in readers.texts(file):
+            found |= haystack.in_text(text.text)
+    except NotAnImageError:
+        pass
+    yield from _traces(f"{place}, beside its pixels", found)
 
 
 def _files(folder: Path, title: str, haystack: Haystack) -> Iterator[tuple[str, Path]]:
@@ -182,8 +211,12 @@ def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
                 there = {needle for needle in haystack.in_text(text) if not (is_number and needle.is_weak)}
                 found |= there
                 yield from _traces(f"{place}, {name}", there)
-    except MedvitError:
-        yield Trace(place, "no file of DICOM that can be read")
+            for comment in comments(dataset):
+                there = haystack.in_text("\n".join(texts(comment)))
+                found |= there
+                yield from _traces(f"{place}, a comment in its pixels", there)
+    except MedvitError as error:
+        yield Trace(place, str(error), is_unsearched=True)
     rest = haystack.in_bytes(file.read_bytes(), min_bytes=MIN_BYTES_IN_PIXELS) - found
     yield from _traces(f"{place}, its bytes", rest)
 
@@ -226,21 +259,29 @@ def _zip(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
         for number, entry in enumerate(archive.infolist(), start=1):
             inner = f"{place}, entry {number}"
             yield from _traces(f"{inner}, its name", haystack.in_text(entry.filename))
+            if entry.flag_bits & 1:
+                yield Trace(inner, "it is encrypted", is_unsearched=True)
+                continue
             with archive.open(entry) as stream:
                 yield from _content(stream.read(MAX_TEXT), inner, haystack)
+            if entry.file_size > MAX_TEXT:
+                yield Trace(inner, f"only its first {MAX_TEXT} bytes were unpacked", is_unsearched=True)
 
 
-def _unpacked(file: Path, head: bytes) -> bytes:
+def _unpacked(file: Path, head: bytes) -> tuple[bytes, bool]:
+    """The content of a file, and whether that is all of it."""
     if not head.startswith(b"\x1f\x8b"):
-        return file.read_bytes()
+        return file.read_bytes(), True
     try:
         with gzip.open(file) as stream:
-            return stream.read(MAX_TEXT)
+            return stream.read(MAX_TEXT), not stream.read(1)
     except (OSError, EOFError, zlib.error):
-        return file.read_bytes()
+        return file.read_bytes(), False
 
 
 def _content(content: bytes, place: str, haystack: Haystack) -> Iterator[Trace]:
+    if content.startswith(UTF_16):
+        content = content.decode("utf-16", "replace").encode("utf-8", "replace")
     if b"\0" in content[:8192]:
         yield from _traces(place, haystack.in_bytes(content, min_bytes=MIN_BYTES_IN_PIXELS))
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from medvit.deidentification.dates import DUMMIES, shifted
-from medvit.deidentification.identifiers import MIN_SUBSTRING, element_at, elements, forbidden_words, texts
+from medvit.deidentification.identifiers import MIN_SUBSTRING, forbidden_words
 from medvit.deidentification.pixels import check_pixels, transfer_syntax
 from medvit.deidentification.profile import (
     BINARY,
@@ -29,6 +29,7 @@ from medvit.deidentification.profile import (
 from medvit.deidentification.vocabulary import clean, is_common, words_of
 from medvit.dicom.element_values import BY_KEYWORD
 from medvit.errors import UnreadableError
+from medvit.readers.dicom_texts import element_at, elements, texts
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

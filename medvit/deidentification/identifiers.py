@@ -7,30 +7,23 @@ what a dataset, its logs and the tracker hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medvit.deidentification.profile import CLEANED, DATES, NUMBERS, STANDARD_ROOT, TEXT, Action, Profile
 from medvit.deidentification.vocabulary import is_common, words_of
+from medvit.readers.dicom_texts import element_texts
+from medvit.records import FileText
 
 if TYPE_CHECKING:
-    from pydicom import DataElement, Dataset
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydicom import DataElement, Dataset
-
+    from pydicom import Dataset
 
 STRICT = Profile(frozenset())
 """The basic profile without any option: whatever it takes away is called identifying."""
 
 MIN_WORD, MIN_NUMBER = 3, 4
 """Shorter words and numbers are not looked for: they are everywhere."""
-MAX_BINARY = 2**16
-"""Bytes of a binary value that are searched for text."""
 
 KEPT = (Action.KEEP, Action.CODE)
 _TELLING_META = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle", "PrivateInformation")
@@ -48,9 +41,10 @@ class IdentifyingValue:
 
 def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingValue]:
     """All values of a data set that a profile does not keep, nested ones and file meta information included."""
-    for part in (getattr(dataset, "file_meta", None), dataset):
-        if part is not None:
-            yield from _values(part, profile)
+    for text in element_texts(dataset):
+        value = identifying(text, profile)
+        if value is not None:
+            yield value
 
 
 def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
@@ -64,33 +58,6 @@ def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
     return frozenset(found)
 
 
-def elements(dataset: Dataset) -> Iterator[DataElement]:
-    """The elements that can be read, in the order of their tags."""
-    for tag in sorted(dataset.keys()):
-        element = element_at(dataset, int(tag))
-        if element is not None:
-            yield element
-
-
-def element_at(dataset: Dataset, tag: int) -> DataElement | None:
-    """The element of a tag, or none if its bytes do not make a value of its VR."""
-    try:
-        return dataset[tag]
-    except Exception:  # whatever pydicom raises on bytes that break their VR; what cannot be read is not kept
-        return None
-
-
-def texts(value: Any) -> list[str]:
-    """The values of an element as texts; of a binary value the runs of it that look like text."""
-    if value is None:
-        return []
-    if isinstance(value, bytes):
-        return [run.decode("utf-8", "replace") for run in re.findall(rb"[\x20-\x7e\x80-\xff]{4,}", value[:MAX_BINARY])]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [str(part) for part in value]
-    return [str(value)]
-
-
 def is_telling(word: str) -> bool:
     """Whether a word or number is long enough to tell someone from others."""
     if word.isdigit():
@@ -98,27 +65,27 @@ def is_telling(word: str) -> bool:
     return len(word) >= (MIN_WORD if word.isascii() else 2)
 
 
-def _values(dataset: Dataset, profile: Profile) -> Iterator[IdentifyingValue]:
-    for element in elements(dataset):
-        vr = str(element.VR)
-        if vr == "SQ":
-            for item in element.value or ():
-                yield from _values(item, profile)
-        elif _identifies(element, vr, profile):
-            name = f"{element.tag} {element.keyword or 'private'}"
-            is_descriptor = element.keyword in CLEANED["descriptors"]
-            yield from (
-                IdentifyingValue(text, name, vr, is_descriptor) for text in texts(element.value) if text.strip()
-            )
+def identifying(text: FileText, profile: Profile = STRICT) -> IdentifyingValue | None:
+    """The value in a text that a file holds, if a profile does not keep it; outside of DICOM any text may identify."""
+    if not text.text.strip():
+        return None
+    if text.tag is None:
+        vr = "DA" if text.kind == "date" else ""
+        return IdentifyingValue(text.text.strip(), text.place, vr, is_descriptor=text.kind == "note")
+    keyword = text.place.rpartition(" ")[2]
+    if not _identifies(text, keyword, profile):
+        return None
+    return IdentifyingValue(text.text, text.place, text.vr, keyword in CLEANED["descriptors"])
 
 
-def _identifies(element: DataElement, vr: str, profile: Profile) -> bool:
-    tag = int(element.tag)
-    if element.tag.is_private:
-        return not element.tag.is_private_creator and vr not in NUMBERS
+def _identifies(text: FileText, keyword: str, profile: Profile) -> bool:
+    tag, vr = text.tag or 0, text.vr
+    if tag >> 16 & 1:
+        is_creator = 0x10 <= tag & 0xFFFF < 0x100
+        return not is_creator and vr not in NUMBERS
     if tag >> 16 == 2:
-        return element.keyword in _TELLING_META
-    if vr == "UI" and all(text.startswith(STANDARD_ROOT) for text in texts(element.value)):
+        return keyword in _TELLING_META
+    if vr == "UI" and text.text.startswith(STANDARD_ROOT):
         return False
     if vr in TEXT or vr in DATES or vr in ("UI", "UN", "OB", "IS", "DS"):
         action = profile.action(tag, vr)

@@ -1,9 +1,9 @@
 """Readers of image formats, one a file; each refuses with a reason rather than guess.
 
 The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and its
-name, *finds* the images in the files it knows without reading pixels, and *reads* one image: volumes (C, I, J, K) come
-in RAS+ order with an affine in mm, pixels in their stored type with `slope`, `intercept` and `unit`. LPS does not leave
-this room.
+name, *finds* the images in the files it knows without reading pixels, gives the *texts* of a file beside its pixels,
+and *reads* one image: volumes (C, I, J, K) come in RAS+ order with an affine in mm, pixels in their stored type with
+`slope`, `intercept` and `unit`. LPS does not leave this room.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvit.files.guard import decoding
 from medvit.files.head import FileHead, read_head
 from medvit.readers.image_stack import StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
-from medvit.records import Item, Refusal
+from medvit.records import FileText, Item, Refusal
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
@@ -50,6 +50,13 @@ class Reader(Protocol):
 
         Raises:
             DataError: One of its kinds, if the pixels or their geometry are not what the header promised.
+        """
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """Every free text and identifier that a file of this format can hold, whether `read` uses it or not.
+
+        Raises:
+            DataError: One of its kinds, if not all of them can be read; those that can come before.
         """
 
 
@@ -193,6 +200,23 @@ def read(item: Item) -> Image:
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
         return attach(image, known.read_mask(item.mask))
+
+
+def texts(path: Path) -> Iterator[FileText]:
+    """The texts of a file beside its pixels, by the reader of its format.
+
+    Raises:
+        NotAnImageError: If no reader knows the format.
+        DataError: One of its kinds, if not all texts can be read; those that can come before.
+    """
+    with decoding("the texts of a file"):
+        beginning = read_head(path)
+        if not beginning.content:
+            return
+        known = _sniff(path, beginning)
+        if isinstance(known, Refusal):
+            raise NotAnImageError(known.reason)
+        yield from known.texts(path)
 
 
 @cache

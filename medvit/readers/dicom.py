@@ -29,7 +29,8 @@ from medvit.errors import GeometryError, MedvitError
 from medvit.files.guard import decoding, refusal
 from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
-from medvit.records import Identity, Item, Kind, Refusal
+from medvit.readers.dicom_texts import file_texts
+from medvit.records import FileText, Identity, Item, Kind, Refusal
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
 from medvit.series.resampling import Geometry, layout, resample
@@ -107,6 +108,10 @@ class Dicom:
             intercept=frame.intercept,
             unit=frame.unit,
         )
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """Every element that may hold a text, at any depth, the preamble, and comments in compressed pixels."""
+        return file_texts(path)
 
     def _items(self, series: Sequence[Header]) -> Iterator[Item | Refusal]:
         instances = _by_file(series)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medvit.errors import GeometryError, MedvitError, UnsupportedError
+from medvit.errors import GeometryError, MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.geometry import Affine, stacked_to_ras
-from medvit.records import Identity, Item, Refusal
+from medvit.records import FileText, Identity, Item, Refusal
 from medvit.types import Image
 
 MAGIC = b"HSF-OCT-"
@@ -20,6 +24,28 @@ MODALITY = "OPT"
 SIDES = {"OD": "right", "OS": "left"}
 VOLUME_PATTERNS = (0, 3, 4)
 """Scan patterns that are parallel B-scans, or not said; lines, circles and stars are no volumes."""
+
+
+HEADER_BYTES, _SPARE = 2048, 258
+"""Length of the header, and where its spare bytes begin; offsets as in eyepy's `vol_format`, which texts need not."""
+_NAMES: Mapping[str, tuple[int, int]] = {
+    "ID": (104, 16),
+    "ReferenceID": (120, 16),
+    "PatientID": (140, 24),
+    "VisitID": (176, 24),
+    "ProgID": (224, 34),
+}
+"""Zero-terminated texts, where they begin and how long they are at most."""
+_NUMBERS: Mapping[str, int] = {"PID": 136, "VID": 172}
+"""Numbers of 32 bits that the viewer gives to patients and visits."""
+_DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
+    "ExamTime": (88, "<Q", datetime(1601, 1, 1), 864e9),
+    "DOB": (164, "<d", datetime(1899, 12, 30), 1.0),
+    "VisitDate": (200, "<d", datetime(1899, 12, 30), 1.0),
+}
+"""Days: where they stand, their type, from which day they count, and how many of them are a day."""
+MAX_DAYS = 2_000_000
+"""Days that a calendar of four digits of years holds, and no header that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,28 @@ class Heyex:
             else:
                 identity = Identity(patient=head.patient)
                 yield Item(self.name, (file,), "volume", MODALITY, identity=identity, headers=(head,))
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """Identifiers of scan, patient and visit, and the days of birth, visit and examination.
+
+        Raises:
+            UnreadableError: If the file ends within its header.
+        """
+        with path.open("rb") as stream:
+            head = stream.read(HEADER_BYTES)
+        if len(head) < HEADER_BYTES:
+            raise UnreadableError("an export of Heidelberg's OCT that ends within its header; it is cut short")
+        for place, (begin, length) in _NAMES.items():
+            text = head[begin : begin + length].split(b"\0")[0].decode("latin-1").strip()
+            yield FileText(text, f"Heidelberg {place}", "name")
+        for place, begin in _NUMBERS.items():
+            yield FileText(str(struct.unpack_from("<I", head, begin)[0]), f"Heidelberg {place}", "name")
+        for place, (begin, form, origin, per_day) in _DAYS.items():
+            (value,) = struct.unpack_from(form, head, begin)
+            if math.isfinite(value) and 0 < value / per_day < MAX_DAYS:
+                yield FileText(f"{origin + timedelta(value / per_day):%Y%m%d}", f"Heidelberg {place}", "date")
+        spare = re.split(rb"\0+", head[_SPARE:HEADER_BYTES])
+        yield from (FileText(text.decode("latin-1"), "Heidelberg spare bytes") for text in spare if len(text) > 3)
 
     def read(self, item: Item) -> Image:
         """The volume in RAS+ order: B-scans from below upwards, columns to the patient's left, rows deeper.

@@ -15,7 +15,8 @@ from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.readers import tiff_page
 from medvit.readers.label_maps import LabelMap, label_image
-from medvit.records import Item, Refusal
+from medvit.readers.picture_texts import picture_texts
+from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class Pictures:
         file = item.files[0]
         pixels = tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file)
         return Image(_channels_first(pixels), "image", item.modality)
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """Comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""
+        return picture_texts(path, FORMATS)
 
     def read_mask(self, path: Path) -> LabelMap:
         """Labels (H, W): gray levels as stored, also those of 2 and 4 bits, or the indices of a palette of colors."""

@@ -21,7 +21,7 @@ from medvit.config import Config, Count, Positive
 from medvit.errors import DataError, GeometryError
 from medvit.geometry import Affine, stacked_to_ras
 from medvit.readers.image import READER as PICTURES
-from medvit.records import Item, Refusal
+from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 
 NAME = "stack"
@@ -80,6 +80,10 @@ class ImageStack:
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
         """Nothing."""
         yield from ()
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """The texts of a picture."""
+        return PICTURES.texts(path)
 
     def read(self, item: Item) -> Image:
         """The volume in RAS+ order, gray, with its label map.

@@ -14,9 +14,10 @@ from medvit.errors import GeometryError, MedvitError, NotAnImageError, Unsupport
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed
 from medvit.geometry import Affine, lps_to_ras, to_ras
-from medvit.readers.itk_header import check_num_bytes, read_text_header
+from medvit.readers.itk_header import MAX_HEADER_BYTES, check_num_bytes, read_text_header
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
-from medvit.records import Item, Refusal
+from medvit.readers.volume_texts import itk_texts
+from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 
 HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -60,6 +61,10 @@ class Itk:
             return Image(voxels[None], "image", item.modality, mpp=mpp)
         turned, turned_affine = to_ras(voxels[None], affine)
         return Image(turned, "volume", item.modality, turned_affine)
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """Fields and comments beyond the grid; voxels in a file of their own have none."""
+        return iter(()) if _is_detached(path) else itk_texts(path, MAX_HEADER_BYTES)
 
     def read_mask(self, path: Path) -> LabelMap:
         """The labels of a file, (I, J, K) or (H, W).

@@ -16,7 +16,8 @@ from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed, check_stored
 from medvit.geometry import Affine, to_ras
 from medvit.readers.label_maps import LabelMap, label_volume
-from medvit.records import Item, Refusal
+from medvit.readers.volume_texts import nifti_texts
+from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Nifti:
         voxels, affine = to_ras(_stored(source)[None], _affine(source))
         slope, intercept = float(source.dataobj.slope), float(source.dataobj.inter)
         return Image(voxels, "volume", item.modality, affine, slope=slope, intercept=intercept)
+
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """The texts of the header, NIfTI or Analyze, and its extensions; the voxels of a pair have none."""
+        is_voxels = path.name.lower().removesuffix(".gz").endswith(".img")
+        return iter(()) if is_voxels else nifti_texts(path)
 
     def read_mask(self, path: Path) -> LabelMap:
         """The labels of a file (I, J, K), scaled if it says so.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Shaped
@@ -15,7 +16,7 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, MedvitError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed
-from medvit.records import Identity, Item, Kind, Refusal, Split
+from medvit.records import FileText, Identity, Item, Kind, Refusal, Split
 from medvit.types import Image
 
 MAX_IMAGES = 10_000_000
@@ -25,6 +26,10 @@ MAX_CHANNELS = 5
 """A last axis as short as this is more likely of channels than of slices."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+_KEY = re.compile(r"(train|val|test)_(images|labels)")
+"""Arrays of numbers, as `find` takes them."""
 
 
 class Arrays:
@@ -65,6 +70,29 @@ class Arrays:
             pixels = stored[None] if stored.ndim == 2 else stored.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels), item.kind, item.modality)
 
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """The comment of the archive, the names of its arrays, and arrays of texts.
+
+        Raises:
+            UnsupportedError: If it holds Python objects, which are not opened.
+        """
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename.removesuffix(".npy") for entry in archive.infolist()]
+            yield FileText(archive.comment.decode("utf-8", "replace"), "the comment of an .npz")
+        yield from (FileText(name, "a name in an .npz") for name in names if not _KEY.fullmatch(name))
+        objects = 0
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in names:
+                try:
+                    values = arrays[name] if not _KEY.fullmatch(name) else np.empty(0)
+                except ValueError:  # what NumPy raises of an array of Python objects
+                    objects += 1
+                    continue
+                if values.dtype.kind in "US":
+                    yield from (FileText(_as_text(value), "a text in an .npz", "name") for value in values.ravel())
+        if objects:
+            raise UnsupportedError(f"{objects} arrays of the .npz hold Python objects, which are not opened")
+
     def _items(self, file: Path, split: Split) -> Iterator[Item]:
         shape = _shape(file, f"{split}_images")
         if shape is None:
@@ -81,6 +109,10 @@ class Arrays:
                 split=split,
                 labels=labels[index],
             )
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _shape(file: Path, key: str) -> tuple[int, ...] | None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
-from medvit.records import Item, Refusal
+from medvit.readers.dicom_texts import file_texts
+from medvit.readers.picture_texts import tiff_texts
+from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 from medvit.wsi import dicom_backend
-from medvit.wsi.openslide_backend import vendor
+from medvit.wsi.openslide_backend import maker_texts, vendor
 from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC
 from medvit.wsi.tiff_backend import names_lost_page, opened, short_level
+
+IN_FOLDERS = (".mrxs",)
+"""Endings of slides whose data lie in a folder of the same name."""
+_DAY = re.compile(r"(\d{4}|\d{1,2})[-./](\d{1,2})[-./](\d{4}|\d{1,2})")
+_NAMING = re.compile(r"(?i)([._ -]|^)(id|guid|uuid|name|barcode|label|accession|patient|case|title|user|operator)\b")
+"""Keys of names and identifiers, among whatever a maker writes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,23 @@ class SlideReader:
             else:
                 yield Item(self.name, (file,), "slide", MODALITY)
 
+    def texts(self, path: Path) -> Iterator[FileText]:
+        """The texts of a slide: those of its DICOM file, its TIFF tags and what its maker says of it beside them.
+
+        Raises:
+            UnreadableError: If it is not of a format known here.
+        """
+        head = _head(path)
+        if dicom_backend.claims(head):
+            yield from file_texts(path)
+            return
+        if head.startswith(TIFF_MAGIC):
+            yield from tiff_texts(path)
+        elif not vendor(path):
+            raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+        if vendor(path):
+            yield from (_of_maker(key, value) for key, value in maker_texts(path).items())
+
     def read(self, item: Item) -> Image:
         """Refuses: a slide is read by region, through `open_slide`.
 
@@ -48,6 +74,20 @@ class SlideReader:
             UnsupportedError: Always.
         """
         raise UnsupportedError("a whole slide; expected a picture: slides are read by region, as `medvit ingest` does")
+
+
+def is_part_of_slide(path: Path) -> bool:
+    """Whether a file lies in the folder of a slide that is named as that folder, as those of an MRXS do."""
+    return any(path.parent.with_name(path.parent.name + suffix).is_file() for suffix in IN_FOLDERS)
+
+
+def _of_maker(key: str, value: str) -> FileText:
+    place = f"slide {key}"
+    match = _DAY.search(value)
+    if match and "date" in key.casefold():
+        year, month, day = match.groups() if len(match[1]) == 4 else match.groups()[::-1]
+        return FileText(f"{year}{month:>02}{day:>02}", place, "date")
+    return FileText(value, place, "name" if _NAMING.search(key) else "note")
 
 
 def _head(file: Path) -> bytes:

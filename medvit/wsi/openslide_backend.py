@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray as Array
 
+from medvit.errors import UnreadableError
 from medvit.wsi.pyramid import PyramidLevel, cut_short
 
 CACHE_BYTES = 2**27
 """Decoded tiles of all slides of a process kept at most."""
 WHITE = (255, 255, 255)
+MANY_DIGITS = 6
+"""From so many digits on a number may be one of a slide or a patient."""
 
 
 @cache
@@ -31,6 +35,26 @@ def vendor(path: Path) -> str:
     import openslide
 
     return openslide.OpenSlide.detect_format(path) or ""
+
+
+def maker_texts(path: Path) -> dict[str, str]:
+    """What the maker of a slide says of it in texts, by its own keys; numbers that only measure are left out.
+
+    Raises:
+        UnreadableError: If OpenSlide cannot open it.
+    """
+    import openslide
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            known = dict(slide.properties)
+    except openslide.OpenSlideError:
+        raise UnreadableError("OpenSlide knows the format of the slide and cannot open it") from None
+    return {key: text for key, text in known.items() if not key.startswith("openslide.") and not _is_measure(text)}
+
+
+def _is_measure(text: str) -> bool:
+    return re.fullmatch(r"[-+\d.eE]*", text) is not None and len(re.sub(r"\D", "", text)) < MANY_DIGITS
 
 
 class OpenSlidePyramid:

@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
+from PIL.PngImagePlugin import PngInfo
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 
 from medvit import phantoms
 from medvit.audit.matcher import Haystack
 from medvit.audit.needles import IdentifyingValues, Needle, sought
-from medvit.deidentification.identifiers import values
+from medvit.deidentification.identifiers import IdentifyingValue, values
 from medvit.dicom.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from tests.tracking_template import MakeStore
@@ -172,9 +174,41 @@ def spoil_packed(made: Path) -> None:
     (made / "mlartifacts" / "log.gz").write_bytes(gzip.compress(f"read 12.04.1963 of {PHONE}".encode()))
 
 
+def spoil_pixels(made: Path) -> None:
+    file = next((made / "copy").rglob("*.dcm"))
+    dataset, comment = dcmread(file), f"patient {NUMBER} born".encode()
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    stream = b"\xff\xd8\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + b"\xff\xd9"
+    dataset.PixelData = encapsulate([stream])
+    dataset.save_as(file)
+
+
+def spoil_wide(made: Path) -> None:
+    (made / "dataset" / "note.txt").write_text(f"of {NAME}", encoding="utf-16")
+
+
+def spoil_picture(made: Path) -> None:
+    notes = PngInfo()
+    notes.add_text("Comment", f"of {NAME}", zip=True)
+    Picture.fromarray(np.zeros((8, 8), np.uint8)).save(made / "dataset" / "plot.png", pnginfo=notes)
+
+
+def spoil_pdf(made: Path) -> None:
+    (made / "dataset" / "report.pdf").write_bytes(b"%PDF-1.7")
+
+
+def spoil_parquet(made: Path) -> None:
+    (made / "dataset" / "more.parquet").write_bytes(b"PAR1")
+
+
 @pytest.mark.parametrize(
     ("spoil", "place"),
     [
+        (spoil_pixels, "a comment in its pixels: a value of (0010,0020) PatientID"),
+        (spoil_wide, "the dataset, note.txt, line 1: a value of (0010,0010) PatientName"),
+        (spoil_picture, "the dataset, plot.png, beside its pixels: a value of (0010,0010) PatientName"),
+        (spoil_pdf, "the dataset, report.pdf: could not be searched: the texts of a PDF are compressed"),
+        (spoil_parquet, "the dataset, more.parquet: could not be searched: the file cannot be decoded"),
         (spoil_manifest, "the dataset, manifest.parquet, column study_id: a value of (0010,0020) PatientID"),
         (spoil_database, "table experiments, column name: a value of (0010,0010) PatientName"),
         (spoil_copy, "CodeMeaning: a value of"),
@@ -195,7 +229,7 @@ def test_what_was_left_behind_is_found_and_told_by_its_place(
     assert audit(copy_of, source) == SOME_ITEMS_FAILED
     out, err = capsys.readouterr()
     assert place in out
-    assert err.endswith("places hold what identifies patients\n")  # which are printed once
+    assert err.endswith("places identify patients or could not be searched\n")  # which are printed once
     assert not any(word.casefold() in (out + err).casefold() for word in WORDS)
 
 
@@ -293,3 +327,44 @@ def test_a_folder_name_that_is_the_name_of_the_dataset_is_no_finding(
         assert ("note.txt, line 1: a value of a file or folder name" in capsys.readouterr().out) == is_found
     finally:
         place.rename(source)
+
+
+def test_a_file_that_nobody_can_read_is_said_and_fails(made: Path, source: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(source, tmp_path / "source")
+    (tmp_path / "source" / "report.pdf").write_bytes(b"%PDF-1.7")
+    assert audit(made, tmp_path / "source") == SOME_ITEMS_FAILED
+    assert "not looked for: 1 files of the source: neither its name nor its first bytes" in capsys.readouterr().out
+    assert audit(made, tmp_path / "source", "unread=warn") == 0
+
+
+TABLE = "file;Pat-Nr;Geburtsdatum;Befund;Radiologe\n{0};447711882;03.02.1951;Kavernom links;Dr. Quetzalmann\n"
+
+
+@pytest.mark.parametrize("text", ["447711882", "1951-02-03", "seen by QUETZALMANN", "Kavernom links"])
+@pytest.mark.parametrize("place", ["source", "beside"])
+def test_cells_of_a_table_are_looked_for(
+    of_pictures: tuple[Path, Path], tmp_path: Path, text: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = of_pictures
+    shutil.copytree(folder, tmp_path / "made")
+    shutil.copytree(source, tmp_path / "source")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "labels.csv").write_text(TABLE.format("2.jpg"))
+    words = [f"labels=[{tmp_path / place / 'labels.csv'}]"] if place == "beside" else []
+    made = tmp_path / "made"
+    words += [f"dataset={made / 'dataset'}", f"key={made / 'site.key'}", "tracking.enabled=false"]
+    assert main(["audit", f"source={tmp_path / 'source'}", *words]) == 0
+    (made / "dataset" / "note.txt").write_text(text)
+    assert main(["audit", f"source={tmp_path / 'source'}", *words]) == SOME_ITEMS_FAILED
+    assert "note.txt, line 1: a value of a cell of a table" in capsys.readouterr().out
+
+
+def test_a_class_is_no_finding_unless_it_names_a_patient(tmp_path: Path) -> None:
+    image = Dataset()
+    image.PatientName, image.file_meta = f"{NAME}^Ann", FileMetaDataset()
+    table = IdentifyingValue("Kavernom", "a cell of a table", "", is_descriptor=True)
+    found = [IdentifyingValues((*values(image), table))]
+    assert "kavernom" in sought([], tmp_path, found, num_files=1).needles
+    needles = sought([], tmp_path, found, num_files=1, classes=["Kavernom", NAME]).needles
+    assert "kavernom" not in needles
+    assert NAME.casefold() in needles

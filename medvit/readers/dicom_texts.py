@@ -1,0 +1,82 @@
+"""Texts in a DICOM file: its elements at any depth, and what stands outside of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.dicom.header import load
+from medvit.dicom.stream_comments import comments
+from medvit.records import FileText
+
+if TYPE_CHECKING:
+    from pydicom import DataElement, Dataset
+
+MAX_BINARY = 2**16
+"""Bytes of a binary value that are searched for text."""
+_NUMBERS = ("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV")
+_WORDS = ("OD", "OF", "OL", "OV", "OW")
+"""Value representations of numbers, and of those that only private elements may fill with text."""
+
+
+def file_texts(path: Path) -> Iterator[FileText]:
+    """Every text of a file, with its element where it has one.
+
+    Raises:
+        DataError: One of its kinds, if the file is damaged, or it is not known where its compressed pixels hold text;
+            what can be read comes before.
+    """
+    dataset = load(path)
+    yield from element_texts(dataset)
+    for text in texts(getattr(dataset, "preamble", None)):
+        yield FileText(text, "the preamble")
+    for comment in comments(dataset):
+        for text in texts(comment):
+            yield FileText(text, "a comment in compressed pixels")
+
+
+def element_texts(dataset: Dataset) -> Iterator[FileText]:
+    """The values of the elements of a data set that may hold a text, of nested ones and of the file meta too."""
+    for part in (getattr(dataset, "file_meta", None), dataset):
+        if part is not None:
+            yield from _of_elements(part)
+
+
+def _of_elements(dataset: Dataset) -> Iterator[FileText]:
+    for element in elements(dataset):
+        vr = str(element.VR)
+        if vr == "SQ":
+            for item in element.value or ():
+                yield from _of_elements(item)
+        elif vr not in _NUMBERS and element.keyword != "PixelData" and (element.tag.is_private or vr not in _WORDS):
+            place = f"{element.tag} {element.keyword or 'private'}"
+            yield from (FileText(text, place, vr=vr, tag=int(element.tag)) for text in texts(element.value))
+
+
+def elements(dataset: Dataset) -> Iterator[DataElement]:
+    """The elements that can be read, in the order of their tags."""
+    for tag in sorted(dataset.keys()):
+        element = element_at(dataset, int(tag))
+        if element is not None:
+            yield element
+
+
+def element_at(dataset: Dataset, tag: int) -> DataElement | None:
+    """The element of a tag, or none if its bytes do not make a value of its VR."""
+    try:
+        return dataset[tag]
+    except Exception:  # whatever pydicom raises on bytes that break their VR; what cannot be read is not kept
+        return None
+
+
+def texts(value: Any) -> list[str]:
+    """The values of an element as texts; of a binary value the runs of it that look like text."""
+    if value is None:
+        return []
+    if isinstance(value, bytes):
+        return [run.decode("utf-8", "replace") for run in re.findall(rb"[\x20-\x7e\x80-\xff]{4,}", value[:MAX_BINARY])]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [str(part) for part in value]
+    return [str(value)]

@@ -1,0 +1,64 @@
+"""Texts beside the voxels of NIfTI, Analyze, MetaImage and NRRD."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medvit.readers.dicom_texts import element_texts, texts
+from medvit.readers.picture_texts import name, note
+from medvit.records import FileText
+
+DICOM_EXTENSION = 2
+"""Code of a NIfTI extension that holds DICOM elements."""
+_FREE_FIELDS = ("descrip", "intent_name")
+_NAMING_FIELDS = ("db_name", "aux_file", "patient_id", "scannum", "originator", "generated")
+"""Of NIfTI, and of Analyze before it."""
+
+_HEADER_LINE = re.compile(r"#\s*(?P<comment>.+)|(?P<key>[\w .-]+?)\s*(?::=|:|=)\s*(?P<value>.+)")
+_GRID = """
+objecttype ndims binarydata binarydatabyteordermsb compresseddata compresseddatasize transformmatrix offset
+centerofrotation anatomicalorientation elementspacing elementsize dimsize elementtype elementnumberofchannels elementmin
+elementmax headersize elementbyteordermsb elementdatafile orientation origin position rotation modality type dimension
+sizes spacings kinds endian encoding space centerings thicknesses labels units spaceunits spacedirections spaceorigin
+measurementframe spacedimension lineskip byteskip axismins axismaxs datafile
+"""
+FIELDS_OF_THE_GRID = frozenset(_GRID.split())
+"""Fields of MetaImage and NRRD, without spaces, that tell of the grid alone."""
+
+
+def nifti_texts(path: Path) -> Iterator[FileText]:
+    """The texts in the header of a NIfTI, or of an Analyze, and in its extensions, of which one kind is DICOM."""
+    import nibabel as nib
+
+    header: Any = nib.load(path).header
+    for field in (*_FREE_FIELDS, *_NAMING_FIELDS):
+        if field in header:
+            text = bytes(header[field]).split(b"\0")[0].decode("utf-8", "replace")
+            yield (note if field in _FREE_FIELDS else name)(text, f"NIfTI {field}")
+    for extension in getattr(header, "extensions", ()):
+        content = extension.get_content()
+        if extension.get_code() == DICOM_EXTENSION and not isinstance(content, bytes | str):
+            yield from element_texts(content)
+        else:
+            yield from (note(text, "a NIfTI extension") for text in texts(content))
+
+
+def itk_texts(path: Path, num_bytes: int) -> Iterator[FileText]:
+    """The fields and comments of a MetaImage or NRRD beyond its grid, in its first `num_bytes`."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        content = stream.read(num_bytes)
+    for line in re.split(rb"\r?\n", content):
+        if line.startswith(b"NRRD000"):
+            continue
+        match = _HEADER_LINE.fullmatch(line.decode("utf-8", "replace").strip())
+        if match is None:
+            return  # an empty line ends the header of a NRRD, voxels that of a MetaImage
+        key = re.sub(r"\W", "", match["key"] or "").casefold()
+        if match["comment"] or key not in FIELDS_OF_THE_GRID:
+            yield note(match["comment"] or match["value"], "a header field")
+        if key == "elementdatafile":
+            return
