@@ -10,7 +10,12 @@ import pytest
 import medvit  # noqa: F401 (before timm: it lets torchvision be imported beside a CPU build of torch)
 
 PROJECT = Path(__file__).parent.parent
-pytest_plugins = ("tests.candidates", "tests.dicom_series", "tests.mr_series", "tests.tracking_template")
+pytest_plugins = (
+    "tests.plugins.candidates",
+    "tests.plugins.dicom_series",
+    "tests.plugins.mr_series",
+    "tests.plugins.tracking_template",
+)
 
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 

@@ -22,7 +22,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError, TrackingError
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
-from tests.tracking_template import MakeStore
+from tests.plugins.tracking_template import MakeStore
 
 
 class CountConfig(StageConfig):

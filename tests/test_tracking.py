@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from medvit.errors import ConfigError, TrackingError
 from medvit.tracking import BATCH, MlflowTracker, Tracker, TrackingConfig, database, recorded, start
-from tests.tracking_template import MakeStore
+from tests.plugins.tracking_template import MakeStore
 
 matplotlib.use("Agg")
 

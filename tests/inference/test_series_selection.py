@@ -9,7 +9,7 @@ from medvit.inference.series_selection import NoSeriesError, check_rule, choose,
 from medvit.models.image import AppliesTo
 from medvit.records import Identity, Item, Refusal
 from medvit.writers import Study
-from tests.mr_series import SeriesMaker
+from tests.plugins.mr_series import SeriesMaker
 
 MR = AppliesTo(modality="MR", kind="volume", description="HippoCrop")
 

@@ -25,7 +25,7 @@ from medvit.audit.needles import IdentifyingValues, Needle, sought
 from medvit.deidentification.identifiers import IdentifyingValue, values
 from medvit.dicom.acquisition import quantities
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
-from tests.tracking_template import MakeStore
+from tests.plugins.tracking_template import MakeStore
 
 NAME, NUMBER, PLACE, FOREIGN = "Zebedeeson", "QX7731904", "Granthamshire", "Müllerström"
 PARTED = "47-11/88"

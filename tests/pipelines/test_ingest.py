@@ -22,7 +22,7 @@ from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
-from tests.tracking_template import MakeStore
+from tests.plugins.tracking_template import MakeStore
 
 NUM_PAIRS = 12
 

@@ -20,7 +20,7 @@ from medvit.types import Image, Prediction
 from medvit.writers import Maker
 from medvit.writers.dicom_seg import on_source, write_seg
 from medvit.writers.source_instances import read_sources
-from tests.mr_series import AXIAL, CORONAL, TILTED, SeriesMaker
+from tests.plugins.mr_series import AXIAL, CORONAL, TILTED, SeriesMaker
 
 MAKER = Maker("0.1.0", "ab" * 32, "run1")
 CLASSES = ("background", "Liver", "something of ours", "kidney tumor")
