@@ -54,6 +54,24 @@ def test_the_assembly_of_dinov2_gives_the_same_value():
     torch.testing.assert_close(cross_view_loss(student, targets, 0.1).double(), local + whole, **EXACT)
 
 
+@pytest.mark.parametrize("num_images", [2, 16])
+def test_the_loss_over_65536_prototypes_is_that_of_float64(num_images):
+    """To 1e-5 in absolute value; the sum of B x K terms in one float32 product is off by 6e-3."""
+    student, targets = logits(4, num_images, 65536), (logits(2, num_images, 65536, seed=1) / 0.07).softmax(-1)
+    log_p = (student.double() / 0.1).log_softmax(-1)
+    pairs = [-(targets[w].double() * log_p[v]).sum(-1).mean() for w in range(2) for v in range(4) if w != v]
+    torch.testing.assert_close(cross_view_loss(student, targets, 0.1).double(), sum(pairs) / 6, **EXACT)
+
+
+def test_the_gradient_is_that_of_float64():
+    student, targets = logits(4, 3, 50).requires_grad_(), logits(2, 3, 50, seed=1).softmax(-1)
+    exact = student.detach().double().requires_grad_()
+    log_p = (exact / 0.1).log_softmax(-1)
+    (sum(-(targets[w] * log_p[v]).sum(-1).mean() for w in range(2) for v in range(4) if w != v) / 6).backward()
+    cross_view_loss(student, targets, 0.1).backward()
+    torch.testing.assert_close(student.grad.double(), exact.grad, **EXACT)
+
+
 def test_a_view_is_not_compared_with_itself():
     student, targets = logits(2, 3, 7), logits(2, 3, 7, seed=1).softmax(-1)
     own = student.clone().requires_grad_()
@@ -129,6 +147,13 @@ def test_alignment_is_the_mean_cosine_of_pairs_of_different_views():
         if i != j
     ]
     torch.testing.assert_close(alignment(student, targets).item(), sum(cosines) / len(cosines), **EXACT)
+
+
+def test_alignment_of_many_features_is_that_of_float64():
+    student, targets = logits(4, 512, 768), logits(2, 512, 768, seed=1) + 0.3
+    wide, wanted = student.double(), targets.double()
+    cosines = [torch.cosine_similarity(wanted[i], wide[j], dim=-1).mean() for i in range(2) for j in range(4) if i != j]
+    torch.testing.assert_close(alignment(student, targets).double(), sum(cosines) / len(cosines), atol=1e-7, rtol=0)
 
 
 def test_patches_that_are_turned_round_are_aligned_at_minus_one():
