@@ -48,7 +48,7 @@ def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
     pseudonyms = Pseudonyms(bytes(32), "bench")
     found = scan(source, engine=engine)
     candidates = assign(found.candidates, SplitConfig()).candidates
-    function = ReadAndStore(out / "images", "", 0)
+    function = ReadAndStore(out / "images", "")
     stored = store_images(candidates, function, folder=out, engine=engine, state=pseudonyms.state, stamps=found.stamps)
     manifest = Manifest(rows(candidates, stored.taken, pseudonyms, "bench"), Facts("bench"), out)
     manifest.write()

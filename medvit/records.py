@@ -30,6 +30,10 @@ Flag = Literal[OfPixels, "tiny", "spacing", OfFundus]
 """Fault of an image (`medvit.ingest.quality_flags`) or of a fundus photograph (`medvit.ingest.fundus_quality`)."""
 
 
+IGNORED = 255
+"""Value of stored label maps that counts in no loss and no metric, where there are at most so many classes."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Who and what an image is, in the words of its file: never printed, never stored, only pseudonymized.
@@ -231,7 +235,8 @@ class Candidate:
 class Taken:
     """The stored pixels of an image and what they tell: the part of a row for which they have to be read.
 
-    `num_mask_values` is one more than the largest value of its label map.
+    `num_mask_values` is one more than the largest class in its label map; `mask_values` counts the pixels of each value
+    of the label map as its file has it, and `mask_state` tells in which state of the file.
     """
 
     sha256: str
@@ -254,6 +259,8 @@ class Taken:
     attributes: Mapping[str, str] = field(default_factory=dict)
     writing: str = ""
     """What became of writing in its pixels: masked or kept; nothing where none was seen."""
+    mask_values: Mapping[str, int] = field(default_factory=dict)
+    mask_state: str = ""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:

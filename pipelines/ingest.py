@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,11 +25,12 @@ from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.ingest.label_table import LabelTable
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
+from medvit.ingest.mask_meaning import MaskClasses, MaskMeaning, MaskValues, meaning_of
 from medvit.ingest.pack_tiles import pack
-from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, way_back
+from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, tell_unlabeled, way_back
 from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.store_images import MaskValues, ReadAndStore, Stored, remove_unused_arrays, store_images
+from medvit.ingest.store_images import ReadAndStore, Stored, mask_counts, remove_unused_arrays, store_images
 from medvit.ingest.update import Update
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import ValuesConfig
@@ -68,10 +69,14 @@ class IngestConfig(StageConfig):
     """Texts of the CSV for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     label_from: LabelFrom = "none"
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
-    mask_classes: tuple[str, ...] = ()
-    """Names of the values 0, 1, 2... of label maps, background first; none numbers them."""
+    mask_classes: MaskClasses = ()
+    """Names of the values 0, 1, 2... of label maps, or of those of a mapping, as {0: background, 255: lesion}."""
     mask_values: MaskValues = "classes"
     """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
+    mask_ignore: tuple[int, ...] = ()
+    """Values of label maps that are no class: such pixels count in no loss and no metric."""
+    mask_folder: tuple[str, ...] = ()
+    """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
     patient_from: GroupPattern | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
     geometry: Geometry = "refuse"
@@ -114,6 +119,12 @@ class IngestConfig(StageConfig):
             raise ValueError("deidentify.copy_to and dataset lie inside one another; give a folder for each")
         return self
 
+    @model_validator(mode="after")
+    def _have_one_meaning(self) -> Self:
+        if isinstance(self.mask_classes, Mapping) and self.mask_values == "instances":
+            raise ValueError("mask_values=instances makes all values one class, mask_classes names values; give one")
+        return self
+
     @property
     def title(self) -> str:
         """Name of the dataset: the one given, or that of the dataset to update, or that of the folder."""
@@ -138,17 +149,26 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     local = fetch(config.source, config.retrieve, work=run.folder)
     patients, memory = config.patient_from, update.remembered
     how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "engine": config.engine}
+    how |= {"mask_folder": config.mask_folder}
     found = scan(local, patient_from=patients, remembered=memory, **how)
     found = slides.as_slides(found, config.tiles)
     update.tell(found)
     candidates = labeled(found, config, table)
     assigned = assign(candidates, config.splits)
 
-    stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder)
+    counts = counts_of(assigned.candidates, config, pseudonyms, found, run.folder)
+    meaning = meaning_of(
+        [{int(value): number for value, number in one.items()} for one in counts.values()],
+        config.mask_classes,
+        values=config.mask_values,
+        ignored=config.mask_ignore,
+    )
+    stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder, meaning, counts)
     curated = curate(assigned.candidates, stored.taken, config.curation, not_fundus=config.eye.not_fundus)
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
+    tell_unlabeled(made)
     prose = prose if config.card else fitting(prose, made)
     slides.leave_places(curated.candidates, made, config.tiles, pseudonyms, config.key)
     if config.tiles.pack:
@@ -163,7 +183,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         burned_in=config.burned_in,
         engine=config.engine,
     )
-    masks = mask_classes(config.mask_classes, curated.taken.values())
+    masks = mask_classes(meaning.names, curated.taken.values())
     manifest = Manifest(made, facts_of(config, prose, classes=classes(made), mask_classes=masks), run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)
     who = crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
@@ -184,15 +204,37 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     return manifest
 
 
-def stored_of(
+def counts_of(
     candidates: Sequence[Candidate], config: IngestConfig, pseudonyms: Pseudonyms, found: Scan, folder: Path
+) -> dict[str, dict[str, int]]:
+    """The values in all label maps of a source, by the state of their files; what they mean is decided over all."""
+    state, engine, earlier = pseudonyms.state, config.engine, config.update
+    return mask_counts(candidates, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
+
+
+def stored_of(
+    candidates: Sequence[Candidate],
+    config: IngestConfig,
+    pseudonyms: Pseudonyms,
+    found: Scan,
+    folder: Path,
+    meaning: MaskMeaning,
+    counts: Mapping[str, Mapping[str, int]],
 ) -> Stored:
     """What was taken of candidates: pixels go into the store; of slides, the tiles are listed."""
     whole_slides, others = slides.apart(candidates)
-    num_classes, how = len(config.mask_classes), (config.mask_values, config.values, config.burned_in, config.eye)
-    read = ReadAndStore(folder / "images", config.modality, num_classes, *how)
+    read = ReadAndStore(folder / "images", config.modality, meaning, config.values, config.burned_in, config.eye)
     state, engine, earlier = pseudonyms.state, config.engine, config.update
-    stored = store_images(others, read, folder=folder, engine=engine, state=state, stamps=found.stamps, earlier=earlier)
+    stored = store_images(
+        others,
+        read,
+        folder=folder,
+        engine=engine,
+        state=state,
+        stamps=found.stamps,
+        earlier=earlier,
+        counts=counts,
+    )
     return stored.and_also(slides.store_slides(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
 
 

@@ -228,6 +228,6 @@ def _measure(manifest: Manifest) -> _Measured:
             found.setdefault((row.modality, row.unit), []).append(levels)
         if row.mask is not None and len(counts):
             labels = manifest.store.get(row.mask).ravel().astype(np.int64)
-            counts += np.bincount(labels, minlength=len(counts))
+            counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))  # without those that are ignored
     intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
     return _Measured(len(rows), intensities, tuple(counts / max(1.0, counts.sum())))

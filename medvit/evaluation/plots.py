@@ -13,6 +13,7 @@ from sklearn import metrics
 from medvit.evaluation import Evaluation
 from medvit.metrics.calibration import reliability
 from medvit.metrics.confusion import confusion_matrix
+from medvit.records import IGNORED
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
 MAX_CURVES = 10
@@ -123,7 +124,7 @@ def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequen
         axes.imshow(cut(pixels), cmap="gray", vmin=low, vmax=high, aspect=_aspect(title, spacing_mm))
         for mask, color in ((truth, TRUTH), (found, FOUND)):
             section = cut(mask)
-            for label in np.unique(section[section > 0]):
+            for label in np.unique(section[(section > 0) & (section != IGNORED)]):
                 axes.contour(section == label, levels=[0.5], colors=color, linewidths=1.1)
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()

@@ -13,7 +13,7 @@ from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics.dice import dice
 from medvit.metrics.surface import hd95, nsd
-from medvit.records import Row
+from medvit.records import IGNORED, Row
 
 Scores = dict[str, float]
 Unit = Literal["mm", "px"]
@@ -37,8 +37,11 @@ def score_case(
     there is no volume.
 
     Where truth and finding both lack a class, nothing is to be measured and all three are undefined. Where one of them
-    lacks it, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not make the mean better.
+    lacks it, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not make the mean better. What is
+    found where the truth is `IGNORED` does not count.
     """
+    if len(classes) <= IGNORED and (truth == IGNORED).any():
+        found = np.where(truth == IGNORED, 0, found)
     scores: Scores = {}
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,13 @@ from medvit.errors import DataError, NotAnImageError
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Candidate, Refusal, Row, Taken
 
+log = logging.getLogger("medvit")
+
 NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of what is left out by right; the others are failures and make the exit status 3."""
 MAX_MASK_CLASSES = 256
+NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
+"""Fields of `Taken` that serve ingest alone."""
 SHOWN_REASONS = 5
 """Told where nothing was taken, so that there is no dataset to list them in."""
 
@@ -87,13 +92,22 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
     return ("background", *(f"class {value}" for value in range(1, num_values)))
 
 
+def tell_unlabeled(made: Sequence[Row]) -> None:
+    """Report images without a label map in a dataset that has label maps, by pseudonym."""
+    images = [row for row in made if row.kind != "slide"]
+    without = [row.image_id for row in images if row.mask is None]
+    if without and len(without) < len(images):
+        shown = ", ".join(without[:SHOWN_REASONS]) + (", ..." if len(without) > SHOWN_REASONS else "")
+        log.warning("%d of %d images have no label map beside them: %s", len(without), len(images), shown)
+
+
 def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
 def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
     assert candidate.split is not None
-    fields = {key: value for key, value in vars(taken).items() if key not in ("num_mask_values", "writing")}
+    fields = {key: value for key, value in vars(taken).items() if key not in NOT_IN_ROWS}
     return Row(
         image_id=pseudonyms.image(candidate),
         patient_id=pseudonyms.patient(candidate.patient),

@@ -71,6 +71,7 @@ def scan(
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
     stacks: StacksConfig | None = None,
+    mask_folder: Sequence[str] = (),
 ) -> Scan:
     """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
 
@@ -79,7 +80,8 @@ def scan(
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient. `geometry` is what becomes of series that make no regular grid, `stacks` which folders are volumes.
+    is a patient. `geometry` is what becomes of series that make no regular grid, `stacks` which folders are volumes,
+    `mask_folder` the names of folders that hold label maps.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -90,7 +92,7 @@ def scan(
     refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
     with few_collections():
-        for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks):
+        for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks, mask_folder=mask_folder):
             try:
                 if isinstance(found, Refusal):
                     refusals.append(found)

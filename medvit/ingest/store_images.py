@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy import ndarray as Array
@@ -29,11 +30,12 @@ from medvit.errors import DataError, MedvitError, OutputError
 from medvit.files.atomic import write_text
 from medvit.hardware import keep_freed_memory
 from medvit.ingest.curation import examined
-from medvit.ingest.file_stamps import TAKING_ROOMS, Stamp, StateOf, stamp, version_of
+from medvit.ingest.file_stamps import READING_ROOMS, TAKING_ROOMS, Stamp, StateOf, stamp, version_of
 from medvit.ingest.laterality import EyeConfig
+from medvit.ingest.mask_meaning import MaskMeaning, counted
+from medvit.readers import mask_files
 from medvit.readers.options import ValuesConfig
-from medvit.records import Candidate, Refusal, Taken
-from medvit.types import Image
+from medvit.records import IGNORED, Candidate, Refusal, Taken
 
 log = logging.getLogger("medvit")
 
@@ -41,9 +43,6 @@ PROGRESS = "taken.jsonl"
 
 KEPT_BYTES = 2**27
 """Freed memory that a process keeps for its next arrays."""
-
-MaskValues = Literal["classes", "instances"]
-"""What the values of label maps above 0 number: classes, or single things that are all of one class."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,12 @@ class Stored:
 class ReadAndStore:
     """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
 
-    `num_mask_classes` is the number of classes that label maps may have, 0 if any; their values number classes, or
-    things of one class; `values` are those wanted of images.
+    `meaning` is that of the values of label maps; `values` are those wanted of images.
     """
 
     store: Path
     modality: str
-    num_mask_classes: int
-    mask_values: MaskValues = "classes"
+    meaning: MaskMeaning = field(default_factory=MaskMeaning)
     values: ValuesConfig = field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = field(default_factory=BurnedInConfig)
     eye: EyeConfig = field(default_factory=EyeConfig)
@@ -84,9 +81,10 @@ class ReadAndStore:
         from medvit import readers
 
         keep_freed_memory(KEPT_BYTES)
-        read = self._in_classes(readers.read(self.values.of(candidate.item)))
+        read = readers.read(self.values.of(candidate.item))
+        if read.mask is not None:
+            read = replace(read, mask=self.meaning.of(read.mask))
         image, fate = checked(read, candidate.item, self.burned_in, self.modality)
-        self._check_mask(image.mask)
         modality = image.modality or candidate.item.modality or self.modality
         found = examined(replace(image, modality=modality), candidate, self.eye)
         store = Store(self.store)
@@ -96,7 +94,7 @@ class ReadAndStore:
             dtype=image.pixels.dtype.name,
             modality=modality,
             mask=None if image.mask is None else store.put(image.mask),
-            num_mask_values=0 if image.mask is None else int(image.mask.max(initial=0)) + 1,
+            num_mask_values=_num_classes(image.mask, has_ignored=bool(self.meaning.ignored)),
             spacing_mm=None if image.affine is None else image.affine.spacing_mm,
             affine=None if image.affine is None else tuple(map(float, image.affine.matrix.ravel())),
             mpp=image.mpp,
@@ -108,22 +106,64 @@ class ReadAndStore:
             writing=fate,
         )
 
-    def _in_classes(self, image: Image) -> Image:
-        if self.mask_values == "classes" or image.mask is None:
-            return image
-        return replace(image, mask=np.minimum(image.mask, 1))  # what is below 0 stays so, and is refused
 
-    def _check_mask(self, mask: Array | None) -> None:
-        if mask is None:
-            return
-        low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
-        if low < 0:
-            raise DataError(f"the label map holds {low}; expected class numbers from 0 on")
-        if self.num_mask_classes and high >= self.num_mask_classes:
-            raise DataError(
-                f"the label map holds {high}; mask_classes names {self.num_mask_classes} classes, "
-                f"expected 0 to {self.num_mask_classes - 1}"
-            )
+def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
+    """One more than the largest class in a label map."""
+    if mask is None:
+        return 0
+    return int(mask.max(initial=0, where=(mask != IGNORED) if has_ignored else np.True_)) + 1
+
+
+@dataclass(frozen=True)
+class CountMaskValues:
+    """Counts the values in the label maps of an image; nothing where they cannot be read, as storing will say."""
+
+    def __call__(self, candidate: Candidate) -> dict[str, int]:
+        """Pixels of each value, by its digits."""
+        from medvit import readers
+
+        found = Counter[str]()
+        try:
+            for one in readers.read_masks(candidate.item):
+                found.update({str(value): number for value, number in counted(one.labels).items()})
+        except DataError:
+            return {}
+        return dict(found)
+
+
+def mask_counts(
+    candidates: Sequence[Candidate],
+    *,
+    folder: Path,
+    engine: EngineConfig,
+    state: StateOf,
+    stamps: Mapping[Path, Stamp],
+    earlier: Path | None = None,
+) -> dict[str, dict[str, int]]:
+    """Return the pixels of each value in the label maps of images, by the state of their files.
+
+    What the unfinished run in the folder, or that which made the dataset `earlier`, counted is not counted again.
+    """
+    states = {one.key: mask_state(one, state, stamps) for one in candidates if mask_files(one.item)}
+    known = {found: {**values} for place in (folder, earlier) if place for found, values in _counted_before(place)}
+    waiting = [one for one in candidates if one.key in states and states[one.key] not in known]
+    for outcome in map_items(CountMaskValues(), waiting, config=engine, title="label maps"):
+        known[states[outcome.item.key]] = outcome.result or {}
+    return {found: known[found] for found in states.values()}
+
+
+def mask_state(candidate: Candidate, state: StateOf, stamps: Mapping[Path, Stamp]) -> str:
+    """Return the state of the label maps of an image."""
+    files = mask_files(candidate.item)
+    return state("label maps", version_of(READING_ROOMS), *((f.name, *(stamps.get(f) or stamp(f))) for f in files))
+
+
+def _counted_before(folder: Path) -> Iterator[tuple[str, Mapping[str, int]]]:
+    path = folder / PROGRESS
+    for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if path.is_file() else ():
+        taken = json.loads(line)["taken"]
+        if taken.get("mask_state"):
+            yield taken["mask_state"], taken["mask_values"]
 
 
 def store_images(
@@ -135,19 +175,22 @@ def store_images(
     state: StateOf,
     stamps: Mapping[Path, Stamp] | None = None,
     earlier: Path | None = None,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Stored:
     """Reads and stores all images, going on where an earlier run stopped; one that fails never stops the others.
 
     What has not changed since the dataset in the folder `earlier` was made is linked from there. `stamps` are those of
-    the files, if they were taken already.
+    the files, if they were taken already; `counts` what `mask_counts` found.
 
     Raises:
         OutputError: If the store cannot be written.
     """
     path, store = folder / PROGRESS, Store(function.store)
-    options = {key: value for key, value in asdict(function).items() if key != "store"}
-    version = version_of(TAKING_ROOMS)
-    states = {one.key: state(options, version, *facts_of(one, stamps or {})) for one in candidates}
+    options = {key: value for key, value in asdict(function).items() if key not in ("store", "meaning")}
+    version, meaning, stamps, counts = version_of(TAKING_ROOMS), asdict(function.meaning), stamps or {}, counts or {}
+    # What label maps mean may change with any of them, which must not have images read again that have none.
+    means = {one.key: (meaning,) if mask_files(one.item) else () for one in candidates}
+    states = {one.key: state(options, version, *means[one.key], *facts_of(one, stamps)) for one in candidates}
     done = _done(path, store)
     if earlier is not None:
         _take_over(earlier, set(states.values()) - done.keys(), path, store)
@@ -158,16 +201,30 @@ def store_images(
     waiting = [candidate for candidate in candidates if candidate.key not in taken]
     refusals: list[Refusal] = []
     with _Lines(path) as lines:
-        sizes = [num_bytes(candidate, stamps or {}) for candidate in waiting]
+        sizes = [num_bytes(candidate, stamps) for candidate in waiting]
         for outcome in map_items(function, waiting, config=engine, title="ingest", costs=sizes):
             if outcome.result is not None:
-                taken[outcome.item.key] = outcome.result
-                lines.add(states[outcome.item.key], outcome.result)
+                found = _with_counts(outcome.result, outcome.item, state, stamps, counts)
+                taken[outcome.item.key] = found
+                lines.add(states[outcome.item.key], found)
             else:
                 refusals.append(_refusal(outcome))
     if taken:
         write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     return Stored(taken, tuple(refusals))
+
+
+def _with_counts(
+    taken: Taken,
+    candidate: Candidate,
+    state: StateOf,
+    stamps: Mapping[Path, Stamp],
+    counts: Mapping[str, Mapping[str, int]],
+) -> Taken:
+    if not counts or not mask_files(candidate.item):
+        return taken
+    found = mask_state(candidate, state, stamps)
+    return replace(taken, mask_state=found, mask_values=counts.get(found, {}))
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:

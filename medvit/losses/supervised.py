@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.errors import DataError
+from medvit.records import IGNORED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,13 +38,24 @@ def segmentation_loss() -> Loss:
     """Soft Dice of the foreground classes over the batch plus cross-entropy, of logits (B, L, *S) and classes (B, *S).
 
     Dice over the batch rather than the image is stable where a crop holds little of a class (Isensee et al. 2021).
+    Pixels of the class `IGNORED` count in neither.
     """
-    from monai.losses.dice import DiceCELoss
+    from monai.losses.dice import DiceCELoss, DiceLoss
 
-    combined = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5)
+    how = {"include_background": False, "batch": True, "smooth_nr": 1e-5}
+    combined = DiceCELoss(**how, to_onehot_y=True, softmax=True)
+    of_counted = DiceLoss(**how)
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        value: Tensor = combined(logits.float(), targets[:, None])
-        return value
+        logits, num_classes = logits.float(), logits.shape[1]
+        counted = targets != IGNORED
+        if num_classes > IGNORED or counted.all():
+            value: Tensor = combined(logits, targets[:, None])
+            return value
+        known = F.one_hot(targets.where(counted, 0), num_classes).movedim(-1, 1) * counted[:, None]
+        dice: Tensor = of_counted(logits.softmax(dim=1) * counted[:, None], known.to(logits.dtype))
+        if not counted.any():
+            return dice + 0.0 * logits.sum()
+        return dice + F.cross_entropy(logits, targets, ignore_index=IGNORED)
 
     return loss

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.files.head import FileHead, read_head
-from medvit.readers.image_stack import StacksConfig, stacked
+from medvit.readers.image_stack import Slices, StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
 from medvit.records import FileText, Item, Refusal
 from medvit.series.resampling import Geometry
@@ -153,16 +153,20 @@ def find(
     geometry: Geometry = "refuse",
     look: ScanFiles = scan_each,
     stacks: StacksConfig | None = None,
+    mask_folder: Sequence[str] = (),
 ) -> Iterator[Item | Refusal]:
     """The images in some files, with their label maps, and what is refused and why; every file is told of.
 
     `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. With
-    `stacks`, the pictures of a folder are one volume. A file of many frames may be told of more than once.
+    `stacks`, the pictures of a folder are one volume. A file of many frames may be told of more than once. Label maps
+    lie in folders called `mask_folder`, or beside their images as `medvit.readers.label_maps` has it.
     """
-    yield from stacked(_each(files, geometry, look), stacks)
+    yield from stacked(_each(files, geometry, look, mask_folder), stacks)
 
 
-def _each(files: Sequence[Path], geometry: Geometry, look: ScanFiles) -> Iterator[Item | Refusal]:
+def _each(
+    files: Sequence[Path], geometry: Geometry, look: ScanFiles, mask_folder: Sequence[str]
+) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
     for seen in look(sorted(dict.fromkeys(files), key=lambda file: file.parts)):  # as paths, which compare slowly
@@ -173,7 +177,7 @@ def _each(files: Sequence[Path], geometry: Geometry, look: ScanFiles) -> Iterato
         else:
             groups[seen.reader].append(seen.path)
     pairable = [file for known in readers() if isinstance(known, MaskReader) for file in groups[known.name]]
-    pairing = pair_masks(sorted(pairable))
+    pairing = pair_masks(sorted(pairable), mask_folder)
     yield from pairing.refused
     for known in readers():
         if known.name in _series_readers():
@@ -194,12 +198,34 @@ def read(item: Item) -> Image:
         image = reader(item.reader).read(item)
     if item.mask is None:
         return image
+    labels = _read_mask(item.mask)
     with decoding("the label map"):
-        known = _sniff(item.mask, read_head(item.mask))
+        return attach(image, labels)
+
+
+def read_masks(item: Item) -> list[LabelMap]:
+    """The label maps of an image as its files have them: none, one, or one for each picture of a stack.
+
+    Raises:
+        DataError: One of its kinds; the text names no path and no patient.
+    """
+    return [_read_mask(file) for file in mask_files(item)]
+
+
+def mask_files(item: Item) -> tuple[Path, ...]:
+    """The files of the label maps of an image."""
+    if item.mask is not None:
+        return (item.mask,)
+    return tuple(file for known in item.headers if isinstance(known, Slices) for file in known.masks)
+
+
+def _read_mask(path: Path) -> LabelMap:
+    with decoding("the label map"):
+        known = _sniff(path, read_head(path))
     if not isinstance(known, MaskReader):
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
-        return attach(image, known.read_mask(item.mask))
+        return known.read_mask(path)
 
 
 def texts(path: Path) -> Iterator[FileText]:

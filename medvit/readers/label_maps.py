@@ -6,6 +6,9 @@ Pairs are known by name, in this order:
   `imagesTr` and `labelsTr`;
 - `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or across such folders;
 - `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, all with the one label map.
+
+Where the folder of label maps is named by the user, `NAME/X.png` belongs to `X.png` of any folder beside it.
+What the values of label maps mean is decided over all of a source (`medvit.ingest.mask_meaning`), never by one file.
 """
 
 from __future__ import annotations
@@ -30,11 +33,34 @@ GRID_TOLERANCE_MM = 1e-2
 
 ORPHAN = "label_map"
 """Code of a label map without an image: set aside, and no failure."""
+FIELD = "in a folder named mask, and the label maps lie in another one; mask_folder=mask takes these instead"
+OTHER = "named as a label map, but mask_folder names others; rename or remove it"
 
-LABEL_FOLDERS = ("label", "labels", "masks", "segmentation", "segmentations", "1st_manual")
-"""Folders of label maps of the images in a sibling folder. `mask` is not among them: DRIVE's is a field of view."""
+LABEL_FOLDERS = (
+    "label",
+    "labels",
+    "masks",
+    "segmentation",
+    "segmentations",
+    "1st_manual",
+    "gt",
+    "gts",
+    "ground_truth",
+    "ground_truths",
+    "ground-truth",
+    "groundtruth",
+    "annotation",
+    "annotations",
+)
+"""Folders of label maps of the images in a sibling folder."""
+FIELD_FOLDERS = ("mask",)
+"""Folders that hold label maps unless the source has some of `LABEL_FOLDERS`: DRIVE's `mask` is the field of view."""
+
+ROUNDING = 1e-3
+"""How far a label may lie from a whole number: programs that scale labels write 0.9999999997 for 1."""
 
 _LABEL_FOLDER = re.compile(rf"({'|'.join(LABEL_FOLDERS)})(tr|ts)?", re.IGNORECASE)
+_FIELD_FOLDER = re.compile(rf"({'|'.join(FIELD_FOLDERS)})(tr|ts)?", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"(images?|imgs?)(tr|ts)?", re.IGNORECASE)
 
 LABEL_SUFFIXES = ("seg", "segmentation", "mask", "masks", "label", "labels", "labelmap", "manual1")
@@ -67,34 +93,57 @@ class Pairing:
         return frozenset(self.masks.values()).union(*(refusal.files for refusal in self.refused))
 
 
-def pair_masks(files: Sequence[Path]) -> Pairing:
+def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     """Pairs images with label maps by their names; opens nothing.
 
     A file named as a label map whose image is not there is refused, as is a second label map of one image. A folder
-    named as one of label maps, but beside no folder of images, holds ordinary images.
+    named as one of label maps, but beside no folder of images, holds ordinary images. With `folders`, the folders of
+    these names hold the label maps, and what else looks like one is set aside.
+
+    Raises:
+        DataError: If no file lies in one of `folders`.
     """
     in_folders = {_key(file, _IMAGE_FOLDER)[0] for file in files if _folder_index(file, _IMAGE_FOLDER) is not None}
+    of_files = {file: _label_keys(file, in_folders) for file in files}
+    aside: dict[Path, str] = {}
+    named = _pattern(folders) if folders else _FIELD_FOLDER
+    chosen = {file: _beside(file, named, in_folders if not folders else None) for file in files}
+    chosen = {file: keys for file, keys in chosen.items() if keys}
+    if folders and not chosen:
+        raise DataError(
+            f"no file of the source lies in a folder {' or '.join(map(repr, folders))}; mask_folder is the name of the "
+            "folders that hold label maps"
+        )
+    if folders:
+        aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}
+        of_files = chosen
+    elif any(_lies_in_label_folder(file, in_folders) for file in files):
+        aside = {file: FIELD for file in chosen if not of_files[file]}
+    else:
+        of_files |= {file: keys + of_files[file] for file, keys in chosen.items()}
     labels: dict[_Key, list[Path]] = {}
     images: list[Path] = []
     for file in files:
-        keys = _label_keys(file, in_folders)
-        if not keys:
+        keys = of_files.get(file, [])
+        if not keys and file not in aside:
             images.append(file)
         for key in keys:
             labels.setdefault(key, []).append(file)
     masks = {}
     for image in images:
-        label_map = next((labels[key][0] for key in _image_keys(image) if key in labels), None)
+        keys = _keys_beside(image) if folders else list(_image_keys(image))
+        label_map = next((labels[key][0] for key in keys if key in labels), None)
         if label_map is not None:
             masks[image] = label_map
     taken = set(masks.values())
     unpaired = {file: None for group in labels.values() for file in group if file not in taken}
     seconds = {file for group in labels.values() if group[0] in taken for file in group[1:]}
-    return Pairing(masks, tuple(_refuse(file, is_second=file in seconds) for file in unpaired))
+    refused = [_refuse(file, is_second=file in seconds) for file in unpaired]
+    return Pairing(masks, (*refused, *(Refusal((file,), ORPHAN, reason) for file, reason in aside.items())))
 
 
 def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
-    """Labels in the smallest integer type that holds them.
+    """Labels in the smallest integer type that holds them; what is within `ROUNDING` of a whole number is that one.
 
     Raises:
         DataError: If a value is not a whole number.
@@ -102,9 +151,10 @@ def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
     if voxels.dtype == bool:
         return voxels.astype(np.uint8)
     if not np.issubdtype(voxels.dtype, np.integer):
-        if not np.isfinite(voxels).all() or (voxels != np.round(voxels)).any():
+        rounded = np.round(voxels)
+        if not np.isfinite(voxels).all() or (abs(voxels - rounded) > ROUNDING).any():
             raise DataError("the label map holds values that are not whole numbers; expected class numbers")
-        voxels = voxels.astype(np.int64)
+        voxels = rounded.astype(np.int64)
     low, high = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
     needed = np.min_scalar_type(high) if low >= 0 else np.min_scalar_type(min(low, -high - 1))
     return voxels.astype(needed)
@@ -121,17 +171,14 @@ def label_volume(voxels: Num[Array, "i j k"], affine: Affine) -> LabelMap:
 
 
 def label_image(pixels: Num[Array, "c h w"]) -> LabelMap:
-    """A label map (H, W) from an image: gray levels are class numbers; pure black and white (0 and 255) are 0 and 1.
+    """A label map (H, W) from an image: the gray levels as they are.
 
     Raises:
         UnsupportedError: If it has colors.
     """
     if (pixels != pixels[:1]).any():
         raise UnsupportedError("the label map is in colors; expected one class number a pixel")
-    labels = as_labels(pixels[0])
-    if labels.dtype == np.uint8 and np.isin(labels, (0, 255)).all():
-        labels = (labels == 255).astype(np.uint8)
-    return LabelMap(labels)
+    return LabelMap(as_labels(pixels[0]))
 
 
 def attach(image: Image, label_map: LabelMap) -> Image:
@@ -184,6 +231,30 @@ def _label_keys(file: Path, in_folders: set[str]) -> list[_Key]:
     if _key(file, _LABEL_FOLDER)[0] in in_folders:
         return [_key(file, _LABEL_FOLDER, stem) for stem in stems]
     return [(str(file.parent), suffixed[1])] if suffixed else []
+
+
+def _lies_in_label_folder(file: Path, in_folders: set[str]) -> bool:
+    return _folder_index(file, _LABEL_FOLDER) is not None and _key(file, _LABEL_FOLDER)[0] in in_folders
+
+
+def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"({'|'.join(map(re.escape, folders))})()", re.IGNORECASE)
+
+
+def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -> list[_Key]:
+    """Keys of a file in a folder of label maps; with `in_folders`, only beside one of these folders of images."""
+    suffixed = _LABEL_STEM.fullmatch(_stem(file))
+    stems = [_stem(file), suffixed[1]] if suffixed else [_stem(file)]
+    keys = [_key(file, pattern, stem) for stem in stems]
+    return keys if _folder_index(file, pattern) is not None and (in_folders is None or keys[0][0] in in_folders) else []
+
+
+def _keys_beside(file: Path) -> list[_Key]:
+    """Keys of an image whose label map may lie in a folder beside any of its own."""
+    shortened, parts = _IMAGE_STEM.fullmatch(_stem(file)), file.parts[:-1]
+    places = ["/".join((*parts[:n], "*", *parts[n + 1 :])) for n in reversed(range(len(parts)))]
+    stems = (_stem(file), shortened[1]) if shortened else (_stem(file),)
+    return [(place, stem) for stem in stems for place in places]
 
 
 def _image_keys(file: Path) -> Iterator[_Key]:

@@ -17,6 +17,7 @@ from medvit.metrics.auroc import mean_auroc
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
+from medvit.records import IGNORED
 from medvit.training.lightning_module import TrainingModule
 from medvit.training.optim import OptimConfig
 from medvit.training.resume import BEST
@@ -53,7 +54,10 @@ class Finetuning(TrainingModule):
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
-            counts = overlaps(batch.targets, probabilities.argmax(dim=1), probabilities.shape[1])
+            found, num_classes = probabilities.argmax(dim=1), probabilities.shape[1]
+            if num_classes <= IGNORED:
+                found = found.where(batch.targets != IGNORED, IGNORED)
+            counts = overlaps(batch.targets, found, num_classes)
             self._validated.append((counts.cpu(), torch.zeros(0)))
         else:
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))

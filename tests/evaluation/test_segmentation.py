@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvit.evaluation.segmentation import evaluate_masks, score_case
-from medvit.records import Row
+from medvit.records import IGNORED, Row
 
 CLASSES = ("background", "organ")
 SPACING_MM = (0.8, 1.0, 2.5)
@@ -75,3 +75,11 @@ def test_what_is_missed_and_what_is_invented_is_counted():
     scores = [score(truth, empty), score(empty, truth)]
     notes = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0).notes
     assert [note.split(":")[1].split(";")[0] for note in notes] == [" missed altogether", " found though not there"]
+
+
+def test_pixels_that_do_not_count_change_no_score() -> None:
+    truth, found = np.zeros((2, 16, 16), np.uint8)
+    truth[2:6, 2:6], found[2:7, 2:6] = 1, 1
+    scores = score_case(truth, found, ("background", "a"), (1.0, 1.0), tolerance_mm=1.0)
+    truth[10:], found[10:] = IGNORED, 1
+    assert score_case(truth, found, ("background", "a"), (1.0, 1.0), tolerance_mm=1.0) == scores

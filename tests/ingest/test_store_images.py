@@ -15,6 +15,7 @@ from medvit.dataset.store import Store
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
 from medvit.errors import OutputError
+from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.ingest.scan import scan
 from medvit.ingest.store_images import PROGRESS, ReadAndStore, Stored, store_images
 from medvit.records import Candidate, Taken
@@ -44,7 +45,7 @@ def store_all(source: Path, modality: str = "", part: str = "") -> Stored:
     out = source.parent / "out"
     return store_images(
         [replace(one, item=replace(one.item, part=part)) for one in scan(source).candidates],
-        Counting(out / "images", modality, 0),
+        Counting(out / "images", modality),
         folder=out,
         engine=EngineConfig(),
         state=Pseudonyms(bytes(32), "x").state,
@@ -126,17 +127,17 @@ def labeled(folder: Path, labels: Array) -> Candidate:
 
 def test_a_label_map_with_a_class_without_name_is_refused(tmp_path: Path) -> None:
     candidate = labeled(tmp_path, np.full((4, 4), 3, np.uint8))
-    function = ReadAndStore(tmp_path / "store", "", 3)
+    function = ReadAndStore(tmp_path / "store", "", MaskMeaning(names=("a", "b", "c")))
     with pytest.raises(ValueError, match="the label map holds 3; mask_classes names 3 classes, expected 0 to 2"):
         function(candidate)
-    taken = replace(function, num_mask_classes=0)(candidate)
+    taken = replace(function, meaning=MaskMeaning())(candidate)
     assert taken.num_mask_values == 4
 
 
 def test_instances_become_one_class(tmp_path: Path) -> None:
     numbers = np.arange(16, dtype=np.uint16).reshape(4, 4) * 1000
     candidate = labeled(tmp_path, numbers)
-    function = ReadAndStore(tmp_path / "store", "", 2, mask_values="instances")
+    function = ReadAndStore(tmp_path / "store", "", MaskMeaning(are_instances=True))
     taken = function(candidate)
     assert taken.num_mask_values == 2
     assert np.array_equal(Store(tmp_path / "store").get(taken.mask), numbers > 0)

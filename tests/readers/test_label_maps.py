@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 from medvit.errors import DataError, GeometryError, UnsupportedError
 from medvit.geometry import Affine
 from medvit.readers import find, read
+from medvit.readers.image import READER as PICTURES
 from medvit.readers.label_maps import LabelMap, as_labels, attach, label_image, pair_masks
 from medvit.records import Item
 from medvit.types import Image
@@ -85,8 +86,8 @@ def test_values_that_are_not_whole_numbers_are_refused():
         as_labels(np.array([0.0, 0.5]))
 
 
-def test_black_and_white_are_two_classes_and_colors_none():
-    assert label_image(np.array([[[0, 255]]], np.uint8)).labels.tolist() == [[0, 1]]
+def test_gray_levels_are_labels_as_they_are_and_colors_none():
+    assert label_image(np.array([[[0, 255]]], np.uint8)).labels.tolist() == [[0, 255]]
     assert label_image(np.array([[[0, 7]]], np.uint16)).labels.tolist() == [[0, 7]]
     with pytest.raises(UnsupportedError, match="in colors"):
         label_image(np.array([[[0]], [[1]], [[2]]], np.uint8))
@@ -109,7 +110,7 @@ def test_real_vessel_labels_in_gif_pair_with_their_tiff(shared_data: Path):
     assert len(items) == 10
     image = read(items[0])
     assert (image.pixels.shape, image.mask.shape) == ((3, 584, 565), (584, 565))
-    assert np.unique(image.mask).tolist() == [0, 1]
+    assert np.unique(image.mask).tolist() == [0, 255]
 
 
 def test_real_instance_labels_keep_their_numbers(shared_data: Path):
@@ -119,3 +120,51 @@ def test_real_instance_labels_keep_their_numbers(shared_data: Path):
     image = read(item)
     assert image.pixels.shape[0] == 3
     assert image.mask.max() == len(np.unique(image.mask)) - 1
+
+
+@pytest.mark.parametrize("folder", ["gt", "ground_truth", "GroundTruth", "annotations", "mask"])
+def test_other_names_of_folders_of_label_maps_are_known(folder):
+    pairing = pair_masks([Path("images/a.png"), Path(folder, "a.png")])
+    assert pairing.masks == {Path("images/a.png"): Path(folder, "a.png")}
+
+
+def test_a_folder_called_mask_beside_other_label_maps_is_set_aside():
+    files = [Path(folder, "a.png") for folder in ("images", "1st_manual", "mask")]
+    pairing = pair_masks(files)
+    assert pairing.masks == {files[0]: files[1]}
+    assert [(one.files, one.code) for one in pairing.refused] == [((files[2],), "label_map")]
+
+
+@pytest.mark.parametrize("place", ["images/a.png", "photos/a.png", "p/photos/day/a_0000.png"])
+def test_a_named_folder_holds_the_label_maps_of_those_beside_it(place):
+    image = Path(place)
+    label_map = image.parent.parent / "truth" / "a_seg.png"
+    nested = Path("p/truth/day/a.png")
+    known = nested if place.startswith("p/") else label_map
+    other = image.parent / "a_mask.png"
+    pairing = pair_masks(sorted([image, known, other]), ["Truth"])
+    assert pairing.masks == {image: known}
+    assert [one.files for one in pairing.refused] == [(other,)]
+
+
+def test_a_named_folder_that_is_not_there_is_refused():
+    with pytest.raises(DataError, match="no file of the source lies in a folder 'truth'"):
+        pair_masks([Path("images/a.png")], ["truth"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_a_rounding_error_from_whole_numbers_are_rounded(dtype):
+    labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    written = labels.astype(dtype) * dtype(0.1) / dtype(0.1) * (1 - 1e-7)
+    assert np.array_equal(as_labels(written), labels)
+    with pytest.raises(DataError, match="not whole numbers"):
+        as_labels(labels + dtype(0.01))
+
+
+@pytest.mark.parametrize("used", [[0, 7], [0, 3, 7], [0, 1]])
+def test_an_index_of_a_palette_with_colors_is_the_label_whichever_are_used(tmp_path: Path, used: list[int]):
+    palette = [((n >> 0 & 1) << 7, (n >> 1 & 1) << 7, (n >> 2 & 1) << 7) for n in range(8)]  # as Pascal VOC has it
+    labels = Pillow.fromarray(np.array([used], np.uint8), "P")
+    labels.putpalette([level for color in palette for level in color])
+    labels.save(tmp_path / "a.png")
+    assert PICTURES.read_mask(tmp_path / "a.png").labels.tolist() == [used]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import Samples, are_tiles, some_tiles
-from medvit.records import Row
+from medvit.records import IGNORED, Row
 from medvit.training.guard.probes import FEWEST_LABELED, MASKED_IMAGES, Probe, ProbeConfig
 from medvit.training.initialization import InitialModel
 from medvit.transforms.patches import patchify
@@ -129,7 +129,9 @@ def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
 def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
     """The foreground class that covers most of a patch, or background where it covers less than a tenth."""
     assert sample.target is not None
-    inside = patchify(resize_mask(sample.target, size)[None, None].float(), patch_size)[0].long()
+    inside = patchify(
+        resize_mask(sample.target.where(sample.target != IGNORED, 0), size)[None, None].float(), patch_size
+    )[0].long()
     shares = F.one_hot(inside, int(inside.max()) + 1).float().mean(dim=1)
     shares[:, 0] = 0.1
     return shares.argmax(dim=1)

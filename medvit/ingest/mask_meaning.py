@@ -1,0 +1,224 @@
+"""What the values of label maps mean: decided over all label maps of a source, and refused where it cannot be known.
+
+Asked for, values are classes by their names (`mask_classes={0: background, 128: border, 255: lesion}`), are not counted
+(`mask_ignore=[255]`), or number single things that are all of one class (`mask_values=instances`). Unasked,
+
+- 0 with 255 or 65535 alone are the background and one class;
+- few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value;
+- other values number the classes;
+- 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the one may mean "not labeled", the
+  other are edges of pictures that were smoothed or compressed with loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray as Array
+
+from medvit.errors import DataError
+from medvit.records import IGNORED
+
+log = logging.getLogger("medvit")
+
+MaskValues = Literal["classes", "instances"]
+"""What values of label maps above 0 number: classes, or single things that are all of one class."""
+MaskClasses = dict[int, str] | tuple[str, ...]
+"""Names of classes by the value in label maps, or of the values 0, 1, 2..."""
+MaskCounts = Mapping[int, int]
+"""Pixels of each value of a label map."""
+
+BACKGROUND = "background"
+WHITES = (255, 65535)
+"""Largest values of 8 and 16 bits: white in a picture."""
+LEAST_GRAY = 64
+"""Classes that are numbered rarely reach this value, gray levels that are classes rarely lie below."""
+MAX_LEVELS = 16
+"""Gray levels that are classes are at most so many."""
+MAX_CLASSES = 256
+"""More values than this number things."""
+EDGE = 32
+"""How far from black and white the gray levels lie that smoothing and lossy compression leave, for the most part."""
+MIN_INSTANCES, MIN_COUNTS = 8, 3
+"""Values up to the first at least, in at least so many different numbers, look as if they numbered things."""
+SHOWN_VALUES = 12
+
+
+@dataclass(frozen=True)
+class MaskMeaning:
+    """The class of each value of label maps: `classes` has pairs of both; none where values are the classes."""
+
+    classes: tuple[tuple[int, int], ...] | None = None
+    names: tuple[str, ...] = ()
+    """Of the classes; empty where they have none."""
+    ignored: tuple[int, ...] = ()
+    are_instances: bool = False
+
+    def of(self, labels: Int[Array, "*s"]) -> Int[Array, "*s"]:
+        """Return a label map with classes for values, `IGNORED` for those that do not count.
+
+        Raises:
+            DataError: If it holds a value that is no class.
+        """
+        counts = counted(labels)
+        there = counts.keys() - set(self.ignored)
+        classes = {value: self._class(value) for value in sorted(there)} | dict.fromkeys(self.ignored, IGNORED)
+        if all(classes[value] == value for value in counts):
+            return labels
+        changed = np.zeros(labels.shape, dtype=np.min_scalar_type(max(classes.values())))
+        for value in counts:
+            changed[labels == value] = classes[value]
+        return changed
+
+    def _class(self, value: int) -> int:
+        if value < 0:
+            raise DataError(f"the label map holds {value}; expected class numbers from 0 on")
+        if self.are_instances:
+            return min(value, 1)
+        if self.classes is not None:
+            known = dict(self.classes)
+            if value not in known:
+                raise DataError(
+                    f"the label map holds {value}; expected {_listed(known)}: name it in mask_classes or mask_ignore"
+                )
+            return known[value]
+        if self.names and value >= len(self.names):
+            raise DataError(
+                f"the label map holds {value}; mask_classes names {len(self.names)} classes, expected 0 to "
+                f"{len(self.names) - 1}: a mapping names values, as mask_classes={{0: background, {value}: lesion}}"
+            )
+        return value
+
+
+def counted(labels: Int[Array, "*s"]) -> dict[int, int]:
+    """Return the number of pixels of each value of a label map."""
+    if labels.dtype == np.uint8:
+        counts = np.bincount(labels.ravel(), minlength=256) if labels.size < 2**24 else _in_parts(labels)
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, numbers = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
+def meaning_of(
+    found: Sequence[MaskCounts],
+    named: MaskClasses = (),
+    *,
+    values: MaskValues = "classes",
+    ignored: Sequence[int] = (),
+) -> MaskMeaning:
+    """Return what values mean, of all label maps of a source; reports what was found.
+
+    Raises:
+        DataError: If values may mean one thing or another and `named` does not say.
+    """
+    ignored = tuple(sorted(set(ignored)))
+    totals = Counter[int]()
+    for counts in found:
+        totals.update({value: number for value, number in counts.items() if value not in ignored and value >= 0})
+    there = sorted(totals)
+    if isinstance(named, Mapping):
+        meaning = _named(named, there)
+    elif values == "instances":
+        meaning = MaskMeaning(names=tuple(named), are_instances=True)
+    elif named:
+        binary = len(named) == 2 and there and there[-1] in WHITES and set(there) <= {0, there[-1]}
+        meaning = MaskMeaning(((0, 0), (there[-1], 1)) if binary else None, tuple(named))
+    else:
+        meaning = _unasked(totals, found)
+    if ignored and len(meaning.names) > IGNORED:
+        raise DataError(f"{len(meaning.names)} classes of label maps; with mask_ignore expected {IGNORED} at most")
+    if there:
+        taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
+        hint = f"; {_example(there)} names them" if meaning.classes and not named else ""
+        log.info("the %d label maps hold %s%s%s", len(found), _listed(there), taken, hint)
+    return replace(meaning, ignored=ignored)
+
+
+def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
+    """Classes in the order of the mapping; values of one name are one class."""
+    names = tuple(dict.fromkeys(named.values()))
+    absent = [value for value in named if value not in there]
+    if there and absent:
+        log.warning("mask_classes names %s, which no label map holds; found %s", _listed(absent), _listed(there))
+    return MaskMeaning(tuple((value, names.index(name)) for value, name in named.items()), names)
+
+
+def _unasked(totals: Counter[int], found: Sequence[MaskCounts]) -> MaskMeaning:
+    there = sorted(totals)
+    if not there:
+        return MaskMeaning()
+    top, below = there[-1], [value for value in there[:-1] if value > 0]
+    if top in WHITES and not below:
+        return MaskMeaning(((0, 0), (top, 1)), (BACKGROUND, "class 1"))
+    if top in WHITES and below[-1] < LEAST_GRAY:
+        raise DataError(
+            f"the label maps hold {_listed(there)}; {top} may be a class or mean what is not labeled: "
+            f"give mask_ignore=[{top}], or name the classes, as {_example(there)}"
+        )
+    if _are_edges(totals):
+        raise DataError(
+            f"the label maps hold {_listed(there)}, most pixels near 0 and {top}, as pictures do that were smoothed or "
+            "compressed with loss (JPEG); expected class numbers: save them without loss and smoothing"
+        )
+    if top >= LEAST_GRAY and len(there) <= MAX_LEVELS and len(there) <= top:
+        levels = there if there[0] == 0 else [0, *there]
+        names = (BACKGROUND, *(f"value {value}" for value in levels[1:]))
+        return MaskMeaning(tuple((value, index) for index, value in enumerate(levels)), names)
+    _hint(found)
+    if top >= MAX_CLASSES and len(there) < MAX_CLASSES:
+        levels = there if there[0] == 0 else [0, *there]
+        names = (BACKGROUND, *(f"value {value}" for value in levels[1:]))
+        return MaskMeaning(tuple((value, index) for index, value in enumerate(levels)), names)
+    return MaskMeaning()
+
+
+def _are_edges(totals: Counter[int]) -> bool:
+    """Whether values are many, and those above black for the most part near white."""
+    top = max(totals)
+    if len(totals) <= MAX_LEVELS or not WHITES[0] - EDGE <= top <= WHITES[0]:
+        return False
+    bright = sum(number for value, number in totals.items() if value > EDGE)
+    return sum(number for value, number in totals.items() if value >= top - EDGE) >= bright / 2
+
+
+def _hint(found: Iterable[MaskCounts]) -> None:
+    """Report values that look as if they numbered single things: 1 to n in each label map, n another in each."""
+    tops = []
+    for counts in found:
+        values = [value for value in counts if value > 0]
+        if values and len(values) != max(values):
+            return
+        tops.append(len(values))
+    if max(tops, default=0) >= MIN_INSTANCES and len(set(tops)) >= MIN_COUNTS:
+        log.warning(
+            "label maps hold 1 to n, with another n of up to %d in each, as if they numbered single things; "
+            "mask_values=instances takes these as one class",
+            max(tops),
+        )
+
+
+def _example(there: Sequence[int]) -> str:
+    rest = [value for value in there if value > 0][:2]
+    return "mask_classes={0: background, " + ", ".join(f"{value}: NAME" for value in rest) + "}"
+
+
+def _named_classes(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= SHOWN_VALUES else f"{len(names)} classes"
+
+
+def _listed(values: Iterable[int]) -> str:
+    ordered = sorted(values)
+    if len(ordered) > SHOWN_VALUES:
+        return f"{len(ordered)} values ({', '.join(map(str, ordered[:3]))}, ..., {ordered[-1]})"
+    return " and ".join(filter(None, (", ".join(map(str, ordered[:-1])), str(ordered[-1]))))
+
+
+def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
+    """Counts of 8-bit values plane by plane: `bincount` copies to 64 bits."""
+    return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)
