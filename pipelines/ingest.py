@@ -27,7 +27,16 @@ from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
 from medvit.ingest.mask_meaning import MaskClasses, MaskMeaning, MaskValues, meaning_of
 from medvit.ingest.pack_tiles import pack
-from medvit.ingest.rows import failures, mask_classes, quarantined, require_some, rows, tell_unlabeled, way_back
+from medvit.ingest.rows import (
+    failures,
+    mask_classes,
+    quarantined,
+    require_some,
+    rows,
+    tell_unlabeled,
+    warn_of_identifiers,
+    way_back,
+)
 from medvit.ingest.scan import Scan, scan
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.store_images import ReadAndStore, Stored, mask_counts, remove_unused_arrays, store_images
@@ -154,6 +163,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     found = slides.as_slides(found, config.tiles)
     update.tell(found)
     candidates = labeled(found, config, table)
+    warn_of_identifiers(candidates, pseudonyms)
     assigned = assign(candidates, config.splits)
 
     counts = counts_of(assigned.candidates, config, pseudonyms, found, run.folder)

@@ -103,7 +103,7 @@ def _contents(manifest: Manifest) -> list[str]:
         ["", *(name for name, _ in columns)],
         [
             ["patients", *(len({row.patient_id for row in rows}) for _, rows in columns)],
-            ["studies", *(len({row.study_id for row in rows}) for _, rows in columns)],
+            ["studies", *(len({(row.patient_id, row.study_id) for row in rows}) for _, rows in columns)],
             *([name, *(_count(rows, what) for _, rows in columns)] for name, what in counted.items()),
             ["with a label map", *(sum(row.mask is not None for row in rows) for _, rows in columns)],
         ],

@@ -122,7 +122,7 @@ def _contents(a: Manifest, b: Manifest) -> Table:
 def _counts(manifest: Manifest) -> dict[str, int]:
     return {
         "patients": len({row.patient_id for row in manifest}),
-        "studies": len({row.study_id for row in manifest}),
+        "studies": len({(row.patient_id, row.study_id) for row in manifest}),
         "images": sum(row.kind == "image" for row in manifest),
         "volumes": sum(row.kind == "volume" for row in manifest),
         "flagged": sum(bool(row.flags) for row in manifest),

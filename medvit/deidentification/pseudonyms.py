@@ -65,6 +65,10 @@ class Pseudonyms:
         identity = candidate.item.identity
         return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
+    def shared_study(self, study: str, patient: str) -> str:
+        """Pseudonym of what one patient has of a study whose identifier several patients share."""
+        return "s-" + self._digest("study of patient", study, patient)[:12]
+
     def series(self, candidate: Candidate) -> str:
         """Pseudonym of the series of an image; an image that names no series is one of its own."""
         return "e-" + self._uid("series", candidate.item.identity.series, candidate)[:12]
@@ -108,10 +112,14 @@ class SiteNames:
         self.given: dict[str, str] = {}
         """Pseudonym of a study -> its identifier: the way back, for the site's crosswalk only."""
 
-    def study(self, identifier: str) -> str:
-        """The pseudonym of a study."""
-        name = self._pseudonyms.study(_of(Identity(study=identifier)))
-        self.given[name] = identifier
+    def study(self, identifier: str, *, patient: str | None = None) -> str:
+        """The pseudonym of a study; given a `patient`, of what that one has of a study whose UID several share."""
+        if patient is None:
+            name, original = self._pseudonyms.study(_of(Identity(study=identifier))), identifier
+        else:
+            name = self._pseudonyms.shared_study(identifier, patient)
+            original = f"{identifier} of the patient {patient}"
+        self.given[name] = original
         return name
 
     def series(self, identifier: str) -> str:

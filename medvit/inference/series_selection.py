@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from medvit.deidentification.patient_ids import spelled_alike
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.dicom.header import Header, read_header
 from medvit.errors import ConfigError, DataError, MedvitError, NotAnImageError
@@ -19,6 +21,8 @@ from medvit.writers import Study
 
 if TYPE_CHECKING:
     from medvit.models.image import AppliesTo
+
+log = logging.getLogger("medvit")
 
 SeriesChoice = Literal["best", "all", "one"]
 DICOM = "dicom"
@@ -46,55 +50,97 @@ class StudyIndex:
 def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, applies_to: AppliesTo) -> StudyIndex:
     """Groups what the readers found in `source` by study.
 
-    DICOM images are grouped by Study Instance UID (0020,000D), or by folder where it is empty; any other image is a
-    study. A refused series that the model was made for is kept with its study, so that a study whose only fitting
-    series is broken counts as failed and not as skipped.
+    DICOM images are grouped by Study Instance UID (0020,000D), or by folder where it is empty, and by PatientID; any
+    other image is a study. A refused series that the model was made for is kept with its study, so that a study whose
+    only fitting series is broken counts as failed and not as skipped.
     """
-    items: dict[str, list[Item]] = defaultdict(list)
+    items: dict[StudyKey, list[Item]] = defaultdict(list)
     refusals: list[Refusal] = []
     for entry in found:
         if isinstance(entry, Refusal):
             refusals.append(entry)
         else:
-            items[_study_key(entry, source)].append(entry)
+            items[StudyKey.of(entry, source)].append(entry)
     images = [refusal for refusal in refusals if refusal.code not in (NotAnImageError.code, ORPHAN)]
     belongings = Belongings.of(images, items, source, applies_to)
+    keys = items.keys() | belongings.refused.keys()
+    num_patients = Counter(key.study for key in keys)
     grouped = [
-        Study(names.study(key), tuple(items[key]), tuple(belongings.refused[key]), belongings.num_unreadable[key])
-        for key in sorted(items.keys() | belongings.refused.keys())
+        Study(
+            key.name(names, is_shared=num_patients[key.study] > 1),
+            tuple(items[key]),
+            tuple(belongings.refused[key]),
+            belongings.num_unreadable[key],
+            num_others=num_patients[key.study] - 1,
+        )
+        for key in sorted(keys)
     ]
     strays = [Study(names.study(_relative(stray.files[0], source)), (), (stray,)) for stray in belongings.strays]
+    _warn_of(grouped, keys)
     return StudyIndex(tuple(sorted([*grouped, *strays], key=lambda s: s.name)), len(refusals) - len(images))
+
+
+class StudyKey(NamedTuple):
+    """What makes a study: its Study Instance UID, which should be of one patient alone, and the PatientID."""
+
+    study: str
+    patient: str = ""
+
+    @classmethod
+    def of(cls, item: Item, source: Path) -> StudyKey:
+        """The study of an image: of DICOM by its header, or its folder where that names none; else the image itself."""
+        identity = item.identity
+        if identity.study:
+            return cls(identity.study, identity.patient)
+        first = _relative(item.files[0], source)
+        if item.reader == DICOM:
+            return cls(f"{Path(first).parent}/", identity.patient)
+        return cls(f"{first}#{item.index or 0}")
+
+    def name(self, names: SiteNames, *, is_shared: bool) -> str:
+        """The pseudonym of the study: one that its patient is part of where several patients share the identifier."""
+        return names.study(self.study, patient=self.patient) if is_shared else names.study(self.study)
+
+
+def _warn_of(grouped: Sequence[Study], keys: Iterable[StudyKey]) -> None:
+    """Warn of studies of several patients, and of PatientIDs that may be one patient's, by the names of studies."""
+    if shared := [study.name for study in grouped if study.num_others]:
+        log.warning("predict: several patients share a StudyInstanceUID, each has a study: %s", ", ".join(shared))
+    for alike in spelled_alike(key.patient for key in keys):
+        of = [study.name for study in grouped if any(item.identity.patient in alike for item in study.items)]
+        text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
+        log.warning("predict: %s: studies %s", text, ", ".join(of))
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """Which study each refused image belongs to, by study key."""
+    """Which study each refused image belongs to."""
 
-    refused: dict[str, list[Refusal]]
+    refused: dict[StudyKey, list[Refusal]]
     """Refused series that would have fitted the model; a study of which all was refused has an entry too."""
-    num_unreadable: Counter[str]
+    num_unreadable: Counter[StudyKey]
     strays: list[Refusal]
 
     @classmethod
     def of(
-        cls, refusals: Sequence[Refusal], items: Mapping[str, Sequence[Item]], source: Path, applies_to: AppliesTo
+        cls, refusals: Sequence[Refusal], items: Mapping[StudyKey, Sequence[Item]], source: Path, applies_to: AppliesTo
     ) -> Belongings:
         """Finds it from the header of a refused file, else from the DICOM images in its folder."""
-        folders = {
-            path.parent: key for key, group in items.items() for i in group if i.reader == DICOM for path in i.files
-        }
+        folders: dict[Path, set[StudyKey]] = defaultdict(set)
+        for key, group in items.items():
+            for path in (path for item in group if item.reader == DICOM for path in item.files):
+                folders[path.parent].add(key)
         belongings = cls(defaultdict(list), Counter(), [])
         for refusal in refusals:
             header = _header(refusal.files[0])
-            folder = refusal.files[0].parent
+            beside = folders.get(refusal.files[0].parent, set())
             if header is not None:
-                key = header.study or f"{Path(_relative(refusal.files[0], source)).parent}/"
+                study = header.study or f"{Path(_relative(refusal.files[0], source)).parent}/"
                 fits = _described(header.modality, header.description, applies_to)
                 fits &= applies_to.kind == "volume" or not header.is_slice  # slices that fail were to be a volume
-                belongings.refused[key] += [refusal] if fits else []
-            elif folder in folders:
-                belongings.num_unreadable[folders[folder]] += len(refusal.files)
+                belongings.refused[StudyKey(study, header.patient)] += [refusal] if fits else []
+            elif len(beside) == 1:
+                belongings.num_unreadable[next(iter(beside))] += len(refusal.files)
             else:
                 belongings.strays.append(refusal)
         return belongings
@@ -186,13 +232,6 @@ def _header(path: Path) -> Header | None:
 
 def _num_bytes(item: Item) -> int:
     return sum(path.stat().st_size for path in item.files)
-
-
-def _study_key(item: Item, source: Path) -> str:
-    if item.identity.study:
-        return item.identity.study
-    first = _relative(item.files[0], source)
-    return f"{Path(first).parent}/" if item.reader == DICOM else f"{first}#{item.index or 0}"
 
 
 def _relative(path: Path, source: Path) -> str:

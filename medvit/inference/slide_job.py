@@ -15,6 +15,7 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
 from medvit.inference.series_selection import choose
 from medvit.inference.slide_predictor import SlidePredictor
+from medvit.inference.study_job import notes_on_patients
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import TileLoaderConfig
 from medvit.records import Item, Refusal
@@ -106,7 +107,7 @@ class SlideJob:
             raise DataError("a plain picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
-        notes: list[str] = []
+        notes = notes_on_patients(study)
         for item in items:
             name = self.names.series(study.series_key(item))
             place = folder / name if len(items) > 1 else folder

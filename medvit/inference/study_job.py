@@ -47,7 +47,7 @@ class StudyJob:
         items = choose(study, self.applies_to, self.series)
         outputs: list[str] = []
         findings: list[Finding] = []
-        notes = list(_notes_on(study, num_fitting(study, self.applies_to) - len(items)))
+        notes = [*notes_on_patients(study), *_notes_on(study, num_fitting(study, self.applies_to) - len(items))]
         for item in items:
             name = self._name(study, item, findings)
             image = read(replace(item, mask=None))  # a label map beside the image is no business of a prediction
@@ -100,6 +100,11 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
         Finding(series, name, volume_ml=None if voxel_ml is None else int(count) * voxel_ml, num_voxels=int(count))
         for name, count in list(zip(prediction.classes, counts, strict=True))[1:]
     ]
+
+
+def notes_on_patients(study: Study) -> list[str]:
+    """A note where other patients have the same StudyInstanceUID."""
+    return [f"{study.num_others} other patients have the same StudyInstanceUID"] if study.num_others else []
 
 
 def _notes_on(study: Study, num_left: int) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medvit.dataset.quarantine import Quarantined
+from medvit.deidentification.patient_ids import shared, spelled_alike
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
 from medvit.readers.label_maps import ORPHAN
@@ -54,6 +55,20 @@ def way_back(
     pairs += [(pseudonyms.image(candidate), str(candidate.item.files[0].absolute())) for candidate in candidates]
     pairs += [(pseudonyms.file(_relative(r.files[0], root)), str(r.files[0].absolute())) for r in refusals]
     return pairs
+
+
+def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms) -> None:
+    """Warn of studies that several patients share, and of patients whose IDs may be one patient's, by pseudonyms."""
+    names = {candidate.patient.id: pseudonyms.patient(candidate.patient) for candidate in candidates}
+    studies = {one.item.identity.study: pseudonyms.study(one) for one in candidates}
+    pairs = ((candidate.item.identity.study, candidate.patient.id) for candidate in candidates)
+    for study, patients in shared(pairs).items():
+        text = f"{len(patients)} patients share the StudyInstanceUID of {studies[study]}; they stay apart, a study each"
+        log.warning("%s: %s", text, ", ".join(names[patient] for patient in patients))
+    for alike in spelled_alike(one.patient.id for one in candidates if one.item.identity.patient):
+        text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
+        of = ", ".join(names[patient] for patient in alike)
+        log.warning("%s: %s; if they are one, mend the source, or give patient_from", text, of)
 
 
 def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:

@@ -31,6 +31,8 @@ class Study:
     items: tuple[Item, ...] = field(repr=False)
     refusals: tuple[Refusal, ...] = field(default=(), repr=False)
     num_unreadable: int = 0
+    num_others: int = 0
+    """Other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
         """What names the series of one of its images: its identifier, else its place in the study."""

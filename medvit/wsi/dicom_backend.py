@@ -47,7 +47,7 @@ class _Header:
 
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
     """The slides in DICOM files, one a series, and the files that are none: labels and overviews are left out."""
-    groups: dict[str, list[_Header]] = {}
+    groups: dict[tuple[object, ...], list[_Header]] = {}
     for file in files:
         header = _header(file)
         if isinstance(header, Refusal):
@@ -57,7 +57,8 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
                 (file,), NotAnImageError.code, f"the {header.kind.lower()} picture of a slide, which may show names"
             )
         else:
-            groups.setdefault(header.identity.series or str(file), []).append(header)
+            key = header.identity if header.identity.series else str(file)  # two patients may share the UID of a series
+            groups.setdefault((key,), []).append(header)
     for group in groups.values():
         parts, copies = _apart(group)
         yield from (Refusal((copy,), "duplicate", "a second copy of a file of its slide") for copy in copies)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ MR = AppliesTo(modality="MR", kind="volume", description="HippoCrop")
 class Plain:
     """Pseudonyms that show what they stand for."""
 
-    def study(self, identifier: str) -> str:
-        return f"s-{identifier}"
+    def study(self, identifier: str, *, patient: str | None = None) -> str:
+        return f"s-{identifier}" if patient is None else f"s-{identifier}-{patient}"
 
     def series(self, identifier: str) -> str:
         return f"e-{identifier}"
@@ -126,3 +127,33 @@ def test_a_damaged_file_is_told_of_with_the_study_beside_it_or_else_by_itself(ma
 def test_a_rule_that_is_no_regular_expression_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="no regular expression"):
         check_rule(AppliesTo(description="T1("))
+
+
+def test_two_patients_under_one_study_uid_are_two_studies_also_where_one_is_refused(
+    make_series: SeriesMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [replace(item(tmp_path, name), identity=Identity(name, "1.2", name)) for name in ("a", "b")]
+    index = studies(found, tmp_path, Plain(), MR)
+    assert [(study.name, study.num_others) for study in index.studies] == [("s-1.2-a", 1), ("s-1.2-b", 1)]
+    assert [study.items for study in index.studies] == [(found[0],), (found[1],)]
+    assert "several patients share a StudyInstanceUID" in caplog.text
+
+    refused, _ = make_series(description="HippoCrop", study="1.2")
+    refusal = Refusal(refused.files, "geometry", "a slice is missing")
+    index = studies([found[0], refusal], tmp_path, Plain(), MR)
+    assert {study.name: len(study.refusals) for study in index.studies} == {"s-1.2-a": 0, "s-1.2-SECRET-7": 1}
+
+
+def test_patient_ids_that_may_be_one_patients_are_reported_by_pseudonym(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [
+        replace(item(tmp_path, f"x{n}"), identity=Identity(patient, f"1.{n}", "e"))
+        for n, patient in enumerate(("AB007", "ab 7", "AB8"))
+    ]
+    studies(found, tmp_path, Plain(), MR)
+    assert (
+        "2 PatientIDs differ only in spaces, case or zeros, and count as 2 patients: studies s-1.0, s-1.1"
+        in caplog.text
+    )
+    assert "AB" not in caplog.text

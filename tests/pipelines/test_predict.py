@@ -248,3 +248,21 @@ def test_the_hippocampus_crop_is_chosen_in_each_real_study_and_no_other_series(
     referenced = {pydicom.dcmread(path).ReferencedSeriesSequence[0].SeriesInstanceUID for path in folder.rglob("*.dcm")}
     crops = {pydicom.dcmread(path).SeriesInstanceUID for path in source.rglob("*_HCropVolume/1.dcm")}
     assert referenced == crops
+
+
+def test_two_patients_under_one_study_uid_get_a_folder_and_a_result_each(tmp_path: Path, make_checkpoint: Make) -> None:
+    for name in ("one", "two"):
+        write_ct_studies(tmp_path / "source" / name, 1)
+        for path in (tmp_path / "source" / name).rglob("*.dcm"):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = name
+            dataset.save_as(path)
+    made = run(tmp_path, make_checkpoint(modality="CT"), tmp_path / "source").artifact
+    assert made.num_done == 2
+    patients = set()
+    for line in table(made.folder / "status.csv"):
+        assert line["reason"] == "1 other patients have the same StudyInstanceUID"
+        patients.add(pydicom.dcmread(made.folder / line["study"] / "segmentation.dcm").PatientID)
+    assert patients == {"one", "two"}
+    crosswalk = (tmp_path / "site.key.crosswalk" / "predict-out.csv").read_text()
+    assert "of the patient one" in crosswalk

@@ -21,8 +21,8 @@ from tests.writers.test_dicom_seg import CLASSES, MAKER, errors_of, mask_of
 class PlainNames:
     """Names of a test: the identifiers themselves."""
 
-    def study(self, identifier: str) -> str:
-        return identifier
+    def study(self, identifier: str, *, patient: str | None = None) -> str:
+        return identifier if patient is None else f"{identifier} {patient}"
 
     def series(self, identifier: str) -> str:
         return identifier

@@ -109,9 +109,9 @@ def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
 
     They lie a third of the study from each other and from its ends, where slices of a volume show little.
     """
-    studies: dict[str, list[Row]] = {}
+    studies: dict[tuple[str, str], list[Row]] = {}
     for row in manifest:
-        studies.setdefault(row.study_id, []).append(row)
+        studies.setdefault((row.patient_id, row.study_id), []).append(row)
     order = np.random.default_rng(seed).permutation(len(studies))
     shuffled = [list(studies.values())[n] for n in order]
     chosen = sorted(shuffled, key=lambda rows: len(rows) == 1)[:count]
