@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type
 
 from pydantic import Field
 
-from medvit import sources
+from medvit import sources, tracking
 from medvit.artifacts import Checkpoint, Lineage
 from medvit.config import Config, read_yaml
 from medvit.dataset.manifest import Manifest
@@ -33,7 +33,9 @@ from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
 
-CONFIG, RUN_ID, INPUTS = "config.yaml", ".run_id", ".inputs.json"
+CONFIG, INPUTS = "config.yaml", ".inputs.json"
+BOOKKEEPING = (CONFIG, INPUTS, tracking.FOLDER)
+"""What a run has in its folder before it has made anything."""
 FREE_BYTES = 2**20
 """A disk with less than this free is called full when a write fails."""
 
@@ -184,12 +186,13 @@ class Stage(Generic[StageConfigT, ArtifactT]):
             self._follow(config, partial)
         _open_folder(partial, final, config)
         with _explained_disk_errors(partial), _removed_if_empty(partial):
-            run = Run(self.name, partial, start(config.tracking, self.name, _earlier_run(partial)))
+            run = Run(self.name, partial, start(config.tracking, self.name, partial))
             try:
                 _begin(run, config)
                 artifact = self.recipe(config, run)
                 _end(run, config)
-                os.replace(partial, final)
+                with run.tracker.moving_to(final):
+                    os.replace(partial, final)
             except BaseException:
                 run.tracker.finish("FAILED")
                 raise
@@ -251,19 +254,13 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
         )
 
 
-def _earlier_run(partial: Path) -> str | None:
-    path = partial / RUN_ID
-    return path.read_text(encoding="utf-8") or None if path.is_file() else None
-
-
 def _begin(run: Run, config: StageConfig) -> None:
     seed_everything(config.seed, with_torch=config.USES_TORCH)
-    resolved = config.to_yaml(private=False)
+    resolved, is_new = config.to_yaml(private=False), not (run.folder / CONFIG).is_file()
     write_text(run.folder / CONFIG, resolved)
-    if _earlier_run(run.folder) is None:
+    if is_new:
         run.tracker.params(config.tree(private=False))
         run.tracker.text(resolved, CONFIG)
-    write_text(run.folder / RUN_ID, run.tracker.run_id or "")
 
 
 def _end(run: Run, config: StageConfig) -> None:
@@ -271,7 +268,6 @@ def _end(run: Run, config: StageConfig) -> None:
     tree = {key: value for key, value in config.tree(private=False).items() if key not in ("resume", "tracking")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
-    (run.folder / RUN_ID).unlink()
     (run.folder / INPUTS).unlink(missing_ok=True)
 
 
@@ -281,7 +277,8 @@ def _removed_if_empty(partial: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if partial.exists() and all(p.name in (CONFIG, RUN_ID, INPUTS) for p in partial.rglob("*") if p.is_file()):
+        made = (path.relative_to(partial).parts[0] for path in partial.rglob("*") if path.is_file())
+        if partial.exists() and all(name in BOOKKEEPING for name in made):
             shutil.rmtree(partial)
         raise
 

@@ -91,6 +91,11 @@ STAGES = {
         "medvit plan pretrain dataset=runs/dataset backbone.size=base",
         before="pretrain|finetune ",
     ),
+    "sync": Entry(
+        "Sends to MLflow what runs recorded while it could not be reached.",
+        "medvit sync runs=runs",
+        "runs could not be sent",
+    ),
     "demo": Entry(
         "Runs every stage on phantoms of radiology, pathology and the eye, and says where to look.",
         "medvit demo output=runs/demo",

@@ -44,7 +44,7 @@ HOMES = {
     "imagecodecs": ("medvit/dicom/", "medvit/readers/image.py"),
     "jinja2": ("medvit/document.py",),
     "lightning": ("medvit/training/",),
-    "mlflow": ("medvit/tracking.py",),
+    "mlflow": ("medvit/tracking/",),
     "openslide": ("medvit/wsi/",),
     "peft": ("medvit/peft/",),
     "pydicom": tuple(f"medvit/{room}/" for room in ROOMS_OF_DICOM),

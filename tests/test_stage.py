@@ -19,7 +19,7 @@ from pydantic import Field
 
 from medvit.artifacts import Checkpoint, Lineage, Report
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.errors import ConfigError, DataError, OutputError, TrackingError
+from medvit.errors import ConfigError, DataError, OutputError
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
 from tests.plugins.tracking_template import MakeStore
@@ -210,7 +210,8 @@ def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path, make_store: MakeS
     client = MlflowClient(tracking_uri=make_store(tmp_path))
     with pytest.raises(DataError):
         run_count(tmp_path, stop_at=2, tracking=sqlite(tmp_path))
-    run_id = (tmp_path / "out.partial" / ".run_id").read_text(encoding="utf-8")
+    (found,) = client.search_runs([client.get_experiment_by_name("medvit").experiment_id])
+    run_id = found.info.run_id
     assert client.get_run(run_id).info.status == "FAILED"
     run_count(tmp_path, resume=True, tracking=sqlite(tmp_path))
     assert Lineage.read(tmp_path / "out").run_id == run_id  # the same run went on
@@ -237,9 +238,11 @@ def test_a_child_points_to_the_runs_of_its_inputs(tmp_path: Path, make_store: Ma
     assert tags["medvit.parent.dataset"] == parents["dataset"]
 
 
-def test_a_store_that_cannot_be_used_stops_the_stage_before_it_works(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_stops_no_stage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrackingError):
-        run_count(tmp_path, tracking={"uri": f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"})
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.partial").exists()
+    run_count(tmp_path, tracking={"uri": f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}"})
+    assert Lineage.read(tmp_path / "out").run_id is None
+    assert (tmp_path / "out" / "2.txt").is_file()
+    with pytest.raises(DataError):
+        run_count(tmp_path, output=tmp_path / "none", stop_at=0, tracking={"uri": f"sqlite:///{tmp_path}/file/x.db"})
+    assert not (tmp_path / "none.partial").exists(), "what made nothing leaves nothing"

@@ -134,7 +134,7 @@ def test_the_thorax_preset_is_read_back_from_the_parameters_in_mlflow(preset, tm
     kind = PretrainConfig if preset == "pretrain" else FinetuneConfig
     config = kind.load(CONFIGS / "chest-xray" / f"{preset}.yaml", ["dataset=d", "output=o"])
     tracking = TrackingConfig(uri=make_store(tmp_path))
-    tracker = start(tracking, preset)
+    tracker = start(tracking, preset, tmp_path)
     tracker.params(config.tree(private=False))
     tracker.finish("FINISHED")
     params = MlflowClient(tracking_uri=tracking.uri).get_run(tracker.run_id).data.params

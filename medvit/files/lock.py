@@ -1,0 +1,101 @@
+"""Locks between processes, held by a file: the system frees them when a process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK = ".lock"
+"""Name of the file that locks the folder it is in."""
+RETRY_S = 0.05
+"""Time between two attempts of who waits for a lock."""
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+_GUARD = threading.Lock()
+_held: dict[tuple[int, int], str] = {}
+"""Locks of this process, by the file's device and inode: the system's locks keep out other processes alone."""
+
+
+class LockedError(Exception):
+    """Another holds the lock; the text says who."""
+
+
+@dataclass(frozen=True)
+class FileLock:
+    """A lock that is held until it is released or the process ends.
+
+    Not `flock`: children that are forked, such as the workers of a loader, would hold it on after their parent was
+    killed. The file must not be opened and closed by its holder, which frees the lock.
+    """
+
+    descriptor: int
+    inode: tuple[int, int]
+
+    def release(self, path: Path) -> None:
+        """Free the lock and remove its file, which lies at `path` by now."""
+        with _GUARD:
+            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that the file is another
+            _held.pop(self.inode, None)
+            os.close(self.descriptor)
+
+
+def take(path: Path, purpose: str) -> FileLock:
+    """Take the lock of a file, which is made; where the file system has no locks, other processes are not kept out.
+
+    Raises:
+        LockedError: If it is held.
+        OSError: If the file cannot be made.
+    """
+    while True:
+        with _GUARD:
+            found = _inode(path)
+            if found in _held:
+                raise LockedError(_held[found])
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    holder = os.read(descriptor, 1000).decode(errors="replace") or "another process"
+                    os.close(descriptor)
+                    raise LockedError(holder) from None
+            status = os.fstat(descriptor)
+            inode = (status.st_dev, status.st_ino)
+            if _inode(path) != inode:  # its holder removed or moved the file meanwhile
+                os.close(descriptor)
+                continue
+            holder = f"{purpose} of process {os.getpid()} on {socket.gethostname()}"
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, holder.encode())
+            _held[inode] = holder
+            return FileLock(descriptor, inode)
+
+
+def wait_for(path: Path, purpose: str, *, timeout_s: float) -> FileLock:
+    """Take the lock of a file as soon as it is free.
+
+    Raises:
+        LockedError: If it is still held after that time.
+        OSError: If the file cannot be made.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return take(path, purpose)
+        except LockedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(RETRY_S)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

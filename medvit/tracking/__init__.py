@@ -1,0 +1,29 @@
+"""MLflow tracking: parameters, metrics, pictures and the lineage of a stage.
+
+The contract. A stage calls its `Tracker`, whose calls only append to a journal in the folder of the run. A thread sends
+the journal to MLflow, so that no store, however slow or absent, holds up or ends the work. What could not be sent when
+the run has ended stays in the journal, and `medvit sync` sends it later. With tracking off, the same calls do nothing.
+MLflow is imported nowhere else.
+"""
+
+from medvit.tracking.journal import FOLDER
+from medvit.tracking.names import mlflow_name
+from medvit.tracking.options import ARTIFACTS, TrackingConfig, database
+from medvit.tracking.search import recorded
+from medvit.tracking.sync import Sent, journals, send
+from medvit.tracking.tracker import MlflowTracker, Tracker, start
+
+__all__ = [
+    "ARTIFACTS",
+    "FOLDER",
+    "MlflowTracker",
+    "Sent",
+    "Tracker",
+    "TrackingConfig",
+    "database",
+    "journals",
+    "mlflow_name",
+    "recorded",
+    "send",
+    "start",
+]

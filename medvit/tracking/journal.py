@@ -1,0 +1,166 @@
+"""The journal of a run: what it records, in its folder, until a store has taken it.
+
+A line is one record, in JSON. Pictures and texts, and files from elsewhere, are kept beside it; files of the run's
+folder are named by their place in it. How much a store has taken is in a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import TrackingError
+from medvit.files.atomic import write_text
+
+FOLDER = ".tracking"
+LINES, STATE, FILES = "journal.jsonl", "state.json", "files"
+FILE = b'{"kind": "file"'
+"""How a line of a file begins; files are sent apart, for they take long and may go to another place."""
+READ_AT_ONCE = 2000
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """The store that a journal goes to, and how many bytes of it that store has taken; files and records apart."""
+
+    uri: str
+    experiment: str
+    run_id: str | None = None
+    records: int = 0
+    files: int = 0
+    postponed: tuple[int, ...] = ()
+    """Where lines of files stand that the store could not take."""
+
+
+class Journal:
+    """The journal in the folder of a run, which may be renamed while it is open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = threading.RLock()
+        self.place.mkdir(exist_ok=True)
+        self._end_whole()
+        self._stream = (self.place / LINES).open("ab")
+        first = next((record for record, _, _ in self.read(0)), None)
+        self.key = str(first["key"]) if first else uuid.uuid4().hex
+        """The run's own identifier, by which it is found in a store."""
+
+    @property
+    def place(self) -> Path:
+        """Where it lies."""
+        return self.folder / FOLDER
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self._stream.tell()
+
+    @contextmanager
+    def moving_to(self, folder: Path) -> Iterator[None]:
+        """Keeps the journal while the run's folder gets another name."""
+        with self.lock:
+            yield
+            self.folder = folder
+
+    def begin(self, stage: str, uri: str, experiment: str) -> None:
+        """Opens a run, or goes on with it, in a store."""
+        self.append("run", stage=stage, key=self.key, uri=uri, experiment=experiment)
+
+    def target(self) -> tuple[str, str]:
+        """The URI of the store and the experiment that it was last written for.
+
+        Raises:
+            TrackingError: If it holds no run.
+        """
+        runs = [record for record, _, _ in self.read(0) if record["kind"] == "run"]
+        if not runs:
+            raise TrackingError(f"{self.place} holds no record of a run; remove it")
+        return str(runs[-1]["uri"]), str(runs[-1]["experiment"])
+
+    def append(self, kind: str, **content: Any) -> None:
+        """Adds a record."""
+        line = json.dumps({"kind": kind, **content}).encode() + b"\n"
+        with self.lock:
+            self._stream.write(line)
+            self._stream.flush()
+
+    def keep(self, name: str) -> Path:
+        """Where a file that is kept beside the journal shall be written."""
+        path = self.place / FILES / str(self.size) / Path(name).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add_file(self, path: Path, folder: str) -> None:
+        """Records a file, or a folder of files; one that lies outside of the run's folder is copied."""
+        path, home = path.absolute(), self.folder.absolute()
+        if path.is_relative_to(home):
+            self.append("file", path=path.relative_to(home).as_posix(), folder=folder)
+            return
+        kept = self.keep(path.name)
+        if path.is_dir():
+            shutil.copytree(path, kept)
+        else:
+            shutil.copy(path, kept)
+        self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
+
+    def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
+        """Records, or those of files, from a byte on, each with the bytes where it begins and where it ends."""
+        with self.lock:
+            stream = (self.place / LINES).open("rb")
+        with stream:
+            stream.seek(start)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                if line.startswith(FILE) == files:
+                    yield json.loads(line), start - len(line), start
+
+    def state(self) -> State | None:
+        """What a store has taken; none before one has answered."""
+        path = self.place / STATE
+        if not path.is_file():
+            return None
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return State(**(tree | {"postponed": tuple(tree["postponed"])}))
+
+    def write_state(self, state: State) -> None:
+        """Replaces the state."""
+        with self.lock:
+            write_text(self.place / STATE, json.dumps(asdict(state)))
+
+    def path_of(self, record: Record) -> Path:
+        """Where the file of a record lies now."""
+        with self.lock:
+            return self.folder / str(record["path"])
+
+    def status(self) -> str | None:
+        """How the run ended that was the last to write it; none where it was killed."""
+        ends = [record.get("status") for record, _, _ in self.read(0) if record["kind"] in ("run", "status")]
+        return ends[-1] if ends else None
+
+    def close(self) -> None:
+        """Closes its file."""
+        self._stream.close()
+
+    def remove(self) -> None:
+        """Removes it: a store has all of it."""
+        self.close()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def _end_whole(self) -> None:
+        """Cuts off a line that a killed process had not finished."""
+        path = self.place / LINES
+        if path.is_file():
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):
+                path.write_bytes(content[: content.rfind(b"\n") + 1])

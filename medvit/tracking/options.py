@@ -1,0 +1,55 @@
+"""Where runs are recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+from medvit.config import Config, Positive
+
+ARTIFACTS = "mlartifacts"
+"""Folder of artifacts beside a SQLite store."""
+SQLITE = "sqlite:///"
+
+
+def _without_password(uri: str) -> str:
+    if urlsplit(uri).password:
+        raise ValueError(
+            "the URI holds a password, which would be written into configs and runs; "
+            "give it in the environment, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
+
+
+class TrackingConfig(Config):
+    """Where runs are recorded."""
+
+    enabled: bool = True
+    """Record this stage in MLflow."""
+    uri: Annotated[str, AfterValidator(_without_password)] = "sqlite:///mlflow.db"
+    """MLflow tracking URI: a SQLite file, a folder or a server; a password belongs in the environment."""
+    experiment: str = "medvit"
+    """MLflow experiment the run belongs to."""
+    patience_s: Positive = 10.0
+    """Seconds that a stage waits for MLflow, once at its start and once at its end; what MLflow has not taken by then
+    stays in the run's folder, and `medvit sync` sends it later."""
+
+
+def database(config: TrackingConfig) -> Path | None:
+    """The SQLite file of a store, where it is one."""
+    return sqlite_file(config.uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The SQLite file that a tracking URI names; none of another store, or where the URI has options of SQLite."""
+    name = uri.removeprefix(SQLITE)
+    return Path(name) if uri.startswith(SQLITE) and not name.startswith("file:") else None
+
+
+def absolute(uri: str) -> str:
+    """A tracking URI that means the same store from any current folder."""
+    path = sqlite_file(uri)
+    return uri if path is None else SQLITE + str(path.absolute())

@@ -1,0 +1,36 @@
+"""All that a store holds, as an audit searches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medvit.errors import TrackingError
+from medvit.tracking.options import TrackingConfig
+from medvit.tracking.sender import first_line, import_client
+
+MAX_RUNS = 50_000
+"""Runs of one experiment that MLflow gives at once."""
+
+
+def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
+    """All texts that a store holds, each with the place it has there; artifacts are downloaded into `folder`.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+    make = import_client()
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        client = make(tracking_uri=config.uri)
+        for experiment in client.search_experiments():
+            yield "an experiment", f"{experiment.name} {experiment.tags}"
+            for run in client.search_runs([experiment.experiment_id], max_results=MAX_RUNS):
+                yield f"run {run.info.run_id}", f"{run.info.run_name} {run.data.to_dictionary()} {run.inputs}"
+                target = folder / run.info.run_id
+                target.mkdir()
+                if client.list_artifacts(run.info.run_id):
+                    download_artifacts(run_id=run.info.run_id, dst_path=str(target), tracking_uri=config.uri)
+    except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+        raise TrackingError(f"MLflow at {config.uri} cannot be searched: {first_line(error)}") from error

@@ -1,0 +1,318 @@
+"""Sends a journal to an MLflow store, as far as the store takes it; what it has taken is never lost or sent in vain."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.errors import TrackingError
+from medvit.files.lock import LockedError, wait_for
+from medvit.tracking.journal import READ_AT_ONCE, Journal, Record, State
+from medvit.tracking.names import mlflow_name
+from medvit.tracking.options import ARTIFACTS, absolute, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("medvit")
+
+RUN_TAG = "medvit.run"
+"""Tag of a run that holds the identifier of its journal."""
+MAX_METRICS, MAX_OTHERS, MAX_VALUE, MAX_TAG = 500, 100, 6000, 8000
+"""Of one request, and characters of a parameter and of a tag (mlflow.utils.validation)."""
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+"""Error codes of what a store will never take."""
+WAIT_FOR_TABLES_S = 60.0
+
+
+def import_client() -> type[MlflowClient]:
+    """The client of MLflow, which is imported in a second or two."""
+    # MLflow reports its use to its makers unless told not to, before it is imported.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    # By itself it tries a server for minutes; here whoever calls tries again.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a trace where we log a sentence
+    return MlflowClient
+
+
+class StopSendingError(Exception):
+    """The journal is no longer this sender's to send."""
+
+
+class Sender:
+    """Sends one journal to one store; `is_current` says whether it is still the one that does."""
+
+    def __init__(
+        self, journal: Journal, uri: str, experiment: str, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.journal, self.uri, self.experiment = journal, absolute(uri), experiment
+        self._is_current = is_current
+        self._client: MlflowClient | None = None
+        self._state = State(self.uri, experiment)
+        self._told: set[str] = set()
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's name in the store; none before the store has answered."""
+        return self._state.run_id
+
+    def connect(self) -> None:
+        """Finds the run of the journal in the store, or makes it there; does nothing when that is done.
+
+        Raises:
+            Exception: Of any kind that the store raises.
+        """
+        if self._client is not None:
+            return
+        make = import_client()
+        with _alone(self.uri):
+            client = make(tracking_uri=self.uri)
+            self._state = self._found(client) or self._created(client)
+        if self._state.records:
+            client.update_run(self._state.run_id, status="RUNNING")
+        self._client = client
+
+    def send(self) -> bool:
+        """Sends what the store has not taken yet; whether it has all now.
+
+        Raises:
+            Exception: Of any kind that the store raises; what was sent before is not sent again.
+        """
+        while found := list(islice(self.journal.read(self._state.records), READ_AT_ONCE)):
+            for batch, end in _batches(found):
+                self._send(batch)
+                self._advance(records=end)
+        self._send_files()
+        rest = (self.journal.read(self._state.records), self.journal.read(self._state.files, files=True))
+        return not any(True for records in rest for _ in records)
+
+    def end_killed(self) -> None:
+        """Marks a run whose process was killed."""
+        self._connected.set_terminated(self._state.run_id, "KILLED")
+
+    @property
+    def _connected(self) -> MlflowClient:
+        assert self._client is not None
+        return self._client
+
+    def _found(self, client: MlflowClient) -> State | None:
+        """The run that the journal began with, if it is in this store and has not been deleted."""
+        from mlflow.exceptions import MlflowException
+
+        state = self.journal.state()
+        if state is None or state.run_id is None or (state.uri, state.experiment) != (self.uri, self.experiment):
+            return None
+        try:
+            run = client.get_run(state.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return state if run.info.lifecycle_stage == "active" else None
+
+    def _created(self, client: MlflowClient) -> State:
+        identifier = _experiment(client, self.experiment, self.uri)
+        before = client.search_runs([identifier], f"tags.`{RUN_TAG}` = '{self.journal.key}'", max_results=1)
+        if before:
+            run_id = before[0].info.run_id
+        else:
+            stage = next((str(record["stage"]) for record, _, _ in self.journal.read(0) if "stage" in record), "")
+            tags = {"medvit.stage": stage, RUN_TAG: self.journal.key}
+            run_id = client.create_run(identifier, run_name=stage, tags=tags).info.run_id
+        self._state = State(self.uri, self.experiment, run_id)
+        self._write_state()
+        return self._state
+
+    def _advance(self, **changes: Any) -> None:
+        self._state = replace(self._state, **changes)
+        self._write_state()
+
+    def _write_state(self) -> None:
+        with self.journal.lock:
+            if not self._is_current():
+                raise StopSendingError
+            self.journal.write_state(self._state)
+
+    def _send(self, batch: Sequence[Record]) -> None:
+        """Sends records at once, or one by one where the store refuses them together."""
+        try:
+            self._log(batch)
+        except Exception:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+            for record in (single for several in batch for single in _singles(several)):
+                try:
+                    self._log([record])
+                except Exception as error:
+                    self._pass_over(record["kind"], error)
+
+    def _log(self, batch: Sequence[Record]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        first = batch[0]
+        if first["kind"] == "dataset":
+            self._log_dataset(first)
+        elif first["kind"] == "status":
+            self._connected.set_terminated(self._state.run_id, first["status"])
+        elif first["kind"] in ("metrics", "params", "tags"):
+            metrics, params, tags = [], dict[str, str](), dict[str, str]()
+            for record in batch:
+                values = {mlflow_name(name): value for name, value in record["values"].items()}
+                if record["kind"] == "metrics":
+                    metrics += [Metric(name, value, record["time"], record["step"]) for name, value in values.items()]
+                elif record["kind"] == "params":
+                    params |= {name: value[:MAX_VALUE] for name, value in values.items()}
+                else:
+                    tags |= {name: value[:MAX_TAG] for name, value in values.items()}
+            self._connected.log_batch(
+                self._state.run_id,
+                metrics,
+                [Param(name, value) for name, value in params.items()],
+                [RunTag(name, value) for name, value in tags.items()],
+            )
+
+    def _log_dataset(self, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name=record["name"][:500], digest=record["digest"][:36], source_type="medvit", source="{}")
+        tagged = DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])
+        self._connected.log_inputs(self._state.run_id, datasets=[tagged])
+
+    def _pass_over(self, kind: str, error: Exception) -> None:
+        """Reports a record that the store will never take; any other error is raised on."""
+        if getattr(error, "error_code", None) not in REFUSALS:
+            raise error
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
+
+    def _send_files(self) -> None:
+        """Sends files; those that the store could not take are tried again the next time, and hold up no record."""
+        failed: list[Exception] = []
+        for start in self._state.postponed:
+            record, _, _ = next(self.journal.read(start, files=True))
+            if self._has_sent(record, failed):
+                self._advance(postponed=tuple(one for one in self._state.postponed if one != start))
+        for record, start, end in self.journal.read(self._state.files, files=True):
+            postponed = self._state.postponed if self._has_sent(record, failed) else (*self._state.postponed, start)
+            self._advance(files=end, postponed=postponed)
+        if self._state.records > self._state.files:  # there is no file before, and none need be looked for again
+            self._advance(files=self._state.records)
+        if failed:
+            raise failed[0]
+
+    def _has_sent(self, record: Record, failed: list[Exception]) -> bool:
+        """Whether the store took a file, or will never; after one that it could not take, others wait too."""
+        if failed:
+            return False
+        path = self.journal.path_of(record)
+        try:
+            if not path.exists():
+                self._pass_over_missing(path)
+                return True
+            self._upload(path, record["folder"])
+        except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+            moved = self.journal.path_of(record)
+            if moved != path:  # the run's folder got its final name meanwhile
+                return self._has_sent(record, failed)
+            if getattr(error, "error_code", None) in REFUSALS:
+                self._pass_over("files", error)
+                return True
+            failed.append(error)
+            return False
+        return True
+
+    def _upload(self, path: Path, folder: str) -> None:
+        send = self._connected.log_artifacts if path.is_dir() else self._connected.log_artifact
+        send(self._state.run_id, str(path), folder or None)
+
+    def _pass_over_missing(self, path: Path) -> None:
+        log.warning("MLflow gets no %s: it is no longer in %s", path.name, path.parent)
+
+
+def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """The identifier of an experiment, which is made where there is none.
+
+    Raises:
+        TrackingError: If it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_folder(uri)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another run has made it meanwhile
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the experiment {name!r} was deleted there; restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or set tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def _artifact_folder(uri: str) -> str | None:
+    """Beside a SQLite file; a server or a folder store keeps artifacts where it decides."""
+    database = sqlite_file(uri)
+    return None if database is None else (database.parent / ARTIFACTS).as_uri()
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Lets one process at a time make the tables of a SQLite store: two that do so at once both fail."""
+    database = sqlite_file(uri)
+    if database is None:
+        yield
+        return
+    path = database.with_name(f".{database.name}.lock")
+    try:
+        lock = wait_for(path, "the start", timeout_s=WAIT_FOR_TABLES_S)
+    except (LockedError, OSError):  # as in a folder that cannot be written, where no tables are made
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release(path)
+
+
+def _batches(found: Sequence[tuple[Record, int, int]]) -> Iterator[tuple[list[Record], int]]:
+    """Records that go into one request, each batch with the byte where it ends."""
+    batch: list[Record] = []
+    sizes, end = {"metrics": 0, "params": 0, "tags": 0}, 0
+    limits = {"metrics": MAX_METRICS, "params": MAX_OTHERS, "tags": MAX_OTHERS}
+    for record, _, record_end in found:
+        kind, size = record["kind"], len(record.get("values", ()))
+        fits = kind in sizes and batch[:1] != [] and batch[0]["kind"] in sizes and sizes[kind] + size <= limits[kind]
+        if batch and not fits:
+            yield batch, end
+            batch, sizes = [], dict.fromkeys(sizes, 0)
+        batch.append(record)
+        end = record_end
+        if kind in sizes:
+            sizes[kind] += size
+    if batch:
+        yield batch, end
+
+
+def _singles(record: Record) -> list[Record]:
+    values = record.get("values")
+    if values is None:
+        return [record]
+    return [{**record, "values": {name: value}} for name, value in values.items()]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,67 @@
+"""Later sending of what a store could not take while a run was at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.errors import TrackingError
+from medvit.files.lock import LOCK, LockedError, take
+from medvit.tracking.journal import FOLDER, LINES, Journal
+from medvit.tracking.sender import Sender, first_line
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of the journal of a run: the store, the run's name there."""
+
+    uri: str
+    run_id: str
+
+
+def journals(folder: Path) -> Iterator[Path]:
+    """Folders of runs with a journal: a folder itself and those below it, in order."""
+    yield from sorted(path.parent.parent for path in folder.rglob(f"{FOLDER}/{LINES}"))
+
+
+def send(folder: Path, uri: str | None = None) -> Sent:
+    """Sends the journal of the run in a folder to its store, or to another; removes it where the run has finished.
+
+    Raises:
+        TrackingError: If the run is still at work, or the store does not take all of it; the rest stays.
+    """
+    with _alone(folder):
+        journal = Journal(folder)
+        own_uri, experiment = journal.target()
+        sender = Sender(journal, uri or own_uri, experiment)
+        try:
+            sender.connect()
+            sender.send()
+            status = journal.status()
+            if status is None:
+                sender.end_killed()
+        except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+            raise TrackingError(f"MLflow at {sender.uri} cannot be used: {first_line(error)}") from error
+        finally:
+            journal.close()
+        if status == "FINISHED":
+            journal.remove()
+    assert sender.run_id is not None, "it is connected"
+    return Sent(sender.uri, sender.run_id)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of a run's folder, which the run itself holds while it is at work."""
+    try:
+        lock = take(folder / LOCK, "medvit sync")
+    except LockedError as error:
+        raise TrackingError(f"{error} is at work there; its record is sent by that run itself") from None
+    except OSError as error:
+        raise TrackingError(f"it cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release(folder / LOCK)

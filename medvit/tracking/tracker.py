@@ -1,0 +1,232 @@
+"""What a stage records, without ever waiting for a store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.config import Tree
+from medvit.tracking.journal import Journal
+from medvit.tracking.options import TrackingConfig, absolute
+from medvit.tracking.sender import MAX_METRICS, MAX_OTHERS, Sender, StopSendingError, first_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("medvit")
+
+COLLECT_S = 1.0
+"""Time in which records come together before they are sent."""
+RETRY_S, MAX_RETRY_S = 2.0, 60.0
+"""Time from a failure to the next attempt: at first, and at last."""
+
+
+class Tracker:
+    """A run that records nothing; the calls of every tracker."""
+
+    run_id: str | None = None
+    """The run's name in MLflow; none where it has none, or none yet."""
+
+    def params(self, tree: Tree) -> None:
+        """Records options, nested keys with dots."""
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Records numbers of a step."""
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Marks the run."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Keeps a file, or all files of a folder, as artifact."""
+
+    def text(self, text: str, name: str) -> None:
+        """Keeps a text as artifact."""
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keeps a picture as artifact."""
+
+    def dataset(self, name: str, digest: str, context: str) -> None:
+        """Names a dataset the run reads, by its digest."""
+
+    def moving_to(self, folder: Path) -> AbstractContextManager[None]:
+        """Surrounds the renaming of the run's folder."""
+        return nullcontext()
+
+    def finish(self, status: str) -> None:
+        """Ends the run as `FINISHED` or `FAILED`."""
+
+
+class MlflowTracker(Tracker):
+    """Records to a journal in the run's folder, which a thread sends to an MLflow store.
+
+    Waits for the store at the start, so that the run has its name, and at the end, each `patience_s` at most. A store
+    that fails costs nothing but one warning: the thread tries again, and what is left at the end is named with the
+    command that sends it.
+    """
+
+    def __init__(self, config: TrackingConfig, stage: str, folder: Path) -> None:
+        self._config = config
+        self._journal = Journal(folder)
+        self._journal.begin(stage, absolute(config.uri), config.experiment)
+        self._sender = Sender(self._journal, config.uri, config.experiment, lambda: not self._is_given_up)
+        self._is_given_up = self._is_complete = self._is_warned = False
+        self._calling_since: float | None = None
+        self._news, self._hurry = threading.Event(), threading.Event()
+        self._answered, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+        if not self._answered.wait(config.patience_s):
+            self._warn(f"no answer within {config.patience_s:g} s")
+
+    @property
+    def run_id(self) -> str | None:  # type: ignore[override]
+        """The run's name in MLflow; none before the store has answered."""
+        return self._sender.run_id
+
+    def params(self, tree: Tree) -> None:
+        for part in _parts({key: str(value) for key, value in _flatten(tree)}, MAX_OTHERS):
+            self._append("params", values=part)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = int(time.time() * 1000)
+        for part in _parts({name: float(value) for name, value in values.items()}, MAX_METRICS):
+            self._append("metrics", values=part, step=int(step), time=now)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        for part in _parts(dict(tags), MAX_OTHERS):
+            self._append("tags", values=part)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        with self._warned_of_disk("files"):
+            self._journal.add_file(path, folder)
+            self._news.set()
+
+    def text(self, text: str, name: str) -> None:
+        with self._warned_of_disk("texts"):
+            path = self._journal.keep(name)
+            path.write_text(text, encoding="utf-8")
+            self._add_kept(path, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        with self._warned_of_disk("pictures"):
+            path = self._journal.keep(name)
+            figure.savefig(path)
+            self._add_kept(path, name)
+
+    def dataset(self, name: str, digest: str, context: str) -> None:
+        self._append("dataset", name=name, digest=digest, context=context)
+
+    def moving_to(self, folder: Path) -> AbstractContextManager[None]:
+        return self._journal.moving_to(folder)
+
+    def finish(self, status: str) -> None:
+        self._append("status", status=status)
+        self._hurry.set()
+        self._news.set()
+        self._wait_for_end()
+        with self._journal.lock:
+            self._is_given_up = True  # the thread may still wait for an answer
+        is_complete = self._ended.is_set() and self._is_complete
+        if not is_complete:
+            log.warning(
+                "MLflow at %s has not taken all that this run recorded; the rest is kept, send it with: "
+                "medvit sync runs=%s",
+                self._config.uri,
+                self._journal.folder,
+            )
+        if is_complete and status == "FINISHED":
+            self._journal.remove()
+        else:
+            self._journal.close()
+
+    def _append(self, kind: str, **content: Any) -> None:
+        with self._warned_of_disk(kind):
+            self._journal.append(kind, **content)
+            self._news.set()
+
+    def _add_kept(self, path: Path, name: str) -> None:
+        folder = Path(name).parent.as_posix()
+        self._journal.add_file(path, "" if folder == "." else folder)
+        self._news.set()
+
+    @contextmanager
+    def _warned_of_disk(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # as on a full disk, where the work itself will say so
+            log.warning("MLflow gets no %s: %s cannot be written (%s)", what, self._journal.place, error.strerror)
+
+    def _wait_for_end(self) -> None:
+        """Waits until all is sent or an attempt has failed, but not on a call that has been silent for long already."""
+        patience_s = self._config.patience_s
+        end = time.monotonic() + patience_s
+        while not self._ended.wait(0.02):
+            now, since = time.monotonic(), self._calling_since
+            if now > end or (since is not None and now > since + patience_s):
+                return
+
+    def _work(self) -> None:
+        delay_s = RETRY_S
+        while not self._is_given_up:
+            self._news.clear()
+            is_last = self._hurry.is_set()
+            self._calling_since = time.monotonic()
+            try:
+                self._sender.connect()
+                self._answered.set()
+                self._is_complete = self._sender.send()
+                delay_s, has_failed = RETRY_S, False
+            except StopSendingError:
+                return
+            except Exception as error:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
+                has_failed, self._is_complete = True, False
+                self._warn(first_line(error))
+            self._answered.set()
+            self._calling_since = None
+            if is_last and (has_failed or self._is_complete):
+                self._ended.set()
+                return
+            self._rest(delay_s, has_failed)
+            delay_s = min(2 * delay_s, MAX_RETRY_S) if has_failed else RETRY_S
+
+    def _rest(self, delay_s: float, has_failed: bool) -> None:
+        """Waits for news, and for more of them to come together; after a failure, some time in any case."""
+        if has_failed:
+            self._hurry.wait(delay_s)
+        else:
+            self._news.wait()
+            self._hurry.wait(COLLECT_S)
+
+    def _warn(self, reason: str) -> None:
+        if not self._is_warned and not self._is_given_up:
+            self._is_warned = True
+            log.warning(
+                "MLflow at %s cannot be used (%s); the work goes on, its record waits in %s",
+                self._config.uri,
+                reason,
+                self._journal.place,
+            )
+
+
+def start(config: TrackingConfig, stage: str, folder: Path) -> Tracker:
+    """A tracker for one run of a stage; where its folder holds the journal of an unfinished run, that run goes on."""
+    return MlflowTracker(config, stage, folder) if config.enabled else Tracker()
+
+
+def _flatten(tree: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def _parts(values: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    pairs = iter(values.items())
+    while part := dict(islice(pairs, size)):
+        yield part

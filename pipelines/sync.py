@@ -1,0 +1,77 @@
+"""Send to MLflow what runs recorded while it could not be reached."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medvit import tracking
+from medvit.artifacts import Lineage
+from medvit.config import Config
+from medvit.errors import ConfigError, TrackingError
+
+log = logging.getLogger("medvit")
+
+
+class SyncConfig(Config):
+    """Options of `medvit sync`."""
+
+    runs: Path = Path()
+    """Folder of a run, or a folder above several, as the one that holds all runs."""
+    uri: str | None = None
+    """MLflow tracking URI to send to. Unset: the one that each run was given."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Runs whose record has been sent, and a line for each that could not be."""
+
+    sent: tuple[Path, ...]
+    failures: tuple[str, ...]
+
+
+class Sync:
+    """Sends to MLflow what runs recorded while it could not be reached.
+
+    Makes nothing. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name of
+    the run in MLflow; that of an unfinished run stays for the run to go on with.
+    """
+
+    name = "sync"
+    config_type = SyncConfig
+
+    def __call__(self, config: SyncConfig | None = None, **options: object) -> Synced:
+        """Sends the journals.
+
+        Raises:
+            ConfigError: If there is no such folder.
+        """
+        return self.run(config or SyncConfig.parse(options, source=self.name))
+
+    def run(self, config: SyncConfig) -> Synced:
+        """The same, of a config."""
+        if not config.runs.is_dir():
+            raise ConfigError(f"no folder at {config.runs}; runs=... names the folder of a run, or one above several")
+        sent: list[Path] = []
+        failures: list[str] = []
+        for folder in tracking.journals(config.runs):
+            try:
+                made = tracking.send(folder, config.uri)
+            except TrackingError as error:
+                failures.append(f"{folder}: {error}")
+                continue
+            _complete_lineage(folder, made.run_id)
+            log.info("sync: %s is run %s in MLflow at %s", folder, made.run_id, made.uri)
+            sent.append(folder)
+        print(f"sent the record of {len(sent)} runs below {config.runs.absolute()}")
+        return Synced(tuple(sent), tuple(failures))
+
+
+def _complete_lineage(folder: Path, run_id: str) -> None:
+    lineage = Lineage.read(folder)
+    if lineage is not None and lineage.run_id is None:
+        replace(lineage, run_id=run_id).write(folder)
+
+
+sync = Sync()
