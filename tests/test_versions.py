@@ -22,8 +22,8 @@ from medvit.ingest.store_images import PROGRESS
 from pipelines.ingest import IngestConfig, ingest
 
 RECORDED = Path(__file__).with_name("versions.json")
-LIBRARIES_DECIDE = ("file_sha256", "perceptual_hash")
-"""Facts that hang on how a library compresses, or on the last bits of a matrix product."""
+LEFT_OUT = ("file_sha256", "perceptual_hash", "mask_state")
+"""Facts that depend on how a library compresses, on the last bits of a matrix product, or on the time of a file."""
 MAX_BITS = 2
 """Of 256, by which perceptual hashes may differ between processors."""
 
@@ -44,7 +44,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     read = sorted(without_path(line.split(b" ", 1)[1]) for line in headers.read_bytes().splitlines())
     taken = [json.loads(line)["taken"] for line in (dataset / PROGRESS).read_text(encoding="utf-8").splitlines()]
     stored = sorted(
-        json.dumps({key: value for key, value in one.items() if key not in LIBRARIES_DECIDE}, sort_keys=True)
+        json.dumps({key: value for key, value in one.items() if key not in LEFT_OUT}, sort_keys=True)
         for one in taken
     )
     return {
