@@ -44,6 +44,12 @@ class UnsupportedError(DataError):
     code = "unsupported"
 
 
+class ConflictError(DataError):
+    """Files that contradict each other, so that which is right cannot be told."""
+
+    code = "conflict"
+
+
 class GeometryError(DataError):
     """Positions, orientations or spacings that do not make one regular grid."""
 

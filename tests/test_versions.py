@@ -44,8 +44,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     read = sorted(without_path(line.split(b" ", 1)[1]) for line in headers.read_bytes().splitlines())
     taken = [json.loads(line)["taken"] for line in (dataset / PROGRESS).read_text(encoding="utf-8").splitlines()]
     stored = sorted(
-        json.dumps({key: value for key, value in one.items() if key not in LEFT_OUT}, sort_keys=True)
-        for one in taken
+        json.dumps({key: value for key, value in one.items() if key not in LEFT_OUT}, sort_keys=True) for one in taken
     )
     return {
         "read": {"versions": version_of(READING_ROOMS), "digest": digest(read)},

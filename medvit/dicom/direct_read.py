@@ -12,6 +12,7 @@ from medvit.dicom.fast_dataset import FastDataset
 from medvit.dicom.modality_lut import is_pet, meaning
 from medvit.dicom.native_pixels import NATIVE, TYPES, as_it_lies
 from medvit.dicom.pixels import Frame, is_inverted, mirrored
+from medvit.dicom.value_facts import ValueFacts
 from medvit.errors import UnreadableError
 
 _LAID = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration", "PhotometricInterpretation")
@@ -33,7 +34,7 @@ class Coding:
     slope: float
     intercept: float
     unit: str
-    is_inverted: bool
+    facts: ValueFacts
 
     @property
     def num_bytes(self) -> int:
@@ -70,9 +71,9 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
         return None
     coding = native.coding
     stored = as_it_lies(room[native.start :], coding.kind, bits=coding.bits, shape=coding.shape)
-    if coding.is_inverted:
+    if coding.facts.is_dark_high and not coding.unit:
         stored = mirrored(stored, bits=coding.bits)
-    return Frame(stored[None], coding.slope, coding.intercept, coding.unit)
+    return Frame(stored[None], coding.slope, coding.intercept, coding.unit, facts=coding.facts)
 
 
 def _coding_of(said: FastDataset) -> Coding | None:
@@ -92,5 +93,6 @@ def _coding_of(said: FastDataset) -> Coding | None:
         means = meaning(said, 0, is_little=True, is_signed="i" in kind)
     except UnreadableError:  # reading the pixels says why
         return None
-    inverted = not means.unit and is_inverted(said, photometric)
-    return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, inverted)
+    is_dark_high = is_inverted(said, photometric)
+    facts = ValueFacts(means.scaling, means.rescale_type, photometric, is_dark_high, "i" in kind, bits)
+    return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, facts)

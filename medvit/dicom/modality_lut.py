@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medvit.dicom.element_values import MODALITY_LUT_TYPE, PET_UNITS, RESCALE_TYPE
+from medvit.dicom.element_values import MODALITY_LUT_TYPE, PET_UNITS, RESCALE_TYPE, Terms
 from medvit.dicom.lookup_tables import LookupTable, lookup_table
 from medvit.errors import UnreadableError
 
@@ -31,6 +31,10 @@ class Meaning:
     intercept: float = 0.0
     unit: str = ""
     table: LookupTable | None = None
+    scaling: str = "none"
+    """Where that comes from: none, rescale or table."""
+    rescale_type: str = ""
+    """(0028,1054) RescaleType or (0028,3004) ModalityLUTType after its default."""
 
 
 def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:
@@ -43,19 +47,19 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
     """
     for items in (dataset.get("ModalityLUTSequence") or ())[:1]:
         table = lookup_table(items, is_little=is_little, is_signed=is_signed)
-        kind = MODALITY_LUT_TYPE.of(str(items.get("ModalityLUTType") or "HU")) or UNSPECIFIED
-        return Meaning(unit=_unit(dataset, kind, is_rescaled=True), table=table)
+        kind = _term(dataset, MODALITY_LUT_TYPE, items.get("ModalityLUTType"))
+        unit = _unit(dataset, kind, is_rescaled=True)
+        return Meaning(unit=unit, table=table, scaling="table", rescale_type=kind)
     for group in groups(dataset, index):
         for item in (group.get("PixelValueTransformationSequence") or ())[:1]:
             said = str(item.get("RescaleType") or UNSPECIFIED).strip()
             # Scanners write the unit of enhanced PET here.
             kind = said if said in PET_UNITS.terms else RESCALE_TYPE.of(said) or UNSPECIFIED
             unit = _unit(dataset, kind, is_rescaled=True) or ("" if kind == UNSPECIFIED else kind)
-            return Meaning(*_rescale(item), unit)
-    # PS3.3 C.8.2.1.1.2: without a type, rescaled CT values are Hounsfield units.
-    kind = RESCALE_TYPE.of(str(dataset.get("RescaleType") or "HU")) or UNSPECIFIED
+            return Meaning(*_rescale(item), unit, scaling=_scaling(item), rescale_type=kind)
+    scaling, kind = _scaling(dataset), _term(dataset, RESCALE_TYPE, dataset.get("RescaleType"))
     unit = _unit(dataset, kind, is_rescaled=dataset.get("RescaleSlope") is not None)
-    return Meaning(*_rescale(dataset), unit)
+    return Meaning(*_rescale(dataset), unit, scaling=scaling, rescale_type="" if scaling == "none" else kind)
 
 
 def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
@@ -100,9 +104,27 @@ def _rescale(item: Dataset) -> tuple[float, float]:
     return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
 
 
-def _unit(dataset: Dataset, kind: str, *, is_rescaled: bool) -> str:
+def _scaling(item: Dataset) -> str:
+    has_slope, has_intercept = (item.get(f"Rescale{part}") not in (None, "") for part in ("Slope", "Intercept"))
+    if has_slope != has_intercept:
+        return "rescale without intercept" if has_slope else "rescale without slope"
+    return "rescale" if has_slope else "none"
+
+
+def _is_ct(dataset: Dataset) -> bool:
     sop_class = class_of(dataset)
-    is_ct = sop_class in CT_CLASSES if sop_class else dataset.get("Modality") == "CT"
-    if is_ct and is_rescaled:
+    return sop_class in CT_CLASSES if sop_class else dataset.get("Modality") == "CT"
+
+
+def _term(dataset: Dataset, terms: Terms, said: object) -> str:
+    """The type of a rescale or table by the standard's terms; without one HU of CT (PS3.3 C.8.2.1.1.2)."""
+    text = str(said or "").strip()
+    if not text:
+        return "HU" if _is_ct(dataset) else UNSPECIFIED
+    return terms.of(text) or UNSPECIFIED
+
+
+def _unit(dataset: Dataset, kind: str, *, is_rescaled: bool) -> str:
+    if _is_ct(dataset) and is_rescaled:
         return "" if kind == UNSPECIFIED else kind
     return PET_UNITS.of(str(dataset.get("Units") or "")) if is_pet(dataset) else ""

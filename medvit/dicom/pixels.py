@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from medvit.dicom.lookup_tables import first_mapped, palette
 from medvit.dicom.modality_lut import Meaning, meaning
 from medvit.dicom.pixel_layout import PixelLayout, layout
 from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
+from medvit.dicom.value_facts import ValueFacts
 from medvit.dicom.voi_lut import displayed
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.records import Values
@@ -38,6 +39,7 @@ class Frame:
     unit: str = ""
     suv: Suv | None = None
     """What takes real values to SUVbw, of PET alone."""
+    facts: ValueFacts = field(default_factory=ValueFacts)
 
 
 def decode(dataset: Dataset, values: Values = "stored") -> Frame:
@@ -77,11 +79,20 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Fra
         return Frame(np.stack([table(stored) for table in tables]))
     _check_gray(stored, dataset, is_signed=laid.is_signed)
     means = meaning(dataset, index, is_little=is_little, is_signed=laid.is_signed)
+    facts = ValueFacts(
+        means.scaling,
+        means.rescale_type,
+        laid.photometric,
+        is_inverted(dataset, laid.photometric),
+        laid.is_signed,
+        laid.bits_stored,
+    )
     if values == "displayed":
         shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
         if shown is not None:
-            return Frame((np.invert(shown) if is_inverted(dataset, laid.photometric) else shown)[None])
-    return _gray(stored, means, dataset, laid)
+            facts = replace(facts, scaling="displayed", rescale_type="")
+            return Frame((np.invert(shown) if facts.is_dark_high else shown)[None], facts=facts)
+    return replace(_gray(stored, means, dataset, laid), facts=facts)
 
 
 def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:

@@ -31,6 +31,7 @@ from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
 from medvit.readers.dicom_texts import file_texts
 from medvit.records import FileText, Identity, Item, Kind, Refusal
+from medvit.series.agreement import check_values
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
 from medvit.series.resampling import Geometry, layout, resample
@@ -92,9 +93,12 @@ class Dicom:
 
         Raises:
             GeometryError: If the slices do not make one regular grid.
+            ConflictError: If the values of its slices do not mean the same.
             UnreadableError: If pixels cannot be decoded.
         """
         planes, decoded = zip(*read_pixels(item), strict=True)
+        if item.kind == "volume":
+            check_values(decoded)
         frames = in_unit(decoded, item.values)
         if item.kind == "volume":
             return _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)

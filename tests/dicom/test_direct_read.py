@@ -33,7 +33,7 @@ def taken(path: Path) -> Frame | None:
 def assert_alike(found: Frame, expected: Frame) -> None:
     np.testing.assert_array_equal(found.pixels, expected.pixels)
     assert found.pixels.dtype == expected.pixels.dtype
-    meanings = [(frame.slope, frame.intercept, frame.unit, frame.suv) for frame in (found, expected)]
+    meanings = [(frame.slope, frame.intercept, frame.unit, frame.suv, frame.facts) for frame in (found, expected)]
     assert meanings[0] == meanings[1]
 
 
