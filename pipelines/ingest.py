@@ -102,7 +102,7 @@ class IngestConfig(StageConfig):
     description: str = ""
     """What the dataset is, for the card."""
     card: Path | None = None
-    """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
+    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project, where the number of images fits."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
     keep_headers: bool = True

@@ -28,6 +28,9 @@ PROSE_FOLDER = next(
 )
 """Where prose on well-known datasets is kept: in the project, or beside an installation."""
 
+MIN_SHARE = 0.95
+"""Least share of the images that prose describes: some may have been refused, but a part is not the data set."""
+
 
 class CardHead(Config):
     """The front matter of a data card."""
@@ -85,16 +88,28 @@ def find_prose(path: Path | None, name: str) -> Prose | None:
 
 
 def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
-    """Prose that was found by the name of a dataset, if the images may be those it tells of, or some of them."""
+    """Prose that was found by the name of a dataset, if the images are as many and of the kinds that it describes.
+
+    A name alone says little: terms of use of a public data set on other images would be wrong.
+    """
     if prose is None:
         return None
-    counts = Counter(row.modality or "unknown" for row in rows)
-    num_said = sum(prose.head.images.values())
-    if len(rows) <= num_said:
-        del counts["unknown"]  # as pictures whose files do not say it
+    counts, num_said = Counter(row.modality or "unknown" for row in rows), sum(prose.head.images.values())
+    del counts["unknown"]  # as pictures whose files do not say it
     name = f"data_cards/{prose.head.name}.md"
-    if counts - Counter(prose.head.images):
-        log.warning("the images are not those of %s, which is not taken though the dataset is called so", name)
+    if counts - Counter(prose.head.images) or not MIN_SHARE * num_said <= len(rows) <= num_said:
+        log.warning(
+            "the %d images are not those of %s, which describes %d (%s): it is not taken though the dataset is called "
+            "so; card=%s takes it",
+            len(rows),
+            name,
+            num_said,
+            ", ".join(f"{kind} {number}" for kind, number in prose.head.images.items()),
+            name,
+        )
         return None
-    log.info("the card takes prose and terms of use from %s, as the dataset is called so; card=... gives another", name)
+    log.warning(
+        "the card takes prose and terms of use from %s, whose name and number of images fit; card=... gives another",
+        name,
+    )
     return prose

@@ -191,12 +191,15 @@ def test_the_cards_of_the_project_are_complete(path: Path) -> None:
 def test_prose_on_a_data_set_is_taken_of_its_images_and_of_no_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prose = Prose(CardHead(name="drive", images={"OP": 2}), "Photographs.")
-    rows = [row(tmp_path, number, np.zeros((1, 8, 8), np.uint8), modality="OP") for number in range(3)]
-    assert fitting(prose, rows[:2]) == fitting(prose, rows[:1]) == prose
-    assert fitting(prose, rows) is None
-    assert fitting(prose, [replace(rows[0], modality="CT")]) is None
-    assert "the images are not those of data_cards/drive.md" in caplog.text
+    prose = Prose(CardHead(name="drive", images={"OP": 20}), "Photographs.")
+    one = row(tmp_path, 0, np.zeros((1, 8, 8), np.uint8), modality="OP")
+    assert fitting(prose, [one] * 20) == fitting(prose, [one] * 19) == prose
+    assert fitting(prose, [replace(one, modality="")] * 20) == prose
+    for number in (1, 18, 21):
+        assert fitting(prose, [one] * number) is None
+        assert fitting(prose, [replace(one, modality="")] * number) is None
+    assert fitting(prose, [replace(one, modality="CT")] * 20) is None
+    assert "the 1 images are not those of data_cards/drive.md, which describes 20 (OP 20)" in caplog.text
 
 
 @pytest.mark.parametrize(
