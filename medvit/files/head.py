@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +24,15 @@ def read_head(path: Path) -> FileHead:
     """The beginning of a file.
 
     Raises:
-        OSError: If it cannot be opened or read.
+        OSError: If it cannot be opened or read, or is a pipe or device, which might never end.
     """
-    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 (a call less, for each of 100,000 files)
+    with open(path, "rb", buffering=0, opener=_at_once) as stream:
         status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
         return FileHead(stream.read(FIRST_BYTES), status.st_size, status.st_mtime_ns)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """A file descriptor; opening a named pipe does not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 from medvit import readers
 from medvit.errors import DataError, OutputError
@@ -93,7 +94,12 @@ def forget(key_file: Path, dataset: str) -> None:
 
 def _line(seen: ScannedFile) -> bytes:
     refusal = None if seen.refusal is None else (seen.refusal.code, seen.refusal.reason)
-    return seen.reader.encode() + b" " + _adapter(seen.reader).dump_json((refusal, seen.headers))
+    try:
+        content = _adapter(seen.reader).dump_json((refusal, seen.headers))
+    except PydanticSerializationError:  # a path that is not UTF-8; `recall` puts it back
+        nameless = tuple(replace(one, file=Path()) for one in seen.headers)
+        content = _adapter(seen.reader).dump_json((refusal, nameless))
+    return seen.reader.encode() + b" " + content
 
 
 @cache

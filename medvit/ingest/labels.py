@@ -54,6 +54,11 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
     return labeled
 
 
+def _in_utf8(name: str) -> str:
+    """A path with those of its bytes that are not UTF-8 as %E9, so that two names never become one class."""
+    return "".join(f"%{ord(one) - 0xDC00:02X}" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in name)
+
+
 def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
     """For each label key its classes in order: by value if all are numbers, else by alphabet."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -99,9 +104,7 @@ def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _folders(candidate: Candidate) -> tuple[str, ...]:
-    # A name that is no Unicode cannot be written down; its odd bytes become question marks.
-    path = composed(candidate.paths[0].encode(errors="replace").decode())
-    parts = PurePosixPath(path).parts[:-1]
+    parts = PurePosixPath(composed(_in_utf8(candidate.paths[0]))).parts[:-1]
     return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
 
 

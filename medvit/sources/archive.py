@@ -82,6 +82,7 @@ class Unpacking:
     def __init__(self, spool: Spool, max_bytes: int) -> None:
         self._spool, self._max_bytes = spool, max(max_bytes, RATIO_BYTES)
         self._files: dict[PurePosixPath, Path] = {}
+        self._folders: set[PurePosixPath] = set()
         self._refusals: list[Refusal] = []
         self._num_bytes = 0
 
@@ -103,10 +104,11 @@ class Unpacking:
             return
         reason = self._objection(member, name)
         if reason:
-            self._refuse(UnsupportedError.code, reason, None if name in self._files else name)
+            self._refuse(UnsupportedError.code, reason, None if name in self._files or name in self._folders else name)
             return
         assert name is not None
         self._files[name] = self._spool.path(name)
+        self._folders.update(name.parents)
         if self._spool.has(name):
             return
         try:
@@ -127,6 +129,8 @@ class Unpacking:
             return "an archive inside of an archive is not opened; unpack it, or give it as a source of its own"
         if name in self._files:
             return "a second file of the same name in an archive"
+        if name in self._folders or any(parent in self._files for parent in name.parents):
+            return "a file and a folder of one name in an archive, which cannot be both; rename one and pack it again"
         return ""
 
     def _refuse(self, code: str, reason: str, name: PurePosixPath | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from medvit.errors import DataError, UnsupportedError
@@ -33,39 +34,88 @@ class Folder:
 def local(source: Path) -> Local:
     """The files below a folder, archives among them refused; or the one file that `source` is."""
     root = source.parent if source.is_file() else source
-    found = files(source)
+    found, refusals = _listed(source)
     kept: list[Path] = []
-    nested: list[Path] = []
     for file in found:
-        (nested if is_archive(file.name) else kept).append(file)
-    reason = "an archive inside of the source is not opened; unpack it, or give it as a source of its own"
-    return Local(root, tuple(kept), tuple(Refusal((file,), UnsupportedError.code, reason) for file in nested))
+        if is_archive(file.name):
+            reason = "an archive inside of the source is not opened; unpack it, or give it as a source of its own"
+            refusals.append(Refusal((file,), UnsupportedError.code, reason))
+        else:
+            kept.append(file)
+    return Local(root, tuple(kept), tuple(refusals))
 
 
 def files(source: Path) -> list[Path]:
-    """Every file below a folder, sorted by path; or the one file that `source` is.
+    """Every regular file below a folder, sorted by path; or the one file that `source` is.
 
     Hidden files and folders (a leading dot, `__MACOSX`) are skipped. Links to files are followed, those to folders not.
 
     Raises:
-        DataError: If the source is missing, holds no file, or one of its folders cannot be listed.
+        DataError: If the source is missing, holds nothing, or one of its folders cannot be listed.
     """
+    return _listed(source)[0]
+
+
+def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
+    """The regular files below a folder, sorted, and what else is there, with the reason why it is not taken."""
     if source.is_file():
-        return [source]
+        return [source], []
+    if source.exists() and not source.is_dir():
+        raise DataError(f"the source {source} is {_kind(source)}; give source=PATH of a folder or a regular file")
     if not source.is_dir():
         raise DataError(f"no folder at {source}; give source=PATH of a folder or a file that exists")
     found: list[Path] = []
-    for folder, subfolders, names in os.walk(source, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-        path = Path(folder)
-        found += [path / name for name in names if not is_hidden(name)]
-    if not found:
+    refusals: list[Refusal] = []
+    waiting = [source]
+    while waiting:
+        folder = waiting.pop()
+        for entry in _entries(folder):
+            path = folder / entry.name
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            elif _is_regular(entry):
+                found.append(path)
+            else:
+                refusals.append(Refusal((path,), UnsupportedError.code, _reason(path)))
+    if not found and not refusals:
         raise DataError(f"the folder {source} holds no files; give source=PATH of the folder that holds the images")
-    return sorted(found, key=lambda file: file.parts)  # the order of paths, which compare themselves slowly
+    refusals.sort(key=lambda refusal: refusal.files[0].parts)
+    return sorted(found, key=lambda file: file.parts), refusals  # the order of paths, which compare themselves slowly
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"a folder of the source cannot be listed: {error.strerror}; check its permissions") from None
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"a folder of the source cannot be listed: {error.strerror}; check its permissions") from None
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
+
+
+def _reason(path: Path) -> str:
+    if path.is_symlink() and path.is_dir():
+        return "a link to a folder, which is not followed; copy the folder here, or give it as a source of its own"
+    if path.is_symlink() and not path.exists():
+        return "a link that leads nowhere; restore the file it names, or remove the link"
+    return f"{_kind(path)}; expected a regular file: remove it from the source"
+
+
+def _kind(path: Path) -> str:
+    """What a path that is neither a file nor a folder is, in words."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a path that cannot be looked at"
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
 
 
 SOURCE = Folder()

@@ -62,6 +62,12 @@ def test_folders_are_taken_on_demand_and_never_when_told_not_to(candidate: Make)
     assert labels(from_folders(in_folders(candidate, "a", "b"), "none")) == {None}
 
 
+def test_names_of_folders_that_are_not_utf8_stay_two_classes(candidate: Make) -> None:
+    folders = ("d\udce9r", "d\udce8r", "benigne")
+    found = from_folders([one for name in folders for one in in_folders(candidate, name)], "folder")
+    assert labels(tuple(found)) == {"d%E9r", "d%E8r", "benigne"}
+
+
 def row(label: str) -> Row:
     return Row("i", "p", "s", "e", "", "image", "x", "train", (1, 2, 2), "uint8", "0", labels={"label": label})
 

@@ -213,3 +213,17 @@ def test_a_room_whose_version_rises_is_not_trusted(
     made(source, "second", update=source.parent / "first")
     file_stamps.version_of.cache_clear()
     assert len(opened) >= NUM_SERIES * NUM_SLICES
+
+
+def test_paths_that_are_not_utf8_are_taken_and_remembered(source: Path) -> None:
+    plain = made(source, "plain")
+    odd = Path(os.fsdecode(os.fsencode(source / "caf") + b"\xe9"))
+    next(path for path in sorted(source.iterdir()) if path.is_dir()).rename(odd)
+    first = made(source, "first")
+    assert sorted(row.sha256 for row in first) == sorted(row.sha256 for row in plain)
+    again = made(source, "again", name="first", update=source.parent / "first")
+    assert again.hash == first.hash
+    kept = header_cache.lines(source.parent / "site.key", "first")
+    (dicom,) = sorted(odd.rglob("*.dcm"))[:1]
+    state = next(state for state, line in kept.items() if line)
+    assert HeaderCache(kept).recall(dicom, state) is not None

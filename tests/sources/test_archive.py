@@ -6,7 +6,7 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from pipelines.ingest import IngestConfig, ingest
 
 FILES = {"b/2.dcm": b"two", "a/1": b"one", "a/.hidden": b"x", "__MACOSX/a/1": b"x"}
 TAR_MODES = {"x.tar": "w", "x.tar.gz": "w:gz", "x.TGZ": "w:gz", "x.tar.bz2": "w:bz2", "x.tar.xz": "w:xz"}
+
+Packer = Callable[[Path, Mapping[str, bytes]], Path]
 
 
 def zipped(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -237,3 +239,12 @@ def test_an_encrypted_file_is_refused(tmp_path: Path) -> None:
     local = unpacked(made, tmp_path / "work")
     assert contents(local) == {"2": b"open"}
     assert "encrypted" in local.refusals[0].reason
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a")])
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_a_file_called_as_a_folder_costs_no_other(tmp_path: Path, names: tuple[str, str], pack: Packer) -> None:
+    path = pack(tmp_path / "x.zip", {names[0]: b"first", names[1]: b"second", "z": b"other"})
+    local = unpacked(path, tmp_path / "work")
+    assert contents(local) == {names[0]: b"first", "z": b"other"}
+    assert ["a file and a folder of one name" in one.reason for one in local.refusals] == [True]
