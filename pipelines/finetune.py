@@ -17,6 +17,7 @@ from medvit.config import Axis, Count
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.dataset.slices import SlicesConfig
+from medvit.errors import ConfigError
 from medvit.hardware import resolve_device
 from medvit.heads import HeadConfig, OptionalHeadChoice
 from medvit.leakage.seen_patients import write_training_patients
@@ -24,7 +25,9 @@ from medvit.losses.supervised import classification_loss, segmentation_loss
 from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.models.slide import SlideModelConfig, ensemble_state
 from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
-from medvit.peft import PeftChoice
+from medvit.peft import OptionalLoraChoice, PeftConfig
+from medvit.peft.full import FullConfig
+from medvit.peft.lora import LoraConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.initialization import InitialModel
@@ -55,8 +58,9 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
     slices: SlicesConfig | None = None
     """Cuts volumes into slices and learns from these as images; the model then predicts volumes slice by slice."""
-    peft: PeftChoice = Field(default={"name": "lora"}, validate_default=True)
-    """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps."""
+    peft: OptionalLoraChoice = None
+    """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps. Unset:
+    lora for a pretrained backbone, full for one that starts at random."""
     head: OptionalHeadChoice = None
     """From tokens to logits; none takes linear for classification and dense for segmentation."""
     label: str = "label"
@@ -87,7 +91,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     def set_for_pixels(self) -> dict[str, object]:
         """Options of models that learn from pixels, and not from embeddings, that are not at their default."""
         given = self._set("crop", "overlap", "mirrored_axes", "applies_to")
-        kept = {} if self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
+        kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
         return given | kept | ({} if self.augment == AugmentConfig() else {"augment": "..."})
 
     def _set(self, *keys: str) -> dict[str, object]:
@@ -187,13 +191,18 @@ def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
     """Backbone, head and labeled slides, with all that can be refused before tiles are embedded.
 
     Raises:
-        ConfigError: If the head reads no bags, or several devices are asked for.
+        ConfigError: If the head reads no bags, several devices are asked for, or the backbone starts at random.
         DataError: If there are fewer than two classes, or a split is empty.
     """
     warn_of_pixels(**config.set_for_pixels)
     manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = config.start(manifest, pretrained)
+    if not start.is_trained:
+        raise ConfigError(
+            "tiles of slides are embedded by a backbone that stays as it is, and this one has random weights; "
+            "give checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
+        )
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     head = bag_head(config.head, config.trainer)
     slides = labeled_slides(manifest, config.label, run.failures, folds=config.bags.folds)
@@ -216,7 +225,11 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
     )
     warn_of_ignored(task.kind, **config.set_for_classification)
     crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
-    model = Model(_describe(config, task, start.config, crop), start.backbone)
+    way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
+    model = Model(_describe(config, task, start.config, crop, way), start.backbone)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
+    num_trained = sum(size for size, is_trained in sizes if is_trained)
+    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
     resume_from = last_checkpoint(run.folder)
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
@@ -249,14 +262,14 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
 
 
 def _describe(
-    config: FinetuneConfig, task: TaskAssignment, backbone: BackboneConfig, crop: tuple[int, ...]
+    config: FinetuneConfig, task: TaskAssignment, backbone: BackboneConfig, crop: tuple[int, ...], way: PeftConfig
 ) -> ModelConfig:
     kind = "volume" if config.slices is not None else task.train.rows[0].kind
     default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
     return ModelConfig(
         kind=task.kind,
         backbone=backbone,
-        peft=config.peft,
+        peft=way,
         head=config.head or default_head,
         classes=task.classes,
         label=config.label if task.kind == "classification" else "",

@@ -89,7 +89,7 @@ class AssembledPretraining:
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
     parts = assemble(config, run)
-    adapted = _weights_told(config, parts)
+    adapted = _weights_told(parts)
 
     parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)
     run.leave_to_leader()
@@ -122,8 +122,7 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
         manifest = config.slices.of(manifest)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     start = config.start(manifest, pretrained)
-    is_continued = pretrained is not None or start.backbone.fit is not None
-    way = config.peft or (ExploraConfig() if is_continued else FullConfig())
+    way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
     recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
@@ -145,7 +144,7 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
         num_steps=config.trainer.steps,
         seed=config.seed,
         probe=build_probe(config.monitors, manifest, start, streams[0].views, seed=config.seed, slides=config.slides),
-        guard=Guard(config.guard, starts_random=not is_continued),
+        guard=Guard(config.guard, starts_random=not start.is_trained),
         tracker=run.tracker,
         folder=run.folder,
         further=_further(config.further, run, objective),
@@ -174,13 +173,11 @@ def _further(config: SelfDistillationConfig, run: Run, objective: Objective) -> 
     return SelfDistillation(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)
 
 
-def _weights_told(config: PretrainConfig, parts: AssembledPretraining) -> str:
+def _weights_told(parts: AssembledPretraining) -> str:
     """How the weights change and how many, for the model card; a warning where random ones are held fixed."""
     sizes = {name: weight.numel() for name, weight in parts.peft.backbone.named_parameters()}
     trained, total = sum(sizes[name] for name in parts.trained), sum(sizes.values())
-    is_scratch = config.checkpoint is None and parts.start.backbone.fit is None
-    if is_scratch and trained < total:
-        log.warning("peft=%s holds weights fixed that start at random; give weights, or peft=full", parts.way.name)
+    parts.start.warn_if_held(parts.way.name, num_trained=trained, num_weights=total)
     told = f"{parts.way.name}, {trained:,} of {total:,} trained ({trained / total:.1%})"
     log.info("Weights: %s", told)
     return told

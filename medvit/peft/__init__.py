@@ -98,4 +98,5 @@ def require_known(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
 
 
 PeftChoice = Annotated[PeftConfig, Chosen("medvit.peft", default="lora")]
+OptionalLoraChoice = Annotated[PeftConfig | None, Chosen("medvit.peft", default="lora", optional=True)]
 OptionalPeftChoice = Annotated[PeftConfig | None, Chosen("medvit.peft", default="explora", optional=True)]

@@ -32,6 +32,16 @@ class InitialModel:
     config: BackboneConfig
     backbone: Backbone
     preprocess: Preprocess
+    is_trained: bool
+    """Whether the weights come from a checkpoint or a file; else they are random."""
+
+    def warn_if_held(self, way: str, *, num_trained: int, num_weights: int) -> None:
+        """Warn that random weights are held fixed where an adaptation `way` trains only some of them."""
+        if not self.is_trained and num_trained < num_weights:
+            log.warning(
+                "peft=%s holds weights fixed that start at random; give checkpoint or backbone.weights, or peft=full",
+                way,
+            )
 
 
 def start_from(
@@ -51,11 +61,11 @@ def start_from(
         backbone = fitted.build()
         if backbone.fit is not None:
             log.info("%s", backbone.fit)
-        return InitialModel(fitted, backbone, chosen)
+        return InitialModel(fitted, backbone, chosen, is_trained=backbone.fit is not None)
     described, backbone = backbone_of(checkpoint, config)
     backbone.carried = _carried(checkpoint)
     _warn_of_ignored(config, described)
-    return InitialModel(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess))
+    return InitialModel(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess), is_trained=True)
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:

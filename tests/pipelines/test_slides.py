@@ -224,6 +224,13 @@ def test_what_does_not_fit_is_refused(place, model, tmp_path):
     learn(place, tmp_path / "e", dataset=dataset, bags={"members": 2, "folds": 2})
 
 
+def test_tiles_are_not_embedded_by_a_backbone_of_random_weights(place, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"this one has random weights; give checkpoint=FOLDER .* or backbone.weights"
+    ):
+        learn(place, tmp_path / "a", checkpoint=None)
+
+
 def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, caplog):
     shutil.copytree(place / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns("embeddings"))
     source = tmp_path / "slides"

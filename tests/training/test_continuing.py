@@ -11,7 +11,7 @@ from medvit.peft.explora import ExploraConfig
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 from tests.training.guard.test_guard import image_options
-from tests.training.test_runs import finetune_options, same_weights
+from tests.training.test_runs import TINY, finetune_options, same_weights
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.5, "views": {"size": [16, 16], "num_local": 2}}
@@ -121,3 +121,17 @@ def test_while_heads_warm_up_the_backbone_stays_bit_for_bit(images, start, tmp_p
 def test_random_weights_held_fixed_are_warned_of(images, tmp_path, caplog):
     pretrain(output=tmp_path / "out", **image_options(images, peft="lora"))
     assert "peft=lora holds weights fixed that start at random" in caplog.text
+
+
+def test_finetuning_from_scratch_trains_every_weight_and_a_checkpoint_is_adapted_by_lora(images, start, tmp_path):
+    scratch = finetune(output=tmp_path / "scratch", **finetune_options(images, head=None, backbone={**TINY, "ndim": 2}))
+    assert scratch.model["peft"]["name"] == "full"
+    assert not (scratch.folder / ADAPTER).exists()
+    tuned = finetune(output=tmp_path / "tuned", **finetune_options(images, head=None, checkpoint=start.folder))
+    assert tuned.model["peft"]["name"] == "lora"
+
+
+def test_finetuning_that_holds_random_weights_fixed_warns(images, tmp_path, caplog):
+    options = finetune_options(images, head=None, backbone={**TINY, "ndim": 2}, peft="frozen")
+    finetune(output=tmp_path / "out", **options)
+    assert "peft=frozen holds weights fixed that start at random; give checkpoint or backbone.weights" in caplog.text
