@@ -7,8 +7,10 @@ that the time does not depend on the number of needles.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import UInt64
@@ -28,15 +30,26 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=]{200,}")
 _HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
+_CELLS = re.compile(r"[\n\r\t,;|<>=:]")
+_AROUND = " \"'^`()[]{}"
+"""What parts the cells of a table, the values of JSON and the lines of a text, and what may stand around one."""
+
+
 class Haystack:
     """Finds needles; made once, used on many texts."""
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         self._words: dict[str, Needle] = {}
+        self._pairs: dict[tuple[str, ...], Needle] = {}
+        self._wholes: dict[str, Needle] = {}
         self._starts: dict[bytes, list[tuple[bytes, Needle]]] = {}
         for needle in needles:
             encoded = needle.text.encode("utf-8", "replace")
-            if len(encoded) < WINDOW:
+            if needle.shape == "pair":
+                self._pairs[tuple(needle.text.split())] = needle
+            elif needle.shape == "whole":
+                self._wholes[needle.text] = needle
+            elif len(encoded) < WINDOW or (needle.shape == "word" and needle.is_common):
                 self._words[needle.text] = needle
             else:
                 self._starts.setdefault(encoded[:WINDOW], []).append((encoded, needle))
@@ -48,7 +61,14 @@ class Haystack:
     def in_text(self, text: str) -> set[Needle]:
         """The needles in a text."""
         folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
-        found = {self._words[word] for word in set(re.findall(r"[^\W_]+", folded)) if word in self._words}
+        composed = folded if folded.isascii() else unicodedata.normalize("NFC", folded)
+        words = re.findall(r"[^\W_]+", composed)
+        found = {self._words[word] for word in set(words) if word in self._words}
+        if self._pairs:
+            found |= {self._pairs[pair] for pair in set(pairwise(words)) if pair in self._pairs}
+        if self._wholes:
+            alone = (part.strip(_AROUND) for part in _CELLS.split(composed))
+            found |= {self._wholes[part] for part in set(alone) if part in self._wholes}
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:

@@ -13,14 +13,16 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from medvit import readers
 from medvit.audit import rarity
 from medvit.audit.documents import document_values
+from medvit.audit.names import PATIENT_NAMES, Shape, is_placeholder, is_word, name_forms
+from medvit.audit.names import written_forms as written_names
 from medvit.deidentification.dates import written_forms
 from medvit.deidentification.identifiers import STRICT, IdentifyingValue, identifying
 from medvit.deidentification.profile import DATES, TEXT, Action, Profile
@@ -48,11 +50,15 @@ class Needle:
     """Whether a de-identified copy must not hold it either."""
     is_weak: bool = False
     """Whether it identifies nobody where the files say it in a harmless place too."""
+    shape: Shape = "text"
+    """How it must stand."""
+    is_common: bool = False
+    """Whether it names a patient by a word that may stand in any text."""
 
     @property
     def description(self) -> str:
         """Where it comes from, and whether it may stand somewhere by chance, as in what is told of other datasets."""
-        return f"{self.source}, which may be a coincidence" if self.is_weak else self.source
+        return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:
         """The needle of a text that comes from two places; what a copy may keep, a weak one does not forbid it."""
@@ -63,6 +69,8 @@ class Needle:
             all(needle.is_date for needle in telling),
             any(needle.is_in_copy for needle in telling),
             self.is_weak and other.is_weak,
+            self.shape if self.shape == other.shape else "text",
+            self.is_common and other.is_common,
         )
 
 
@@ -244,17 +252,31 @@ class _Collector:
             if value.vr != "DA" and len(value.text.rstrip("0.")) > 8:
                 self._put(value.text, needle, is_rare=True)
         elif value.vr == "PN" or "^" in value.text:
-            is_name = value.vr == "PN"
-            for form in _name_forms(value.text):
-                words = words_of(form)
-                is_rare = (is_name and len(words) > 1) or any(map(rarity.is_rare, words))
-                self._put(form, needle, is_rare=is_rare and len(form) >= rarity.MIN_PHRASE)
-            self.words(value.text, needle)
+            self._person(value, needle)
         else:
             self.phrase(value.text, needle)
             if value.vr not in ("UN", "OB", "OW"):
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
                 self.words(rarity.telling_part(value.text) if is_prose else value.text, needle)
+
+    def _person(self, value: IdentifyingValue, needle: Needle) -> None:
+        is_name = value.vr == "PN"
+        if is_name and is_placeholder(value.text) and not re.search(r"\d", value.text):
+            self._passed.update(words_of(value.text))
+            return
+        for form in written_names(value.text):
+            words = words_of(form)
+            # Two words of which one is short are looked for as words: "li wei" is in "reli weighted", too.
+            is_rare = (is_name and len(words) > 1 and all(map(is_word, words))) or any(map(rarity.is_rare, words))
+            self._put(form, needle, is_rare=is_rare and len(form) >= rarity.MIN_PHRASE)
+        if value.element.endswith(PATIENT_NAMES):
+            for one in name_forms(value.text):
+                # As strict as a name can be, whatever a harmless element or the name of a class says as well.
+                strict = replace(needle, is_weak=False, shape=one.shape, is_common=one.is_common)
+                self._put(one.text, strict, is_rare=True)
+            self.words(" ".join(word for word in words_of(value.text) if word.isdigit()), needle)
+        else:
+            self.words(value.text, needle)
 
     def _put(self, text: str, needle: Needle, *, is_rare: bool) -> None:
         if not text.strip():
@@ -264,17 +286,6 @@ class _Collector:
             return
         for form in forms(text):
             self._needles[form] = self._needles.get(form, needle).joined(needle, form)
-
-
-def _name_forms(name: str) -> Iterator[str]:
-    """A person's name as DICOM writes it, and as people do (PS3.5 6.2.1)."""
-    for group in name.casefold().split("="):
-        parts = [part.strip() for part in group.split("^") if part.strip()]
-        yield group.strip("^ ")
-        if len(parts) > 1:
-            family, given = parts[0], parts[1]
-            yield from (f"{family} {given}", f"{given} {family}", f"{family}, {given}", f"{family}_{given}")
-            yield from (f"{given}_{family}", f"{family}{given}", f"{given}{family}")
 
 
 def _names(files: Sequence[Path], root: Path) -> set[str]:

@@ -1,0 +1,99 @@
+"""Names of patients in the forms in which they may stand elsewhere; no word of a name is too common to be looked for.
+
+A word of three letters or more is looked for as a whole word, also where texts are full of it (Long, King, White): a
+finding then says that it may be a coincidence. Shorter ones and single ideographs (Li, Wu, An) stand in any text: they
+are looked for beside another word of the same name, or alone in a cell or a line where they are the whole name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal
+
+from medvit.audit import rarity
+from medvit.deidentification.vocabulary import words_of
+
+Shape = Literal["text", "word", "pair", "whole"]
+"""How a form must stand: anywhere within the borders of its kind, as a word, as two words in a row, or alone."""
+
+PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
+MIN_WORD = 3
+"""Letters of a word that may be looked for by itself; two of an alphabet other than Latin."""
+MAX_WORDS = 6
+"""Words of a name that are tried beside each other."""
+_PLACEHOLDERS = """
+anon anonym anonymous anonymized anonymised deidentified de identified no name noname none unknown unnamed removed
+patient subject phantom test case study person demo sample dummy xxx
+"""
+PLACEHOLDERS = frozenset(_PLACEHOLDERS.split())
+"""Words of which what is written in place of a name is made, as `Test^Patient`: it names nobody."""
+
+
+_WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe"})
+"""Letters that Unicode does not take apart; the first is the dotless i, whose capital is that of i."""
+
+
+@dataclass(frozen=True)
+class NameForm:
+    """One form of a name, in lower case; `is_common` where it may stand somewhere by chance."""
+
+    text: str
+    shape: Shape = "text"
+    is_common: bool = False
+
+
+def name_forms(name: str) -> Iterator[NameForm]:
+    """The forms of a value of the VR PN, or of a name as people write it; of a placeholder none."""
+    for group in name.casefold().split("="):
+        words = [word for word in words_of(group) if not word.isdigit()]
+        if not words or is_placeholder(group):
+            continue
+        for word in words:
+            if is_word(word):
+                yield from (NameForm(form, "word", not rarity.is_rare(word)) for form in spellings(word))
+        if len(words) == 1 and not is_word(words[0]):
+            yield NameForm(words[0], "whole", is_common=True)
+        for one, other in permutations(words[:MAX_WORDS], 2):
+            if not (is_word(one) and is_word(other)):
+                yield NameForm(f"{one} {other}", "pair", is_common=True)
+            if not one.isascii() and len(one + other) >= rarity.MIN_SIGNS and not one[0].isascii():
+                yield NameForm(one + other)
+
+
+def written_forms(name: str) -> Iterator[str]:
+    """A person's name as DICOM writes it, and as people do (PS3.5 6.2.1), families first and last."""
+    for group in name.casefold().split("="):
+        parts = [part.strip() for part in group.split("^") if part.strip()]
+        yield group.strip("^ ")
+        if len(parts) > 1:
+            family, given = parts[0], parts[1]
+            yield from (f"{family} {given}", f"{given} {family}", f"{family}, {given}", f"{family}_{given}")
+            yield from (f"{given}_{family}", f"{family}{given}", f"{given}{family}")
+
+
+def is_placeholder(name: str) -> bool:
+    """Whether a name is made of words that are written in place of a name."""
+    words = [word for word in words_of(name) if not word.isdigit()]
+    return bool(words) and all(word in PLACEHOLDERS for word in words)
+
+
+def is_word(word: str) -> bool:
+    """Whether a word of a name is long enough to be looked for by itself."""
+    return len(word) >= (MIN_WORD if _is_latin(word) else rarity.MIN_SIGNS)
+
+
+def spellings(word: str) -> set[str]:
+    """A word, and as it is written where there are no accents."""
+    if word.isascii() or not _is_latin(word):
+        return {word}
+    whole = word.translate(_WITHOUT_STROKES)
+    bare = "".join(sign for sign in unicodedata.normalize("NFKD", whole) if not unicodedata.combining(sign))
+    german = word.replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+    return {word, *(form for form in (bare, german) if form.isascii())}
+
+
+def _is_latin(word: str) -> bool:
+    return all(sign.isascii() or "LATIN" in unicodedata.name(sign, "") for sign in word)
