@@ -22,7 +22,8 @@ from medvit.engine import EngineConfig
 from medvit.ingest import deidentified_copy, slides
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
-from medvit.ingest.label_table import LabelTable
+from medvit.ingest.label_keys import LabelBy
+from medvit.ingest.label_table import LabelTable, Unmatched
 from medvit.ingest.labels import LabelFrom, classes, from_folders
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
 from medvit.ingest.mask_meaning import MaskClasses, MaskMeaning, MaskValues, meaning_of
@@ -71,11 +72,16 @@ class IngestConfig(StageConfig):
     modality: str = ""
     """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
     labels: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """CSV with a column file (path relative to source, or unique name), labels, and maybe split and patient."""
+    """CSV or Excel (.xlsx): a column that says what a line is about, labels, and maybe split and patient."""
+    label_by: LabelBy = "file"
+    """What lines are about: file (path relative to source, or unique name), study, series, accession or patient, in the
+    column file, StudyInstanceUID, SeriesInstanceUID, AccessionNumber or PatientID."""
+    label_unmatched: Unmatched = "refuse"
+    """Lines about what the source does not have: refuse, or warn and skip them."""
     label_columns: tuple[str, ...] = ()
-    """Columns of the CSV to take; none takes all but those that look as if they named people."""
+    """Columns of the table to take, in any letter case; none takes all but those that look as if they named people."""
     label_missing: tuple[str, ...] | None = None
-    """Texts of the CSV for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
+    """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     label_from: LabelFrom = "none"
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     mask_classes: MaskClasses = ()
@@ -255,14 +261,16 @@ def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tupl
         return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
     if config.label_from != "none":
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
-    return paired(table.labeled(found.candidates, found.files), config.modality)
+    told = table.labeled(found.candidates, found.files, config.label_unmatched)
+    return paired(told, config.modality)
 
 
 def read_labels(config: IngestConfig) -> LabelTable | None:
     """The table of labels, if there is one, checked as far as it can be before the images are there."""
     if config.labels is None:
         return None
-    return LabelTable.read(config.labels, columns=config.label_columns, missing=config.label_missing)
+    how: dict[str, Any] = {"by": config.label_by, "missing": config.label_missing}
+    return LabelTable.read(config.labels, columns=config.label_columns, **how)
 
 
 def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:

@@ -45,6 +45,7 @@ HOMES = {
     "jinja2": ("medvit/document.py",),
     "lightning": ("medvit/training/",),
     "mlflow": ("medvit/tracking/",),
+    "openpyxl": ("medvit/ingest/label_cells.py",),
     "openslide": ("medvit/wsi/",),
     "peft": ("medvit/peft/",),
     "pydicom": tuple(f"medvit/{room}/" for room in ROOMS_OF_DICOM),

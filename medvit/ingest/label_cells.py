@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 
 from medvit.errors import DataError
@@ -23,6 +24,8 @@ log = logging.getLogger("medvit")
 
 DELIMITERS = ",;\t"
 SHOWN_LINES = 3
+ZIP = b"PK\3\4"
+"""First bytes of an Excel file (.xlsx)."""
 
 MISSING = ("NA", "n/a", "nan", "NULL", "#N/A")
 """Texts for a missing value, in any letter case, beside the empty one: of R, BIDS, pandas, SQL and Excel."""
@@ -81,12 +84,12 @@ def look_alikes(texts: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def read_grid(path: Path) -> Grid:
-    """Return the cells of a CSV file in UTF-8 with commas, semicolons or tabs.
+    """Return the cells of a CSV file in UTF-8 with commas, semicolons or tabs, or of the one sheet of an Excel file.
 
     Raises:
         DataError: If it cannot be read, has no line, has two columns of one name or a line longer than the header.
     """
-    rows = _csv_rows(path)
+    rows = _sheet_rows(path) if _is_excel(path) else _csv_rows(path)
     if len(rows) < 2:
         raise DataError(
             f"the labels {path} have no line below the header; expected the names of columns, then a line each"
@@ -176,6 +179,52 @@ def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
         for number, cells in padded
     ]
     return Grid(tuple(filter(None, columns)), tuple(lines))
+
+
+def _is_excel(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP)) == ZIP
+    except OSError:
+        return False  # reading it will say why
+
+
+def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
+    """The rows of the one sheet with content: shown values of formulas, dates by ISO 8601, numbers as in CSV."""
+    from openpyxl import load_workbook
+
+    try:
+        book = load_workbook(path, data_only=True, keep_links=False)
+    except Exception as error:  # whatever a damaged archive makes openpyxl, zipfile or expat raise
+        raise DataError(
+            f"the labels {path} cannot be read as an Excel file ({type(error).__name__}); expected .xlsx: save it "
+            "anew, or as CSV"
+        ) from None
+    sheets = [sheet for sheet in book.worksheets if sheet.max_row > 1 or sheet.max_column > 1]
+    if len(sheets) != 1:
+        raise DataError(
+            f"the labels {path} have {len(sheets)} sheets with content; expected one: save it as its own file"
+        )
+    if sheets[0].merged_cells.ranges:
+        place = min(sheets[0].merged_cells.ranges, key=lambda cells: cells.min_row)
+        raise DataError(f"the labels {path} have merged cells at {place.coord}; expected a value in each: unmerge them")
+    rows = enumerate(sheets[0].iter_rows(), start=1)
+    return [(number, [_cell_text(cell.value, str(cell.number_format)) for cell in cells]) for number, cells in rows]
+
+
+def _cell_text(value: object, shown_as: str) -> str:
+    """A cell as CSV has it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and re.fullmatch("0+", shown_as):
+        return str(value).zfill(len(shown_as))
+    if isinstance(value, datetime) and value.time() == time():
+        value = value.date()
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _csv_rows(path: Path) -> list[tuple[int, Sequence[str]]]:

@@ -1,27 +1,39 @@
-"""Labels from a table (CSV): a line an image, found by the path or the name of its file.
+"""Labels from a table (CSV or Excel): a line an image, a study, a series, an examination or a patient.
 
-The column `file` holds a path relative to the source (of a file, or of a folder: all images in it are meant), or a file
-name, with or without its ending, that no two images share. `split` and `patient` may say just that. Every other column,
-or those named, is a label; a column that looks as if it named people is refused unless it is named.
+A line says what it is about in one column: of `file`, a path relative to the source (of a file, or of a folder: all
+images in it are meant), or a file name, with or without its ending, that no two images share; else an identifier of
+DICOM (`label_by`). `split` and `patient` may say just that. Every other column, or those named, is a label; a column
+that looks as if it named people is refused unless it is named.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal
 
-from medvit.deidentification.identifiers import FILE, PATIENT, SPLIT, is_personal
+from medvit.deidentification.identifiers import PATIENT, SPLIT, is_personal
 from medvit.errors import DataError
-from medvit.ingest.label_cells import Line, composed, look_alikes, read_grid, shown, whole, without_missing
+from medvit.ingest.label_cells import Grid, Line, look_alikes, read_grid, shown, without_missing
+from medvit.ingest.label_keys import COLUMNS, KNOWN, ByFile, ByIdentifier, LabelBy, find_columns, nearest, plain
 from medvit.ingest.labels import warn_of_look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Split
 
 log = logging.getLogger("medvit")
 
+Unmatched = Literal["refuse", "warn"]
+"""What becomes of a line about something that the source does not have."""
+
+EXPECTED: Mapping[LabelBy, str] = {
+    "file": "a path relative to the source, or the name of a file that no other image has",
+    "study": "the StudyInstanceUID of a study in the source",
+    "series": "the SeriesInstanceUID of a series in the source",
+    "accession": "the AccessionNumber of an examination in the source",
+    "patient": "the PatientID of a patient in the source",
+}
 MIN_DISTINCT = 20
 """A text column with more lines than this and a different text in each is taken for identifiers."""
 
@@ -31,71 +43,83 @@ class LabelTable:
     """A table that was read and checked as far as it can be without the images it is about."""
 
     path: Path
-    columns: tuple[str, ...]
-    """Those that are labels."""
+    by: LabelBy
+    key: str
+    """The column that says what a line is about."""
+    columns: Mapping[str, str]
+    """The column of each label."""
+    split_column: str
+    patient_column: str
     lines: tuple[Line, ...] = field(repr=False)
 
     @classmethod
-    def read(cls, path: Path, *, columns: Sequence[str] = (), missing: Sequence[str] | None = None) -> LabelTable:
+    def read(
+        cls,
+        path: Path,
+        *,
+        by: LabelBy = "file",
+        columns: Sequence[str] = (),
+        missing: Sequence[str] | None = None,
+    ) -> LabelTable:
         """Return the table in a file with the labels in `columns`, or in all but the known ones.
 
         `missing` are the texts that mean a missing value; unset, `label_cells.MISSING`.
 
         Raises:
-            DataError: If a column is missing or personal, a line names no image or an unknown split, or a text may be
-                a class or mean missing.
+            DataError: If a column is missing or personal, a line names nothing or an unknown split, or a text may be a
+                class or mean missing.
         """
         grid = read_grid(path)
-        if FILE not in grid.columns:
-            found = f"{len(grid.columns)} others"
-            raise DataError(f"the labels {path} have no column {FILE!r} (found {found}); it says which image is meant")
-        chosen = tuple(_label_columns(grid.lines, grid.columns, path, columns))
-        known = [column for column in (SPLIT, PATIENT) if column in grid.columns and column not in chosen]
-        lines = without_missing(grid, [*chosen, *known], path, missing).lines
-        table = cls(path, chosen, lines)
-        unnamed = [line.number for line in lines if not line.cells[FILE]]
-        table._refuse(unnamed, f"are empty in the column {FILE!r}")
+        key = _key_column(grid.columns, by, path)
+        chosen = _label_columns(grid, path, columns, key)
+        rest = [column for column in grid.columns if column != key and column not in chosen.values()]
+        split, patient = ("".join(find_columns(rest, [name])[:1]) for name in (SPLIT, PATIENT))
+        lines = without_missing(grid, [*chosen.values(), *filter(None, (split, patient))], path, missing).lines
+        table = cls(path, by, key, chosen, split, patient, lines)
+        table._refuse([line.number for line in lines if not line.cells[key]], f"are empty in the column {key!r}")
         for line in lines:
-            table.split(line)
+            table._split(line)
         return table
 
-    def said(self, line: Line) -> Mapping[str, str]:
-        """Return what a line says of its images: labels, split and patient."""
-        return {column: line.cells.get(column, "") for column in (*self.columns, SPLIT, PATIENT)}
-
-    def split(self, line: Line) -> Split | None:
-        """Return the split that a line says."""
-        text = line.cells.get(SPLIT, "")
-        if not text:
-            return None
-        if text.casefold() not in SPLIT_NAMES:
-            raise DataError(f"line {line.number} of {self.path} has no known split; expected train, val or test")
-        return SPLIT_NAMES[text.casefold()]
-
-    def labeled(self, candidates: Sequence[Candidate], files: Sequence[str] = ()) -> tuple[Candidate, ...]:
+    def labeled(
+        self, candidates: Sequence[Candidate], files: Sequence[str] = (), unmatched: Unmatched = "refuse"
+    ) -> tuple[Candidate, ...]:
         """Return the candidates with what the table says of them.
 
-        `files` are the paths of all files of the source: a line about one that holds no image is passed over.
+        `files` are the paths of all files of the source: a line about one that holds no image is skipped. With
+        `unmatched="warn"`, lines about what the source does not have are skipped and reported.
 
         Raises:
-            DataError: If a line names a file that the source does not have or several images, or if two lines differ
-                on one image. Lines are told by their number: file names may name patients.
+            DataError: If a line names what the source does not have, or several images or patients at once, if no line
+                names an image, or if two lines differ on one image. Lines are reported by number: names of files and
+                identifiers may identify patients.
         """
-        places, names, known = _by_path(candidates), _by_name(candidates), _names(files)
+        find = ByFile(candidates, files) if self.by == "file" else ByIdentifier(candidates, self.by)
         said: dict[int, Line] = {}
         unknown, ambiguous, contradicting = [], [], []
         for line in self.lines:
-            file = composed(line.cells[FILE].replace("\\", "/").removeprefix("./").rstrip("/"))
-            matches = places.get(file) or names.get(file) or names.get(whole(file), ())
-            if not matches and file not in known:
-                unknown.append(line.number)
-            if len(matches) > 1 and file not in places:
+            matches = find(line.cells[self.key])
+            if not matches.is_known:
+                unknown.append(line)
+            if matches.is_ambiguous:
                 ambiguous.append(line.number)
-            elif any(self.said(said.setdefault(index, line)) != self.said(line) for index in matches):
+            elif any(self._said(said.setdefault(index, line)) != self._said(line) for index in matches.indices):
                 contradicting.append(line.number)
-        self._refuse(unknown, "name a file that the source does not have")
-        self._refuse(ambiguous, "name several images at once")
+        alike = sum(find.is_alike(line.cells[self.key]) for line in unknown)
+        hint = f"; {alike} of them would if letter case and leading zeros did not count" if alike else ""
+        if unmatched == "refuse" or not said:
+            what = "a file" if self.by == "file" else f"a {self.key}"
+            refusal = f"name {what} that the source does not have"
+            advice = hint or ("; label_unmatched=warn skips such lines" if said else "")
+            self._refuse([line.number for line in unknown], refusal, advice)
+        elif unknown:
+            numbers = shown([line.number for line in unknown])
+            log.warning("%d lines of the labels name nothing in the source (line %s)%s", len(unknown), numbers, hint)
+        several = "images" if self.by == "file" else "patients"
+        self._refuse(ambiguous, f"name several {several} at once")
         self._refuse(contradicting, "say something else than an earlier line on the same image")
+        if len(said) < len(candidates):
+            log.info("%d of %d images have no line in the labels", len(candidates) - len(said), len(candidates))
         labeled = tuple(
             self._labeled(candidate, said[index]) if index in said else candidate
             for index, candidate in enumerate(candidates)
@@ -104,22 +128,36 @@ class LabelTable:
         self._warn_of_patients()
         return labeled
 
-    def _labeled(self, candidate: Candidate, line: Line) -> Candidate:
-        labels = {column: line.cells[column] for column in self.columns if line.cells[column]}
-        return candidate.with_labels(labels, self.split(line), line.cells.get(PATIENT, ""))
+    def _said(self, line: Line) -> list[str]:
+        """What a line says of its images: labels, split and patient."""
+        return [
+            line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)
+        ]
 
-    def _refuse(self, numbers: Sequence[int], what: str) -> None:
+    def _split(self, line: Line) -> Split | None:
+        text = line.cells.get(self.split_column, "")
+        if not text:
+            return None
+        if text.casefold() not in SPLIT_NAMES:
+            raise DataError(f"line {line.number} of {self.path} has no known split; expected train, val or test")
+        return SPLIT_NAMES[text.casefold()]
+
+    def _labeled(self, candidate: Candidate, line: Line) -> Candidate:
+        labels = {key: line.cells[column] for key, column in self.columns.items() if line.cells[column]}
+        return candidate.with_labels(labels, self._split(line), line.cells.get(self.patient_column, ""))
+
+    def _refuse(self, numbers: Sequence[int], what: str, advice: str = "") -> None:
         if numbers:
             raise DataError(
                 f"{len(numbers)} of the {len(self.lines)} lines of {self.path} {what} (line {shown(numbers)}); "
-                f"expected in the column {FILE!r} a path relative to the source, or the name of "
-                "a file that no other image has"
+                f"expected in the column {self.key!r} {EXPECTED[self.by]}{advice}"
             )
 
     def _warn_of_patients(self) -> None:
         """Report patients whose identifiers are alike, by line: they are different patients here."""
-        alike = {text for group in look_alikes(line.cells.get(PATIENT, "") for line in self.lines) for text in group}
-        numbers = [line.number for line in self.lines if line.cells.get(PATIENT, "") in alike]
+        texts = [line.cells.get(self.patient_column, "") for line in self.lines]
+        alike = {text for group in look_alikes(texts) for text in group}
+        numbers = [line.number for line, text in zip(self.lines, texts, strict=True) if text in alike]
         if numbers:
             log.warning(
                 "%d lines of the labels name patients that differ in letter case, spaces or leading zeros alone "
@@ -137,57 +175,56 @@ def from_table(
     return LabelTable.read(path, columns=columns).labeled(candidates, files)
 
 
-def _label_columns(lines: Sequence[Line], there: Sequence[str], path: Path, columns: Sequence[str]) -> Sequence[str]:
-    missing = [column for column in columns if column not in there]
-    if missing:
-        raise DataError(f"the labels {path} have no column {missing[0]!r}; found {', '.join(there)}")
-    chosen = columns or [column for column in there if column not in (FILE, SPLIT, PATIENT)]
-    for column in chosen:
-        if column not in columns and (is_personal(column) or _is_identifier(lines, column)):
+def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
+    """The column that says what a line is about."""
+    found = find_columns(there, COLUMNS[by])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(
+            f"the labels {path} have several columns for label_by={by}: {', '.join(found)}; keep one of them"
+        )
+    others: list[LabelBy] = [other for other in COLUMNS if other != by and find_columns(there, COLUMNS[other])]
+    near = nearest(there, COLUMNS[by])
+    raise DataError(
+        f"the labels {path} have no column {COLUMNS[by][0]!r} (found {len(there)} others), which says for "
+        f"label_by={by} what a line is about"
+        + (f"; nearest is {near!r}: rename it" if near else "")
+        + (f"; label_by={others[0]} takes its column {find_columns(there, COLUMNS[others[0]])[0]!r}" if others else "")
+    )
+
+
+def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
+    """The column of each label, by the name that was asked for, else by its own."""
+    there = [column for column in grid.columns if column != key]
+    chosen = {}
+    for name in columns:
+        found = find_columns(there, [name])
+        if len(found) != 1:
+            near = nearest(there, [name])
+            raise DataError(
+                f"the labels {path} have {'several columns' if found else 'no column'} {name!r}; found "
+                f"{', '.join(found or there)}" + (f"; nearest is {near!r}" if near and not found else "")
+            )
+        chosen[name] = found[0]
+    if columns:
+        return chosen
+    for column in there:
+        if plain(column) in KNOWN:
+            continue
+        if is_personal(column) or _is_identifier(grid.lines, column):
             raise DataError(
                 f"the column {column!r} of the labels {path} may identify patients; "
                 "name the columns to take, as in label_columns=[diagnosis]"
             )
+        chosen[column] = column
     return chosen
 
 
 def _is_identifier(lines: Sequence[Line], column: str) -> bool:
-    texts = [line.cells[column] for line in lines if line.cells[FILE]]
+    texts = [line.cells[column] for line in lines]
     return len(texts) > MIN_DISTINCT and len(set(texts)) == len(texts) and not all(map(_is_number, texts))
 
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d{1,4}(\.\d*)?|[-+]?\d*\.\d+", text) is not None
-
-
-def _by_path(candidates: Sequence[Candidate]) -> Mapping[str, Sequence[int]]:
-    """The indices of the candidates at a path, or below a folder."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for index, candidate in enumerate(candidates):
-        paths = [composed(path) for path in candidate.paths]
-        for place in dict.fromkeys(place for path in paths for place in (path, *_parents(path))):
-            found[place].append(index)
-    return found
-
-
-def _by_name(candidates: Sequence[Candidate]) -> Mapping[str, Sequence[int]]:
-    """The indices of the candidates with a file of a name, with or without its ending."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for index, candidate in enumerate(candidates):
-        paths = [composed(path) for path in candidate.paths]
-        for name in dict.fromkeys(name for path in paths for name in _file_names(path)):
-            found[name].append(index)
-    return found
-
-
-def _names(files: Sequence[str]) -> frozenset[str]:
-    return frozenset(name for path in map(composed, files) for name in (path, *_file_names(path)))
-
-
-def _parents(path: str) -> list[str]:
-    return [parent.as_posix() for parent in PurePosixPath(path).parents if parent.name]
-
-
-def _file_names(path: str) -> tuple[str, str]:
-    name = PurePosixPath(path).name
-    return name, re.sub(r"\.[^.]+$", "", name.removesuffix(".gz"))

@@ -14,7 +14,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -41,15 +41,21 @@ class SplitConfig(Config):
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients to choose the best round on."""
-    test: float = Field(default=0.2, ge=0, lt=1)
-    """Fraction of patients kept for evaluation."""
+    test: float = Field(default=0.2, ge=0, le=1)
+    """Fraction of patients kept for evaluation; 1 takes all images, as of an external cohort, whatever folders say."""
     salt: int = 0
     """Another number divides the patients in another way."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leaves_none_to_val(cls, value: Any) -> Any:
+        is_all = isinstance(value, Mapping) and str(value.get("test")) in ("1", "1.0")
+        return {"val": 0.0, **value} if is_all else value
 
     @model_validator(mode="after")
     def _leaves_some_to_train(self) -> Self:
         taken = self.val + self.test
-        if taken >= 1:
+        if taken >= 1 and (self.val, self.test) != (0, 1):
             raise ValueError(f"val and test together take {taken:g} of the patients; leave some to train")
         return self
 
@@ -64,6 +70,11 @@ class SplitAssignment:
 
 def assign(candidates: Sequence[Candidate], config: SplitConfig) -> SplitAssignment:
     """Gives every candidate its split; no patient is in two."""
+    if config.test == 1:
+        moved = sum(candidate.split in ("train", "val") for candidate in candidates)
+        if moved:
+            log.warning("splits.test=1 takes %d images into test whose folder or table says train or val", moved)
+        return SplitAssignment(tuple(replace(candidate, split="test") for candidate in candidates), ())
     official = _official_by_patient(candidates)
     cut = [name for name in ("test", "val") if not any(name in splits for splits in official.values())]
     assigned: list[Candidate] = []

@@ -92,7 +92,7 @@ def test_a_salt_is_offered_where_the_one_in_use_is_unlucky(candidate: Make) -> N
     assert better_salt(images, SplitConfig(salt=salt)) is None
 
 
-@pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"test": 1.0}, {"val": -0.1}])
+@pytest.mark.parametrize("fractions", [{"val": 0.5, "test": 0.5}, {"test": 1.0, "val": 0.1}, {"val": -0.1}])
 def test_fractions_that_leave_nothing_to_train_are_refused(fractions: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         SplitConfig.parse(fractions)
