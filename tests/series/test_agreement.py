@@ -68,9 +68,9 @@ def test_a_modality_table_beside_rescales_is_refused(write_series) -> None:
     ("kind", "elements", "words"),
     [
         ({}, {"RescaleType": "US"}, "a rescale to US"),
-        ({}, {"RescaleType": "Smith John"}, "a rescale to another unit"),
+        ({}, {"RescaleType": "Smith John"}, "a rescale to US"),
         (PET, {"Units": "CNTS"}, "the unit CNTS"),
-        (PET, {"Units": "SMITH"}, "the unit another"),
+        (PET, {"Units": "SMITH"}, "the unit unknown"),
         (MR, {"PhotometricInterpretation": "MONOCHROME1"}, "high values dark"),
         (MR, {"PresentationLUTShape": "INVERSE"}, "high values dark"),
         ({}, {"PhotometricInterpretation": "MONOCHROME1"}, "high values dark"),
