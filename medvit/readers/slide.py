@@ -10,6 +10,7 @@ from pathlib import Path
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.readers.dicom_texts import file_texts
+from medvit.readers.image import MAX_PIXELS
 from medvit.readers.picture_texts import tiff_texts
 from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
@@ -103,7 +104,7 @@ def _require_slide(file: Path) -> None:
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Whether a TIFF is a maker's, holds one picture at several scales, or a tiled one as large as no photograph.
+    """Whether a TIFF is a maker's, holds one picture at several scales, or one as large as no photograph.
 
     A tiled one that is cut short counts, too: what is lost may be its other scales.
     """
@@ -115,7 +116,7 @@ def _is_pyramid(path: Path) -> bool:
             pages = [picture.keyframe for picture in file.series]
             if any(len(picture.levels) > 1 for picture in file.series):
                 return True
-            if any(page.is_tiled and page.imagewidth * page.imagelength > LARGE for page in pages):
+            if any(page.imagewidth * page.imagelength > (LARGE if page.is_tiled else MAX_PIXELS) for page in pages):
                 return True
             return bool(pages) and pages[0].is_tiled and names_lost_page(file)
     except MedvitError:

@@ -13,8 +13,8 @@ from medvit.errors import UnsupportedError
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """Values of (262) PhotometricInterpretation (TIFF 6.0, section 8)."""
-JPEG = 7
-"""Value of (259) Compression whose decoder turns YCbCr to RGB."""
+JPEG, APERIO_YCBCR = 7, 33003
+"""Values of (259) Compression: a decoder that turns YCbCr to RGB; and YCbCr whatever the header says."""
 Alpha = Literal["none", "associated", "unassociated", "unspecified"]
 ALPHA: dict[int, Alpha] = {1: "associated", 2: "unassociated"}
 """Values of (338) ExtraSamples: colors multiplied by opacity, or not."""
@@ -70,8 +70,9 @@ def colors_of(page: Any) -> TiffColors:
             f"a TIFF slide of {num_samples} channels of {bits} bits ({kind}); expected unsigned 8 bits a channel"
         )
     num_colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, YCBCR: 3}.get(found)
-    if num_colors is None or (found == YCBCR and int(page.compression) != JPEG):
-        coded = f", compressed as {page.compression.name}" if found == YCBCR else ""
+    is_unconverted = int(page.compression) == APERIO_YCBCR or (found == YCBCR and int(page.compression) != JPEG)
+    if num_colors is None or is_unconverted:
+        coded = f", compressed as {page.compression.name}" if is_unconverted else ""
         raise UnsupportedError(
             f"a TIFF slide whose colors are {_name(page.photometric)}{coded}; expected RGB, gray, a palette, or YCbCr "
             "in JPEG: save it as RGB"

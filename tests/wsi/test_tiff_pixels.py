@@ -7,7 +7,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from medvit import readers
 from medvit.errors import UnreadableError, UnsupportedError
+from medvit.records import Item
 from medvit.wsi.fast_tiff import _verdict, plain
 from medvit.wsi.openslide_backend import OpenSlidePyramid
 from medvit.wsi.slide import open_slide
@@ -170,3 +172,22 @@ def test_jpeg_of_any_subsampling_is_not_taken_for_a_disagreement(tmp_path: Path,
     options = {"compression": "jpeg", "photometric": "ycbcr", "subsampling": subsampling, "tile": (64, 64)}
     tifffile.imwrite(tmp_path / "s.tif", color(), **options)
     assert plain(tmp_path / "s.tif").levels[0].shape == (HEIGHT, WIDTH)
+
+
+def test_strips_of_more_pixels_than_any_picture_are_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, color(), photometric="rgb", rowsperstrip=16)
+    kinds = []
+    for largest in (HEIGHT * WIDTH, HEIGHT * WIDTH - 1):
+        monkeypatch.setattr("medvit.readers.slide.MAX_PIXELS", largest)
+        kinds += [found.kind for found in readers.find([path]) if isinstance(found, Item)]
+    assert kinds == ["image", "slide"]
+
+
+def test_the_colors_of_aperio_that_only_openslide_turns_to_rgb_are_left_to_it(tmp_path: Path):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, color(), photometric="rgb", tile=(64, 64), compression="jpeg2000")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(int(tifffile.COMPRESSION.APERIO_JP2000_YCBC))
+    with pytest.raises(UnsupportedError, match="compressed as APERIO_JP2000_YCBC"):
+        TiffPyramid(path)
