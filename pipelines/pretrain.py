@@ -126,7 +126,8 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
     recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
-    objective = config.objective.build(peft.backbone)
+    chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
+    objective = chosen.build(peft.backbone)
     streams = [ViewStream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
         streams.append(ViewStream.of_twin(manifest, config.other_preprocess, objective.twin))

@@ -49,6 +49,8 @@ class Backbone(nn.Module, ABC):
     num_prefix_tokens: int
     fit: Fit | None = None
     """How public weights fitted, where some were loaded."""
+    mask_token: Tensor | None = None
+    """Token (D) of hidden patches when the weights were trained, from which objectives that hide patches start."""
     carried: Carried | None = None
     """What pretraining changed, where a checkpoint keeps it apart; adapting may use it up."""
 

@@ -23,6 +23,7 @@ from medvit.backbones import Backbone, BackboneConfig, Hidden
 from medvit.backbones.attention import choose_attention
 from medvit.backbones.blocks import PlainBlock, RotaryBlock, stops_early
 from medvit.backbones.position_embeddings import rotations, sincos_positions
+from medvit.config import Count
 from medvit.errors import ConfigError, DataError
 from medvit.registry import register
 from medvit.types import Tokens
@@ -76,6 +77,9 @@ class VitConfig(BackboneConfig):
     """Compute blocks again in the backward pass instead of keeping their activations."""
     weights: str | None = None
     """Public weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads a timm model by name."""
+    weights_grid: tuple[Count, ...] | None = None
+    """Patches along each axis of the image that learned positions in `weights` are of. Unset: as model.yaml beside the
+    file describes it, else a square or cube, else the grid of this model; refused where two of these are possible."""
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:
         """The same options, with drop path and saving of memory as in `other`."""
@@ -85,7 +89,7 @@ class VitConfig(BackboneConfig):
 
     def without_weights(self) -> VitConfig:
         """The same options, to be built without reading public weights."""
-        return self.model_copy(update={"weights": None})
+        return self.model_copy(update={"weights": None, "weights_grid": None})
 
     def build(self) -> ViT:
         """The transformer, with its public weights where some are named.
@@ -96,7 +100,8 @@ class VitConfig(BackboneConfig):
         """
         model = ViT(self)
         if self.weights is not None:
-            model.fit = load_public(model, model.grid, self.weights)
+            model.fit = load_public(model, model.grid, self.weights, self.weights_grid)
+            model.mask_token = model.fit.mask_token
         return model
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from medvit.config import Config
 from medvit.registry import Chosen
 from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
+
+MASK_TOKEN = "mask_token.safetensors"
+"""File in a checkpoint that holds the token of hidden patches, of objectives that hide them within the encoder."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class ObjectiveConfig(Config, ABC):
     """Options of an objective."""
 
     name: str
+
+    def continued(self, folder: Path) -> Self:
+        """The same objective, with what the checkpoint in a folder keeps for it beside the backbone."""
+        return self
 
     @abstractmethod
     def build(self, backbone: Backbone) -> Objective:

@@ -18,6 +18,7 @@ from medvit.config import Config, Count, Positive, Share
 from medvit.distributed import num_processes, process
 from medvit.losses.distillation import mask_weights
 from medvit.losses.gram import gram_loss
+from medvit.objectives import MASK_TOKEN
 from medvit.objectives._projection import Projection
 from medvit.objectives._student_teacher import Distillation, DistillationConfig, seen_of, summary, tokens_of
 from medvit.transforms.curriculum import CurriculumConfig
@@ -88,10 +89,16 @@ class MaskedConfig(DistillationConfig):
     """From low to high resolution; none trains at full resolution all the time."""
     views: MultiCropConfig = Field(default_factory=masked_views)
 
-    def heads(self, width: int, *, with_prototypes: bool) -> dict[str, Projection]:
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """Images and, if separate, patches."""
+        return ("image", "patch") if self.patch_head == "separate" else ("image",)
+
+    def heads(self, width: int) -> dict[str, Projection]:
         """The head of images and, if separate, that of patches."""
-        names = ("image", "patch") if self.patch_head == "separate" else ("image",)
-        return {name: self.head.build(width, part=name, with_prototypes=with_prototypes) for name in names}
+        return {
+            name: self.head.build(width, part=name, with_prototypes=self.HAS_PROTOTYPES) for name in self.head_parts
+        }
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,14 @@ class MaskedDistillation(Distillation):
         self.masked = config
         if config.gram is not None:
             self.views = config.views.model_copy(update={"finer": config.gram.finer})
-        self.student.mask_token = nn.Parameter(torch.zeros(backbone.width))
+        known = backbone.mask_token
+        self.student.mask_token = nn.Parameter(torch.zeros(backbone.width) if known is None else known.clone())
         self.anchor = copy.deepcopy(self.backbone) if config.gram else None
         self.register_buffer("anchor_moves", torch.zeros((), dtype=torch.long))
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The teacher's heads and the student's token of hidden patches."""
+        return {**super().kept(), MASK_TOKEN: {"mask_token": self.student.mask_token.detach()[None]}}
 
     def look(self, views: Views, progress: float) -> TeacherStudentTokens:
         """One pass of the teacher over the global crops, and of the student over those with holes and local ones."""

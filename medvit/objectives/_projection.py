@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.config import Config, Count
-from medvit.errors import CheckpointError
+from medvit.errors import CheckpointError, ConfigError
 from medvit.weights import read_weights
 
+log = logging.getLogger("medvit")
+
+OFF = "off"
 PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1", "last_layer.weight")
 """Names of the prototypes in published heads, by the way they were normalized."""
 
@@ -33,7 +38,33 @@ class ProjectionConfig(Config):
     """Prototypes, over which teacher and student are probabilities; a few thousand serve small datasets."""
     weights: str | None = None
     """A head to go on with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
-    checkpoint of pretrain, which keeps its heads."""
+    checkpoint of pretrain, which keeps its heads. Unset: the heads in the folder of `checkpoint`, where it has some;
+    off starts a new head."""
+
+    def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
+        """These options with the heads of a checkpoint and their sizes, where it keeps some; else these options.
+
+        Raises:
+            ConfigError: If sizes are given that are not those of the heads.
+        """
+        files = [folder / head_file(part) for part in parts]
+        if self.weights is not None or not files[0].is_file():
+            return self
+        missing = [file.name for file in files if not file.is_file()]
+        state = read_weights(files[0])
+        if missing or (with_prototypes and not any(name in state for name in PROTOTYPES)):
+            lacking = " and ".join(missing) or "prototypes"
+            log.warning("the heads start at random: those in %s lack %s, which this objective has", folder, lacking)
+            return self
+        sizes = _sizes(state)
+        for key in sorted(self.model_fields_set & sizes.keys()):
+            if getattr(self, key) != sizes[key]:
+                raise ConfigError(
+                    f"objective.head.{key} is {getattr(self, key)}; the head kept in {folder} has {sizes[key]}: leave "
+                    "it unset to continue with that head, or set objective.head.weights=off for a new one"
+                )
+        log.info("the heads are those of %s", folder)
+        return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
         """The head of a backbone of a width; `part` says whose it is where a folder holds several.
@@ -42,11 +73,24 @@ class ProjectionConfig(Config):
             CheckpointError: If the published head does not fit.
         """
         head = Projection(self, width, with_prototypes=with_prototypes)
-        if self.weights is not None:
-            path = Path(self.weights)
-            source = str(path / head_file(part)) if path.is_dir() else self.weights
+        if self.weights not in (None, OFF):
+            path = Path(str(self.weights))
+            source = str(path / head_file(part)) if path.is_dir() else str(path)
             head.load_published(read_weights(source), source=source)
         return head
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Options of a head by the shapes of its weights."""
+    numbers = sorted(int(name.split(".")[1]) for name in state if re.fullmatch(r"mlp\.\d+\.weight", name))
+    shapes = [state[f"mlp.{number}.weight"].shape for number in numbers]
+    sizes = {"layers": len(shapes), "bottleneck": shapes[-1][0]}
+    prototypes = next((len(state[name]) for name in PROTOTYPES if name in state), None)
+    return (
+        sizes
+        | ({"hidden": shapes[0][0]} if len(shapes) > 1 else {})
+        | ({} if prototypes is None else {"prototypes": prototypes})
+    )
 
 
 def head_file(part: str) -> str:

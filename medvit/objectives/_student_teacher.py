@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +37,18 @@ class DistillationConfig(ObjectiveConfig):
     freeze_prototypes: Share = 0.01
     """Share of the training in which the prototypes do not move."""
     views: MultiCropConfig = Field(default_factory=MultiCropConfig)
+
+    HAS_PROTOTYPES: ClassVar[bool] = True
+
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """What has a head of its own: images, and patches where their head is separate."""
+        return ("image",)
+
+    def continued(self, folder: Path) -> Self:
+        """The same objective with the heads of a checkpoint, where it keeps some."""
+        head = self.head.kept_in(folder, self.head_parts, with_prototypes=self.HAS_PROTOTYPES)
+        return self if head is self.head else self.model_copy(update={"head": head})
 
 
 class Student(nn.Module):

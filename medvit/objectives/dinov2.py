@@ -53,7 +53,7 @@ class DinoV2(MaskedDistillation):
     """Losses over prototypes; a center each for images and for patches."""
 
     def __init__(self, backbone: Backbone, config: DinoV2Config) -> None:
-        super().__init__(backbone, config, config.heads(backbone.width, with_prototypes=True))
+        super().__init__(backbone, config, config.heads(backbone.width))
         self.config = config
         self.center = Center(config.head.prototypes, config.center_momentum)
         self.patch_center = Center(config.head.prototypes, config.center_momentum)

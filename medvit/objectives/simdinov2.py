@@ -6,7 +6,7 @@ get wrong, and no large head, which suits small batches of private images.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ from medvit.types import Losses, Views
 @register
 class SimDinoV2Config(MaskedConfig):
     """Embeddings of images and masked patches that agree, and spread over their space."""
+
+    HAS_PROTOTYPES: ClassVar[bool] = False
 
     name: Literal["simdinov2"] = "simdinov2"
     momentum: Share = 0.9
@@ -45,7 +47,7 @@ class SimDinoV2(MaskedDistillation):
     """Cosines and a coding rate."""
 
     def __init__(self, backbone: Backbone, config: SimDinoV2Config) -> None:
-        super().__init__(backbone, config, config.heads(backbone.width, with_prototypes=False))
+        super().__init__(backbone, config, config.heads(backbone.width))
         self.config = config
 
     def forward(self, views: Views, progress: float) -> Losses:

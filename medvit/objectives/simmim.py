@@ -6,6 +6,7 @@ One linear layer rebuilds pixels from tokens; the absolute error of hidden pixel
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone, Hidden
 from medvit.config import Count
 from medvit.distributed import exactly
-from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives import MASK_TOKEN, Objective, ObjectiveConfig
 from medvit.objectives._student_teacher import tokens_of
 from medvit.objectives.figures import masked_figure
 from medvit.registry import register
@@ -79,6 +80,8 @@ class SimMim(Objective):
         self.mask_token = nn.Parameter(torch.zeros(backbone.width))
         self.predict = nn.Linear(backbone.width, backbone.channels * math.prod(backbone.patch_size))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
+        if backbone.mask_token is not None:
+            self.mask_token = nn.Parameter(backbone.mask_token.clone())
 
     def forward(self, views: Views, progress: float) -> Losses:
         """The reconstruction loss of the first view, in float32."""
@@ -86,6 +89,10 @@ class SimMim(Objective):
         predicted, mask = self.reconstruct(pixels)
         target = patchify(pixels, self.backbone.patch_size)
         return Losses({"reconstruction": absolute_loss(predicted, target, mask, self.backbone.channels)})
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The token of hidden patches."""
+        return {MASK_TOKEN: {"mask_token": self.mask_token.detach()[None]}}
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n"]]:
         """What is predicted for every patch, and which were hidden."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice, BackboneConfig, Carried
 from medvit.config import Config
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError
+from medvit.objectives import MASK_TOKEN
 from medvit.peft import OptionalPeftChoice
 from medvit.training.task import choose_preprocess
 from medvit.transforms.preprocess import Preprocess
+from medvit.weights import read_weights
 
 log = logging.getLogger("medvit")
 
@@ -64,6 +68,7 @@ def start_from(
         return InitialModel(fitted, backbone, chosen, is_trained=backbone.fit is not None)
     described, backbone = backbone_of(checkpoint, config)
     backbone.carried = _carried(checkpoint)
+    backbone.mask_token = _mask_token(checkpoint)
     _warn_of_ignored(config, described)
     return InitialModel(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess), is_trained=True)
 
@@ -87,6 +92,11 @@ def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) 
         last = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
     return described, backbone
+
+
+def _mask_token(checkpoint: Checkpoint) -> Tensor | None:
+    path = checkpoint.folder / MASK_TOKEN
+    return read_weights(path)["mask_token"].flatten() if path.is_file() else None
 
 
 def _carried(checkpoint: Checkpoint) -> Carried | None:

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import CheckpointError
-from medvit.weights.layouts import KERNEL, POSITIONS, WRAPPERS, StateDict, fits, rank_of, side_of, translated
+from medvit.weights.layouts import (
+    KERNEL,
+    POSITIONS,
+    WRAPPERS,
+    StateDict,
+    fits,
+    mask_token_of,
+    rank_of,
+    translated,
+    with_patch_positions,
+)
 
 ADVICE = {
     r"^blocks\.0\.ls1\.gamma$": "set backbone.layer_scale=1e-5",
@@ -46,12 +56,17 @@ class Fit:
     """In the file, not of the model."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of the missing and unexpected tensors."""
+    grid: tuple[int, ...] | None = None
+    """Grid of patches that learned positions of the file were taken for."""
+    mask_token: Tensor | None = field(default=None, repr=False, compare=False)
+    """Token (D) that stands for hidden patches within the encoder, where the file has one, as DINOv2's."""
 
     @property
     def summary(self) -> str:
         """The figures in one line."""
         loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
-        return f"{loaded}, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+        grid = "" if self.grid is None else f", positions read as a grid of {' x '.join(map(str, self.grid))}"
+        return f"{loaded}, {len(self.missing)} missing, {len(self.unexpected)} unexpected{grid}"
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -107,17 +122,29 @@ def _unwrapped(loaded: object, path: Path) -> StateDict:
     raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[int, ...], source: str) -> Fit:
+def load_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    grid: tuple[int, ...],
+    source: str,
+    file_grid: tuple[int, ...] | None = None,
+) -> Fit:
     """Loads public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
 
-    `grid` is the grid of the model's own learned positions.
+    `grid` is the grid of the model's own learned positions, `file_grid` that of the file's, where it is known.
 
     Raises:
-        CheckpointError: If tensors of the blocks have another shape, or no block is in the file.
+        CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of its
+            positions is unknown.
     """
     wanted = model.state_dict()
     names = translated(state, wanted)
-    adapted = _adapt(names, wanted, grid, source)
+    try:
+        names, found_grid = with_patch_positions(names, grid, file_grid)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    adapted = _adapt(names, wanted, grid, found_grid)
     _drop_zero_qkv_bias(names, wanted, adapted)
     loaded = tuple(name for name in wanted if fits(name, names, wanted))
     wrong = names.keys() & wanted.keys() - set(loaded)
@@ -127,10 +154,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, grid: tuple[i
     missing = tuple(name for name in wanted if name not in loaded)
     unexpected = tuple(sorted(names.keys() - wanted.keys()))
     shapes = {name: tuple((wanted | names)[name].shape) for name in missing + unexpected}
-    return Fit(source, loaded, adapted, missing, unexpected, shapes)
+    used = found_grid if POSITIONS in loaded else None
+    return Fit(source, loaded, adapted, missing, unexpected, shapes, used, mask_token_of(state, wanted))
 
 
-def _adapt(names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], source: str) -> dict[str, str]:
+def _adapt(
+    names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], found_grid: tuple[int, ...] | None
+) -> dict[str, str]:
     """What was done to patch embedding and positions, changed in place where their shapes or ranks differ."""
     adapted: dict[str, str] = {}
     rank = rank_of(names)
@@ -140,11 +170,9 @@ def _adapt(names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...]
         before, after = tuple(names[KERNEL].shape), tuple(wanted[KERNEL].shape)
         names[KERNEL] = adapt_patch_embedding(names[KERNEL], after)
         adapted[KERNEL] = f"{before} -> {after}"
-    if POSITIONS in names.keys() & wanted.keys() and (rank != len(grid) or not fits(POSITIONS, names, wanted)):
-        if (side := side_of(count := names[POSITIONS].shape[1], rank)) is None:
-            raise CheckpointError(f"{source}: its {count} learned positions are of no square or cube of patches")
-        names[POSITIONS] = adapt_positions(names[POSITIONS], (side,) * rank, grid)
-        adapted[POSITIONS] = f"grid {(side,) * rank} -> {grid}"
+    if POSITIONS in names.keys() & wanted.keys() and found_grid is not None and found_grid != grid:
+        names[POSITIONS] = adapt_positions(names[POSITIONS], found_grid, grid)
+        adapted[POSITIONS] = f"grid {found_grid} -> {grid}"
     return adapted
 
 

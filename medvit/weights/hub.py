@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 
 import timm
 from torch import nn
 
+from medvit.config import read_yaml
 from medvit.errors import CheckpointError
 from medvit.weights import Fit, load_weights, read_weights
 from medvit.weights.layouts import StateDict
@@ -17,27 +20,47 @@ log = logging.getLogger("medvit")
 HUB = "hub:"
 
 
-def load_public(model: nn.Module, grid: tuple[int, ...], weights: str) -> Fit:
+def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid: tuple[int, ...] | None = None) -> Fit:
     """How the public weights of a file or, by `hub:NAME`, of a timm model fit; what will not be as published is told.
+
+    `file_grid` is the grid of the file's learned positions; unset, that of the timm model or of the `model.yaml`
+    beside the file, where there is one.
 
     Raises:
         CheckpointError: If there are none, or they do not fit.
     """
     name = weights.removeprefix(HUB)
-    state = _downloaded(name) if weights.startswith(HUB) else read_weights(weights)
-    fit = load_weights(model, state, grid=grid, source=weights)
+    if weights.startswith(HUB):
+        state, described = _downloaded(name)
+    else:
+        state, described = read_weights(weights), _described_grid(Path(weights).parent / "model.yaml")
+    fit = load_weights(model, state, grid=grid, source=weights, file_grid=file_grid or described)
     if fit.advice:
         log.warning("%s; its features will not be those it was trained for: %s", fit.summary, ", ".join(fit.advice))
     return fit
 
 
-def _downloaded(name: str) -> StateDict:
+def _described_grid(path: Path) -> tuple[int, ...] | None:
+    """Grid of the learned positions of a medvit checkpoint, by its description; None where that tells nothing."""
+    if not path.is_file():
+        return None
+    backbone = read_yaml(path).get("backbone")
+    if not isinstance(backbone, Mapping) or backbone.get("positions") != "learned":
+        return None
+    ndim = backbone.get("ndim") or 3
+    sides = (backbone.get("image_size") or 224, backbone.get("patch_size") or (16 if ndim == 2 else 8))
+    images, patches = ([side] * ndim if isinstance(side, int) else side for side in sides)
+    return tuple(image // patch for image, patch in zip(images, patches, strict=True))
+
+
+def _downloaded(name: str) -> tuple[StateDict, tuple[int, ...] | None]:
     """The one place where medvit downloads, and only because the user named a model of the hub."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
         raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        model = timm.create_model(name, pretrained=True)
+        return model.state_dict(), getattr(getattr(model, "patch_embed", None), "grid_size", None)
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such file on the hub, no public weights
         raise CheckpointError(
             f"{HUB}{name} could not be downloaded ({type(error).__name__}); give the path of a local file instead"

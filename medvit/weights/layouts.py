@@ -7,11 +7,14 @@ transformers, as RAD-DINO and Phikon-v2 are published; and that of Hi-End-MAE in
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from medvit.errors import CheckpointError
 
 StateDict = dict[str, Tensor]
 
@@ -54,8 +57,7 @@ PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> StateDict:
     """The tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
 
-    Where a file holds a teacher and its student, the teacher is taken. Positions of prefix tokens are added to the
-    tokens themselves, which changes no feature; `pos_embed` is of patches.
+    Where a file holds a teacher and its student, the teacher is taken.
     """
     names: StateDict = {}
     is_rope = any(name.endswith("gamma_1") for name in wanted)
@@ -73,7 +75,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
             name = name.replace(theirs, ours)
         if not IGNORED.search(name) or (name.endswith("periods") and not is_rope):
             names[name] = tensor
-    return _qkv_bias_split(_prefix_positions_folded(_qkv_joined(names), wanted), wanted)
+    return _qkv_bias_split(_qkv_joined(names), wanted)
 
 
 def _qkv_joined(state: StateDict) -> StateDict:
@@ -102,19 +104,71 @@ def side_of(count: int, rank: int) -> int | None:
     return side if side > 0 and side**rank == count else None
 
 
-def _prefix_positions_folded(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
+def with_patch_positions(
+    state: StateDict, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
+) -> tuple[StateDict, tuple[int, ...] | None]:
+    """The tensors with learned positions of patches alone, and the grid of these; None without learned positions.
+
+    Positions of prefix tokens are added to the tokens themselves.
+
+    Raises:
+        CheckpointError: If the number of positions fits no grid, or fits several.
+    """
     positions, rank = state.get(POSITIONS), rank_of(state)
+    if positions is None or rank > len(model_grid):
+        return state, None
     tokens = [name for name in ("cls_token", "reg_token") if name in state]
-    if positions is None or (rank == rank_of(wanted) and fits(POSITIONS, state, wanted)):
-        return state
-    for num_tokens in range(len(tokens) + 1):  # of none, of the class token, or of the registers too
-        sizes = [state[name].shape[1] for name in tokens[:num_tokens]]
-        if side_of(positions.shape[1] - sum(sizes), rank) is None:
-            continue
-        *parts, patches = positions.split([*sizes, positions.shape[1] - sum(sizes)], dim=1)
-        sums = {name: state[name] + part for name, part in zip(tokens, parts, strict=False)}
-        return state | sums | {POSITIONS: patches}
-    return state
+    sizes = [state[name].shape[1] for name in tokens]
+    count = positions.shape[1]
+    num_tokens, grid = _reading(count, sizes, rank, model_grid, file_grid)
+    *parts, patches = positions.split([*sizes[:num_tokens], count - sum(sizes[:num_tokens])], dim=1)
+    sums = {name: state[name] + part for name, part in zip(tokens, parts, strict=False)}
+    return state | sums | {POSITIONS: patches}, grid
+
+
+def _reading(
+    count: int, sizes: list[int], rank: int, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
+) -> tuple[int, tuple[int, ...]]:
+    """How many kinds of prefix tokens have positions (none, the class token, registers too), and the patches' grid."""
+    patches = [count - sum(sizes[:num_tokens]) for num_tokens in range(len(sizes) + 1)]
+    if file_grid is not None:
+        if math.prod(file_grid) in patches and len(file_grid) == rank:
+            return patches.index(math.prod(file_grid)), file_grid
+        raise CheckpointError(
+            f"its {count} learned positions are not those of backbone.weights_grid={list(file_grid)}, which has "
+            f"{math.prod(file_grid)} patches; expected one of {', '.join(map(str, patches))} in {rank}D"
+        )
+    equal = [
+        (number, (side,) * rank) for number, size in enumerate(patches) if (side := side_of(size, rank)) is not None
+    ]
+    own = [(number, model_grid) for number, size in enumerate(patches) if size == math.prod(model_grid)]
+    own = own if rank == len(model_grid) else []
+    other = [grid for _, grid in equal if grid != model_grid]
+    if own and other and len(set(model_grid)) > 1:
+        raise CheckpointError(
+            f"its {count} learned positions may be of a grid of {_sides(other[0])} or of {_sides(model_grid)} patches; "
+            f"give backbone.weights_grid={list(other[0])} or {list(model_grid)}"
+        )
+    if not own and not equal:
+        raise CheckpointError(
+            f"its {count} learned positions are of no square or cube of patches; give their grid as "
+            "backbone.weights_grid=[rows,columns]"
+        )
+    return (own or equal)[0]
+
+
+def _sides(grid: tuple[int, ...]) -> str:
+    return " x ".join(map(str, grid))
+
+
+def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor | None:
+    """The token (D) of hidden patches in an encoder; a file with a decoder, as MAE's, has the decoder's token alone."""
+    if KERNEL not in wanted or any("decoder" in name for name in state):
+        return None
+    names = [name for name in state if name.rpartition(".")[2] == "mask_token"]
+    names.sort(key=lambda name: "student." in name)
+    found = next((state[name] for name in names if state[name].numel() == wanted[KERNEL].shape[0]), None)
+    return None if found is None else found.detach().float().flatten().clone()
 
 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:

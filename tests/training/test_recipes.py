@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.backbones.vit import VitConfig
+from medvit.errors import ConfigError
 from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives._projection import Projection, ProjectionConfig
 from medvit.objectives.dino import DinoConfig
@@ -146,3 +147,50 @@ def test_what_a_checkpoint_keeps_is_named_for_its_part(images, tmp_path):
     single = pretrain(output=tmp_path / "x", **options(images, objective=DINOV2 | {"patch_head": "shared"}))
     assert {path.name for path in single.folder.glob("*_head.safetensors")} == {"image_head.safetensors"}
     assert Checkpoint.load(single.folder).kind == "backbone"
+
+
+def assembled(tmp_path, **given):
+    return assemble(PretrainConfig.parse(given | {"output": tmp_path / "x"}), Run("look", tmp_path, Tracker())).module
+
+
+def test_a_checkpoint_brings_its_heads_and_its_token_of_hidden_patches(images, tmp_path):
+    """Sizes of the heads that are not given are those of the checkpoint."""
+    first = pretrain(output=tmp_path / "first", **options(images, optim={"lr": 1e-2}))
+    kept = {part: load_file(first.folder / f"{part}_head.safetensors") for part in ("image", "patch")}
+    token = load_file(first.folder / "mask_token.safetensors")["mask_token"]
+    assert token.abs().max() > 0
+    objective = {name: value for name, value in DINOV2.items() if name != "head"}
+    more = {"checkpoint": first.folder, "objective": objective, "backbone": {"name": "vit"}}
+    made = assembled(tmp_path, **options(images) | more).objective
+    for part, state in kept.items():
+        for heads in (made.teacher_heads, made.student.heads):
+            assert all(torch.equal(heads[part].published()[name], weight) for name, weight in state.items()), part
+    assert torch.equal(made.student.mask_token, token[0])
+
+
+def test_heads_of_other_sizes_than_those_of_the_checkpoint_are_refused_and_off_starts_new_ones(images, tmp_path):
+    first = pretrain(output=tmp_path / "first", **options(images))
+    more = {"checkpoint": first.folder, "backbone": {"name": "vit"}}
+    other = DINOV2 | {"head": HEAD | {"prototypes": 77}}
+    with pytest.raises(ConfigError, match=r"objective\.head\.prototypes is 77; the head kept in .* has \d+: leave it"):
+        assembled(tmp_path, **options(images, objective=other) | more)
+    fresh = DINOV2 | {"head": HEAD | {"prototypes": 77, "weights": "off"}}
+    made = assembled(tmp_path, **options(images, objective=fresh) | more).objective
+    assert len(made.teacher_heads["image"].prototypes) == 77
+
+
+def test_heads_that_a_checkpoint_lacks_start_at_random_and_are_named(images, tmp_path, caplog):
+    shared = DINOV2 | {"patch_head": "shared"}
+    first = pretrain(output=tmp_path / "first", **options(images, objective=shared))
+    assembled(tmp_path, **options(images) | {"checkpoint": first.folder, "backbone": {"name": "vit"}})
+    assert "lack patch_head.safetensors, which this objective has" in caplog.text
+
+
+def test_the_published_token_of_hidden_patches_is_taken_along(images, tmp_path):
+    public = random_state(in_transformers(48, 4, 8, 17))
+    assert public["embeddings.mask_token"].abs().max() > 0
+    save_file(public, tmp_path / "w.safetensors")
+    given = options(images)
+    given["backbone"] = given["backbone"] | {"weights": str(tmp_path / "w.safetensors")}
+    made = assembled(tmp_path, **given).objective
+    assert torch.equal(made.student.mask_token, public["embeddings.mask_token"][0])

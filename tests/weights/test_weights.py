@@ -5,11 +5,12 @@ import socket
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from medvit.backbones.vit import VitConfig
 from medvit.errors import CheckpointError
-from medvit.weights import adapt_patch_embedding, load_weights, read_weights
+from medvit.weights import adapt_patch_embedding, adapt_positions, load_weights, read_weights
 
 LAYOUT = {"ndim": 2, "channels": 3, "patch_size": 8, "width": 48, "depth": 4, "heads": 2, "image_size": 32}
 
@@ -255,3 +256,54 @@ def test_without_a_network_the_hub_says_to_give_a_file(monkeypatch):
     monkeypatch.setattr("timm.create_model", shut)
     with pytest.raises(CheckpointError, match=r"could not be downloaded \(OSError\); give the path of a local file"):
         build(weights="hub:vit_small_patch16_224")
+
+
+@pytest.mark.parametrize("layout", [official_dinov2, official_dinov3])
+def test_the_token_of_hidden_patches_is_kept_and_a_decoders_is_not(layout):
+    model = build(positions="learned", registers=4, layer_scale=1e-5)
+    state = layout(model) | {"mask_token": torch.full((1, 48), 0.5)}
+    assert torch.equal(load_weights(model, state, grid=model.grid, source="f").mask_token, torch.full((48,), 0.5))
+    decoder = {"decoder_embed.weight": torch.zeros(8, 48)}
+    assert load_weights(model, state | decoder, grid=model.grid, source="f").mask_token is None
+
+
+def oblong() -> dict:
+    """A file of a model of 4 x 16 patches: as many as 8 x 8."""
+    return dict(build(positions="learned", image_size=(32, 128)).state_dict())
+
+
+def test_positions_of_a_grid_of_4_by_16_are_not_taken_for_8_by_8(tmp_path):
+    square, state = build(positions="learned", image_size=64), oblong()
+    save_file(state, tmp_path / "w.safetensors")
+    named = {"positions": "learned", "image_size": 64, "weights": str(tmp_path / "w.safetensors")}
+    given = build(**named, weights_grid=(4, 16))
+    expected = adapt_positions(state["pos_embed"], (4, 16), (8, 8))
+    assert torch.equal(given.pos_embed, expected)
+    assert given.fit.adapted == {"pos_embed": "grid (4, 16) -> (8, 8)"}
+    described = {"positions": "learned", "ndim": 2, "patch_size": 8, "image_size": [32, 128]}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"backbone": described}))
+    assert torch.equal(build(**named).pos_embed, expected)
+    assert "positions read as a grid of 8 x 8" in load_weights(square, state, grid=(8, 8), source="f").summary
+
+
+def test_a_grid_that_could_be_two_is_asked_for():
+    """64 positions: of 8 x 8 patches as of most public weights, or of 4 x 16 as the model has."""
+    model = build(positions="learned", image_size=(32, 128))
+    with pytest.raises(CheckpointError, match=r"of 8 x 8 or of 4 x 16 patches; give backbone.weights_grid=\[8, 8\] or"):
+        load_weights(model, oblong(), grid=model.grid, source="file")
+    fit = load_weights(model, oblong(), grid=model.grid, source="file", file_grid=(4, 16))
+    assert fit.adapted == {}
+    with pytest.raises(
+        CheckpointError, match=r"are not those of backbone.weights_grid=\[5, 16\], which has 80 patches"
+    ):
+        load_weights(model, oblong(), grid=model.grid, source="file", file_grid=(5, 16))
+
+
+def test_positions_of_prefix_tokens_are_told_from_patches_by_the_grid():
+    model = build(positions="learned", image_size=(32, 40))
+    moved = dict(model.state_dict())
+    moved["pos_embed"] = torch.cat([torch.full((1, 1, 48), 0.25), moved["pos_embed"]], dim=1)
+    other = build(positions="learned", image_size=(32, 40))
+    load_weights(other, moved, grid=other.grid, source="file", file_grid=(4, 5))
+    assert torch.equal(other.pos_embed, model.pos_embed)
+    torch.testing.assert_close(other.cls_token, model.cls_token + 0.25)
