@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import nibabel as nib
 import numpy as np
@@ -20,8 +20,14 @@ from medvit.errors import GeometryError
 AXIS_TOLERANCE = 1e-3
 """Largest deviation of a direction cosine from a unit or right-angled frame."""
 
+SHEAR_TOLERANCE_MM = 0.2
+"""How far a grid may drift off its own right angles from end to end; a tilt of one degree makes 1.7 mm over 10 cm."""
+
 SHIFT_TOLERANCE = 0.01
 """Largest distance of two grids that count as one, in voxels."""
+
+SCANNER = 1
+"""Code of NIfTI affines: scanner coordinates."""
 
 BAND = 8
 """Lines of planes that are put across at once: so many of 40 planes are held by the cache nearest to a core. Measured,
@@ -100,6 +106,47 @@ class Affine:
         spacing = ", ".join(f"{s:.3f}" for s in self.spacing_mm)
         origin = ", ".join(f"{o:.1f}" for o in self.origin_mm)
         return f"Affine({self.orientation}, spacing ({spacing}) mm, origin ({origin}) mm)"
+
+
+def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
+    """Check that voxels lie on a grid of right angles, whatever format it comes from; the last three axes are meant.
+
+    Raises:
+        GeometryError: If two axes drift off their right angle by more than `SHEAR_TOLERANCE_MM` within the grid.
+    """
+    drift_mm = drift(affine, shape)
+    if drift_mm > SHEAR_TOLERANCE_MM:
+        raise GeometryError(
+            f"the voxel axes are not at right angles: they drift {drift_mm:.2f} mm within the grid (shear); "
+            f"expected at most {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
+        )
+
+
+def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
+    """Write a grid as the sform of a NIfTI header, and as its qform where that can hold the same grid.
+
+    A qform holds no shear; a reader that prefers it would move the voxels.
+    """
+    header.set_sform(affine.matrix, code=SCANNER)
+    header.set_qform(affine.matrix, code=SCANNER)
+    if apart(affine, Affine(header.get_qform()), tuple(map(int, header.get_data_shape()[:3]))) > SHIFT_TOLERANCE:
+        header.set_qform(None, code=0)
+
+
+def drift(affine: Affine, shape: tuple[int, ...]) -> float:
+    """How far the last three axes of a grid drift off right angles within a grid, in mm; 0 within `AXIS_TOLERANCE`."""
+    spacing = np.array(affine.spacing_mm)
+    directions = affine.matrix[:3, :3] / spacing
+    extents = (np.array(shape[-3:]) - 1) * spacing
+    cosines = np.abs(directions.T @ directions - np.eye(3))
+    drifts = np.where(cosines > AXIS_TOLERANCE, cosines, 0.0) * np.minimum.outer(extents, extents)
+    return float(drifts.max())
+
+
+def apart(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
+    """The largest distance of the corners of two grids of one shape, in voxels of the first along an axis."""
+    corners = np.array(list(product(*((0, n - 1) for n in shape[-3:]))))
+    return float(np.abs(one.inverse()(other(corners)) - corners).max())
 
 
 def lps_to_ras(matrix: Float[Array, "4 4"]) -> Float[Array, "4 4"]:

@@ -22,6 +22,9 @@ Values = Literal["stored", "displayed", "SUVbw"]
 Padding = tuple[float, float]
 """Bounds, both included, of the stored values that stand for pixels without a measurement."""
 
+NiftiForm = Literal["sform", "qform"]
+AnatomicalAxes = Literal["LPS", "RAS"]
+
 OfFundus = Literal["not_fundus", "blurred", "underexposed", "overexposed", "cut_field"]
 
 OfPixels = Literal["constant", "not_finite", "blank", "low_contrast", "clipped", "inverted", "padded"]
@@ -65,6 +68,10 @@ class Item:
     """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
     is_resampled: bool = False
     """Whether its slices make no regular grid, so that reading puts them on one."""
+    nifti_form: NiftiForm | None = None
+    """The form of a NIfTI that decides where two contradict each other."""
+    assumed_axes: AnatomicalAxes | None = None
+    """Anatomical axes of a file that names none."""
     values: Values = "stored"
     """Which values to read; what a file does not allow, it does not give."""
     identity: Identity = field(default_factory=Identity)

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from medvit import sources, tracking
 from medvit.artifacts import Checkpoint, Lineage
-from medvit.config import Config, read_yaml
+from medvit.config import Config, Tree, read_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
@@ -245,13 +245,23 @@ def _open_folder(partial: Path, final: Path, config: StageConfig) -> None:
 def _refuse_other_options(partial: Path, config: StageConfig) -> None:
     if not (partial / CONFIG).is_file():
         return
-    before, now = read_yaml(partial / CONFIG), config.tree(private=False)
+    before, now = _completed(read_yaml(partial / CONFIG), config), config.tree(private=False)
     changed = [key for key in now if key not in config.MAY_CHANGE and before.get(key) != now[key]]
     if changed:
         raise ConfigError(
             f"the unfinished run in {partial} was started with other options ({', '.join(changed)}); "
             "resume with the same ones, or remove it"
         )
+
+
+def _completed(before: Tree, config: StageConfig) -> Tree:
+    """Options of an unfinished run, those that its version did not have yet at their defaults."""
+    now = config.tree()
+    required = {key: now[key] for key, field in type(config).model_fields.items() if field.is_required()}
+    try:
+        return type(config).parse({**required, **before}).tree(private=False)
+    except ConfigError:
+        return before
 
 
 def _begin(run: Run, config: StageConfig) -> None:

@@ -43,9 +43,8 @@ from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.store_images import ReadAndStore, Stored, mask_counts, remove_unused_arrays, store_images
 from medvit.ingest.update import Update
 from medvit.readers.image_stack import StacksConfig
-from medvit.readers.options import ValuesConfig
+from medvit.readers.options import GeometryConfig, ValuesConfig
 from medvit.records import Candidate
-from medvit.series.resampling import Geometry
 from medvit.sources import Location, RetrieveConfig, fetch, local_path
 from medvit.stage import Run, StageConfig, stage
 from medvit.wsi.tiling import TilesConfig
@@ -94,8 +93,7 @@ class IngestConfig(StageConfig):
     """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
     patient_from: GroupPattern | None = None
     """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
-    geometry: Geometry = "refuse"
-    """DICOM series that make no regular grid: refuse, resample to one (tilt sheared back), or keep slices as images."""
+    geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)

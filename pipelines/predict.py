@@ -26,6 +26,7 @@ from medvit.models.image import AppliesTo
 from medvit.models.slide import TileSpec
 from medvit.readers import find
 from medvit.readers.image_stack import StacksConfig
+from medvit.readers.options import GeometryConfig, GridConfig
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
 from medvit.writers import STATUSES, Maker
@@ -65,6 +66,7 @@ class PredictConfig(StageConfig):
     """New folder for the predictions."""
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    geometry: GridConfig = Field(default_factory=GridConfig)
     series: SeriesChoice = "best"
     """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
     the study."""
@@ -90,7 +92,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
-        images = find(local.files, stacks=config.stacks)
+        images = find(local.files, geometry=GeometryConfig(**config.geometry.model_dump()), stacks=config.stacks)
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
         found = studies([*images, *local.refusals], local.root, names, job.applies_to)
         num_ignored += found.num_ignored

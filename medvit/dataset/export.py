@@ -23,11 +23,11 @@ from numpy import ndarray as Array
 from medvit.dataset.store import Store
 from medvit.errors import DataError, OutputError, UnsupportedError
 from medvit.files.atomic import replacing, write_bytes, write_text
-from medvit.geometry import Affine
+from medvit.geometry import Affine, write_forms
 from medvit.records import Row
 
-MM, SCANNER = "mm", 1
-"""Unit and code of NIfTI affines: scanner coordinates."""
+MM = "mm"
+"""Unit of NIfTI affines."""
 MAX_16_BITS = 65535
 NIFTI_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
@@ -156,7 +156,8 @@ def write_nifti(
 ) -> None:
     """Writes voxels in their own type, whole or not at all; `slope` and `intercept` go into the header.
 
-    The affine, RAS+ in mm, is written as sform and qform in scanner coordinates. Equal input gives equal bytes.
+    The affine, RAS+ in mm, is written as sform, and as qform where one can hold it, in scanner coordinates.
+    Equal input gives equal bytes.
     """
     import nibabel as nib
 
@@ -164,8 +165,7 @@ def write_nifti(
     header.set_data_dtype(voxels.dtype)
     header.set_data_shape(voxels.shape)
     header.set_xyzt_units(MM)
-    header.set_sform(affine.matrix, code=SCANNER)
-    header.set_qform(affine.matrix, code=SCANNER)
+    write_forms(header, affine)
     header.set_slope_inter(slope, intercept)
     header["magic"], header["vox_offset"] = b"n+1", header.single_vox_offset
     content = header.binaryblock + b"\0" * (int(header.single_vox_offset) - len(header.binaryblock))

@@ -14,10 +14,11 @@ from datetime import date
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
-from medvit.dicom.element_values import SCANNING_SEQUENCE
+from medvit.dicom.element_values import SCANNING_SEQUENCE, numbers
 from medvit.dicom.fast_dataset import FastDataset
 from medvit.dicom.fast_values import tag_of
 from medvit.dicom.file import open_elements
+from medvit.dicom.header import RADIOGRAPHS
 from medvit.errors import MedvitError
 from medvit.files.guard import decoding
 from medvit.records import Item
@@ -39,7 +40,9 @@ NUMBERS: Mapping[str, str] = {
     "repetition_time_ms": "RepetitionTime",
 }
 AGE, SEX = "age_years", "sex"
-KEYS = (*TEXTS, *NUMBERS, AGE, SEX)
+PIXEL_SPACING = "pixel_spacing"
+"""Of projection radiographs: `calibrated` by PixelSpacing, or of the `detector`, magnification not taken off."""
+KEYS = (*TEXTS, *NUMBERS, PIXEL_SPACING, AGE, SEX)
 """What is recorded of an image, where its file says so."""
 
 OLDEST_YEARS = 89
@@ -73,7 +76,8 @@ _PERSONAL = (
     "StudyDate",
     "DeviceSerialNumber",
 )
-_READ = (*TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
+_SPACING = ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "Modality")
+_READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
 
 
 class _Personal(NamedTuple):
@@ -106,6 +110,7 @@ def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
     found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
     found["sequence"] = "\\".join(filter(None, map(SCANNING_SEQUENCE.of, found["sequence"].split("\\"))))
     found |= _quantities(levels)
+    found[PIXEL_SPACING] = _pixel_spacing(dataset)
     sex = _text(dataset.get("PatientSex")).upper()
     found |= {AGE: _age(dataset), SEX: sex if sex in ("F", "M", "O") else ""}
     return {key: text for key, text in found.items() if text}
@@ -177,6 +182,17 @@ def _product(text: str, personal: _Personal) -> str:
     is_joined = any(joined in word for word in words for joined in personal.joined)
     is_plain = _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not _DATE.search(text)
     return text if is_plain and not is_name and not is_joined else ""
+
+
+def _pixel_spacing(dataset: FastDataset | Dataset) -> str:
+    """Which spacing a projection radiograph has; equal ones without a type of calibration are the detector's."""
+    if _text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
+        return ""
+    own, imager = numbers(dataset, "PixelSpacing", 2), numbers(dataset, "ImagerPixelSpacing", 2)
+    if own is None:
+        return "" if imager is None else "detector"
+    is_calibrated = own != imager or _text(dataset.get("PixelSpacingCalibrationType"))
+    return "calibrated" if is_calibrated else "detector"
 
 
 def _number(text: str) -> str:

@@ -37,8 +37,12 @@ ENHANCED: Mapping[str, str] = {
 }
 """Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
 
+RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
+"""Modalities of projection X-ray (PS3.3 C.7.3.1.1.1)."""
+
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
-_WHERE = ("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID")
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
 KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING)
@@ -82,6 +86,8 @@ class Header:
     """(0020,9056) StackID, of frames."""
     in_transducer: bool = False
     """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
+    imager_spacing_mm: tuple[float, ...] | None = None
+    """(0018,1164) ImagerPixelSpacing: that of the detector, of projection radiographs."""
     native: Native | None = field(default=None, repr=False)
     """Where pixels lie that need no decoder."""
 
@@ -116,10 +122,14 @@ class Header:
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing says their size."""
-        if self.spacing_mm is None or abs(self.spacing_mm[0] - self.spacing_mm[1]) > 1e-3 * self.spacing_mm[0]:
+        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing says their size.
+
+        Of a radiograph without it, those of the detector: magnification is not taken off (PS3.3 10.7.1.3).
+        """
+        spacing = self.spacing_mm or (self.imager_spacing_mm if self.modality in RADIOGRAPHS else None)
+        if spacing is None or spacing[0] <= 0 or abs(spacing[0] - spacing[1]) > 1e-3 * spacing[0]:
             return None
-        return self.spacing_mm[0] * 1000.0
+        return spacing[0] * 1000.0
 
 
 def load(path: Path, **options: Any) -> Dataset:
@@ -182,6 +192,7 @@ def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None 
         transfer_syntax=str(meta.get("TransferSyntaxUID") or ""),
         orientation=numbers(dataset, "ImageOrientationPatient", 6),
         spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        imager_spacing_mm=numbers(dataset, "ImagerPixelSpacing", 2),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
         description=text(dataset, "SeriesDescription"),

@@ -29,6 +29,7 @@ from medvit.ingest.header_cache import HeaderCache
 from medvit.ingest.label_cells import composed
 from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
+from medvit.readers.options import GeometryConfig
 from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, place_in_file
 from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
@@ -67,7 +68,7 @@ def scan(
     source: Path | Local,
     *,
     patient_from: str | None = None,
-    geometry: Geometry = "refuse",
+    geometry: GeometryConfig | Geometry = "refuse",
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
     stacks: StacksConfig | None = None,
@@ -80,7 +81,7 @@ def scan(
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient. `geometry` is what becomes of series that make no regular grid, `stacks` which folders are volumes,
+    is a patient. `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes,
     `mask_folder` the names of folders that hold label maps.
 
     Raises:

@@ -19,8 +19,10 @@ from typing import Any, Protocol, runtime_checkable
 from medvit.errors import DataError, NotAnImageError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.files.head import FileHead, read_head
+from medvit.geometry import check_grid
 from medvit.readers.image_stack import Slices, StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
+from medvit.readers.options import GeometryConfig
 from medvit.records import FileText, Item, Refusal
 from medvit.series.resampling import Geometry
 from medvit.types import Image
@@ -64,8 +66,19 @@ class Reader(Protocol):
 class MaskReader(Protocol):
     """A reader whose files may be label maps of one another."""
 
-    def read_mask(self, path: Path) -> LabelMap:
-        """The label map in a file, labels unscaled, in RAS+ order where it has an affine."""
+    def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
+        """The label map in a file, labels unscaled, in RAS+ order where it has an affine.
+
+        Where a file leaves its grid open, what was answered for its `image` holds for it, too.
+        """
+
+
+@runtime_checkable
+class GridReader(Protocol):
+    """A reader of files that may say where their voxels lie in two ways, or not at all."""
+
+    def with_grid(self, grid: GeometryConfig) -> Reader:
+        """The same reader with answers for such files."""
 
 
 @runtime_checkable
@@ -150,22 +163,22 @@ def scan_each(files: Sequence[Path]) -> Iterator[ScannedFile]:
 def find(
     files: Sequence[Path],
     *,
-    geometry: Geometry = "refuse",
+    geometry: GeometryConfig | Geometry = "refuse",
     look: ScanFiles = scan_each,
     stacks: StacksConfig | None = None,
     mask_folder: Sequence[str] = (),
 ) -> Iterator[Item | Refusal]:
     """The images in some files, with their label maps, and what is refused and why; every file is told of.
 
-    `geometry` is what becomes of series that make no regular grid: refused, resampled to one, or kept as images. With
+    `geometry` is what becomes of images that make no regular grid: refused, resampled to one, or kept as images. With
     `stacks`, the pictures of a folder are one volume. A file of many frames may be told of more than once. Label maps
     lie in folders called `mask_folder`, or beside their images as `medvit.readers.label_maps` has it.
     """
-    yield from stacked(_each(files, geometry, look, mask_folder), stacks)
+    yield from stacked(_each(files, GeometryConfig.of(geometry), look, mask_folder), stacks)
 
 
 def _each(
-    files: Sequence[Path], geometry: Geometry, look: ScanFiles, mask_folder: Sequence[str]
+    files: Sequence[Path], geometry: GeometryConfig, look: ScanFiles, mask_folder: Sequence[str]
 ) -> Iterator[Item | Refusal]:
     groups: dict[str, list[Path]] = {known.name: [] for known in readers()}
     headers: dict[str, list[Any]] = {known.name: [] for known in readers()}
@@ -181,10 +194,11 @@ def _each(
     yield from pairing.refused
     for known in readers():
         if known.name in _series_readers():
-            joining = _series_readers()[known.name].with_geometry(geometry)
+            joining = _series_readers()[known.name].with_geometry(geometry.irregular)
             yield from joining.join(headers.pop(known.name))
             continue
-        for found in known.find([file for file in groups[known.name] if file not in pairing.label_maps]):
+        asked = known.with_grid(geometry) if isinstance(known, GridReader) else known
+        for found in asked.find([file for file in groups[known.name] if file not in pairing.label_maps]):
             yield _with_mask(found, pairing.masks.get(found.files[0]))
 
 
@@ -196,9 +210,11 @@ def read(item: Item) -> Image:
     """
     with decoding(f"the {item.kind}"):
         image = reader(item.reader).read(item)
+        if image.affine is not None:
+            check_grid(image.affine, image.pixels.shape)
     if item.mask is None:
         return image
-    labels = _read_mask(item.mask)
+    labels = _read_mask(item.mask, item)
     with decoding("the label map"):
         return attach(image, labels)
 
@@ -209,7 +225,7 @@ def read_masks(item: Item) -> list[LabelMap]:
     Raises:
         DataError: One of its kinds; the text names no path and no patient.
     """
-    return [_read_mask(file) for file in mask_files(item)]
+    return [_read_mask(file, item) for file in mask_files(item)]
 
 
 def mask_files(item: Item) -> tuple[Path, ...]:
@@ -219,13 +235,13 @@ def mask_files(item: Item) -> tuple[Path, ...]:
     return tuple(file for known in item.headers if isinstance(known, Slices) for file in known.masks)
 
 
-def _read_mask(path: Path) -> LabelMap:
+def _read_mask(path: Path, item: Item) -> LabelMap:
     with decoding("the label map"):
         known = _sniff(path, read_head(path))
     if not isinstance(known, MaskReader):
         raise UnreadableError("the label map of the image is not of a format that holds label maps")
     with decoding("the label map"):
-        return known.read_mask(path)
+        return known.read_mask(path, item)
 
 
 def texts(path: Path) -> Iterator[FileText]:

@@ -34,13 +34,13 @@ from medvit.records import FileText, Identity, Item, Kind, Refusal
 from medvit.series.agreement import check_values
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
-from medvit.series.resampling import Geometry, layout, resample
+from medvit.series.resampling import RESAMPLED, Geometry, layout, resample
 from medvit.series.splitting import Subseries, parts, separate
 from medvit.series.volume import arrange, group
 from medvit.types import Image
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-RESAMPLED, IN_TRANSDUCER = "resampled to a regular grid", "in the frame of the transducer"
+IN_TRANSDUCER = "in the frame of the transducer"
 
 
 @dataclass(frozen=True)

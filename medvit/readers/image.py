@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Num
 from numpy import ndarray as Array
 
+from medvit.dicom.codestream import read_codestream
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.readers import tiff_page
@@ -71,7 +72,7 @@ class Pictures:
         """Comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""
         return picture_texts(path, FORMATS)
 
-    def read_mask(self, path: Path) -> LabelMap:
+    def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
         """Labels (H, W): gray levels as stored, also those of 2 and 4 bits, or the indices of a palette of colors."""
         labels = tiff_page.tiff_labels(path) if _is_for_tifffile(path) else _labels(path)
         return label_image(_channels_first(labels))
@@ -104,7 +105,14 @@ def _open(path: Path) -> Picture:
     try:
         picture = Pillow.open(path, formats=FORMATS)
     except UnidentifiedImageError:
+        _check_jpeg(path)
         raise UnreadableError("named as a picture, but its bytes are of no kind known here") from None
+    except (OSError, NotImplementedError) as error:
+        if str(error).startswith("Unsupported"):
+            raise UnsupportedError(
+                "a picture of a kind that no installed decoder takes (its compression or pixel depth); save it as PNG"
+            ) from None
+        raise
     except Pillow.DecompressionBombError:
         raise UnsupportedError(f"more than {MAX_PIXELS} pixels; expected a picture: cut it into tiles") from None
     pages = getattr(picture, "n_frames", 1)
@@ -112,6 +120,18 @@ def _open(path: Path) -> Picture:
     if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first
         raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
     return picture
+
+
+def _check_jpeg(path: Path) -> None:
+    """Refuse a JPEG that is whole and of more bits than its decoder takes.
+
+    Raises:
+        UnsupportedError: If it is one.
+    """
+    content = path.read_bytes()
+    claimed = read_codestream(content) if content.startswith(b"\xff\xd8\xff") else None
+    if claimed is not None and claimed.bits != 8:
+        raise UnsupportedError(f"a JPEG of {claimed.bits} bits a sample; expected 8: save it as PNG of 16 bits")
 
 
 def _pixels(path: Path) -> Num[Array, "h w *c"]:

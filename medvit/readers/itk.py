@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,38 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed
-from medvit.geometry import Affine, lps_to_ras, to_ras
-from medvit.readers.itk_header import MAX_HEADER_BYTES, check_num_bytes, read_text_header
+from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, check_grid, drift, lps_to_ras, to_ras
+from medvit.readers.itk_axes import check_axes, lacks_directions, mm_per_unit, names_axes, what_lacks
+from medvit.readers.itk_header import MAX_HEADER_BYTES, TextHeader, check_num_bytes, read_text_header
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
+from medvit.readers.options import GeometryConfig
 from medvit.readers.volume_texts import itk_texts
-from medvit.records import FileText, Item, Refusal
+from medvit.records import AnatomicalAxes, FileText, Item, Refusal
+from medvit.series.resampling import RESAMPLED
+from medvit.series.shear import straightened
 from medvit.types import Image
 
 HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")
+ENCODINGS = ("raw", "gzip", "gz", "ascii", "text", "txt", "hex")
+"""Encodings of a NRRD that ITK is built with."""
 DETACHED = (".raw", ".zraw")
 """Voxels of a .mhd or .nhdr that names them."""
 
 
+@dataclass(frozen=True)
 class Itk:
     """MetaImage and NRRD, in 2D and 3D. The modality is not in the file: it stays empty."""
 
-    name = "itk"
+    grid: GeometryConfig = field(default_factory=GeometryConfig)
+    name: str = "itk"
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Whether the file is named as one of them or begins as a NRRD."""
         return path.name.lower().removesuffix(".gz").endswith((*HEADERS, *DETACHED)) or head.startswith(b"NRRD000")
+
+    def with_grid(self, grid: GeometryConfig) -> Itk:
+        """The same reader with answers for sheared grids, and for files that name no anatomical axes."""
+        return replace(self, grid=grid)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
         """An item an image or volume; detached voxels are told of with their header."""
@@ -46,19 +59,41 @@ class Itk:
                 with decoding("the header"):
                     group = read_text_header(file).files
                     claimed.update(group)
-                    dimensions = _open(file).GetDimension()
+                    item = self._item(group)
             except MedvitError as error:
                 yield refusal(group, error)
             else:
-                yield Item(reader=self.name, files=group, kind="image" if dimensions == 2 else "volume")
+                yield item
         for file in sorted(detached - claimed):
             yield refusal((file,), NotAnImageError("voxels without a header (.mhd or .nhdr) that names them"))
 
+    def _item(self, files: tuple[Path, ...]) -> Item:
+        source = _open(files[0])
+        if source.GetDimension() == 2:
+            return Item(reader=self.name, files=files, kind="image")
+        header = read_text_header(files[0])
+        affine, shape = _affine(source, header, self.grid.assume), source.GetSize()[:3]
+        is_sheared = drift(affine, shape) > SHEAR_TOLERANCE_MM
+        if is_sheared and self.grid.irregular != "resample":
+            check_grid(affine, shape)
+        is_assumed = bool(self.grid.assume and not names_axes(header))
+        words = (RESAMPLED if is_sheared else "", f"axes {self.grid.assume}, as given" if is_assumed else "")
+        return Item(
+            reader=self.name,
+            files=files,
+            kind="volume",
+            part=", ".join(filter(None, words)),
+            is_resampled=is_sheared,
+            assumed_axes=self.grid.assume,
+        )
+
     def read(self, item: Item) -> Image:
         """A volume (1, I, J, K) or an image (1, H, W), in its stored type."""
-        voxels, affine, mpp = _load(item.files[0])
+        voxels, affine, mpp = _load(item.files[0], item.assumed_axes)
         if affine is None:
             return Image(voxels[None], "image", item.modality, mpp=mpp)
+        if item.is_resampled:
+            voxels, affine = straightened(voxels, affine, "linear")
         turned, turned_affine = to_ras(voxels[None], affine)
         return Image(turned, "volume", item.modality, turned_affine)
 
@@ -66,14 +101,18 @@ class Itk:
         """Fields and comments beyond the grid; voxels in a file of their own have none."""
         return iter(()) if _is_detached(path) else itk_texts(path, MAX_HEADER_BYTES)
 
-    def read_mask(self, path: Path) -> LabelMap:
+    def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
         """The labels of a file, (I, J, K) or (H, W).
 
         Raises:
             DataError: If a value is not a whole number.
         """
-        voxels, affine, _ = _load(path)
-        return LabelMap(as_labels(voxels)) if affine is None else label_volume(voxels, affine)
+        voxels, affine, _ = _load(path, None if image is None else image.assumed_axes)
+        if affine is None:
+            return LabelMap(as_labels(voxels))
+        if image is not None and image.is_resampled:
+            voxels, affine = straightened(as_labels(voxels), affine, "nearest")
+        return label_volume(voxels, affine)
 
 
 def _is_detached(file: Path) -> bool:
@@ -84,6 +123,12 @@ def _open(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
     header = read_text_header(path)  # before ITK, which would open whatever file the header names
+    if header.is_nrrd and header.get("dimension") == "3" and header.get("space") and lacks_directions(header):
+        raise GeometryError(f"{what_lacks(header)}; add them to the header")
+    if header.is_nrrd and header.get("encoding").lower() not in ENCODINGS:
+        raise UnsupportedError(
+            f"a NRRD encoded as {header.get('encoding')[:16]!r}; expected one of {', '.join(ENCODINGS)}"
+        )
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings quote paths
     source = sitk.ImageFileReader()
     source.SetFileName(str(path))
@@ -96,10 +141,6 @@ def _open(path: Path) -> Any:
     promised = int(np.prod(size, dtype=np.float64)) * _voxel_bytes(source.GetPixelID())
     check_compressed(promised, sum(file.stat().st_size for file in header.data_files or (path,)))
     check_num_bytes(header, promised)
-    if header.is_nrrd and len(size) > 2 and "NRRD_space" not in source.GetMetaDataKeys():
-        raise GeometryError(
-            "the NRRD has no field 'space', so left and right are unknown; add 'space: left-posterior-superior'"
-        )
     return source
 
 
@@ -118,22 +159,40 @@ def _voxel_bytes(pixel_id: int) -> int:
     raise UnsupportedError(f"voxels of {sitk.GetPixelIDValueAsString(pixel_id)}; expected one real number each")
 
 
-def _load(path: Path) -> tuple[Num[Array, "*s"], Affine | None, float | None]:
+def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"], Affine | None, float | None]:
     import SimpleITK as sitk  # noqa: N813
 
-    image = _open(path).Execute()
+    source, header = _open(path), read_text_header(path)
+    image = source.Execute()
     voxels = sitk.GetArrayFromImage(image)  # slowest axis first
-    spacing = image.GetSpacing()
     if image.GetDimension() == 2:
+        spacing = image.GetSpacing()
         # A spacing of exactly 1 is what ITK says when the file says none.
         is_isotropic = abs(spacing[0] - spacing[1]) <= 1e-3 * spacing[0] and spacing[0] != 1.0
-        return voxels, None, spacing[0] * 1000.0 if is_isotropic else None
-    size = image.GetDimension()
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(image.GetDirection()).reshape(size, size)[:3, :3] * np.array(spacing[:3])
-    matrix[:3, 3] = image.GetOrigin()[:3]
+        return voxels, None, spacing[0] * 1000.0 * mm_per_unit(header) if is_isotropic else None
     volume = voxels.reshape(voxels.shape[-3:]).transpose(2, 1, 0)
-    return volume, Affine(lps_to_ras(matrix)), None
+    return volume, _affine(image, header, assumed), None
+
+
+def _affine(source: Any, header: TextHeader, assumed: AnatomicalAxes | None) -> Affine:
+    """The grid of an image, or of a reader that knows its header, by the axes that its file names or that are assumed.
+
+    Raises:
+        GeometryError: If the file names no anatomical axes and none are assumed, or names contradicting ones.
+    """
+    size = source.GetDimension()
+    matrix = np.eye(4)
+    directions = np.array(source.GetDirection()).reshape(size, size)[:3, :3]
+    matrix[:3, :3] = directions * np.array(source.GetSpacing()[:3])
+    matrix[:3, 3] = source.GetOrigin()[:3]
+    check_axes(header, directions)
+    if not names_axes(header):
+        if assumed is None:
+            raise GeometryError(f"{what_lacks(header)}; geometry.assume=LPS or geometry.assume=RAS says it")
+        # ITK takes a world without names as LPS.
+        matrix = lps_to_ras(matrix) if assumed == "RAS" else matrix
+    scale = mm_per_unit(header)
+    return Affine(np.diag([scale, scale, scale, 1.0]) @ lps_to_ras(matrix))
 
 
 READER = Itk()

@@ -5,7 +5,6 @@ Sources: MetaIO's MetaImage documentation; the definition of the NRRD file forma
 
 from __future__ import annotations
 
-import bz2
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ MAX_HEADER_BYTES = 2**20
 """A header, with the list of its data files, ends within."""
 LIST = "LIST"
 CHUNK_BYTES = 2**20
-GZIP, BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
+GZIP = ("gzip", "gz")
 
 _PATTERN = re.compile(r"%[0-9]*d")
 
@@ -142,11 +141,11 @@ def _held_bytes(header: TextHeader, promised: int) -> int | None:
         is_from_start = not header.is_nrrd and skipped > 0
         each = skipped * max(1, len(header.data_files)) + (0 if is_from_start else attached)
         return size - each - _line_bytes(header)
-    if encoding not in (*GZIP, *BZIP2) or len(header.data_files) > 1:
+    if encoding not in GZIP or len(header.data_files) > 1:
         return None
     with (header.data_files or (header.path,))[0].open("rb") as stream:
         stream.seek(0 if header.data_files else header.num_bytes)
-        return _inflated_bytes(stream, encoding, promised + max(skipped, 0)) - max(skipped, 0)
+        return _inflated_bytes(stream, promised + max(skipped, 0)) - max(skipped, 0)
 
 
 def _line_bytes(header: TextHeader) -> int:
@@ -160,10 +159,10 @@ def _line_bytes(header: TextHeader) -> int:
     return total
 
 
-def _inflated_bytes(stream: BinaryIO, encoding: str, enough: int) -> int:
+def _inflated_bytes(stream: BinaryIO, enough: int) -> int:
     count = 0
     try:
-        for part in _unpacked(stream, encoding):
+        for part in _unpacked(stream):
             count += len(part)
             if count > enough:
                 break
@@ -172,11 +171,7 @@ def _inflated_bytes(stream: BinaryIO, encoding: str, enough: int) -> int:
     return count
 
 
-def _unpacked(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
-    if encoding in BZIP2:
-        with bz2.open(stream) as unpacked:
-            yield from iter(lambda: unpacked.read(CHUNK_BYTES), b"")
-        return
+def _unpacked(stream: BinaryIO) -> Iterator[bytes]:
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib
     while not unpack.eof and (packed := unpack.unconsumed_tail or stream.read(CHUNK_BYTES)):
         yield unpack.decompress(packed, CHUNK_BYTES)

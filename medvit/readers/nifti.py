@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Num
@@ -14,10 +16,13 @@ from medvit.errors import GeometryError, MedvitError, NotAnImageError, Unsupport
 from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_compressed, check_stored
-from medvit.geometry import Affine, to_ras
-from medvit.readers.label_maps import LabelMap, label_volume
+from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, apart, check_grid, drift, to_ras
+from medvit.readers.label_maps import LabelMap, as_labels, label_volume
+from medvit.readers.options import GeometryConfig
 from medvit.readers.volume_texts import nifti_texts
-from medvit.records import FileText, Item, Refusal
+from medvit.records import FileText, Item, NiftiForm, Refusal
+from medvit.series.resampling import RESAMPLED
+from medvit.series.shear import straightened
 from medvit.types import Image
 
 if TYPE_CHECKING:
@@ -28,20 +33,32 @@ MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of xyzt_units: unknown (taken as mm), meter, mm, micron."""
 
 
+APART_VOXELS = 0.5
+"""How far two forms of one grid may lie apart."""
+log = logging.getLogger("medvit")
+
+
+@dataclass(frozen=True)
 class Nifti:
     """NIfTI volumes. The modality is not in the file: it stays empty."""
 
-    name = "nifti"
+    grid: GeometryConfig = field(default_factory=GeometryConfig)
+    name: str = "nifti"
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Whether the magic of NIfTI-1 or -2 is there, or the file is named .nii, .nii.gz, .img or .img.gz."""
         named = path.name.lower().removesuffix(".gz").endswith((".nii", ".img"))
         return named or head[344:348] in MAGIC or head[4:8] in (b"n+2\0", b"ni2\0")
 
+    def with_grid(self, grid: GeometryConfig) -> Nifti:
+        """The same reader with answers for sheared grids, and for forms that contradict each other."""
+        return replace(self, grid=grid)
+
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
         """An item a volume; the .img of a pair is told of with its .hdr."""
         headers = {file for file in files if file.suffix.lower() == ".hdr"}
         voxels = {file for file in files if file.suffix.lower() == ".img"}
+        num_two_grids = 0
         for file in files:
             if file in voxels:
                 if file.with_suffix(".hdr") not in headers:
@@ -52,11 +69,33 @@ class Nifti:
             group = (file, beside) if file in headers and beside in voxels else (file,)
             try:
                 with decoding("the NIfTI header"):
-                    _open(file)
+                    source = _open(file)
+                    num_two_grids += _has_two_grids(source)
+                    item = self._item(group, source)
             except MedvitError as error:
                 yield refusal(group, error)
             else:
-                yield Item(reader=self.name, files=group, kind="volume")
+                yield item
+        if num_two_grids and self.grid.nifti is None:
+            log.warning(
+                "%d NIfTI files have an sform and a qform of different codes more than half a voxel apart; "
+                "the sform was taken (geometry.nifti=qform takes the other)",
+                num_two_grids,
+            )
+
+    def _item(self, files: tuple[Path, ...], source: Nifti1Image) -> Item:
+        affine = _affine(source, self.grid.nifti)
+        is_sheared = drift(affine, _shape(source)) > SHEAR_TOLERANCE_MM
+        if is_sheared and self.grid.irregular != "resample":
+            check_grid(affine, _shape(source))
+        return Item(
+            reader=self.name,
+            files=files,
+            kind="volume",
+            part=RESAMPLED if is_sheared else "",
+            is_resampled=is_sheared,
+            nifti_form=self.grid.nifti,
+        )
 
     def read(self, item: Item) -> Image:
         """A volume (1, I, J, K) in its stored type, scl_slope and scl_inter as slope and intercept.
@@ -66,7 +105,10 @@ class Nifti:
             UnsupportedError: If it holds more than one volume, or colors.
         """
         source = _open(item.files[0])
-        voxels, affine = to_ras(_stored(source)[None], _affine(source))
+        voxels, affine = _stored(source), _affine(source, item.nifti_form)
+        if item.is_resampled:
+            voxels, affine = straightened(voxels, affine, "linear")
+        voxels, affine = to_ras(voxels[None], affine)
         slope, intercept = float(source.dataobj.slope), float(source.dataobj.inter)
         return Image(voxels, "volume", item.modality, affine, slope=slope, intercept=intercept)
 
@@ -75,7 +117,7 @@ class Nifti:
         is_voxels = path.name.lower().removesuffix(".gz").endswith(".img")
         return iter(()) if is_voxels else nifti_texts(path)
 
-    def read_mask(self, path: Path) -> LabelMap:
+    def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
         """The labels of a file (I, J, K), scaled if it says so.
 
         Raises:
@@ -86,12 +128,15 @@ class Nifti:
         slope, intercept = float(source.dataobj.slope), float(source.dataobj.inter)
         if (slope, intercept) != (1.0, 0.0):
             labels = labels * slope + intercept
-        return label_volume(labels, _affine(source))
+        affine = _affine(source, None if image is None else image.nifti_form)
+        if image is not None and image.is_resampled:
+            labels, affine = straightened(as_labels(labels), affine, "nearest")
+        return label_volume(labels, affine)
 
 
-def source_affine(path: Path) -> Affine:
+def source_affine(path: Path, form: NiftiForm | None = None) -> Affine:
     """The grid of a volume as its file has it: (i, j, k) in stored order to RAS+ mm, whatever unit the file uses."""
-    return _affine(_open(path))
+    return _affine(_open(path), form)
 
 
 def _open(path: Path) -> Nifti1Image:
@@ -101,7 +146,7 @@ def _open(path: Path) -> Nifti1Image:
         named_beside(path, _voxels_of(path).name)
     source = nib.load(path)
     if not isinstance(source, nib.Nifti1Pair):
-        raise UnsupportedError("an Analyze image, which does not tell left from right; convert it to NIfTI")
+        raise UnsupportedError(_what(source))
     header, shape = source.header, source.shape
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise GeometryError("sform_code and qform_code are both 0, so no orientation is known; set one of them")
@@ -116,8 +161,18 @@ def _open(path: Path) -> Nifti1Image:
     voxels = Path(source.file_map["image"].filename)
     check_size = check_compressed if voxels.suffix == ".gz" else check_stored
     check_size(claimed, voxels.stat().st_size)
-    _affine(source)
     return source
+
+
+def _what(source: Any) -> str:
+    from nibabel.analyze import AnalyzeImage
+    from nibabel.cifti2 import Cifti2Image
+
+    if isinstance(source, Cifti2Image):
+        return "a CIFTI-2 file, which holds values of brain surfaces and regions; expected a volume on a grid"
+    if isinstance(source, AnalyzeImage):
+        return "an Analyze image, which does not tell left from right; convert it to NIfTI"
+    return f"an image that nibabel reads as {type(source).__name__}; expected NIfTI"
 
 
 def _voxels_of(header: Path) -> Path:
@@ -128,16 +183,66 @@ def _voxels_of(header: Path) -> Path:
 
 def _stored(source: Nifti1Image) -> Num[Array, "i j k"]:
     voxels = np.asanyarray(source.dataobj.get_unscaled())
-    voxels = voxels.reshape(*source.shape[:3], *(1,) * (3 - len(source.shape[:3])))
+    voxels = voxels.reshape(_shape(source))
     if voxels.dtype.kind == "f":
         return voxels.astype(np.float32)
     return voxels.astype(voxels.dtype.newbyteorder("="))
 
 
-def _affine(source: Nifti1Image) -> Affine:
-    unit = int(source.header["xyzt_units"]) & 7
-    scale = MM_PER_UNIT.get(unit, 1.0)
-    return Affine(np.diag([scale, scale, scale, 1.0]) @ source.affine)
+def _shape(source: Nifti1Image) -> tuple[int, int, int]:
+    i, j, k = (*source.shape[:3], 1, 1)[:3]
+    return i, j, k
+
+
+def _affine(source: Nifti1Image, form: NiftiForm | None = None) -> Affine:
+    forms = _forms(source)
+    if form is not None and form in forms:
+        return forms[form]
+    if len(forms) == 2 and _contradict(source, forms):
+        raise GeometryError(
+            f"sform and qform lie {apart(forms['sform'], forms['qform'], _shape(source)):.1f} voxels apart, "
+            "and nothing says which is right; geometry.nifti=sform or geometry.nifti=qform decides"
+        )
+    return next(iter(forms.values()))
+
+
+def _has_two_grids(source: Nifti1Image) -> bool:
+    """Whether the two forms are places in different spaces, such as that of the scanner and that of a template."""
+    forms = _forms(source)
+    return len(forms) == 2 and apart(forms["sform"], forms["qform"], _shape(source)) > APART_VOXELS
+
+
+def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
+    """Whether the two forms of one grid differ, or one mirrors the other."""
+    sform, qform = forms["sform"], forms["qform"]
+    is_one_space = int(source.header["sform_code"]) == int(source.header["qform_code"])
+    is_mirrored = np.linalg.det(sform.matrix[:3, :3]) * np.linalg.det(qform.matrix[:3, :3]) < 0
+    return bool(is_one_space or is_mirrored) and apart(sform, qform, _shape(source)) > APART_VOXELS
+
+
+def _forms(source: Nifti1Image) -> Mapping[NiftiForm, Affine]:
+    """The usable forms of a grid, sform first: with a code above 0, and neither zero nor invalid."""
+    from nibabel.spatialimages import HeaderDataError
+
+    forms: dict[NiftiForm, Affine] = {}
+    if int(source.header["sform_code"]) > 0 and source.header.get_sform()[:3, :3].any():
+        forms["sform"] = _in_mm(source, source.header.get_sform())
+    if int(source.header["qform_code"]) > 0:
+        try:
+            forms["qform"] = _in_mm(source, source.header.get_qform())
+        except (HeaderDataError, GeometryError):
+            if not forms:
+                raise GeometryError(
+                    "the qform is no rotation and no other form is usable, so no orientation is known; set the sform"
+                ) from None
+    if not forms:
+        raise GeometryError("the sform is zero and qform_code is 0, so no orientation is known; set one of them")
+    return forms
+
+
+def _in_mm(source: Nifti1Image, matrix: Num[Array, "4 4"]) -> Affine:
+    scale = MM_PER_UNIT.get(int(source.header["xyzt_units"]) & 7, 1.0)
+    return Affine(np.diag([scale, scale, scale, 1.0]) @ matrix)
 
 
 READER = Nifti()

@@ -1,15 +1,16 @@
-"""Which values of images are wanted, where a file offers more than those it stores."""
+"""What is wanted of images where files offer more than one answer, or none: values, and where voxels lie."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from medvit.config import Config
-from medvit.records import Item
-
-RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
-"""Modalities of projection X-ray (PS3.3 C.7.3.1.1.1)."""
+from medvit.dicom.header import RADIOGRAPHS
+from medvit.records import AnatomicalAxes, Item, NiftiForm
+from medvit.series.resampling import Geometry
 
 
 class ValuesConfig(Config):
@@ -25,3 +26,34 @@ class ValuesConfig(Config):
         if item.modality == "PT":
             return replace(item, values=self.pet)
         return replace(item, values=self.radiographs) if item.modality in RADIOGRAPHS else item
+
+
+class GridConfig(Config):
+    """Where voxels lie, where a file says it in two ways or not at all."""
+
+    nifti: NiftiForm | None = None
+    """The form that decides where sform and qform of a NIfTI contradict each other; unset refuses such files."""
+    assume: AnatomicalAxes | None = None
+    """Anatomical axes of MetaImage and NRRD files that name none: LPS or RAS; unset refuses such files."""
+
+
+class GeometryConfig(GridConfig):
+    """Grids that are irregular, or that a file says in two ways or not at all; `geometry=resample` sets `irregular`."""
+
+    irregular: Geometry = "refuse"
+    """What makes no regular grid: refuse, resample to one (tilt and shear taken back), or keep DICOM slices as
+    images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_word(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"irregular": given}
+        if isinstance(given, dict) and "name" in given:  # geometry=resample beside geometry.nifti=sform
+            return {"irregular": given["name"], **{key: value for key, value in given.items() if key != "name"}}
+        return given
+
+    @classmethod
+    def of(cls, given: Self | Geometry) -> Self:
+        """The config that one word is short for."""
+        return cls(irregular=given) if isinstance(given, str) else given

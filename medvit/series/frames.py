@@ -2,8 +2,8 @@
 
 A frame of which the functional groups say position, orientation and pixel spacing is a plane and may be a slice of a
 volume, whatever its class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Volumes of ultrasound
-say all three in the frame of the transducer (C.8.24.3): these are taken too, and `in_transducer` tells so. Without
-functional groups a frame is an image of its own, as of a cine.
+say all three in the frame of the transducer (C.8.24.3): these are taken too, and `in_transducer` tells so. Slices of
+reconstructed SPECT are placed by its detector (C.8.4.15). Without either a frame is an image of its own, as of a cine.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medvit.dicom.dimensions import DimensionValue, read_dimensions
 from medvit.dicom.element_values import numbers
 from medvit.dicom.header import Header
-from medvit.errors import UnreadableError
+from medvit.errors import GeometryError, UnreadableError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-TAGS = (0x5200_9229, 0x5200_9230, 0x0020_9222)
-"""Both sequences of functional groups, and the dimensions that order frames."""
+TAGS = (0x5200_9229, 0x5200_9230, 0x0020_9222, 0x0018_0088, 0x0054_0022, 0x0054_0070, 0x0054_0080)
+"""Both sequences of functional groups, the dimensions that order frames, and what places those of SPECT."""
+
+NUCLEAR_MEDICINE = "1.2.840.10008.5.1.4.1.1.20"
+RECONSTRUCTED = ("RECON TOMO", "RECON GATED TOMO")
+"""Third values of (0008,0008) ImageType of nuclear medicine whose frames are slices (PS3.3 C.8.4.9.1.1)."""
 
 SPATIAL_DIMENSIONS = (0x0020_0032, 0x0020_9057, 0x0020_9056, 0x0020_9301, 0x0020_1041, 0x0048_021E, 0x0048_021F)
 """Position, in-stack position, stack and the like: what places a frame does not tell it from others at its place."""
@@ -40,6 +46,8 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     groups = dataset.get(PER_FRAME) or ()
     if not groups and header.frames == 1:
         return (header,)
+    if header.sop_class == NUCLEAR_MEDICINE and header.image_type[2:3] and header.image_type[2] in RECONSTRUCTED:
+        return tuple(_reconstructed(header, dataset))
     if header.frames > 1:  # one position in the header of an instance cannot be that of all its frames
         header = replace(header, position_mm=None)
     if not groups:
@@ -52,6 +60,46 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     pointers = _pointers(dataset)
     base = replace(_placed(header, shared), traits=_merged(header, shared, ()))
     return tuple(_frame(base, _flat(group), number, pointers) for number, group in enumerate(groups))
+
+
+def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
+    """Slices of SPECT: the first lies where the detector says, the others along the normal or, below 0, against it.
+
+    Raises:
+        GeometryError: If an element that places them is missing.
+    """
+    detector = next(iter(dataset.get("DetectorInformationSequence") or ()), None)
+    position = None if detector is None else numbers(detector, "ImagePositionPatient", 3)
+    orientation = None if detector is None else numbers(detector, "ImageOrientationPatient", 6)
+    step = dataset.get("SpacingBetweenSlices")
+    is_stepped = isinstance(step, float | int) and step != 0
+    if position is None or orientation is None or header.spacing_mm is None or not is_stepped:
+        raise GeometryError(
+            "reconstructed SPECT without position, orientation (0054,0022) DetectorInformationSequence, "
+            "(0028,0030) PixelSpacing or (0018,0088) SpacingBetweenSlices; the place of its slices is unknown"
+        )
+    normal = np.cross(orientation[:3], orientation[3:])
+    places, slots = (_vector(dataset, name, header.frames) for name in ("SliceVector", "TimeSlotVector"))
+    for number in range(header.frames):
+        offset = (number if places is None else places[number] - 1) * float(step) * normal
+        traits = header.traits if slots is None else (*header.traits, ("time slot", float(slots[number])))
+        here = tuple(float(each) for each in np.array(position) + offset)
+        yield replace(header, frame=number, position_mm=here, orientation=orientation, traits=traits)
+
+
+def _vector(dataset: Dataset, name: str, num_frames: int) -> list[int] | None:
+    """The number that an element gives to each frame, none where it is missing.
+
+    Raises:
+        UnreadableError: If it has another number of values than there are frames.
+    """
+    value = dataset.get(name)
+    if value is None:
+        return None
+    given = [int(value)] if isinstance(value, int) else list(map(int, value))
+    if len(given) != num_frames:
+        raise UnreadableError(f"{name} has {len(given)} values for {num_frames} frames; expected one each")
+    return given
 
 
 def _frame(base: Header, group: Dataset, number: int, pointers: Sequence[int]) -> Header:

@@ -15,7 +15,8 @@ from numpy import ndarray as Array
 
 from medvit.dicom.header import Header
 from medvit.errors import GeometryError
-from medvit.series.volume import POSITION_TOLERANCE_MM, SHEAR_TOLERANCE_MM, axes_of, slice_spacing_mm
+from medvit.geometry import SHEAR_TOLERANCE_MM
+from medvit.series.volume import POSITION_TOLERANCE_MM, axes_of, slice_spacing_mm
 
 MIN_PLANES = 3
 """Planes at different distances from which on a group is a stack: two always have one even gap."""

@@ -23,6 +23,9 @@ from medvit.series.volume import ascending
 Geometry = Literal["refuse", "resample", "slices"]
 """What to do with a series whose slices do not make one regular grid."""
 
+RESAMPLED = "resampled to a regular grid"
+"""What the part of a resampled volume is called."""
+
 MAX_GAP_RATIO = 4.0
 """A gap of more than this many usual ones is not bridged: three slices in a row may be missing."""
 

@@ -21,13 +21,13 @@ from numpy import ndarray as Array
 
 from medvit.dicom.header import Header
 from medvit.errors import GeometryError
-from medvit.geometry import AXIS_TOLERANCE, Affine, lps_to_ras
+from medvit.geometry import AXIS_TOLERANCE, SHEAR_TOLERANCE_MM, Affine, lps_to_ras
 
 GAP_TOLERANCE_MM = 0.1
 """How far gaps between slices may differ: positions are often written to 0.1 mm. A quarter of the gap at most."""
 
-SHEAR_TOLERANCE_MM = 0.2
-"""How far a stack may drift off its normal, first to last slice; a tilt of one degree makes 1.7 mm over 10 cm."""
+GAP_TOLERANCE = 0.02
+"""How far gaps may differ as a share of the usual one: scanners round positions of thick slices more coarsely."""
 
 POSITION_TOLERANCE_MM = 0.01
 """Slices nearer to each other than this lie at one position; a quarter of a pixel at most, as of B-scans of OCT."""
@@ -66,7 +66,7 @@ def arrange(headers: Sequence[Header]) -> SliceStack:
     Raises:
         GeometryError: If an element is missing, slices differ in size, orientation or spacing, several lie at one
             position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
-            `GAP_TOLERANCE_MM`.
+            `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`.
     """
     ascent = ascending(headers)
     axes, positions = ascent.axes, ascent.positions_mm
@@ -129,15 +129,18 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
     """Distance between neighboring slices, in mm, their positions ascending along `normal`.
 
     Raises:
-        GeometryError: If gaps differ by more than `GAP_TOLERANCE_MM`, as when a slice is missing.
+        GeometryError: If gaps differ by more than `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`, as when a slice is missing.
     """
     gaps = np.diff(positions @ normal)
     low, high = float(gaps.min()), float(gaps.max())
-    tolerance = min(GAP_TOLERANCE_MM, median(gaps.tolist()) / 4.0)
-    if high - low > tolerance + 1e-6:
+    usual = median(gaps.tolist())
+    tolerance = min(max(GAP_TOLERANCE_MM, GAP_TOLERANCE * usual), usual / 4.0)
+    heights = np.concatenate([[0.0], np.cumsum(gaps)])
+    stray = float(np.abs(heights - np.linspace(0.0, heights[-1], len(heights))).max())
+    if high - low > tolerance + 1e-6 or (high - low > GAP_TOLERANCE_MM + 1e-6 and stray > tolerance + 1e-6):
         raise GeometryError(
             f"slice gaps range from {low:.2f} to {high:.2f} mm; expected one gap within {tolerance:.3g} mm: "
-            "are slices missing?"
+            "are slices missing? geometry=resample interpolates them at even steps"
         )
     return float(gaps.mean())
 

@@ -8,21 +8,20 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray as Array
 
-from medvit.geometry import Affine, like
+from medvit.geometry import Affine, like, write_forms
 from medvit.readers.nifti import source_affine
 from medvit.records import Item
 from medvit.types import Prediction
 
 
 def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
-    """Writes a label map with its affine in mm, RAS+, as scanner coordinates (sform and qform code 1)."""
+    """Writes a label map with its affine in mm, RAS+, as scanner coordinates (code 1)."""
     import nibabel as nib
 
     volume = nib.Nifti1Image(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16), affine.matrix)
     volume.header.set_xyzt_units("mm")
-    volume.set_sform(affine.matrix, code=1)
-    volume.set_qform(affine.matrix, code=1)
-    nib.save(volume, path)
+    write_forms(volume.header, affine)
+    nib.save(nib.Nifti1Image(volume.dataobj, None, volume.header), path)
 
 
 def write_png(path: Path, mask: Int[Array, "h w"]) -> None:
@@ -39,7 +38,7 @@ def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j
     """
     assert prediction.mask is not None
     assert prediction.affine is not None
-    if not item.files[0].name.lower().endswith((".nii", ".nii.gz")):
+    if item.is_resampled or not item.files[0].name.lower().endswith((".nii", ".nii.gz")):
         return prediction.mask, prediction.affine
-    source = source_affine(item.files[0])
+    source = source_affine(item.files[0], item.nifti_form)
     return like(prediction.mask, prediction.affine, source), source

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.sequence import Sequence
 
 from medvit import phantoms, readers
 from medvit.dicom.acquisition import KEYS, attributes, read_attributes
+from medvit.dicom.header import read_header
 from medvit.records import Item
 
 
@@ -144,3 +146,20 @@ def test_an_enhanced_object_tells_it_in_its_shared_groups() -> None:
 @pytest.mark.parametrize(("sex", "kept"), [("F", "F"), ("m", "M"), ("O", "O"), ("Jane", None), ("", None)])
 def test_sex_is_one_of_three_letters(sex: str, kept: str | None) -> None:
     assert read_attributes(scanned(PatientSex=sex)).get("sex") == kept
+
+
+@pytest.mark.parametrize(
+    ("elements", "mpp", "which"),
+    [
+        ({"PixelSpacing": [0.1, 0.1], "ImagerPixelSpacing": [0.14, 0.14]}, 100.0, "calibrated"),
+        ({"PixelSpacing": [0.14, 0.14], "ImagerPixelSpacing": [0.14, 0.14]}, 140.0, "detector"),
+        ({"PixelSpacing": [0.1, 0.1]}, 100.0, "calibrated"),
+        ({"ImagerPixelSpacing": [0.14, 0.14]}, 140.0, "detector"),
+        ({}, None, None),
+    ],
+)
+def test_a_radiograph_says_whether_its_pixels_are_calibrated(write_slice, elements, mpp, which):
+    missing = {"PixelSpacing": None, "ImagePositionPatient": None, "ImageOrientationPatient": None}
+    path = write_slice(np.zeros((4, 6), np.uint16), Modality="DX", **(missing | elements))
+    assert read_header(path).mpp == mpp
+    assert attributes(Item("dicom", (path,), "image", "DX")).get("pixel_spacing") == which

@@ -8,6 +8,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from medvit.errors import DataError
 from medvit.readers import find, read
+from medvit.readers.options import GeometryConfig
 from medvit.records import Item
 
 
@@ -112,3 +113,87 @@ def test_no_header_names_a_file_outside_its_folder(tmp_path: Path, monkeypatch, 
     assert "data file" in found.reason
     with pytest.raises(DataError):
         read(Item("itk", (source / name,), "volume"))
+
+
+def nrrd(path: Path, space: str, **fields: str) -> Path:
+    lines = ["NRRD0004", "type: int16", "dimension: 3", f"space: {space}", "sizes: 2 3 4", "endian: little"]
+    known = {"space directions": "(1,0,0) (0,2,0) (0,0,3)", "space origin": "(10,20,30)", "encoding": "raw"} | fields
+    lines += [f"{name}: {value}" for name, value in known.items() if value]
+    path.write_bytes("\n".join([*lines, "", ""]).encode() + np.arange(24, dtype="<i2").tobytes())
+    return path
+
+
+SIGNS = {
+    "right-anterior-superior": (1, 1),
+    "RAS": (1, 1),
+    "left-anterior-superior": (-1, 1),
+    "LAS": (-1, 1),
+    "left-posterior-superior": (-1, -1),
+    "lps": (-1, -1),
+}
+
+
+@pytest.mark.parametrize("space", SIGNS)
+def test_a_nrrd_lies_where_its_space_says(tmp_path: Path, space: str):
+    (item,) = find([nrrd(tmp_path / "a.nrrd", space)])
+    image = read(item)
+    world = np.array([10.0, 20.0, 30.0]) * [*SIGNS[space], 1]  # of the first voxel, whose value is 0
+    voxel = np.round(image.affine.inverse()(world)).astype(int)
+    assert image.pixels[(0, *voxel)] == 0
+    assert np.allclose(image.affine(voxel), world)
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-left-handed"])
+def test_a_space_without_sides_is_refused_until_axes_are_assumed(tmp_path: Path, space: str):
+    path = nrrd(tmp_path / "a.nrrd", space)
+    (refused,) = find([path])
+    assert refused.code == "geometry"
+    assert "geometry.assume=" in refused.reason
+    for axes, sign in (("LPS", -1), ("RAS", 1)):
+        (item,) = find([path], geometry=GeometryConfig(assume=axes))
+        assert item.part == f"axes {axes}, as given"
+        image = read(item)
+        corner = image.affine.inverse()(np.array([10.0 * sign, 20.0 * sign, 30.0]))
+        assert image.pixels[(0, *np.round(corner).astype(int))] == 0
+
+
+def test_a_nrrd_without_directions_is_refused(tmp_path: Path):
+    path = nrrd(tmp_path / "a.nrrd", "RAS", **{"space directions": "", "space origin": "", "spacings": "1 2 3"})
+    assert "space directions" in next(iter(find([path]))).reason
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1), ("m", 1000), ("cm", 10), ("um", 0.001)])
+def test_units_of_space_are_honored(tmp_path: Path, unit: str, scale: float):
+    (item,) = find([nrrd(tmp_path / "a.nrrd", "RAS", **{"space units": f'"{unit}" "{unit}" "{unit}"'})])
+    assert read(item).affine.spacing_mm == pytest.approx((scale, 2 * scale, 3 * scale))
+    (refused,) = find([nrrd(tmp_path / "a.nrrd", "RAS", **{"space units": '"mm" "mm" "parsec"'})])
+    assert refused.code == "geometry"
+
+
+def meta(path: Path, *lines: str) -> Path:
+    header = ["ObjectType = Image", "NDims = 3", "DimSize = 2 3 4", "ElementSpacing = 1 2 3", *lines]
+    header += ["ElementType = MET_SHORT", "ElementByteOrderMSB = False", "ElementDataFile = LOCAL", ""]
+    path.write_bytes("\n".join(header).encode() + np.arange(24, dtype="<i2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_taken"),
+    [
+        ((), False),
+        (("AnatomicalOrientation = ???",), False),
+        (("AnatomicalOrientation = RAI",), True),
+        (("AnatomicalOrientation = LPI",), False),
+        (("TransformMatrix = 1 0 0 0 1 0 0 0 1",), True),
+        (("TransformMatrix = 1 0 0 0 1 0 0 0 1", "AnatomicalOrientation = RAI"), True),
+        (("TransformMatrix = 1 0 0 0 1 0 0 0 1", "AnatomicalOrientation = LPI"), False),
+        (("TransformMatrix = -1 0 0 0 -1 0 0 0 1", "AnatomicalOrientation = LPI"), True),
+        (("TransformMatrix = 0 1 0 0 0 1 1 0 0", "AnatomicalOrientation = AIR"), True),
+        (("TransformMatrix = 0 1 0 0 0 1 1 0 0", "AnatomicalOrientation = IRA"), False),
+    ],
+)
+def test_a_metaimage_is_taken_where_it_names_its_axes_in_one_way(tmp_path: Path, lines: tuple[str, ...], is_taken):
+    (found,) = find([meta(tmp_path / "a.mha", *lines)])
+    assert isinstance(found, Item) == is_taken
+    if not is_taken:
+        assert found.code == "geometry"

@@ -8,8 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medvit.dataset import export
+from medvit.geometry import Affine, to_ras
 from medvit.readers import find, read
+from medvit.readers.options import GeometryConfig
 from medvit.records import Item
+from medvit.writers import nifti as mask_writer
 
 ALL_48_ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 
@@ -122,3 +126,75 @@ def test_a_header_without_its_voxels_and_one_linked_elsewhere_are_refused(tmp_pa
     (tmp_path.parent / "outside.img").write_bytes(bytes(8))
     (tmp_path / "a.img").symlink_to(tmp_path.parent / "outside.img")
     assert "outside its own folder" in only(tmp_path / "a.hdr", tmp_path / "a.img").reason
+
+
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+MOVED = np.array([[1.0, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+SHEARED = np.array([[1.0, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def two_forms(path: Path, sform: np.ndarray, qform: np.ndarray, codes: tuple[int, int]) -> Path:
+    image = nib.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), None)
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(("qform", "codes"), [(MIRROR, (1, 1)), (MIRROR, (2, 1)), (MOVED, (1, 1))])
+def test_forms_that_contradict_each_other_are_refused_until_one_is_chosen(tmp_path: Path, qform, codes):
+    path = two_forms(tmp_path / "a.nii", np.eye(4), qform, codes)
+    assert only(path).code == "geometry"
+    assert "geometry.nifti=" in only(path).reason
+    for form, affine in (("sform", np.eye(4)), ("qform", qform)):
+        (item,) = find([path], geometry=GeometryConfig(nifti=form))
+        assert read(item).affine.is_close(to_ras(np.zeros((10, 10, 10)), Affine(affine))[1])
+
+
+def test_forms_of_two_spaces_take_the_sform_and_are_reported_once(tmp_path: Path, caplog):
+    paths = [two_forms(tmp_path / f"{name}.nii", MOVED, np.eye(4), (4, 1)) for name in "ab"]
+    items = list(find(paths))
+    assert [read(item).affine.origin_mm[0] for item in items] == [5.0, 5.0]
+    assert [record.getMessage().split(" NIfTI")[0] for record in caplog.records] == ["2"]
+
+
+def test_a_zero_sform_leaves_the_place_to_the_qform(tmp_path: Path):
+    path = two_forms(tmp_path / "a.nii", np.eye(4), MOVED, (1, 1))
+    content = bytearray(path.read_bytes())
+    content[280:328] = bytes(48)
+    path.write_bytes(content)
+    assert read(only(path)).affine.origin_mm[0] == 5.0
+
+
+def test_a_sheared_grid_is_refused_or_resampled_with_its_label_map(tmp_path: Path):
+    voxels = np.zeros((12, 10, 8), np.int16)
+    voxels[4, 5, 6] = 1000
+    write(tmp_path / "a.nii.gz", voxels, SHEARED)
+    write(tmp_path / "a_seg.nii.gz", (voxels > 0).astype(np.uint8), SHEARED)
+    files = sorted(tmp_path.iterdir())
+    (refused,) = find(files)
+    assert refused.code == "geometry"
+    assert "not at right angles" in refused.reason
+    (item,) = find(files, geometry="resample")
+    image = read(item)
+    cosines = image.affine.matrix[:3, :3].T @ image.affine.matrix[:3, :3]
+    assert np.allclose(cosines, np.diag(np.diag(cosines)))
+    world = np.array([4 + 0.3 * 6, 5.0, 6.0])
+    i, j, k = image.affine.inverse()(world)
+    assert image.pixels[0, int(np.floor(i)) : int(np.floor(i)) + 2, round(j), round(k)].sum() == 1000
+    assert image.mask[round(i), round(j), round(k)] == 1
+    assert image.mask.sum() == 1
+
+
+@pytest.mark.parametrize("write_mask", [False, True])
+def test_a_qform_is_written_only_where_it_can_hold_the_grid(tmp_path: Path, write_mask: bool):
+    for name, matrix, code in (("straight", MOVED, 1), ("sheared", SHEARED, 0)):
+        path, voxels = tmp_path / f"{name}.nii", np.zeros((12, 10, 8), np.int16)
+        if write_mask:
+            mask_writer.write_nifti(path, voxels, Affine(matrix))
+        else:
+            export.write_nifti(path, voxels, Affine(matrix))
+        header = nib.load(path).header
+        assert int(header["qform_code"]) == code
+        assert int(header["sform_code"]) == 1
+        assert np.allclose(nib.load(path).affine, matrix)

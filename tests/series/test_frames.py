@@ -4,8 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import BreastTomosynthesisImageStorage, UltrasoundMultiFrameImageStorage
+from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
+    NuclearMedicineImageStorage,
+    UltrasoundMultiFrameImageStorage,
+)
 
 from medvit.geometry import like
 from medvit.readers import find, read
@@ -151,3 +156,39 @@ def test_billions_of_frames_without_bits_are_refused_before_any_is_made(tmp_path
     found = only([file])
     assert found.code == "unreadable"
     assert "NumberOfFrames is 2147483647 in a file of" in found.reason
+
+
+def write_spect(path: Path, voxels: np.ndarray, step_mm: float | None, **elements) -> Path:
+    """Writes reconstructed SPECT, placed by its detector."""
+    detector = item(ImagePositionPatient=[-10.0, -20.0, 30.0], ImageOrientationPatient=list(AXIAL))
+    said = {"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"], "Modality": "NM"} | elements
+    write_multiframe(path, voxels, (), SOPClassUID=NuclearMedicineImageStorage, **said)
+    dataset = dcmread(path)
+    dataset.PixelSpacing, dataset.DetectorInformationSequence = [2.0, 2.0], Items([detector])
+    dataset.SpacingBetweenSlices = step_mm
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("step_mm", [3.0, -3.0])
+def test_slices_of_spect_lie_along_the_normal_or_against_it_by_the_sign_of_their_spacing(tmp_path: Path, step_mm):
+    voxels = counted(5)
+    image = read(only([write_spect(tmp_path / "a.dcm", voxels, step_mm)]))
+    for number in range(5):
+        lps = np.array([-10.0 + 5 * 2.0, -20.0 + 3 * 2.0, 30.0 + number * step_mm])
+        index = np.round(image.affine.inverse()(lps * [-1, -1, 1])).astype(int)
+        assert image.affine(index) == pytest.approx(lps * [-1, -1, 1])
+        assert image.pixels[(0, *index)] == voxels[number, 3, 5]
+
+
+def test_gated_spect_is_a_volume_for_each_time_slot(tmp_path: Path):
+    vectors = {"SliceVector": [1, 2, 3, 1, 2, 3], "TimeSlotVector": [1, 1, 1, 2, 2, 2]}
+    kind = {"ImageType": ["ORIGINAL", "PRIMARY", "RECON GATED TOMO", "EMISSION"]}
+    found = list(find([write_spect(tmp_path / "a.dcm", counted(6), 3.0, **kind, **vectors)]))
+    assert [one.kind for one in found] == ["volume", "volume"]
+
+
+def test_spect_without_a_place_is_refused_once(tmp_path: Path):
+    found = only([write_spect(tmp_path / "a.dcm", counted(5), None)])
+    assert found.code == "geometry"
+    assert "SpacingBetweenSlices" in found.reason

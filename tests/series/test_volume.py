@@ -33,6 +33,19 @@ def test_a_missing_slice_is_noticed_where_slices_are_thinner_than_the_tolerance(
         slice_spacing_mm(positions, np.array([0.0, 0.0, 1.0]))
 
 
+def test_thick_slices_rounded_by_the_scanner_are_one_gap_and_a_growing_gap_is_none():
+    normal = np.array([0.0, 0.0, 1.0])
+    jitter = np.array([0.0, 0.028, -0.028, 0.02, 0.0, -0.025, 0.028, 0.0])
+    rounded = np.outer(7.0 * np.arange(8) + jitter, normal)
+    assert slice_spacing_mm(rounded, normal) == pytest.approx(7.0, abs=0.02)
+    growing = np.outer(np.cumsum(np.linspace(7.0, 7.13, 101)), normal)
+    with pytest.raises(GeometryError, match="geometry=resample"):
+        slice_spacing_mm(growing, normal)
+    missing = np.outer([0.0, 7.0, 14.0, 28.0], normal)
+    with pytest.raises(GeometryError, match=r"within 0\.14 mm"):
+        slice_spacing_mm(missing, normal)
+
+
 def test_directions_that_are_no_right_angle_are_refused(write_series):
     files, _ = write_series(ImageOrientationPatient=[1, 0, 0, 0.2, 0.9798, 0])
     with pytest.raises(GeometryError, match="not two unit vectors at a right angle"):
