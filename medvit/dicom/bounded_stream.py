@@ -28,7 +28,7 @@ class BoundedReader(BufferedReader):
     """Reads a file; a length beyond its end is cut to what is left before memory for it is taken."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(FileIO(path))
+        super().__init__(FileIO(str(path)))  # a path as its name would make pydicom fail where it says a file is cut
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
+from medvit.dicom.fast_parser import ITEM
 from medvit.dicom.fast_values import class_name
+from medvit.dicom.file import open_elements
 from medvit.dicom.header import Header
-from medvit.errors import NotAnImageError, UnreadableError, UnsupportedError
+from medvit.dicom.pixel_layout import PIXEL_KEYWORDS
+from medvit.errors import MedvitError, NotAnImageError, UnreadableError, UnsupportedError
 from medvit.files.limits import check_compressed, check_stored, is_uncompressed
 
 DERIVED: Mapping[str, str] = {
@@ -59,6 +62,29 @@ def _check_size(header: Header) -> None:
     # A damaged header may claim billions of frames of no bits: each takes some room all the same.
     claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
     if is_uncompressed(header.transfer_syntax):
+        if claimed > header.num_bytes:
+            _refuse_without_pixels(header)
         check_stored(claimed, header.num_bytes)
     else:
         check_compressed(claimed, header.num_bytes)
+
+
+def _refuse_without_pixels(header: Header) -> None:
+    """Refuse a file that is smaller than its pixels, but whole: it lacks them, or holds fewer.
+
+    Raises:
+        UnreadableError: If that is so; nothing if the file is cut short.
+    """
+    try:
+        elements = open_elements(header.file, specific_tags=tuple(PIXEL_KEYWORDS))
+    except MedvitError:
+        return
+    held = next((elements.get(keyword) for keyword in PIXEL_KEYWORDS if keyword in elements), None)
+    if held is None:
+        raise UnreadableError(
+            "the header promises an image, and the whole file holds no (7FE0,0010) PixelData: its pixels were removed"
+        )
+    if bytes(held[:4]) == ITEM:
+        raise UnreadableError(
+            "the pixels are in compressed fragments, but (0002,0010) TransferSyntaxUID names an uncompressed encoding"
+        )

@@ -17,6 +17,10 @@ J2K_START = b"\xff\x4f\xff\x51"
 """Start of codestream and its size (ISO 15444-1, A.4.1 and A.5.1), which follow one another."""
 
 
+JPEG_XL_START, JPEG_XL_CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
+"""Start of a codestream of JPEG XL, and of the boxes that may hold one (ISO 18181-2)."""
+
+
 @dataclass(frozen=True)
 class Codestream:
     """The size and depth that a codestream says of its image."""
@@ -42,6 +46,28 @@ def read_codestream(encoded: bytes) -> Codestream | None:
         return None if start < 0 else _jpeg_2000(encoded, start + 4)
     except (struct.error, IndexError):
         raise UnreadableError("the compressed frame ends before it tells its size; it is cut short") from None
+
+
+def jpeg_xl_size(encoded: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG XL stream claims (ISO 18181-1, D.2), bare or in its container; none of others."""
+    is_boxed = encoded[:12] == JPEG_XL_CONTAINER
+    start = encoded.find(JPEG_XL_START, 0, None if is_boxed else len(JPEG_XL_START))
+    if start < 0:
+        return None
+    bits, at = int.from_bytes(encoded[start + 2 : start + 16], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return bits >> (at - count) & (1 << count) - 1
+
+    def side(is_small: int) -> int:
+        return 8 * (take(5) + 1) if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    is_small = take(1)
+    rows, ratio = side(is_small), take(3)
+    up, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return rows, rows * up // down if ratio else side(is_small)
 
 
 def _jpeg(encoded: bytes) -> Codestream:

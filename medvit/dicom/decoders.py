@@ -1,8 +1,8 @@
 """From the bytes of one frame to stored values, in every transfer syntax that an installed decoder reads.
 
 pydicom takes what is not compressed, run lengths, JPEG 2000 (OpenJPEG) and JPEG of 8 bits (Pillow); imagecodecs takes
-JPEG-LS (CharLS), and JPEG of 12 bits, without loss or of retired processes (libjpeg-turbo). What a stream claims is
-held against the header before a decoder sees it.
+JPEG-LS (CharLS), JPEG XL (libjxl), and JPEG of 12 bits, without loss or of retired processes (libjpeg-turbo). What a
+stream claims is held against the header before a decoder sees it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from einops import rearrange
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.dicom.codestream import Codestream, read_codestream
+from medvit.dicom.codestream import Codestream, jpeg_xl_size, read_codestream
 from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.fast_parser import ITEM
 from medvit.dicom.native_pixels import native
 from medvit.dicom.pixel_layout import PixelLayout
 from medvit.errors import UnreadableError, UnsupportedError
@@ -47,6 +48,7 @@ NEW_NAMES = {
 
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+JPEG_XL = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))
 LOSSY = (*JPEG[:7], JPEG_LS[1], JPEG_2000[1], JPEG_2000[4])
 """Transfer syntaxes whose values may lie beyond those that BitsStored holds: the codec overshoots at edges."""
 END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
@@ -102,7 +104,7 @@ def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: in
 
 
 def _check_color(layout: PixelLayout) -> None:
-    if layout.samples > 1 and layout.photometric not in COLORS:
+    if layout.samples > 1 and layout.photometric not in (*COLORS, "XYB"):  # XYB: JPEG XL alone
         raise UnsupportedError(f"colors coded as {layout.photometric[:16]}; expected one of {', '.join(COLORS)}")
     is_shared = layout.photometric.startswith("YBR_FULL")
     if layout.samples > 1 and is_shared and layout.bits_allocated != 8:
@@ -114,8 +116,15 @@ def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> Num[
 
     held, promised = len(dataset[layout.keyword].value), -(-layout.frame_bits * layout.frames // 8)
     if held < promised:
+        # A file that is cut short ends within the element, which then is not there at all.
+        is_compressed = bytes(dataset[layout.keyword].value[:4]) == ITEM
         raise UnreadableError(
-            f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}; it is cut short"
+            f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}, "
+            + (
+                f"in compressed fragments, though the transfer syntax is {syntax_name(uid)}"
+                if is_compressed
+                else "and the file does not end there; size, bits or transfer syntax are others than the header says"
+            )
         )
     values, meaning = get_decoder(uid).as_array(dataset, index=index, **_options(layout), correct_unused_bits=False)
     return _trimmed(values, str(meaning["photometric_interpretation"]), layout)
@@ -180,6 +189,8 @@ def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "
     if uid in JPEG:
         values, photometric = _components(_jpeg, encoded, layout, uid)
         return _trimmed(_clipped(values, layout) if is_clipped else values, photometric, layout)
+    if uid in JPEG_XL:
+        return _by_jpeg_xl(encoded, layout, uid)
     if uid in JPEG_LS:
         # The stream knows no sign: the highest of its own bits is one, however many the header says.
         bits = min(stream.bits, layout.bits_stored)
@@ -253,6 +264,25 @@ def _jpeg_ls(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
     if END_OF_IMAGE not in encoded[-PADDING_BYTES:]:
         raise ValueError("no end of image")
     return jpegls_decode(encoded)
+
+
+def _by_jpeg_xl(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h w *c"]:
+    size = jpeg_xl_size(encoded)
+    if size != (layout.rows, layout.columns):
+        raise UnreadableError(
+            f"the stream ({syntax_name(uid)}) holds rows and columns {size}, "
+            f"the header says {(layout.rows, layout.columns)}"
+        )
+    in_rgb = replace(layout, photometric="RGB") if layout.samples > 1 else layout
+    values, photometric = _components(_jpeg_xl, encoded, in_rgb, uid)
+    is_clipped = uid != JPEG_XL[0] and not layout.is_signed
+    return _trimmed(_clipped(values, layout) if is_clipped else values, photometric, layout)
+
+
+def _jpeg_xl(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
+    from imagecodecs import jpegxl_decode
+
+    return jpegxl_decode(encoded)
 
 
 def _undecodable(uid: str) -> UnreadableError:

@@ -13,6 +13,7 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.fast_parser import (
+    ITEMS_END,
     PIXELS,
     UNDEFINED,
     Bytes,
@@ -43,6 +44,8 @@ OWN_TYPES = (b"UI", b"DS", b"IS")
 """Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
 PIXEL_DESCRIPTION = 0x0028
 """The group whose elements say how to read the pixels."""
+END_OF_STREAM = b"\xff\xd9"
+"""Ends a stream of JPEG, JPEG-LS and JPEG 2000; padding may follow."""
 READ_MORE = 16
 """How many times as much of a file is read where a part of it does not hold all that is wanted."""
 
@@ -180,6 +183,10 @@ def quick(
             return None
         except CutShort:
             more = stream.read((READ_MORE - 1) * len(content))
+            if not more and with_pixels and END_OF_STREAM in bytes(content[-4:]):
+                # Perhaps the delimiter of the fragments alone is missing.
+                content, size, with_pixels = bytes(content) + ITEMS_END + bytes(4), size + 8, False
+                continue
             if not more:
                 return None
             content = bytes(content) + more
@@ -209,6 +216,8 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
     places, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
     if not places or (tags is not None and ROWS in tags and ROWS not in places):
         raise Unusual  # an element out of order may hide all that follow
+    if last >= PIXELS and end < size and not any(tag >= FIRST_OF_PIXELS for tag in places):
+        raise Unusual  # an element out of order hides the pixels
     pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit)
     meta = FastDataset(content, of_meta, None, is_implicit=False)
     return FastDataset(content, places, meta, is_implicit=is_implicit, pixels=pixels)

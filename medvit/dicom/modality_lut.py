@@ -46,6 +46,8 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
         UnreadableError: If the rescale slope is 0 or no number, or the table is damaged.
     """
     for items in (dataset.get("ModalityLUTSequence") or ())[:1]:
+        if "LUTDescriptor" not in items and "LUTData" not in items:
+            break  # an empty item says nothing: the rescale holds
         table = lookup_table(items, is_little=is_little, is_signed=is_signed)
         kind = _term(dataset, MODALITY_LUT_TYPE, items.get("ModalityLUTType"))
         unit = _unit(dataset, kind, is_rescaled=True)

@@ -26,6 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medvit.dicom.codestream import jpeg_xl_size
 from medvit.dicom.header import load
 from medvit.dicom.pixels import decode, decode_frame, decode_frames
 from medvit.errors import UnreadableError, UnsupportedError
@@ -190,6 +191,28 @@ def test_high_throughput_jpeg_2000_equals_its_source(uid):
     assert np.array_equal(decode(encoded([stream], uid)).pixels[0], PIXELS)
 
 
+@pytest.mark.parametrize("container", [False, True])
+def test_jpeg_xl_without_loss_equals_its_source(container):
+    stream = imagecodecs.jpegxl_encode(PIXELS, lossless=True, bitspersample=12, usecontainer=container)
+    assert np.array_equal(decode(encoded([stream], "1.2.840.10008.1.2.4.110")).pixels[0], PIXELS)
+    colors = np.random.default_rng(0).integers(0, 256, (24, 16, 3)).astype(np.uint8)
+    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    stream = imagecodecs.jpegxl_encode(colors, lossless=True, usecontainer=container)
+    found = decode(encoded([stream], "1.2.840.10008.1.2.4.110", **bits, PhotometricInterpretation="RGB")).pixels
+    assert np.array_equal(found, colors.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 16), (300, 400), (256, 256), (1000, 17), (2000, 4000)])
+def test_the_size_of_a_jpeg_xl_stream_is_known_before_it_is_decoded(shape):
+    assert jpeg_xl_size(imagecodecs.jpegxl_encode(np.zeros(shape, np.uint8), lossless=True)) == shape
+
+
+def test_a_jpeg_xl_stream_of_another_size_is_refused():
+    stream = imagecodecs.jpegxl_encode(np.zeros((24, 17), np.uint16), lossless=True)
+    with pytest.raises(UnreadableError, match="rows and columns"):
+        decode(encoded([stream], "1.2.840.10008.1.2.4.110"))
+
+
 @pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.8.1", "1.2.840.10008.1.2.1.98"])
 def test_frames_that_are_deflated_or_wrapped_one_by_one_are_read(uid):
     frames = [(PIXELS + n).astype("<u2").tobytes() for n in range(3)]
@@ -209,7 +232,6 @@ def deflated(frame: bytes) -> bytes:
         ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC/H.264 High Profile"),
         ("1.2.840.10008.1.2.4.94", "JPIP Referenced"),
         ("1.2.840.10008.1.2.4.93", "JPEG 2000 Part 2"),
-        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
         ("1.2.840.113619.5.2", "1.2.840.113619.5.2"),
     ],
 )
