@@ -136,7 +136,8 @@ def meaning_of(
     if there:
         taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
         hint = f"; {_example(there)} names them" if meaning.classes and not named else ""
-        log.info("the %d label maps hold %s%s%s", len(found), _listed(there), taken, hint)
+        level = logging.WARNING if hint else logging.INFO
+        log.log(level, "the %d label maps hold %s%s%s", len(found), _listed(there), taken, hint)
     return replace(meaning, ignored=ignored)
 
 
@@ -179,9 +180,10 @@ def _unasked(totals: Counter[int], found: Sequence[MaskCounts]) -> MaskMeaning:
 
 
 def _are_edges(totals: Counter[int]) -> bool:
-    """Whether values are many, and those above black for the most part near white."""
+    """Whether values are many, or some near black and some near white, and those above black mostly near white."""
     top = max(totals)
-    if len(totals) <= MAX_LEVELS or not WHITES[0] - EDGE <= top <= WHITES[0]:
+    near_black, near_white = (any(0 < value - low < EDGE for value in totals) for low in (0, top - EDGE))
+    if not WHITES[0] - EDGE <= top <= WHITES[0] or not (len(totals) > MAX_LEVELS or (near_black and near_white)):
         return False
     bright = sum(number for value, number in totals.items() if value > EDGE)
     return sum(number for value, number in totals.items() if value >= top - EDGE) >= bright / 2

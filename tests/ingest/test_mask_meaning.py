@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_black_and_white_are_two_classes(white: int, named: tuple[str, ...]) -> 
 def test_values_that_may_mean_one_thing_or_another_are_refused(masks: list[list[int]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         meaning_of(counts(*masks))
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90, 95, 98])
+def test_a_mask_saved_as_jpeg_is_refused_or_whole(quality: int) -> None:
+    disk = (np.hypot(*(np.indices((96, 96)) - 40)) < 25).astype(np.uint8) * 255
+    stream = BytesIO()
+    Image.fromarray(disk).save(stream, "JPEG", quality=quality)
+    read = np.asarray(Image.open(stream))
+    assert len(np.unique(read)) > 2
+    with pytest.raises(DataError, match="compressed with loss"):
+        meaning_of([counted(read)])
 
 
 def test_a_mapping_names_values_in_its_order_and_merges_those_of_one_name() -> None:
