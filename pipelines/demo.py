@@ -280,11 +280,12 @@ def figures(report: Path, names: tuple[str, ...]) -> list[str]:
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     chosen = {name: metrics[name] for name in metrics if name.startswith(names)}
     undefined = float("nan")  # null in JSON, which has no word for it
+    positive = {name: one.pop("positive", "") for name, one in chosen.items()}
     estimates = {
         name: Estimate(**{part: undefined if value is None else value for part, value in one.items()})
         for name, one in chosen.items()
     }
-    return [f"  {metric_name(name):52s}{estimate}" for name, estimate in estimates.items()]
+    return [f"  {metric_name(name, positive[name]):52s}{estimate}" for name, estimate in estimates.items()]
 
 
 def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:

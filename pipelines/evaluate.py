@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from medvit.evaluation.report import (
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
 from medvit.evaluation.selection import (
     SeenPatients,
+    choose_positive,
     examples_to_show,
     probability_of_truth,
     shared_patients,
@@ -55,6 +57,8 @@ from medvit.types import Image, Prediction
 from medvit.writers.slide_maps import SlideFinding
 from medvit.wsi.locations import SlidesConfig, open_row
 
+log = logging.getLogger("medvit")
+
 MAX_EXCLUDED = 20
 """Cases that the metrics do not count which a report names."""
 
@@ -73,6 +77,8 @@ class EvaluateConfig(StageConfig):
     """Report folder to make."""
     split: Split = "test"
     """Split to measure on: train, val or test."""
+    positive: str = ""
+    """The positive one of two classes: sensitivity is of it. Unset: the worst of order, or what the model remembers."""
     seen_patients: SeenPatients = "refuse"
     """What becomes of a test split with patients that the model, or the weights it started from, has learned from:
     refuse it, leave_out their images, or keep them and tell it in the report."""
@@ -107,6 +113,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
         notes += told
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
+    config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
     evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split), run.failures)
     differences = {} if other is None else compare(evaluation, other, config)
 
@@ -116,9 +123,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     else:
         examples = telling_cases(answered, predictor, evaluation)
     write_report(run.folder, subject, evaluation, examples=examples, differences=differences)
-    _tell(evaluation.metrics, f"{config.split} split, {len(answered)} {answered.rows[0].kind}s")
-    _tell(differences, "difference from the other report")
-    run.tracker.metrics(tracked(evaluation.metrics, config.split))
+    _tell(evaluation.metrics, f"{config.split} split, {len(answered)} {answered.rows[0].kind}s", config.positive)
+    _tell(differences, "difference from the other report", config.positive)
+    run.tracker.metrics(tracked(evaluation.metrics, config.split, config.positive))
     run.keep(METRICS, HTML)
     return Report(run.folder, {name: estimate.value for name, estimate in evaluation.metrics.items()})
 
@@ -156,9 +163,11 @@ def measure(
     if model.kind == "segmentation":
         return evaluate_masks(rows, scores, model.classes, **shared)
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
-    found = evaluate_classes(rows, truth, np.stack(probabilities), model.classes, **shared)
+    positive = index_of(config.positive, model.classes)
+    found = evaluate_classes(rows, truth, np.stack(probabilities), model.classes, positive=positive, **shared)
     images, levels = answers(rows, truth, np.stack(probabilities)), levels_of(config, rows)
     drawing: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "order": config.order}
+    drawing |= {"positive": positive}
     return replace(found, breakdowns=breakdowns(rows, images, model.classes, levels, **drawing))
 
 
@@ -168,6 +177,34 @@ def notes_on_excluded(failures: Sequence[str], total: int, what: str) -> list[st
         return []
     more = [f"and {len(failures) - MAX_EXCLUDED} more, see the log"] if len(failures) > MAX_EXCLUDED else []
     return [f"{len(failures)} of {total} {what} and are excluded", *failures[:MAX_EXCLUDED], *more]
+
+
+def positive_of(
+    config: EvaluateConfig, predictor: Predictor | SlidePredictor, manifest: Manifest, notes: list[str]
+) -> str:
+    """The positive one of two classes; empty of other models. `notes` gets a line where nobody said which.
+
+    Raises:
+        ConfigError: If the one asked for is not one of two classes.
+    """
+    model = predictor.config
+    classes = () if model.kind == "segmentation" else model.classes
+    positive, told = choose_positive(
+        classes,
+        asked=config.positive,
+        worst=config.order[-1] if config.order else "",
+        model=model.positive,
+        dataset=manifest.facts.positive.get(model.label, ""),
+    )
+    for note in told:
+        log.warning("%s", note)
+    notes += told
+    return positive
+
+
+def index_of(positive: str, classes: Sequence[str]) -> int:
+    """The index of the positive one of two classes; 1 of others, which have none."""
+    return classes.index(positive) if positive else 1
 
 
 def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[AggregationLevel, ...]:
@@ -196,6 +233,7 @@ def measure_slides(
     excluded = notes_on_excluded(failures[num_before:], len(manifest), "slides could not be predicted")
     truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
     shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed, "notes": [*notes, *excluded]}
+    shared |= {"positive": index_of(config.positive, model.classes)}
     return evaluate_with_patients(rows, truth, np.stack(found), model.classes, **shared)
 
 
@@ -255,7 +293,9 @@ def compare(evaluation: Evaluation, other: MetricTable, config: EvaluateConfig) 
         "patient_id": [row.patient_id for row in evaluation.rows],
     }
     one = {name: np.array(values) for name, values in rows.items()} | dict(evaluation.columns)
-    return paired_differences(one, other, evaluation.classes, resamples=config.resamples, seed=config.seed)
+    shared: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed}
+    positive = index_of(config.positive, evaluation.classes)
+    return paired_differences(one, other, evaluation.classes, positive=positive, **shared)
 
 
 def describe(
@@ -278,6 +318,8 @@ def describe(
         "Split": f"{config.split}: {len(answered)} {answered.rows[0].kind}s of {num_patients} patients",
         "Intervals": f"{config.resamples} resamples of patients, seed {config.seed}",
     }
+    if found.positive:
+        facts["Positive class"] = found.positive
     if found.kind == "segmentation":
         facts[TOLERANCE] = surface_tolerance(config, answered)
     if config.against is not None:
@@ -307,8 +349,8 @@ def _present(values: Array | None) -> Array:
     return values
 
 
-def _tell(estimates: Mapping[str, Estimate], title: str) -> None:
+def _tell(estimates: Mapping[str, Estimate], title: str, positive: str) -> None:
     if estimates:
         print(f"\n{title}: value [95 % interval]")
         for name, estimate in estimates.items():
-            print(f"  {metric_name(name):44s} {estimate}")
+            print(f"  {metric_name(name, positive):44s} {estimate}")

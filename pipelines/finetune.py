@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.backbones import BackboneConfig
 from medvit.cards.model import write_model_card
 from medvit.config import Axis, Count
-from medvit.dataset.manifest import Manifest
+from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import ConfigError
+from medvit.evaluation.selection import choose_positive
 from medvit.hardware import resolve_device
 from medvit.heads import HeadConfig, OptionalHeadChoice
 from medvit.leakage.seen_patients import write_training_patients
@@ -48,6 +50,8 @@ from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment, AugmentConfig
 from medvit.wsi.locations import SlidesConfig
 
+log = logging.getLogger("medvit")
+
 
 class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
@@ -65,6 +69,8 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """From tokens to logits; none takes linear for classification and dense for segmentation."""
     label: str = "label"
     """Key of the manifest's labels to learn; where no image has it, masks are learned."""
+    positive: str = ""
+    """The positive one of two classes, remembered by the model: sensitivity is of it. Unset: what ingest was told."""
     crop: tuple[Count, ...] | None = None
     """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
     balance: Literal["loss", "sampler", "none"] = "loss"
@@ -167,6 +173,7 @@ class AssembledSlides:
     embedder: Embedder
     head: HeadConfig
     slides: Manifest
+    positive: str
 
     def training(self, config: FinetuneConfig, slides: Sequence[EmbeddedSlide]) -> SlideTraining:
         """The training of the heads on embedded slides.
@@ -182,6 +189,7 @@ class AssembledSlides:
             tiles=common_tiles(slides, config.slides.skip_tiles),
             classes=self.slides.facts.classes[config.label],
             label=config.label,
+            positive=self.positive,
         )
         options = (config.bags, config.optim, config.loader, config.trainer)
         return SlideTraining(model, slides, *options, config.balance, config.smoothing, config.seed)
@@ -206,7 +214,8 @@ def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     head = bag_head(config.head, config.trainer)
     slides = labeled_slides(manifest, config.label, run.failures, folds=config.bags.folds)
-    return AssembledSlides(start, embedder, head, slides)
+    positive = positive_of(config, slides.facts, slides.facts.classes[config.label])
+    return AssembledSlides(start, embedder, head, slides, positive)
 
 
 def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
@@ -273,12 +282,26 @@ def _describe(
         head=config.head or default_head,
         classes=task.classes,
         label=config.label if task.kind == "classification" else "",
+        positive=positive_of(config, task.train.facts, task.targets),
         roi=crop,
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         applies_to=config.applies_to or AppliesTo(kind=kind, modality=task.modality),
         slices=config.slices,
     )
+
+
+def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) -> str:
+    """The positive one of two classes: the one asked for, else the one that the dataset remembers; warns of none.
+
+    Raises:
+        ConfigError: If the one asked for is not one of two classes.
+    """
+    dataset = facts.positive.get(config.label, "")
+    positive, notes = choose_positive(classes, asked=config.positive, worst="", model="", dataset=dataset)
+    for note in notes:
+        log.warning("%s", note)
+    return "" if notes else positive
 
 
 def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:

@@ -6,9 +6,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from medvit import cards
 from medvit.cards import croissant, plots, write_card
@@ -24,7 +24,7 @@ from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.ingest.label_keys import LabelBy
 from medvit.ingest.label_table import LabelTable, Unmatched
-from medvit.ingest.labels import LabelFrom, classes, from_folders
+from medvit.ingest.labels import LabelFrom, classes, from_folders, positive_classes
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
 from medvit.ingest.mask_meaning import MaskClasses, MaskMeaning, MaskValues, meaning_of
 from medvit.ingest.pack_tiles import pack
@@ -50,6 +50,17 @@ from medvit.stage import Run, StageConfig, stage
 from medvit.wsi.tiling import TilesConfig
 
 log = logging.getLogger("medvit")
+
+
+def _spelled_out(value: Any) -> Any:
+    """Texts of a list in which YAML takes NULL for nothing."""
+    return ["NULL" if text is None else text for text in value] if isinstance(value, list | tuple) else value
+
+
+MissingTexts = Annotated[tuple[str, ...], BeforeValidator(_spelled_out)]
+IgnoredValues = Annotated[
+    tuple[int, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int | str) else value)
+]
 
 
 class IngestConfig(StageConfig):
@@ -79,15 +90,17 @@ class IngestConfig(StageConfig):
     """Lines about what the source does not have: refuse, or warn and skip them."""
     label_columns: tuple[str, ...] = ()
     """Columns of the table to take, in any letter case; none takes all but those that look as if they named people."""
-    label_missing: tuple[str, ...] | None = None
+    label_missing: MissingTexts | None = None
     """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     label_from: LabelFrom = "none"
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
+    positive: dict[str, str] | str = ""
+    """The positive one of two classes, as cancer, or by label, as {finding: cancer}: sensitivity is of it."""
     mask_classes: MaskClasses = ()
     """Names of the values 0, 1, 2... of label maps, or of those of a mapping, as {0: background, 255: lesion}."""
     mask_values: MaskValues = "classes"
     """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
-    mask_ignore: tuple[int, ...] = ()
+    mask_ignore: IgnoredValues = ()
     """Values of label maps that are no class: such pixels count in no loss and no metric."""
     mask_folder: tuple[str, ...] = ()
     """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
@@ -168,6 +181,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     update.tell(found)
     candidates = labeled(found, config, table)
     warn_of_identifiers(candidates, pseudonyms)
+    positive = positive_classes(candidates, config.positive)
     assigned = assign(candidates, config.splits)
 
     counts = counts_of(assigned.candidates, config, pseudonyms, found, run.folder)
@@ -198,7 +212,8 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         engine=config.engine,
     )
     masks = mask_classes(meaning.names, curated.taken.values())
-    manifest = Manifest(made, facts_of(config, prose, classes=classes(made), mask_classes=masks), run.folder)
+    facts = facts_of(config, prose, classes=classes(made), mask_classes=masks, positive=positive)
+    manifest = Manifest(made, facts, run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)
     who = crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
     if left_out:
@@ -255,6 +270,9 @@ def stored_of(
 def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tuple[Candidate, ...]:
     """The images of a source with their labels, from the table if there is one, else from folders if asked for."""
     if table is None:
+        for key in ("label_by", "label_unmatched", "label_missing", "label_columns"):
+            if getattr(config, key) != type(config).model_fields[key].default:
+                log.warning("%s is ignored: it is of a table, and labels=... names none", key)
         named = from_folders(found.candidates, config.label_from)
         return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
     if config.label_from != "none":

@@ -26,6 +26,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
             else []
         ),
         *([f"- Classes: {', '.join(classes)}"] if classes else []),
+        *([f"- Positive class: {model['positive']}"] if model.get("positive") else []),
         *([f"- Made for: `{_short(model['applies_to'])}`"] if "applies_to" in model else []),
         f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
         + (

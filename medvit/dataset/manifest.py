@@ -66,6 +66,8 @@ class Facts:
     description: str = ""
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mask_classes: tuple[str, ...] = ()
+    positive: Mapping[str, str] = field(default_factory=dict)
+    """By label key, which of two classes is the positive one."""
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
@@ -104,7 +106,7 @@ class Manifest:
         ordered = sorted(self.rows, key=lambda row: row.image_id)
         metadata = {
             "medvit_schema": str(SCHEMA_VERSION),
-            "medvit_facts": json.dumps(asdict(self.facts), sort_keys=True),
+            "medvit_facts": _said_facts(self.facts),
         }
         schema = _SCHEMA.with_metadata(metadata)
         path = self.folder / FILE_NAME
@@ -122,8 +124,7 @@ class Manifest:
     def hash(self) -> str:
         """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
         lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
-        facts = json.dumps(asdict(self.facts), sort_keys=True)
-        return hashlib.sha256("\n".join([facts, *lines]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([_said_facts(self.facts), *lines]).encode()).hexdigest()
 
     def filter(self, keep: Callable[[Row], bool]) -> Manifest:
         """The rows for which `keep` is true."""
@@ -194,6 +195,12 @@ def _damaged(folder: Path) -> DataError:
 def _line(row: Row) -> dict[str, Any]:
     fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     return fields | {name: sorted(getattr(row, name).items()) for name in ("labels", "attributes")}
+
+
+def _said_facts(facts: Facts) -> str:
+    """Facts without those of later schemas that say nothing, so that a dataset keeps its hash."""
+    tree = asdict(facts)
+    return json.dumps({key: value for key, value in tree.items() if key != "positive" or value}, sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:

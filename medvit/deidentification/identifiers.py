@@ -97,14 +97,14 @@ FILE, SPLIT, PATIENT = "file", "split", "patient"
 
 _PERSONAL = re.compile(
     r".*name.*|(patient|person|case|study|accession|medical_record)[ _]?(id|number|nr|no)?|mrn|ssn|.*birth.*|dob|"
-    r".*date.*|address|phone|e?-?mail|comments?|notes?",
+    r".*instance[ _]?uid|(study|series)[ _]?uid|.*date.*|address|phone|e?-?mail|comments?|notes?",
     re.IGNORECASE,
 )
 
 
 def is_personal(column: str) -> bool:
     """Whether the name of a column says that its cells identify patients or name their files."""
-    return column in (PATIENT, FILE) or _PERSONAL.fullmatch(column) is not None
+    return column.casefold() in (PATIENT, FILE) or _PERSONAL.fullmatch(column) is not None
 
 
 MIN_SUBSTRING = 5

@@ -62,3 +62,5 @@ class Evaluation:
     columns: Mapping[str, Float[Array, "n"]]
     notes: tuple[str, ...] = ()
     breakdowns: tuple[Breakdown, ...] = ()
+    positive: str = ""
+    """Of two classes, the one that sensitivity, specificity and average precision are of."""

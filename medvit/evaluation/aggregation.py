@@ -5,8 +5,8 @@ What is decided is rarely decided by one photograph. The functions are these:
 - An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image that does
   not say its eye is an eye of its own.
 - A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye where
-  classes are ordered: by the config, or of two classes the second being the finding, or grades that are numbers. The
-  worst eye is that of the highest expected class. Otherwise they have the mean over eyes.
+  classes are ordered: by the config, or of two classes the positive one being the finding, or grades that are numbers.
+  The worst eye is that of the highest expected class. Otherwise they have the mean over eyes.
 - The truth of each is the worst of its images where classes are ordered; otherwise images must agree, and what does not
   is left out.
 
@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -126,10 +126,11 @@ def breakdowns(
     resamples: int,
     seed: int,
     order: Sequence[str] = (),
+    positive: int = 1,
 ) -> tuple[Breakdown, ...]:
     """Metrics with intervals by level, by quality where images have a score, and by uncertainty.
 
-    `order` names all classes from harmless to worst.
+    `order` names all classes from harmless to worst, `positive` is the index of one of two classes.
 
     Raises:
         ConfigError: If it names others.
@@ -137,7 +138,7 @@ def breakdowns(
 
     def line(name: str, part: Answers) -> MetricRow:
         estimates = bootstrap(
-            lambda drawn: classification_metrics(part.truth[drawn], part.probabilities[drawn], classes),
+            lambda drawn: classification_metrics(part.truth[drawn], part.probabilities[drawn], classes, positive),
             part.patients,
             resamples=resamples,
             seed=seed,
@@ -147,7 +148,8 @@ def breakdowns(
     found = []
     if len(levels) > 1:
         ordered = bool(order) or are_ordered(classes)
-        rank = ranks(classes, order or classes)
+        from_harmless = (classes[1 - positive], classes[positive]) if len(classes) == 2 else classes
+        rank = ranks(classes, order or from_harmless)
         parts = {level: at_level(images, level, is_ordered=ordered, rank=rank) for level in levels}
         lines = tuple(line(*part) for part in parts.items() if len(part[1]))
         found.append(Breakdown("By level", _rule(ordered), lines))
@@ -210,17 +212,18 @@ def evaluate_with_patients(
     resamples: int,
     seed: int,
     notes: Sequence[str] = (),
+    positive: int = 1,
 ) -> Evaluation:
     """All metrics of classification of images and, where a patient has several, of patients under `patient_...`."""
-    images = evaluate_classes(rows, truth, probabilities, classes, resamples=resamples, seed=seed, notes=notes)
+    shared: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    images = evaluate_classes(rows, truth, probabilities, classes, notes=notes, positive=positive, **shared)
     patients, num_patients = of_patients(answers(rows, truth, probabilities)), len({row.patient_id for row in rows})
     if num_patients == len(rows) or not len(patients):
         return images
     estimates: Mapping[str, Estimate] = bootstrap(
-        lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes),
+        lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes, positive),
         patients.patients,
-        resamples=resamples,
-        seed=seed,
+        **shared,
     )
     told = [f"{len(patients)} patients: each has the mean of the probabilities of its images"]
     if num_mixed := num_patients - len(patients):

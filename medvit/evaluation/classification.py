@@ -29,30 +29,33 @@ def evaluate_classes(
     resamples: int,
     seed: int,
     notes: Sequence[str] = (),
+    positive: int = 1,
 ) -> Evaluation:
-    """All metrics of classification with intervals over patients."""
+    """All metrics of classification with intervals over patients; `positive` is the index of one of two classes."""
     estimates = bootstrap(
-        lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes),
+        lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
         [row.patient_id for row in rows],
         resamples=resamples,
         seed=seed,
     )
     columns = {"truth": truth} | {f"p.{name}": probabilities[:, index] for index, name in enumerate(classes)}
-    return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes))
+    named = classes[positive] if len(classes) == 2 else ""
+    return Evaluation("classification", classes, tuple(rows), estimates, columns, tuple(notes), positive=named)
 
 
 def classification_metrics(
-    truth: Int[Array, "n"], probabilities: Float[Array, "n l"], classes: Sequence[str]
+    truth: Int[Array, "n"], probabilities: Float[Array, "n l"], classes: Sequence[str], positive: int = 1
 ) -> dict[str, float]:
     """Named metrics of class indices and probabilities.
 
-    `auroc` and `average_precision` are those of class 1 where there are two classes, else the mean over the classes of
-    one against the rest (as MedMNIST's evaluator has it). `kappa_quadratic` is given for classes that are numbers.
+    `auroc`, `average_precision`, `sensitivity` and `specificity` are those of the class `positive` where there are two
+    classes; else the first two are the mean over the classes of one against the rest (as MedMNIST's evaluator has it).
+    `kappa_quadratic` is given for classes that are numbers.
     A mean over the classes is undefined where that of one class is: it always is of the same classes.
     The class an image is given is the most probable one: of two, the one above 0.5.
     """
     chosen = probabilities.argmax(axis=1)
-    positives = [1] if len(classes) == 2 else range(len(classes))
+    positives = [positive] if len(classes) == 2 else range(len(classes))
     areas = [auroc(truth == index, probabilities[:, index]) for index in positives]
     precisions = [average_precision(truth == index, probabilities[:, index]) for index in positives]
     counts = confusion_matrix(truth, chosen, len(classes))
@@ -67,7 +70,7 @@ def classification_metrics(
         "ece": expected_calibration_error(truth, probabilities),
     }
     if len(classes) == 2:
-        return found | {"sensitivity": float(recalls[1]), "specificity": float(recalls[0])}
+        return found | {"sensitivity": float(recalls[positive]), "specificity": float(recalls[1 - positive])}
     if all(name.lstrip("-").isdigit() for name in classes):
         found["kappa_quadratic"] = quadratic_kappa(counts, [int(name) for name in classes])
     for metric, values in (("auroc", areas), ("sensitivity", recalls), ("specificity", rejections)):

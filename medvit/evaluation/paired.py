@@ -18,7 +18,7 @@ MetricTable = Mapping[str, Array]
 
 
 def paired_differences(
-    one: MetricTable, other: MetricTable, classes: Sequence[str], *, resamples: int, seed: int
+    one: MetricTable, other: MetricTable, classes: Sequence[str], *, resamples: int, seed: int, positive: int = 1
 ) -> dict[str, Estimate]:
     """Metrics of `one` minus those of `other`, on the images that both predict.
 
@@ -38,14 +38,15 @@ def paired_differences(
     patients = [str(patient) for patient in one["patient_id"][mine]]
 
     def difference(drawn: Array) -> dict[str, float]:
-        first, second = _metrics(one, mine[drawn], classes), _metrics(other, theirs[drawn], classes)
+        first = _metrics(one, mine[drawn], classes, positive)
+        second = _metrics(other, theirs[drawn], classes, positive)
         return {name: first[name] - second[name] for name in first}
 
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
 
 
-def _metrics(table: MetricTable, indices: Array, classes: Sequence[str]) -> dict[str, float]:
+def _metrics(table: MetricTable, indices: Array, classes: Sequence[str], positive: int) -> dict[str, float]:
     if "truth" in table:
         probabilities = np.stack([table[f"p.{name}"][indices] for name in classes], axis=1)
-        return classification_metrics(table["truth"][indices].astype(int), probabilities, classes)
+        return classification_metrics(table["truth"][indices].astype(int), probabilities, classes, positive)
     return mask_metrics({name: values[indices] for name, values in table.items()})

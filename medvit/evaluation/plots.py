@@ -21,7 +21,7 @@ MAX_CURVES = 10
 
 
 def roc_figure(evaluation: Evaluation) -> Figure:
-    """ROC curves, of class 1 where there are two, with their areas."""
+    """ROC curves, of the positive class where there are two, with their areas."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -33,7 +33,7 @@ def roc_figure(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall_figure(evaluation: Evaluation) -> Figure:
-    """Precision against recall, of class 1 where there are two."""
+    """Precision against recall, of the positive class where there are two."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -160,7 +160,9 @@ def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Ar
 
 def _shown(evaluation: Evaluation) -> list[tuple[int, str]]:
     classes = list(enumerate(evaluation.classes))
-    return classes[1:] if len(classes) == 2 else classes[:MAX_CURVES]
+    if len(classes) == 2:
+        return [one for one in classes if one[1] == evaluation.positive] or classes[1:]
+    return classes[:MAX_CURVES]
 
 
 def _square() -> tuple[Figure, Axes]:

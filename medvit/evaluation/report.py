@@ -17,6 +17,7 @@ from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
 from medvit.evaluation.aggregation import PREFIX
 from medvit.evaluation.paired import MetricTable
+from medvit.evaluation.selection import is_of_positive
 from medvit.files.atomic import write_text
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
@@ -41,7 +42,8 @@ NAMES = {
 
 MEANINGS = {
     "auroc": "AUROC: chance that a case scores above a control; of several classes, the mean of one against the rest.",
-    "sensitivity": "Sensitivity, specificity, F1 and accuracy: of the most probable class; of two, the one above 0.5.",
+    "sensitivity": "Sensitivity, specificity, F1 and accuracy: of the most probable class; of two, the one above 0.5. "
+    "Sensitivity is the share of the positive class that is found, specificity that of the other class.",
     "kappa_quadratic": "Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
     "ece": "Expected calibration error: how far probabilities are from frequencies on average; 0 is best.",
     "brier": "Brier score: squared distance of the probabilities from the truth; 0 is best, 2 worst.",
@@ -100,15 +102,19 @@ def write_report(
     differences: Mapping[str, Estimate] | None = None,
 ) -> None:
     """Writes `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
-    metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics)}
+    positive = evaluation.positive
+    metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {
         "counts": {"images": len(evaluation.rows), "patients": len({row.patient_id for row in evaluation.rows})}
     }
     metrics |= {"facts": dict(subject.facts), "notes": list(evaluation.notes), "classes": list(evaluation.classes)}
+    if positive:
+        metrics["positive"] = positive
     if differences:
-        metrics["differences"] = _plain(differences)
+        metrics["differences"] = _plain(differences, positive)
     if evaluation.breakdowns:
-        metrics["breakdowns"] = {one.title: [_line(line) for line in one.lines] for one in evaluation.breakdowns}
+        found = evaluation.breakdowns
+        metrics["breakdowns"] = {one.title: [_line(line, positive) for line in one.lines] for one in found}
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
@@ -144,10 +150,11 @@ def page(
     subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> Document:
     """The report as one page."""
+    positive, title = evaluation.positive, "Difference from the other report"
     sections = [
-        _metric_tables("Results", evaluation.metrics, "value [95 % interval]"),
-        *([_metric_tables("Difference from the other report", differences, "this - other")] if differences else []),
-        *map(_breakdown, evaluation.breakdowns),
+        _metric_tables("Results", evaluation.metrics, "value [95 % interval]", positive),
+        *([_metric_tables(title, differences, "this - other", positive)] if differences else []),
+        *(_breakdown(one, positive) for one in evaluation.breakdowns),
         _figures("Curves", _pictures(evaluation)),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
         Section("What to know", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
@@ -155,12 +162,13 @@ def page(
     return Document(subject.title, subject.warning, sections, "warning", subject.facts)
 
 
-def metric_name(name: str) -> str:
-    """A metric in words: `dice.liver` is "Dice, liver"."""
+def metric_name(name: str, positive: str = "") -> str:
+    """A metric in words: `dice.liver` is "Dice, liver", and with the positive class where it is of one of two."""
     metric, _, part = name.partition(".")
     own = metric.removeprefix(PREFIX)
     of_patients = ", of patients" if own != metric else ""
-    return NAMES.get(own, own) + of_patients + (f", {part}" if part else "")
+    of_class = f" (positive: {positive})" if positive and is_of_positive(name) else ""
+    return NAMES.get(own, own) + of_patients + (f", {part}" if part else "") + of_class
 
 
 def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
@@ -177,10 +185,11 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
     ]
 
 
-def _plain(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    """Numbers for JSON, which has no word for one that is not defined."""
+def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
+    """Numbers for JSON, which has no word for one that is not defined, with the class that they are of."""
     return {
         name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
+        | ({"positive": positive} if positive and is_of_positive(name) else {})
         for name, estimate in metrics.items()
     }
 
@@ -197,10 +206,10 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
     ]
 
 
-def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> Section:
+def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, positive: str) -> Section:
     """What holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
-    lines = [[metric_name(name), str(estimate)] for name, estimate in overall.items()]
+    lines = [[metric_name(name, positive), str(estimate)] for name, estimate in overall.items()]
     tables = [Table(["metric", head], lines)] if overall else []
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
@@ -210,19 +219,19 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str) -> Se
     return Section(title, tables)
 
 
-def _line(line: MetricRow) -> dict[str, object]:
+def _line(line: MetricRow, positive: str) -> dict[str, object]:
     counts = {"items": line.num_items, "patients": line.num_patients}
-    return {"name": line.name, **counts, "metrics": _plain(line.metrics)}
+    return {"name": line.name, **counts, "metrics": _plain(line.metrics, positive)}
 
 
-def _breakdown(breakdown: Breakdown) -> Section:
+def _breakdown(breakdown: Breakdown, positive: str) -> Section:
     """A line a part, with the metrics of `SHOWN_IN_PARTS`."""
     known = {name: None for line in breakdown.lines for name in line.metrics if name in SHOWN_IN_PARTS}
     lines = [
         [line.name, line.num_items, line.num_patients, *(str(line.metrics[name]) for name in known)]
         for line in breakdown.lines
     ]
-    table = Table(["", "number", "patients", *map(metric_name, known)], lines)
+    table = Table(["", "number", "patients", *(metric_name(name, positive) for name in known)], lines)
     return Section(breakdown.title, [breakdown.note, table])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
-from medvit.errors import DataError
+from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Estimate, Evaluation
+from medvit.evaluation.aggregation import PREFIX
 from medvit.evaluation.segmentation import Unit
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig
@@ -97,8 +98,47 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
     )
 
 
-def tracked(metrics: Mapping[str, Estimate], split: Split) -> dict[str, float]:
-    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`."""
+OF_POSITIVE = ("average_precision", "sensitivity", "specificity")
+"""Metrics that say another thing of the one of two classes than of the other."""
+
+
+def is_of_positive(name: str) -> bool:
+    """Whether a metric, of images or of patients, is that of the positive one of two classes."""
+    return name.removeprefix(PREFIX) in OF_POSITIVE
+
+
+def choose_positive(
+    classes: Sequence[str], *, asked: str, worst: str, model: str, dataset: str
+) -> tuple[str, list[str]]:
+    """Return which of two classes is positive, and a note where nobody said; empty of other numbers of classes.
+
+    That is what the user `asked` for, else the `worst` of an order, else what the `model` or the `dataset` remembers.
+
+    Raises:
+        ConfigError: If there are not two classes, or none of this name, or order and positive differ.
+    """
+    if asked and (len(classes) != 2 or asked not in classes):
+        raise ConfigError(f"positive={asked} is not one of two classes; the model has {', '.join(classes)}")
+    if len(classes) != 2:
+        return "", []
+    if asked and worst in classes and worst != asked:
+        raise ConfigError(f"positive={asked}, and order says that {worst} is the worst; give one of them")
+    said = [name for name in (asked, worst, model, dataset) if name in classes]
+    if said:
+        return said[0], []
+    last = classes[1]
+    return last, [
+        f"nobody said which class is positive: sensitivity, specificity and average precision are those of {last}, the "
+        f"last of the classes; positive={classes[0]} gives those of the other"
+    ]
+
+
+def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
+    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`.
+
+    What is of the positive one of two classes has its name: `test.sensitivity.cancer`.
+    """
+    metrics = {f"{name}.{positive}" if positive and is_of_positive(name) else name: e for name, e in metrics.items()}
     parts = {"": "value", ".low": "low", ".high": "high"}
     found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
     return {name: value for name, value in found.items() if np.isfinite(value)}

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medvit.errors import DataError
 from medvit.ingest.label_cells import composed, look_alikes
 from medvit.records import SPLIT_NAMES, Candidate, Row
 
@@ -66,6 +67,30 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
         for key, name in row.labels.items():
             found[key].add(name)
     return {key: _ordered(found[key]) for key in sorted(found)}
+
+
+def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | str) -> dict[str, str]:
+    """Return the positive class of labels: as `said` by label key, or of the one label that has a class of this name.
+
+    Raises:
+        DataError: If no label or several have the class, or a label has more than two classes.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for candidate in candidates:
+        for key, name in candidate.labels.items():
+            found[key].add(name)
+    if isinstance(said, str):
+        keys = [key for key, names in sorted(found.items()) if said in names]
+        if said and len(keys) != 1:
+            has = f"{len(keys)} labels have such a class ({', '.join(keys)})" if keys else "no label has such a class"
+            raise DataError(f"positive={said}: {has}; a mapping names the label, as in positive={{LABEL: {said}}}")
+        said = dict.fromkeys(keys, said) if said else {}
+    for key, name in said.items():
+        names = found.get(key, set()) | {name}
+        if key not in found or len(names) > 2:
+            has = f"it has {', '.join(_ordered(found[key]))}" if key in found else f"found {', '.join(sorted(found))}"
+            raise DataError(f"positive names {name!r} of the label {key!r}; expected one of two classes: {has}")
+    return dict(said)
 
 
 def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:

@@ -67,6 +67,7 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
         description="united: " + ", ".join(part.facts.name for part in parts),
         classes={key: names for part in parts for key, names in _classes(part, keys).items()},
         mask_classes=masks,
+        positive=_positive(parts, keys),
     )
     manifest = Manifest(tuple(sorted(rows, key=lambda row: row.image_id)), facts, folder)
     return Merged(manifest, tuple(Quarantined(image, LEAKAGE, reason, 1) for image, reason in sorted(left_out.items())))
@@ -126,6 +127,15 @@ def _labels(labels: Mapping[str, str], dataset: str, ambiguous: set[str]) -> dic
 def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
     found = part.facts.classes
     return {f"{part.facts.name}.{key}" if key in ambiguous else key: tuple(names) for key, names in found.items()}
+
+
+def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
+    """The positive class of each label, where datasets that say one agree."""
+    found: dict[str, set[str]] = {}
+    for part in parts:
+        for key, name in part.facts.positive.items():
+            found.setdefault(f"{part.facts.name}.{key}" if key in ambiguous else key, set()).add(name)
+    return {key: names.pop() for key, names in found.items() if len(names) == 1}
 
 
 def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:

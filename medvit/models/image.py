@@ -49,6 +49,8 @@ class ModelConfig(Config):
     """Names of the classes in the order of the logits; of a segmentation, the first is the background."""
     label: str = ""
     """Of a classification: the key of the manifest's labels it predicts."""
+    positive: str = ""
+    """Of two classes, the one that sensitivity and specificity are of; empty if nobody said."""
     roi: tuple[Count, ...] | None = None
     """Pixels or voxels of one step of the sliding window, the size trained on; none takes the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)

@@ -79,6 +79,8 @@ class SlideModelConfig(Config):
     """Names of the classes in the order of the logits."""
     label: str
     """The key of the manifest's labels it predicts."""
+    positive: str = ""
+    """Of two classes, the one that sensitivity and specificity are of; empty if nobody said."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
     """Which series of a study it is for."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -176,3 +177,15 @@ def test_rows_are_written_in_groups_and_come_back_in_order(tmp_path: Path, monke
     assert pq.ParquetFile(tmp_path / FILE_NAME).num_row_groups == 3
     assert [one.image_id for one in Manifest.read(tmp_path)] == [f"i-{number:02d}" for number in range(25)]
     assert Facts.of_dataset(tmp_path) == Facts("x")
+
+
+def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remembers_it(tmp_path: Path) -> None:
+    plain = Manifest((FULL,), FACTS, tmp_path)
+    told = replace(plain, facts=replace(FACTS, positive={"label": "yes"}))
+    told.write()
+    assert Facts.of_dataset(tmp_path).positive == {"label": "yes"}
+    assert told.hash != plain.hash
+    lines = json.dumps({key: value for key, value in asdict(FACTS).items() if key != "positive"}, sort_keys=True)
+    plain.write()
+    metadata = pq.read_schema(tmp_path / FILE_NAME).metadata
+    assert metadata[b"medvit_facts"].decode() == lines

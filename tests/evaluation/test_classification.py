@@ -67,3 +67,13 @@ def test_a_class_that_a_resample_does_not_draw_leaves_the_interval_to_the_others
     rows = [Row(f"i{n}", f"p{n}", "", "", "", "image", "d", "test", (1, 8, 8), "uint8", "0") for n in range(10)]
     found = evaluate_classes(rows, truth, probabilities, ("no", "yes"), resamples=200, seed=0).metrics["auroc"]
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_positive_class_is_a_name_and_not_a_place_in_the_alphabet() -> None:
+    generator = np.random.default_rng(0)
+    truth, scores = generator.integers(0, 2, 60), generator.random(60)
+    first = classification_metrics(truth, np.stack([scores, 1 - scores], axis=1), ["cancer", "normal"], 0)
+    turned = classification_metrics(1 - truth, np.stack([1 - scores, scores], axis=1), ["normal", "cancer"], 1)
+    assert first == pytest.approx(turned, abs=1e-12)
+    other = classification_metrics(truth, np.stack([scores, 1 - scores], axis=1), ["cancer", "normal"], 1)
+    assert (first["sensitivity"], first["specificity"]) == (other["specificity"], other["sensitivity"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -15,7 +16,9 @@ from pydicom import dcmread
 
 import pipelines.ingest as stage
 from medvit import phantoms
+from medvit.deidentification.identifiers import is_personal
 from medvit.errors import ConfigError, DataError
+from medvit.ingest.label_cells import MISSING
 from medvit.ingest.label_keys import COLUMNS, LabelBy, find_columns, nearest
 from medvit.ingest.label_table import LabelTable
 from medvit.ingest.scan import scan
@@ -211,3 +214,21 @@ def test_a_whole_cohort_goes_into_test(candidate: Make) -> None:
 def test_columns_are_found_however_they_are_spelled(columns: list[str]) -> None:
     assert find_columns(columns, COLUMNS["patient"]) == columns[:1]
     assert nearest(["x", "Pat ID"], COLUMNS["patient"]) == "Pat ID"
+
+
+@pytest.mark.parametrize("column", sorted({name for names in COLUMNS.values() for name in names} - {"study", "series"}))
+def test_a_column_that_identifies_is_called_personal_in_any_letter_case(column: str) -> None:
+    assert is_personal(column)
+    assert is_personal(column.upper())
+
+
+def test_the_advice_on_missing_texts_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n")
+    with pytest.raises(DataError, match="may be a class or mean missing") as refused:
+        LabelTable.read(path)
+    (advice,) = re.findall(r"label_missing=\[.*?\]", str(refused.value))
+    options = [f"source={tmp_path}", f"dataset={tmp_path.parent / 'out'}", advice, "mask_ignore=255"]
+    config = IngestConfig.load(None, options)
+    assert config.label_missing == (*MISSING, "None")
+    assert config.mask_ignore == (255,)
+    assert [line.cells["grade"] for line in LabelTable.read(path, missing=config.label_missing).lines] == ["", "1", "2"]

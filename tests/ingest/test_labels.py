@@ -7,7 +7,8 @@ from itertools import permutations
 
 import pytest
 
-from medvit.ingest.labels import _ordered, classes, from_folders
+from medvit.errors import DataError
+from medvit.ingest.labels import _ordered, classes, from_folders, positive_classes
 from medvit.records import Candidate, Row
 
 Make = Callable[..., Candidate]
@@ -81,3 +82,18 @@ def test_classes_are_ordered_by_number_or_by_alphabet() -> None:
 def test_the_order_of_classes_does_not_hang_on_the_order_of_rows(names: tuple[str, ...]) -> None:
     found = {_ordered(order) for order in permutations(names)}
     assert found == {tuple(sorted(names))}
+
+
+def test_a_positive_class_is_found_in_its_label(candidate: Make) -> None:
+    images = [candidate("a", labels={"finding": "cancer", "grade": "1"}), candidate("b", labels={"finding": "normal"})]
+    images.append(candidate("c", labels={"grade": "2", "side": "cancer"}))
+    assert positive_classes(images[:2], "cancer") == positive_classes(images, {"finding": "cancer"})
+    assert positive_classes(images, "") == {}
+    for said, message in (
+        ("cancer", r"2 labels have such a class \(finding, side\)"),
+        ("tumor", "no label has such a class"),
+        ({"stage": "1"}, "'1' of the label 'stage'; expected one of two classes: found finding, grade, side"),
+        ({"finding": "tumor"}, "expected one of two classes: it has cancer, normal"),
+    ):
+        with pytest.raises(DataError, match=message):
+            positive_classes(images, said)

@@ -134,6 +134,28 @@ def test_a_classification_is_measured_and_its_telling_cases_are_shown(
     assert np.array(table["p.normal"]) + np.array(table["p.effusion"]) == pytest.approx(np.ones(6))
 
 
+def test_numbers_of_one_of_two_classes_say_which_and_warn_where_nobody_said(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, dataset = make_checkpoint(kind="classification"), make_dataset()
+    first, second = CLASSES["classification"]
+    reports = [
+        run(tmp_path, checkpoint, dataset, output=tmp_path / f"report-{name}", positive=name) for name in ("", first)
+    ]
+    shown = capsys.readouterr().out
+    for report, name in zip(reports, (second, first), strict=True):
+        assert f"Sensitivity (positive: {name})" in shown
+        assert f"Sensitivity (positive: {name})" in page(report)
+        assert saved(report)["positive"] == saved(report)["metrics"]["sensitivity"]["positive"] == name
+    assert "nobody said which class is positive" in page(reports[0])
+    assert "nobody said which class is positive" not in page(reports[1])
+    one, other = (saved(report)["metrics"] for report in reports)
+    assert one["sensitivity"]["value"] == other["specificity"]["value"]
+    remembered = replace(Manifest.read(dataset).facts, positive={"finding": first})
+    replace(Manifest.read(dataset), facts=remembered).write()
+    assert saved(run(tmp_path, checkpoint, dataset))["positive"] == first
+
+
 def test_an_image_that_cannot_be_read_is_left_out_and_told(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:

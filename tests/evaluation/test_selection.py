@@ -1,0 +1,53 @@
+"""Which of two classes is positive is what somebody said, and a note where nobody did."""
+
+from __future__ import annotations
+
+import pytest
+
+from medvit.errors import ConfigError
+from medvit.evaluation import Estimate
+from medvit.evaluation.report import metric_name
+from medvit.evaluation.selection import choose_positive, tracked
+
+CLASSES = ("cancer", "normal")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"asked": "cancer", "model": "normal", "dataset": "normal"}, "cancer"),
+        ({"worst": "cancer", "model": "normal"}, "cancer"),
+        ({"model": "cancer", "dataset": "normal"}, "cancer"),
+        ({"dataset": "cancer"}, "cancer"),
+    ],
+)
+def test_who_said_it_last_decides(said: dict[str, str], expected: str) -> None:
+    nothing = dict.fromkeys(("asked", "worst", "model", "dataset"), "")
+    assert choose_positive(CLASSES, **(nothing | said)) == (expected, [])
+
+
+def test_where_nobody_said_the_last_is_taken_with_a_note() -> None:
+    positive, (note,) = choose_positive(CLASSES, asked="", worst="", model="", dataset="")
+    assert positive == "normal"
+    assert "those of normal" in note
+    assert "positive=cancer" in note
+
+
+@pytest.mark.parametrize(("classes", "asked"), [(CLASSES, "tumor"), (("a", "b", "c"), "a"), ((), "a")])
+def test_what_is_not_one_of_two_classes_is_refused(classes: tuple[str, ...], asked: str) -> None:
+    with pytest.raises(ConfigError, match=f"positive={asked} is not one of two classes"):
+        choose_positive(classes, asked=asked, worst="", model="", dataset="")
+
+
+def test_an_order_that_says_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match="order says that normal is the worst"):
+        choose_positive(CLASSES, asked="cancer", worst="normal", model="", dataset="")
+
+
+def test_numbers_of_one_of_two_classes_bear_its_name() -> None:
+    one = Estimate(0.5, 0.4, 0.6)
+    found = tracked({"sensitivity": one, "patient_specificity": one, "auroc": one}, "test", "cancer")
+    assert found.keys() >= {"test.sensitivity.cancer", "test.sensitivity.cancer.low", "test.patient_specificity.cancer"}
+    assert "test.auroc" in found
+    assert metric_name("patient_sensitivity", "cancer") == "Sensitivity, of patients (positive: cancer)"
+    assert metric_name("auroc", "cancer") == "AUROC"
