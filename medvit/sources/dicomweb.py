@@ -14,9 +14,10 @@ from urllib.parse import quote
 from medvit.errors import ConfigError, SourceError
 from medvit.sources.failures import CutShortError, NotThereError
 from medvit.sources.http import explained, session
-from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, matches
+from medvit.sources.intake import MAX_RESULTS, Intake, RemoteSeries, RemoteStudy, matches
 from medvit.sources.multipart import boundary_of, split
 from medvit.sources.options import Query, RetrieveConfig
+from medvit.sources.punctual import chunks
 from medvit.sources.transfer import ServerSource
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 """Results asked for at once; a server may give fewer."""
-CHUNK_BYTES = 2**20
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
 
@@ -124,6 +124,8 @@ class DicomWeb:
             found |= {_key(one): one for one in page}
             if len(found) == before:
                 return list(found.values())
+            if len(found) > MAX_RESULTS:
+                raise SourceError(f"the server gives more than {MAX_RESULTS} results to one search; narrow the query")
 
     def _stream(self, url: str, intake: Intake) -> None:
         with explained(self._root), intake.dropping_halves():
@@ -132,16 +134,16 @@ class DicomWeb:
                 response.raise_for_status()
                 content_type = response.headers.get("Content-Type", "")
                 boundary = boundary_of(content_type)
-                chunks = response.iter_content(CHUNK_BYTES)
+                body = chunks(response, self._timeout_s)
                 if boundary is not None:
-                    split(chunks, boundary, intake)
+                    split(body, boundary, intake)
                 elif (
                     content_type.startswith("application/dicom")
                     and "json" not in content_type
                     and "xml" not in content_type
                 ):
                     intake.begin()  # some servers send a single instance bare
-                    for chunk in chunks:
+                    for chunk in body:
                         intake.write(chunk)
                     intake.end()
                 else:

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from medvit.errors import ConfigError, MedvitError, SourceError
 from medvit.sources.failures import CutShortError, NotThereError, UnreachableError
 from medvit.sources.options import AuthConfig, RetrieveConfig
+from medvit.sources.punctual import PunctualAdapter, hold
 
 log = logging.getLogger("medvit")
 
@@ -38,7 +38,16 @@ class _Bearer(AuthBase):
 
 
 class _Session(requests.Session):
-    """A session whose authorities are not replaced by those an environment variable names."""
+    """A session whose authorities are not replaced by those an environment variable names, and whose answers end."""
+
+    timeout_s: float
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        is_streamed = bool(options.pop("stream", False))
+        response = super().send(request, stream=True, **options)
+        if not is_streamed:
+            hold(response, self.timeout_s)
+        return response
 
     def merge_environment_settings(self, url: Any, *settings: Any) -> Any:
         merged: dict[str, Any] = dict(super().merge_environment_settings(url, *settings))
@@ -54,9 +63,9 @@ def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
     """
     options.tls.check()
     with _Session() as http:
-        http.max_redirects = MAX_REDIRECTS
+        http.max_redirects, http.timeout_s = MAX_REDIRECTS, options.timeout_s
         for scheme in ("http://", "https://"):
-            http.mount(scheme, HTTPAdapter(pool_maxsize=options.concurrency, max_retries=0))
+            http.mount(scheme, PunctualAdapter(pool_maxsize=options.concurrency, max_retries=0))
         tls = options.tls
         if tls.ca is not None:
             http.verify = str(tls.ca)

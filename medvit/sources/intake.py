@@ -10,13 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from medvit.errors import SourceError
 from medvit.sources.failures import CutShortError, StoppedError
 from medvit.sources.options import Query
-from medvit.sources.spool import Spool, SpooledFile
+from medvit.sources.spool import GIB, Spool, SpooledFile
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+
+MAX_INSTANCE_GIB = 64
+"""Largest file of an instance: a whole slide at 20 times the size of those in use."""
+MAX_RESULTS = 2_000_000
+"""Results of one search; a server that goes on has no end."""
+MAX_STRANGE = 100
+"""Instances that nobody asked for, above the number of those of the series, until an answer counts as endless."""
 
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
@@ -51,6 +59,8 @@ class RemoteSeries:
     uid: str = field(repr=False)
     instances: tuple[str, ...] = field(repr=False)
     classes: tuple[str, ...] = ()
+    patients: frozenset[str] = field(default=frozenset(), repr=False)
+    """PatientIDs that the server gave for the study; empty where it gave none, so that any is taken."""
 
 
 class Intake:
@@ -73,6 +83,9 @@ class Intake:
         self._part: SpooledFile | None = None
         self.failure: Exception | None = None
         """Why an instance could not be kept that a server has sent: a full disk, or a limit."""
+        self.objection = ""
+        """What was wrong with an instance that came under the UID of one that was asked for, and was not kept."""
+        self._num_strange = 0
 
     def begin(self) -> None:
         """An instance begins."""
@@ -89,20 +102,44 @@ class Intake:
             raise StoppedError
         assert self._part is not None, "begin comes first"
         self._part.write(content)
+        if self._part.num_bytes > MAX_INSTANCE_GIB * GIB:
+            raise SourceError(f"the server sends an instance of more than {MAX_INSTANCE_GIB} GiB, as no image has")
 
     def end(self) -> None:
         """It is whole.
 
         Raises:
-            CutShortError: If it is no DICOM file.
+            CutShortError: If it is no DICOM file, or too many came that were not asked for.
         """
         assert self._part is not None, "begin comes first"
-        uid = instance_of(self._part)
-        if uid in self._missing:
-            self._part.keep(file_name(self._series, uid))
-            self._missing.discard(uid)
-            self._arrived(1)
+        header = header_of(self._part)
+        if header.instance in self._missing:
+            objection = self._objection(header)
+            self.objection = self.objection or objection
+            if not objection:
+                self._part.keep(file_name(self._series, header.instance))
+                self._missing.discard(header.instance)
+                self._arrived(1)
+        elif header.instance not in self._series.instances:
+            self._num_strange += 1
+            if self._num_strange > MAX_STRANGE + len(self._series.instances):
+                raise CutShortError("the server sends instances without end that were not asked for")
         self.drop()
+
+    def _objection(self, header: SentHeader) -> str:
+        """Why an instance under the UID of one that was asked for is not that one; empty where it is."""
+        wrong = [
+            what
+            for what, found, expected in (
+                ("study", header.study, {self._series.study}),
+                ("series", header.series, {self._series.uid}),
+                ("patient", header.patient, self._series.patients or {header.patient}),
+            )
+            if found not in expected
+        ]
+        if not wrong:
+            return ""
+        return f"the server sent an instance of another {' and '.join(wrong)} under the UID of one that was asked for"
 
     def store(self, content: bytes) -> int:
         """Takes a whole instance as C-STORE gives it; the status to answer with (PS3.4 B.2.3)."""
@@ -133,18 +170,28 @@ class Intake:
             self.drop()
 
 
-def instance_of(part: SpooledFile) -> str:
-    """The SOP Instance UID (0008,0018) of the file that was written.
+class SentHeader(NamedTuple):
+    """Identifiers of an instance that a server has sent."""
+
+    instance: str
+    series: str
+    study: str
+    patient: str
+
+
+def header_of(part: SpooledFile) -> SentHeader:
+    """The identifiers of the file that was written.
 
     Raises:
-        CutShortError: If it is no DICOM file.
+        CutShortError: If it is not a DICOM file.
     """
     import pydicom
 
     part.flush()
+    tags = ["SpecificCharacterSet", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID"]
     try:
-        header = pydicom.dcmread(part.path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-        return str(header.SOPInstanceUID)
+        found = pydicom.dcmread(part.path, specific_tags=list(tags), stop_before_pixels=True)
+        return SentHeader(str(found.SOPInstanceUID), *(str(found.get(tag) or "").strip() for tag in tags[2:]))
     except Exception as error:  # whatever a server sends; pydicom's texts quote it
         raise CutShortError(f"the server sent something that is no DICOM instance ({type(error).__name__})") from None
 

@@ -42,6 +42,8 @@ def split(chunks: Iterable[bytes], boundary: bytes, sink: Sink) -> None:
     splitter = _Splitter(boundary, sink)
     for chunk in chunks:
         splitter.feed(chunk)
+        if splitter.state == "done":  # an epilogue means nothing, and may have no end
+            return
     if splitter.state != "done":
         raise CutShortError("the answer broke off before its end")
 
@@ -51,6 +53,7 @@ class _Splitter:
         self._delimiter, self._sink = CRLF + b"--" + boundary, sink
         self._buffer = bytearray(CRLF)  # so that a boundary at the very beginning is like any other
         self.state = "preamble"
+        self._num_before = 0
 
     def feed(self, chunk: bytes) -> None:
         self._buffer += chunk
@@ -71,6 +74,10 @@ class _Splitter:
         num_sure = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
         if self.state == "body" and num_sure:
             self._sink.write(bytes(self._buffer[:num_sure]))
+        if self.state == "preamble":
+            self._num_before += num_sure
+            if self._num_before > MAX_HEAD_BYTES:
+                raise CutShortError("the answer is called multipart and has no boundary")
         if end < 0:
             del self._buffer[:num_sure]
             return False

@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, SourceError
 from medvit.sources.associations import PENDING, Peer, associated, checked
 from medvit.sources.failures import CutShortError
-from medvit.sources.intake import Intake, RemoteSeries, RemoteStudy, matches
+from medvit.sources.intake import MAX_RESULTS, Intake, RemoteSeries, RemoteStudy, matches
 from medvit.sources.options import Aet, Query, RetrieveConfig
 from medvit.sources.receiver import Receiver
 from medvit.sources.transfer import ServerSource
@@ -128,6 +128,8 @@ class Pacs:
                     )
                 if checked(status, self._peer, "a search") in PENDING and result is not None:
                     found.append(result)
+                    if len(found) > MAX_RESULTS:
+                        raise SourceError(f"{self._peer} gives more than {MAX_RESULTS} results to one search")
         return found
 
     def _move(self, asked: Dataset, series: RemoteSeries, intake: Intake, receiver: Receiver) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
@@ -147,6 +147,7 @@ class Transfer:
                 reason = str(error)
             if intake.failure is not None:
                 raise intake.failure
+            reason = intake.objection or reason
             idle = 0 if len(self._missing(series)) < len(missing) else idle + 1
             if idle > self.options.retries:
                 return series, reason
@@ -226,9 +227,16 @@ def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
     ]
     matched = _all(searches, options, stop, "find studies")
     studies = {study.uid: study for found in matched for study in found}
+    patients: dict[str, set[str]] = {}
+    for study in (study for found in matched for study in found):
+        patients.setdefault(study.uid, set()).add(study.patient)
     looks = [partial(persist, partial(server.series, study, query), options, stop) for study in studies.values()]
     looked = _all(looks, options, stop, "find series")
-    series = sorted((one for found in looked for one in found), key=lambda one: (one.study, one.uid))
+    known = {uid: frozenset() if "" in found else frozenset(found) for uid, found in patients.items()}
+    series = sorted(
+        (replace(one, patients=known[one.study]) for found in looked for one in found),
+        key=lambda one: (one.study, one.uid),
+    )
     filled = [one for one in series if one.instances]
     if not filled:
         raise DataError(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,14 @@ def test_white_space_after_a_boundary_and_parts_without_headers_are_allowed() ->
 def test_endless_headers_are_refused() -> None:
     with pytest.raises(CutShortError, match="no end of its headers"):
         split([b"--b0undary\r\n", *[b"X" * 2**12] * 20], BOUNDARY, Parts())
+
+
+def test_an_endless_preamble_is_refused_and_an_endless_epilogue_not_read() -> None:
+    with pytest.raises(CutShortError, match="has no boundary"):
+        split(itertools.repeat(b"X" * 2**12), BOUNDARY, Parts())
+    parts = Parts()
+    split(itertools.chain([body_of([b"one"])], itertools.repeat(b"X")), BOUNDARY, parts)
+    assert parts.whole == [b"one"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""HTTP answers that end: by a limit of their bytes, and by a time in which nothing that counts has come.
+
+The timeout of a socket begins again with every byte. A server that sends one now and then is caught here instead.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from medvit.sources.failures import CutShortError
+
+CHUNK_BYTES = 2**16
+"""So many bytes, or the end, have to come within a timeout."""
+MAX_ANSWER_BYTES = 2**28
+"""Of an answer that is held in memory: a page of a search."""
+
+
+def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
+    """The body of an answer as it comes.
+
+    Raises:
+        CutShortError: If fewer than `CHUNK_BYTES` came within the timeout, and it did not end.
+    """
+    with _watched(response.raw.shutdown, timeout_s) as watch:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            watch.moved = True
+            yield chunk
+
+
+def hold(response: requests.Response, timeout_s: float) -> None:
+    """Read the whole body of an answer into memory, where `response.content` gives it.
+
+    Raises:
+        CutShortError: If it has no end within `MAX_ANSWER_BYTES`, or is too slow.
+    """
+    parts, num_bytes = [], 0
+    for chunk in chunks(response, timeout_s):
+        parts.append(chunk)
+        num_bytes += len(chunk)
+        if num_bytes > MAX_ANSWER_BYTES:
+            response.close()
+            raise CutShortError(f"an answer of the server is longer than {MAX_ANSWER_BYTES // 2**20} MiB")
+    response._content = b"".join(parts)
+
+
+class _Watch:
+    """A thread that ends a transfer in which nothing moved for a while."""
+
+    def __init__(self, end: Any, timeout_s: float) -> None:
+        self._end, self._timeout_s = end, timeout_s
+        self.over, self.moved, self.is_late = threading.Event(), False, False
+
+    def run(self) -> None:
+        while not self.over.wait(self._timeout_s):
+            if not self.moved:
+                self.is_late = True
+                with suppress(Exception):  # it may have ended in this moment
+                    self._end()
+                return
+            self.moved = False
+
+
+@contextmanager
+def _watched(end: Any, timeout_s: float) -> Iterator[_Watch]:
+    watch = _Watch(end, timeout_s)
+    threading.Thread(target=watch.run, daemon=True).start()
+    try:
+        yield watch
+    except Exception:
+        if watch.is_late:
+            raise CutShortError(_slow(timeout_s)) from None
+        raise
+    finally:
+        watch.over.set()
+    if watch.is_late:
+        raise CutShortError(_slow(timeout_s))
+
+
+def _slow(timeout_s: float) -> str:
+    rate = f"less than {CHUNK_BYTES // 2**10} KiB in {timeout_s:g} s"
+    return f"the server sent {rate}; raise retrieve.timeout_s if it is slow"
+
+
+class _Punctual:
+    """A connection whose answers have their headers whole within the timeout."""
+
+    sock: Any
+    timeout: Any
+
+    def getresponse(self) -> Any:
+        limit = self.timeout if isinstance(self.timeout, int | float) else None
+        if limit is None or self.sock is None:
+            return super().getresponse()  # type: ignore[misc]
+        with _watched(_ender(self.sock), limit + 1.0):  # silence is the socket's to find
+            return super().getresponse()  # type: ignore[misc]
+
+
+def _ender(sock: Any) -> Any:
+    return lambda: sock.shutdown(socket.SHUT_RDWR)
+
+
+class _PlainConnection(_Punctual, HTTPConnection):
+    pass
+
+
+class _SecureConnection(_Punctual, HTTPSConnection):
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class PunctualAdapter(HTTPAdapter):
+    """An adapter of requests with such connections."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make the pools of connections."""
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        """Make the pools of connections through a proxy."""
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        return manager
