@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -146,12 +147,33 @@ class Document:
         write_text(path, "\n\n".join(parts) + "\n")
 
 
+def plain(text: str) -> str:
+    """A text that is not ours, such as the name of a class, as Markdown that shows it as it is: no markup, no links."""
+    one_line = " ".join(text.split())
+    escaped = re.sub(r"([\\`*\[\]~$]|^[#+=-]|&(?=[#\w])|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
+    escaped = escaped.replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?<=:)//|(?<=www)\.", lambda found: f"\\{found[0]}", escaped)
+
+
+def code(text: str) -> str:
+    """A text that is not ours as a code span, within as many backticks as it takes (CommonMark 6.1)."""
+    one_line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
+    return f"{fence} {one_line} {fence}" if "`" in one_line else f"`{one_line}`"
+
+
+def inert(text: str) -> str:
+    """A cell of a table without tags, images or links."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
+
+
 def markdown_table(table: Table) -> str:
     """A table in Markdown; columns of numbers run to the right."""
     columns = range(len(table.head))
     rule = ["---:" if all(isinstance(line[n], int | float) for line in table.lines) else "---" for n in columns]
     cells = (
-        [str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (table.head, rule, *table.lines)
+        [inert(str(cell)).replace("|", "\\|").replace("\n", " ") for cell in line]
+        for line in (table.head, rule, *table.lines)
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 

@@ -13,12 +13,14 @@ from pydantic import BeforeValidator, Field, model_validator
 from medvit import cards
 from medvit.cards import croissant, plots, write_card
 from medvit.cards.prose import Prose, find_prose, fitting
+from medvit.config import Positive
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.deidentification import burned_in, crosswalk
 from medvit.deidentification.burned_in import BurnedInConfig
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
+from medvit.files.limits import MAX_VOLUME_GIB, allow_volumes
 from medvit.ingest import deidentified_copy, slides
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
@@ -68,7 +70,7 @@ class IngestConfig(StageConfig):
 
     OUTPUT: ClassVar[str] = "dataset"
     USES_TORCH: ClassVar[bool] = False
-    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers", "max_volume_gib")
 
     source: Location = Field(json_schema_extra={"private": True})
     """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
@@ -109,6 +111,8 @@ class IngestConfig(StageConfig):
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    max_volume_gib: Positive = MAX_VOLUME_GIB
+    """Largest NIfTI, NRRD or MetaImage volume to decompress into memory; larger ones are refused."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)
@@ -163,6 +167,7 @@ class IngestConfig(StageConfig):
 def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
     name = config.title
+    allow_volumes(config.max_volume_gib)
     config.deidentify.check(resume=config.resume)
     table = read_labels(config)
     if config.update is not None:

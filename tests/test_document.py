@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
-from medvit.document import Bullets, Document, Picture, Section, Table, markdown_table
+from medvit.document import Bullets, Document, Picture, Section, Table, code, markdown_table, plain
 
 TABLE = Table(["name", "count"], [["a | b", 3], ["<i>", 4]])
 
@@ -66,3 +68,32 @@ def test_the_template_adds_no_blanks_of_its_own(tmp_path: Path) -> None:
         "<body><h1>A</h1><p>For research. Not a medical device.</p>"
         '<p class="plain">B</p><h2>C</h2><p>D</p></body></html>\n'
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<img src=x onerror=alert(1)>", "![x](http://a.b/c)", "[x](javascript:y)", "http://a.b", "*a* _b_ `c` ~d~", "# e"],
+)
+def test_a_text_that_is_not_ours_is_no_markup(text: str) -> None:
+    markdown = pytest.importorskip("markdown_it")
+    shown = markdown.MarkdownIt("gfm-like", {"linkify": False}).render(f"- Classes: {plain(text)}, b")
+    assert not re.search(r"<(?!/?(ul|li)>)", shown)
+    assert "://" not in plain(text)  # which some renderers link
+    assert html.unescape(shown) == f"<ul>\n<li>Classes: {text}, b</li>\n</ul>\n"
+
+
+def test_usual_names_stay_as_they_are() -> None:
+    for name in ("kidney_tumor", "left lobe", "grade 2 (mild)", "HER2+", "T1/T2", "5 mm"):
+        assert plain(name) == name
+
+
+def test_a_code_span_cannot_be_left_by_a_backtick() -> None:
+    assert code("label") == "`label`"
+    assert code("a`b``c") == "``` a`b``c ```"
+
+
+def test_cells_have_no_tags_links_or_pictures() -> None:
+    text = markdown_table(Table(["a"], [["<script>x</script> ![a](http://b)"]]))
+    assert "<script" not in text
+    assert "](" not in text
+    assert markdown_table(Table(["a"], [["5 < 6, [1, 2]"]])).endswith("| 5 < 6, [1, 2] |")

@@ -22,7 +22,7 @@ from medvit.cards.prose import CardHead, Prose
 from medvit.dataset.intensity_statistics import percentiles, sampled_rows
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.quarantine import Quarantined
-from medvit.document import Table, markdown_table
+from medvit.document import Table, code, markdown_table, plain
 from medvit.files.atomic import write_text
 from medvit.leakage import Overlap, find_copies
 from medvit.records import Row
@@ -120,13 +120,13 @@ def _count(rows: Sequence[Row], what: tuple[str, str]) -> int:
 
 def _class_tables(manifest: Manifest, measured: _Measured) -> Iterator[str]:
     for key, names in manifest.facts.classes.items():
-        lines = [[name, *_by_split(row for row in manifest if row.labels.get(key) == name)] for name in names]
+        lines = [[plain(name), *_by_split(row for row in manifest if row.labels.get(key) == name)] for name in names]
         unlabeled = [row for row in manifest if key not in row.labels]
         lines += [["(none)", *_by_split(unlabeled)]] if unlabeled else []
-        yield "\n".join([f"## Classes of `{key}`, images", "", *_table(["", "all", *SPLITS], lines)])
+        yield "\n".join([f"## Classes of {code(key)}, images", "", *_table(["", "all", *SPLITS], lines)])
     if manifest.facts.mask_classes:
         lines = [
-            [value, name, f"{share:.3%}"]
+            [value, plain(name), f"{share:.3%}"]
             for value, (name, share) in enumerate(zip(manifest.facts.mask_classes, measured.mask_shares, strict=True))
         ]
         yield "\n".join(

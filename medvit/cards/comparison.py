@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
+from medvit.files.spreadsheets import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,11 +216,10 @@ def _images(a: Manifest, b: Manifest) -> Picture:
 
 
 def _csv(variables: Sequence[ComparedVariable]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variable", "kind", "shift", "effect", "low", "high", "ks", "wasserstein", "n_a", "n_b"])
+    lines: list[list[object]] = []
     for v in variables:
         s = v.effect
         numbers = [f"{value:.6g}" for value in (s.effect, s.low, s.high, s.ks, s.wasserstein)]
-        writer.writerow([v.name, s.kind, s.size, *numbers, len(v.a), len(v.b)])
-    return text.getvalue()
+        lines.append([v.name, s.kind, s.size, *numbers, len(v.a), len(v.b)])
+    columns = ("variable", "kind", "shift", "effect", "low", "high", "ks", "wasserstein", "n_a", "n_b")
+    return csv_text(columns, lines)

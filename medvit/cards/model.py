@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medvit.artifacts import MODEL_CARD, Checkpoint
+from medvit.document import code, inert, plain
 from medvit.files.atomic import write_text
 
 
@@ -25,9 +26,9 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
             if "head" in model
             else []
         ),
-        *([f"- Classes: {', '.join(classes)}"] if classes else []),
-        *([f"- Positive class: {model['positive']}"] if model.get("positive") else []),
-        *([f"- Made for: `{_short(model['applies_to'])}`"] if "applies_to" in model else []),
+        *([f"- Classes: {', '.join(map(plain, classes))}"] if classes else []),
+        *([f"- Positive class: {plain(model['positive'])}"] if model.get("positive") else []),
+        *([f"- Made for: {code(_short(model['applies_to']))}"] if "applies_to" in model else []),
         f"- Weights: {sum(weight.numel() for weight in checkpoint.state.values()):,}"
         + (
             f", of which trained and kept apart {sum(w.numel() for w in checkpoint.adapter.values()):,}"
@@ -38,11 +39,11 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         "",
         "## How it was trained",
         "",
-        *(f"- {name}: {text}" for name, text in training.items()),
+        *(f"- {name}: {inert(text)}" for name, text in training.items()),
         "",
         "## Figures of the training itself",
         "",
-        *(f"- {name}: {value:.4g}" for name, value in figures.items()),
+        *(f"- {inert(name)}: {value:.4g}" for name, value in figures.items()),
         "",
         "Validation figures chose the weights and flatter them; `medvit evaluate` on a test split is the honest judge.",
     ]

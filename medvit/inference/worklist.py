@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import shutil
 import time
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from medvit.errors import MedvitError, OutputError
 from medvit.files.atomic import is_of_disk, write_text
+from medvit.files.spreadsheets import csv_text
 from medvit.inference.series_selection import NoSeriesError
 from medvit.writers import Result, Status, Study
 from medvit.writers.optional import LACKS
@@ -86,10 +86,10 @@ class Worklist:
     def write(self) -> None:
         """Writes both tables; predictions first, so that a study said to be done has its numbers."""
         predictions = sorted(self._predictions, key=lambda row: row["study"])
-        write_text(self.folder / PREDICTIONS, _table(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
+        write_text(self.folder / PREDICTIONS, csv_text(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
         lines = sorted(self.lines.values(), key=lambda line: line.study)
         rows = [[getattr(line, column) for column in STATUS_COLUMNS] for line in lines]
-        write_text(self.folder / STATUS, _table(STATUS_COLUMNS, rows))
+        write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))
 
     def status(self, name: str) -> Status | None:
         """What came of a study so far."""
@@ -105,6 +105,11 @@ class Worklist:
     def num_lacking(self) -> int:
         """How many studies that are done lack an object that could not be written."""
         return sum(line.status == "done" and LACKS in line.reason for line in self.lines.values())
+
+    @property
+    def first_reason(self) -> str:
+        """The reason of the first study."""
+        return next((line.reason for line in self.lines.values()), "")
 
     @property
     def failures(self) -> list[str]:
@@ -147,11 +152,3 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

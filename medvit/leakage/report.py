@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
+from medvit.files.spreadsheets import csv_text
 from medvit.leakage import CHECKS, Check, Overlap
 
 HITS, HTML = "hits.csv", "leakage.html"
@@ -124,15 +123,12 @@ def _title(place: str, labels: Mapping[str, str]) -> str:
 
 
 def _csv(overlaps: Sequence[Overlap]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["group", "check", "crosses", "bits", "turned", "dataset", "split", "image_id", "patient_id", "study_id"]
-    )
+    lines: list[list[object]] = []
     for number, o in enumerate(overlaps, 1):
         for m in o.members:
             row = m.row
             told = [number, o.check, *(str(said).lower() for said in (o.crosses, o.distance, o.is_turned))]
             place = [m.source or row.dataset, row.split, row.image_id, row.patient_id, row.study_id]
-            writer.writerow([*told, *place])
-    return text.getvalue()
+            lines.append([*told, *place])
+    columns = ("group", "check", "crosses", "bits", "turned", "dataset", "split", "image_id", "patient_id", "study_id")
+    return csv_text(columns, lines)

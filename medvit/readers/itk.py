@@ -13,7 +13,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
 from medvit.files.guard import decoding, refusal
-from medvit.files.limits import check_compressed
+from medvit.files.limits import check_volume
 from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, check_grid, drift, lps_to_ras, to_ras
 from medvit.readers.itk_axes import check_axes, lacks_directions, mm_per_unit, names_axes, what_lacks
 from medvit.readers.itk_header import MAX_HEADER_BYTES, TextHeader, check_num_bytes, read_text_header
@@ -139,7 +139,7 @@ def _open(path: Path) -> Any:
     if len(size) not in (2, 3) and any(n > 1 for n in size[3:]):
         raise UnsupportedError(f"an image of shape {size}; expected one volume: split it along its last axes")
     promised = int(np.prod(size, dtype=np.float64)) * _voxel_bytes(source.GetPixelID())
-    check_compressed(promised, sum(file.stat().st_size for file in header.data_files or (path,)))
+    check_volume(promised, sum(file.stat().st_size for file in header.data_files or (path,)))
     check_num_bytes(header, promised)
     return source
 

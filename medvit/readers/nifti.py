@@ -15,7 +15,7 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
 from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
-from medvit.files.limits import check_compressed, check_stored
+from medvit.files.limits import check_stored, check_volume
 from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, apart, check_grid, drift, to_ras
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
 from medvit.readers.options import GeometryConfig
@@ -159,7 +159,7 @@ def _open(path: Path) -> Nifti1Image:
         raise UnsupportedError("a NIfTI of colors or complex numbers; expected one real number a voxel")
     claimed = int(np.prod(shape, dtype=np.float64)) * stored.itemsize
     voxels = Path(source.file_map["image"].filename)
-    check_size = check_compressed if voxels.suffix == ".gz" else check_stored
+    check_size = check_volume if voxels.suffix == ".gz" else check_stored
     check_size(claimed, voxels.stat().st_size)
     return source
 

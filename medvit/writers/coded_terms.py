@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from medvit.errors import ConfigError
 from medvit.writers import Concept
 
+LABEL_LENGTH, VALUE_LENGTH = 64, 16
 PRIVATE_SCHEME = "99MEDVIT"
 """Coding scheme of class names that the dictionary does not know; `99` marks private ones (DICOM PS3.16 sec. 8)."""
 ANATOMICAL = Concept("SCT", "91723000", "Anatomical Structure")
@@ -25,7 +29,28 @@ def property_type(name: str, codes: Mapping[str, str]) -> Concept:
     """
     if name in codes:
         return _parse(name, codes[name])
-    return _known(name) or Concept(PRIVATE_SCHEME, _private_value(name), name[:64])
+    return _known(name) or Concept(PRIVATE_SCHEME, _private_value(name), label_of(name))
+
+
+def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str, Concept]:
+    """The coded term of each class; private values that would be equal, as of `<5 mm` and `>5 mm`, get a hash."""
+    found = {name: property_type(name, codes) for name in classes}
+    times = Counter(concept.value for concept in found.values() if concept.scheme == PRIVATE_SCHEME)
+    return {
+        name: replace(concept, value=f"{concept.value[: VALUE_LENGTH - 9]}_{_hash(name)}")
+        if concept.scheme == PRIVATE_SCHEME and name not in codes and times[concept.value] > 1
+        else concept
+        for name, concept in found.items()
+    }
+
+
+def label_of(name: str) -> str:
+    """The name of a class as a DICOM label: one value of at most 64 characters (PS3.5 6.2, LO).
+
+    A backslash, which would divide it into two values, becomes a slash; what is cut off is told apart by a hash.
+    """
+    text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name.replace("\\", "/")).split())
+    return text if len(text) <= LABEL_LENGTH else f"{text[: LABEL_LENGTH - 9]} {_hash(name)}"
 
 
 def property_category(name: str) -> Concept:
@@ -47,7 +72,13 @@ def check_codes(codes: Mapping[str, str], classes: tuple[str, ...]) -> None:
 
 def _parse(name: str, text: str) -> Concept:
     parts = [part.strip() for part in text.split(":", 2)]
-    if len(parts) != 3 or not all(parts) or max(len(parts[0]), len(parts[1])) > 16 or len(parts[2]) > 64:
+    if (
+        len(parts) != 3
+        or not all(parts)
+        or "\\" in text
+        or max(len(parts[0]), len(parts[1])) > 16
+        or len(parts[2]) > 64
+    ):
         raise ConfigError(f"codes.{name} is {text!r}; expected SCHEME:VALUE:MEANING, as in SCT:10200004:Liver")
     return Concept(*parts)
 
@@ -64,4 +95,8 @@ def _known(name: str) -> Concept | None:
 
 def _private_value(name: str) -> str:
     # A code value is at most 16 characters of a limited set (DICOM PS3.5 sec. 6.2, SH).
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").upper()[:16] or "CLASS"
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").upper()[:VALUE_LENGTH] or "CLASS"
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8].upper()

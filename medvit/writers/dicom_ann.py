@@ -10,7 +10,7 @@ import numpy as np
 
 from medvit.errors import UnsupportedError
 from medvit.writers import COLORS, Concept, Maker
-from medvit.writers.coded_terms import PRIVATE_SCHEME, property_category, property_type
+from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
 from medvit.writers.dicom_seg import algorithm, authorship, coded, fit_texts, silent
 from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.source_instances import Sources
@@ -75,9 +75,9 @@ def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: 
     return hd.ann.AnnotationGroup(
         number=number,
         uid=hd.UID(),
-        label=name[:64],
+        label=label_of(name),
         annotated_property_category=coded(property_category(name)),
-        annotated_property_type=coded(property_type(name, codes)),
+        annotated_property_type=coded(property_types(finding.classes, codes)[name]),
         graphic_type=hd.ann.GraphicTypeValues.RECTANGLE,
         graphic_data=squares,
         algorithm_type=hd.ann.AnnotationGroupGenerationTypeValues.AUTOMATIC,

@@ -18,7 +18,7 @@ from medvit.geometry import like
 from medvit.types import Prediction
 from medvit.writers import COLORS, Concept, Maker
 from medvit.writers.character_sets import settle
-from medvit.writers.coded_terms import property_category, property_type
+from medvit.writers.coded_terms import label_of, property_category, property_types
 from medvit.writers.source_instances import Sources, has_position
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ def write_seg(
     _complete_thickness(sources)
     # (frames, rows, columns, segments), one bit each
     stacked = np.stack([frames == label for label in labels], axis=-1).astype(np.uint8)
+    types = property_types(prediction.classes, codes or {})
     described = [
-        _segment(number, prediction.classes[label], COLORS[(label - 1) % len(COLORS)], maker, codes or {})
-        for number, label in enumerate(labels, start=1)
+        _segment(number, name, COLORS[(label - 1) % len(COLORS)], maker, types[name])
+        for number, label, name in ((n, label, prediction.classes[label]) for n, label in enumerate(labels, start=1))
     ]
     with silent():
         fit_texts(sources, [prediction.classes[label] for label in labels], codes or {})
@@ -162,17 +163,17 @@ def _complete_thickness(sources: Sources) -> None:
             header.SliceThickness = f"{gap_mm:.6g}"
 
 
-def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, codes: Mapping[str, str]) -> Any:
+def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, concept: Concept) -> Any:
     import highdicom as hd
 
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label_of(name),
         segmented_property_category=coded(property_category(name)),
-        segmented_property_type=coded(property_type(name, codes)),
+        segmented_property_type=coded(concept),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm(maker),
-        tracking_id=f"medvit {name}"[:64],
+        tracking_id=label_of(f"medvit {name}"),
         tracking_uid=hd.UID(),
         display_color=hd.color.CIELabColor.from_rgb(*color),
     )

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvit.artifacts import Checkpoint
 from medvit.cards import write_card
 from medvit.cards.croissant import CONFORMS_TO
+from medvit.cards.model import write_model_card
 from medvit.cards.prose import PROSE_FOLDER, CardHead, Prose, find_prose, fitting, read_prose
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Facts, Manifest
@@ -220,3 +222,23 @@ def test_the_counts_of_the_cards_of_medmnist_are_those_of_the_arrays(shared_data
     prose = read_prose(PROSE_FOLDER / f"{name}.md")
     assert sum(prose.head.images.values()) == sum(counts.values())
     assert f"{counts['train']} to train, {counts['val']} to validate, {counts['test']} to test" in prose.text
+
+
+HOSTILE = "<img src=x>[y](http://z)|`"
+
+
+def test_classes_are_no_markup_in_the_card_of_a_dataset(make: Make) -> None:
+    manifest = make(Facts("toy", classes={HOSTILE: (HOSTILE,)}, mask_classes=("background", HOSTILE)))
+    card = card_of(manifest)
+    assert r"&lt;img src=x&gt;\[y\]" in card
+    assert "<img" not in card.replace(f"`` {HOSTILE} ``", "")
+    assert not re.search(r"(?<!\\)\]\(http", card.replace(f"`` {HOSTILE} ``", ""))
+
+
+def test_classes_are_no_markup_in_the_card_of_a_model(tmp_path: Path) -> None:
+    model = {"kind": "classification", "backbone": {}, "classes": [HOSTILE, "kidney_tumor"]}
+    write_model_card(Checkpoint(tmp_path, model, {}, {}), figures={}, training={"images": HOSTILE})
+    text = (tmp_path / "model_card.md").read_text(encoding="utf-8")
+    assert "<img" not in text
+    assert not re.search(r"(?<!\\)\]\(http", text)
+    assert ", kidney_tumor" in text

@@ -4,7 +4,15 @@ import pytest
 
 from medvit.errors import ConfigError
 from medvit.writers import Concept
-from medvit.writers.coded_terms import ABNORMAL, ANATOMICAL, check_codes, property_category, property_type
+from medvit.writers.coded_terms import (
+    ABNORMAL,
+    ANATOMICAL,
+    check_codes,
+    label_of,
+    property_category,
+    property_type,
+    property_types,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +42,20 @@ def test_a_tumor_is_abnormal_and_a_kidney_is_anatomy() -> None:
 def test_a_code_that_cannot_be_read_is_refused_before_any_study(text: str) -> None:
     with pytest.raises(ConfigError, match="expected SCHEME:VALUE:MEANING"):
         check_codes({"liver": text}, ("background", "liver"))
+
+
+def test_classes_whose_private_codes_would_be_equal_get_different_ones() -> None:
+    types = property_types(("<5 mm", ">5 mm", "part of the liver", "腫瘍", "肝臓", "liver"), {})
+    assert len({(concept.scheme, concept.value) for concept in types.values()}) == 6
+    assert all(len(concept.value) <= 16 for concept in types.values())
+    assert types["part of the liver"].value == "PART_OF_THE_LIVE"
+
+
+def test_a_label_is_one_value_of_64_characters() -> None:
+    assert label_of("left\\right\nlobe") == "left/right lobe"
+    long = ["x" * 70 + end for end in "ab"]
+    assert len({label_of(name) for name in long}) == 2
+    assert all(len(label_of(name)) == 64 for name in long)
+    assert property_type("left\\right lobe", {}).meaning == "left/right lobe"
+    with pytest.raises(ConfigError, match="expected SCHEME:VALUE:MEANING"):
+        check_codes({"liver": r"SCT:1:a\b"}, ("background", "liver"))
