@@ -28,6 +28,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.files.atomic import write_text
+from medvit.files.private import OWNER_FOLDER, make_private
 from medvit.leakage.seen_patients import training_patients
 from medvit.tracking import Tracker, TrackingConfig, start
 
@@ -49,6 +50,8 @@ class StageConfig(Config):
     """Keys that may differ between an unfinished run and the one that goes on."""
     IS_DISTRIBUTED: ClassVar[bool] = False
     """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
+    IS_PRIVATE: ClassVar[bool] = False
+    """Whether what the stage makes names patients, so that only its owner may read it."""
     USES_TORCH: ClassVar[bool] = True
     """Whether anything is drawn with torch, which takes seconds to import."""
 
@@ -191,6 +194,8 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 _begin(run, config)
                 artifact = self.recipe(config, run)
                 _end(run, config)
+                if config.IS_PRIVATE:
+                    make_private(partial)
                 with run.tracker.moving_to(final):
                     os.replace(partial, final)
             except BaseException:
@@ -238,6 +243,8 @@ def _open_folder(partial: Path, final: Path, config: StageConfig) -> None:
         if final.exists():
             final.rmdir()
         partial.mkdir(parents=True, exist_ok=True)
+        if config.IS_PRIVATE:
+            partial.chmod(OWNER_FOLDER)  # what is written below it later is out of the reach of others
     except OSError as error:
         raise OutputError(f"{final} cannot be made: {error.strerror}; give another {key}=...") from None
 

@@ -96,6 +96,11 @@ STAGES = {
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
+    "whois": Entry(
+        "Tells the original of a pseudonym from the crosswalk beside the site's key; writes nothing.",
+        "medvit whois s-0123456789ab key=~/.medvit/site.key",
+        before="PSEUDONYM ",
+    ),
     "demo": Entry(
         "Runs every stage on phantoms of radiology, pathology and the eye, and says where to look.",
         "medvit demo output=runs/demo",
@@ -154,7 +159,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interruption
     try:
         stage: Any = find(name)
-        if name == "plan":
+        if hasattr(stage, "about"):  # what its first word says is no key
             stage, words = stage.about(words)
         _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))

@@ -11,10 +11,11 @@ from pydantic import Field
 
 from medvit import __version__
 from medvit.artifacts import Checkpoint, Predictions
-from medvit.config import Config
+from medvit.config import Config, Positive
 from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
+from medvit.files.limits import MAX_VOLUME_GIB, allow_volumes
 from medvit.hardware import Device
 from medvit.inference.predictor import Predictor
 from medvit.inference.series_selection import SeriesChoice, check_rule, studies
@@ -55,7 +56,8 @@ class SeriesRule(Config):
 class PredictConfig(StageConfig):
     """Options of predict."""
 
-    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
+    IS_PRIVATE: ClassVar[bool] = True
 
     checkpoint: Path
     """Folder of a fine-tuned model."""
@@ -67,6 +69,8 @@ class PredictConfig(StageConfig):
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     geometry: GridConfig = Field(default_factory=GridConfig)
+    max_volume_gib: Positive = MAX_VOLUME_GIB
+    """Largest NIfTI, NRRD or MetaImage volume to decompress into memory; larger ones are refused."""
     series: SeriesChoice = "best"
     """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
     the study."""
@@ -86,9 +90,11 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     """Runs a model on a folder of studies and writes results a clinician can open."""
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     names = SiteNames(config.key)
+    allow_volumes(config.max_volume_gib)
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
     job = make_job(config, checkpoint, names, maker)
     worklist, num_ignored = Worklist(run.folder), 0
+    who = crosswalk.place(config.key, f"predict-{config.output.name}")
 
     # A server gives one study at a time, everything else all at once.
     for local in fetch_studies(config.source, config.retrieve, work=run.folder, is_done=_is_done(worklist, names)):
@@ -96,19 +102,26 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
         images = as_slides(images, config.tiles) if isinstance(job, SlideJob) else images
         found = studies([*images, *local.refusals], local.root, names, job.applies_to)
         num_ignored += found.num_ignored
-        crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
+        who = crosswalk.write(config.key, f"predict-{config.output.name}", names.given.items())
         worklist.run(found.studies, job)
         local.discard()
     if not worklist.lines:
         raise DataError(f"the source holds {num_ignored} files and none is an image; give source=... with studies")
 
     run.failures += worklist.failures
+    if not worklist.counts["done"] and not worklist.failures:
+        run.failures.append(f"no study fits the model, all {len(worklist.lines)} were skipped: {worklist.first_reason}")
     run.keep(STATUS)
     counts = worklist.counts
     run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
     if worklist.num_lacking:
         log.warning("predict: %d studies lack an object; status.csv says which and why", worklist.num_lacking)
     log.info("predict: %d done, %d skipped, %d failed, see status.csv", *(counts[status] for status in STATUSES))
+    log.info(
+        "predict: DICOM results name their patients, so only you can read them; %s says which study a pseudonym is, as "
+        "does medvit whois s-...",
+        who,
+    )
     return Predictions(run.folder, *(counts[status] for status in STATUSES))
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from medvit.errors import OutputError
+from medvit.errors import ConfigError, OutputError
 from medvit.files.private import write_private
 
 COLUMNS = ("pseudonym", "original")
@@ -19,8 +19,7 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
     Raises:
         OutputError: If it cannot be written.
     """
-    key_file = key_file.expanduser()
-    path = key_file.with_name(f"{key_file.name}.crosswalk") / f"{dataset}.csv"
+    path = place(key_file, dataset)
     try:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *sorted({*_read(path), *pairs})])
@@ -28,6 +27,30 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
     except OSError as error:
         raise OutputError(f"the crosswalk {path} cannot be written: {error.strerror}; give another key=...") from None
     return path
+
+
+def place(key_file: Path, dataset: str) -> Path:
+    """The file of the crosswalk of a dataset, or of a batch of predictions."""
+    return _folder(key_file) / f"{dataset}.csv"
+
+
+def find(key_file: Path, pseudonym: str) -> list[tuple[str, str]]:
+    """(Dataset or batch, original) of a pseudonym, from all crosswalks beside a key; sorted.
+
+    Raises:
+        ConfigError: If the key or a crosswalk cannot be read.
+    """
+    try:
+        with key_file.expanduser().open("rb"):
+            paths = sorted(_folder(key_file).glob("*.csv"))
+        return [(path.stem, original) for path in paths for name, original in _read(path) if name == pseudonym]
+    except OSError as error:
+        raise ConfigError(f"the key file {key_file} or its crosswalk cannot be read: {error.strerror}") from None
+
+
+def _folder(key_file: Path) -> Path:
+    key_file = key_file.expanduser()
+    return key_file.with_name(f"{key_file.name}.crosswalk")
 
 
 def _read(path: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,18 @@ OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 """Modes of such a folder and of a file in it."""
 
 
+def make_private(folder: Path) -> None:
+    """Give a folder and all below it modes by which only their owner can read them; links are left alone.
+
+    Raises:
+        OSError: If one is somebody else's.
+    """
+    folder.chmod(OWNER_FOLDER)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(OWNER_FOLDER if path.is_dir() else OWNER_FILE)
+
+
 def write_private(path: Path, parts: Iterable[bytes]) -> None:
     """Write parts one after the other to a file of mode 0600, whole or not at all; its folder is made with mode 0700.
 

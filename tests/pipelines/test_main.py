@@ -101,7 +101,7 @@ def test_the_example_of_a_stage_gives_its_required_keys(name: str) -> None:
     words = STAGES[name].example.split()
     assert words[:2] == ["medvit", name]
     stage, given = find(name), words[2:]
-    if name == "plan":
+    if hasattr(stage, "about"):
         stage, given = stage.about(given)
     stage.config_type.load(None, given)
 

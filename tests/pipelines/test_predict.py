@@ -163,11 +163,16 @@ def test_an_interrupted_batch_goes_on_where_it_was(
     assert (resumed / max(expected) / "segmentation.dcm").is_file()
 
 
-def test_a_study_without_the_right_series_is_skipped_which_is_no_failure(tmp_path: Path, make_checkpoint: Make) -> None:
+def test_a_study_without_the_right_series_is_skipped_and_a_batch_of_only_such_is_reported(
+    tmp_path: Path, make_checkpoint: Make
+) -> None:
     write_ct_studies(tmp_path / "source", 1)
     finished = run(tmp_path, make_checkpoint(modality="MR"), tmp_path / "source")
     (line,) = table(finished.artifact.folder / "status.csv")
-    assert (line["status"], line["code"], finished.failures) == ("skipped", "no_series", ())
+    assert (line["status"], line["code"]) == ("skipped", "no_series")
+    assert [failure.partition(":")[0] for failure in finished.failures] == [
+        "no study fits the model, all 1 were skipped"
+    ]
     assert "1 series of CT as volume" in line["reason"]
 
 
@@ -266,3 +271,33 @@ def test_two_patients_under_one_study_uid_get_a_folder_and_a_result_each(tmp_pat
     assert patients == {"one", "two"}
     crosswalk = (tmp_path / "site.key.crosswalk" / "predict-out.csv").read_text()
     assert "of the patient one" in crosswalk
+
+
+def test_results_name_patients_so_only_their_owner_reads_them_and_whois_tells_whose_they_are(
+    tmp_path: Path, make_checkpoint: Make, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    with caplog.at_level("INFO"):
+        folder = run(tmp_path, make_checkpoint(modality="CT"), tmp_path / "source").artifact.folder
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert str(tmp_path / "site.key.crosswalk" / "predict-out.csv") in caplog.text
+    (line,) = table(folder / "status.csv")
+    uid = pydicom.dcmread(next((tmp_path / "source").rglob("*.dcm"))).StudyInstanceUID
+    capsys.readouterr()
+    assert main(["whois", line["study"], f"key={tmp_path / 'site.key'}"]) == 0
+    assert capsys.readouterr().out == f"predict-out: {uid}\n"
+    assert main(["whois", "s-000000000000", f"key={tmp_path / 'site.key'}"]) == 1
+    assert "names s-000000000000" in capsys.readouterr().err
+    assert main(["whois", line["study"], f"key={tmp_path / 'none.key'}"]) == 2
+    assert not (tmp_path / "none.key").exists()
+
+
+def test_a_batch_of_which_nothing_fits_the_model_ends_with_exit_status_3(
+    tmp_path: Path, make_checkpoint: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct_studies(tmp_path / "source", 1)
+    keys = [f"checkpoint={make_checkpoint(modality='MR')}", f"source={tmp_path / 'source'}", f"key={tmp_path / 'k'}"]
+    assert main(["predict", *keys, f"output={tmp_path / 'out'}", "tracking.enabled=false"]) == 3
+    assert "no study fits the model, all 1 were skipped: the study has" in capsys.readouterr().err
+    assert (tmp_path / "out" / "status.csv").is_file()

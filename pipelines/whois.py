@@ -1,0 +1,68 @@
+"""From a pseudonym back to its original, for those who hold the site's key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from medvit.config import Config
+from medvit.deidentification import crosswalk
+from medvit.errors import DataError
+from medvit.stage import Finished
+
+PSEUDONYM = r"^[a-z]-[0-9a-f]{8,}$"
+
+
+class WhoisConfig(Config):
+    """Options of whois."""
+
+    pseudonym: Annotated[str, Field(pattern=PSEUDONYM)]
+    """Pseudonym of a patient, study, series, image or file, as s-0123456789ab; may be given without its key."""
+    key: Path = Path("~/.medvit/site.key")
+    """Key file of the pseudonyms, beside which the crosswalk is stored."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The originals of a pseudonym, with the dataset or batch whose crosswalk names them."""
+
+    folder: Path
+    originals: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{dataset}: {original}" for dataset, original in self.originals)
+
+
+@dataclass(frozen=True)
+class Whois:
+    """Tells the original of a pseudonym from the crosswalk beside the site's key; writes nothing."""
+
+    config_type: type[WhoisConfig] = WhoisConfig
+
+    def about(self, words: Sequence[str]) -> tuple[Whois, list[str]]:
+        """Itself, and the words with the pseudonym under its key."""
+        return self, [f"pseudonym={word}" if re.match(PSEUDONYM, word) else word for word in words]
+
+    def run(self, config: WhoisConfig) -> Finished[Answer]:
+        """Prints the originals.
+
+        Raises:
+            ConfigError: If the key cannot be read.
+            DataError: If no crosswalk names the pseudonym.
+        """
+        found = crosswalk.find(config.key, config.pseudonym)
+        if not found:
+            raise DataError(
+                f"no crosswalk beside the key {config.key} names {config.pseudonym}; give the key=... it was made with"
+            )
+        answer = Answer(config.key.expanduser().parent, tuple(found))
+        print(answer)
+        return Finished(answer, ())
+
+
+whois = Whois()
