@@ -1,7 +1,7 @@
 """Stages: a config type, a seed, an output folder, lineage and tracking around a recipe.
 
 A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the
-final name. An unfinished run goes on with `resume=true`.
+final name. An unfinished run goes on with `resume=true`. The folder is locked meanwhile: one process works in it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.files.atomic import write_text
+from medvit.files.lock import LOCK, FileLock, LockedError, take
 from medvit.files.private import OWNER_FOLDER, make_private
 from medvit.leakage.seen_patients import training_patients
 from medvit.tracking import Tracker, TrackingConfig, start
@@ -35,7 +36,7 @@ from medvit.tracking import Tracker, TrackingConfig, start
 log = logging.getLogger("medvit")
 
 CONFIG, INPUTS = "config.yaml", ".inputs.json"
-BOOKKEEPING = (CONFIG, INPUTS, tracking.FOLDER)
+BOOKKEEPING = (CONFIG, INPUTS, LOCK, tracking.FOLDER)
 """What a run has in its folder before it has made anything."""
 FREE_BYTES = 2**20
 """A disk with less than this free is called full when a write fails."""
@@ -80,6 +81,9 @@ class Run:
     """A line for every item that failed; any makes the exit status 3."""
     learned: set[str] = field(default_factory=set)
     """Of the checkpoints that were read, whom they have learned from (`medvit.leakage.seen_patients`)."""
+    leftovers: set[str] = field(default_factory=set)
+    """Files and folders that only an unfinished run needs: removed when the folder has its final name, not before, for
+    until then the run may be stopped and must find them again."""
     leads: bool = True
     """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
@@ -187,8 +191,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         partial = final.with_name(f"{final.name}.partial")
         if not leads():
             self._follow(config, partial)
-        _open_folder(partial, final, config)
-        with _explained_disk_errors(partial), _removed_if_empty(partial):
+        with _locked(partial, final, config, self.name), _explained_disk_errors(partial), _removed_if_empty(partial):
             run = Run(self.name, partial, start(config.tracking, self.name, partial))
             try:
                 _begin(run, config)
@@ -198,6 +201,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                     make_private(partial)
                 with run.tracker.moving_to(final):
                     os.replace(partial, final)
+                _remove(final, run.leftovers)
             except BaseException:
                 run.tracker.finish("FAILED")
                 raise
@@ -231,22 +235,55 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
         torch.manual_seed(seed)
 
 
-def _open_folder(partial: Path, final: Path, config: StageConfig) -> None:
-    key = config.OUTPUT
+@contextmanager
+def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
+    """Makes the folder to work in, or opens that of an unfinished run, for this process alone.
+
+    Raises:
+        OutputError: If there is an artifact already, or an unfinished run and none is to go on, or another is at work.
+        ConfigError: If the unfinished run was started with other options.
+    """
+    _refuse_used(final, config.OUTPUT)
+    is_new = not partial.exists()
+    lock = _take(partial, final, f"medvit {stage}", config)
+    try:
+        _refuse_used(final, config.OUTPUT)  # another run may have finished just before the lock was taken
+        if not is_new and not config.resume:
+            raise OutputError(f"an unfinished run lies in {partial}; go on with resume=true, or remove it")
+        _refuse_other_options(partial, config)
+        yield
+    finally:
+        lock.release(partial / LOCK, final / LOCK)
+
+
+def _refuse_used(final: Path, key: str) -> None:
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise OutputError(f"{final} exists already; give another {key}=... or remove it first")
-    if partial.exists() and not config.resume:
-        raise OutputError(f"an unfinished run lies in {partial}; go on with resume=true, or remove it")
-    if partial.exists():
-        _refuse_other_options(partial, config)
+
+
+def _take(partial: Path, final: Path, purpose: str, config: StageConfig) -> FileLock:
     try:
         if final.exists():
             final.rmdir()
         partial.mkdir(parents=True, exist_ok=True)
         if config.IS_PRIVATE:
             partial.chmod(OWNER_FOLDER)  # what is written below it later is out of the reach of others
+        return take(partial / LOCK, purpose)
+    except LockedError as error:
+        raise OutputError(
+            f"{error} is at work in {partial}; wait until it has ended, or give another {config.OUTPUT}=..."
+        ) from None
     except OSError as error:
-        raise OutputError(f"{final} cannot be made: {error.strerror}; give another {key}=...") from None
+        raise OutputError(f"{final} cannot be made: {error.strerror}; give another {config.OUTPUT}=...") from None
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _refuse_other_options(partial: Path, config: StageConfig) -> None:

@@ -36,7 +36,7 @@ from medvit.training.initialization import InitialModel
 from medvit.training.loading.bags import BagConfig
 from medvit.training.loading.rounds import rounds, whole_images
 from medvit.training.options import TrainingOptions
-from medvit.training.resume import last_checkpoint, position_of, remove_leftovers
+from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.slide_heads import (
     SlideTraining,
     bag_head,
@@ -140,7 +140,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
-    remove_leftovers(run.folder)
+    run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 
@@ -160,7 +160,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(run.folder, training.model.tree(), preprocess, state, heads).save()
     write_training_patients(run.folder, training.rows, run.learned)
     write_model_card(checkpoint, figures=figures, training=training.describe())
-    training.remove_leftovers(run.folder)
+    run.leftovers.update(training.leftovers)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 

@@ -29,7 +29,7 @@ from medvit.training.initialization import InitialModel
 from medvit.training.loading.views import ViewStream, feed
 from medvit.training.options import TrainingOptions
 from medvit.training.pretraining import Pretraining
-from medvit.training.resume import last_checkpoint, position_of, remove_leftovers
+from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.self_distillation import SelfDistillation, SelfDistillationConfig
 from medvit.training.trainer import Trainer
 from medvit.transforms.preprocess import Preprocess
@@ -110,7 +110,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
-    remove_leftovers(run.folder)
+    run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return checkpoint
 

@@ -156,6 +156,87 @@ def test_a_resumed_run_keeps_what_was_made(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "2.txt").is_file()
 
 
+OTHER = """
+import sys
+from pathlib import Path
+from tests.test_stage import OFF, CountConfig, Run, Report, stage
+@stage
+def ingest(config: CountConfig, run: Run) -> Report:
+    (run.folder / "mine.txt").touch()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return Report(run.folder, {})
+ingest(output=Path(sys.argv[1]), tracking=OFF)
+"""
+OFF = {"enabled": False}
+
+
+def other_process(output: Path) -> subprocess.Popen[str]:
+    """A stage at work in another process, which ends when it is told to."""
+    project = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    command = [sys.executable, "-c", OTHER, str(output)]
+    other = subprocess.Popen(command, env=environment, cwd=project, stdin=-1, stdout=-1, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    return other
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_path: Path, resume: bool) -> None:
+    with other_process(tmp_path / "out") as other:
+        told = rf"medvit ingest of process {other.pid} on .* is at work in .*out\.partial; wait until it has ended, or"
+        with pytest.raises(OutputError, match=told):
+            run_count(tmp_path, resume=resume)
+        other.communicate("\n")
+    assert other.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json", "mine.txt"]
+    with pytest.raises(OutputError, match="exists already"):
+        run_count(tmp_path, resume=resume)
+
+
+def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
+    with other_process(tmp_path / "out") as other:
+        other.kill()
+    with pytest.raises(OutputError, match="an unfinished run lies in"):
+        run_count(tmp_path)
+    assert run_count(tmp_path, resume=True).metrics == {"count": 3}
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_run_within_a_run_is_kept_out_of_its_folder_too(tmp_path: Path) -> None:
+    @stage
+    def outer(config: CountConfig, run: Run) -> Report:
+        with pytest.raises(OutputError, match=r"medvit outer of process .* is at work"):
+            run_count(tmp_path, resume=True)
+        return Report(run.folder, {})
+
+    outer(output=tmp_path / "out", tracking=OFF)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_leftovers_are_removed_when_the_folder_has_its_name_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @stage
+    def outer(config: CountConfig, run: Run) -> Report:
+        (run.folder / "last.ckpt").write_text("all of it", encoding="utf-8")
+        (run.folder / ".head").mkdir(exist_ok=True)
+        run.leftovers |= {"last.ckpt", ".head", "absent"}
+        return Report(run.folder, {})
+
+    def fail(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.stage._end", fail)
+        with pytest.raises(KeyboardInterrupt):
+            outer(output=tmp_path / "out", tracking=OFF)
+    assert (tmp_path / "out.partial" / "last.ckpt").is_file()
+    outer(output=tmp_path / "out", tracking=OFF, resume=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json"]
+
+
 def test_resuming_what_was_never_begun_begins_it(tmp_path: Path) -> None:
     assert run_count(tmp_path, resume=True).metrics == {"count": 3}
 

@@ -36,10 +36,12 @@ class FileLock:
     descriptor: int
     inode: tuple[int, int]
 
-    def release(self, path: Path) -> None:
-        """Free the lock and remove its file, which lies at `path` by now."""
+    def release(self, *paths: Path) -> None:
+        """Free the lock and remove its file, which is at one of these paths, as its folder may have been renamed."""
         with _GUARD:
-            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that the file is another
+            for path in paths:
+                if _inode(path) == self.inode:
+                    path.unlink()  # while it is held: who waits for it sees that the file is another
             _held.pop(self.inode, None)
             os.close(self.descriptor)
 

@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from medvit.errors import CheckpointError
 
 RESUME, BEST = "last.ckpt", "best.safetensors"
+LEFTOVERS = (RESUME, BEST)
+"""What only an unfinished run needs."""
 POSITION = "medvit_position"
 """Key of the checkpoint under which its position lies."""
 POLITE = (signal.SIGTERM, signal.SIGUSR1)
@@ -124,9 +126,3 @@ def position_of(path: Path | None) -> Position:
         return Position(*state[POSITION])
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what only an unfinished run needs."""
-    for name in (RESUME, BEST):
-        (folder / name).unlink(missing_ok=True)

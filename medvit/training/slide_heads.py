@@ -38,6 +38,8 @@ from medvit.wsi.tiles import TileFlag
 
 log = logging.getLogger("medvit")
 
+FIGURES = "figures.json"
+"""The figures of a head, written when it has learned to the end."""
 Balance = Literal["loss", "sampler", "none"]
 
 
@@ -147,12 +149,12 @@ class SlideTraining:
         """
         figures: dict[str, float] = {}
         for member in range(self.bags.members):
-            if not _kept(folder, member).is_file():
+            if not (_home(folder, member) / FIGURES).is_file():
                 log.info("finetune: head %d of %d", member + 1, self.bags.members)
                 self._train_member(member, folder, _OfMember(tracker, member))
-            own = json.loads(_figures_file(folder, member).read_text(encoding="utf-8"))
+            own = json.loads((_home(folder, member) / FIGURES).read_text(encoding="utf-8"))
             figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
-        return [load_file(_kept(folder, member)) for member in range(self.bags.members)], figures
+        return [load_file(_home(folder, member) / BEST) for member in range(self.bags.members)], figures
 
     def describe(self) -> dict[str, str]:
         """How it learns, for the model card."""
@@ -167,18 +169,21 @@ class SlideTraining:
             "seed": str(self.seed),
         }
 
-    def remove_leftovers(self, folder: Path) -> None:
-        """Removes what only an unfinished run needs."""
-        for member in range(self.bags.members):
-            _kept(folder, member).unlink(missing_ok=True)
-            _figures_file(folder, member).unlink(missing_ok=True)
+    @property
+    def leftovers(self) -> list[str]:
+        """What only an unfinished run needs, in its folder."""
+        return [_home(Path(), member).name for member in range(self.bags.members)]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
         """All that the training of one head is made of, at the place where a run in the folder had got.
 
+        Each head has a folder of its own there, so that none goes on where another ended.
+
         Raises:
             DataError: If a side is empty.
         """
+        home = _home(folder, member)
+        home.mkdir(parents=True, exist_ok=True)
         bags = [self._bag(slide) for slide in self.slides]
         classes = [bag.target for bag in bags]
         learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
@@ -195,9 +200,9 @@ class SlideTraining:
             self.optim.for_batch(self.trainer.step_images(self.loader.batch_size)),
             num_steps=self.trainer.steps,
             seed=seed,
-            folder=folder,
+            folder=home,
         )
-        resume_from = last_checkpoint(folder)
+        resume_from = last_checkpoint(home)
         loader = bag_rounds(
             self.loader,
             [bags[n] for n in learning],
@@ -208,15 +213,14 @@ class SlideTraining:
             weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,
         )
         validation = whole_bags([bags[n] for n in held_out])
-        trainer = self.trainer.build(folder, tracker, self.optim.clip)
+        trainer = self.trainer.build(home, tracker, self.optim.clip)
         return AssembledHead(module, loader, validation, trainer, resume_from, len(learning))
 
     def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
         parts = self.assemble(member, folder, tracker)
         parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
-        write_text(_figures_file(folder, member), json.dumps(parts.module.figures()))
-        (folder / RESUME).unlink(missing_ok=True)  # first: the next head must never go on where this one ended
-        (folder / BEST).replace(_kept(folder, member))
+        write_text(_home(folder, member) / FIGURES, json.dumps(parts.module.figures()))  # the mark of a head in full
+        (_home(folder, member) / RESUME).unlink(missing_ok=True)
 
     def _bag(self, slide: EmbeddedSlide) -> Bag:
         return Bag(slide, self.model.classes.index(slide.row.labels[self.model.label]))
@@ -233,9 +237,5 @@ class _OfMember(Tracker):
         self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
 
 
-def _kept(folder: Path, member: int) -> Path:
-    return folder / f".head-{member}.safetensors"
-
-
-def _figures_file(folder: Path, member: int) -> Path:
-    return folder / f".head-{member}.json"
+def _home(folder: Path, member: int) -> Path:
+    return folder / f".head-{member}"

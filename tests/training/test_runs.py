@@ -99,6 +99,29 @@ def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(v
     assert one == other
 
 
+@pytest.mark.parametrize("stage", [pretrain, finetune], ids=["pretrain", "finetune"])
+def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_path, monkeypatch, stage):
+    from medvit.training.lightning_module import TrainingModule
+
+    options = (pretrain_options if stage is pretrain else finetune_options)(volumes)
+    whole = stage(output=tmp_path / "whole", **options)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.stage._end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stage(output=tmp_path / "cut", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "on_train_batch_start", stop)
+        resumed = stage(output=tmp_path / "cut", resume=True, **options)
+    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+    names = [{path.name for path in made.folder.iterdir()} for made in (whole, resumed)]
+    assert names[0] == names[1]
+    assert not {"last.ckpt", "best.safetensors", ".lock"} & names[0]
+
+
 def test_a_damaged_checkpoint_to_resume_from_is_told(volumes, tmp_path, monkeypatch):
     interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
     (tmp_path / "cut.partial" / "last.ckpt").write_bytes(b"damaged by a full disk")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch.nn import functional as F
 
 from medvit.backbones.vit import VitConfig
 from medvit.errors import ConfigError, DataError
+from medvit.files.atomic import write_text
 from medvit.heads.abmil import AbmilConfig
 from medvit.models.embedding_store import EmbeddingStore
 from medvit.models.slide import SlideModel, SlideModelConfig, TileSpec, ensemble_state
 from medvit.models.tile_embedder import EmbeddedSlide
 from medvit.records import Row
 from medvit.tracking import Tracker
+from medvit.training.lightning_module import TrainingModule
 from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
 from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.optim import OptimConfig
@@ -179,10 +182,7 @@ def test_attention_and_scores_point_at_what_was_planted(trained):
 def test_heads_that_an_unfinished_run_has_trained_are_taken_over(trained, tmp_path, caplog):
     caplog.set_level("INFO")
     folder, members, _ = trained
-    first = folder / ".head-0.safetensors"
-    (tmp_path / first.name).write_bytes(first.read_bytes())
-    told = folder / ".head-0.json"
-    (tmp_path / told.name).write_bytes(told.read_bytes())
+    shutil.copytree(folder / ".head-0", tmp_path / ".head-0")
     again, figures = training(folder).train(tmp_path, Tracker())
     assert figures == trained[2]
     assert [record.message for record in caplog.records if "head" in record.message] == [
@@ -191,8 +191,34 @@ def test_heads_that_an_unfinished_run_has_trained_are_taken_over(trained, tmp_pa
     ]
     for one, other in zip(members, again, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
-    training(folder).remove_leftovers(tmp_path)
-    assert not list(tmp_path.glob("*"))
+    assert {path.name for path in tmp_path.iterdir()} == set(training(folder).leftovers)
+
+
+@pytest.mark.parametrize("moment", ["before its mark", "after its mark"])
+def test_a_head_that_has_learned_is_not_taught_again(trained, tmp_path, monkeypatch, moment):
+    folder, members, _ = trained
+    steps: list[int] = []
+    seeded = TrainingModule.on_train_batch_start
+
+    def counted(module, batch, batch_idx):
+        steps.append(batch_idx)
+        seeded(module, batch, batch_idx)
+
+    def killed(path, text):
+        if moment == "after its mark":
+            write_text(path, text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.training.slide_heads.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training(folder).train(tmp_path, Tracker())
+    of_one_head = len(steps)
+    again, _ = training(folder).train(tmp_path, Tracker())
+    assert len(steps) == len(members) * of_one_head
+    for one, other in zip(members, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_logits_of_bags_do_not_depend_on_the_others_in_the_batch(trained):
