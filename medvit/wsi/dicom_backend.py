@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from numpy import ndarray as Array
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError, UnsupportedError
+from medvit.files.guard import refusal
 from medvit.records import Identity, Item, Refusal
 from medvit.wsi.pyramid import PyramidLevel
 
@@ -23,7 +24,16 @@ WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 CACHE_BYTES = 2**24
 """Decoded tiles of one slide kept at most, and as much again of coded ones."""
 MODALITY = "SM"
-READ = ("SOPClassUID", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SOPInstanceUID")
+READ = (
+    "SOPClassUID",
+    "ImageType",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "PatientID",
+    "Modality",
+    "SOPInstanceUID",
+    "PyramidUID",
+)
 PARTS = ("optical_paths", "focal_planes")
 """What wsidicom calls the parts of a level that show one place differently."""
 PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
@@ -43,6 +53,7 @@ class _Header:
     kind: str
     identity: Identity
     instance: str
+    pyramid: str
 
 
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
@@ -60,6 +71,10 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
             key = header.identity if header.identity.series else str(file)  # two patients may share the UID of a series
             groups.setdefault((key,), []).append(header)
     for group in groups.values():
+        pyramids = {header.pyramid for header in group if header.pyramid}
+        if len(pyramids) > 1:
+            yield refusal([header.file for header in group], _several(f"{len(pyramids)} pyramids"))
+            continue
         parts, copies = _apart(group)
         yield from (Refusal((copy,), "duplicate", "a second copy of a file of its slide") for copy in copies)
         yield Item(reader, parts, "slide", modality=MODALITY, identity=group[0].identity)
@@ -87,7 +102,8 @@ def _header(file: Path) -> _Header | Refusal:
     words = [str(word) for word in dataset.get("ImageType") or ()]
     texts = (str(dataset.get(key) or "") for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
     instance = str(dataset.get("SOPInstanceUID") or "")
-    return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts), instance)
+    pyramid = str(dataset.get("PyramidUID") or "")
+    return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts), instance, pyramid)
 
 
 class DicomPyramid:
@@ -111,7 +127,7 @@ class DicomPyramid:
                 _require_all(source, files)
                 self.pixel_um = _pixel_um(source)
                 self._slide = WsiDicom(source, True, settings=settings)
-            found = _levels(self._slide)
+            found = _levels(self._slide, source)
         except WsiDicomUidDuplicateError:
             raise UnreadableError(
                 f"two of the {len(files)} DICOM files of the slide have one (0008,0018) SOPInstanceUID and "
@@ -177,7 +193,13 @@ def _pixel_um(source: Any) -> tuple[float, float] | None:
     return None if known is None else (known.width * 1000.0, known.height * 1000.0)
 
 
-def _levels(slide: Any) -> list[Any]:
+def _several(found: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"a DICOM slide of {found} in one series; expected one of each: export each as a series of its own"
+    )
+
+
+def _levels(slide: Any, source: Any) -> list[Any]:
     """The levels of the one pyramid of one optical path and focal plane.
 
     Raises:
@@ -189,13 +211,13 @@ def _levels(slide: Any) -> list[Any]:
     same = max(len(level.instances) for level in levels)
     counts = {"pyramids": len(pyramids), "optical paths": len(paths), "focal planes": len(planes)}
     if max(counts.values()) == 1:
-        counts = {"pictures of one size": same}
+        # wsidicom keeps one level a scale, and the last of several.
+        lost = sum(len(one.datasets) for one in source.level_instances) - sum(len(level.datasets) for level in levels)
+        counts = {"pictures of one size": same, "pictures of one scale": lost + 1}
     if max(counts.values()) > 1:
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count > 1)
         slide.close()
-        raise UnsupportedError(
-            f"a DICOM slide of {found} in one series; expected one of each: export each as a series of its own"
-        )
+        raise _several(found)
     return levels
 
 
@@ -209,6 +231,8 @@ def siblings(file: Path) -> tuple[Path, ...]:
     for found in series(files, ""):
         if isinstance(found, Item) and file in found.files:
             return found.files
+        if isinstance(found, Refusal) and file in found.files and found.code == UnsupportedError.code:
+            raise UnsupportedError(found.reason)
     raise DataError("the DICOM file is no level of a slide; expected VL Whole Slide Microscopy")
 
 

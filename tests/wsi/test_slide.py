@@ -251,6 +251,27 @@ def test_two_pyramids_in_one_dicom_series_are_refused_rather_than_the_first_take
         open_slide([*levels, copy])
 
 
+def test_pyramids_of_one_dicom_series_that_have_names_of_their_own_are_refused_when_found(levels: list[Path]):
+    for number, path in enumerate(levels):
+        rewrite(path, PyramidUID=f"1.2.3.{min(number, 1)}")
+    (found,) = readers.find(levels)
+    assert isinstance(found, Refusal)
+    assert (found.code, found.files) == ("unsupported", tuple(levels))
+    assert found.reason.startswith("a DICOM slide of 2 pyramids in one series")
+    with pytest.raises(UnsupportedError, match="2 pyramids in one series"):
+        open_slide(levels[0])
+
+
+def test_two_scans_of_one_scale_in_one_dicom_series_are_refused(levels: list[Path]):
+    copy = second_scan(levels)
+    dataset = dcmread(copy)
+    dataset.TotalPixelMatrixColumns = dataset.TotalPixelMatrixColumns - 256
+    dataset.NumberOfFrames = dataset.NumberOfFrames - -(-dataset.TotalPixelMatrixRows // 256)
+    dataset.save_as(copy)
+    with pytest.raises(UnsupportedError, match="a DICOM slide of 2 pictures of one scale in one series"):
+        open_slide([*levels, copy])
+
+
 def test_two_pictures_of_one_size_in_one_dicom_series_are_refused(levels: list[Path]):
     with pytest.raises(UnsupportedError, match="a DICOM slide of 2 pictures of one size in one series"):
         open_slide([*levels, second_scan(levels)])
