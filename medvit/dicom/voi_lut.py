@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt
 from numpy import ndarray as Array
 
-from medvit.dicom.lookup_tables import lookup_table
+from medvit.dicom.lookup_tables import LookupTable, lookup_table
 from medvit.dicom.modality_lut import groups, number
 from medvit.errors import UnreadableError
 
@@ -30,8 +30,7 @@ def displayed(real: Float[Array, "h w"], dataset: Dataset, index: int, *, is_lit
     """
     for item in (dataset.get("VOILUTSequence") or ())[:1]:
         table = lookup_table(item, is_little=is_little, is_signed=bool((real < 0).any()))
-        shown = table(np.rint(real)).astype(np.float64) / (2**table.bits - 1)
-        return _quantized(shown)
+        return _quantized(table(np.rint(real)).astype(np.float64) / _brightest(table))
     said = _window(dataset, index)
     if said is None:
         return None
@@ -39,6 +38,15 @@ def displayed(real: Float[Array, "h w"], dataset: Dataset, index: int, *, is_lit
     if center is None or width is None:
         return None
     return _quantized(_windowed(real.astype(np.float64), center, width, str(said.get("VOILUTFunction") or "LINEAR")))
+
+
+def _brightest(table: LookupTable) -> int:
+    """The entry that is shown as white: the largest that its bits allow, unless the table stays below half of it.
+
+    Many a table declares 16 bits and holds 12: scaled by what it declares, it would be 16 times too dark.
+    """
+    allowed, largest = 2**table.bits - 1, int(table.entries.max())
+    return largest if 0 < largest < allowed / 2 else allowed
 
 
 def _window(dataset: Dataset, index: int) -> Dataset | None:

@@ -261,6 +261,9 @@ def test_radiographs_are_turned_once_so_that_high_is_bright(photometric, shape, 
         ({"WindowCenter": 12, "WindowWidth": 4, "VOILUTFunction": "LINEAR_EXACT"}, np.clip((RAMP - 10.0) / 4, 0, 1)),
         ({"WindowCenter": 12, "WindowWidth": 8, "VOILUTFunction": "SIGMOID"}, 1 / (1 + np.exp(-(RAMP - 12.0) / 2))),
         ({"VOILUTSequence": [table(list(range(0, 240, 10)), bits=8)]}, RAMP * 10.0 / 255),
+        ({"VOILUTSequence": [table(list(range(0, 4096, 178)), bits=16)]}, RAMP / 23.0),  # 12 bits in a table of 16
+        ({"VOILUTSequence": [table(list(range(24)), bits=5)]}, RAMP / 31.0),  # most of its range: as declared
+        ({"VOILUTSequence": [table([0] * 24, bits=16)]}, RAMP * 0.0),
     ],
 )
 def test_displayed_values_follow_the_window_or_table_of_the_file(elements, expected):
