@@ -152,6 +152,8 @@ class Row:
     """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
     padding: Padding | None = None
     """Stored values that stand for pixels without a measurement, where the file declares some."""
+    fallback: str = ""
+    """The option of values that the file did not allow, as `values.pet=SUVbw`: the values are those stored."""
     num_not_finite: int | None = None
     """Pixels that are NaN or infinite, counted over all channels; none where there are none, or nobody looked."""
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -262,6 +264,7 @@ class Taken:
     perceptual_hash: str | None = None
     file_sha256: str | None = None
     padding: Padding | None = None
+    fallback: str = ""
     num_not_finite: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     writing: str = ""

@@ -42,6 +42,9 @@ class Image:
     padding: Padding | None = None
     """Bounds of the stored values that stand for pixels without a measurement, where the file declares some."""
 
+    fallback: str = ""
+    """The wish for other values that the file did not allow, as `values.pet=SUVbw`; empty where it was granted."""
+
     def without_gaps(self) -> Image:
         """The same image with a background in place of padding and of what is not finite (`medvit.measured.filled`)."""
         from medvit.measured import filled

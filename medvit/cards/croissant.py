@@ -80,6 +80,7 @@ _COLUMNS = {
     "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
     "file_sha256": ("sc:Text", "Hash of the file the image came from, where it was one file and not DICOM"),
     "padding": ("sc:Float", "Lowest and highest of the stored values that stand for pixels without a measurement"),
+    "fallback": ("sc:Text", "Option of values that the file did not allow, so that they are those stored"),
     "num_not_finite": ("sc:Integer", "Pixels that are NaN or infinite"),
 }
 """Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""

@@ -59,6 +59,8 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     unseen = sum(row.flags is None for row in manifest)
     if unseen:
         yield f"Nobody has looked for flags in {unseen} images; ingest again to have them."
+    for wish, count in sorted(Counter(row.fallback for row in manifest if row.fallback).items()):
+        yield f"{count} images have stored values although `{wish}` was asked for: their files lack what it needs."
     flagged: dict[Flag, list[Row]] = defaultdict(list)
     for row in manifest:
         for flag in row.flags or ():

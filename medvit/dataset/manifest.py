@@ -47,6 +47,7 @@ _SCHEMA = pa.schema(
         ("perceptual_hash", pa.string()),
         ("file_sha256", pa.string()),
         ("padding", pa.list_(pa.float64())),
+        ("fallback", pa.string()),
         ("num_not_finite", pa.int64()),
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
@@ -205,7 +206,7 @@ def _said_facts(facts: Facts) -> str:
 
 def _said(row: Row) -> dict[str, Any]:
     """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
-    later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "num_not_finite", "attributes")
+    later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
     return {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
 
 
@@ -221,6 +222,7 @@ def _row(line: dict[str, Any]) -> Row:
             "affine": None if affine is None else tuple(affine),
             "padding": None if padding is None else tuple(padding),
             "part": line.get("part") or "",
+            "fallback": line.get("fallback") or "",
             "flags": None if flags is None else tuple(flags),
             "attributes": dict(line.get("attributes") or ()),
         }

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from medvit.dicom.fast_dataset import FastDataset
-from medvit.dicom.modality_lut import is_pet, meaning
+from medvit.dicom.modality_lut import ValueFacts, is_pet, meaning
 from medvit.dicom.native_pixels import NATIVE, TYPES, as_it_lies
-from medvit.dicom.pixels import Frame, is_inverted, mirrored
-from medvit.dicom.value_facts import ValueFacts
+from medvit.dicom.padding import declared, within
+from medvit.dicom.pixels import Frame, is_inverted, mirrored, turned
 from medvit.errors import UnreadableError
+from medvit.records import Padding
 
 _LAID = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration", "PhotometricInterpretation")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -35,6 +36,7 @@ class Coding:
     intercept: float
     unit: str
     facts: ValueFacts
+    padding: Padding | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -73,7 +75,7 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
     stored = as_it_lies(room[native.start :], coding.kind, bits=coding.bits, shape=coding.shape)
     if coding.facts.is_dark_high and not coding.unit:
         stored = mirrored(stored, bits=coding.bits)
-    return Frame(stored[None], coding.slope, coding.intercept, coding.unit, facts=coding.facts)
+    return Frame(stored[None], coding.slope, coding.intercept, coding.unit, padding=coding.padding, facts=coding.facts)
 
 
 def _coding_of(said: FastDataset) -> Coding | None:
@@ -95,4 +97,7 @@ def _coding_of(said: FastDataset) -> Coding | None:
         return None
     is_dark_high = is_inverted(said, photometric)
     facts = ValueFacts(means.scaling, means.rescale_type, photometric, is_dark_high, "i" in kind, bits)
-    return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, facts)
+    padding = within(declared(said, is_signed="i" in kind), np.dtype(kind))
+    if is_dark_high and not means.unit:
+        padding = turned(np.zeros((1, 1), np.dtype(kind).newbyteorder("=")), padding, bits=bits)[1]
+    return Coding(kind, bits, shape, means.slope, means.intercept, means.unit, facts, padding)

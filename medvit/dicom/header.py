@@ -14,6 +14,7 @@ from medvit.dicom.element_values import MODALITY, count, numbers, text, texts
 from medvit.dicom.fast_dataset import READ_MORE, FastDataset, quick_beginning
 from medvit.dicom.fast_values import tag_of
 from medvit.dicom.file import open_elements, quiet
+from medvit.dicom.padding import INTEGER as PADDING
 from medvit.files.head import FIRST_BYTES, FileHead
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient", "Imag
 _WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID")
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
-KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING)
+KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
 
 

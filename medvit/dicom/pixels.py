@@ -15,13 +15,13 @@ from numpy import ndarray as Array
 from medvit.dicom.decoders import BIG_ENDIAN, stored_values
 from medvit.dicom.fast_dataset import FastDataset
 from medvit.dicom.lookup_tables import first_mapped, palette
-from medvit.dicom.modality_lut import Meaning, meaning
+from medvit.dicom.modality_lut import Meaning, ValueFacts, meaning
+from medvit.dicom.padding import declared, through_table, within
 from medvit.dicom.pixel_layout import PixelLayout, layout
 from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
-from medvit.dicom.value_facts import ValueFacts
 from medvit.dicom.voi_lut import displayed
 from medvit.errors import UnreadableError, UnsupportedError
-from medvit.records import Values
+from medvit.records import Padding, Values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -39,6 +39,8 @@ class Frame:
     unit: str = ""
     suv: Suv | None = None
     """What takes real values to SUVbw, of PET alone."""
+    padding: Padding | None = None
+    """Bounds of the stored values that stand for pixels without a measurement."""
     facts: ValueFacts = field(default_factory=ValueFacts)
 
 
@@ -123,14 +125,33 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
 
 def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: PixelLayout) -> Frame:
     bits = laid.bits_stored
+    padding = declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword)
     if means.table is not None:
-        stored, bits = means.table(stored), means.table.bits
+        made, bits = means.table(stored), means.table.bits
+        stored, padding = made, through_table(padding, stored, made)
     if laid.is_float:
         stored = stored.astype(np.float32)
+    padding = within(padding, stored.dtype)
     if not means.unit and is_inverted(dataset, laid.photometric):
         # Of floating-point values no range is known: they are turned about 0.
-        stored = -stored if laid.is_float else mirrored(stored, bits=bits)
-    return Frame(np.ascontiguousarray(stored)[None], means.slope, means.intercept, means.unit, suv(dataset))
+        stored, padding = turned(stored, padding, bits=bits)
+    pixels = np.ascontiguousarray(stored)[None]
+    return Frame(pixels, means.slope, means.intercept, means.unit, suv(dataset), padding)
+
+
+def turned(
+    stored: Num[Array, "h w"], padding: Padding | None, *, bits: int
+) -> tuple[Num[Array, "h w"], Padding | None]:
+    """Values and their padding with high ones low; doing it twice changes nothing. Those of floating point change sign.
+
+    Of integers, see `mirrored`.
+    """
+    if np.issubdtype(stored.dtype, np.floating):
+        return -stored, None if padding is None else (-padding[1], -padding[0])
+    if padding is None:
+        return mirrored(stored, bits=bits), None
+    ends = sorted(float(end) for end in mirrored(np.array([padding], stored.dtype), bits=bits)[0])
+    return mirrored(stored, bits=bits), (ends[0], ends[1])
 
 
 def _real(stored: Num[Array, "h w"], means: Meaning) -> Num[Array, "h w"]:

@@ -102,6 +102,7 @@ class ReadAndStore:
             intercept=float(image.intercept),
             unit=image.unit,
             padding=image.padding,
+            fallback=image.fallback,
             **found,
             writing=fate,
         )
@@ -211,6 +212,8 @@ def store_images(
                 refusals.append(_refusal(outcome))
     if taken:
         write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
+    for wish, count in sorted(Counter(one.fallback for one in taken.values() if one.fallback).items()):
+        log.warning("%s: %d images do not say what it needs; their values are those stored", wish, count)
     return Stored(taken, tuple(refusals))
 
 

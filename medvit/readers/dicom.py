@@ -18,20 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.dicom.file import begins_as_dicom
 from medvit.dicom.header import Header
 from medvit.dicom.pixels import Frame, in_unit
+from medvit.dicom.suv import SUV_UNIT
 from medvit.errors import GeometryError, MedvitError
 from medvit.files.guard import decoding, refusal
 from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
 from medvit.readers.dicom_texts import file_texts
-from medvit.records import FileText, Identity, Item, Kind, Refusal
-from medvit.series.agreement import check_values
+from medvit.readers.options import OPTIONS
+from medvit.records import FileText, Identity, Item, Kind, Refusal, Values
+from medvit.series.agreement import check_values, common_padding, real_values
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
 from medvit.series.resampling import RESAMPLED, Geometry, layout, resample
@@ -100,8 +101,11 @@ class Dicom:
         if item.kind == "volume":
             check_values(decoded)
         frames = in_unit(decoded, item.values)
+        wish = OPTIONS.get(item.values, "")
+        fallback = wish if wish and not all(_is_as_wished(frame, item.values) for frame in frames) else ""
         if item.kind == "volume":
-            return _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
+            image = _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
+            return replace(image, fallback=fallback)
         frame = frames[0]
         return Image(
             frame.pixels,
@@ -111,6 +115,8 @@ class Dicom:
             slope=frame.slope,
             intercept=frame.intercept,
             unit=frame.unit,
+            padding=frame.padding,
+            fallback=fallback,
         )
 
     def texts(self, path: Path) -> Iterator[FileText]:
@@ -265,13 +271,16 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
     return Refusal(tuple(files), "conflict", f"{what}: which are right cannot be told; remove the wrong ones")
 
 
+def _is_as_wished(frame: Frame, values: Values) -> bool:
+    return frame.unit == SUV_UNIT if values == "SUVbw" else frame.facts.scaling == "displayed"
+
+
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:
     """Slices (rows, columns) in one type, and a frame that says what their values mean."""
     first = frames[0]
     if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in frames}) > 1:
-        real = [frame.pixels[0].astype(np.float32) * frame.slope + frame.intercept for frame in frames]
-        return [one.astype(np.float32) for one in real], replace(first, slope=1.0, intercept=0.0)
-    return [frame.pixels[0] for frame in frames], first
+        return real_values(frames)
+    return [frame.pixels[0] for frame in frames], replace(first, padding=common_padding(frames))
 
 
 def _volume(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Image:
@@ -285,7 +294,7 @@ def _volume(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Im
 def _resampled(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Image:
     grid = layout(planes)
     slices, meaning = _uniform([frames[n] for n in grid.order])
-    turned, affine = to_ras(resample(slices, grid), grid.affine)
+    turned, affine = to_ras(resample(slices, grid, meaning.padding), grid.affine)
     return _image(turned, affine, meaning, item)
 
 
@@ -298,6 +307,7 @@ def _image(voxels: Num[Array, "i j k"], affine: Affine, meaning: Frame, item: It
         slope=meaning.slope,
         intercept=meaning.intercept,
         unit=meaning.unit,
+        padding=meaning.padding,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -9,8 +10,11 @@ from pydantic import model_validator
 
 from medvit.config import Config
 from medvit.dicom.header import RADIOGRAPHS
-from medvit.records import AnatomicalAxes, Item, NiftiForm
+from medvit.records import AnatomicalAxes, Item, NiftiForm, Values
 from medvit.series.resampling import Geometry
+
+OPTIONS: Mapping[Values, str] = {"displayed": "values.radiographs=displayed", "SUVbw": "values.pet=SUVbw"}
+"""The option that asks for values other than those stored."""
 
 
 class ValuesConfig(Config):

@@ -9,10 +9,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from numpy import ndarray as Array
+
+from medvit.dicom.modality_lut import RESCALE_TYPES, UNITS
 from medvit.dicom.pixels import Frame
-from medvit.dicom.value_facts import RESCALE_TYPES, UNITS
 from medvit.errors import ConflictError
+from medvit.records import Padding
 
 log = logging.getLogger("medvit")
 
@@ -43,6 +49,50 @@ def check_values(frames: Sequence[Frame]) -> None:
     _require_one("(0028,0101) BitsStored, on which the sign or an inversion hangs", decisive, decisive)
     if len(set(bits)) > 1:
         log.warning("slices of a volume differ in (0028,0101) BitsStored: %s; no value hangs on it", _counted(bits))
+
+
+def common_padding(frames: Sequence[Frame]) -> Padding | None:
+    """The one padding of frames of one type; none where no frame declares any.
+
+    Raises:
+        ConflictError: If frames declare different ones, and no one range would take the same pixels for padding.
+    """
+    ranges = {frame.padding for frame in frames} - {None}
+    if len({frame.padding for frame in frames}) <= 1:
+        return frames[0].padding
+    common = (min(low for low, _ in filter(None, ranges)), max(high for _, high in filter(None, ranges)))
+    for frame in frames:
+        own, taken = (_is_padding(frame.pixels, padding) for padding in (frame.padding, common))
+        if (own != taken).any():
+            raise ConflictError(
+                "the slices of one volume differ in (0028,0120) PixelPaddingValue, and pixels that are padding in one "
+                "have the values of measured ones in another; expected one padding for all"
+            )
+    return common
+
+
+def real_values(frames: Sequence[Frame]) -> tuple[list[Float[Array, "h w"]], Frame]:
+    """Slices (rows, columns) in their unit, float32, and a frame that says so; padding lies below all measured."""
+    real = [frame.pixels[0].astype(np.float32) * frame.slope + frame.intercept for frame in frames]
+    slices = [one.astype(np.float32) for one in real]
+    first = replace(frames[0], slope=1.0, intercept=0.0, padding=None)
+    gaps = [_is_padding(frame.pixels[0], frame.padding) for frame in frames]
+    if not any(gap.any() for gap in gaps):
+        return slices, first
+    lowest = min((one[~gap].min() for one, gap in zip(slices, gaps, strict=True) if not gap.all()), default=0.0)
+    filler = min(
+        float(np.nextafter(np.float32(lowest), np.float32(-np.inf))),
+        *(float(one[gap].min()) for one, gap in zip(slices, gaps, strict=True) if gap.any()),
+    )
+    for one, gap in zip(slices, gaps, strict=True):
+        one[gap] = filler
+    return slices, replace(first, padding=(filler, filler))
+
+
+def _is_padding(pixels: Num[Array, "*s"], padding: Padding | None) -> Bool[Array, "*s"]:
+    if padding is None:
+        return np.zeros(pixels.shape, dtype=bool)
+    return (pixels >= padding[0]) & (pixels <= padding[1])
 
 
 def _require_one(elements: str, facts: Sequence[Hashable], words: Sequence[str]) -> None:

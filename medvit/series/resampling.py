@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from numpy import ndarray as Array
 
 from medvit.dicom.header import Header
 from medvit.errors import GeometryError
 from medvit.geometry import Affine, lps_to_ras
-from medvit.measured import measured
+from medvit.measured import measured, not_measured
+from medvit.records import Padding
 from medvit.series.volume import ascending
 
 Geometry = Literal["refuse", "resample", "slices"]
@@ -83,29 +84,75 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
     )
 
 
-def resample(slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid) -> Num[Array, "i j k"]:
+def resample(
+    slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid, padding: Padding | None = None
+) -> Num[Array, "i j k"]:
     """The voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
 
-    Linear within planes and along the normal; integers are rounded. A voxel that would need a pixel from outside of the
-    slices holds the lowest value of the volume.
+    Linear within planes and along the normal, among measured pixels alone (normalized convolution); integers are
+    rounded. A voxel that would need a pixel from outside of the slices, or of which most would come from pixels that
+    are padding or not finite, is padding, or NaN in floating point. Where no padding is declared, it holds the lowest
+    measured value of the volume.
     """
-    stored = slices[0].dtype
-    lowest = min((values.min() for values in map(measured, slices) if values.size), default=0)
+    stored, lost = slices[0].dtype, [not_measured(one, padding) for one in slices]
+    outside = _outside(slices, padding)
+    gap = float("nan") if padding is None and np.issubdtype(stored, np.floating) else outside
     voxels = np.empty(grid.shape, dtype=stored)
-    placed: dict[int, Array] = {}
+    placed: dict[int, _Moved] = {}
     for k in range(grid.shape[2]):
         above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(slices) - 1)
         below = max(above - 1, 0)
         # Only two slices are held at a time, in the order in which they are met.
-        placed = {n: placed[n] if n in placed else _moved(slices[n], grid.shifts[n], grid) for n in (below, above)}
+        placed = {
+            n: placed[n] if n in placed else _moved_with_gaps(slices[n], lost[n], grid.shifts[n], grid)
+            for n in (below, above)
+        }
         span = grid.heights[above] - grid.heights[below]
         weight = 1.0 if span <= 0.0 else float(np.clip((k - grid.heights[below]) / span, 0.0, 1.0))
-        is_above = weight > 1.0 - WHOLE_PIXEL
-        mixed = placed[above] if is_above else (1.0 - weight) * placed[below] + weight * placed[above]
+        pair = (placed[above], placed[above]) if weight > 1.0 - WHOLE_PIXEL else (placed[below], placed[above])
+        mixed, is_gap = _mixed(*pair, weight)
         known = np.isfinite(mixed)
         mixed = np.where(known, mixed, 0.0)
-        voxels[:, :, k] = np.where(known, np.rint(mixed) if np.issubdtype(stored, np.integer) else mixed, lowest)
+        made = np.where(known, np.rint(mixed) if np.issubdtype(stored, np.integer) else mixed, outside)
+        voxels[:, :, k] = made if is_gap is None else np.where(known & is_gap, gap, made)
     return voxels
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A slice on the plane of a grid, NaN where it does not reach; `share` of each pixel was measured, none of all."""
+
+    values: Float[Array, "i j"]
+    share: Float[Array, "i j"] | None = None
+
+
+def _mixed(below: _Moved, above: _Moved, weight: float) -> tuple[Float[Array, "i j"], Bool[Array, "i j"] | None]:
+    """Values between two slices, and where most of them would come from gaps; none where there are no gaps."""
+
+    def between(one: Float[Array, "i j"], other: Float[Array, "i j"]) -> Float[Array, "i j"]:
+        return one if one is other else (1.0 - weight) * one + weight * other
+
+    values = between(below.values, above.values)
+    if below.share is None and above.share is None:
+        return values, None
+    shares = [np.ones_like(one.values) if one.share is None else one.share for one in (below, above)]
+    share = shares[0] if below is above else between(*shares)
+    return values / np.maximum(share, 0.5), share < 0.5
+
+
+def _outside(slices: Sequence[Num[Array, "h w"]], padding: Padding | None) -> float:
+    if padding is not None:
+        return padding[0]
+    return min((values.min() for values in map(measured, slices) if values.size), default=0)
+
+
+def _moved_with_gaps(
+    pixels: Num[Array, "h w"], lost: Bool[Array, "h w"] | None, shift: Float[Array, "2"], grid: ResamplingGrid
+) -> _Moved:
+    if lost is None:
+        return _Moved(_moved(pixels, shift, grid))
+    share = _moved((~lost).astype(np.float64), shift, grid)
+    return _Moved(_moved(np.where(lost, 0.0, pixels), shift, grid), share)
 
 
 def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:

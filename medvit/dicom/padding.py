@@ -1,0 +1,80 @@
+"""Padding of a frame: stored values that stand for pixels without a measurement (PS3.3 C.7.5.1.1.2).
+
+The elements are of the sign of the pixels, whatever value representation was written, and are meant before the modality
+table or rescale. With (0028,0121) PixelPaddingRangeLimit, all values from one to the other are padding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Num
+from numpy import ndarray as Array
+
+from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.fast_values import tag_of
+from medvit.records import Padding
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+INTEGER = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+FLOAT = {
+    "FloatPixelData": ("FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
+    "DoubleFloatPixelData": ("DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit"),
+}
+
+
+def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
+    """The padding that a data set declares for the pixels in its element `keyword`; none where it declares none."""
+    if keyword in FLOAT:
+        value, limit = (_real(dataset, name) for name in FLOAT[keyword])
+    else:
+        value, limit = (_whole(dataset, name, is_signed) for name in INTEGER)
+    if value is None:
+        return None
+    bounds = (value, value if limit is None else limit)
+    return min(bounds), max(bounds)
+
+
+def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
+    """Padding as far as pixels of a type can hold it; none where they cannot."""
+    if padding is None or not np.issubdtype(dtype, np.integer):
+        return padding
+    low, high = max(padding[0], float(np.iinfo(dtype).min)), min(padding[1], float(np.iinfo(dtype).max))
+    return (low, high) if low <= high else None
+
+
+def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
+    """The padding among the values that a table has made; none where these are those of measured pixels, too."""
+    if padding is None:
+        return None
+    is_padding = (stored >= padding[0]) & (stored <= padding[1])
+    values = made[is_padding]
+    if not values.size:
+        return None
+    low, high = float(values.min()), float(values.max())
+    others = made[~is_padding]
+    return None if ((others >= low) & (others <= high)).any() else (low, high)
+
+
+def _whole(dataset: Dataset | FastDataset, keyword: str, is_signed: bool) -> float | None:
+    value: Any
+    if isinstance(dataset, FastDataset):
+        found = dataset.raw(tag_of(keyword))
+        value = None if found is None else found[1]
+    else:
+        value = dataset.get(keyword)
+    if isinstance(value, bytes):
+        value = int.from_bytes(value, "little") if len(value) == 2 else None
+    if not isinstance(value, int):
+        return None
+    value %= 2**16
+    return float(value - 2**16 if is_signed and value >= 2**15 else value)
+
+
+def _real(dataset: Dataset | FastDataset, keyword: str) -> float | None:
+    value = dataset.get(keyword)
+    number = float(np.float32(value)) if isinstance(value, int | float) else None
+    return number if number is not None and np.isfinite(number) else None

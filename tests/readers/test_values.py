@@ -1,0 +1,57 @@
+"""Values that were asked for and not given are counted, never replaced in silence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import DigitalXRayImageStorageForPresentation, PositronEmissionTomographyImageStorage
+
+from medvit.dataset.manifest import Manifest
+from medvit.readers import find, read
+from medvit.readers.options import ValuesConfig
+from pipelines.ingest import IngestConfig, ingest
+
+DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}
+PET = {"SOPClassUID": PositronEmissionTomographyImageStorage, "Modality": "PT", "Units": "BQML"}
+WINDOW = {"WindowCenter": 100, "WindowWidth": 200}
+VALUES = {"radiographs": "displayed", "pet": "SUVbw"}
+
+
+def fallbacks(files: list[Path]) -> list[str]:
+    config = ValuesConfig.parse(VALUES)
+    return [read(config.of(found)).fallback for found in find(files)]
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({**DX, **WINDOW}, ""),
+        (DX, "values.radiographs=displayed"),
+        (PET, "values.pet=SUVbw"),
+        ({}, ""),
+    ],
+    ids=["with a window", "without a window", "PET without a dose", "CT"],
+)
+def test_an_image_says_which_values_it_could_not_give(write_slice, elements: dict, expected: str) -> None:
+    assert fallbacks([write_slice(np.arange(24, dtype=np.uint16).reshape(4, 6), **elements)]) == [expected]
+
+
+def test_fallbacks_are_counted_in_the_log_and_on_the_card(
+    write_slice, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "source").mkdir()
+    for n, elements in enumerate((DX, {**DX, **WINDOW}, DX)):
+        pixels = np.random.default_rng(n).integers(0, 200, (32, 32)).astype(np.uint16)
+        series = {"SeriesInstanceUID": f"1.2.{n}", "StudyInstanceUID": f"1.3.{n}", "PatientID": f"P{n}"}
+        write_slice(pixels, name=f"source/{n}.dcm", **elements, **series)
+    options = {"source": tmp_path / "source", "dataset": tmp_path / "dataset", "key": tmp_path / "site.key"}
+    with caplog.at_level(logging.WARNING, "medvit"):
+        ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "values": VALUES}))
+    assert "values.radiographs=displayed: 2 images do not say what it needs" in caplog.text
+    card = (tmp_path / "dataset" / "card.md").read_text()
+    assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
+    rows = Manifest.read(tmp_path / "dataset").rows
+    assert sorted(row.fallback for row in rows) == ["", *["values.radiographs=displayed"] * 2]
