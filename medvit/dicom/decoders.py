@@ -87,9 +87,10 @@ def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: in
     as_it_lies = native(dataset) if uid in NATIVE and layout.high_bit == layout.bits_stored - 1 else None
     if as_it_lies is not None:
         return as_it_lies
+    is_whole = isinstance(dataset, FastDataset)  # others may end within their last element
     dataset = dataset.dataset() if isinstance(dataset, FastDataset) else dataset
     if uid in NATIVE:
-        return _native(dataset, layout, index, uid)
+        return _native(dataset, layout, index, uid, is_whole=is_whole)
     encoded = _encoded(dataset, layout, index, uid)
     if uid in (ENCAPSULATED, FRAME_DEFLATED):
         plain = encoded if uid == ENCAPSULATED else _inflated(encoded, -(-layout.frame_bits // 8))
@@ -111,23 +112,29 @@ def _check_color(layout: PixelLayout) -> None:
         raise UnsupportedError(f"{layout.photometric} of {layout.bits_allocated} bits; expected 8 bits a sample")
 
 
-def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> Num[Array, "h w *c"]:
+def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_whole: bool) -> Num[Array, "h w *c"]:
     from pydicom.pixels import get_decoder
 
     held, promised = len(dataset[layout.keyword].value), -(-layout.frame_bits * layout.frames // 8)
     if held < promised:
-        # A file that is cut short ends within the element, which then is not there at all.
-        is_compressed = bytes(dataset[layout.keyword].value[:4]) == ITEM
-        raise UnreadableError(
-            f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}, "
-            + (
-                f"in compressed fragments, though the transfer syntax is {syntax_name(uid)}"
-                if is_compressed
-                else "and the file does not end there; size, bits or transfer syntax are others than the header says"
-            )
-        )
+        why = "size, bits or transfer syntax are not as the header says"
+        if bytes(dataset[layout.keyword].value[:4]) == ITEM:
+            why = f"in compressed fragments, though the transfer syntax is {syntax_name(uid)}"
+        elif not is_whole:
+            why = f"it is cut short, or {why}"
+        raise UnreadableError(f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}; {why}")
+    _check_no_more(held, promised, layout)
     values, meaning = get_decoder(uid).as_array(dataset, index=index, **_options(layout), correct_unused_bits=False)
     return _trimmed(values, str(meaning["photometric_interpretation"]), layout)
+
+
+def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
+    """Refuse whole frames beyond those of the header; less is padding, and YBR_FULL_422 is often stored in full."""
+    if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
+        raise UnreadableError(
+            f"{layout.keyword} holds {held} bytes, the header promises {promised} for {layout.frames} frames; "
+            "there is at least one frame more, or rows, columns or bits are others than the header says"
+        )
 
 
 def _encoded(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> bytes:

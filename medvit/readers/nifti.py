@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
+from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnreadableError, UnsupportedError
 from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_stored, check_volume
@@ -161,7 +161,17 @@ def _open(path: Path) -> Nifti1Image:
     voxels = Path(source.file_map["image"].filename)
     check_size = check_volume if voxels.suffix == ".gz" else check_stored
     check_size(claimed, voxels.stat().st_size)
+    if voxels.suffix != ".gz":
+        _check_no_more(claimed, voxels.stat().st_size - int(source.dataobj.offset))
     return source
+
+
+def _check_no_more(promised: int, held: int) -> None:
+    if held > promised:
+        raise UnreadableError(
+            f"the header promises {promised} bytes of voxels, the file holds {held}; which of them are the voxels is "
+            "unknown"
+        )
 
 
 def _what(source: Any) -> str:

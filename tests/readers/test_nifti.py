@@ -198,3 +198,12 @@ def test_a_qform_is_written_only_where_it_can_hold_the_grid(tmp_path: Path, writ
         assert int(header["qform_code"]) == code
         assert int(header["sform_code"]) == 1
         assert np.allclose(nib.load(path).affine, matrix)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.hdr"])
+def test_more_voxels_than_the_header_promises_are_refused(tmp_path: Path, name: str):
+    kind = nib.Nifti1Pair if name == "a.hdr" else nib.Nifti1Image
+    nib.save(kind(np.zeros((2, 2, 2), np.int16), np.eye(4)), tmp_path / name)
+    voxels = tmp_path / name.replace("hdr", "img")
+    voxels.write_bytes(voxels.read_bytes() + bytes(6))
+    assert "promises 16 bytes of voxels, the file holds 22" in only(*sorted(tmp_path.iterdir(), reverse=True)).reason

@@ -154,3 +154,10 @@ def test_whole_pictures_that_no_decoder_takes_are_unsupported_not_damaged(tmp_pa
     (tmp_path / "d.nrrd").write_bytes(header.encode() + bz2.compress(bytes(8)))
     codes = [found.code for found in find(sorted(tmp_path.iterdir())) if not isinstance(found, Item)]
     assert codes == ["unsupported"] * 4
+
+
+def test_a_frame_more_than_the_header_says_is_not_dropped(tmp_path: Path):
+    dataset = pydicom.dcmread(small("CT_small.dcm"))
+    dataset.PixelData = dataset.PixelData * 2
+    dataset.save_as(tmp_path / "a.dcm")
+    assert "at least one frame more" in sentence(tmp_path / "a.dcm")
