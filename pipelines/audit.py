@@ -146,8 +146,8 @@ def _read(config: AuditConfig, copying: DeidentifyConfig, manifest: Manifest) ->
         outcomes = map_items(ReadValues(copying.profile), files, config=config.engine, title="read")
         lost = (IdentifyingValues(unread=refusal.reason) for refusal in local.refusals for _ in refusal.files)
         found = chain((outcome.result or _FAILED for outcome in outcomes), lost)
-        called = str(manifest.facts.name)
-        needles = sought(names, local.root, found, config.ignore, num_files=len(files), dataset=called, classes=classes)
+        called, ignored = str(manifest.facts.name), (*config.ignore, *copying.words)
+        needles = sought(names, local.root, found, ignored, num_files=len(files), dataset=called, classes=classes)
         local.discard()
     return needles
 

@@ -26,7 +26,7 @@ from medvit.audit.names import written_forms as written_names
 from medvit.deidentification.dates import written_forms
 from medvit.deidentification.identifiers import STRICT, IdentifyingValue, identifying
 from medvit.deidentification.profile import DATES, TEXT, Action, Profile
-from medvit.deidentification.vocabulary import words_of
+from medvit.deidentification.vocabulary import removed, words_of
 from medvit.dicom.acquisition import quantities
 from medvit.dicom.file import begins_as_dicom
 from medvit.dicom.header import load
@@ -253,11 +253,13 @@ class _Collector:
                 self._put(value.text, needle, is_rare=True)
         elif value.vr == "PN" or "^" in value.text:
             self._person(value, needle)
-        else:
+        elif not value.is_descriptor or removed(value.text):
             self.phrase(value.text, needle)
             if value.vr not in ("UN", "OB", "OW"):
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
-                self.words(rarity.telling_part(value.text) if is_prose else value.text, needle)
+                # Words that a copy keeps, as HippoCrop, name nobody.
+                text = removed(value.text) if value.is_descriptor else value.text
+                self.words(rarity.telling_part(text) if is_prose else text, needle)
 
     def _person(self, value: IdentifyingValue, needle: Needle) -> None:
         is_name = value.vr == "PN"

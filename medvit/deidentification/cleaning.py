@@ -193,7 +193,7 @@ class _Cleaning:
     def _cleaned(self, element: DataElement, vr: str) -> list[str]:
         limit = _SHORT_TEXT.get(vr, 1024)
         return [
-            (clean(text, self.forbidden) or REMOVED)[:limit].strip() if text.strip() else ""
+            (clean(text, self.forbidden, self.profile.words) or REMOVED)[:limit].strip() if text.strip() else ""
             for text in texts(element.value)
         ]
 

@@ -11,6 +11,8 @@ from numpy import ndarray as Array
 
 from medvit.deidentification.identifiers import MIN_SUBSTRING
 from medvit.deidentification.text_detector import TextLine, blanked
+from medvit.dicom.decoders import stored_values
+from medvit.dicom.pixel_layout import layout
 from medvit.dicom.stream_comments import strip_comments
 from medvit.errors import UnreadableError, UnsupportedError
 
@@ -41,39 +43,58 @@ def tidy(copy: Dataset, source: Dataset) -> None:
 
 
 def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
-    """The frames of a data set, decoded, colors as RGB.
+    """The frames of a data set as they are stored, decoded as the reader of DICOM does, colors as RGB.
 
     Raises:
-        Exception: Whatever its decoder raises.
+        DataError: One of its kinds, if they cannot be decoded.
     """
-    from pydicom.pixels import pixel_array
-
-    pixels = pixel_array(dataset)
-    return list(pixels) if int(dataset.get("NumberOfFrames") or 1) > 1 else [pixels]
+    _settle_syntax(dataset)
+    laid = layout(dataset)
+    return [stored_values(dataset, laid, index) for index in range(laid.frames)]
 
 
 def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
-    """Fills lines with black in all frames of a data set, which then is uncompressed.
+    """Fills lines with black in all frames of a data set; compressed pixels then are uncompressed.
+
+    Uncompressed ones keep their byte order, and so do lookup tables and all else that is stored as words.
 
     Raises:
         UnsupportedError: If its pixels are of a kind that cannot be changed in place.
+        UnreadableError: If they cannot be decoded.
     """
     from pydicom.pixels import pixel_array
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        dataset.decompress(generate_instance_uid=False)
-    if dataset.BitsAllocated not in (8, 16) or dataset.PhotometricInterpretation == "YBR_FULL_422":
-        raise UnsupportedError("pixels of 1 or 32 bits, or of subsampled colors, cannot be masked")
-    pixels = np.array(pixel_array(dataset, raw=True))
-    frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
+    _settle_syntax(dataset)
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    is_color = int(dataset.SamplesPerPixel) > 1
+    if dataset.BitsAllocated not in (8, 16):
+        raise UnsupportedError("pixels of 1 or 32 bits cannot be masked")
+    if syntax.is_encapsulated:
+        frames = np.stack(frames_of(dataset))
+        syntax = ExplicitVRLittleEndian
+        for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            dataset.pop(keyword, None)
+        if is_color:
+            dataset.PhotometricInterpretation = "RGB"
+    elif dataset.PhotometricInterpretation == "YBR_FULL_422":
+        raise UnsupportedError("pixels of subsampled colors cannot be masked")
+    else:
+        pixels = np.array(pixel_array(dataset, raw=True))
+        frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
     filled = np.stack([blanked(frame, lines, _black(frame, dataset)) for frame in frames])
-    if int(dataset.SamplesPerPixel) > 1:
+    if is_color:
         dataset.PlanarConfiguration = 0
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    content = filled.astype(filled.dtype.newbyteorder("<")).tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    content = filled.astype(filled.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
     dataset.PixelData = content + b"\0" * (len(content) % 2)
     dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
+    dataset["PixelData"].is_undefined_length = False
+
+
+def _settle_syntax(dataset: Dataset) -> None:
+    """Gives a data set without file meta information the transfer syntax that reading it has shown."""
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax(dataset)
 
 
 def _black(frame: Num[Array, "h w *c"], dataset: Dataset) -> Any:

@@ -136,6 +136,7 @@ KINDS = frozenset(_KINDS.split())
 """UIDs that name a kind of thing, not a thing."""
 
 SAFE_PRIVATE = (
+    "SIEMENS MR HEADER:0019,0A",
     "SIEMENS MR HEADER:0019,0C",
     "SIEMENS MR HEADER:0019,0D",
     "SIEMENS MR HEADER:0019,0E",
@@ -148,7 +149,10 @@ SAFE_PRIVATE = (
     "Philips PET Private Group:7053,00",
     "Philips PET Private Group:7053,09",
 )
-"""Private elements with numbers that diffusion and PET cannot do without (PS3.15 Table E.3.10-1)."""
+"""Private elements with numbers that diffusion and PET cannot do without (PS3.15 Table E.3.10-1).
+
+The first, the number of slices in a mosaic, is not in the table: without it other tools take empty tiles for slices.
+"""
 
 TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 NUMBERS = frozenset(("AT", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"))
@@ -161,6 +165,8 @@ class Profile:
 
     options: frozenset[Option]
     private: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+    """Words, in lower case, that a site allows in descriptors besides those of imaging."""
 
     def action(self, tag: int, vr: str) -> Action:
         """What becomes of a standard element."""

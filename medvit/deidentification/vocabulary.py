@@ -26,7 +26,7 @@ scapula scrotum sella shoulder shoulders sinus sinuses skin skull soft spinal sp
 subclavian submandibular tarsal teeth temporal temporomandibular tendon testes testis thigh thoracic thoracolumbar
 thorax throat thumb thymus thyroid tibia tmj toe toes tongue tonsil tooth torso trachea tspine ulna umbilical upper
 ureter ureters urethra urinary uterus vagina vascular vein veins vena venous ventricle vertebra vertebrae vessel
-vessels vulva wrist wrists abdomino pelvico
+vessels vulva wrist wrists abdomino pelvico hippo pelv
 """
 _METHOD = """
 acq acquisition adc angio angiogram angiography angle aorta arterial asl asset averaged axial background baseline
@@ -61,7 +61,7 @@ turbo twist two type ultra ultrafast ultrasound unenhanced unilateral unknown un
 vista vol volume volumetric water wb weighted whole wholebody wide window with without wo xray zoom ap pa ll rl lr si
 hfs ffs hfp ffp mlo cc lcc rcc lmlo rmlo ml lm xccl bw phs dyn cp angled tilt tilted fid sar mt mtc iv po mc kontrast
 nativ ohne mit schaedel thorax knie hals kopf becken leber lunge herz ap seitlich sin con contraste torax abdomen
-craneo cerebro rodilla pelvis avec sans crane genou foie poumon
+craneo cerebro rodilla pelvis avec sans crane genou foie poumon crop crops cropped reg
 """
 _FINDING = """
 abnormal abscess acute adenoma aneurysm anomaly arthritis artifact atelectasis atrophy benign bleed bleeding
@@ -94,6 +94,36 @@ _UNITS = "mm|cm|ms|s|sec|min|t|x|d|kv|kvp|hu|deg|w|l|r|f|st|nd|rd|th"
 _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}")
 _NUMBERS = re.compile(r"(?<!\w)\d+(?:[-/.:, ]\d+)+(?!\w)")
 _WORD = re.compile(r"\d{1,3}\.\d{1,3}(?:mm|cm|ms|s|t)?(?![^\W_.])|[^\W_]+", re.IGNORECASE)
+_PIECE = re.compile(r"[^\W\d_]?[a-zà-öø-ÿ]+|[A-ZÀ-ÖØ-Þ]+(?![a-zà-öø-ÿ])|\d+|[^\W_]")
+"""Runs of a word that are of one case, or digits; a capital belongs to the small letters behind it."""
+_SIGNS_OUT = str.maketrans("", "", "-/.:, ")
+NAME_PREFIXES = frozenset(
+    [
+        "mc",
+        "mac",
+        "de",
+        "da",
+        "di",
+        "du",
+        "la",
+        "le",
+        "al",
+        "el",
+        "st",
+        "van",
+        "von",
+        "der",
+        "den",
+        "des",
+        "las",
+        "los",
+        "ben",
+        "bin",
+    ]
+)
+"""Beginnings of surnames: McLong is one, though both parts are words of imaging."""
+MIN_PART = 3
+"""Letters of a part of a word that may stay without the others."""
 MANY_DIGITS = 5
 """So many digits, whatever stands between them, may be a date, a telephone number or an identifier."""
 
@@ -108,11 +138,58 @@ def is_common(word: str) -> bool:
     return word in WORDS or _SMALL_NUMBER.fullmatch(word) is not None
 
 
-def clean(text: str, forbidden: Container[str] = ()) -> str:
-    """What may stay of a text: its common words that are not `forbidden`, in their order, parted by single spaces."""
+def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = ()) -> str:
+    """What may stay of a text: common and `allowed` words that are not `forbidden`, parted by single spaces.
+
+    A word of several, as HippoCrop or T1post, is taken apart where letters change case or meet digits. It stays whole
+    if all parts may; else only the parts of three letters and more, never a number.
+    """
     text = _NUMBERS.sub(lambda match: " " if sum(map(str.isdigit, match[0])) >= MANY_DIGITS else match[0], text)
-    return " ".join(word for word in _WORD.findall(text) if _may_stay(word.casefold(), forbidden))
+    kept = (_cleaned_word(word, forbidden, allowed) for word in _WORD.findall(text))
+    return " ".join(filter(None, kept))
 
 
-def _may_stay(word: str, forbidden: Container[str]) -> bool:
-    return word not in forbidden and ("." in word or is_common(word))
+def removed(text: str, allowed: Container[str] = ()) -> str:
+    """The words of a text that `clean` takes away, or away from, where nothing is forbidden."""
+    words = _WORD.findall(_NUMBERS.sub(lambda match: match[0].translate(_SIGNS_OUT), text))
+    return " ".join(word for word in words if _cleaned_word(word, (), allowed) != word)
+
+
+def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str]) -> str:
+    folded = word.casefold()
+    if folded in forbidden:
+        return ""
+    if _may_stay(folded, allowed):
+        return word
+    parts = _parts_of(word, allowed)
+    if len(parts) < 2 or any(part.casefold() in forbidden for part, _ in parts):
+        parts = [(part, is_kept) for part, is_kept in parts if part.casefold() not in forbidden]
+    elif all(is_kept for _, is_kept in parts) and sum(map(str.isdigit, word)) < MANY_DIGITS:
+        return word
+    return " ".join(part for part, is_kept in parts if is_kept and _tells(part))
+
+
+def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
+    """The words that stand in one, the longest that may stay first, and whether each of them may."""
+    pieces = _PIECE.findall(word)
+    parts: list[tuple[str, bool]] = []
+    while pieces:
+        for number in range(len(pieces), 0, -1):
+            part = "".join(pieces[:number])
+            # A bare number is part of a word (T1, 3mm) or an identifier's.
+            folded = part.casefold()
+            may_stay = not part.isdigit() and folded not in NAME_PREFIXES and _may_stay(folded, allowed)
+            if may_stay or number == 1:
+                parts.append((part, may_stay))
+                pieces = pieces[number:]
+                break
+    return parts
+
+
+def _tells(part: str) -> bool:
+    """Whether a part may stay without the others: a word of three letters, or one with a digit that is on the list."""
+    return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
+
+
+def _may_stay(word: str, allowed: Container[str]) -> bool:
+    return "." in word or is_common(word) or word in allowed

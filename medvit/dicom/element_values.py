@@ -62,6 +62,19 @@ CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCN
 """
 
 
+def derived_uid(keyword: str, header: Dataset) -> str:
+    """A UID in place of the one of a study, series or frame of reference that a header lacks, always the same.
+
+    Results name it, and a de-identified copy the pseudonym of it. `header` is that of the first instance of an image.
+    """
+    from pydicom.uid import generate_uid
+
+    # A study of its own for each frame of reference is the closest guess that joins the series of one visit.
+    anchor = header.get("FrameOfReferenceUID") or header.SOPInstanceUID
+    own = "" if keyword == "StudyInstanceUID" else str(header.get("SeriesNumber", ""))
+    return str(generate_uid(entropy_srcs=[keyword, str(anchor), own]))
+
+
 @dataclass(frozen=True)
 class Terms:
     """The terms of one element, where the standard lists them, and what takes the place of another text."""

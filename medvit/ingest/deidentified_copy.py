@@ -6,9 +6,11 @@ folder has its final name when all is done.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from medvit.deidentification.pixels import blank
 from medvit.deidentification.profile import CODES, SAFE_PRIVATE, Option, Profile, parse_private
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.deidentification.text_detector import TextLine, find_lines
+from medvit.dicom.element_values import derived_uid
 from medvit.dicom.header import load
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
@@ -36,6 +39,11 @@ from medvit.series import mosaic
 log = logging.getLogger("medvit")
 
 SUMMARY = "deidentified.json"
+CARD = "card.md"
+MOSAICS = (
+    "%d copied images are Siemens mosaics: the copy says how many slices each holds, but which way they go only a "
+    "private element tells, which it lacks, so that tools guess it and medvit refuses them"
+)
 MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
 
 
@@ -51,6 +59,8 @@ class DeidentifyConfig(Config):
         "descriptors",
     )
     """Options of the profile: what is retained (dates are moved, descriptors keep their common words)."""
+    words: tuple[str, ...] = ()
+    """Words of protocols that your site allows in descriptions (FlashXY, KneeStd), besides those of imaging."""
     private: tuple[str, ...] = SAFE_PRIVATE
     """Private elements that stay, as CREATOR:gggg,ee; the others go."""
 
@@ -74,7 +84,7 @@ class DeidentifyConfig(Config):
     def profile(self) -> Profile:
         """The profile with these options."""
         options: frozenset[Option] = frozenset(self.options)
-        return Profile(options, frozenset(self.private))
+        return Profile(options, frozenset(self.private), frozenset(word.casefold() for word in self.words))
 
     def check(self, *, resume: bool) -> None:
         """Passes if the copy can be written.
@@ -131,20 +141,30 @@ class CopyFiles:
             self.pseudonyms.uid,
         )
         lines = self._writing(job.files) if job.writing == "masked" else []
+        uids = _derived(next(iter(job.files)))
         is_open = True
         for source, target in job.files.items():
             if not target.exists():
                 with decoding("the DICOM file"):
-                    is_open &= self._write(source, target, by, job, lines)
+                    is_open &= self._write(source, target, by, job, lines, uids)
         return Copied(len(job.files), is_open)
 
-    def _write(self, source: Path, target: Path, by: Replacements, job: CopyJob, lines: Sequence[TextLine]) -> bool:
+    def _write(
+        self,
+        source: Path,
+        target: Path,
+        by: Replacements,
+        job: CopyJob,
+        lines: Sequence[TextLine],
+        uids: Mapping[str, str],
+    ) -> bool:
         dataset = load(source)
         if job.writing == "masked":
             blank(dataset, lines)
         copy = deidentified(dataset, self.profile, by, writing=job.writing)
-        copy.setdefault("StudyInstanceUID", self.pseudonyms.uid(self.pseudonyms.study(job.candidate)))
-        copy.setdefault("SeriesInstanceUID", self.pseudonyms.uid(self.pseudonyms.series(job.candidate)))
+        for keyword, uid in uids.items():
+            if not copy.get(keyword):
+                setattr(copy, keyword, uid if "uids" in self.profile.options else by.uid(uid))
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +183,16 @@ class CopyFiles:
         if not lines:
             raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
         return lines
+
+
+def _derived(source: Path) -> Mapping[str, str]:
+    """UIDs in place of those of study and series that the first file of an image lacks, as results name them."""
+    with decoding("the DICOM header"):
+        header = load(source, stop_before_pixels=True)
+        if not header.get("SOPInstanceUID"):
+            said = str(header.file_meta.get("MediaStorageSOPInstanceUID") or "")
+            header.SOPInstanceUID = said or hashlib.sha256(source.read_bytes()).hexdigest()
+        return {keyword: derived_uid(keyword, header) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
 
 
 def write(
@@ -197,14 +227,14 @@ def write(
             num_files += outcome.result.num_files
             num_closed += not outcome.result.is_open
             num_masked += outcome.item.writing == "masked"
-    _finish(config, folder, num_files, num_masked, failures)
+    _sweep(folder)
+    _finish(config, folder, num_files, num_masked, num_closed, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
     if num_masked:
         log.warning("writing that a detector found is blanked in %d copied images; look at them yourself", num_masked)
     if num_closed:
         log.warning(
-            "%d copied images are Siemens mosaics whose slices only a private element tells, which the copy lacks: no "
-            "tool can open them as volumes; if your site allows it, add %r to deidentify.private",
+            MOSAICS + "; if your site allows it, add %r to deidentify.private",
             num_closed,
             MOSAIC_PRIVATE,
         )
@@ -218,6 +248,13 @@ def write(
             others[True],
         )
     return failures
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half written; all that this run writes is whole by now."""
+    for file in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.dcm\.\d+|\..+\.partial", file.name) and file.is_file():
+            file.unlink()
 
 
 def _is_dicom(candidate: Candidate) -> bool:
@@ -244,7 +281,9 @@ def _jobs(
     return jobs
 
 
-def _finish(config: DeidentifyConfig, folder: Path, num_files: int, num_masked: int, failures: Collection[str]) -> None:
+def _finish(
+    config: DeidentifyConfig, folder: Path, num_files: int, num_masked: int, num_closed: int, failures: Collection[str]
+) -> None:
     assert config.copy_to is not None
     done = ["profile", *sorted(config.options), *(["private"] if config.private else [])]
     summary = {
@@ -252,17 +291,34 @@ def _finish(config: DeidentifyConfig, folder: Path, num_files: int, num_masked: 
         "options": [CODES[name][1] for name in done],
         "files": num_files,
         "images_masked": num_masked,
+        "mosaics_without_direction": num_closed,
         "images_not_copied": sorted(failures),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        write_text(folder / CARD, _card(summary, num_masked, num_closed))
         if folder != config.copy_to:
             if config.copy_to.exists():
                 config.copy_to.rmdir()
             os.replace(folder, config.copy_to)
     except OSError as error:
         raise OutputError(f"the copy {config.copy_to} cannot be written: {error.strerror}") from None
+
+
+def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
+    """What people should know of the copy, in Markdown."""
+    lines = [
+        f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
+        "Comments in compressed pixels, private elements that are not listed, overlays and curves were removed.",
+    ]
+    if num_masked:
+        lines.append(f"Writing that a detector found is blanked in {num_masked} images; some may be left.")
+    if num_closed:
+        lines.append(f"{MOSAICS % num_closed}.")
+    if summary["images_not_copied"]:
+        lines.append(f"{len(summary['images_not_copied'])} images were not copied; `{SUMMARY}` says why.")
+    return "\n\n".join(["# De-identified copy", *lines]) + "\n"
 
 
 def _partial(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from medvit.dicom.file import begins_as_dicom
 from medvit.dicom.header import Header
 from medvit.dicom.pixels import Frame, in_unit
 from medvit.dicom.suv import SUV_UNIT
-from medvit.errors import GeometryError, MedvitError
+from medvit.errors import GeometryError, MedvitError, UnreadableError
 from medvit.files.guard import decoding, refusal
 from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
@@ -133,6 +133,12 @@ class Dicom:
             return
         for copy in checked.copies:
             yield Refusal((copy[0].file,), "duplicate", "a second copy of an instance of its series")
+        for damaged in checked.damaged:
+            yield Refusal(
+                (damaged[0].file,),
+                UnreadableError.code,
+                "the pixels of a copy of an instance cannot be decoded; another copy of it, which can, is taken",
+            )
         for namesakes in checked.namesakes:
             yield _unclear(
                 sorted(instance[0].file for instance in namesakes),

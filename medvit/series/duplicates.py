@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ class Checked:
     copies: tuple[Instance, ...]
     conflicts: tuple[Instance, ...]
     namesakes: tuple[tuple[Instance, ...], ...]
+    damaged: tuple[Instance, ...] = ()
+    """Copies whose pixels cannot be decoded, of instances of which another copy can."""
 
 
-def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str]) -> Checked:
-    """Finds copies by what headers say and, of suspects only, by a digest of their decoded pixels.
+def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:
+    """Finds copies by what headers say and, of suspects only, by a digest of their decoded pixels, if they decode.
 
     Suspects have the same place, number, traits and size; planes of a volume also under another SOPInstanceUID, as a
     second export gives them, images only under the same one. Images under one SOPInstanceUID that differ in these are
@@ -43,20 +46,27 @@ def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str]) -
     kept: list[Instance] = []
     copies: list[Instance] = []
     conflicts: list[Instance] = []
+    damaged: list[Instance] = []
     namesakes: dict[str, list[Instance]] = defaultdict(list)
     for (own, _, _), claimants in suspects.items():
         if own and num_claims[own] > 1:
             namesakes[own] += claimants
-        elif len(claimants) == 1:
-            kept += claimants
-        elif len({digest(instance[0].file) for instance in claimants}) == 1:
+            continue
+        digests = [digest(instance[0].file) for instance in claimants] if len(claimants) > 1 else [""]
+        if any(found is not None for found in digests):
+            # Pixels that cannot be decoded are not other pixels: they say nothing against those that can.
+            damaged += [one for one, found in zip(claimants, digests, strict=True) if found is None]
+            claimants = [one for one, found in zip(claimants, digests, strict=True) if found is not None]
+        else:
+            digests = [hashlib.sha256(instance[0].file.read_bytes()).hexdigest() for instance in claimants]
+        if len(set(digests) - {None}) <= 1:
             kept.append(claimants[0])
             copies += claimants[1:]
         elif own:
             namesakes[own] += claimants
         else:
             conflicts += claimants
-    return Checked(tuple(kept), tuple(copies), tuple(conflicts), tuple(map(tuple, namesakes.values())))
+    return Checked(tuple(kept), tuple(copies), tuple(conflicts), tuple(map(tuple, namesakes.values())), tuple(damaged))
 
 
 def _is_volume(instance: Instance) -> bool:

@@ -63,17 +63,17 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
     return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
 
 
-def hash_pixels(path: Path) -> str:
+def hash_pixels(path: Path) -> str | None:
     """SHA-256 over the decoded pixels of a file and what their values mean: equal whatever the transfer syntax.
 
-    Where pixels cannot be decoded, it is that of the file.
+    None where pixels cannot be decoded.
     """
     digest = hashlib.sha256()
     try:
         with decoding("the pixels"):
             decoded = _decoded(path, [plane.frame for plane in read_planes(path)])
-    except MedvitError:  # reading will say so; here it only means that files can be compared but not their pixels
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except MedvitError:  # reading will say so
+        return None
     for _, frame in decoded:
         digest.update(repr((frame.pixels.dtype.str, frame.pixels.shape, frame.slope, frame.intercept)).encode())
         digest.update(frame.pixels.tobytes())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from medvit.dicom.element_values import derived_uid
 from medvit.dicom.header import load
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.files.guard import decoding
@@ -78,7 +79,7 @@ def read_sources(item: Item) -> Sources:
             _check_one(headers)
             _align(headers)
         first = headers[0]
-        made_up = {keyword: _derived(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
+        made_up = {keyword: derived_uid(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
         if not has_position(first):  # a frame of reference without positions, as of a projection, says nothing
             made_up.pop("FrameOfReferenceUID", None)
         for header in headers:
@@ -197,12 +198,3 @@ def has_position(header: Dataset) -> bool:
 
 def _lacks(header: Dataset, keyword: str) -> bool:
     return not header.get(keyword)
-
-
-def _derived(keyword: str, header: Dataset) -> str:
-    from pydicom.uid import generate_uid
-
-    # A study of its own for each frame of reference is the closest guess that joins the series of one visit.
-    anchor = header.get("FrameOfReferenceUID") or header.SOPInstanceUID
-    own = "" if keyword == "StudyInstanceUID" else str(header.get("SeriesNumber", ""))
-    return str(generate_uid(entropy_srcs=[keyword, str(anchor), own]))

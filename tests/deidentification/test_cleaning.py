@@ -9,19 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imagecodecs import jpegls_encode
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medvit import phantoms
 from medvit.deidentification.cleaning import Replacements, deidentified
 from medvit.deidentification.dates import shifted, written_forms
+from medvit.deidentification.pixels import blank
 from medvit.deidentification.profile import Option, Profile
 from medvit.deidentification.pseudonyms import MAX_DAYS, MIN_DAYS, Pseudonyms
-from medvit.deidentification.vocabulary import clean
+from medvit.deidentification.text_detector import TextLine
+from medvit.deidentification.vocabulary import clean, removed
 from medvit.dicom.header import load
+from medvit.dicom.pixels import decode
 from medvit.dicom.stream_comments import comments
 from medvit.errors import MedvitError, UnreadableError
 from medvit.ingest.deidentified_copy import DeidentifyConfig
@@ -133,6 +146,45 @@ def test_a_descriptor_keeps_its_common_words(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
 
 
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("HippoCrop", "HippoCrop"),
+        ("T1post", "T1post"),
+        ("T1pre_reg", "T1pre reg"),
+        ("AX T1POST", "AX T1POST"),
+        ("T2starW", "T2star"),
+        ("T1postJones", "T1 post"),
+        ("Knee2WagnerStd", "Knee Std"),
+        ("SmithT2w", "T2w"),
+        ("McLong", "Long"),
+        ("DOEJane", ""),
+        ("A123B456", ""),
+        ("B12A34", ""),
+        ("MRN4711", ""),
+    ],
+)
+def test_a_word_of_several_is_taken_apart(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+    assert (removed(text) == "") == (cleaned == text.replace("_", " "))
+
+
+def test_a_part_that_identifies_goes_and_a_word_that_a_site_allows_stays(dataset: Dataset) -> None:
+    assert clean("T1post", {"post"}) == "T1"
+    assert clean("HippoCrop", {"hippocrop"}) == ""
+    dataset.SeriesDescription = "FlashXY Quokka t1"
+    config = DeidentifyConfig.parse({"words": ["FlashXY"]})
+    assert deidentified(dataset, config.profile, BY).SeriesDescription == "FlashXY t1"
+
+
+def test_series_before_and_after_contrast_differ_in_the_copy(dataset: Dataset) -> None:
+    found = set()
+    for text in ("T1pre", "T1post", "T1pre_reg", "T1post_reg"):
+        dataset.SeriesDescription = text
+        found.add(deidentified(dataset, ALL, BY).SeriesDescription)
+    assert found == {"T1pre", "T1post", "T1pre reg", "T1post reg"}
+
+
 def test_the_words_of_a_name_stay_nowhere_even_if_common(dataset: Dataset) -> None:
     dataset.PatientName, dataset.SeriesDescription = "Head^Ann", "Head axial"
     assert deidentified(dataset, ALL, BY).SeriesDescription == "axial"
@@ -216,6 +268,51 @@ def test_compressed_pixels_with_a_name_among_their_samples_are_refused(dataset: 
     dataset.PixelData = encapsulate([b"\xff\xd8\xff\xda\0\x02Zebedee\xff\xd9"])
     with pytest.raises(UnreadableError, match="carry an identifier among their samples"):
         deidentified(dataset, ALL, BY)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless]
+)
+def test_a_masked_copy_has_the_colors_of_its_source(tmp_path: Path, syntax: UID) -> None:
+    """Lookup tables and all else stored as words stay in the byte order of the file that holds them."""
+    indices = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    dataset = colored(indices, is_little=syntax != ExplicitVRBigEndian)
+    if syntax == RLELossless:
+        dataset.compress(RLELossless)
+    elif syntax == JPEGLSLossless:
+        dataset.PixelData = encapsulate([jpegls_encode(indices)])
+        dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    source = load(tmp_path / "a.dcm")
+    before = decode(source).pixels
+    again = load(tmp_path / "a.dcm")
+    blank(again, [TextLine(10, 20, 5, 60, 1.0)])
+    copy = deidentified(again, ALL, BY, writing="masked")
+    copy.save_as(tmp_path / "copy.dcm", enforce_file_format=True)
+    after = decode(load(tmp_path / "copy.dcm")).pixels
+    outside = np.ones((64, 64), bool)
+    outside[10:20, 5:60] = False
+    assert (after[:, outside] == before[:, outside]).all()
+    assert len(np.unique(after[:, 10:20, 5:60].reshape(3, -1), axis=1).T) == 1
+
+
+def colored(indices: np.ndarray, *, is_little: bool) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = *indices.shape, 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    order = "<" if is_little else ">"
+    for number, color in enumerate(("Red", "Green", "Blue")):
+        table = np.random.default_rng(number).integers(0, 65536, 256).astype(f"{order}u2")
+        dataset.add_new(f"{color}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        dataset.add_new(f"{color}PaletteColorLookupTableData", "OW", table.tobytes())
+    dataset.PixelData = indices.tobytes()
+    dataset["PixelData"].VR = "OB"
+    return dataset
 
 
 ODD = ("dicom-odd", "highdicom-sm-seg-sr", "torchio-ct-series")

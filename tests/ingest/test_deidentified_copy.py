@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medvit import phantoms
+from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
+from medvit.deidentification.pseudonyms import Pseudonyms
+from medvit.dicom.element_values import derived_uid
 from medvit.errors import ConfigError, OutputError
 from medvit.ingest.deidentified_copy import MOSAIC_PRIVATE, SUMMARY, DeidentifyConfig
 from medvit.wsi.slide import open_slide
@@ -116,9 +120,93 @@ def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: P
     source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
     made = ingest(config(source, tmp_path / "a", deidentify={"copy_to": str(tmp_path / "a" / "copy"), **private}))
     assert ("2 copied images are Siemens mosaics" in caplog.text) == (not is_allowed)
+    assert ("2 copied images are Siemens mosaics" in (tmp_path / "a" / "copy" / "card.md").read_text()) != is_allowed
     if is_allowed:
         again = ingest(config(tmp_path / "a" / "copy", tmp_path / "b", name="again"))
         assert [row.affine for row in again] == [row.affine for row in made]
+
+
+def test_a_copied_mosaic_says_how_many_slices_it_holds(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
+    ingest(config(source, tmp_path / "a"))
+    for file in (tmp_path / "a" / "copy").rglob("*.dcm"):
+        block = dcmread(file, stop_before_pixels=True).private_block(0x0019, "SIEMENS MR HEADER")
+        assert block[0x0A].value > 0
+
+
+def test_what_a_killed_run_left_half_written_is_swept(source: Path, tmp_path: Path) -> None:
+    whole = config(source, tmp_path / "a")
+    ingest(whole)
+    shutil.copytree(tmp_path / "a" / "copy", tmp_path / "b" / "copy.partial")
+    series = next((tmp_path / "b" / "copy.partial").rglob("*.dcm")).parent
+    (series / ".i-1.dcm.4711").write_bytes(b"half")
+    (tmp_path / "b" / "copy.partial" / f".{SUMMARY}.partial").write_bytes(b"half")
+    ingest(config(source, tmp_path / "b", resume=True))
+    assert contents(tmp_path / "b" / "copy") == contents(tmp_path / "a" / "copy")
+
+
+def image(folder: Path, **elements: object) -> Dataset:
+    """A secondary capture of one image, as a scanner would write it."""
+    phantoms.write_ct_studies(folder / "phantom", 1)
+    dataset = dcmread(next((folder / "phantom").rglob("abdomen/*.dcm")))
+    shutil.rmtree(folder / "phantom")
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_file_without_a_head_is_copied(tmp_path: Path, syntax: str) -> None:
+    dataset = image(tmp_path)
+    (tmp_path / "source").mkdir()
+    is_little, is_implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
+    pixels = dataset.pixel_array
+    if not is_little:
+        dataset.PixelData = pixels.astype(">i2").tobytes()
+    plain = Dataset()
+    for element in dataset:
+        plain.add(element)
+    plain.save_as(tmp_path / "source" / "a.dcm", implicit_vr=is_implicit, little_endian=is_little)
+    ingest(config(tmp_path / "source", tmp_path / "a"))
+    (copy,) = (tmp_path / "a" / "copy").rglob("*.dcm")
+    assert (dcmread(copy).pixel_array == pixels).all()
+
+
+@pytest.mark.parametrize("is_lacking", [True, False])
+def test_uids_that_a_source_lacks_are_derived_as_results_derive_them(tmp_path: Path, is_lacking: bool) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(2):
+        dataset = image(tmp_path, InstanceNumber=number, SOPInstanceUID=f"1.2.{number}", StudyInstanceUID="")
+        dataset.SeriesInstanceUID = ""
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.ImagePositionPatient = [0, 0, 5.0 * number]
+        if is_lacking:
+            del dataset.StudyInstanceUID, dataset.SeriesInstanceUID
+        dataset.save_as(tmp_path / "source" / f"{number}.dcm")
+    made = config(tmp_path / "source", tmp_path / "a")
+    ingest(made)
+    copies = [dcmread(file) for file in (tmp_path / "a" / "copy").rglob("*.dcm")]
+    pseudonyms = Pseudonyms.with_key_file(made.key, "test")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        (uid,) = {copy[keyword].value for copy in copies}
+        assert uid == pseudonyms.uid(derived_uid(keyword, dataset))
+
+
+def test_a_truncated_copy_of_a_compressed_file_leaves_the_others(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    phantoms.write_ct_studies(source, 1)
+    for file in source.rglob("*.dcm"):
+        dataset = dcmread(file)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(file)
+    file = sorted(source.rglob("abdomen/*.dcm"))[1]
+    whole = file.read_bytes()
+    (source / "cut.dcm").write_bytes(whole[: len(whole) - 400])
+    manifest = ingest(config(source, tmp_path / "a"))
+    assert sorted(row.kind for row in manifest) == ["image", "volume"]
+    (entry,) = quarantine.read(tmp_path / "a" / "dataset")
+    assert entry.code == "unreadable"
+    assert len(list((tmp_path / "a" / "copy").rglob("*.dcm"))) == len(list(source.rglob("*.dcm"))) - 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from tests.mr_series import AXIAL, slice_header
 
 from medvit.sources import http as http_module
 from medvit.sources import punctual
@@ -23,6 +22,7 @@ from medvit.sources.intake import MAX_STRANGE, SUCCESS, Intake, RemoteSeries
 from medvit.sources.options import RetrieveConfig
 from medvit.sources.punctual import chunks
 from medvit.sources.spool import Spool
+from tests.plugins.mr_series import AXIAL, slice_header
 
 SERIES = RemoteSeries("1.1", "1.2", ("1.3", "1.4"), patients=frozenset({"P1"}))
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n\r\n"
