@@ -14,9 +14,9 @@ from datetime import date
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
+from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_values import tag_of
 from medvit.dicom.element_values import SCANNING_SEQUENCE, numbers
-from medvit.dicom.fast_dataset import FastDataset
-from medvit.dicom.fast_values import tag_of
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import RADIOGRAPHS
 from medvit.errors import MedvitError

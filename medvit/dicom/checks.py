@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NoReturn
 
-from medvit.dicom.fast_parser import ITEM
-from medvit.dicom.fast_values import class_name
+from medvit.dicom.direct.fast_parser import ITEM
+from medvit.dicom.direct.fast_values import class_name
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import Header
 from medvit.dicom.pixel_layout import PIXEL_KEYWORDS

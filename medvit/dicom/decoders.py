@@ -18,8 +18,8 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.dicom.codestream import Codestream, jpeg_xl_size, read_codestream
-from medvit.dicom.fast_dataset import FastDataset
-from medvit.dicom.fast_parser import ITEM
+from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_parser import ITEM
 from medvit.dicom.native_pixels import native
 from medvit.dicom.pixel_layout import PixelLayout
 from medvit.errors import UnreadableError, UnsupportedError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from medvit.dicom.fast_dataset import FastDataset
-from medvit.dicom.fast_values import tag_of
+from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_values import tag_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.bounded_stream import BoundedReader, check_inflated
-from medvit.dicom.fast_dataset import FastDataset, quick
+from medvit.dicom.direct.fast_dataset import FastDataset, quick
 from medvit.errors import UnreadableError
 from medvit.files.head import FIRST_BYTES
 

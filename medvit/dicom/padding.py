@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
-from medvit.dicom.fast_dataset import FastDataset
-from medvit.dicom.fast_values import tag_of
+from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_values import tag_of
 from medvit.records import Padding
 
 if TYPE_CHECKING:

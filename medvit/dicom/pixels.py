@@ -13,7 +13,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.dicom.decoders import BIG_ENDIAN, stored_values
-from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_dataset import FastDataset
 from medvit.dicom.lookup_tables import first_mapped, palette
 from medvit.dicom.modality_lut import Meaning, ValueFacts, meaning
 from medvit.dicom.padding import declared, through_table, within

@@ -17,8 +17,8 @@ from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-from medvit.dicom.fast_dataset import FastDataset, quick, quick_beginning
-from medvit.dicom.fast_parser import LONG_VRS, PIXELS, UNDEFINED, find_pixels
+from medvit.dicom.direct.fast_dataset import FastDataset, quick, quick_beginning
+from medvit.dicom.direct.fast_parser import LONG_VRS, PIXELS, UNDEFINED, find_pixels
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import header_of, load
 from medvit.dicom.native_pixels import native

@@ -12,7 +12,7 @@ from functools import cache, cached_property, lru_cache
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
-from medvit.dicom.fast_parser import (
+from medvit.dicom.direct.fast_parser import (
     ITEMS_END,
     PIXELS,
     UNDEFINED,
@@ -24,7 +24,7 @@ from medvit.dicom.fast_parser import (
     find_pixels,
     find_places,
 )
-from medvit.dicom.fast_values import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
+from medvit.dicom.direct.fast_values import LEFT_TO_PYDICOM, known_vr, plain_value, tag_of
 from medvit.files.head import FIRST_BYTES, FileHead
 
 if TYPE_CHECKING:

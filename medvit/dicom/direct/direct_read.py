@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.dicom.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_dataset import FastDataset
 from medvit.dicom.modality_lut import ValueFacts, is_pet, meaning
 from medvit.dicom.native_pixels import NATIVE, TYPES, as_it_lies
 from medvit.dicom.padding import declared, within
