@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.dimensions import DimensionValue, dimension_tags, read_dimensions
-from medvit.dicom.direct.direct_read import DESCRIBING, Native, find_native
 from medvit.dicom.direct.fast_dataset import READ_MORE, FastDataset, quick_beginning
 from medvit.dicom.direct.fast_values import tag_of
+from medvit.dicom.direct_read import DESCRIBING, Native, find_native
 from medvit.dicom.element_values import MODALITY, count, numbers, text, texts
 from medvit.dicom.file import open_elements, quiet
 from medvit.dicom.padding import INTEGER as PADDING

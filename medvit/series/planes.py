@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvit.dicom.checks import check
-from medvit.dicom.direct.direct_read import read_native
 from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct_read import read_native
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import Header, header_of, load, read_elements
 from medvit.dicom.pixels import Frame, decode, decode_frame

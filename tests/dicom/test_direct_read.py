@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import MRImageStorage, PositronEmissionTomographyImageStorage, RLELossless
 
-from medvit.dicom.direct.direct_read import read_native
+from medvit.dicom.direct_read import read_native
 from medvit.dicom.header import load, read_header
 from medvit.dicom.pixels import Frame, decode
 from medvit.errors import MedvitError
