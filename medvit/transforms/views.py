@@ -183,7 +183,7 @@ class MakeViews:
         if not isinstance(config, MultiCropConfig):
             crop = draw(config, sample.pixels.shape[1:], generator)
             return ImageViews(
-                cut(sample.pixels, crop, config.size)[None], None, _study(sample.row), said_of(sample.row)
+                cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id, said_of(sample.row)
             )
         corner = generator.random(len(config.size))
         images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
@@ -195,7 +195,7 @@ class MakeViews:
         ]
         small = torch.stack(local) if local else None
         fine = self._fine(config, images[0], draws)
-        return ImageViews(crops, small, _study(sample.row), said_of(sample.row), fine)
+        return ImageViews(crops, small, sample.row.study_id, said_of(sample.row), fine)
 
     def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> CropDraw:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
@@ -237,8 +237,3 @@ def collate_views(images: Sequence[ImageViews]) -> Views:
         said=tuple(image.said for image in images),
         fine=torch.stack(fine, dim=1) if fine else None,
     )
-
-
-def _study(row: Row) -> str:
-    """The study of an image, which no other patient has."""
-    return f"{row.patient_id}/{row.study_id}"
