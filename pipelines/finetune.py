@@ -82,7 +82,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes mirrored at inference, with the predictions averaged."""
     applies_to: AppliesTo | None = None
-    """Which series of a study the model is for; none takes any of the training images' kind and modality."""
+    """Which series of a study the model is for; what is unset is the training images' kind and modality."""
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
@@ -286,7 +286,7 @@ def _describe(
         roi=crop,
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
-        applies_to=config.applies_to or AppliesTo(kind=kind, modality=task.modality),
+        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
         slices=config.slices,
     )
 
@@ -307,3 +307,9 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:
     images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
     return {"images": images, **config.describe(), "seed": str(config.seed)}
+
+
+def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
+    """The given rule for series; what it leaves unset is as the training images have it."""
+    said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
+    return followed.model_copy(update=said)

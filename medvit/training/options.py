@@ -16,6 +16,7 @@ from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.optim import OptimConfig
+from medvit.training.task import choose_preprocess
 from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
 
@@ -35,14 +36,24 @@ class TrainingOptions(Config):
     skip_flags: tuple[Flag, ...] = ()
     """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images."""
+    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images, as does
+    what is unset where no kind is given."""
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
     def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
         """The backbone and the preprocessing that training begins with, as `start_from` says."""
-        return start_from(pretrained, self.backbone, self.preprocess, manifest)
+        return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
+
+    def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
+        """The preprocessing; where it does not name a kind, what it leaves unset is the checkpoint's or the data's."""
+        given = self.preprocess
+        if given is None or "kind" in given.model_fields_set:
+            return given
+        followed = choose_preprocess(manifest) if pretrained is None else Preprocess.parse(pretrained.preprocess)
+        tree = given.tree()
+        return Preprocess.parse({**followed.tree(), **{key: tree[key] for key in given.model_fields_set}})
 
     @property
     def step_optim(self) -> OptimConfig:
