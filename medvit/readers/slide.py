@@ -15,7 +15,7 @@ from medvit.readers.picture_texts import tiff_texts
 from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
 from medvit.wsi import dicom_backend
-from medvit.wsi.openslide_backend import maker_texts, vendor
+from medvit.wsi.openslide_backend import is_measure, maker_texts, vendor
 from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC
 from medvit.wsi.tiff_backend import names_lost_page, opened, short_level
 
@@ -61,6 +61,8 @@ class SlideReader:
         if dicom_backend.claims(head):
             yield from file_texts(path)
             return
+        if path.name.lower().endswith(IN_FOLDERS):
+            yield from (_of_maker(f"mirax.{key}", value) for key, value in _index_of(path))
         if head.startswith(TIFF_MAGIC):
             yield from tiff_texts(path)
         elif not vendor(path):
@@ -80,6 +82,16 @@ class SlideReader:
 def is_part_of_slide(path: Path) -> bool:
     """Whether a file lies in the folder of a slide that is named as that folder, as those of an MRXS do."""
     return any(path.parent.with_name(path.parent.name + suffix).is_file() for suffix in IN_FOLDERS)
+
+
+def _index_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Keys and values of the index beside the data of an MRXS, which is a text."""
+    index = path.with_suffix("") / "Slidedat.ini"
+    if index.is_file():
+        for line in index.read_text("utf-8-sig", errors="replace").splitlines():
+            key, sign, value = line.partition("=")
+            if sign and not is_measure(value.strip()):
+                yield key.strip(), value.strip()
 
 
 def _of_maker(key: str, value: str) -> FileText:

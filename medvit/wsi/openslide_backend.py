@@ -50,10 +50,11 @@ def maker_texts(path: Path) -> dict[str, str]:
             known = dict(slide.properties)
     except openslide.OpenSlideError:
         raise UnreadableError("OpenSlide knows the format of the slide and cannot open it") from None
-    return {key: text for key, text in known.items() if not key.startswith("openslide.") and not _is_measure(text)}
+    return {key: text for key, text in known.items() if not key.startswith("openslide.") and not is_measure(text)}
 
 
-def _is_measure(text: str) -> bool:
+def is_measure(text: str) -> bool:
+    """Whether a text is a number too short to be one of a slide or a patient."""
     return re.fullmatch(r"[-+\d.eE]*", text) is not None and len(re.sub(r"\D", "", text)) < MANY_DIGITS
 
 

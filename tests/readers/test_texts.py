@@ -300,3 +300,14 @@ def test_data_in_the_folder_of_a_slide_are_its_own(tmp_path: Path) -> None:
     assert seen(tmp_path / "a" / "Data0000.dat").unread
     (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8")
     assert not seen(tmp_path / "a" / "Data0000.dat").unread
+
+
+def test_an_mrxs_gives_its_index(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    index = f"[GENERAL]\nSLIDE_ID = {NUMBER}\nSLIDE_NAME={NAME}\nSLIDE_CREATIONDATETIME = 12/04/1963 10:11:12\n"
+    (tmp_path / "a" / "Slidedat.ini").write_text(index + "IMAGENUMBER_X = 12\n", encoding="utf-8-sig")
+    (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8")
+    found = seen(tmp_path / "a.mrxs")
+    strong = {value.text for value in found.values if not value.is_descriptor}
+    assert {NUMBER, NAME, DAY} <= strong
+    assert found.unread  # its pictures are not there
