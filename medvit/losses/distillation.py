@@ -64,8 +64,8 @@ def cross_view_loss(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the pairs of a target view and another student view; targets are of the first views.
 
-    A view is never compared with itself. Of 2 global and n local views, 2 + 2n pairs count. Sums are taken row by row:
-    one float32 product over B x K terms is off by 6e-3 at 65,536 prototypes.
+    A view is never compared with itself. Of 2 global and n local views, 2 + 2n pairs count; NaN of one view alone.
+    Sums are taken row by row: one float32 product over B x K terms is off by 6e-3 at 65,536 prototypes.
     """
     counted = different_views(len(targets), len(student), student.device)
     with exactly(student.device):
@@ -75,7 +75,8 @@ def cross_view_loss(
             for view, others in zip(student, counted.T.tolist(), strict=True)
             if any(others)
         ]
-        return torch.cat(rows).sum() / (student.shape[1] * counted.sum())
+        total = torch.cat(rows).sum() if rows else student.float().sum() * 0.0
+        return total / (student.shape[1] * counted.sum())
 
 
 @torch.no_grad()

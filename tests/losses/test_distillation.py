@@ -72,6 +72,10 @@ def test_the_gradient_is_that_of_float64():
     torch.testing.assert_close(student.grad.double(), exact.grad, **EXACT)
 
 
+def test_one_view_alone_has_no_loss():
+    assert torch.isnan(cross_view_loss(logits(1, 3, 7), logits(1, 3, 7, seed=1).softmax(-1), 0.1))
+
+
 def test_a_view_is_not_compared_with_itself():
     student, targets = logits(2, 3, 7), logits(2, 3, 7, seed=1).softmax(-1)
     own = student.clone().requires_grad_()
