@@ -2,6 +2,8 @@
 
 Continued pretraining may fail quietly: the loss is flat while the features collapse. The guard compares every reading
 with the best one before, the start weights included, and ends the run with the best weights when it has got worse.
+Readings are of the same images with the same answers, so scores are compared image by image, as pairs: what a fall must
+exceed is `drop`, or twice the standard error of the mean paired difference where that is larger.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class GuardConfig(Config):
     """rollback: end the run and hand on the best weights, the start weights included; stop: end it as failed, the best
     weights kept beside; warn: tell and go on; off: neither read nor tell."""
     drop: Share = 0.05
-    """How far the score may fall below the best one before; twice its standard error is allowed in any case."""
+    """How far the score may fall below the best one before; twice the standard error of the difference, image by image,
+    is allowed in any case."""
     rise: Amount = 0.2
     """How much the error of reconstruction may rise above the lowest one before, as a share of it."""
     patience: Count = 2
@@ -54,6 +57,8 @@ class ProbeReading:
     """Of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
     noise: float = 0.0
     """Standard error of the score, or of `knn` without one."""
+    hits: tuple[float, ...] = ()
+    """What each query image adds to that score; they sum to it."""
     rank: float = NAN
     cosine: float = NAN
     """Mean cosine of two images."""
@@ -134,7 +139,7 @@ class Guard:
     def recall(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state."""
         for name in ("start", "best", "last"):
-            setattr(self, name, None if state[name] is None else ProbeReading(**state[name]))
+            setattr(self, name, None if state[name] is None else _reading(state[name]))
         if state["best_is_start"]:
             self.best = self.start
         self.verdict, self._falls = str(state["verdict"]), int(state["falls"])
@@ -162,7 +167,7 @@ class Guard:
 
     def _alarms(self, reading: ProbeReading) -> Iterator[Alarm]:
         config, before = self.config, self._floor or reading
-        allowed = max(config.drop, 2.0 * max(reading.noise, before.noise))
+        allowed = max(config.drop, 2.0 * paired_error(before, reading))
         if reading.images and math.isnan(reading.rank):
             yield Alarm("collapse", "features are no numbers")
         if reading.rank < config.rank_hard:
@@ -189,6 +194,21 @@ class Guard:
         if math.isnan(reading.score):
             return self._worse if reading.knn < before.knn - allowed else "low"
         return self._worse if reading.score < before.score else "low"
+
+
+def _reading(state: Mapping[str, Any]) -> ProbeReading:
+    return ProbeReading(**{**state, "hits": tuple(state.get("hits", ()))})
+
+
+def paired_error(before: ProbeReading, after: ProbeReading) -> float:
+    """Standard error of the difference of two scores on the same images; without their hits, that of either score."""
+    count = len(after.hits)
+    if count < 2 or len(before.hits) != count:
+        return max(before.noise, after.noise)
+    differences = [new - old for old, new in zip(before.hits, after.hits, strict=True)]
+    mean = sum(differences) / count
+    # Images are drawn, so the sum of n differences has n times their variance.
+    return math.sqrt(count / (count - 1) * sum((difference - mean) ** 2 for difference in differences))
 
 
 def _number(value: float, otherwise: float) -> float:

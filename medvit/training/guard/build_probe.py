@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import Samples, are_tiles, some_tiles
 from medvit.records import IGNORED, Row
-from medvit.training.guard.probes import FEWEST_LABELED, MASKED_IMAGES, Probe, ProbeConfig
+from medvit.training.guard.probes import FEWEST_LABELED, MASKED_IMAGES, MAX_PATCHES, Probe, ProbeConfig
 from medvit.training.initialization import InitialModel
 from medvit.transforms.patches import patchify
 from medvit.transforms.preprocess import resize, resize_mask
@@ -28,10 +28,12 @@ def build_probe(
     *,
     seed: int,
     slides: SlidesConfig | None = None,
+    num_rebuilt: int = MASKED_IMAGES,
 ) -> Probe | None:
     """A probe on the training images and, for the queries, the validation images of a manifest; of slides, on tiles.
 
-    None where the reading is off or there are fewer than two images.
+    Where validation images are fewer than asked for, training images of other patients than the bank's are queries too.
+    `num_rebuilt` images at most are rebuilt. None where the reading is off or there are fewer than two images.
     """
     found = slides or SlidesConfig()
     if are_tiles(manifest, start.preprocess):
@@ -40,27 +42,52 @@ def build_probe(
     bank, queries = _bank_and_queries(usable, config, start, seed, found)
     if config.knn_images == 0 or len(bank) < 2:
         return None
-    seen = _views(queries if len(queries) else bank, views, seed)
+    seen = _views(queries if len(queries) else bank, views, seed, num_rebuilt)
     labeled = usable.filter(lambda row: config.answer(row) is not None)
     known, asked = _bank_and_queries(labeled, config, start, seed, found)
     enough = len(asked) >= max(1, min(len(queries), FEWEST_LABELED))
     if enough and len({config.answer(row) for row in known.manifest}) > 1:
         return _class_probe(config, known, asked, views.size, seen)
     if len(queries) and all(row.mask for part in (bank, queries) for row in part.manifest):
-        return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen)
+        return _tissue_probe(config, bank, queries, views.size, start.backbone.patch_size, seen, seed)
     return _study_probe(bank.of(usable.filter(lambda row: row.split == "train")), config, views, seen, seed)
 
 
 def _bank_and_queries(
     manifest: Manifest, config: ProbeConfig, start: InitialModel, seed: int, slides: SlidesConfig
 ) -> tuple[Samples, Samples]:
-    bank, queries = (_some(manifest, split, config.knn_images, seed) for split in ("train", "val"))
+    bank = _some(manifest, "train", config.knn_images, seed)
+    queries = _some(manifest, "val", config.knn_images, seed)
+    if len(queries) and len(queries) < config.knn_images:
+        bank, more = _shared_out(manifest, config.knn_images, config.knn_images - len(queries), seed)
+        chosen = {row.image_id for part in (queries, more) for row in part}
+        queries = manifest.filter(lambda row: row.image_id in chosen)
     return Samples(bank, start.preprocess, slides=slides), Samples(queries, start.preprocess, slides=slides)
 
 
-def _views(samples: Samples, views: ViewsConfig, seed: int) -> Views:
+def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
+    """Training images for the bank and as queries, patients apart; the bank has at least half of them."""
+    images: dict[str, list[str]] = {}
+    for row in manifest.filter(lambda row: row.split == "train"):
+        images.setdefault(row.patient_id, []).append(row.image_id)
+    total = sum(map(len, images.values()))
+    patients = [list(images)[n] for n in np.random.default_rng(seed).permutation(len(images))]
+    queries: set[str] = set()
+    bank: list[str] = []
+    for patient in reversed(patients):
+        wanted = min(num_queries, total // 2) - len(queries)
+        if len(images[patient]) <= wanted:
+            queries.update(images[patient])
+        else:
+            bank += images[patient]
+    known = set(np.random.default_rng(seed).permutation(bank)[:num_bank].tolist())
+    return manifest.filter(lambda row: row.image_id in known), manifest.filter(lambda row: row.image_id in queries)
+
+
+def _views(samples: Samples, views: ViewsConfig, seed: int, count: int) -> tuple[Views, ...]:
     make = MakeViews(views, samples.preprocess.intensity)
-    return collate_views([make(samples[n], seed + n) for n in range(min(len(samples), MASKED_IMAGES))])
+    made = [make(samples[n], seed + n) for n in range(min(len(samples), count))]
+    return tuple(collate_views(made[n : n + MASKED_IMAGES]) for n in range(0, len(made), MASKED_IMAGES))
 
 
 def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
@@ -70,7 +97,9 @@ def _some(manifest: Manifest, split: str, count: int, seed: int) -> Manifest:
     return part.filter(lambda row: row.image_id in chosen)
 
 
-def _class_probe(config: ProbeConfig, bank: Samples, queries: Samples, size: tuple[int, ...], views: Views) -> Probe:
+def _class_probe(
+    config: ProbeConfig, bank: Samples, queries: Samples, size: tuple[int, ...], views: tuple[Views, ...]
+) -> Probe:
     answers = [[config.answer(row) or "" for row in part.manifest] for part in (bank, queries)]
     names = sorted({name for part in answers for name in part})
     labels = [torch.tensor([names.index(name) for name in part]) for part in answers]
@@ -84,14 +113,26 @@ def _tissue_probe(
     queries: Samples,
     size: tuple[int, ...],
     patch_size: tuple[int, ...],
-    views: Views,
+    views: tuple[Views, ...],
+    seed: int,
 ) -> Probe:
-    labels = [torch.cat([_patch_labels(sample, size, patch_size) for sample in _all(part)]) for part in (bank, queries)]
+    labels = [
+        torch.stack([_patch_labels(sample, size, patch_size) for sample in _all(part)]) for part in (bank, queries)
+    ]
+    chosen = [_some_patches(found.shape[0], found.shape[1], seed) for found in labels]
+    known, asked = (found.gather(1, places).flatten() for found, places in zip(labels, chosen, strict=True))
     pixels = [_sized(part, size) for part in (bank, queries)]
-    return Probe("tissue", pixels[0], pixels[1], labels[0], labels[1], config.knn_neighbors, views)
+    return Probe("tissue", pixels[0], pixels[1], known, asked, config.knn_neighbors, views, (chosen[0], chosen[1]))
 
 
-def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: Views, seed: int) -> Probe:
+def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "n p"]:
+    """Which patches of each image are compared, in their order: all, or as many of each as there may be in all."""
+    count = min(num_patches, max(1, MAX_PATCHES // num_images))
+    noise = torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
+    return noise.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: tuple[Views, ...], seed: int) -> Probe:
     """A crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
     pairs = _pairs(train.manifest, config.knn_images, seed)
     generator = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ an image is of, as another image or crop of the same study must find it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count
-from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives import Objective
 from medvit.records import Row
 from medvit.training.guard import NAN, ProbeReading
@@ -29,7 +28,9 @@ from medvit.types import Tokens, Views
 AT_ONCE = 8
 """Images a forward pass of a reading."""
 MASKED_IMAGES = 16
-"""Images at most on which an error of reconstruction, or an entropy, is read."""
+"""Images of a batch on which an error of reconstruction, or an entropy, is read; the entropy is read of one batch."""
+MAX_PATCHES = 16384
+"""Patches at most of all images of a part that are compared with each other; of each image as many, drawn at random."""
 FEWEST_LABELED = 16
 """Labeled queries that are enough to ask for classes, where other images, as of other datasets, have no label."""
 
@@ -37,8 +38,9 @@ FEWEST_LABELED = 16
 class ProbeConfig(Config):
     """What is read of a representation before the first step and after each round."""
 
-    knn_images: int = Field(default=48, ge=0)
-    """Images in the bank of neighbors, and as many queries at most; 0 turns readings, and the guard, off."""
+    knn_images: int = Field(default=256, ge=0)
+    """Images in the bank of neighbors, and as many queries, where the data have them: what a reading can tell apart
+    falls with their square root. 0 turns readings, and the guard, off."""
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"
@@ -60,7 +62,9 @@ class Probe:
     bank_labels: Int[Tensor, "n"]
     query_labels: Int[Tensor, "m"]
     num_neighbors: int
-    views: Views | None = None
+    views: tuple[Views, ...] = ()
+    patches: tuple[Int[Tensor, "n p"], Int[Tensor, "m p"]] | None = None
+    """Of a tissue probe: which patches of each image of bank and queries are compared, in the order of the labels."""
 
     @torch.no_grad()
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:
@@ -68,21 +72,27 @@ class Probe:
         modes = [(module, module.training) for module in objective.modules()]
         objective.eval()
         try:
-            bank, queries = (self._features(objective, images) for images in (self.bank, self.queries))
+            chosen = self.patches or (None, None)
+            bank, queries = (
+                self._features(objective, self.bank, chosen[0]),
+                self._features(objective, self.queries, chosen[1]),
+            )
             error, entropy = self._of_objective(objective, progress)
         finally:
             for module, mode in modes:
                 module.training = mode
-        knn = self._score(bank, queries, is_linear=False)
+        near = self._hits(bank, queries, is_linear=False)
         is_linear = objective.judged_by == "reconstruction"
-        score = self._score(bank, queries, is_linear=True) if is_linear and self.question != "study" else knn
-        if is_linear and self.question == "study":
-            score = NAN  # one image of each class is too little for a linear probe, so reconstruction is the judge
+        # One image of each class is too little for a linear probe, so reconstruction is the judge.
+        is_scored = not (is_linear and self.question == "study")
+        hits = self._hits(bank, queries, is_linear=True) if is_linear and is_scored else near
+        knn, score = float(near.sum()), float(hits.sum()) if is_scored else NAN
         together = torch.cat([bank.images, queries.images])
         return ProbeReading(
             step,
             score=score,
             noise=standard_error(knn if math.isnan(score) else score, len(self.queries)),
+            hits=tuple(hits.tolist()),
             rank=effective_rank(together),
             cosine=mean_cosine(together),
             entropy=entropy,
@@ -91,40 +101,54 @@ class Probe:
             images=len(together),
         )
 
-    def _features(self, objective: Objective, images: Sequence[Tensor]) -> _Features:
-        parts = [_features(objective, part) for part in _batches(images)]
+    def _features(self, objective: Objective, images: Sequence[Tensor], chosen: Tensor | None) -> _Features:
+        parts = []
+        for start in range(0, len(images), AT_ONCE):
+            found, wide, patches = _features(objective, torch.stack(list(images[start : start + AT_ONCE])))
+            if chosen is not None:
+                places = chosen[start : start + AT_ONCE, :, None].expand(-1, -1, patches.shape[-1])
+                patches = patches.gather(1, places)
+            # Patches are compared for tissue alone, and are many.
+            parts.append((found, wide, patches.flatten(0, 1) if self.question == "tissue" else patches[:0, 0]))
         return _Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def _score(self, bank: _Features, queries: _Features, *, is_linear: bool) -> float:
+    def _hits(self, bank: _Features, queries: _Features, *, is_linear: bool) -> Float[Tensor, "m"]:
+        """What each query image adds to the balanced accuracy."""
         of_patches = self.question == "tissue"
         known, asked = (
             part.patches if of_patches else part.wide if is_linear else part.images for part in (bank, queries)
         )
         if not (torch.isfinite(known).all() and torch.isfinite(asked).all()):
-            return 0.0
+            return torch.zeros(len(self.queries), dtype=torch.float64)
         answers = (
             ridge_logits(known, self.bank_labels, asked)
             if is_linear
             else knn_vote(known, self.bank_labels, asked, self.num_neighbors)
         )
-        return balanced_accuracy(self.query_labels.numpy(), answers.argmax(dim=1).numpy())
+        truth = self.query_labels
+        members = torch.bincount(truth).double()
+        shares = (answers.argmax(dim=1) == truth).double() / (members[truth] * (members > 0).sum())
+        return shares.unflatten(0, (len(self.queries), -1)).sum(dim=1)
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
         """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""
-        if self.views is None:
-            return NAN, NAN
+        is_rebuilt = objective.judged_by == "reconstruction"
         device = next(objective.parameters()).device
         devices = [device] if device.type == "cuda" else []
+        errors, entropy = [], NAN
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            losses = objective(self.views.to(device), progress)
-        error = float(losses.total) if objective.judged_by == "reconstruction" else NAN
-        return error, float(objective.readings().get("teacher_entropy", NAN))
+            for number, views in enumerate(self.views if is_rebuilt else self.views[:1]):
+                total = float(objective(views.to(device), progress).total)
+                errors += [total] * views.crops.shape[1]
+                if number == 0:
+                    entropy = float(objective.readings().get("teacher_entropy", NAN))
+        return sum(errors) / len(errors) if errors and is_rebuilt else NAN, entropy
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Of images: one vector to compare (N, D), one for a linear probe (N, E), and those of patches (N * P, D)."""
+    """Of images: one vector to compare (N, D), one for a linear probe (N, E), and the patches compared (N * P, D)."""
 
     images: Float[Tensor, "n d"]
     wide: Float[Tensor, "n e"]
@@ -138,9 +162,4 @@ def _features(objective: Objective, pixels: Float[Tensor, "b c *s"]) -> tuple[Te
     mean = patches.mean(dim=1)
     first = tokens.prefix[:, 0].float().cpu() if backbone.num_prefix_tokens else mean
     images = mean if objective.judged_by == "reconstruction" else first
-    return F.normalize(images, dim=-1), torch.cat([first, mean], dim=1), patches.flatten(0, 1)
-
-
-def _batches(images: Sequence[Tensor]) -> Iterator[Tensor]:
-    for start in range(0, len(images), AT_ONCE):
-        yield torch.stack(list(images[start : start + AT_ONCE]))
+    return F.normalize(images, dim=-1), torch.cat([first, mean], dim=1), patches

@@ -14,12 +14,13 @@ from medvit.metrics.balanced_accuracy import balanced_accuracy
 from medvit.objectives.mae import MaeConfig
 from medvit.records import Row
 from medvit.registry import find
-from medvit.training.guard.build_probe import _pairs, build_probe
+from medvit.training.guard.build_probe import _bank_and_queries, _pairs, build_probe
 from medvit.training.guard.probe_metrics import knn_vote, ridge_logits
 from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import start_from
 from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.transforms.views import ViewsConfig
+from medvit.wsi.locations import SlidesConfig
 
 
 def probe_of(folder, rows=None, intensity=None, **options):
@@ -121,6 +122,43 @@ def test_mae_is_judged_by_a_linear_probe_and_dino_by_neighbors(images, name):
     found = probe.read(objective, 0, 0.0)
     assert found.score == pytest.approx(balanced_accuracy(probe.query_labels.numpy(), answers.argmax(1).numpy()))
     assert np.isnan(found.reconstruction) == (name == "dino")
+
+
+def test_what_each_image_adds_sums_to_the_score(images, volumes):
+    for folder in (images, volumes):
+        start, probe = probe_of(folder)
+        objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+        found = probe.read(objective, 0, 0.0)
+        assert len(found.hits) == len(probe.queries)
+        assert sum(found.hits) == pytest.approx(found.score, abs=1e-9)
+
+
+def test_256_images_are_read_where_the_data_have_them_and_bank_and_queries_share_no_patient(images):
+    """40 validation images are topped up with training images of patients that the bank does not have."""
+    assert ProbeConfig().knn_images == 256
+    known = {row.split: row for row in Manifest.read(images).rows}
+    rows = tuple(
+        replace(known["val" if n < 40 else "train"], image_id=f"i-{n}", patient_id=f"p-{n // 3}") for n in range(640)
+    )
+    manifest = Manifest(rows, Manifest.read(images).facts, images)
+    start, _ = probe_of(images)
+    bank, queries = _bank_and_queries(manifest, ProbeConfig(), start, 0, SlidesConfig())
+    assert len(bank) == 256
+    assert 254 <= len(queries) <= 256
+    patients = [{row.patient_id for row in part.manifest if row.split == "train"} for part in (bank, queries)]
+    assert patients[0].isdisjoint(patients[1])
+
+
+def test_patches_of_many_volumes_are_drawn_evenly(volumes, monkeypatch):
+    monkeypatch.setattr("medvit.training.guard.build_probe.MAX_PATCHES", 12)
+    start, probe = probe_of(volumes)
+    for images, labels, places in zip(
+        (probe.bank, probe.queries), (probe.bank_labels, probe.query_labels), probe.patches, strict=True
+    ):
+        assert places.shape == (len(images), min(8, 12 // len(images)))
+        assert len(labels) == places.numel()
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    assert 0.0 <= probe.read(objective, 0, 0.0).score <= 1.0
 
 
 def test_mae_without_labels_is_judged_by_reconstruction_alone(images):
