@@ -136,7 +136,7 @@ def meaning_of(
     if there:
         taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
         hint = f"; {_example(there)} names them" if meaning.classes and not named else ""
-        level = logging.WARNING if hint else logging.INFO
+        level = logging.WARNING if hint and len(there) > 2 else logging.INFO
         log.log(level, "the %d label maps hold %s%s%s", len(found), _listed(there), taken, hint)
     return replace(meaning, ignored=ignored)
 
