@@ -76,14 +76,14 @@ def test_empty_cells_at_the_end_and_the_line_that_names_the_delimiter_are_no_con
     assert (line.cells["file"], line.cells["grade"]) == ("x", "1")
 
 
-@pytest.mark.parametrize("word", [*MISSING, "NaN", "N/A", "null", ""])
+@pytest.mark.parametrize("word", [*sorted(MISSING), "NaN", "N/A", "null", ""])
 def test_a_missing_value_is_no_class(path: Path, candidate: Make, caplog: pytest.LogCaptureFixture, word: str) -> None:
     with caplog.at_level(logging.WARNING, "medvit"):
         assert grades(path, ["0", word, "1"], candidate) == ["0", "", "1"]
     assert not word or f"1 cells of column grade are taken as missing ({word})" in caplog.text
 
 
-@pytest.mark.parametrize("word", ["None", *AMBIGUOUS])
+@pytest.mark.parametrize("word", ["None", *sorted(AMBIGUOUS)])
 def test_what_may_be_a_class_or_missing_is_refused_until_somebody_says(path: Path, candidate: Make, word: str) -> None:
     cells = ["0", word, "1"]
     with pytest.raises(DataError, match=r"which may be a class or mean missing; label_missing=\["):
