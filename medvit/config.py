@@ -94,7 +94,12 @@ class Config(BaseModel):
 
     def to_yaml(self, *, private: bool = True) -> str:
         """The resolved config as YAML; `load` gives it back unchanged."""
-        return str(yaml.safe_dump(self.tree(private=private), sort_keys=False, allow_unicode=True))
+        return to_yaml(self.tree(private=private))
+
+
+def to_yaml(tree: Tree) -> str:
+    """Plain values as YAML, in their order."""
+    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def _is_one_name(given: Any) -> bool:

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import Field
 
 from medvit import sources, tracking
 from medvit.artifacts import Checkpoint, Lineage
-from medvit.config import Config, Tree, read_yaml
+from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
@@ -35,8 +35,9 @@ from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
 
-CONFIG, INPUTS = "config.yaml", ".inputs.json"
-BOOKKEEPING = (CONFIG, INPUTS, LOCK, tracking.FOLDER)
+CONFIG, OPTIONS, INPUTS = "config.yaml", ".options.yaml", ".inputs.json"
+"""The tree in force, the options asked for, and the digests of inputs; the hidden ones while a run is unfinished."""
+BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, tracking.FOLDER)
 """What a run has in its folder before it has made anything."""
 FREE_BYTES = 2**20
 """A disk with less than this free is called full when a write fails."""
@@ -55,6 +56,8 @@ class StageConfig(Config):
     """Whether what the stage makes names patients, so that only its owner may read it."""
     USES_TORCH: ClassVar[bool] = True
     """Whether anything is drawn with torch, which takes seconds to import."""
+    RESOLVED: ClassVar[tuple[str, ...]] = ()
+    """Keys that follow from the data or a checkpoint: the recipe says what they are in force (`Run.in_force`)."""
 
     seed: int = 0
     """Seed of every random draw."""
@@ -81,6 +84,8 @@ class Run:
     """A line for every item that failed; any makes the exit status 3."""
     learned: set[str] = field(default_factory=set)
     """Of the checkpoints that were read, whom they have learned from (`medvit.leakage.seen_patients`)."""
+    tree: Tree = field(default_factory=dict)
+    """The options in force, as `config.yaml` has them."""
     leftovers: set[str] = field(default_factory=set)
     """Files and folders that only an unfinished run needs: removed when the folder has its final name, not before, for
     until then the run may be stopped and must find them again."""
@@ -122,6 +127,18 @@ class Run:
         is_same = bool(before.setdefault(name, digest) == digest)
         write_text(path, json.dumps(before))
         return is_same
+
+    def in_force(self, **resolved: Config | Tree | Sequence[Any] | str | None) -> None:
+        """Records what became of options that were left to follow the data, in place of what was asked for."""
+        if not self.leads:
+            return
+        plain = {key: value.tree() if isinstance(value, Config) else value for key, value in resolved.items()}
+        plain = json.loads(json.dumps(plain))  # lists for tuples, as in YAML
+        self.tree |= plain
+        self.tracker.params(plain)
+        text = to_yaml(self.tree)
+        write_text(self.folder / CONFIG, text)
+        self.tracker.text(text, CONFIG)
 
     def leave_to_leader(self) -> None:
         """Ends the other processes of a run on several devices: what follows is done once, by the one that leads."""
@@ -196,12 +213,12 @@ class Stage(Generic[StageConfigT, ArtifactT]):
             try:
                 _begin(run, config)
                 artifact = self.recipe(config, run)
-                _end(run, config)
+                _end(run)
                 if config.IS_PRIVATE:
                     make_private(partial)
                 with run.tracker.moving_to(final):
-                    os.replace(partial, final)
-                _remove(final, run.leftovers)
+                    _rename(partial, final)
+                _remove(final, {*run.leftovers, OPTIONS, INPUTS})
             except BaseException:
                 run.tracker.finish("FAILED")
                 raise
@@ -277,6 +294,10 @@ def _take(partial: Path, final: Path, purpose: str, config: StageConfig) -> File
         raise OutputError(f"{final} cannot be made: {error.strerror}; give another {config.OUTPUT}=...") from None
 
 
+def _rename(partial: Path, final: Path) -> None:
+    os.replace(partial, final)
+
+
 def _remove(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         path = folder / name
@@ -287,9 +308,11 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _refuse_other_options(partial: Path, config: StageConfig) -> None:
-    if not (partial / CONFIG).is_file():
+    # A run of an older version has its options in config.yaml alone.
+    path = next((path for path in (partial / OPTIONS, partial / CONFIG) if path.is_file()), None)
+    if path is None:
         return
-    before, now = _completed(read_yaml(partial / CONFIG), config), config.tree(private=False)
+    before, now = _completed(read_yaml(path), config), config.tree(private=False)
     changed = [key for key in now if key not in config.MAY_CHANGE and before.get(key) != now[key]]
     if changed:
         raise ConfigError(
@@ -310,19 +333,20 @@ def _completed(before: Tree, config: StageConfig) -> Tree:
 
 def _begin(run: Run, config: StageConfig) -> None:
     seed_everything(config.seed, with_torch=config.USES_TORCH)
-    resolved, is_new = config.to_yaml(private=False), not (run.folder / CONFIG).is_file()
-    write_text(run.folder / CONFIG, resolved)
+    is_new = not (run.folder / CONFIG).is_file()
+    run.tree |= config.tree(private=False)
+    write_text(run.folder / OPTIONS, to_yaml(run.tree))
+    write_text(run.folder / CONFIG, to_yaml(run.tree))
     if is_new:
-        run.tracker.params(config.tree(private=False))
-        run.tracker.text(resolved, CONFIG)
+        run.tracker.params({key: value for key, value in run.tree.items() if key not in config.RESOLVED})
+        run.tracker.text(to_yaml(run.tree), CONFIG)
 
 
-def _end(run: Run, config: StageConfig) -> None:
+def _end(run: Run) -> None:
     sources.clear(run.folder)  # files that name patients, as of an earlier run that fetched from elsewhere
-    tree = {key: value for key, value in config.tree(private=False).items() if key not in ("resume", "tracking")}
+    tree = {key: value for key, value in run.tree.items() if key not in ("resume", "tracking")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
-    (run.folder / INPUTS).unlink(missing_ok=True)
 
 
 @contextmanager

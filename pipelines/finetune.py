@@ -28,6 +28,7 @@ from medvit.models.image import AppliesTo, Model, ModelConfig
 from medvit.models.slide import SlideModelConfig, ensemble_state
 from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
 from medvit.peft import OptionalLoraChoice, PeftConfig
+from medvit.peft.frozen import FrozenConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
 from medvit.stage import Run, StageConfig, stage
@@ -57,6 +58,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
+    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "head", "crop", "applies_to")
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
@@ -129,6 +131,15 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     if holds_slides(Manifest.read(config.dataset), config.label):
         return finetune_slides(config, run)
     parts = assemble(config, run)
+    made = parts.model.config
+    run.in_force(
+        backbone=parts.start.config,
+        preprocess=parts.start.preprocess,
+        peft=config.peft,
+        head=made.head,
+        crop=made.roi,
+        applies_to=made.applies_to,
+    )
 
     parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
     run.leave_to_leader()
@@ -148,6 +159,14 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches heads the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
     parts = assemble_slides(config, run)
+    run.in_force(
+        backbone=parts.start.config,
+        preprocess=parts.start.preprocess,
+        peft=FrozenConfig(),
+        head=parts.head,
+        crop=None,
+        applies_to=None,
+    )
     slides = embed_manifest(
         parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures
     )

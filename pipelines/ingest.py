@@ -71,6 +71,7 @@ class IngestConfig(StageConfig):
     OUTPUT: ClassVar[str] = "dataset"
     USES_TORCH: ClassVar[bool] = False
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers", "max_volume_gib")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("name",)
 
     source: Location = Field(json_schema_extra={"private": True})
     """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
@@ -168,6 +169,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
     name = config.title
     allow_volumes(config.max_volume_gib)
+    run.in_force(name=name)
     config.deidentify.check(resume=config.resume)
     table = read_labels(config)
     if config.update is not None:

@@ -58,6 +58,7 @@ class PredictConfig(StageConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
     IS_PRIVATE: ClassVar[bool] = True
+    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to",)
 
     checkpoint: Path
     """Folder of a fine-tuned model."""
@@ -93,6 +94,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     allow_volumes(config.max_volume_gib)
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
     job = make_job(config, checkpoint, names, maker)
+    run.in_force(applies_to={key: getattr(job.applies_to, key) for key in SeriesRule.model_fields})
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 

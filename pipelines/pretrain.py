@@ -45,6 +45,7 @@ class PretrainConfig(TrainingOptions, StageConfig):
     """Options of `medvit pretrain`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
+    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "other_preprocess")
 
     dataset: Path
     """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
@@ -89,6 +90,8 @@ class AssembledPretraining:
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
     parts = assemble(config, run)
+    other = None if len(parts.streams) < 2 else parts.streams[1].preprocess
+    run.in_force(backbone=parts.start.config, preprocess=parts.start.preprocess, peft=parts.way, other_preprocess=other)
     adapted = _weights_told(parts)
 
     parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)

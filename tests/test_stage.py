@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -114,6 +114,75 @@ def test_a_stage_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_with_the_way_on(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is full; make room, then go on with resume=true"):
         run_count(tmp_path, stop_at=1, error="full")
+
+
+class ResolvingConfig(StageConfig):
+    """Options of a stage one of whose options follows from what it finds."""
+
+    RESOLVED: ClassVar[tuple[str, ...]] = ("size",)
+
+    output: Path
+    """Where to."""
+    size: tuple[int, ...] | None = None
+    """Unset: what is found."""
+    other: int = 1
+    """Something else."""
+    fails: bool = Field(False, json_schema_extra={"private": True})
+    """Whether it fails when it has made something."""
+
+
+@stage
+def resolve(config: ResolvingConfig, run: Run) -> Report:
+    """Finds a size."""
+    run.in_force(size=config.size or (3, 4))
+    (run.folder / "made.txt").touch()
+    if config.fails:
+        raise DataError("failed")
+    return Report(run.folder, {})
+
+
+def test_what_is_recorded_is_the_tree_in_force_and_it_runs_again_to_the_same(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        resolve(output=tmp_path / "out", tracking=sqlite(tmp_path), fails=True)
+    resolve(output=tmp_path / "out", tracking=sqlite(tmp_path), resume=True)  # the same options as were asked for
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text(encoding="utf-8"))["size"] == [3, 4]
+    assert not list((tmp_path / "out").glob(".*"))
+    lineage = Lineage.read(tmp_path / "out")
+    client = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"])
+    params = client.get_run(lineage.run_id).data.params
+    assert (params["size"], params["other"]) == ("[3, 4]", "1")
+    config = ResolvingConfig.load(tmp_path / "out" / "config.yaml", [f"output={tmp_path / 'again'}"])
+    assert config.size == (3, 4)
+    resolve(config)
+    assert (tmp_path / "again" / "config.yaml").is_file()
+
+
+def test_a_run_stopped_at_its_very_end_goes_on_with_the_options_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.stage._rename", fail)
+        with pytest.raises(KeyboardInterrupt):
+            resolve(output=tmp_path / "out", tracking=OFF)
+    resolve(output=tmp_path / "out", tracking=OFF, resume=True)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_run_that_failed_before_it_knew_records_what_was_asked_for(tmp_path: Path) -> None:
+    @stage
+    def early(config: ResolvingConfig, run: Run) -> Report:
+        (run.folder / "made.txt").touch()
+        raise DataError("failed")
+
+    with pytest.raises(DataError):
+        early(output=tmp_path / "out", tracking=sqlite(tmp_path))
+    client = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"])
+    (run,) = client.search_runs([client.get_experiment_by_name("medvit").experiment_id])
+    assert "size" in yaml.safe_load((tmp_path / "out.partial" / "config.yaml").read_text(encoding="utf-8"))
+    assert run.data.params["other"] == "1"
 
 
 def test_a_used_folder_is_refused_and_both_ways_out_are_named(tmp_path: Path) -> None:
@@ -225,7 +294,7 @@ def test_leftovers_are_removed_when_the_folder_has_its_name_and_not_before(
         run.leftovers |= {"last.ckpt", ".head", "absent"}
         return Report(run.folder, {})
 
-    def fail(source: Path, target: Path) -> None:
+    def fail(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

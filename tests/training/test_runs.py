@@ -110,7 +110,7 @@ def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("medvit.stage._end", stop)
+        patched.setattr("medvit.stage._rename", stop)
         with pytest.raises(KeyboardInterrupt):
             stage(output=tmp_path / "cut", **options)
     with monkeypatch.context() as patched:
@@ -120,6 +120,29 @@ def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_pa
     names = [{path.name for path in made.folder.iterdir()} for made in (whole, resumed)]
     assert names[0] == names[1]
     assert not {"last.ckpt", "best.safetensors", ".lock"} & names[0]
+
+
+def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
+    from pipelines.finetune import FinetuneConfig
+    from pipelines.pretrain import PretrainConfig
+
+    backbone = pretrain(output=tmp_path / "backbone", **pretrain_options(volumes))
+    kept = PretrainConfig.load(tmp_path / "backbone" / "config.yaml")
+    assert kept.preprocess is not None
+    assert kept.preprocess.tree() == backbone.preprocess
+    assert kept.peft.name == "full"
+    options = finetune_options(volumes, checkpoint=backbone.folder)
+    del options["backbone"], options["head"]
+    model = finetune(output=tmp_path / "model", **options)
+    tuned = FinetuneConfig.load(tmp_path / "model" / "config.yaml", [f"output={tmp_path / 'again'}"])
+    assert tuned.backbone.tree() == model.model["backbone"]
+    assert tuned.backbone.width == 32
+    assert tuned.preprocess.tree() == model.preprocess
+    assert tuned.head.tree() == model.model["head"]
+    assert list(tuned.crop) == list(model.model["roi"])
+    assert tuned.applies_to.tree() == model.model["applies_to"]
+    again = finetune(tuned)
+    assert same_weights(Checkpoint.load(model.folder), Checkpoint.load(again.folder))
 
 
 def test_a_damaged_checkpoint_to_resume_from_is_told(volumes, tmp_path, monkeypatch):
