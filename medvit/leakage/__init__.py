@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -30,11 +31,16 @@ from medvit.leakage.perceptual_hash import (
     hash_image,
     near_pairs,
 )
+from medvit.leakage.second_look import Look, prepared, shows_the_same
 from medvit.measured import filled
 from medvit.records import Row
 
-VERSION = 1
+VERSION = 2
 """Raise when a perceptual hash or a comparison changes, so that an update of a dataset makes it again."""
+
+WIDER = 2
+"""Hashes of images may differ in so many times more bits where a second look at their pixels finds them the same."""
+CACHED_LOOKS = 128
 
 log = logging.getLogger("medvit")
 
@@ -93,8 +99,8 @@ def find_overlaps(
     """All overlaps of some datasets by their names: of patients and studies those that cross, of images every group.
 
     Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images, as they
-    are or mirrored or turned: hashes within `max_distance` bits, confirmed by their correlation on the grid; links of
-    links are in one group.
+    are or mirrored or turned: hashes within `max_distance` bits, or twice as many unless turned, confirmed by fine
+    structure, shifted by a few pixels or not; of volumes by correlation. Links of links are in one group.
 
     Raises:
         DataError: If pixels are needed that a store lacks.
@@ -141,8 +147,9 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
     hashed = _hashed([group[0] for group in by_content.values()], manifests)
     groups = Groups(len(hashed))
     turned = set()
+    comparison = Comparison(hashed, manifests, max_distance)
     for one, other, distance, turn in _near(hashed, max_distance):
-        if not groups.are_joined(one, other) and _correlate(hashed[one], hashed[other], manifests, turn):
+        if not groups.are_joined(one, other) and comparison.are_alike(one, other, distance, turn):
             groups.join(one, other, distance)
             turned |= {one} if turn else set()
     for indices, distance in groups.found():
@@ -153,7 +160,7 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
     """Pairs of near hashes and their distances, nearest first; after them those that are near once one is turned."""
     hashes = [member.row.perceptual_hash or "" for member in hashed]
-    yield from _listed(near_pairs(hashes, max_distance), None)
+    yield from _listed(near_pairs(hashes, WIDER * max_distance), None)
     for ndim, turns in TURNS.items():
         of_these = [text if len(m.row.shape) == ndim + 1 else "" for text, m in zip(hashes, hashed, strict=True)]
         for turn in turns:
@@ -188,10 +195,30 @@ def _pixels(member: GroupMember, manifests: Mapping[str, Manifest]) -> Num[Array
     return filled(pixels, row.padding, slope=row.slope, intercept=row.intercept)
 
 
-def _correlate(one: GroupMember, other: GroupMember, manifests: Mapping[str, Manifest], turn: Turn | None) -> bool:
-    if len(one.row.shape) != len(other.row.shape):
-        return False
-    return correlation(_pixels(one, manifests), _pixels(other, manifests), turn) >= MIN_CORRELATION
+class Comparison:
+    """Compares the pixels of images whose hashes are near."""
+
+    def __init__(self, members: Sequence[GroupMember], manifests: Mapping[str, Manifest], max_distance: int) -> None:
+        self.members, self.manifests, self.max_distance = members, manifests, max_distance
+        self._look = lru_cache(maxsize=CACHED_LOOKS)(self._prepared)
+
+    def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
+        """Whether two images are near duplicates: by fine structure, or of smooth ones and volumes by correlation.
+
+        Smooth images and volumes must have hashes within `max_distance`; others may be shifted, which moves hashes on.
+        """
+        shapes = [len(self.members[number].row.shape) for number in (one, other)]
+        if shapes[0] != shapes[1] or (shapes[0] != 3 and distance > self.max_distance):
+            return False
+        if shapes[0] == 3:
+            looks = self._look(one, turn), self._look(other, None)
+            if not any(look.is_smooth for look in looks):
+                return shows_the_same(*looks)
+        pixels = [_pixels(self.members[number], self.manifests) for number in (one, other)]
+        return distance <= self.max_distance and correlation(pixels[0], pixels[1], turn) >= MIN_CORRELATION
+
+    def _prepared(self, number: int, turn: Turn | None) -> Look:
+        return prepared(_pixels(self.members[number], self.manifests), turn)
 
 
 def _ordered(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:

@@ -132,12 +132,17 @@ def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn |
 
 
 def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
+    return averaged_on(pixels, GRID[pixels.ndim - 1])
+
+
+def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
+    """The mean of the channels, averaged onto a grid of so many points a side."""
     ndim = pixels.ndim - 1
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
     sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
     averaged = sampled[0] if len(sampled) == 1 else sampled.mean(axis=0)
     for axis in reversed(range(ndim)):
-        averaged = _averaged(averaged, _averaging(averaged.shape[axis], GRID[ndim]), axis)
+        averaged = _averaged(averaged, _averaging(averaged.shape[axis], points), axis)
     return averaged.astype(np.float64)
 
 

@@ -32,7 +32,8 @@ NOTES = (
     "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
     "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
     "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
-    "correlation: a repeated exposure, a re-encoded or resized copy, or a neighboring frame, also where one is "
+    "fine structure, of volumes and smooth images by correlation: a repeated exposure, a copy re-encoded, resized or "
+    "shifted by a few pixels, or a neighboring frame, also where one is "
     "mirrored or, of images, turned by right angles. Copies cropped by more than about 1 %, or turned by other angles, "
     "are not found.",
     "The same patient is known again between datasets only where both were ingested with one key and files name "

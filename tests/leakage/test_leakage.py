@@ -16,6 +16,7 @@ from medvit.dataset.store import Store
 from medvit.leakage import CHECKS, Groups, Overlap, find_copies, find_overlaps, report
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row
+from tests.leakage.test_second_look import texture
 
 
 def picture(number: int, side: int = 120) -> np.ndarray:
@@ -208,3 +209,16 @@ def test_a_report_without_a_hit_says_so(tmp_path: Path) -> None:
     manifests = {"": dataset(tmp_path, row(tmp_path, 0, picture(0)))}
     report.write(tmp_path, manifests, find_overlaps(manifests), CHECKS)
     assert "Nothing crosses." in (tmp_path / "leakage.html").read_text(encoding="utf-8")
+
+
+def test_a_copy_shifted_by_a_few_pixels_is_a_lookalike_though_its_hash_is_far(tmp_path: Path) -> None:
+    whole = texture(1, 340)
+    one, other = np.ascontiguousarray(whole[:, :320, :320]), np.ascontiguousarray(whole[:, 3:323, 5:325])
+    rows = [
+        row(tmp_path, 0, one),
+        row(tmp_path, 1, other, split="test"),
+        row(tmp_path, 2, texture(2)),
+        row(tmp_path, 3, texture(3)),
+    ]
+    (overlap,) = find_overlaps({"": dataset(tmp_path, *rows)})
+    assert found((overlap,)) == [("perceptual", True, ["i-0", "i-1"])]
