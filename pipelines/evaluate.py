@@ -38,6 +38,7 @@ from medvit.evaluation.selection import (
     SeenPatients,
     choose_positive,
     examples_to_show,
+    near_duplicates_in_training,
     probability_of_truth,
     shared_patients,
     spacing,
@@ -114,7 +115,10 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
     config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
-    evaluation = measure(answered, predictor, config, notes + shared_patients(manifest, config.split), run.failures)
+    notes += shared_patients(manifest, config.split)
+    if duplicates := near_duplicates_in_training(manifest, config.split):
+        log.warning("%s", duplicates[0])
+    evaluation = measure(answered, predictor, config, notes + duplicates, run.failures)
     differences = {} if other is None else compare(evaluation, other, config)
 
     subject = describe(config, manifest, checkpoint.hash, answered, evaluation)

@@ -15,6 +15,7 @@ from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.aggregation import PREFIX
 from medvit.evaluation.segmentation import Unit
+from medvit.leakage import find_overlaps
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
@@ -96,6 +97,27 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
     return [f"{len(both)} patients of this split have images in the train split too; the numbers may flatter"] * bool(
         both
     )
+
+
+def near_duplicates_in_training(manifest: Manifest, split: Split) -> list[str]:
+    """A note on images of a split that have a copy or near duplicate in the train split: the model may know them.
+
+    Where pixels cannot be read, the note says that the search failed.
+    """
+    images = manifest.filter(lambda row: row.kind != "slide" and row.split in (split, "train"))
+    if split == "train" or not images.rows:
+        return []
+    try:
+        overlaps = find_overlaps({"": images}, ("pixel", "perceptual"))
+    except DataError as error:
+        return [f"near duplicates of images of the train split could not be searched for: {error}"]
+    known: set[str] = set()
+    for overlap in overlaps:
+        if any(member.row.split == "train" for member in overlap.members):
+            known |= {member.row.image_id for member in overlap.members if member.row.split == split}
+    count = len(images.split(split))
+    found = f"{len(known)} of {count} images of this split have copies or near duplicates in the train split"
+    return [f"{found}; the numbers may flatter (`medvit leakage` lists them)"] * bool(known)
 
 
 OF_POSITIVE = ("average_precision", "sensitivity", "specificity")

@@ -13,6 +13,7 @@ import pytest
 
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.store import Store
+from medvit.evaluation.selection import near_duplicates_in_training
 from medvit.leakage import CHECKS, Groups, Overlap, find_copies, find_overlaps, report
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row
@@ -222,3 +223,12 @@ def test_a_copy_shifted_by_a_few_pixels_is_a_lookalike_though_its_hash_is_far(tm
     ]
     (overlap,) = find_overlaps({"": dataset(tmp_path, *rows)})
     assert found((overlap,)) == [("perceptual", True, ["i-0", "i-1"])]
+
+
+def test_an_evaluation_counts_the_images_that_have_near_duplicates_in_training(tmp_path: Path) -> None:
+    pixels = [texture(1), noisy(texture(1)), texture(1), texture(2), texture(3)]
+    splits = ("train", "test", "test", "test", "val")
+    rows = [row(tmp_path, n, p, split=s) for n, (p, s) in enumerate(zip(pixels, splits, strict=True))]
+    (note,) = near_duplicates_in_training(dataset(tmp_path, *rows), "test")
+    assert note.startswith("2 of 3 images of this split have copies or near duplicates in the train split")
+    assert near_duplicates_in_training(dataset(tmp_path, *rows[3:]), "test") == []
