@@ -156,8 +156,8 @@ def _labels(path: Path) -> Num[Array, "h w *c"]:
         bits = _png_kind(path).bits if picture.format == "PNG" else 8
         if picture.mode == "P" and not tiff_page.is_gray(_palette(picture)):
             return np.asarray(ImageOps.exif_transpose(picture))
-        factor = tiff_page.SPREAD.get(bits, 1) if picture.mode == "L" else 1
-    # The decoder has spread gray of 2 or 4 bits over 8.
+        factor = 255 if picture.mode == "1" else tiff_page.SPREAD.get(bits, 1) if picture.mode == "L" else 1
+    # The decoder has spread gray of 1, 2 or 4 bits over 8.
     return _pixels(path) // np.uint8(factor) if factor > 1 else _pixels(path)
 
 

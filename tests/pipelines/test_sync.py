@@ -115,10 +115,11 @@ def test_runs_that_cannot_be_sent_are_listed(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_run_at_work_is_left_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # no folder, so that no store can be made below it
     program = (
         "import sys; from pathlib import Path; from medvit.files.lock import take; from medvit.tracking import *\n"
         "folder = Path(sys.argv[1]); lock = take(folder / '.lock', 'medvit ingest')\n"
-        "start(TrackingConfig(uri=f'sqlite:///{folder}/x/y.db'), 'ingest', folder).finish('FINISHED')\n"
+        "start(TrackingConfig(uri=f'sqlite:///{folder}/file/x.db'), 'ingest', folder).finish('FINISHED')\n"
         "print('ready', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

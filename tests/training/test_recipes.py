@@ -139,7 +139,7 @@ def test_the_thorax_preset_is_read_back_from_the_parameters_in_mlflow(preset, tm
     tracker.params(config.tree(private=False))
     tracker.finish("FINISHED")
     params = MlflowClient(tracking_uri=tracking.uri).get_run(tracker.run_id).data.params
-    overrides = [f"{key}={value}" for key, value in params.items() if value not in ("None", "{}")]
+    overrides = [f"{key}={value}" for key, value in params.items() if value not in ("None", "{}", "")]
     assert kind.load(None, overrides) == config
 
 

@@ -37,7 +37,9 @@ def probe_of(folder, rows=None, intensity=None, **options):
 
 def unlabeled(folder, studies=lambda number: f"s-{number}") -> tuple[Row, ...]:
     rows = Manifest.read(folder).rows
-    return tuple(replace(row, labels={}, study_id=studies(number)) for number, row in enumerate(rows))
+    return tuple(
+        replace(row, labels={}, study_id=studies(number), patient_id=studies(number)) for number, row in enumerate(rows)
+    )
 
 
 def test_labels_make_a_class_probe_and_masks_one_of_tissue(images, volumes):
