@@ -214,9 +214,9 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 _begin(run, config)
                 artifact = self.recipe(config, run)
                 _end(run)
-                if config.IS_PRIVATE:
-                    make_private(partial)
                 with run.tracker.moving_to(final):
+                    if config.IS_PRIVATE:  # here, since the tracker's thread writes below the folder at other times
+                        make_private(partial)
                     _rename(partial, final)
                 _remove(final, {*run.leftovers, OPTIONS, INPUTS})
             except BaseException:
@@ -282,10 +282,11 @@ def _take(partial: Path, final: Path, purpose: str, config: StageConfig) -> File
     try:
         if final.exists():
             final.rmdir()
-        partial.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(mode=OWNER_FOLDER if config.IS_PRIVATE else 0o777, parents=True, exist_ok=True)
+        lock = take(partial / LOCK, purpose)
         if config.IS_PRIVATE:
             partial.chmod(OWNER_FOLDER)  # what is written below it later is out of the reach of others
-        return take(partial / LOCK, purpose)
+        return lock
     except LockedError as error:
         raise OutputError(
             f"{error} is at work in {partial}; wait until it has ended, or give another {config.OUTPUT}=..."

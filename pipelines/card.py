@@ -22,7 +22,8 @@ class CardConfig(StageConfig):
     output: Path
     """Folder to make."""
     card: Path | None = None
-    """Markdown with prose for the card; none takes data_cards/NAME.md of the project where there is one."""
+    """Markdown with prose for the card; none takes data_cards/NAME.md of the project
+    where there is one that fits the images."""
 
 
 @stage

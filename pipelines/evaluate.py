@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray as Array
@@ -70,6 +70,8 @@ TOLERANCE = "Surface tolerance"
 class EvaluateConfig(StageConfig):
     """Options of `medvit evaluate`."""
 
+    RESOLVED: ClassVar[tuple[str, ...]] = ("positive",)
+
     checkpoint: Path
     """Model made by finetune."""
     dataset: Path
@@ -115,8 +117,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
     config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
+    run.in_force(positive=config.positive)
     notes += shared_patients(manifest, config.split)
-    if duplicates := near_duplicates_in_training(manifest, config.split):
+    if duplicates := near_duplicates_in_training(manifest, answered, config.split):
         log.warning("%s", duplicates[0])
     evaluation = measure(answered, predictor, config, notes + duplicates, run.failures)
     differences = {} if other is None else compare(evaluation, other, config)

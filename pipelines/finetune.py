@@ -58,7 +58,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "head", "crop", "applies_to")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "head", "crop", "applies_to", "positive")
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
@@ -135,10 +135,11 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     run.in_force(
         backbone=parts.start.config,
         preprocess=parts.start.preprocess,
-        peft=config.peft,
+        peft=config.peft or made.peft,
         head=made.head,
         crop=made.roi,
         applies_to=made.applies_to,
+        positive=made.positive,
     )
 
     parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)

@@ -91,7 +91,12 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     """Continues the pretraining of a backbone on your own images."""
     parts = assemble(config, run)
     other = None if len(parts.streams) < 2 else parts.streams[1].preprocess
-    run.in_force(backbone=parts.start.config, preprocess=parts.start.preprocess, peft=parts.way, other_preprocess=other)
+    run.in_force(
+        backbone=parts.start.config,
+        preprocess=parts.start.preprocess,
+        peft=config.peft or parts.way,
+        other_preprocess=other,
+    )
     adapted = _weights_told(parts)
 
     parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)

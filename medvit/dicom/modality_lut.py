@@ -23,32 +23,8 @@ UNSPECIFIED = "US"
 """The rescale type that says no unit (PS3.3 C.11.1.1.2)."""
 
 
-RESCALE_TYPES = ("OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
-"""Defined terms of (0028,1054) RescaleType (PS3.3 C.11.1.1.2); all else is free text, which no message quotes."""
-
-UNITS = (
-    "CNTS",
-    "NONE",
-    "CM2",
-    "CM2ML",
-    "PCNT",
-    "CPS",
-    "BQML",
-    "MGMINML",
-    "UMOLMINML",
-    "MLMING",
-    "MLG",
-    "1CM",
-    "UMOLML",
-    "PROPCNTS",
-    "PROPCPS",
-    "MLMINML",
-    "MLML",
-    "GML",
-    "STDDEV",
-    "SUVbw",
-)
-"""Defined terms of (0054,1001) Units (PS3.3 C.8.9.1.1.3), and what `medvit.dicom.suv` makes of them."""
+NO_TERM = "free text"
+"""A rescale type that is none of the standard's terms; it may name anyone, and no message quotes it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ class ValueFacts:
             return "no rescale"
         if self.scaling == "displayed":
             return "values as displayed"
-        kind = self.rescale_type if self.rescale_type in RESCALE_TYPES else "another unit"
+        kind = "another unit" if self.rescale_type == NO_TERM else self.rescale_type
         return f"a {self.scaling} to {kind}"
 
 
@@ -178,10 +154,10 @@ def _term(dataset: Dataset, terms: Terms, said: object) -> str:
     text = str(said or "").strip()
     if not text:
         return "HU" if _is_ct(dataset) else UNSPECIFIED
-    return terms.of(text) or UNSPECIFIED
+    return terms.of(text) or NO_TERM
 
 
 def _unit(dataset: Dataset, kind: str, *, is_rescaled: bool) -> str:
     if _is_ct(dataset) and is_rescaled:
-        return "" if kind == UNSPECIFIED else kind
+        return "" if kind in (UNSPECIFIED, NO_TERM) else kind
     return PET_UNITS.of(str(dataset.get("Units") or "")) if is_pet(dataset) else ""

@@ -99,7 +99,7 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
     )
 
 
-def near_duplicates_in_training(manifest: Manifest, split: Split) -> list[str]:
+def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: Split) -> list[str]:
     """A note on images of a split that have a copy or near duplicate in the train split: the model may know them.
 
     Where pixels cannot be read, the note says that the search failed.
@@ -115,8 +115,8 @@ def near_duplicates_in_training(manifest: Manifest, split: Split) -> list[str]:
     for overlap in overlaps:
         if any(member.row.split == "train" for member in overlap.members):
             known |= {member.row.image_id for member in overlap.members if member.row.split == split}
-    count = len(images.split(split))
-    found = f"{len(known)} of {count} images of this split have copies or near duplicates in the train split"
+    known &= {row.image_id for row in measured}
+    found = f"{len(known)} of {len(measured)} images measured have copies or near duplicates in the train split"
     return [f"{found}; the numbers may flatter (`medvit leakage` lists them)"] * bool(known)
 
 

@@ -168,13 +168,6 @@ class LabelTable:
             )
 
 
-def from_table(
-    candidates: Sequence[Candidate], path: Path, *, columns: Sequence[str] = (), files: Sequence[str] = ()
-) -> tuple[Candidate, ...]:
-    """Return the candidates with what a table says of them; see `LabelTable`."""
-    return LabelTable.read(path, columns=columns).labeled(candidates, files)
-
-
 def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
     """The column that says what a line is about."""
     found = find_columns(there, COLUMNS[by])

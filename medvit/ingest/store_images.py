@@ -294,10 +294,11 @@ def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
     """What tells whether an image would be read otherwise now: its place, how it is read, and its files' stamps."""
-    files = [*candidate.item.files, *([candidate.item.mask] if candidate.item.mask else [])]
     item = candidate.item
+    files = [*item.files, *mask_files(item)]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
-    return [candidate.key, how, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
+    grid = (item.nifti_form, item.assumed_axes)
+    return [candidate.key, how, grid, *((file.name, *(stamps.get(file) or stamp(file))) for file in files)]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:

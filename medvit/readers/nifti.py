@@ -70,8 +70,8 @@ class Nifti:
             try:
                 with decoding("the NIfTI header"):
                     source = _open(file)
-                    num_two_grids += _has_two_grids(source)
                     item = self._item(group, source)
+                    num_two_grids += _has_two_grids(source)
             except MedvitError as error:
                 yield refusal(group, error)
             else:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from numpy import ndarray as Array
 
-from medvit.dicom.modality_lut import RESCALE_TYPES, UNITS
+from medvit.dicom.element_values import PET_UNITS, RESCALE_TYPE
 from medvit.dicom.pixels import Frame
 from medvit.errors import ConflictError
 from medvit.records import Padding
@@ -104,7 +104,8 @@ def _require_one(elements: str, facts: Sequence[Hashable], words: Sequence[str])
 
 
 def _known(unit: str) -> str:
-    return unit if unit in (*RESCALE_TYPES, *UNITS) else "another" if unit else "unknown"
+    is_term = unit in RESCALE_TYPE.terms | PET_UNITS.terms | {"SUVbw"}
+    return unit if is_term else "another" if unit else "unknown"
 
 
 def _counted(words: Sequence[str]) -> str:

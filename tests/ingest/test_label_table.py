@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from medvit.errors import DataError
-from medvit.ingest.label_table import from_table
+from medvit.ingest.label_table import LabelTable
 from medvit.records import Candidate, Patient
 
 Make = Callable[..., Candidate]
+
+
+def from_table(
+    candidates: Sequence[Candidate], path: Path, *, columns: Sequence[str] = (), files: Sequence[str] = ()
+) -> tuple[Candidate, ...]:
+    """Return the candidates with what a table says of them; see `LabelTable`."""
+    return LabelTable.read(path, columns=columns).labeled(candidates, files)
 
 
 @pytest.fixture

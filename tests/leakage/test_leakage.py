@@ -229,6 +229,7 @@ def test_an_evaluation_counts_the_images_that_have_near_duplicates_in_training(t
     pixels = [texture(1), noisy(texture(1)), texture(1), texture(2), texture(3)]
     splits = ("train", "test", "test", "test", "val")
     rows = [row(tmp_path, n, p, split=s) for n, (p, s) in enumerate(zip(pixels, splits, strict=True))]
-    (note,) = near_duplicates_in_training(dataset(tmp_path, *rows), "test")
-    assert note.startswith("2 of 3 images of this split have copies or near duplicates in the train split")
-    assert near_duplicates_in_training(dataset(tmp_path, *rows[3:]), "test") == []
+    whole, alone = dataset(tmp_path, *rows), dataset(tmp_path, *rows[3:])
+    (note,) = near_duplicates_in_training(whole, whole.split("test"), "test")
+    assert note.startswith("2 of 3 images measured have copies or near duplicates in the train split")
+    assert near_duplicates_in_training(alone, alone.split("test"), "test") == []

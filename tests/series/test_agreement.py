@@ -68,7 +68,7 @@ def test_a_modality_table_beside_rescales_is_refused(write_series) -> None:
     ("kind", "elements", "words"),
     [
         ({}, {"RescaleType": "US"}, "a rescale to US"),
-        ({}, {"RescaleType": "Smith John"}, "a rescale to US"),
+        ({}, {"RescaleType": "Smith John"}, "a rescale to another unit"),
         (PET, {"Units": "CNTS"}, "the unit CNTS"),
         (PET, {"Units": "SMITH"}, "the unit unknown"),
         (MR, {"PhotometricInterpretation": "MONOCHROME1"}, "high values dark"),
