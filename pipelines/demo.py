@@ -159,7 +159,8 @@ def organs(job: DemoStages, drawn: Path) -> None:
 
 def opacities(job: DemoStages, drawn: Path) -> None:
     """Tells radiographs with an opacity from normal ones, in 2D."""
-    images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", label_from="folder", **CARD)
+    labels = {"label_from": "folder", "positive": "opacity"}
+    images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", **labels, **CARD)
     backbone = job.run(
         pretrain,
         "radiograph-backbone",
@@ -187,7 +188,8 @@ def opacities(job: DemoStages, drawn: Path) -> None:
 def tumors(job: DemoStages, drawn: Path) -> None:
     """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
-    shared = {"label_from": "folder", "patient_from": SLIDE_PATIENT, "splits": SLIDE_SPLITS, "tiles": TILES}
+    shared = {"patient_from": SLIDE_PATIENT, "splits": SLIDE_SPLITS, "tiles": TILES}
+    shared |= {"label_from": "folder", "positive": "tumor"}
     tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, **CARD)
     backbone = job.run(
         pretrain,
