@@ -35,6 +35,8 @@ from medvit.records import Row
 AggregationLevel = Literal["image", "eye", "visit", "patient"]
 LEVELS: tuple[AggregationLevel, ...] = ("image", "eye", "visit", "patient")
 THIRDS = ("most certain third", "middle third", "least certain third")
+PREFIX = "patient_"
+"""Before the name of a metric of patients."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,6 @@ def _mean(probabilities: Float[Array, "n l"]) -> Float[Array, "l"]:
 
 def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Float[Array, "l"]:
     return np.asarray(probabilities[int(np.argmax(probabilities @ rank))])
-
-
-PREFIX = "patient_"
-"""Before the name of a metric of patients."""
 
 
 def evaluate_with_patients(

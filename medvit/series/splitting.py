@@ -7,7 +7,7 @@ never by file names, nor by how many of them there are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -25,7 +25,6 @@ from medvit.series.volume import axes_of, position_tolerance_mm
 SCOUT_DEGREES = 30.0
 """A lone plane this far turned from all others of its series is a scout; one turned less is a slice gone astray."""
 
-ByValue = Mapping[DimensionValue, Sequence[Header]]
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "W": "water", "F": "fat"}
