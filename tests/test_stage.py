@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError
 from medvit.phantoms import write_ct_studies
 from medvit.stage import Run, StageConfig, seed_everything, stage
+from tests.forked import Forked, heard, say
 from tests.plugins.tracking_template import MakeStore
 
 
@@ -225,29 +227,24 @@ def test_a_resumed_run_keeps_what_was_made(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "2.txt").is_file()
 
 
-OTHER = """
-import sys
-from pathlib import Path
-from tests.test_stage import OFF, CountConfig, Run, Report, stage
-@stage
-def ingest(config: CountConfig, run: Run) -> Report:
-    (run.folder / "mine.txt").touch()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    return Report(run.folder, {})
-ingest(output=Path(sys.argv[1]), tracking=OFF)
-"""
 OFF = {"enabled": False}
 
 
-def other_process(output: Path) -> subprocess.Popen[str]:
+def work_until_told(output: Path) -> None:
+    @stage
+    def ingest(config: CountConfig, run: Run) -> Report:
+        (run.folder / "mine.txt").touch()
+        say("ready")
+        heard()
+        return Report(run.folder, {})
+
+    ingest(output=output, tracking=OFF)
+
+
+def other_process(output: Path) -> Forked:
     """A stage at work in another process, which ends when it is told to."""
-    project = Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": str(project)}
-    command = [sys.executable, "-c", OTHER, str(output)]
-    other = subprocess.Popen(command, env=environment, cwd=project, stdin=-1, stdout=-1, text=True)
-    assert other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
+    other = Forked(work_until_told, output)
+    assert other.line() == "ready\n"
     return other
 
 
@@ -257,8 +254,8 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_pat
         told = rf"medvit ingest of process {other.pid} on .* is at work in .*out\.partial; wait until it has ended, or"
         with pytest.raises(OutputError, match=told):
             run_count(tmp_path, resume=resume)
-        other.communicate("\n")
-    assert other.returncode == 0
+        other.tell("")
+    assert other.status == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json", "mine.txt"]
     with pytest.raises(OutputError, match="exists already"):
         run_count(tmp_path, resume=resume)
@@ -266,7 +263,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_pat
 
 def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
     with other_process(tmp_path / "out") as other:
-        other.kill()
+        other.send(signal.SIGKILL)
     with pytest.raises(OutputError, match="an unfinished run lies in"):
         run_count(tmp_path)
     assert run_count(tmp_path, resume=True).metrics == {"count": 3}

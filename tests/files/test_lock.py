@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from medvit.files.lock import LockedError, take, wait_for
-
-PROJECT = Path(__file__).parents[2]
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from medvit.files.lock import take
-lock = take(Path(sys.argv[1]), "medvit ingest")
-if os.fork() == 0:
-    time.sleep(60)  # a worker that lives on when its parent was killed
-print("ready", flush=True)
-time.sleep(60)
-"""
+from tests.forked import Forked, say
 
 
-def holder(path: Path) -> subprocess.Popen[str]:
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)],
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        stdout=-1,
-        text=True,
-        start_new_session=True,
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
+def hold(path: Path) -> None:
+    lock = take(path, "medvit ingest")
+    if os.fork() == 0:
+        time.sleep(60)  # a worker that lives on when its parent was killed
+    say("ready")
+    time.sleep(60)
+    del lock
+
+
+def holder(path: Path) -> Forked:
+    other = Forked(hold, path)
+    assert other.line() == "ready\n"
     return other
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from medvit import phantoms
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
+from tests.forked import forked_command
 from tests.plugins.tracking_template import MakeStore
 
 NAME, GIVEN, MIDDLE, NUMBER = "Zebedeeson", "Quentina", "Ottokarla", "QX7731904"
@@ -197,11 +195,10 @@ def made(source: Path, make_store: MakeStore, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("made")
     make_store(folder)  # where the run looks for it by default
     words = [f"source={source}", "dataset=dataset", "key=site.key", "deidentify=copy", "engine.num_processes=2"]
-    command = [sys.executable, "-m", "pipelines", "ingest", *words]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    with (folder / "run.log").open("wb") as log:
-        status = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log).returncode
-    assert status == SOME_ITEMS_FAILED
+    with forked_command("ingest", *words, folder=folder) as process:
+        pass
+    (folder / "run.log").write_text(process.errors, encoding="utf-8")
+    assert process.status == SOME_ITEMS_FAILED
     return folder
 
 

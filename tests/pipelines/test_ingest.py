@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
+from tests.forked import forked_command
 from tests.plugins.tracking_template import MakeStore
 
 NUM_PAIRS = 12
@@ -103,13 +101,12 @@ def test_a_run_killed_halfway_goes_on_to_the_identical_dataset(tmp_path: Path) -
     ingest(config(source, tmp_path / "whole"))
     partial = tmp_path / "killed.partial"
     words = [f"source={source}", f"dataset={tmp_path / 'killed'}", f"key={tmp_path / 'site.key'}", "name=test"]
-    command = [sys.executable, "-m", "pipelines", "ingest", *words, "tracking.enabled=false"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while sum(1 for _ in partial.glob("images/*/[!.]*")) < 20 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with forked_command("ingest", *words, "tracking.enabled=false") as process:
+        deadline = time.monotonic() + 60
+        while sum(1 for _ in partial.glob("images/*/[!.]*")) < 20 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send(signal.SIGKILL)
+    assert process.status == -signal.SIGKILL
     num_done = len((partial / "taken.jsonl").read_bytes().splitlines())
     assert 0 < num_done < 150
     with (partial / "taken.jsonl").open("ab") as file:

@@ -17,11 +17,13 @@ from mlflow import MlflowClient
 
 from medvit.artifacts import Lineage
 from medvit.errors import ConfigError
+from medvit.files.lock import take
 from medvit.phantoms import write_ct_studies
 from medvit.tracking import FOLDER, TrackingConfig, start
 from pipelines.__main__ import main
 from pipelines.ingest import ingest
 from pipelines.sync import sync
+from tests.forked import Forked, heard, say
 
 START_S = 120
 
@@ -114,22 +116,21 @@ def test_runs_that_cannot_be_sent_are_listed(tmp_path: Path, capsys: pytest.Capt
     assert f"{tmp_path / 'run'}: MLflow at sqlite:///{tmp_path}/file/x.db cannot be used" in told.err
 
 
+def hold(folder: Path) -> None:
+    lock = take(folder / ".lock", "medvit ingest")
+    start(TrackingConfig(uri=f"sqlite:///{folder}/file/x.db"), "ingest", folder).finish("FINISHED")
+    say("ready")
+    heard()
+    del lock
+
+
 def test_a_run_at_work_is_left_to_itself(tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # no folder, so that no store can be made below it
-    program = (
-        "import sys; from pathlib import Path; from medvit.files.lock import take; from medvit.tracking import *\n"
-        "folder = Path(sys.argv[1]); lock = take(folder / '.lock', 'medvit ingest')\n"
-        "start(TrackingConfig(uri=f'sqlite:///{folder}/file/x.db'), 'ingest', folder).finish('FINISHED')\n"
-        "print('ready', flush=True); input()"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    project = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=project, stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
+    with Forked(hold, tmp_path) as other:
+        assert other.line() == "ready\n"
         (line,) = sync(runs=tmp_path).failures
         assert f"medvit ingest of process {other.pid}" in line
-        other.communicate("\n")
+        other.tell("")
 
 
 def test_nothing_to_send_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

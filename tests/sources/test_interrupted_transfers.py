@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 from medvit.errors import ConfigError, SourceError
 from medvit.sources import RetrieveConfig, fetch
 from pipelines.ingest import IngestConfig, ingest
+from tests.forked import forked_command
 
 pytestmark = pytest.mark.usefixtures("token")
 
@@ -138,13 +136,12 @@ def test_a_fetch_that_is_killed_goes_on_where_it_was(
     faults.plan = lambda number, path: "silent" if number > 2 else ""
     words = [f"source={faults.url}", f"dataset={tmp_path / 'web'}", f"key={tmp_path / 'site.key'}", "name=test"]
     words += ["tracking.enabled=false", "retrieve.auth.token_env=ARCHIVE_TOKEN", "retrieve.concurrency=1"]
-    command = [sys.executable, "-m", "pipelines", "ingest", *words]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while faults.num_retrievals < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with forked_command("ingest", *words) as process:
+        deadline = time.monotonic() + 60
+        while faults.num_retrievals < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send(signal.SIGKILL)
+    assert process.status == -signal.SIGKILL
     here = {path.stem for path in (tmp_path / "web.partial").rglob("*.dcm")}
     assert here
     faults.plan = lambda number, path: ""

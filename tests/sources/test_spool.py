@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from medvit.errors import ConfigError, SourceError
 from medvit.sources.spool import Spool
+from tests.forked import Forked, heard, say
 
 NAME = PurePosixPath("study/series/1.dcm")
 
@@ -100,17 +99,17 @@ def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
     assert not spool.has(NAME)
 
 
+def hold(folder: Path) -> None:
+    spool = opened(folder)
+    say("open")
+    heard()
+    del spool
+
+
 def test_a_second_process_is_refused_the_same_spool(tmp_path: Path) -> None:
-    program = (
-        "import sys, pathlib; from medvit.sources.spool import Spool; "
-        "s = Spool.open(pathlib.Path(sys.argv[1]), ('source',), is_kept=True, max_gib=1.0); "
-        "print('open', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"open\n"
+    with Forked(hold, tmp_path) as other:
+        assert other.line() == "open\n"
         with pytest.raises(ConfigError, match="another run"):
             opened(tmp_path)
-        other.communicate()
+        other.tell("")
     opened(tmp_path)

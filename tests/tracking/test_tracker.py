@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +30,7 @@ from medvit.tracking import (
     send,
     start,
 )
+from tests.forked import Forked, say
 
 matplotlib.use("Agg")
 
@@ -428,21 +426,18 @@ def test_all_that_a_store_holds_can_be_read_back(tmp_path: Path) -> None:
     assert database(config) == tmp_path / "mlflow.db"
 
 
+def track(folder: Path) -> None:
+    folder.mkdir()
+    tracker = start(TrackingConfig(patience_s=120), "ingest", folder)
+    tracker.metrics({"n": 1.0})
+    tracker.finish("FINISHED")
+    say(str(tracker.run_id))
+
+
 def test_stages_that_start_at_once_in_a_fresh_folder_all_make_their_run(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from medvit.tracking import TrackingConfig, start\n"
-        "folder = Path(sys.argv[1]); folder.mkdir()\n"
-        "tracker = start(TrackingConfig(patience_s=120), 'ingest', folder); tracker.metrics({'n': 1.0})\n"
-        "tracker.finish('FINISHED'); print(tracker.run_id)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    others = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, f"run-{number}"], cwd=tmp_path, env=environment, stdout=-1, text=True
-        )
-        for number in range(4)
-    ]
-    names = {other.communicate()[0].strip() for other in others}
+    others = [Forked(track, Path(f"run-{number}"), folder=tmp_path) for number in range(4)]
+    names = {other.line().strip() for other in others}
+    assert [other.wait() for other in others] == [0] * 4
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("medvit").experiment_id])
     assert {run.info.run_id for run in runs} == names

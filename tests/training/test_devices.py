@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from medvit.stage import StageConfig
 from pipelines.finetune import FinetuneConfig, finetune
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.pretrain import pretrain
+from tests.forked import forked_command
 from tests.two_processes import run_in_two
 
 OPTIONS = {
@@ -33,8 +32,9 @@ def finetune_by_command(options: dict[str, Any], output: Path) -> None:
     halved = {"output": output, "loader": {"batch_size": 2}, "trainer": OPTIONS["trainer"] | {"devices": 2}}
     path = output.with_suffix(".yaml")
     path.write_text(FinetuneConfig.parse({**options, **halved}).to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "finetune", str(path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    with forked_command("finetune", str(path)) as process:
+        pass
+    assert process.status == 0, process.errors
 
 
 def assert_same_weights(one: Path, other: Path, *, atol: float) -> None:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,6 +18,7 @@ from medvit.training.resume import Position, position_of
 from medvit.types import Batch, Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
+from tests.forked import forked_command
 from tests.training.test_runs import finetune_options, pretrain_options, same_weights
 
 ROUNDS = {"rounds": 2, "round_steps": 4, "precision": "32-true", "accumulate": 2}
@@ -77,16 +77,15 @@ def test_the_command_ends_as_interrupted_and_its_resume_is_exact(volumes, tmp_pa
     whole = pretrain(output=tmp_path / "whole", **options)
     config = PretrainConfig.parse({"output": tmp_path / "cut", **options})
     (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines", "pretrain", str(tmp_path / "run.yaml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    while b"Training:" not in process.stderr.read1():
-        assert process.poll() is None
-    process.terminate()
-    told = process.communicate(timeout=60)[1].decode()
-    if process.returncode == 0:
+    with forked_command("pretrain", str(tmp_path / "run.yaml")) as process:
+        while "Training:" not in process.errors:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send(signal.SIGTERM)
+    if process.status == 0:
         pytest.skip("the run was over before the signal came")
-    assert process.returncode == 130, told
-    assert "interrupted; the same command with resume=true goes on" in told
+    assert process.status == 130, process.errors
+    assert "interrupted; the same command with resume=true goes on" in process.errors
     resumed = pretrain(output=tmp_path / "cut", resume=True, **options)
     assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
 
