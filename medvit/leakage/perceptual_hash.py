@@ -49,6 +49,8 @@ images, 120 of nuclei and 30 fundus pictures no two were called alike that only 
 MIN_CORRELATION = 0.94
 """Correlation on the grid that images of near hashes must have: true pairs had 0.94 to 1, false ones 0.93 at most."""
 MAX_PAIRS_AT_ONCE = 2**22
+FEW = 512
+"""Hashes of which all pairs are compared: cutting them into bands takes longer."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,9 @@ def _candidates(
     sought: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
     """Index pairs, the first the lower, of which every pair with a band within the radius is one."""
+    if size <= FEW:
+        yield from _all_pairs(size)
+        return
     masks = _masks(radius)
     orders = [np.argsort(bands[:, band], kind="stable") for band in range(NUM_BANDS)]
     bounds = [_bounds(bands[:, band][order], sought[:, band], masks) for band, order in enumerate(orders)]

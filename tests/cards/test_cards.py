@@ -123,7 +123,7 @@ def test_equal_pixels_in_two_splits_are_told(make: Make) -> None:
     assert "images found, pixel by pixel, in more than one split: 1" in card_of(twins)
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_the_pictures_are_there(make: Make) -> None:
     manifest = make()
     pictures = re.findall(r"!\[\w+\]\((card/\w+\.png)\)", card_of(manifest))
@@ -131,7 +131,7 @@ def test_the_pictures_are_there(make: Make) -> None:
     assert all((manifest.folder / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_equal_datasets_get_equal_cards(make: Make) -> None:
     manifest = make()
     files = [manifest.folder / name for name in ("card.md", "card.json", "card/classes.png", "card/intensities.png")]

@@ -96,7 +96,7 @@ def test_what_too_few_tell_is_said_to_be_left_out(tmp_path: Path) -> None:
     assert re.search(r"Not compared, as one of them tells fewer than 2 values: .*age, years.*; sex", text)
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
     a, b = dataset(tmp_path / "a"), dataset(tmp_path / "b", brighter=200, attributes=lambda r: {})
     variables = compare(a, b)

@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def whole_figures(ticks: None) -> None:
-    """Draw axes with their ticks."""
+def drawn_figures(whole_figures: None) -> None:
+    """Draw figures whole."""

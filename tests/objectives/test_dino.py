@@ -162,7 +162,7 @@ def test_logits_are_cosines_with_the_prototypes(head):
     assert made(torch.randn(5, 32)).abs().max() <= 1 + 1e-6
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_pictures_show_what_the_teacher_finds_alike(make, views, head):
     figure = make("dino", head=head).pictures(views())["similarity"]
     assert [axes.get_title() for axes in figure.axes[:2]] == ["image", "cosine with the middle patch"]

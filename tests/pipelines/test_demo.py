@@ -12,7 +12,7 @@ import pytest
 from medvit import phantoms
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms, figures, new_dice
 
-SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_slides=16)
+SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20).model_copy(update={"num_slides": 2})
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def page(report: Report) -> str:
     return (report.folder / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_a_segmentation_is_measured_in_millimeters_and_shown(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_segmentation_is_measured_in_millimeters_and_shown(
     assert "Dice, organ" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_a_classification_is_measured_and_its_telling_cases_are_shown(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:

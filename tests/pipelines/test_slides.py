@@ -82,7 +82,7 @@ def test_a_model_of_slides_keeps_all_that_it_needs(model):
     assert not (model / "last.ckpt").exists()
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_the_report_tells_slides_and_patients_apart_and_shows_maps(place, model, tmp_path):
     report = judge(place, model, tmp_path / "report").artifact
     metrics = json.loads((report.folder / "metrics.json").read_text())

@@ -66,7 +66,7 @@ def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, t
     assert moved == [0.0, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.usefixtures("ticks")
+@pytest.mark.usefixtures("whole_figures")
 def test_the_views_are_shown_before_the_first_step(images, tmp_path, make_store):
     tracking = {"enabled": True, "uri": make_store(tmp_path)}
     pretrain(output=tmp_path / "out", **options(images, DINO, tracking=tracking))
