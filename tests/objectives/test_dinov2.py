@@ -196,18 +196,18 @@ def effective_rank(features: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ["dinov2", "simdinov2"])
-def test_a_few_hundred_steps_do_not_collapse(make, name):
+def test_a_hundred_steps_do_not_collapse(make, name):
     options = {"teacher_temperature": 0.04} if name == "dinov2" else {}
     objective = make(name, head=TINY_HEAD, momentum=0.95, **options)
     optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=1e-3)
-    for step in range(200):
+    for step in range(100):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        losses = objective(gratings(step), step / 200)
+        losses = objective(gratings(step), step / 100)
         losses.total.backward()
-        objective.before_step(step / 200)
+        objective.before_step(step / 100)
         optimizer.step()
-        objective.after_step(step / 200)
+        objective.after_step(step / 100)
     with torch.no_grad():
         features = torch.cat([objective.backbone.eval()(gratings(1000 + n).crops[0]).prefix[:, 0] for n in range(8)])
     assert effective_rank(features) > 4

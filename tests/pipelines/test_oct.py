@@ -32,6 +32,7 @@ def take(source: Path, **options: Any) -> Manifest:
     return Manifest.read(dataset)
 
 
+@pytest.mark.usefixtures("whole_figures")
 def test_dicom_tomograms_become_volumes_with_their_eye_and_spacing(tmp_path: Path) -> None:
     phantoms.write_oct_studies(tmp_path / "oct", 3)
     manifest = take(tmp_path / "oct", label_from="folder")
@@ -107,9 +108,9 @@ QUIET: dict[str, Any] = {"tracking": {"enabled": False}}
 
 @pytest.fixture(scope="module")
 def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 12 volumes of B-scans with their layers."""
+    """A dataset of 6 volumes of B-scans with their layers."""
     root = tmp_path_factory.mktemp("oct")
-    phantoms.write_oct_stacks(root / "stacks", 12)
+    phantoms.write_oct_stacks(root / "stacks", 6)
     stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
     splits = {"val": 0.2, "test": 0.3}
     layers = phantoms.OCT_LAYERS
