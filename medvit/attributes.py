@@ -8,6 +8,9 @@ MODALITIES = ("OP", "OPT")
 
 QUALITY, LATERALITY = "fundus_quality", "laterality"
 
+MAPPING, OFFERED = "value_mapping", "offered_mappings"
+"""Label of the DICOM real-world value mapping that gave the values, and those that were there and not applied."""
+
 STRATA: tuple[tuple[str, float, float], ...] = (
     ("good", 0.8, 1.01),
     ("usable", 0.5, 0.8),

@@ -16,8 +16,9 @@ Kind = Literal["image", "volume", "slide"]
 
 Split = Literal["train", "val", "test"]
 
-Values = Literal["stored", "displayed", "SUVbw"]
-"""Which values of an image are wanted: as stored with their unit, as its file displays them, or uptake of PET."""
+Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
+"""Which values of an image are wanted: as stored with their unit, as its file displays them, uptake of PET, those of a
+real-world value mapping that is named, or as stored without any such mapping."""
 
 Padding = tuple[float, float]
 """Bounds, both included, of the stored values that stand for pixels without a measurement."""
@@ -74,6 +75,8 @@ class Item:
     """Anatomical axes of a file that names none."""
     values: Values = "stored"
     """Which values to read; what a file does not allow, it does not give."""
+    mapping: str = ""
+    """Label of the real-world value mapping whose values are wanted, where `values` is mapped."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None

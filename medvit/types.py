@@ -44,6 +44,10 @@ class Image:
 
     fallback: str = ""
     """The wish for other values that the file did not allow, as `values.pet=SUVbw`; empty where it was granted."""
+    mapping: str = ""
+    """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`; empty where none does."""
+    offered: str = ""
+    """Labels and units of the mappings that its file has and that were not applied."""
 
     def without_gaps(self) -> Image:
         """The same image with a background in place of padding and of what is not finite (`medvit.measured.filled`)."""

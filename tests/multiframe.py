@@ -97,3 +97,25 @@ def write_multiframe(
 def counted(num_frames: int, rows: int = 4, columns: int = 6) -> np.ndarray:
     """Voxels (frames, rows, columns) that are all different."""
     return np.arange(num_frames * rows * columns, dtype=np.uint16).reshape(num_frames, rows, columns)
+
+
+def real_world_mapping(label: str | None = "FIELD", unit: str = "Hz", **elements: Any) -> Dataset:
+    """An item that takes stored values 0 to 4095 to 0.25 * stored - 512 in a unit."""
+    code = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning="a unit")
+    said = {
+        "LUTLabel": label,
+        "MeasurementUnitsCodeSequence": Items([code]),
+        "RealWorldValueFirstValueMapped": 0,
+        "RealWorldValueLastValueMapped": 4095,
+        "RealWorldValueSlope": 0.25,
+        "RealWorldValueIntercept": -512.0,
+    } | elements
+    made = item(**{key: value for key, value in said.items() if value is not None})
+    for end in ("First", "Last"):
+        if f"RealWorldValue{end}ValueMapped" in made:
+            made[f"RealWorldValue{end}ValueMapped"].VR = "US"
+    return made
+
+
+def mapped_by(*items: Dataset) -> dict[str, Any]:
+    return {"RealWorldValueMappingSequence": Items(list(items))}

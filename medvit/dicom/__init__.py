@@ -5,5 +5,5 @@ both give the same values. Pixels come as stored, with the transformation that g
 and mm, as in the file. What instances make together is known to `medvit.series`.
 """
 
-VERSION = 2
+VERSION = 3
 """Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""

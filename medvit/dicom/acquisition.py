@@ -8,15 +8,13 @@ Ages are whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) ask
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import date
-from itertools import permutations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from medvit.dicom.direct.fast_dataset import FastDataset
 from medvit.dicom.direct.fast_values import tag_of
-from medvit.dicom.element_values import SCANNING_SEQUENCE, numbers
+from medvit.dicom.element_values import PERSONAL, SCANNING_SEQUENCE, joined_text, numbers, personal_words, product_text
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import RADIOGRAPHS
 from medvit.errors import MedvitError
@@ -50,42 +48,8 @@ MAX_YEARS = 130
 GAUSS = 100.0
 """Some scanners write the field strength in gauss; none has so many tesla (0018,0087)."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
-_LONG_NUMBER = re.compile(r"\d{6}")
-_DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}")
-"""A day; with a year of two digits and dots it might be a version."""
-_WORD = re.compile(r"[^\W_]{2,}")
-_AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
-"""Value representations whose bytes are the text; none is what the standard says."""
-MAX_NAMES = 4
-"""Words of a patient's name that are tried joined."""
-_PERSONAL = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
-    "PatientAddress",
-    "PatientBirthDate",
-    "AccessionNumber",
-    "InstitutionName",
-    "InstitutionAddress",
-    "StationName",
-    "ReferringPhysicianName",
-    "OperatorsName",
-    "PerformingPhysicianName",
-    "StudyID",
-    "StudyDate",
-    "DeviceSerialNumber",
-)
 _SPACING = ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "Modality")
-_READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *_PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
-
-
-class _Personal(NamedTuple):
-    """What names someone, in lower case: any of the words, two of the name, or two of it without a space."""
-
-    words: frozenset[str]
-    name: frozenset[str]
-    joined: tuple[str, ...]
+_READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
 
 
 def attributes(item: Item) -> Mapping[str, str]:
@@ -106,12 +70,12 @@ def attributes(item: Item) -> Mapping[str, str]:
 def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
     """What a DICOM data set says of `KEYS`, at its top or in the shared groups of an enhanced object."""
     levels = [dataset, *_shared_groups(dataset)]
-    personal = _personal(dataset)
-    found = {key: _product(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
+    personal = personal_words(dataset)
+    found = {key: product_text(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
     found["sequence"] = "\\".join(filter(None, map(SCANNING_SEQUENCE.of, found["sequence"].split("\\"))))
     found |= _quantities(levels)
     found[PIXEL_SPACING] = _pixel_spacing(dataset)
-    sex = _text(dataset.get("PatientSex")).upper()
+    sex = joined_text(dataset.get("PatientSex")).upper()
     found |= {AGE: _age(dataset), SEX: sex if sex in ("F", "M", "O") else ""}
     return {key: text for key, text in found.items() if text}
 
@@ -137,61 +101,17 @@ def _shared_groups(dataset: Dataset) -> Iterator[Dataset]:
 
 
 def _first(levels: list[Dataset], keyword: str) -> str:
-    return next((text for level in levels if (text := _text(level.get(keyword)))), "")
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
-    return "\\".join(str(part).strip() for part in parts)
-
-
-def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
-    """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
-    raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, FastDataset) else None
-    if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
-        return raw[1].decode()
-    return _text(dataset.get(keyword))
-
-
-def _personal(dataset: FastDataset | Dataset) -> _Personal:
-    """What names someone: words of people and places, and the words of the patient's name, which may stand joined."""
-    words = {word for keyword in _PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
-    name = [_forms(word) for word in _WORD.findall(_written(dataset, "PatientName"))]
-    joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
-    return _Personal(
-        frozenset(form for word in words for form in _forms(word)),
-        frozenset(form for forms in name[:2] for form in forms) if len(name) > 1 else frozenset(),
-        tuple(text for text in joined if len(text) > 4),
-    )
-
-
-def _forms(word: str) -> tuple[str, ...]:
-    """A word in lower case, and as it is written where there are no accents."""
-    folded = word.casefold()
-    if folded.isascii():
-        return (folded,)
-    bare = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
-    return folded, bare, folded.replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
-
-
-def _product(text: str, personal: _Personal) -> str:
-    words = {word.casefold() for word in _WORD.findall(text)}
-    is_name = words & personal.words or len(words & personal.name) > 1
-    is_joined = any(joined in word for word in words for joined in personal.joined)
-    is_plain = _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not _DATE.search(text)
-    return text if is_plain and not is_name and not is_joined else ""
+    return next((text for level in levels if (text := joined_text(level.get(keyword)))), "")
 
 
 def _pixel_spacing(dataset: FastDataset | Dataset) -> str:
     """Which spacing a projection radiograph has; equal ones without a type of calibration are the detector's."""
-    if _text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
+    if joined_text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
         return ""
     own, imager = numbers(dataset, "PixelSpacing", 2), numbers(dataset, "ImagerPixelSpacing", 2)
     if own is None:
         return "" if imager is None else "detector"
-    is_calibrated = own != imager or _text(dataset.get("PixelSpacingCalibrationType"))
+    is_calibrated = own != imager or joined_text(dataset.get("PixelSpacingCalibrationType"))
     return "calibrated" if is_calibrated else "detector"
 
 
@@ -205,12 +125,12 @@ def _number(text: str) -> str:
 
 def _age(dataset: Dataset) -> str:
     """Whole years at the study, by (0010,1010) PatientAge or from the two dates."""
-    text = _text(dataset.get("PatientAge")).upper()
+    text = joined_text(dataset.get("PatientAge")).upper()
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
     if match:
         years = int(match[1]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[match[2]]
     else:
-        born, seen = (_date(_text(dataset.get(keyword))) for keyword in ("PatientBirthDate", "StudyDate"))
+        born, seen = (_date(joined_text(dataset.get(keyword))) for keyword in ("PatientBirthDate", "StudyDate"))
         if born is None or seen is None:
             return ""
         years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))

@@ -13,13 +13,14 @@ from medvit.dicom.modality_lut import ValueFacts, is_pet, meaning
 from medvit.dicom.native_pixels import NATIVE, TYPES, as_it_lies
 from medvit.dicom.padding import declared, within
 from medvit.dicom.pixels import Frame, is_inverted, mirrored, turned
+from medvit.dicom.real_world import KEYWORD as MAPPING
 from medvit.errors import UnreadableError
 from medvit.records import Padding
 
 _LAID = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration", "PhotometricInterpretation")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _MEANT = ("SOPClassUID", "Modality", "RescaleSlope", "RescaleIntercept", "RescaleType", "PresentationLUTShape")
-_UNUSUAL = ("ModalityLUTSequence", "PixelPresentation")
+_UNUSUAL = ("ModalityLUTSequence", "PixelPresentation", MAPPING)
 DESCRIBING = (*_LAID, *_BITS, *_MEANT, *_UNUSUAL)
 """Keywords of the elements that say how to take gray pixels of one frame, and what they mean."""
 _META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")

@@ -2,21 +2,63 @@
 
 Of some elements only the standard's terms are taken (`Terms`), since a scanner or a person may write any text into them
 and their values get into manifests, cards and MLflow. A text that is not a term becomes the term for "something else",
-once with a warning; no list of names decides what such a text may say.
+once with a warning; no list of names decides what such a text may say. Texts without a list of terms are kept only in
+the plain characters of product names, without a word of those that name someone in the same file (`product_text`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import permutations
+from typing import TYPE_CHECKING, NamedTuple
+
+from medvit.dicom.direct.fast_dataset import FastDataset
+from medvit.dicom.direct.fast_values import tag_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 log = logging.getLogger("medvit")
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
+_LONG_NUMBER = re.compile(r"\d{6}")
+_DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}")
+"""A day; with a year of two digits and dots it might be a version."""
+_WORD = re.compile(r"[^\W_]{2,}")
+_AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
+"""Value representations whose bytes are the text; none is what the standard says."""
+MAX_NAMES = 4
+"""Words of a patient's name that are tried joined."""
+PERSONAL = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "PatientAddress",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "ReferringPhysicianName",
+    "OperatorsName",
+    "PerformingPhysicianName",
+    "StudyID",
+    "StudyDate",
+    "DeviceSerialNumber",
+)
+
+
+class PersonalWords(NamedTuple):
+    """What names someone, in lower case: any of the words, two of the name, or two of it without a space."""
+
+    words: frozenset[str]
+    name: frozenset[str]
+    joined: tuple[str, ...]
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
@@ -121,3 +163,49 @@ BY_KEYWORD: Mapping[str, Terms] = {
 def _warn(terms: Terms) -> None:
     taken = f"as {terms.otherwise}" if terms.otherwise else "as unset"
     log.warning("%s of some files is not a term of DICOM PS3.3 %s; it is taken %s", terms.element, terms.section, taken)
+
+
+def joined_text(value: object) -> str:
+    """Return the value of an element as text, several values joined by a backslash."""
+    if value is None:
+        return ""
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    return "\\".join(str(part).strip() for part in parts)
+
+
+def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
+    """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
+    raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, FastDataset) else None
+    if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
+        return raw[1].decode()
+    return joined_text(dataset.get(keyword))
+
+
+def personal_words(dataset: FastDataset | Dataset) -> PersonalWords:
+    """What names someone: words of people and places, and the words of the patient's name, which may stand joined."""
+    words = {word for keyword in PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
+    name = [_forms(word) for word in _WORD.findall(_written(dataset, "PatientName"))]
+    joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
+    return PersonalWords(
+        frozenset(form for word in words for form in _forms(word)),
+        frozenset(form for forms in name[:2] for form in forms) if len(name) > 1 else frozenset(),
+        tuple(text for text in joined if len(text) > 4),
+    )
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    """A word in lower case, and as it is written where there are no accents."""
+    folded = word.casefold()
+    if folded.isascii():
+        return (folded,)
+    bare = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
+    return folded, bare, folded.replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+
+
+def product_text(text: str, personal: PersonalWords) -> str:
+    """Return a text that may be the name of a product or technique; empty where it may name anyone or hold a number."""
+    words = {word.casefold() for word in _WORD.findall(text)}
+    is_name = words & personal.words or len(words & personal.name) > 1
+    is_joined = any(joined in word for word in words for joined in personal.joined)
+    is_plain = _PLAIN.fullmatch(text) and not _LONG_NUMBER.search(text) and not _DATE.search(text)
+    return text if is_plain and not is_name and not is_joined else ""

@@ -23,12 +23,12 @@ MAX_ENTRIES = 2**16
 class LookupTable:
     """Entries for stored values from `first` on; values below take the first entry, values above the last."""
 
-    entries: UInt[Array, "n"]
+    entries: Num[Array, "n"]
     first: int
     bits: int
-    """Bits that an entry may use."""
+    """Bits that an entry may use; 0 of floating-point ones."""
 
-    def __call__(self, stored: Num[Array, "h w"]) -> UInt[Array, "h w"]:
+    def __call__(self, stored: Num[Array, "h w"]) -> Num[Array, "h w"]:
         """The entry of each value, in the type of the entries."""
         places = np.clip(stored.astype(np.int64) - self.first, 0, len(self.entries) - 1)
         return self.entries[places]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from medvit.dicom.element_values import MODALITY_LUT_TYPE, PET_UNITS, RESCALE_TYPE, Terms
@@ -31,7 +31,8 @@ NO_TERM = "free text"
 class ValueFacts:
     """How real values of a frame come about. Two frames that differ here cannot be compared value by value.
 
-    `scaling` is none, rescale, table or displayed; `rescale_type` is that of the rescale or table after its default.
+    `scaling` is none, rescale, table, mapping or displayed; `rescale_type` is that of the rescale or table after its
+    default, or the unit of the mapping.
     """
 
     scaling: str = "none"
@@ -42,6 +43,14 @@ class ValueFacts:
     is_signed: bool = False
     bits: int = 0
     """(0028,0101) BitsStored."""
+    label: str = ""
+    """(0040,9210) LUTLabel of the mapping, where it may be shown."""
+    said_label: str = field(default="", repr=False)
+    """The same as the file says it; never shown."""
+
+    def is_turned(self, unit: str) -> bool:
+        """Whether values are mirrored so that high is bright: never those of a unit or a mapping, a quantity."""
+        return self.is_dark_high and not unit and self.scaling != "mapping"
 
     @property
     def scaled(self) -> str:
@@ -50,8 +59,8 @@ class ValueFacts:
             return "no rescale"
         if self.scaling == "displayed":
             return "values as displayed"
-        kind = "another unit" if self.rescale_type == NO_TERM else self.rescale_type
-        return f"a {self.scaling} to {kind}"
+        kind = "another unit" if self.rescale_type == NO_TERM else self.rescale_type or "values without a unit"
+        return f"a {self.scaling} to {kind}" + (f" labeled {self.label}" if self.label else "")
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,9 @@ class Meaning:
     unit: str = ""
     table: LookupTable | None = None
     scaling: str = "none"
-    """Where that comes from: none, rescale or table."""
+    """Where that comes from: none, rescale, table or mapping."""
     rescale_type: str = ""
-    """(0028,1054) RescaleType or (0028,3004) ModalityLUTType after its default."""
+    """(0028,1054) RescaleType or (0028,3004) ModalityLUTType after its default, or the unit of a mapping."""
 
 
 def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:

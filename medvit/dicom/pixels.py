@@ -12,12 +12,14 @@ from einops import rearrange
 from jaxtyping import Num
 from numpy import ndarray as Array
 
+from medvit.dicom import real_world
 from medvit.dicom.decoders import BIG_ENDIAN, stored_values
 from medvit.dicom.direct.fast_dataset import FastDataset
 from medvit.dicom.lookup_tables import first_mapped, palette
 from medvit.dicom.modality_lut import Meaning, ValueFacts, meaning
 from medvit.dicom.padding import declared, through_table, within
 from medvit.dicom.pixel_layout import PixelLayout, layout
+from medvit.dicom.real_world import RealWorldMapping
 from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
 from medvit.dicom.voi_lut import displayed
 from medvit.errors import UnreadableError, UnsupportedError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 log = logging.getLogger("medvit")
+
+MAPPED = Suv(None, f"its values are those of its {real_world.ELEMENT}")
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,20 @@ class Frame:
     padding: Padding | None = None
     """Bounds of the stored values that stand for pixels without a measurement."""
     facts: ValueFacts = field(default_factory=ValueFacts)
+    offered: str = ""
+    """Labels and units of the real-world value mappings that the file has and that were not applied."""
+    num_unmapped: int = 0
+    """Pixels to which the mapping that was applied, unasked, gives no value."""
+
+    @property
+    def mapping(self) -> str:
+        """Label of the real-world value mapping that was applied; empty where none was."""
+        return (self.facts.label or real_world.UNLABELED) if self.facts.scaling == "mapping" else ""
 
 
-def decode(dataset: Dataset, values: Values = "stored") -> Frame:
+def decode(dataset: Dataset, values: Values = "stored", mapping: str = "") -> Frame:
     """The frame of a single-frame instance: `decode_frame(dataset, 0)`."""
-    return decode_frame(dataset, 0, values)
+    return decode_frame(dataset, 0, values, mapping)
 
 
 def decode_frames(dataset: Dataset) -> Iterator[Frame]:
@@ -54,21 +67,24 @@ def decode_frames(dataset: Dataset) -> Iterator[Frame]:
     return (decode_frame(dataset, index) for index in range(layout(dataset).frames))
 
 
-def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Frame:
+def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mapping: str = "") -> Frame:
     """One frame of an instance, counted from 0; no other frame is decoded.
 
     - YBR and palettes become RGB; planes of color come one after the other (C, H, W), however they are stored.
     - A modality table is applied; a rescale is told as `slope` and `intercept`, frame by frame where they differ.
+    - A real-world value mapping stands for both where the file has one mapping and neither of them, and where `values`
+      is "mapped" and `mapping` is its label; where `values` is "unmapped", never (PS3.3 C.7.6.16.2.11).
     - Overlays are left out, those in unused bits of pixels too.
     - Gray of which the file wants low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE, which
       mean the same in a radiograph) is turned so that high is bright, by mirroring within the range of (0028,0101)
-      BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) are not turned:
-      there it is the display that is inverted, not the quantity.
+      BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and mapped ones
+      are not turned: there it is the display that is inverted, not the quantity.
     - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one.
 
     Raises:
         UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
-        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding.
+        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding, or no mapping of the
+            file has the label.
     """
     _settle_syntax(dataset)
     laid = layout(dataset)
@@ -81,20 +97,16 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored") -> Fra
         return Frame(np.stack([table(stored) for table in tables]))
     _check_gray(stored, dataset, is_signed=laid.is_signed)
     means = meaning(dataset, index, is_little=is_little, is_signed=laid.is_signed)
-    facts = ValueFacts(
-        means.scaling,
-        means.rescale_type,
-        laid.photometric,
-        is_inverted(dataset, laid.photometric),
-        laid.is_signed,
-        laid.bits_stored,
-    )
     if values == "displayed":
-        shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
+        shown = _displayed(stored, means, dataset, index, laid)
         if shown is not None:
-            facts = replace(facts, scaling="displayed", rescale_type="")
-            return Frame((np.invert(shown) if facts.is_dark_high else shown)[None], facts=facts)
-    return replace(_gray(stored, means, dataset, laid), facts=facts)
+            return shown
+    offered = real_world.mappings(dataset, index, is_signed=laid.is_signed)
+    return (
+        _mapped(stored, means, dataset, laid, offered, values, mapping)
+        if offered
+        else _gray(stored, means, dataset, laid)
+    )
 
 
 def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
@@ -123,8 +135,58 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
 
 
+def _displayed(
+    stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, index: int, laid: PixelLayout
+) -> Frame | None:
+    """The frame as its file shows it; none where the file does not say how."""
+    is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
+    shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
+    if shown is None:
+        return None
+    facts = replace(_facts(means, dataset, laid), scaling="displayed", rescale_type="")
+    return Frame((np.invert(shown) if facts.is_dark_high else shown)[None], facts=facts)
+
+
+def _mapped(
+    stored: Num[Array, "h w"],
+    means: Meaning,
+    dataset: Dataset,
+    laid: PixelLayout,
+    offered: Sequence[RealWorldMapping],
+    values: Values,
+    label: str,
+) -> Frame:
+    """A frame of a file with real-world value mappings, by one of them or in spite of them."""
+    chosen: RealWorldMapping | None = None
+    if values == "mapped":
+        chosen = real_world.named(offered, label)
+    elif values != "unmapped":
+        chosen = real_world.only(offered, is_rescaled=means.scaling != "none")
+    if chosen is None:
+        return replace(_gray(stored, means, dataset, laid), offered=", ".join(sorted(map(str, offered))))
+    padding = declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword)
+    num_unmapped = chosen.count_unmapped(stored, padding)
+    if values == "mapped":
+        real_world.require_all_mapped(chosen, num_unmapped)
+    frame = _gray(stored, chosen.meaning, dataset, laid)
+    facts = replace(frame.facts, label=chosen.label, said_label=chosen.said_label)
+    return replace(frame, facts=facts, suv=frame.suv and MAPPED, num_unmapped=num_unmapped)
+
+
+def _facts(means: Meaning, dataset: Dataset, laid: PixelLayout) -> ValueFacts:
+    return ValueFacts(
+        means.scaling,
+        means.rescale_type,
+        laid.photometric,
+        is_inverted(dataset, laid.photometric),
+        laid.is_signed,
+        laid.bits_stored,
+    )
+
+
 def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: PixelLayout) -> Frame:
     bits = laid.bits_stored
+    facts = _facts(means, dataset, laid)
     padding = declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword)
     if means.table is not None:
         made, bits = means.table(stored), means.table.bits
@@ -132,11 +194,11 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
     if laid.is_float:
         stored = stored.astype(np.float32)
     padding = within(padding, stored.dtype)
-    if not means.unit and is_inverted(dataset, laid.photometric):
+    if facts.is_turned(means.unit):
         # Of floating-point values no range is known: they are turned about 0.
         stored, padding = turned(stored, padding, bits=bits)
     pixels = np.ascontiguousarray(stored)[None]
-    return Frame(pixels, means.slope, means.intercept, means.unit, suv(dataset), padding)
+    return Frame(pixels, means.slope, means.intercept, means.unit, suv(dataset), padding, facts)
 
 
 def turned(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from medvit.attributes import MAPPING, OFFERED
 from medvit.config import Config
 from medvit.dicom.acquisition import attributes
 from medvit.ingest import duplicates, fundus_quality
@@ -51,7 +52,13 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
         "perceptual_hash": hash_image(image.without_gaps().pixels),
         "file_sha256": _file_hash(item),
         "num_not_finite": None if lost is None else int(lost.sum()),
-        "attributes": {**attributes(item), **eye_attributes(candidate, known.modality, eye), **quality.attributes},
+        "attributes": {
+            **attributes(item),
+            **({MAPPING: image.mapping} if image.mapping else {}),
+            **({OFFERED: image.offered} if image.offered else {}),
+            **eye_attributes(candidate, known.modality, eye),
+            **quality.attributes,
+        },
     }
 
 

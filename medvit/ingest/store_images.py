@@ -21,6 +21,7 @@ from typing import TextIO
 import numpy as np
 from numpy import ndarray as Array
 
+from medvit.attributes import OFFERED
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.store import Store
 from medvit.deidentification.burned_in import BurnedInConfig, checked
@@ -214,6 +215,9 @@ def store_images(
         write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     for wish, count in sorted(Counter(one.fallback for one in taken.values() if one.fallback).items()):
         log.warning("%s: %d images do not say what it needs; their values are those stored", wish, count)
+    offered = Counter(one.attributes[OFFERED] for one in taken.values() if OFFERED in one.attributes)
+    for labels, count in sorted(offered.items()):
+        log.info("%d images have real-world values that were not asked for by values.mapping=LABEL: %s", count, labels)
     return Stored(taken, tuple(refusals))
 
 

@@ -27,7 +27,7 @@ from medvit.records import FileText, Item, Refusal
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
-VERSION = 2
+VERSION = 3
 """Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""
 HEAD_BYTES = 512
 """What of a file a reader sees before it says whether it knows the format."""

@@ -97,7 +97,7 @@ class Dicom:
             ConflictError: If the values of its slices do not mean the same.
             UnreadableError: If pixels cannot be decoded.
         """
-        planes, decoded = zip(*read_pixels(item), strict=True)
+        planes, decoded = _read_pixels(item)
         if item.kind == "volume":
             check_values(decoded)
         frames = in_unit(decoded, item.values)
@@ -105,7 +105,7 @@ class Dicom:
         fallback = wish if wish and not all(_is_as_wished(frame, item.values) for frame in frames) else ""
         if item.kind == "volume":
             image = _resampled(planes, frames, item) if item.is_resampled else _volume(planes, frames, item)
-            return replace(image, fallback=fallback)
+            return replace(image, fallback=fallback, mapping=frames[0].mapping, offered=frames[0].offered)
         frame = frames[0]
         return Image(
             frame.pixels,
@@ -117,6 +117,8 @@ class Dicom:
             unit=frame.unit,
             padding=frame.padding,
             fallback=fallback,
+            mapping=frame.mapping,
+            offered=frame.offered,
         )
 
     def texts(self, path: Path) -> Iterator[FileText]:
@@ -277,8 +279,18 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
     return Refusal(tuple(files), "conflict", f"{what}: which are right cannot be told; remove the wrong ones")
 
 
+def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
+    """The planes of an item with their pixels; without a mapping that nobody asked for and that some pixels lack."""
+    planes, frames = zip(*read_pixels(item), strict=True)
+    if any(frame.num_unmapped for frame in frames):
+        planes, frames = zip(*read_pixels(replace(item, values="unmapped")), strict=True)
+    return planes, frames
+
+
 def _is_as_wished(frame: Frame, values: Values) -> bool:
-    return frame.unit == SUV_UNIT if values == "SUVbw" else frame.facts.scaling == "displayed"
+    if values == "SUVbw":
+        return frame.unit == SUV_UNIT
+    return frame.facts.scaling == {"displayed": "displayed", "mapped": "mapping"}[values]
 
 
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:

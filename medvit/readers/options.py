@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from medvit.config import Config
 from medvit.dicom.header import RADIOGRAPHS
 from medvit.records import AnatomicalAxes, Item, NiftiForm, Values
 from medvit.series.resampling import Geometry
 
-OPTIONS: Mapping[Values, str] = {"displayed": "values.radiographs=displayed", "SUVbw": "values.pet=SUVbw"}
+OPTIONS: Mapping[Values, str] = {
+    "displayed": "values.radiographs=displayed",
+    "SUVbw": "values.pet=SUVbw",
+    "mapped": "values.mapping",
+}
 """The option that asks for values other than those stored."""
 
 
@@ -25,11 +29,19 @@ class ValuesConfig(Config):
     radiographs: Literal["stored", "displayed"] = "stored"
     """CR, DX, MG and fluoroscopy as stored, or as their own VOI table or window displays them, in 16 bits."""
 
+    mapping: str | None = Field(default=None, min_length=1)
+    """Label (0040,9210) of the real-world value mapping to take in place of the rescale, but of what `pet` and
+    `radiographs` ask for. Unset: the only mapping of a file without a rescale."""
+
     def of(self, item: Item) -> Item:
         """An item that asks for the values wanted of its modality."""
-        if item.modality == "PT":
+        if item.modality == "PT" and self.pet != "stored":
             return replace(item, values=self.pet)
-        return replace(item, values=self.radiographs) if item.modality in RADIOGRAPHS else item
+        if item.modality in RADIOGRAPHS and self.radiographs != "stored":
+            return replace(item, values=self.radiographs)
+        if self.mapping is not None and item.reader == "dicom":
+            return replace(item, values="mapped", mapping=self.mapping)
+        return item
 
 
 class GridConfig(Config):

@@ -27,13 +27,15 @@ def check_values(frames: Sequence[Frame]) -> None:
     """Pass frames whose values mean the same; warn where they differ in the bits stored, and nothing hangs on that.
 
     Raises:
-        ConflictError: If they differ in whether there is a rescale, a modality table or none of both, in their unit, in
-            polarity, or in the bits stored where the sign bit or an inversion hangs on them.
+        ConflictError: If they differ in whether there is a rescale, a modality table, a real-world value mapping or
+            nothing of the kind, in the label of the mapping, in their unit, in polarity, or in the bits stored where
+            the sign bit or an inversion hangs on them.
     """
     facts = [frame.facts for frame in frames]
     _require_one(
-        "(0028,1053) RescaleSlope, (0028,1054) RescaleType or (0028,3000) ModalityLUTSequence",
-        [(one.scaling, one.rescale_type) for one in facts],
+        "(0028,1053) RescaleSlope, (0028,1054) RescaleType, (0028,3000) ModalityLUTSequence or "
+        "(0040,9096) RealWorldValueMappingSequence",
+        [(one.scaling, one.rescale_type, one.said_label) for one in facts],
         [one.scaled for one in facts],
     )
     units = [frame.unit for frame in frames]
@@ -45,7 +47,7 @@ def check_values(frames: Sequence[Frame]) -> None:
     )
     bits = [f"{one.bits} bits" for one in facts]
     each = zip(facts, units, bits, strict=True)
-    decisive = [number for one, unit, number in each if one.is_signed or (one.is_dark_high and not unit)]
+    decisive = [number for one, unit, number in each if one.is_signed or one.is_turned(unit)]
     _require_one("(0028,0101) BitsStored, on which the sign or an inversion hangs", decisive, decisive)
     if len(set(bits)) > 1:
         log.warning("slices of a volume differ in (0028,0101) BitsStored: %s; no value hangs on it", _counted(bits))

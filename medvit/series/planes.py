@@ -58,7 +58,7 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
         wanted[number].append(frame)
     found: dict[tuple[int, int | None], tuple[Header, Frame]] = {}
     for number, chosen in wanted.items():
-        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values), strict=True):
+        for frame, plane in zip(chosen, _decoded(item.files[number], chosen, item.values, item.mapping), strict=True):
             found[number, frame] = plane
     return [found[place] for place in item.frames or [(n, None) for n in range(len(item.files))]]
 
@@ -86,7 +86,7 @@ def _known_frames(item: Item) -> Iterator[Frame]:
     places = _places(item.headers)
     room = np.empty(max(stop for _, stop in places), np.uint8).data
     for path, known, (start, stop) in zip(item.files, item.headers, places, strict=True):
-        yield _known_frame(path, known, room[start:stop], item.values)
+        yield _known_frame(path, known, room[start:stop], item)
 
 
 def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
@@ -105,9 +105,9 @@ def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
     return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
 
-def _known_frame(path: Path, known: Header, room: memoryview, values: Values) -> Frame:
-    found = read_native(path, known.native, room) if known.native is not None and values != "displayed" else None
-    return decode(_as_known(path, known, room), values) if found is None else found
+def _known_frame(path: Path, known: Header, room: memoryview, item: Item) -> Frame:
+    found = read_native(path, known.native, room) if known.native is not None and item.values != "displayed" else None
+    return decode(_as_known(path, known, room), item.values, item.mapping) if found is None else found
 
 
 def _as_known(path: Path, known: Header, room: memoryview) -> FastDataset | Dataset:
@@ -119,15 +119,17 @@ def _as_known(path: Path, known: Header, room: memoryview) -> FastDataset | Data
     return dataset
 
 
-def _decoded(path: Path, chosen: Sequence[int | None], values: Values = "stored") -> list[tuple[Header, Frame]]:
+def _decoded(
+    path: Path, chosen: Sequence[int | None], values: Values = "stored", mapping: str = ""
+) -> list[tuple[Header, Frame]]:
     if None in chosen:
         dataset, planes = _open(path)
-        return [(_plane(planes, 0), decode(dataset, values)) for _ in chosen]
+        return [(_plane(planes, 0), decode(dataset, values, mapping)) for _ in chosen]
     dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
     if planes[0].is_mosaic:
-        whole = decode(dataset, values)
+        whole = decode(dataset, values, mapping)
         return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]
-    return [(_plane(planes, n), decode_frame(dataset, n or 0, values)) for n in chosen]
+    return [(_plane(planes, n), decode_frame(dataset, n or 0, values, mapping)) for n in chosen]
 
 
 def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:

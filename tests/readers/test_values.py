@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import DigitalXRayImageStorageForPresentation, PositronEmissionTomographyImageStorage
+from pydicom.uid import DigitalXRayImageStorageForPresentation, MRImageStorage, PositronEmissionTomographyImageStorage
 
 from medvit.dataset.manifest import Manifest
 from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
 from pipelines.ingest import IngestConfig, ingest
+from tests.multiframe import mapped_by, real_world_mapping
 
 DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}
+MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
 PET = {"SOPClassUID": PositronEmissionTomographyImageStorage, "Modality": "PT", "Units": "BQML"}
 WINDOW = {"WindowCenter": 100, "WindowWidth": 200}
 VALUES = {"radiographs": "displayed", "pet": "SUVbw"}
@@ -43,15 +45,22 @@ def test_fallbacks_are_counted_in_the_log_and_on_the_card(
     write_slice, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "source").mkdir()
-    for n, elements in enumerate((DX, {**DX, **WINDOW}, DX)):
+    mapped = mapped_by(real_world_mapping())
+    for n, elements in enumerate(({**DX, **mapped}, {**DX, **WINDOW}, DX, MR, {**MR, **mapped})):
         pixels = np.random.default_rng(n).integers(0, 200, (32, 32)).astype(np.uint16)
         series = {"SeriesInstanceUID": f"1.2.{n}", "StudyInstanceUID": f"1.3.{n}", "PatientID": f"P{n}"}
         write_slice(pixels, name=f"source/{n}.dcm", **elements, **series)
     options = {"source": tmp_path / "source", "dataset": tmp_path / "dataset", "key": tmp_path / "site.key"}
-    with caplog.at_level(logging.WARNING, "medvit"):
-        ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "values": VALUES}))
+    with caplog.at_level(logging.INFO, "medvit"):
+        ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "values": VALUES | {"mapping": "FIELD"}}))
     assert "values.radiographs=displayed: 2 images do not say what it needs" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
     rows = Manifest.read(tmp_path / "dataset").rows
-    assert sorted(row.fallback for row in rows) == ["", *["values.radiographs=displayed"] * 2]
+    assert sorted(row.fallback for row in rows) == ["", "", "values.mapping", *["values.radiographs=displayed"] * 2]
+    assert "values.mapping: 1 images do not say what it needs" in caplog.text
+    assert "1 images have stored values although `values.mapping` was asked for" in card
+    (field_map,) = (row for row in rows if row.unit == "Hz")
+    assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
+    assert "1 images have real-world values that were not asked for by values.mapping=LABEL: FIELD (Hz)" in caplog.text
+    assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
