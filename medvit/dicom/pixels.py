@@ -79,7 +79,8 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
       mean the same in a radiograph) is turned so that high is bright, by mirroring within the range of (0028,0101)
       BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and mapped ones
       are not turned: there it is the display that is inverted, not the quantity.
-    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one.
+    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one. Where it
+      declares padding, this becomes 0, and what was measured 1 and above.
 
     Raises:
         UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
@@ -140,11 +141,18 @@ def _displayed(
 ) -> Frame | None:
     """The frame as its file shows it; none where the file does not say how."""
     is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
-    shown = displayed(_real(stored, means), dataset, index, is_little=is_little)
+    padding = within(declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword), stored.dtype)
+    gaps = None if padding is None else (stored >= padding[0]) & (stored <= padding[1])
+    shown = displayed(_real(stored, means), dataset, index, is_little=is_little, gaps=gaps)
     if shown is None:
         return None
     facts = replace(_facts(means, dataset, laid), scaling="displayed", rescale_type="")
-    return Frame((np.invert(shown) if facts.is_dark_high else shown)[None], facts=facts)
+    shown = np.invert(shown) if facts.is_dark_high else shown
+    if gaps is None:
+        return Frame(shown[None], facts=facts)
+    # One value is kept for padding alone, so that no measured pixel passes for it, however dark or bright it is shown.
+    apart = np.where(gaps, 0, np.maximum(shown, 1)).astype(shown.dtype)
+    return Frame(apart[None], padding=(0.0, 0.0), facts=facts)
 
 
 def _mapped(

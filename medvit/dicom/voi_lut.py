@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt
+from jaxtyping import Bool, Float, UInt
 from numpy import ndarray as Array
 
 from medvit.dicom.lookup_tables import LookupTable, lookup_table
@@ -19,17 +19,25 @@ DISPLAYED_MAX = 2**16 - 1
 """The brightest value that is displayed; the darkest is 0."""
 
 
-def displayed(real: Float[Array, "h w"], dataset: Dataset, index: int, *, is_little: bool) -> UInt[Array, "h w"] | None:
+def displayed(
+    real: Float[Array, "h w"],
+    dataset: Dataset,
+    index: int,
+    *,
+    is_little: bool,
+    gaps: Bool[Array, "h w"] | None = None,
+) -> UInt[Array, "h w"] | None:
     """Real values of a frame as the file shows them, 0 to `DISPLAYED_MAX`, before any inversion.
 
     Of several windows the first is taken, which is the preferred one; a VOI table goes before windows. None if the file
-    says neither.
+    says neither. Pixels in `gaps` are padding: they get some value, and no say in that of others.
 
     Raises:
         UnreadableError: If the window has no width, or is of a kind that DICOM does not know, or the table is damaged.
     """
     for item in (dataset.get("VOILUTSequence") or ())[:1]:
-        table = lookup_table(item, is_little=is_little, is_signed=bool((real < 0).any()))
+        is_signed = bool((real < 0 if gaps is None else (real < 0) & ~gaps).any())
+        table = lookup_table(item, is_little=is_little, is_signed=is_signed)
         return _quantized(table(np.rint(real)).astype(np.float64) / _brightest(table))
     said = _window(dataset, index)
     if said is None:

@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless, MRImageStorage
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+)
 
 from medvit.dicom.header import read_header
 from medvit.errors import ConflictError
 from medvit.ingest.quality_flags import flags
 from medvit.readers import find, read
+from medvit.readers.options import ValuesConfig
 from medvit.types import Image
+from tests.multiframe import item
 
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
 PAD = -2000
@@ -132,3 +140,54 @@ def test_statistics_do_not_see_padding() -> None:
     image = Image(framed[None], "image", "MR", padding=(-60000.0, -60000.0))
     assert "constant" in flags(Image(np.where(framed > 0, 5, framed)[None], "image", "MR", padding=image.padding))
     assert image.without_gaps().pixels.min() == pixels.min()
+
+
+DX = {
+    "SOPClassUID": DigitalXRayImageStorageForPresentation,
+    "Modality": "DX",
+    "RescaleSlope": None,
+    "RescaleIntercept": None,
+    "WindowCenter": 1000,
+    "WindowWidth": 100,
+}
+
+
+def shown(path: Path) -> Image:
+    (found,) = find([path])
+    return read(ValuesConfig(radiographs="displayed").of(found))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("value", [0, 4095, 1000], ids=["dark", "bright", "amid the measured ones"])
+def test_padding_of_a_displayed_radiograph_is_darker_than_all_that_was_measured(
+    write_slice, photometric: str, value: int
+) -> None:
+    stored = padded(value=value).astype(np.uint16)
+    elements = {**DX, "PhotometricInterpretation": photometric}
+    image = shown(write_slice(stored, **elements, PixelPaddingValue=value))
+    gaps = stored == value
+    assert image.padding == (0.0, 0.0)
+    assert np.array_equal(image.pixels[0] == 0, gaps)
+    plain = shown(write_slice(stored, **elements))
+    assert plain.padding is None
+    assert np.array_equal(image.pixels[0][~gaps], np.maximum(plain.pixels[0][~gaps], 1))
+
+
+def test_a_range_of_padding_is_one_value_of_a_displayed_radiograph(write_slice) -> None:
+    stored = padded(value=0).astype(np.uint16)
+    stored[:, 1] = 7
+    image = shown(write_slice(stored, **DX, PixelPaddingValue=0, PixelPaddingRangeLimit=9))
+    assert image.padding == (0.0, 0.0)
+    assert np.array_equal(image.pixels[0] == 0, stored < 10)
+
+
+def test_padding_below_zero_does_not_shift_a_voi_table(write_slice) -> None:
+    table = item(LUTDescriptor=[4000, 38000, 16], LUTData=(np.arange(4000) * 16).astype("<u2").tobytes())
+    table["LUTDescriptor"].VR = "US"
+    elements = {**DX, "RescaleSlope": 40, "RescaleIntercept": 0, "VOILUTSequence": [table]}
+    pixels = padded()
+    pixels[:, 3:] = pixels[:, 3:] % 100 + 950  # 38000 to 42000 after the rescale
+    image = shown(write_slice(pixels, **elements, PixelPaddingValue=PAD))
+    expected = (pixels[:, 3:].astype(int) * 40 - 38000).clip(0, 3999) * 16
+    assert np.array_equal(image.pixels[0, :, 3:], np.maximum(expected, 1))
+    assert (image.pixels[0, :, :3] == 0).all()
