@@ -29,13 +29,14 @@ log = logging.getLogger("medvit")
 KEYWORD, ELEMENT = "RealWorldValueMappingSequence", "(0040,9096) RealWorldValueMappingSequence"
 UNLABELED = "unlabeled"
 
-_ATOMS = r"(?:da|[YZEPTGMkhdcmunpfa])?(?:mol|Hz|Bq|Pa|Gy|Sv|Ci|eV|rad|Cel|Ohm|[gmslLKVWJNTAF])"
-_OTHER_ATOMS = r"min|h|d|deg|%|mm\[Hg\]|\[hnsf'U\]|\[arb'U\]|\[iU\]|\[ppm\]|\[ppth\]|\[ppb\]|10[*^][+-]?\d{1,2}"
-_NOTES = r"\{(?:counts|[Pp]ropcounts|[Pp]ropcps|ratio|SUVbw|SUVlbm|SUVbsa|SUVibw|SUVlbm\(James128\)|SUVlbm\(Janma\))\}"
-_PART = rf"\d{{0,6}}(?:{_NOTES})?(?:{_OTHER_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|\d{{1,6}}|{_NOTES}"
+_ATOMS = r"(?:da|[YZEPTGMkhdcmunpfa])?(?:mol|dyn|Hz|Bq|Pa|Gy|Sv|Ci|eV|rad|Cel|Ohm|[gmslLKVWJNTAF])"
+_WHOLE_ATOMS = r"min|h|d|deg|%|ppm|diop|dB|10[*^]?[+-]?\d{1,2}|mm\[Hg\]|\[(?:(?:hnsf|arb|wood)'U|PRU|iU|ppm|ppth|ppb)\]"
+_SUV = r"SUV(?:bw|bsa|ibw|lbm(?:\(James128\)|\(Janma\))?)"
+_NOTES = rf"\{{(?:{_SUV}|counts|[Pp]rop(?:counts|cps)|ratio|Particles|Tissue|WetWeight)\}}"
+_PART = rf"(?:\d{{0,3}}|\[100\])(?:{_NOTES})?(?:{_WHOLE_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|\d{{1,3}}|{_NOTES}"
 _TERM = rf"(?:{_PART}|\((?:{_PART})(?:[./](?:{_PART}))*\))"
-_UCUM = re.compile(rf"/?{_TERM}(?:[./]{_TERM})*")
-"""Expressions of the units that CIDs 82, 84, 7180 to 7186 and 7277 (PS3.16) name: no other word passes."""
+_UCUM = re.compile(rf"1|(?=.*[A-Za-z%])/?{_TERM}(?:[./]{_TERM})*")
+"""Expressions of the units that CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16) name: no other word or number passes."""
 _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/ml{SUVbw}": "SUVbw"}
 """Units that other elements name otherwise; 1 is that of values without any."""
 

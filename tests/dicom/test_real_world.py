@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.sequence import Sequence as Items
+from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, MRImageStorage
 
 from medvit.dicom.header import load, read_header
 from medvit.dicom.pixels import decode
+from medvit.dicom.real_world import mappings
 from medvit.errors import ConflictError, UnreadableError, UnsupportedError
 from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image
-from tests.multiframe import counted, frame_group, mapped_by, real_world_mapping, write_multiframe
+from tests.multiframe import counted, frame_group, item, mapped_by, real_world_mapping, write_multiframe
 
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR", "RescaleSlope": None, "RescaleIntercept": None}
 RESCALED = {**MR, "RescaleSlope": 3.0, "RescaleIntercept": 1.0, "RescaleType": "US"}
@@ -105,11 +107,26 @@ def test_a_table_gives_the_values_of_its_entries(write_slice) -> None:
         ("John", ""),
         ("Hz{Smith}", ""),
         ("4711 88", ""),
+        ("471", ""),
+        ("12/3.87", ""),
     ],
 )
 def test_only_units_that_are_known_are_kept(write_slice, said: str, unit: str) -> None:
     image = only(write_slice(STORED, **MR, **mapped_by(real_world_mapping(unit=said))))
     assert (image.unit, image.slope) == (unit, 0.25)
+
+
+@pytest.mark.parametrize("group", ["cid83", "cid84", "cid85", "cid4260", "cid7181", "cid7277"])
+def test_every_unit_of_the_context_groups_for_mappings_is_known(write_slice, group: str) -> None:
+    concepts = getattr(codes, group)
+    items = []
+    for name in concepts.dir():
+        made = real_world_mapping(name[:16])
+        made.MeasurementUnitsCodeSequence[0] = item(LongCodeValue=getattr(concepts, name).value)
+        made.MeasurementUnitsCodeSequence[0].CodingSchemeDesignator = "UCUM"
+        items.append(made)
+    found = mappings(dcmread(write_slice(STORED, **MR, **mapped_by(*items))), 0, is_signed=False)
+    assert [one.label for one in found if not one.is_unit_known] == []
 
 
 def test_a_unit_of_another_scheme_is_unset(write_slice) -> None:
