@@ -7,6 +7,7 @@ and paths; rows hold pseudonyms alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,6 +192,16 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "testing": "test",
 }
 """What people call the three splits, in folders and tables."""
+
+
+def frame_part(number: int, num_frames: int) -> str:
+    """Return what a frame is that is an image of its own, counted from 0, as `frame 3 of 10`."""
+    return f"frame {number + 1} of {num_frames}"
+
+
+def is_frame(part: str) -> bool:
+    """Whether what an image is among those of its series says that it is one frame of a file, without a place."""
+    return re.fullmatch(r"frame \d+ of \d+", part) is not None
 
 
 def place_in_file(item: Item) -> str:

@@ -27,7 +27,7 @@ from medvit.files.atomic import write_text
 from medvit.leakage import Overlap, find_copies
 from medvit.records import Row
 
-VERSION = 1
+VERSION = 2
 """Raise when what a card says or shows changes, so that an update of a dataset writes it again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30

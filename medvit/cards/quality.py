@@ -13,7 +13,7 @@ from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Picture, Table, markdown_table
 from medvit.leakage import Overlap
 from medvit.leakage.report import NAMES
-from medvit.records import Flag, Row
+from medvit.records import Flag, Row, is_frame
 
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",
@@ -61,6 +61,13 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
         yield f"Nobody has looked for flags in {unseen} images; ingest again to have them."
     for wish, count in sorted(Counter(row.fallback for row in manifest if row.fallback).items()):
         yield f"{count} images have stored values although `{wish}` was asked for: their files lack what it needs."
+    frames = Counter(row.modality or "unknown" for row in manifest if row.kind == "image" and is_frame(row.part))
+    if frames:
+        of_each = ", ".join(f"{count} of {modality}" for modality, count in frames.most_common())
+        yield (
+            f"{frames.total()} images are frames of multi-frame files, taken one by one, without a place in the "
+            f"patient: {of_each}. Neighbors among them may be moments of one view, or slices."
+        )
     flagged: dict[Flag, list[Row]] = defaultdict(list)
     for row in manifest:
         for flag in row.flags or ():

@@ -38,6 +38,10 @@ ENHANCED: Mapping[str, str] = {
 }
 """Enhanced CT, MR and PET, which keep their geometry in functional groups (PS3.3 C.7.6.16), with their modality."""
 
+SLICED = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("13.1.1", "13.1.2", "13.1.3", "6.2"))
+"""X-ray 3D angiographic and craniofacial, breast tomosynthesis, enhanced ultrasound volume: frames are slices, whose
+place functional groups must say (PS3.3 A.53, A.54, A.55, A.59). One frame may be a picture made of many slices."""
+
 RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
 """Modalities of projection X-ray (PS3.3 C.7.3.1.1.1)."""
 
@@ -94,15 +98,16 @@ class Header:
 
     @property
     def is_slice(self) -> bool:
-        """Whether it may be one slice of a volume: gray, no localizer, and of CT, MR or PET, or a frame with a place.
+        """Whether it may be one slice of a volume: gray, no localizer, of a class of slices or a frame with a place.
 
         A secondary image (PS3.3 C.7.6.1.1.2) without a position is a picture of something, such as a report.
         """
         if self.samples != 1 or "LOCALIZER" in self.image_type:
             return False
-        if self.position_mm is None and (self.image_type[1:2] == ("SECONDARY",) or not self.is_of_slices):
+        is_sliced = self.is_of_slices or (self.sop_class in SLICED and self.frames > 1)
+        if self.position_mm is None and (self.image_type[1:2] == ("SECONDARY",) or not is_sliced):
             return False
-        return self.is_of_slices or (self.frame is not None and self.has_place)
+        return is_sliced or (self.frame is not None and self.has_place)
 
     @property
     def is_of_slices(self) -> bool:

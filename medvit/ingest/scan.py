@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,9 +32,11 @@ from medvit.ingest.label_cells import composed
 from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GeometryConfig
-from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, place_in_file
+from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, is_frame, place_in_file
 from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
+
+log = logging.getLogger("medvit")
 
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
@@ -101,8 +105,20 @@ def scan(
                     candidates.append(_candidate(found, root, patient_from))
             except DataError as error:
                 refusals.append(Refusal(found.files, error.code, str(error)))
+    _report_frames(candidates)
     relative = tuple(_relative(file, root) for file in files)
     return Scan(root, tuple(candidates), tuple(refusals), relative, eye.stamps)
+
+
+def _report_frames(candidates: Sequence[Candidate]) -> None:
+    frames = [one.item for one in candidates if one.item.kind == "image" and is_frame(one.item.part)]
+    if frames:
+        log.info(
+            "%d frames of %d multi-frame files are taken one by one, as images without a place in the patient: %s",
+            len(frames),
+            len({item.files for item in frames}),
+            ", ".join(f"{n} of {name or 'unknown'}" for name, n in Counter(i.modality for i in frames).most_common()),
+        )
 
 
 @dataclass

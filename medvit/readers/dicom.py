@@ -7,7 +7,8 @@
 - A series of many times, echoes, b-values, stacks and the like gives an item for each; `Item.part` says which it is.
 - A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
   another multi-frame instance without places is an image without affine, with `mpp` where pixels are square and their
-  size is said. Frames of CT, MR and PET must have a place: where none is said, they are refused.
+  size is said. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a place: where
+  none is said, they are refused. Frames of other classes are counted in the log of ingest and on the card.
 - Planes that make no regular grid are refused, unless the reader is told to resample them or to keep them as images.
 - Segmentations, reports, plans, directories and other objects that are no images are refused.
 """
@@ -31,7 +32,7 @@ from medvit.files.head import FileHead
 from medvit.geometry import Affine, stacked_to_ras, to_ras
 from medvit.readers.dicom_texts import file_texts
 from medvit.readers.options import OPTIONS
-from medvit.records import FileText, Identity, Item, Kind, Refusal, Values
+from medvit.records import FileText, Identity, Item, Kind, Refusal, Values, frame_part
 from medvit.series.agreement import check_values, common_padding, real_values
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
@@ -217,7 +218,7 @@ class Items:
     def image(self, plane: Header, part: str = "") -> Item:
         """One plane as an image; a frame of many says which it is."""
         if not part and plane.frame is not None and self.num_frames[plane.file] > 1:
-            part = f"frame {plane.frame + 1} of {self.num_frames[plane.file]}"
+            part = frame_part(plane.frame, self.num_frames[plane.file])
         return self._item([plane], "image", part)
 
     def volume(self, planes: Sequence[Header], part: str = "") -> Item:

@@ -5,5 +5,5 @@ normal (PS3.3 C.7.6.2.1.1); what makes no regular grid is refused with the measu
 images, as the config says. Affines map voxels to RAS+ mm.
 """
 
-VERSION = 2
+VERSION = 3
 """Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""

@@ -3,7 +3,8 @@
 A frame of which the functional groups say position, orientation and pixel spacing is a plane and may be a slice of a
 volume, whatever its class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Volumes of ultrasound
 say all three in the frame of the transducer (C.8.24.3): these are taken too, and `in_transducer` tells so. Slices of
-reconstructed SPECT are placed by its detector (C.8.4.15). Without either a frame is an image of its own, as of a cine.
+reconstructed SPECT are placed by its detector (C.8.4.15). Without either a frame is an image of its own, as of a cine,
+and ingest counts it; frames of classes that must have a place (`Header.is_slice`) are refused.
 """
 
 from __future__ import annotations

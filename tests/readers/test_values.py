@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import DigitalXRayImageStorageForPresentation, MRImageStorage, PositronEmissionTomographyImageStorage
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    UltrasoundMultiFrameImageStorage,
+)
 
 from medvit.dataset.manifest import Manifest
 from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
 from pipelines.ingest import IngestConfig, ingest
-from tests.multiframe import mapped_by, real_world_mapping
+from tests.multiframe import counted, mapped_by, real_world_mapping, write_multiframe
 
 DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
@@ -41,7 +47,7 @@ def test_an_image_says_which_values_it_could_not_give(write_slice, elements: dic
     assert fallbacks([write_slice(np.arange(24, dtype=np.uint16).reshape(4, 6), **elements)]) == [expected]
 
 
-def test_fallbacks_are_counted_in_the_log_and_on_the_card(
+def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_card(
     write_slice, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "source").mkdir()
@@ -50,6 +56,8 @@ def test_fallbacks_are_counted_in_the_log_and_on_the_card(
         pixels = np.random.default_rng(n).integers(0, 200, (32, 32)).astype(np.uint16)
         series = {"SeriesInstanceUID": f"1.2.{n}", "StudyInstanceUID": f"1.3.{n}", "PatientID": f"P{n}"}
         write_slice(pixels, name=f"source/{n}.dcm", **elements, **series)
+    cine = {"SOPClassUID": UltrasoundMultiFrameImageStorage, "Modality": "US", "PatientID": "P9"}
+    write_multiframe(tmp_path / "source" / "cine.dcm", counted(2, 32, 32), [], **cine)
     options = {"source": tmp_path / "source", "dataset": tmp_path / "dataset", "key": tmp_path / "site.key"}
     with caplog.at_level(logging.INFO, "medvit"):
         ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "values": VALUES | {"mapping": "FIELD"}}))
@@ -57,10 +65,13 @@ def test_fallbacks_are_counted_in_the_log_and_on_the_card(
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
     rows = Manifest.read(tmp_path / "dataset").rows
-    assert sorted(row.fallback for row in rows) == ["", "", "values.mapping", *["values.radiographs=displayed"] * 2]
-    assert "values.mapping: 1 images do not say what it needs" in caplog.text
-    assert "1 images have stored values although `values.mapping` was asked for" in card
+    fallen_back = Counter(row.fallback for row in rows)
+    assert fallen_back == {"": 2, "values.mapping": 3, "values.radiographs=displayed": 2}
+    assert "values.mapping: 3 images do not say what it needs" in caplog.text
+    assert "3 images have stored values although `values.mapping` was asked for" in card
     (field_map,) = (row for row in rows if row.unit == "Hz")
     assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
     assert "1 images have real-world values that were not asked for by values.mapping=LABEL: FIELD (Hz)" in caplog.text
     assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
+    assert "2 frames of 1 multi-frame files are taken one by one, as images without a place" in caplog.text
+    assert "2 images are frames of multi-frame files, taken one by one, without a place in the patient: 2 of US" in card

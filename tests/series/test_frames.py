@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,23 @@ from pydicom import dcmread
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
+    EnhancedUSVolumeStorage,
+    IntravascularOpticalCoherenceTomographyImageStorageForPresentation,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     NuclearMedicineImageStorage,
+    OphthalmicTomographyImageStorage,
+    RTDoseStorage,
+    RTImageStorage,
     UltrasoundMultiFrameImageStorage,
+    VideoEndoscopicImageStorage,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
 )
 
 from medvit.geometry import like
+from medvit.ingest.scan import scan
 from medvit.readers import find, read
 from medvit.readers.dicom import source_affine
 from medvit.records import Item, Refusal
@@ -124,6 +137,70 @@ def test_frames_of_a_cine_are_images(tmp_path: Path):
     found = list(find([write_multiframe(tmp_path / "a.dcm", voxels, [], **elements)]))
     assert [(one.kind, one.index, one.part) for one in found] == [("image", n, f"frame {n + 1} of 3") for n in range(3)]
     assert all(np.array_equal(read(one).pixels[0], voxels[n]) for n, one in enumerate(found))
+
+
+PLACELESS = {
+    "secondary capture": (MultiFrameGrayscaleWordSecondaryCaptureImageStorage, "OT", {"SliceLocationVector": [1, 2]}),
+    "ultrasound": (UltrasoundMultiFrameImageStorage, "US", {}),
+    "angiography": (XRayAngiographicImageStorage, "XA", {"PositionerPrimaryAngleIncrement": [0, 1, 2]}),
+    "fluoroscopy": (XRayRadiofluoroscopicImageStorage, "RF", {}),
+    "OCT": (OphthalmicTomographyImageStorage, "OPT", {}),
+    "dynamic scintigraphy": (NuclearMedicineImageStorage, "NM", {"ImageType": ["ORIGINAL", "PRIMARY", "DYNAMIC"]}),
+    "projections of SPECT": (NuclearMedicineImageStorage, "NM", {"ImageType": ["ORIGINAL", "PRIMARY", "TOMO"]}),
+    "portal image": (RTImageStorage, "RTIMAGE", {}),
+    "endoscopy": (VideoEndoscopicImageStorage, "ES", {}),
+    "intravascular OCT": (IntravascularOpticalCoherenceTomographyImageStorageForPresentation, "IVOCT", {}),
+}
+
+
+@pytest.mark.parametrize("kind", PLACELESS)
+@pytest.mark.parametrize("is_placed", [False, True], ids=["no position", "one position for all"])
+def test_frames_of_classes_without_places_are_images_and_counted(
+    tmp_path: Path, kind: str, is_placed: bool, caplog: pytest.LogCaptureFixture
+):
+    sop_class, modality, elements = PLACELESS[kind]
+    place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": list(AXIAL), "PixelSpacing": [1, 1]}
+    elements = {**elements, **(place if is_placed else {}), "SOPClassUID": sop_class, "Modality": modality}
+    file = write_multiframe(tmp_path / "a.dcm", counted(3), [], **elements)
+    with caplog.at_level(logging.INFO, "medvit"):
+        found = scan(file)
+    assert [(one.item.kind, one.item.part) for one in found.candidates] == [
+        ("image", f"frame {n} of 3") for n in (1, 2, 3)
+    ]
+    assert "3 frames of 1 multi-frame files are taken one by one" in caplog.text
+    assert f"as images without a place in the patient: 3 of {modality}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        XRay3DAngiographicImageStorage,
+        XRay3DCraniofacialImageStorage,
+        BreastTomosynthesisImageStorage,
+        EnhancedUSVolumeStorage,
+    ],
+)
+def test_frames_of_classes_of_slices_without_places_are_refused_once(tmp_path: Path, sop_class: str):
+    refused = only([write_multiframe(tmp_path / "a.dcm", counted(3), [], SOPClassUID=sop_class, Modality="XA")])
+    assert refused.code == "geometry"
+    assert "their place is unknown" in refused.reason
+
+
+def test_one_frame_of_a_class_of_slices_without_a_place_is_an_image(tmp_path: Path):
+    def synthesized(name: str) -> Path:
+        elements = {"SOPClassUID": BreastTomosynthesisImageStorage, "Modality": "MG"}
+        return write_multiframe(tmp_path / name, counted(1), [], **elements)
+
+    found = list(find([synthesized("a.dcm"), synthesized("b.dcm")]))
+    assert [one.kind for one in found] == ["image", "image"]
+
+
+@pytest.mark.parametrize("offsets", [[0.0, 2.0, 4.0], [30.0, 32.0, 34.0]])
+def test_radiotherapy_dose_is_refused_once_as_what_was_computed_from_images(tmp_path: Path, offsets: list[float]):
+    place = {"ImagePositionPatient": [0, 0, 30], "ImageOrientationPatient": list(AXIAL), "PixelSpacing": [2, 2]}
+    elements = {"SOPClassUID": RTDoseStorage, "Modality": "RTDOSE", "GridFrameOffsetVector": offsets, **place}
+    refused = only([write_multiframe(tmp_path / "a.dcm", counted(3), [], **elements)])
+    assert (refused.code, "a DICOM radiotherapy dose, derived from images" in refused.reason) == ("not_an_image", True)
 
 
 def test_frames_of_mr_without_places_are_refused_and_kept_as_images_on_demand(tmp_path: Path):
