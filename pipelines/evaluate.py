@@ -39,6 +39,7 @@ from medvit.evaluation.selection import (
     choose_positive,
     examples_to_show,
     near_duplicates_in_training,
+    other_values,
     probability_of_truth,
     shared_patients,
     spacing,
@@ -119,6 +120,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
     run.in_force(positive=config.positive)
     notes += shared_patients(manifest, config.split)
+    if told := other_values(manifest, predictor.config):
+        log.warning("%s", told[0])
+        notes += told
     if duplicates := near_duplicates_in_training(manifest, answered, config.split):
         log.warning("%s", duplicates[0])
     evaluation = measure(answered, predictor, config, notes + duplicates, run.failures)

@@ -31,6 +31,7 @@ from medvit.peft import OptionalLoraChoice, PeftConfig
 from medvit.peft.frozen import FrozenConfig
 from medvit.peft.full import FullConfig
 from medvit.peft.lora import LoraConfig
+from medvit.readers.options import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.finetuning import Finetuning
 from medvit.training.initialization import InitialModel
@@ -307,6 +308,7 @@ def _describe(
         overlap=config.overlap,
         mirrored_axes=config.mirrored_axes,
         applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
+        values=ValuesConfig.parse(task.train.facts.values),
         slices=config.slices,
     )
 

@@ -300,4 +300,5 @@ def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:
     """What is true of the dataset as a whole: from the config, else from prose on it, and what was `found`."""
     licence = config.licence or (prose.head.licence if prose else "")
     source = config.source_url or (prose.head.source if prose else "")
+    found["values"] = config.values.model_dump(exclude_defaults=True)
     return Facts(config.title, licence=licence, source=source, description=config.description, **found)

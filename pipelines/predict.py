@@ -27,7 +27,7 @@ from medvit.models.image import AppliesTo
 from medvit.models.slide import TileSpec
 from medvit.readers import find
 from medvit.readers.image_stack import StacksConfig
-from medvit.readers.options import GeometryConfig, GridConfig
+from medvit.readers.options import GeometryConfig, GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
 from medvit.writers import STATUSES, Maker
@@ -140,7 +140,10 @@ def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, ma
     if config.codes and predictor.config.kind == "classification":
         log.warning("codes is ignored: a classification writes no DICOM SEG")
     rule = config.applies_to.over(predictor.config.applies_to)
-    return StudyJob(predictor, rule, names, maker, config.series, config.codes)
+    values = predictor.config.values
+    if values != ValuesConfig():
+        log.info("predict: values are read as the model was trained on them: %s", ", ".join(values.said))
+    return StudyJob(predictor, rule, names, maker, config.series, config.codes, values)
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:

@@ -69,6 +69,8 @@ class Facts:
     mask_classes: tuple[str, ...] = ()
     positive: Mapping[str, str] = field(default_factory=dict)
     """By label key, which of two classes is the positive one."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: what pixel values mean."""
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
@@ -200,8 +202,9 @@ def _line(row: Row) -> dict[str, Any]:
 
 def _said_facts(facts: Facts) -> str:
     """Facts without those of later schemas that say nothing, so that a dataset keeps its hash."""
+    later = ("positive", "values")
     tree = asdict(facts)
-    return json.dumps({key: value for key, value in tree.items() if key != "positive" or value}, sort_keys=True)
+    return json.dumps({key: value for key, value in tree.items() if key not in later or value}, sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:

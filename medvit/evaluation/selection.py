@@ -19,6 +19,7 @@ from medvit.leakage import find_overlaps
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
+from medvit.readers.options import ValuesConfig
 from medvit.records import Split
 from medvit.types import Image
 
@@ -62,6 +63,19 @@ def with_known_truth(
         raise DataError(f"{manifest.folder}: no image of this split has the truth for a {model.kind}")
     left_out = len(manifest) - len(kept)
     return kept, [f"{left_out} of {len(manifest)} images of the split have no truth and were left out"] * bool(left_out)
+
+
+def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> list[str]:
+    """A note where the dataset was ingested with other `values.*` than the images that the model was trained on."""
+    if isinstance(model, SlideModelConfig):
+        return []
+    here, there = (
+        values.said or ["no values.*"] for values in (ValuesConfig.parse(manifest.facts.values), model.values)
+    )
+    return [
+        f"the dataset was ingested with {', '.join(here)}, the training images of the model with {', '.join(there)}: "
+        "equal pixel values may mean different things"
+    ] * (here != there)
 
 
 def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.errors import DataError
 from medvit.inference.series_selection import DICOM, SeriesChoice, choose, num_fitting
 from medvit.models.image import AppliesTo
 from medvit.readers import read
+from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image, Prediction
 from medvit.writers import Finding, Maker, Result, Study
@@ -36,6 +38,7 @@ class StudyJob:
     maker: Maker
     series: SeriesChoice = "best"
     codes: Mapping[str, str] = field(default_factory=dict)
+    values: ValuesConfig = field(default_factory=ValuesConfig)
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """What came of the study.
@@ -50,13 +53,23 @@ class StudyJob:
         notes = [*notes_on_patients(study), *_notes_on(study, num_fitting(study, self.applies_to) - len(items))]
         for item in items:
             name = self._name(study, item, findings)
-            image = read(replace(item, mask=None))  # a label map beside the image is no business of a prediction
+            image = self._read(item)
             prediction = self.predict(image)
             suffix = f"-{name}" if len(items) > 1 else ""
             findings += findings_of(prediction, image, name)
             notes += self._write(item, image, prediction, folder, suffix)
             outputs += sorted(path.name for path in folder.iterdir() if path.name not in outputs)
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
+
+    def _read(self, item: Item) -> Image:
+        """The image in the values that the model was trained on, without a label map that is stored beside it."""
+        image = read(self.values.of(replace(item, mask=None)))
+        if image.fallback:
+            raise DataError(
+                f"the model was trained on {image.fallback}, and the files do not say all that these values need; "
+                "predict on series that do"
+            )
+        return image
 
     def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
         """The pseudonym of the series, with a number where it has more images than one."""

@@ -8,7 +8,7 @@ of its dataset before its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy import ndarray as Array
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
+from medvit.dicom.header import RADIOGRAPHS
 from medvit.errors import DataError
 from medvit.leakage import Check, Overlap, find_overlaps
 from medvit.leakage.perceptual_hash import hash_image
@@ -37,6 +38,10 @@ class Merged:
 
     manifest: Manifest
     left_out: tuple[Quarantined, ...]
+
+
+OF_VALUES: Mapping[str, Collection[str]] = {"pet": {"PT"}, "radiographs": RADIOGRAPHS, "mapping": ()}
+"""DICOM modalities that an option of `values.*` always changes."""
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
@@ -68,6 +73,7 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
         classes={key: names for part in parts for key, names in _classes(part, keys).items()},
         mask_classes=masks,
         positive=_positive(parts, keys),
+        values=_values(parts),
     )
     manifest = Manifest(tuple(sorted(rows, key=lambda row: row.image_id)), facts, folder)
     return Merged(manifest, tuple(Quarantined(image, LEAKAGE, reason, 1) for image, reason in sorted(left_out.items())))
@@ -84,6 +90,24 @@ def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[
     for index in ((2 * np.arange(num) + 1) * depth // (2 * num)).tolist():
         plane = np.take(voxels, index, axis=axis + 1)
         yield index, np.ascontiguousarray(plane.swapaxes(1, 2)[:, ::-1, ::-1])
+
+
+def _values(parts: Sequence[Manifest]) -> dict[str, str]:
+    """Options of `values.*` of all parts.
+
+    Raises:
+        DataError: If pixel values of one kind mean one thing in one part and another in another.
+    """
+    given = {key: value for part in parts for key, value in part.facts.values.items()}
+    for key, value in given.items():
+        for part in parts:
+            other = part.facts.values.get(key, "")
+            if other != value and (other or part.filter(lambda row, key=key: row.modality in OF_VALUES[key]).rows):  # type: ignore[misc]
+                raise DataError(
+                    f"{part.folder} was ingested with values.{key} {other or 'unset'}, another of the datasets with "
+                    f"{value}; ingest both with the same"
+                )
+    return given
 
 
 def _require_distinct(parts: Sequence[Manifest]) -> None:

@@ -19,6 +19,7 @@ from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
 from medvit.heads import HeadChoice
 from medvit.peft import PeftChoice
+from medvit.readers.options import ValuesConfig
 from medvit.records import Kind
 from medvit.transforms.padding import pad_about, pad_to_multiple
 
@@ -59,6 +60,8 @@ class ModelConfig(Config):
     """Spatial axes along which the input is mirrored, in all combinations, and the predictions averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
     """Which series of a study it is for."""
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
+    """Which of the values that DICOM files offer it was trained on."""
     slices: SlicesConfig | None = None
     """How volumes are cut into the slices it predicts one by one; none of a model of images or of whole volumes."""
 

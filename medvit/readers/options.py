@@ -33,6 +33,11 @@ class ValuesConfig(Config):
     """Label (0040,9210) of the real-world value mapping to take in place of the rescale, but of what `pet` and
     `radiographs` ask for. Unset: the only mapping of a file without a rescale."""
 
+    @property
+    def said(self) -> list[str]:
+        """The options that are not at their default, as users set them."""
+        return [f"values.{key}={value}" for key, value in self.model_dump(exclude_defaults=True).items()]
+
     def of(self, item: Item) -> Item:
         """An item that asks for the values wanted of its modality."""
         if item.modality == "PT" and self.pet != "stored":

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,14 +15,24 @@ import torch
 from PIL import Image as Picture
 
 from medvit.artifacts import Checkpoint, Predictions
+from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.evaluation.selection import other_values
 from medvit.geometry import Affine, like
+from medvit.inference.series_selection import studies
+from medvit.inference.study_job import StudyJob
+from medvit.leakage.merge import merge
 from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
+from medvit.readers import find
 from medvit.stage import Finished
 from medvit.transforms.preprocess import Preprocess
+from medvit.types import Image, Prediction
+from medvit.writers import Maker
 from pipelines.__main__ import main
-from pipelines.predict import predict
+from pipelines.finetune import finetune
+from pipelines.ingest import ingest
+from pipelines.predict import PredictConfig, make_job, predict
 
 Make = Callable[..., Path]
 VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2}
@@ -301,3 +312,39 @@ def test_a_batch_of_which_nothing_fits_the_model_ends_with_exit_status_3(
     assert main(["predict", *keys, f"output={tmp_path / 'out'}", "tracking.enabled=false"]) == 3
     assert "no study fits the model, all 1 were skipped: the study has" in capsys.readouterr().err
     assert (tmp_path / "out" / "status.csv").is_file()
+
+
+def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_radiograph_studies(source, 8)
+    displayed = {"values": {"radiographs": "displayed"}, "label_from": "folder", "splits": {"val": 0.3}}
+    made = ingest(source=source, dataset=tmp_path / "ds", key=tmp_path / "site.key", **displayed, **OFF)
+    short = {"backbone": {**VIT, "depth": 1}, "peft": "full", "trainer": {"rounds": 1, "round_steps": 1}}
+    model = finetune(dataset=made.folder, output=tmp_path / "model", loader={"batch_size": 2}, **short, **OFF)
+    config = PredictConfig(checkpoint=model.folder, source=source, output=tmp_path / "out", key=tmp_path / "site.key")
+    job = make_job(config, model, SiteNames(config.key), Maker("1", model.hash, None))
+    assert isinstance(job, StudyJob)
+    seen: list[bytes] = []
+
+    def predict_nothing(image: Image) -> Prediction:
+        seen.append(image.pixels.tobytes())
+        return Prediction(("a", "b"), probabilities=np.array([0.5, 0.5]))
+
+    found = studies(find(sorted(source.rglob("*.dcm"))), source, job.names, job.applies_to)
+    for number, study in enumerate(found.studies):
+        (tmp_path / f"results-{number}").mkdir()
+        replace(job, predict=predict_nothing)(study, tmp_path / f"results-{number}")
+    assert sorted(seen) == sorted(made.store.get(row.sha256).tobytes() for row in made)
+
+    for path in source.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        del dataset.WindowCenter
+        dataset.save_as(path)
+    finished = run(tmp_path, model.folder, source)
+    assert finished.artifact.num_failed == 8
+    assert "trained on values.radiographs=displayed, and the files do not say" in finished.failures[0]
+    other = ingest(source=source, dataset=tmp_path / "stored", key=tmp_path / "site.key", **OFF)
+    (note,) = other_values(other, Model.from_checkpoint(model).config)
+    assert "with no values.*, the training images of the model with values.radiographs=displayed" in note
+    with pytest.raises(DataError, match=r"values\.radiographs unset, another of the datasets with displayed"):
+        merge([made, other], tmp_path / "merged", name="both")
