@@ -63,7 +63,7 @@ def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretrai
             "backbone": {"size": "small", **training["backbone"]},
             "objective": training["objective"],
             "loader": {"batch_size": BATCH},
-            "trainer": {"rounds": 1, "round_steps": steps, "precision": "bf16-mixed"},
+            "trainer": {"epochs": 1, "steps_per_epoch": steps, "precision": "bf16-mixed"},
             "guard": {"action": "off"},
             "tracking": {"enabled": False},
         }

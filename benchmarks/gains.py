@@ -74,7 +74,7 @@ COMMON = (
     "backbone.patch_size=8",
     f"objective.views.size=[{VIEW[0]},{VIEW[1]}]",
     "loader.batch_size=32",
-    f"trainer.rounds={ROUNDS}",
+    f"trainer.epochs={ROUNDS}",
     "trainer.precision=bf16-mixed",
 )
 OF_TEACHERS = (
@@ -209,7 +209,13 @@ class Gains:
     def _pretrained(
         self, name: str, objective: str, dataset: str, seed: int, steps: int, *words: str
     ) -> tuple[str, Cost]:
-        options = (*COMMON, *OBJECTIVES[objective], f"trainer.round_steps={steps // ROUNDS}", f"seed={seed}", *words)
+        options = (
+            *COMMON,
+            *OBJECTIVES[objective],
+            f"trainer.steps_per_epoch={steps // ROUNDS}",
+            f"seed={seed}",
+            *words,
+        )
         return name, run_once("pretrain", self.checkpoint(name), f"dataset={self._dataset(dataset)}", *options)
 
     def _steps(self, objective: str) -> int:

@@ -7,20 +7,25 @@ config: what is saved is what was given and defaulted, and it runs again unchang
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, Union, get_args, get_origin, runtime_checkable
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from medvit.errors import ConfigError
 
 Tree = dict[str, Any]
+log = logging.getLogger("medvit")
+_is_saved: ContextVar[bool] = ContextVar("is_saved", default=False)
+"""Whether the options that are read were written by medvit, and not by a person."""
 
 Count = Annotated[int, Field(ge=1)]
 """At least one."""
@@ -47,6 +52,9 @@ class Config(BaseModel):
         coerce_numbers_to_str=True,
     )
 
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Options of earlier versions with their present names."""
+
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:
@@ -58,7 +66,7 @@ class Config(BaseModel):
             return value
         return {
             key: (given,) if _is_one_name(given) and key in cls.model_fields and _are_names(cls, key) else given
-            for key, given in value.items()
+            for key, given in _as_named_now(cls, value).items()
         }
 
     @classmethod
@@ -72,6 +80,19 @@ class Config(BaseModel):
             return cls.model_validate(tree)
         except ValidationError as error:
             raise ConfigError(f"{source}: " + "; ".join(_explain(error, cls))) from None
+
+    @classmethod
+    def parse_saved(cls, tree: Mapping[str, Any], *, source: str) -> Self:
+        """Return the config that medvit wrote into an artifact, maybe under earlier names: nobody is warned of these.
+
+        Raises:
+            ConfigError: As `parse`.
+        """
+        token = _is_saved.set(True)
+        try:
+            return cls.parse(tree, source=source)
+        finally:
+            _is_saved.reset(token)
 
     @classmethod
     def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
@@ -100,6 +121,49 @@ class Config(BaseModel):
 def to_yaml(tree: Tree) -> str:
     """Plain values as YAML, in their order."""
     return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
+    """Return options under their present names, with a warning for each name of an earlier version.
+
+    `none` becomes off where that is a choice, and null where None is one; null leaves out any other option.
+
+    Raises:
+        ValueError: If an option is given under both names.
+    """
+    named: Tree = {}
+    for key, value in given.items():
+        name = kind.RENAMED.get(key, key)
+        if name != key:
+            if name in given:
+                raise ValueError(f"{key} is now called {name}, and both are given; leave {key} out")
+            _warn(f"{key} is now called {name}; the next version refuses the old name")
+        if name not in kind.model_fields:
+            named[name] = value
+            continue
+        annotation = kind.model_fields[name].annotation
+        is_optional = annotation is Any or NoneType in get_args(annotation)
+        members = {member for one in (annotation, *get_args(annotation)) for member in _members(one)}
+        if value == "none" and "off" in members:
+            _warn(f"{name}=none is now called {name}=off; the next version refuses none")
+            value = "off"
+        elif value == "none" and is_optional:
+            _warn(f"{name}=none is now called {name}=null; the next version refuses none")
+            value = None
+        if value is not None or is_optional:
+            named[name] = value
+    return named
+
+
+def _warn(sentence: str) -> None:
+    if not _is_saved.get():
+        log.warning("%s", sentence)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    while get_origin(annotation) is Annotated:
+        (annotation, *_) = get_args(annotation)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _is_one_name(given: Any) -> bool:
@@ -177,7 +241,7 @@ def _explain(error: ValidationError, kind: type[BaseModel], prefix: str = "") ->
             yield from _explain(cause.error, cause.kind, f"{key}.")
         elif problem["type"] == "extra_forbidden":
             group = key.removeprefix(prefix).rpartition(".")[0]
-            yield f"unknown key {key!r}{_nearest(key.removeprefix(prefix), _names_in(kind, group))}"
+            yield f"unknown key {key!r}{nearest(key.removeprefix(prefix), _names_in(kind, group))}"
         elif problem["type"] == "missing":
             yield f"{key} is missing; give {key}=..."
         else:
@@ -207,7 +271,8 @@ def _names_in(kind: type[BaseModel], group: str) -> list[str]:
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a sentence on an unknown name: the nearest known one, or all where they are few."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -221,6 +286,10 @@ def unknown_name(what: str, name: object, known: list[str]) -> str:
     return f"no {what} is named {name!r}; {hint}known are {', '.join(known)}"
 
 
+RENAMED = "renamed"
+"""Type of a key that is the earlier name of another one, its default."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One option as help shows it."""
@@ -229,6 +298,8 @@ class Key:
     type: str
     default: str
     help: str
+    variant: str = ""
+    """The choice that has this option, such as head=dense; empty for options that are always there."""
 
 
 @runtime_checkable
@@ -244,25 +315,44 @@ class OffersChoices(Protocol):
         """The config class under a name."""
 
 
-def keys(kind: type[BaseModel], prefix: str = "") -> list[Key]:
-    """Every option of a config type, nested ones with dots, in the order they are written."""
+def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
+    """Return every option of a config type in the order they are written, nested ones with dots.
+
+    Of a choice made by name, these are the options of the default, or with `every_variant` those of every choice, and
+    the earlier names of options.
+    """
     found: list[Key] = []
+    if every_variant and issubclass(kind, Config):
+        found += [Key(prefix + old, RENAMED, prefix + now, "", variant) for old, now in kind.RENAMED.items()]
     for name, field in kind.model_fields.items():
         text = " ".join((field.description or "").split())
+        default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
         choice = next((m for m in field.metadata if isinstance(m, OffersChoices)), None)
         if choice is not None:
-            found.append(Key(f"{prefix}{name}.name", " or ".join(choice.names()), choice.default, text))
-            found += [
-                k for k in keys(choice.find(choice.default), f"{prefix}{name}.") if k.name != f"{prefix}{name}.name"
-            ]
+            shown = "unset" if default is None else choice.default
+            found.append(Key(f"{prefix}{name}.name", " or ".join(choice.names()), shown, text, variant))
+            for one in choice.names() if every_variant else [choice.default]:
+                inner = keys(choice.find(one), f"{prefix}{name}.", f"{prefix}{name}={one}", every_variant=every_variant)
+                found += [key for key in inner if key.name != f"{prefix}{name}.name"]
             continue
         nested = _nested(field.annotation)
-        default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
         if nested is not None and not isinstance(default, Mapping):
-            found += keys(nested, f"{prefix}{name}.")
+            found += keys(nested, f"{prefix}{name}.", variant, every_variant=every_variant)
             continue
         shown = "required" if default is PydanticUndefined else _show(default)
-        found.append(Key(f"{prefix}{name}", _type_name(field.annotation), shown, text))
+        found.append(Key(f"{prefix}{name}", _type_name(field.annotation), shown, text, variant))
+    return found
+
+
+def groups(kind: type[BaseModel]) -> dict[str, str]:
+    """Return the groups of options at the top of a config type with what each is about, the first line of its class."""
+    found = {}
+    for name, field in kind.model_fields.items():
+        nested = _nested(field.annotation)
+        if any(isinstance(mark, OffersChoices) for mark in field.metadata):
+            found[name] = re.split(r"[.;,] ", " ".join((field.description or "").split()))[0].rstrip(".")
+        elif nested is not None and not isinstance(field.get_default(call_default_factory=True), Mapping):
+            found[name] = (nested.__doc__ or "").strip().splitlines()[0].rstrip(".")
     return found
 
 
@@ -273,11 +363,20 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
 
 
 def _show(value: Any) -> str:
+    """A default as it would be written in YAML; unset for None."""
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, Mapping):
-        return str(value.get("name", dict(value)))
-    return "none" if value in (None, "", ()) else str(value)
+        return str(value.get("name", to_yaml_flow(dict(value))))
+    if isinstance(value, str):
+        return value or '""'
+    return "unset" if value is None else to_yaml_flow(value)
+
+
+def to_yaml_flow(value: Any) -> str:
+    """A plain value as YAML on one line."""
+    plain = TypeAdapter(Any).dump_python(value, mode="json")
+    return str(yaml.safe_dump(plain, default_flow_style=True, width=10**6)).removesuffix("\n").removesuffix("\n...")
 
 
 def _type_name(annotation: Any) -> str:
@@ -287,8 +386,10 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(map(_type_name, get_args(annotation)))
+    if get_origin(annotation) in (dict, Mapping):
+        return f"mapping[{', '.join(map(_type_name, get_args(annotation)))}]"
     if get_origin(annotation) is tuple:
         return f"tuple[{', '.join('...' if a is Ellipsis else _type_name(a) for a in get_args(annotation))}]"
     if isinstance(annotation, type) and not get_args(annotation):
-        return "none" if annotation is NoneType else annotation.__name__
+        return "unset" if annotation is NoneType else annotation.__name__
     return str(annotation).replace("pathlib.", "")

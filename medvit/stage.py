@@ -327,7 +327,7 @@ def _completed(before: Tree, config: StageConfig) -> Tree:
     now = config.tree()
     required = {key: now[key] for key, field in type(config).model_fields.items() if field.is_required()}
     try:
-        return type(config).parse({**required, **before}).tree(private=False)
+        return type(config).parse_saved({**required, **before}, source=CONFIG).tree(private=False)
     except ConfigError:
         return before
 

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medvit.config import Key
     from medvit.stage import Stage
 
 FAILED, WRONG_ARGUMENTS, SOME_ITEMS_FAILED, INTERRUPTED = 1, 2, 3, 130
@@ -39,12 +37,27 @@ class Entry:
     """Whether it prints those lines itself."""
     before: str = ""
     """What stands before the configuration."""
+    first: tuple[str, ...] = ()
+    """The options that matter most, which help shows first."""
 
 
 STAGES = {
     "ingest": Entry(
         "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
+        first=(
+            "name",
+            "label_from",
+            "labels",
+            "label_by",
+            "mask_classes",
+            "modality",
+            "geometry.irregular",
+            "splits.test",
+            "deidentify.copy_to",
+            "update",
+            "engine.num_processes",
+        ),
     ),
     "unite": Entry(
         "Makes one dataset of several, with the splits they have; what two splits share stays in one.",
@@ -54,18 +67,54 @@ STAGES = {
         "Continues the pretraining of a backbone on your own images.",
         "medvit pretrain dataset=runs/dataset output=runs/backbone",
         "rollback",
+        first=(
+            "checkpoint",
+            "objective.name",
+            "backbone.size",
+            "backbone.weights",
+            "preprocess.size",
+            "optim.lr",
+            "loader.batch_size",
+            "trainer.epochs",
+            "trainer.steps_per_epoch",
+            "guard.action",
+        ),
     ),
     "finetune": Entry(
         "Teaches a backbone a task from your labels.",
         "medvit finetune dataset=runs/dataset checkpoint=runs/backbone output=runs/model",
+        first=(
+            "checkpoint",
+            "label",
+            "peft.name",
+            "head.name",
+            "crop",
+            "optim.lr",
+            "loader.batch_size",
+            "trainer.epochs",
+            "trainer.steps_per_epoch",
+        ),
     ),
     "evaluate": Entry(
         "Measures a model on a split it was not trained on, with intervals, and writes a report.",
         "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",
+        first=(
+            "split",
+            "against",
+            "positive",
+            "seen_patients",
+        ),
     ),
     "predict": Entry(
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
+        first=(
+            "key",
+            "series",
+            "applies_to.description",
+            "codes",
+            "device",
+        ),
     ),
     "export": Entry(
         "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
@@ -142,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"medvit: {problem}", file=sys.stderr)
         return WRONG_ARGUMENTS
     if "--help" in command.options:
-        print(help_of(name))
+        print(help_of(name, command.words[1:]))
         return 0
     return run(name, command.words[1:], debug="--debug" in command.options)
 
@@ -150,6 +199,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Runs one stage; its exit status. With `debug`, errors come with their traceback."""
     from medvit.errors import ConfigError, MedvitError
+    from pipelines._help import misspelt
+
+    problem = misspelt(_with_options(name, words), words)
+    if problem:
+        return _told(name, problem, WRONG_ARGUMENTS, debug=False)
 
     _log_to_stderr()
     logging.getLogger("medvit").setLevel(logging.DEBUG if debug else logging.NOTSET)
@@ -204,24 +258,21 @@ def overview() -> str:
     )
 
 
-def help_of(name: str) -> str:
-    """Every key of a stage with its type, default and meaning, and an example."""
-    from medvit.config import keys
+def help_of(name: str, words: Sequence[str] = ()) -> str:
+    """Return the options of a stage in sections, each with its type, default and meaning, and an example."""
+    from pipelines._help import page
 
-    stage = find(name)
-    usage = f"usage: medvit {name} {STAGES[name].before}[CONFIG.yaml] key=value ... [--debug]"
-    lines = [usage, "", STAGES[name].summary, "", "keys:"]
-    for key in sorted(keys(stage.config_type), key=_place):
-        value = "required" if key.default == "required" else f"default {key.default}"
-        lines += [f"  {key.name}  ({key.type}, {value})", textwrap.indent(textwrap.fill(key.help, 100), " " * 6)]
-    return "\n".join([*lines, "", "example:", f"  {STAGES[name].example}"])
+    entry = STAGES[name]
+    head = (f"usage: medvit {name} {entry.before}[CONFIG.yaml] key=value ... [--debug]", "", entry.summary)
+    shown = page(_with_options(name, words), words, first=STAGES[_with_options(name, words)].first, head=head)
+    return "\n".join([shown, "", "example:", f"  {entry.example}"])
 
 
-def _place(key: Key) -> int:
-    """What must be given comes first, what every stage has comes last."""
-    if key.default == "required":
-        return 0
-    return 2 if key.name.partition(".")[0] in ("seed", "resume", "tracking") else 1
+def _with_options(name: str, words: Sequence[str]) -> str:
+    """Return the stage whose options a command takes: another one for `plan`, whose first word names it."""
+    if name != "plan":
+        return name
+    return "finetune" if words[:1] and words[0] == "finetune" else "pretrain"
 
 
 def _misspelt(name: str, command: Command) -> str:

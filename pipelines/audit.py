@@ -93,7 +93,7 @@ class Audit:
         """The same, of a config."""
         manifest = Manifest.read(config.dataset)
         made_with = read_yaml(config.dataset / CONFIG)
-        copying = DeidentifyConfig.parse(made_with.get("deidentify") or {}, source=CONFIG)
+        copying = DeidentifyConfig.parse_saved(made_with.get("deidentify") or {}, source=CONFIG)
         needles = _read(config, copying, manifest)
         search = _search(config, needles, manifest, made_with)
         places = _places(config, copying, made_with)
@@ -197,7 +197,7 @@ def _places(config: AuditConfig, copying: DeidentifyConfig, made_with: Tree) -> 
         if not copy.is_dir():
             raise DataError(f"no DICOM copy at {copy}; give copy_to=... where it lies")
         places.append(_Copy("the DICOM copy", copy))
-    recorded_in = TrackingConfig.parse(made_with.get("tracking") or {}, source=CONFIG)
+    recorded_in = TrackingConfig.parse_saved(made_with.get("tracking") or {}, source=CONFIG)
     stores = [_stores(tracking) for tracking in dict.fromkeys((config.tracking, recorded_in)) if tracking.enabled]
     places += chain.from_iterable(stores)
     if stores and not any(stores):

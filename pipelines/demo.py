@@ -6,10 +6,10 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +34,7 @@ from pipelines.pretrain import pretrain
 log = logging.getLogger("medvit")
 
 SUMMARY = "summary.txt"
-CARD = {"licence": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
+CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
 NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 4
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
@@ -74,7 +74,9 @@ class DemoConfig(StageConfig):
     """Radiograph phantoms to learn from and to be measured on."""
     num_slides: int = Field(40, ge=16)
     """Slides of tissue with and without tumor, two a patient, to learn from and to be measured on."""
-    rounds: int = Field(4, ge=1)
+    RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs"}
+
+    epochs: int = Field(4, ge=1)
     """Rounds of each training."""
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
 
@@ -92,7 +94,7 @@ class DemoStages:
 
     def rounds_of(self, steps: int) -> Tree:
         """Options of a trainer whose rounds have so many steps."""
-        return {"rounds": self.config.rounds, "round_steps": steps}
+        return {"epochs": self.config.epochs, "steps_per_epoch": steps}
 
     @property
     def root(self) -> Path:

@@ -76,7 +76,7 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """The positive one of two classes, remembered by the model: sensitivity is of it. Unset: what ingest was told."""
     crop: tuple[Count, ...] | None = None
     """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
-    balance: Literal["loss", "sampler", "none"] = "loss"
+    balance: Literal["loss", "sampler", "off"] = "loss"
     """How rare classes of images are made to count: weights in the loss, drawing them more often, or not at all."""
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of classification."""
@@ -269,7 +269,7 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
         train,
         Augment(config.augment, crop, masks=task.kind == "segmentation"),
         collate,
-        num_batches=config.trainer.round_batches,
+        num_batches=config.trainer.batches_per_epoch,
         seed=config.seed,
         start=position_of(resume_from),
         weights=task.odds() if config.balance == "sampler" else None,

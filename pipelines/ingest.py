@@ -73,6 +73,8 @@ class IngestConfig(StageConfig):
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers", "max_volume_gib")
     RESOLVED: ClassVar[tuple[str, ...]] = ("name",)
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
+
     source: Location = Field(json_schema_extra={"private": True})
     """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
@@ -95,7 +97,7 @@ class IngestConfig(StageConfig):
     """Columns of the table to take, in any letter case; none takes all but those that look as if they named people."""
     label_missing: MissingTexts | None = None
     """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
-    label_from: LabelFrom = "none"
+    label_from: LabelFrom = "off"
     """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
     positive: dict[str, str] | str = ""
     """The positive one of two classes, as cancer, or by label, as {finding: cancer}: sensitivity is of it."""
@@ -117,7 +119,7 @@ class IngestConfig(StageConfig):
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)
-    licence: str = ""
+    license: str = ""
     """Terms under which the images may be used, for the card."""
     source_url: str = ""
     """Where the images come from, for the card: a URL or a citation."""
@@ -282,7 +284,7 @@ def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tupl
                 log.warning("%s is ignored: it is of a table, and labels=... names none", key)
         named = from_folders(found.candidates, config.label_from)
         return paired(named, config.modality, folders_are_classes=any(one.labels for one in named))
-    if config.label_from != "none":
+    if config.label_from != "off":
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
     told = table.labeled(found.candidates, found.files, config.label_unmatched)
     return paired(told, config.modality)
@@ -298,7 +300,7 @@ def read_labels(config: IngestConfig) -> LabelTable | None:
 
 def facts_of(config: IngestConfig, prose: Prose | None, **found: Any) -> Facts:
     """What is true of the dataset as a whole: from the config, else from prose on it, and what was `found`."""
-    licence = config.licence or (prose.head.licence if prose else "")
+    rights = config.license or (prose.head.license if prose else "")
     source = config.source_url or (prose.head.source if prose else "")
     found["values"] = config.values.model_dump(exclude_defaults=True)
-    return Facts(config.title, licence=licence, source=source, description=config.description, **found)
+    return Facts(config.title, license=rights, source=source, description=config.description, **found)

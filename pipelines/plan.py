@@ -71,7 +71,11 @@ class Planner:
         """Measures a few steps in a folder that is removed again, and prints the table."""
         seed_everything(config.seed)
         alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
-        short = alone | {"rounds": 1, "round_steps": MEASURED_STEPS, "compile": False}  # compiled steps are not counted
+        short = alone | {
+            "epochs": 1,
+            "steps_per_epoch": MEASURED_STEPS,
+            "compile": False,
+        }  # compiled steps are not counted
         changes: dict[str, Any] = {"trainer": config.trainer.model_copy(update=short), "resume": False}
         if isinstance(config, pretraining.PretrainConfig) and config.guard.action != "off":
             changes["guard"] = config.guard.model_copy(update={"action": "warn"})
@@ -164,7 +168,7 @@ def _measure(config: Any, run: Run) -> tuple[Sizes, Measured]:
 def _rows(config: Any, sizes: Sizes, measured: Measured) -> Sequence[tuple[str, str, str]]:
     trainer = config.trainer
     images = trainer.step_images(config.loader.batch_size)
-    training_s = trainer.steps * measured.step_s + trainer.rounds * measured.round_end_s
+    training_s = trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s
     fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
     disk = 2 * sizes.resume_bytes + 2 * sizes.checkpoint_bytes
     free = shutil.disk_usage(_existing(config.folder)).free
@@ -186,7 +190,7 @@ def _rows(config: Any, sizes: Sizes, measured: Measured) -> Sequence[tuple[str, 
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
         ("time of a round's end", f"{measured.round_end_s:.3g} s", "readings, pictures, validation"),
-        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.rounds} rounds"),
+        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} rounds"),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes beside"),
     )
@@ -200,7 +204,7 @@ def _slide_rows(
     workers = config.tiles.num_workers
     tile_s = planned.tile_s(workers)
     embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
-    training_s = heads * (trainer.steps * measured.step_s + trainer.rounds * measured.round_end_s)
+    training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s)
     free = shutil.disk_usage(_existing(config.tiles.embeddings or config.dataset)).free
     there = f"{planned.num_tiles - planned.num_waiting} are there already"
     speed = f"{1 / tile_s:.3g} tiles/s" if planned.num_waiting else "nothing to do"
@@ -218,7 +222,7 @@ def _slide_rows(
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
         ("time of a round's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
-        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.rounds} rounds"),
+        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} rounds"),
         ("time to finish", _duration(embedding_s + training_s), "both"),
         ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "backbone and heads"),

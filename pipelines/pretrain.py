@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -47,6 +48,8 @@ class PretrainConfig(TrainingOptions, StageConfig):
     IS_DISTRIBUTED: ClassVar[bool] = True
     RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "other_preprocess")
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"further": "self_distillation"}
+
     dataset: Path
     """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
     but for objective=urfound, which learns from labels."""
@@ -59,7 +62,7 @@ class PretrainConfig(TrainingOptions, StageConfig):
     """How the weights of the backbone may change; none takes explora if they come from somewhere, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """What it is trained for."""
-    further: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
+    self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)
 
@@ -143,7 +146,7 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
     loader = feed(
         config.loader,
         streams,
-        num_batches=config.trainer.round_batches,
+        num_batches=config.trainer.batches_per_epoch,
         seed=config.seed,
         start=position_of(resume_from),
     )
@@ -164,7 +167,7 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
         guard=Guard(config.guard, starts_random=not start.is_trained),
         tracker=run.tracker,
         folder=run.folder,
-        further=_further(config.further, run, objective),
+        self_distillation=_self_distillation(config.self_distillation, run, objective),
     )
     trainer = config.build_trainer(run.folder, run.tracker)
     return AssembledPretraining(start, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams))
@@ -184,7 +187,7 @@ def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Back
     shutil.copy(checkpoint.folder / PATIENTS, checkpoint.folder / TWIN / PATIENTS)
 
 
-def _further(config: SelfDistillationConfig, run: Run, objective: Objective) -> SelfDistillation | None:
+def _self_distillation(config: SelfDistillationConfig, run: Run, objective: Objective) -> SelfDistillation | None:
     if config.teacher is None:
         return None
     return SelfDistillation(run.checkpoint(config.teacher, "teacher"), config.weight, objective.trained)

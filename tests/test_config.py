@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -63,8 +63,8 @@ def test_numbers_are_read_however_they_are_written(text: str, value: float) -> N
 
 def test_one_name_is_a_list_of_one_and_one_number_is_not() -> None:
     assert load("inner.names=CT", "inner.modes=a").inner == Inner(names=("CT",), modes=("a",))
-    assert load("inner.names=[]").inner.names == ()
-    for wrong in ("inner.sizes=3", "inner.modes=c", "inner.names={a: b}", "inner.names=a,b", "inner.names="):
+    assert load("inner.names=[]").inner.names == load("inner.names=").inner.names == ()
+    for wrong in ("inner.sizes=3", "inner.modes=c", "inner.names={a: b}", "inner.names=a,b"):
         with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
             load(wrong)
 
@@ -176,7 +176,7 @@ def test_keys_tell_name_type_default_and_meaning() -> None:
     shown = {key.name: key for key in keys(Options)}
     assert (shown["folder"].type, shown["folder"].default, shown["folder"].help) == ("Path", "required", "Where to.")
     assert (shown["mode"].type, shown["mode"].default) == ("fast or slow", "fast")
-    assert (shown["count"].type, shown["count"].default) == ("int or none", "none")
+    assert (shown["count"].type, shown["count"].default) == ("int or unset", "unset")
     assert (shown["inner.rate"].default, shown["inner.rate"].help) == ("0.1", "How fast.")
     assert shown["peft.name"].default == "lora"
     assert "peft.rank" in shown
@@ -186,3 +186,38 @@ def test_an_unknown_name_is_answered_with_the_list() -> None:
     assert unknown_name("head", "lienar", ["dense", "linear"]).endswith(
         "did you mean 'linear'? known are dense, linear"
     )
+
+
+class Renamed(Config):
+    """Options that had other names."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"rounds": "epochs"}
+
+    epochs: int = 1
+    """How many."""
+    balance: Literal["loss", "off"] = "loss"
+    """Or off."""
+    checkpoint: Path | None = None
+    """Where from."""
+    name: str = ""
+    """Which may be none."""
+
+
+def test_earlier_names_are_read_with_a_warning_and_those_in_artifacts_without(caplog: pytest.LogCaptureFixture) -> None:
+    tree = {"rounds": "3", "balance": "none", "checkpoint": "none", "name": "none"}
+    now = Renamed(epochs=3, balance="off", checkpoint=None, name="none")
+    assert Renamed.parse_saved(tree, source="model.yaml") == now
+    assert not caplog.records
+    assert Renamed.parse(tree) == now
+    told = [record.getMessage() for record in caplog.records]
+    assert [sentence.partition(";")[0] for sentence in told] == [
+        "rounds is now called epochs",
+        "balance=none is now called balance=off",
+        "checkpoint=none is now called checkpoint=null",
+    ]
+    with pytest.raises(ConfigError, match="rounds is now called epochs, and both are given"):
+        Renamed.parse({"rounds": 1, "epochs": 2})
+
+
+def test_null_is_unset_everywhere() -> None:
+    assert Renamed.load(None, ["epochs=null", "balance=null", "checkpoint=null", "name=null"]) == Renamed()

@@ -41,7 +41,7 @@ OUTPUT_TOLERANCE = 1e-3
 """Absolute, of features and logits up to about 10: kernels of another CPU or torch add float32 in another order."""
 DICE_TOLERANCE = 0.01
 """Absolute: of an organ of some 40 voxels, one on its border may then change its class."""
-TRAINER = {"rounds": 1, "round_steps": 2, "precision": "32-true"}
+TRAINER = {"epochs": 1, "steps_per_epoch": 2, "precision": "32-true"}
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ def test_resuming_with_other_options_is_refused_and_names_them(tmp_path: Path) -
 def test_resuming_on_another_dataset_is_refused(tmp_path: Path) -> None:
     for name, rights in (("one", ""), ("other", "CC0-1.0")):
         (tmp_path / name).mkdir()
-        Manifest((), Facts(name, licence=rights), tmp_path / name).write()
+        Manifest((), Facts(name, license=rights), tmp_path / name).write()
     with pytest.raises(DataError):
         run_count(tmp_path, stop_at=2, dataset=tmp_path / "one")
     (tmp_path / "one" / "facts.json").exists()

@@ -38,7 +38,7 @@ PHOTOGRAPHS = PIXELS.replace("28", "84")
 SLICES = "preprocess={kind: image, size: [64, 64], intensity: {method: window, window_width: 2400, window_center: 0}}"
 HEADS = "objective.head.prototypes=64 objective.head.hidden=32"
 LOCAL = "objective.views.size=[56,56] objective.views.local_size=[28,28]"
-SHORT, BRIEF = "trainer={rounds: 2, round_steps: 10}", "trainer={rounds: 1, round_steps: 4}"
+SHORT, BRIEF = "trainer={epochs: 2, steps_per_epoch: 10}", "trainer={epochs: 1, steps_per_epoch: 4}"
 TRACKED = "tracking.uri=sqlite:///mlflow.db"
 TILES = "tiles.size=128 tiles.magnification=20x"
 
@@ -51,7 +51,7 @@ ingest source=in/qa-ct dataset=data/qa-ct geometry=resample curation.duplicates=
 ingest source=in/odd dataset=data/odd burned_in.policy=mask burned_in.look_at=all deidentify.copy_to=copies/odd
 ingest source=in/wg04 dataset=data/wg04 values.radiographs=displayed
 ingest source=in/totalseg dataset=data/totalseg
-ingest source=in/ct-series dataset=data/ct-series name=ct-series licence=Apache-2.0 description="One series"
+ingest source=in/ct-series dataset=data/ct-series name=ct-series license=Apache-2.0 description="One series"
 ingest source=in/highdicom dataset=data/highdicom {TILES}
 ingest source=in/busi dataset=data/busi modality=US label_from=folder mask_classes=[background,lesion]
 ingest source=in/peers dataset=data/peers

@@ -83,7 +83,7 @@ def _head(manifest: Manifest) -> CardHead:
     patients = len({row.patient_id for row in manifest})
     return CardHead(
         name=facts.name,
-        licence=facts.licence,
+        license=facts.license,
         source=facts.source,
         images=dict(sorted(images.items())),
         patients=patients,
@@ -187,7 +187,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
     facts, splits = manifest.facts, Counter(row.split for row in manifest)
     copies, alike = (sum(o.check == check and o.crosses for o in overlaps) for check in ("pixel", "perceptual"))
     notes = {
-        "licence: missing; give licence=...": not facts.licence,
+        "license: missing; give license=...": not facts.license,
         "source: missing; give source_url=...": not facts.source,
         "description: missing; give description=... or card=...": not (facts.description or prose),
         f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,

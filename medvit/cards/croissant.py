@@ -97,7 +97,7 @@ def write_croissant(manifest: Manifest) -> Path:
 def _describe(manifest: Manifest) -> Tree:
     facts = manifest.facts
     origin = "url" if facts.source.startswith(("http://", "https://")) else "citeAs"
-    known = {"license": facts.licence, origin: facts.source}
+    known = {"license": facts.license, origin: facts.source}
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from pydantic import Field
@@ -37,7 +38,9 @@ class CardHead(Config):
 
     name: str
     """Name of the dataset."""
-    licence: str = ""
+    RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
+
+    license: str = ""
     """Under which terms it may be used."""
     source: str = ""
     """Where it comes from, as a URL or a citation."""

@@ -62,7 +62,7 @@ class Facts:
     """
 
     name: str
-    licence: str = ""
+    license: str = ""
     source: str = ""
     description: str = ""
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -204,6 +204,7 @@ def _said_facts(facts: Facts) -> str:
     """Facts without those of later schemas that say nothing, so that a dataset keeps its hash."""
     later = ("positive", "values")
     tree = asdict(facts)
+    tree["licence"] = tree.pop("license")  # as in the hash of every dataset so far
     return json.dumps({key: value for key, value in tree.items() if key not in later or value}, sort_keys=True)
 
 
@@ -235,4 +236,5 @@ def _row(line: dict[str, Any]) -> Row:
 def _facts(metadata: Mapping[bytes, bytes]) -> Facts:
     facts = json.loads(metadata[b"medvit_facts"])
     classes = {key: tuple(names) for key, names in facts.pop("classes").items()}
+    facts["license"] = facts.pop("licence")
     return Facts(**{**facts, "classes": classes, "mask_classes": tuple(facts["mask_classes"])})

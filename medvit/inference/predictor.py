@@ -34,7 +34,7 @@ class Predictor:
         from medvit.transforms.preprocess import Preprocess
 
         self.device = resolve_device(device)
-        self.preprocess = Preprocess.parse(checkpoint.preprocess, source=str(checkpoint.folder))
+        self.preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
         self.model = Model.from_checkpoint(checkpoint).to(self.device)
         self.config = self.model.config
 

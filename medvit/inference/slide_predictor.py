@@ -45,7 +45,7 @@ class SlidePredictor:
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
         self.device = resolve_device(device)
-        preprocess = Preprocess.parse(checkpoint.preprocess, source=str(checkpoint.folder))
+        preprocess = Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder))
         self.model = SlideModel.from_checkpoint(checkpoint).to(self.device)
         self.config = self.model.config
         self.embedder = Embedder(self.model.backbone, preprocess, self.config.features, self.device)

@@ -8,7 +8,7 @@ named after a patient, so unasked none is taken; with `label_from=auto` they are
 - each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
 - no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
 
-`label_from=folder` takes them in any case and for volumes too, `label_from=none`, the default, never.
+`label_from=folder` takes them in any case and for volumes too, `label_from=off`, the default, never.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medvit.records import SPLIT_NAMES, Candidate, Row
 
 log = logging.getLogger("medvit")
 
-LabelFrom = Literal["auto", "folder", "none"]
+LabelFrom = Literal["auto", "folder", "off"]
 
 LABEL = "label"
 """Key of the labels that class folders give."""
@@ -40,13 +40,13 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
     """The candidates, with the label `LABEL` where they lie in a class folder."""
     folders = _class_folders(candidates)
-    if label_from == "none":
+    if label_from == "off":
         if _are_classes(candidates, folders):
             log.info("%d folders look like classes; label_from=folder takes their names for labels", len(set(folders)))
         return tuple(candidates)
     if label_from == "auto" and not _are_classes(candidates, folders):
         return tuple(candidates)
-    log.info("taking %d folders for classes; label_from=none does not", len(set(folders)))
+    log.info("taking %d folders for classes; label_from=off does not", len(set(folders)))
     labeled = tuple(
         candidate.with_labels({LABEL: folder}) if folder and not candidate.labels else candidate
         for candidate, folder in zip(candidates, folders, strict=True)

@@ -67,7 +67,7 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
                 rows.append(_taken_over(told, part.store, store))
     facts = Facts(
         name,
-        licence=_listed(part.facts.licence for part in parts),
+        license=_listed(part.facts.license for part in parts),
         source=_listed(part.facts.source for part in parts),
         description="united: " + ", ".join(part.facts.name for part in parts),
         classes={key: names for part in parts for key, names in _classes(part, keys).items()},

@@ -85,7 +85,7 @@ class Model(nn.Module):
             CheckpointError: If the checkpoint is a bare backbone or its weights do not fit its description.
         """
         checkpoint.require("classification", "segmentation")
-        config = ModelConfig.parse(checkpoint.model, source=str(checkpoint.folder))
+        config = ModelConfig.parse_saved(checkpoint.model, source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
         model = cls(merged, config.backbone.without_weights().build())
         _load(model, checkpoint.state, checkpoint)

@@ -164,7 +164,7 @@ class SlideModel(nn.Module):
         Raises:
             CheckpointError: If the checkpoint is of another kind or its weights do not fit its description.
         """
-        config = SlideModelConfig.parse(checkpoint.require("slide").model, source=str(checkpoint.folder))
+        config = SlideModelConfig.parse_saved(checkpoint.require("slide").model, source=str(checkpoint.folder))
         backbone = config.backbone.without_weights().build()
         both = config.features == "class_mean"
         model = cls(config, backbone, backbone.width * (2 if both else 1))

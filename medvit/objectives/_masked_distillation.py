@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,6 +40,8 @@ class MaskingConfig(Config):
 class GramConfig(Config):
     """Which patches are alike stays as an anchor has it, as a later stage of training (Simeoni et al., 2025)."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
+
     weight: Positive = 2.0
     """Factor of the loss."""
     start: Share = 0.5
@@ -52,7 +54,7 @@ class GramConfig(Config):
     """How often at most."""
     clip_negative: bool = True
     """Whether patches that are opposite count as unlike; the 7B recipe of DINOv3 has it off."""
-    finer: Count = 1
+    upscale: Count = 1
     """The anchor sees the crops with so many times their sides, and its patches are averaged down to the student's; 2
     in DINOv3. Its passes take the square of it, or in 3D the cube."""
     max_patches: Count = 2048
@@ -134,7 +136,7 @@ class MaskedDistillation(Distillation):
         super().__init__(backbone, config, heads)
         self.masked = config
         if config.gram is not None:
-            self.views = config.views.model_copy(update={"finer": config.gram.finer})
+            self.views = config.views.model_copy(update={"upscale": config.gram.upscale})
         known = backbone.mask_token
         self.student.mask_token = nn.Parameter(torch.zeros(backbone.width) if known is None else known.clone())
         self.anchor = copy.deepcopy(self.backbone) if config.gram else None

@@ -24,7 +24,7 @@ from medvit.objectives.dino import PrototypesConfig, balanced_targets
 from medvit.registry import register
 from medvit.types import Losses, Views
 
-PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "none": 0.0}
+PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "off": 0.0}
 """Of the regularizers: DINOv2's, Virchow2's, and one of ours."""
 
 
@@ -37,7 +37,7 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     """How much of itself the teacher keeps at each step, at the start of the training."""
     teacher_temperature: Positive = 0.07
     """Divides the teacher's logits after the warm-up; below the student's, which sharpens."""
-    regularizer: Literal["kde", "koleo", "coding_rate", "none"] = "kde"
+    regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
     """What keeps the features of a batch apart. koleo is the published one; it bursts on near duplicates."""
     regularizer_weight: Amount | None = None
     """Its factor; none takes 0.05 of kde, 0.1 of koleo and coding_rate."""
@@ -77,7 +77,7 @@ class DinoV2(MaskedDistillation):
             "dino": cross_view_loss(images, by_view(targets, num_images), config.student_temperature),
             "ibot": config.patch_weight * patches,
         }
-        if config.regularizer != "none":
+        if config.regularizer != "off":
             terms[config.regularizer] = self._regularized(look)
         return Losses({**terms, **look.extra})
 

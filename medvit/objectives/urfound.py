@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,8 @@ _WORD = re.compile(r"\w+")
 class UrFoundConfig(MaeConfig):
     """Rebuilds hidden patches at a higher resolution, and hidden words of labels or reports from the image."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"told": "text_keys"}
+
     name: Literal["urfound"] = "urfound"  # type: ignore[assignment]
     normalize_targets: bool = False
     """Patches are rebuilt after subtracting their own mean and dividing by their own deviation."""
@@ -48,7 +50,7 @@ class UrFoundConfig(MaeConfig):
     """Attention heads of the decoder."""
     target_scale: Count = 2
     """How many times finer than what the encoder sees the views are, and so what is rebuilt."""
-    told: tuple[str, ...] = ()
+    text_keys: tuple[str, ...] = ()
     """Keys of labels that are told, besides modality, laterality and view; empty tells all."""
     text_weight: Amount = 1.0
     """Factor of the loss of words."""
@@ -167,7 +169,7 @@ class UrFound(Mae):
 
     def _words_of(self, said: Mapping[str, str]) -> list[int]:
         known = ("modality", "laterality", "view")
-        keys = [key for key in said if key in known or not self.config.told or key in self.config.told]
+        keys = [key for key in said if key in known or not self.config.text_keys or key in self.config.text_keys]
         text = " ".join(f"{key} {said[key]}" for key in keys).casefold()
         found = [NUM_SPECIAL + zlib.crc32(word.encode()) % self.config.vocabulary for word in _WORD.findall(text)]
         return found[: self.config.max_words]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -24,8 +25,10 @@ class BlockExpansionConfig(PeftConfig):
     The old weights stay as they are, so what they knew of their own domain is kept; the model grows by these blocks.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
+
     name: Literal["block_expansion"] = "block_expansion"
-    added: Count = 3
+    num_blocks: Count = 3
     """New blocks; the old ones are shared out in as many groups of equal size."""
 
     def adapt(self, backbone: Backbone) -> Expanded:
@@ -34,12 +37,12 @@ class BlockExpansionConfig(PeftConfig):
         Raises:
             ConfigError: If the blocks cannot be shared out equally.
         """
-        if backbone.depth % self.added:
+        if backbone.depth % self.num_blocks:
             raise ConfigError(
-                f"peft.added is {self.added}; expected a divisor of the {backbone.depth} blocks of the backbone"
+                f"peft.num_blocks is {self.num_blocks}; expected a divisor of the backbone's {backbone.depth} blocks"
             )
         backbone.requires_grad_(False)
-        group = backbone.depth // self.added
+        group = backbone.depth // self.num_blocks
         blocks: Any = backbone.blocks
         grown: list[nn.Module] = []
         for number, block in enumerate(blocks, start=1):

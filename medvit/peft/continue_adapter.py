@@ -39,7 +39,7 @@ class ContinueConfig(PeftConfig):
             ConfigError: If the backbone carries no adapter.
         """
         way = _carried(backbone).way
-        chosen = find("medvit.peft", way["name"]).parse(way, source="model.yaml")
+        chosen = find("medvit.peft", way["name"]).parse_saved(way, source="model.yaml")
         assert isinstance(chosen, PeftConfig)
         return chosen
 

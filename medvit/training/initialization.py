@@ -70,7 +70,12 @@ def start_from(
     backbone.carried = _carried(checkpoint)
     backbone.mask_token = _mask_token(checkpoint)
     _warn_of_ignored(config, described)
-    return InitialModel(described, backbone, preprocess or Preprocess.parse(checkpoint.preprocess), is_trained=True)
+    return InitialModel(
+        described,
+        backbone,
+        preprocess or Preprocess.parse_saved(checkpoint.preprocess, source=str(checkpoint.folder)),
+        is_trained=True,
+    )
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
@@ -82,7 +87,7 @@ def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) 
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
     """
     checkpoint.require("backbone")
-    described = _Description.parse(checkpoint.model, source=str(checkpoint.folder)).backbone
+    described = _Description.parse_saved(checkpoint.model, source=str(checkpoint.folder)).backbone
     if training is not None:
         described = described.in_training_as(training)
     backbone = described.without_weights().build()

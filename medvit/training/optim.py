@@ -20,7 +20,7 @@ class OptimConfig(Config):
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up: a cosine to min_lr, or the peak all along, as suits continuing with a small rate."""
-    scaling: Literal["none", "linear", "sqrt"] = "none"
+    scaling: Literal["off", "linear", "sqrt"] = "off"
     """How the rate follows the images of a step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of
     B / 1024 (DINOv2)."""
     min_lr: Amount = 1e-6
@@ -46,8 +46,8 @@ class OptimConfig(Config):
 
     def for_batch(self, num_images: int) -> Self:
         """The same options with the rates of a step of so many images."""
-        factor = {"none": 1.0, "linear": num_images / 256, "sqrt": math.sqrt(num_images / 1024)}[self.scaling]
-        return self.model_copy(update={"lr": self.lr * factor, "scaling": "none"})
+        factor = {"off": 1.0, "linear": num_images / 256, "sqrt": math.sqrt(num_images / 1024)}[self.scaling]
+        return self.model_copy(update={"lr": self.lr * factor, "scaling": "off"})
 
     def decay(self, progress: float) -> float:
         """The weight decay of matrices at a share of the training."""

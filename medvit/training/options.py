@@ -51,7 +51,11 @@ class TrainingOptions(Config):
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:
             return given
-        followed = choose_preprocess(manifest) if pretrained is None else Preprocess.parse(pretrained.preprocess)
+        followed = (
+            choose_preprocess(manifest)
+            if pretrained is None
+            else Preprocess.parse_saved(pretrained.preprocess, source=str(pretrained.folder))
+        )
         tree = given.tree()
         return Preprocess.parse({**followed.tree(), **{key: tree[key] for key in given.model_fields_set}})
 

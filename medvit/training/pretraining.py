@@ -48,13 +48,13 @@ class Pretraining(TrainingModule):
         guard: Guard,
         tracker: Tracker,
         folder: Path,
-        further: SelfDistillation | None = None,
+        self_distillation: SelfDistillation | None = None,
     ) -> None:
         super().__init__(optim, num_steps=num_steps, depth=objective.backbone.depth, seed=seed)
         self.objective = objective
         self.guard, self.tracker = guard, tracker
         self.probe = None if guard.config.action == "off" else probe
-        self.further = further
+        self.self_distillation = self_distillation
         self.best_path = folder / BEST
         self._shown: Views | None = None
         self._told: set[str] = set()
@@ -134,8 +134,8 @@ class Pretraining(TrainingModule):
 
     def _terms(self, views: Views) -> dict[str, Tensor]:
         terms = dict(self.objective(views, self.progress).terms)
-        if self.further is not None:
-            terms["distillation"] = self.further.distance(self.objective.trained, views)
+        if self.self_distillation is not None:
+            terms["distillation"] = self.self_distillation.distance(self.objective.trained, views)
         return terms
 
     def _read(self) -> None:

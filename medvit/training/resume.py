@@ -30,7 +30,7 @@ POLITE = (signal.SIGTERM, signal.SIGUSR1)
 class Position:
     """How far a run has got: whole rounds, and batches of the round it is in."""
 
-    rounds: int = 0
+    epochs: int = 0
     batches: int = 0
 
 
@@ -84,7 +84,7 @@ class KeepLast(Checkpoint):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Writes the position into the checkpoint."""
-        checkpoint[POSITION] = [self._position.rounds, self._position.batches]
+        checkpoint[POSITION] = [self._position.epochs, self._position.batches]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True

@@ -40,7 +40,7 @@ log = logging.getLogger("medvit")
 
 FIGURES = "figures.json"
 """The figures of a head, written when it has learned to the end."""
-Balance = Literal["loss", "sampler", "none"]
+Balance = Literal["loss", "sampler", "off"]
 
 
 def warn_of_pixels(**options: object) -> None:
@@ -207,7 +207,7 @@ class SlideTraining:
             self.loader,
             [bags[n] for n in learning],
             max_tiles=self.bags.tiles,
-            num_batches=self.trainer.round_batches,
+            num_batches=self.trainer.batches_per_epoch,
             seed=seed,
             start=position_of(resume_from),
             weights=[1.0 / by_class[bags[n].target] for n in learning] if self.balance == "sampler" else None,

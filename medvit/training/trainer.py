@@ -7,7 +7,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -32,10 +32,12 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 class TrainerConfig(Config):
     """How long, on what, how exactly."""
 
-    rounds: Count = 10
-    """Rounds in all."""
-    round_steps: Count = 100
-    """Optimizer steps of a round; it ends with a checkpoint, a validation and a reading of the monitors."""
+    RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs", "round_steps": "steps_per_epoch"}
+
+    epochs: Count = 10
+    """Epochs in all; an epoch is so many steps, whether or not they see each image once."""
+    steps_per_epoch: Count = 100
+    """Optimizer steps of an epoch; it ends with a checkpoint, a validation and a reading of the monitors."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
     devices: Count = 1
@@ -54,12 +56,12 @@ class TrainerConfig(Config):
     @property
     def steps(self) -> int:
         """Optimizer steps in all."""
-        return self.rounds * self.round_steps
+        return self.epochs * self.steps_per_epoch
 
     @property
-    def round_batches(self) -> int:
-        """Batches of a round."""
-        return self.round_steps * self.accumulate
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.steps_per_epoch * self.accumulate
 
     def step_images(self, batch_size: int) -> int:
         """Images of a step: of all devices and all batches whose gradients are added up."""
@@ -87,11 +89,11 @@ class TrainerConfig(Config):
             num_nodes=self.nodes,
             strategy=sharded_strategy(self.devices * self.nodes) if self.strategy == "fsdp" else self.strategy,
             precision=precision,
-            max_epochs=self.rounds,
+            max_epochs=self.epochs,
             accumulate_grad_batches=self.accumulate,
             gradient_clip_val=clip,
             logger=_TrackerLogger(tracker),
-            log_every_n_steps=min(10, self.round_batches),
+            log_every_n_steps=min(10, self.batches_per_epoch),
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=False,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 OptionalFieldOfView = Annotated[
-    FieldOfViewConfig | None, BeforeValidator(lambda value: None if value == "none" else value)
+    FieldOfViewConfig | None, BeforeValidator(lambda value: None if value == "off" else value)
 ]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
@@ -101,7 +101,7 @@ class Preprocess(Config):
     interpolation: Literal["linear", "cubic"] = "linear"
     """How the pixels of images are resized; volumes are resized linearly."""
     field_of_view: OptionalFieldOfView = None
-    """Of fundus photographs: cropped to the round field of view, before all else; none takes them as they are."""
+    """Of fundus photographs: cropped to the round field of view, before all else. Unset or off: not cropped."""
     stain: StainConfig | None = None
     """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
     intensity: Normalization = Field(default_factory=Normalization)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class ViewsConfig(Config):
 class MultiCropConfig(ViewsConfig):
     """Two global crops of each image for the teacher and the student, and local ones for the student alone."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
+
     scale: tuple[Covered, Covered] = (0.4, 1.0)
     """Smallest and largest share of the image's area or volume that a global crop covers."""
     num_local: int = Field(default=8, ge=0)
@@ -63,9 +65,9 @@ class MultiCropConfig(ViewsConfig):
     0.9 to 1.1 keeps the scale of cells (extended-context translation, Zimmermann et al., 2024)."""
     region: tuple[Count, ...] = ()
     """All crops of an image are cut from one random region of this size; empty allows the whole image."""
-    finer: Count = 1
+    upscale: Count = 1
     """Global crops are made a second time with so many times their sides, without blur and noise, for an anchor that
-    sees more than the student; objective.gram.finer sets it. 1 makes none."""
+    sees more than the student; objective.gram.upscale sets it. 1 makes none."""
     intensity: IntensityAugmentation = Field(default_factory=IntensityAugmentation)
     across_study: bool = False
     """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
@@ -211,9 +213,9 @@ class MakeViews:
         return apply_change(cut(pixels, drawn.crop, size), drawn.change, self.scale)
 
     def _fine(self, config: MultiCropConfig, pixels: Tensor, draws: Sequence[CropDraw]) -> Tensor | None:
-        if config.finer == 1:
+        if config.upscale == 1:
             return None
-        size = tuple(config.finer * side for side in config.size)
+        size = tuple(config.upscale * side for side in config.size)
         clear = [replace(drawn, change=replace(drawn.change, sigma=0.0, noise=0.0)) for drawn in draws]
         return torch.stack([self._made(pixels, drawn, size) for drawn in clear])
 

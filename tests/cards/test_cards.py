@@ -105,9 +105,9 @@ def test_the_figures_are_those_of_the_dataset(make: Make, line: str) -> None:
 
 def test_what_is_missing_is_said_to_be_missing(make: Make) -> None:
     card = card_of(make())
-    for key in ("licence", "source", "description"):
+    for key in ("license", "source", "description"):
         assert f"- {key}: missing" in card
-    told = card_of(make(Facts("toy", licence="CC0", source="a paper", description="a toy")))
+    told = card_of(make(Facts("toy", license="CC0", source="a paper", description="a toy")))
     assert "missing;" not in told
 
 
@@ -184,7 +184,7 @@ def test_croissant_describes_the_manifest(make: Make) -> None:
 def test_the_cards_of_the_project_are_complete(path: Path) -> None:
     head = read_prose(path).head
     assert head.name == path.stem
-    assert head.licence
+    assert head.license
     assert head.source
     assert head.images
     assert find_prose(None, head.name) == read_prose(path)

@@ -74,7 +74,7 @@ def test_the_figures_of_a_card_are_those_of_what_ingest_finds(shared_data: Path,
     assert dict(counts - Counter(source.unread)) == head.images
     assert len({one.patient.id for one in images}) - len(source.unread) == head.patients
     if head.classes:
-        named = from_folders(images, "folder" if source.path == name else "none")
+        named = from_folders(images, "folder" if source.path == name else "off")
         assert Counter(one.labels[LABEL] for one in named) == head.classes
 
 

@@ -15,7 +15,7 @@ from medvit.errors import DataError
 from medvit.records import Row
 
 FACTS = Facts(
-    name="phantoms", licence="CC0", classes={"label": ("no", "yes")}, mask_classes=("background", "liver", "spleen")
+    name="phantoms", license="CC0", classes={"label": ("no", "yes")}, mask_classes=("background", "liver", "spleen")
 )
 
 
@@ -88,7 +88,7 @@ def test_any_change_of_a_row_changes_the_hash(tmp_path: Path, change: dict[str, 
 
 
 def test_a_change_of_the_facts_changes_the_hash(tmp_path: Path) -> None:
-    assert Manifest((), FACTS, tmp_path).hash != Manifest((), replace(FACTS, licence=""), tmp_path).hash
+    assert Manifest((), FACTS, tmp_path).hash != Manifest((), replace(FACTS, license=""), tmp_path).hash
 
 
 def test_a_split_holds_its_rows_only(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remem
     told.write()
     assert Facts.of_dataset(tmp_path).positive == {"label": "yes"}
     assert told.hash != plain.hash
-    lines = json.dumps(
-        {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "values")}, sort_keys=True
-    )
+    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "values")}
+    said["licence"] = said.pop("license")
+    lines = json.dumps(said, sort_keys=True)
     plain.write()
     metadata = pq.read_schema(tmp_path / FILE_NAME).metadata
     assert metadata[b"medvit_facts"].decode() == lines

@@ -60,7 +60,7 @@ def test_folders_of_a_few_images_are_not_taken(candidate: Make) -> None:
 def test_folders_are_taken_on_demand_and_never_when_told_not_to(candidate: Make) -> None:
     images = in_folders(candidate, "a", "b", num_images=1)
     assert labels(from_folders(images, "folder")) == {"a", "b"}
-    assert labels(from_folders(in_folders(candidate, "a", "b"), "none")) == {None}
+    assert labels(from_folders(in_folders(candidate, "a", "b"), "off")) == {None}
 
 
 def test_names_of_folders_that_are_not_utf8_stay_two_classes(candidate: Make) -> None:

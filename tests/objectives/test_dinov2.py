@@ -31,7 +31,7 @@ def test_every_weight_of_the_student_learns_and_none_of_the_teacher(make, views,
 
 @pytest.mark.parametrize("num_images", [1, 2])
 @pytest.mark.parametrize("name", ["dinov2", "simdinov2"])
-@pytest.mark.parametrize("regularizer", ["kde", "koleo", "coding_rate", "none"])
+@pytest.mark.parametrize("regularizer", ["kde", "koleo", "coding_rate", "off"])
 def test_a_tiny_batch_in_16_bits_gives_a_number_and_gradients(make, views, name, num_images, regularizer):
     options = {} if name == "simdinov2" else {"regularizer": regularizer, "centering": "sinkhorn"}
     objective = make(name, head=TINY_HEAD, **options)
@@ -134,8 +134,8 @@ def test_large_grids_compare_some_of_their_patches(make, views):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_an_anchor_may_see_more_than_the_student_and_is_averaged_to_its_patches(make, views, ndim):
-    objective = make("dinov2", ndim=ndim, head=TINY_HEAD, gram={"start": 0.0, "finer": 2})
-    assert objective.views.finer == 2
+    objective = make("dinov2", ndim=ndim, head=TINY_HEAD, gram={"start": 0.0, "upscale": 2})
+    assert objective.views.upscale == 2
     batch, seen = views(ndim), []
     fine = torch.nn.functional.interpolate(batch.crops.flatten(0, 1), scale_factor=2).unflatten(
         0, batch.crops.shape[:2]

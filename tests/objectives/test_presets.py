@@ -72,7 +72,7 @@ SAID = {
         "backbone.drop_path": 0.2,
         "optim.betas": (0.9, 0.98),
     },
-    "ct-slices/pretrain-gram": {"objective.gram.weight": 2.0, "objective.gram.finer": 2},
+    "ct-slices/pretrain-gram": {"objective.gram.weight": 2.0, "objective.gram.upscale": 2},
     "ct-slices/pretrain-highres": {"objective.views.size": (512, 512)},
     "ct-volumes/pretrain": {  # Hi-End-MAE: [-175, 250] HU at 1.5 mm, four depths
         "preprocess.intensity.window_center": (-175 + 250) / 2,
@@ -134,4 +134,4 @@ def test_finetuning_on_chest_radiographs_is_that_of_the_thorax_study():
     config = FinetuneConfig.load(CONFIGS / "chest-xray" / "finetune.yaml", ["dataset=d", "output=o"])
     assert (config.optim.lr, config.optim.min_lr, config.optim.layer_decay) == (2.5e-4, 1e-5, 0.55)
     assert config.optim.warmup == pytest.approx(5 / 75, abs=1e-3)
-    assert (config.backbone.drop_path, config.trainer.rounds) == (0.2, 75)
+    assert (config.backbone.drop_path, config.trainer.epochs) == (0.2, 75)

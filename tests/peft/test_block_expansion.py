@@ -34,13 +34,13 @@ def test_the_expanded_model_is_the_old_one_bit_for_bit(added, options):
 
 def test_zeroing_attention_alone_would_not_do():
     before = backbone()(PIXELS).patches
-    grown = BlockExpansionConfig(added=1).adapt(backbone()).backbone
+    grown = BlockExpansionConfig(num_blocks=1).adapt(backbone()).backbone
     grown.blocks[6].mlp.load_state_dict(grown.blocks[5].mlp.state_dict())
     assert float((grown(PIXELS).patches - before).detach().abs().max()) > 0.1
 
 
 def test_new_blocks_follow_their_group_and_alone_learn():
-    peft = BlockExpansionConfig(added=3).adapt(backbone())
+    peft = BlockExpansionConfig(num_blocks=3).adapt(backbone())
     assert {name.split(".")[1] for name in peft.trained()} == {"2", "5", "8"}
     learned = peft.backbone.blocks[2]
     peft.backbone(PIXELS).patches.square().sum().backward()
@@ -50,8 +50,8 @@ def test_new_blocks_follow_their_group_and_alone_learn():
 
 
 def test_blocks_that_cannot_be_shared_out_are_refused():
-    with pytest.raises(ConfigError, match=r"peft\.added is 4; expected a divisor of the 6 blocks"):
-        BlockExpansionConfig(added=4).adapt(backbone())
+    with pytest.raises(ConfigError, match=r"peft\.num_blocks is 4; expected a divisor of the backbone's 6 blocks"):
+        BlockExpansionConfig(num_blocks=4).adapt(backbone())
 
 
 def learn(model, head, pixels, targets, weights, steps: int) -> None:
@@ -71,7 +71,7 @@ def test_what_was_learned_before_is_forgotten_less_than_by_training_all():
     first, head = backbone(), torch.nn.Linear(32, 4)
     learn(first, head, pixels[0], targets[0], [*first.parameters(), *head.parameters()], 60)
     errors = {}
-    for way in (FullConfig(), BlockExpansionConfig(added=2)):
+    for way in (FullConfig(), BlockExpansionConfig(num_blocks=2)):
         model = way.adapt(copy.deepcopy(first)).backbone
         other = torch.nn.Linear(32, 4)
         learn(model, other, pixels[1], targets[1], [w for w in model.parameters() if w.requires_grad], 30)

@@ -15,7 +15,7 @@ from medvit.peft.lora import LoraConfig
 
 LAYOUT = {"ndim": 2, "channels": 1, "patch_size": 8, "width": 32, "depth": 4, "heads": 2}
 PIXELS = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-WAYS = [ExploraConfig(rank=2, blocks=(1,)), LoraConfig(rank=3, alpha=5.0), BlockExpansionConfig(added=2)]
+WAYS = [ExploraConfig(rank=2, blocks=(1,)), LoraConfig(rank=3, alpha=5.0), BlockExpansionConfig(num_blocks=2)]
 
 
 def start():

@@ -23,7 +23,7 @@ QUIET: dict[str, Any] = {"tracking": {"enabled": False}}
 BACKBONE = {"width": 24, "depth": 2, "heads": 2, "patch_size": 8}
 CHAIN = {"kind": "image", "channels": 3, "size": [48, 48], "field_of_view": {}, "intensity": {"method": "range"}}
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5}
-SHORT = {"rounds": 1, "round_steps": 2}
+SHORT = {"epochs": 1, "steps_per_epoch": 2}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_report_tells_of_images_eyes_visits_and_patients(eyes: Path, tmp_path:
         preprocess=CHAIN,
         backbone=backbone,
         peft="full",
-        balance="none",
+        balance="off",
         trainer=SHORT,
         loader={"batch_size": 4},
         **QUIET,

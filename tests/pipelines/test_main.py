@@ -6,18 +6,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import pipelines
+from docs.options import rendered
 from medvit import __version__
 from medvit.artifacts import Report
-from medvit.config import keys
+from medvit.config import RENAMED, keys
 from medvit.errors import DataError
 from medvit.stage import Run, StageConfig, stage
 from pipelines.__main__ import STAGES, find, main
+from pipelines._help import OPTIONS, listed, misspelt, options
 
 
 class ProbeConfig(StageConfig):
@@ -57,6 +60,7 @@ def probe(config: ProbeConfig, run: Run) -> Report:
 @pytest.fixture
 def probe_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STAGES, "probe", STAGES["predict"])
+    monkeypatch.setitem(listed(), "probe", {"groups": {}, "keys": [astuple(key) for key in keys(ProbeConfig)]})
     monkeypatch.setitem(sys.modules, "pipelines.probe", SimpleNamespace(probe=probe))
     monkeypatch.setattr(pipelines, "probe", probe, raising=False)
     return
@@ -87,13 +91,63 @@ def test_the_list_of_stages_says_what_the_recipes_say(name: str) -> None:
     assert STAGES[name].summary == (find(name).__doc__ or "").strip().splitlines()[0]
 
 
+def test_the_list_of_options_is_that_of_the_stages() -> None:
+    assert OPTIONS.read_text(encoding="utf-8") == rendered(), "run `python -m docs.options`"
+
+
 @pytest.mark.parametrize("name", list(STAGES))
-def test_stage_help_tells_every_key_and_its_meaning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
-    shown = capsys.readouterr().out
-    for key in keys(find(name).config_type):
-        assert f"  {key.name}  (" in shown
+def test_help_lists_every_option_of_every_variant_with_its_meaning(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [key for key in options("pretrain" if name == "plan" else name) if key.type != RENAMED]
+    shown = ""
+    for variant in dict.fromkeys(key.variant for key in known):
+        assert main([name, *([variant] if variant else []), "--help"]) == 0
+        shown += capsys.readouterr().out
+    for key in known:
+        assert f"  {key.name.removesuffix('.name')}  (" in shown or f"  {key.name}  (" in shown
         assert key.help, f"{name}: the key {key.name} has no text under it"
+    assert set(STAGES[name].first) <= {key.name for key in known}
+
+
+def test_help_of_a_variant_lists_its_options_in_place_of_the_default_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--help"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["finetune", "head=dense", "--help"]) == 0
+    dense = capsys.readouterr().out
+    assert "  head.channels  (" in dense
+    assert "  head.channels  (" not in plain
+    assert "medvit finetune head=" in plain
+    assert plain.index("  label  (str, default label)") < plain.index("  backbone.drop_path  (")
+    assert "  checkpoint  (Path or unset, default unset)" in plain
+    assert "default none" not in plain
+
+
+def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
+    program = (
+        "import sys; from pipelines.__main__ import main; main(['pretrain', '--help'])\n"
+        "status = main(['finetune', 'head=dense', 'head.chanels=3'])\n"
+        "print(sorted({'torch', 'numpy', 'mlflow', 'lightning'} & sys.modules.keys()), status)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[] 2"
+    assert "unknown key 'head.chanels'; did you mean 'head.channels'?" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer.epcohs=3"], "unknown key 'trainer.epcohs'"),
+        (["codes.liver=SCT:1:Liver"], ""),
+        (["tracking={enabled: false}"], ""),
+        (["trainer.rounds=3"], ""),
+        (["objective=mae", "objective.mask_ratoi=.5"], "did you mean 'objective.mask_ratio'?"),
+    ],
+)
+def test_keys_are_checked_before_anything_is_imported(words: list[str], told: str) -> None:
+    sentence = misspelt("predict" if words[0].startswith("codes") else "pretrain", words)
+    assert told in sentence
+    assert bool(told) == bool(sentence)
 
 
 @pytest.mark.parametrize("name", list(STAGES))

@@ -37,7 +37,7 @@ def table(capsys) -> dict[str, str]:
 def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     decoder = [f"objective.{key}={value}" for key, value in MAE.items()]
-    assert main(["plan", "pretrain", f"dataset={images}", *SMALL, *decoder, "trainer.rounds=7"]) == 0
+    assert main(["plan", "pretrain", f"dataset={images}", *SMALL, *decoder, "trainer.epochs=7"]) == 0
     told = table(capsys)
     assert told["images"] == "8  2 a step, seen 175.0 times"
     assert told["weights that learn"].endswith("100.0% of all")

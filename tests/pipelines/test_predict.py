@@ -319,7 +319,7 @@ def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) 
     write_radiograph_studies(source, 8)
     displayed = {"values": {"radiographs": "displayed"}, "label_from": "folder", "splits": {"val": 0.3}}
     made = ingest(source=source, dataset=tmp_path / "ds", key=tmp_path / "site.key", **displayed, **OFF)
-    short = {"backbone": {**VIT, "depth": 1}, "peft": "full", "trainer": {"rounds": 1, "round_steps": 1}}
+    short = {"backbone": {**VIT, "depth": 1}, "peft": "full", "trainer": {"epochs": 1, "steps_per_epoch": 1}}
     model = finetune(dataset=made.folder, output=tmp_path / "model", loader={"batch_size": 2}, **short, **OFF)
     config = PredictConfig(checkpoint=model.folder, source=source, output=tmp_path / "out", key=tmp_path / "site.key")
     job = make_job(config, model, SiteNames(config.key), Maker("1", model.hash, None))

@@ -26,7 +26,7 @@ from tests.slides import CLASSES, HEIGHT, MPP, SIZE, SPOT, WIDTH, picture, write
 
 OFF = {"tracking": {"enabled": False}}
 BACKBONE = {"name": "vit", "ndim": 2, "channels": 3, "patch_size": 16, "width": 12, "depth": 1, "heads": 2}
-QUICK = {"trainer": {"rounds": 2, "round_steps": 15}, "loader": {"batch_size": 4}, "optim": {"lr": 3e-2}}
+QUICK = {"trainer": {"epochs": 2, "steps_per_epoch": 15}, "loader": {"batch_size": 4}, "optim": {"lr": 3e-2}}
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_a_union_is_pretrained_on_and_remembers_its_parts(tmp_path: Path) -> Non
         backbone={"name": "vit", "width": 24, "depth": 1, "heads": 2, "patch_size": 8},
         preprocess={"kind": "image", "size": [24, 24]},
         objective={"name": "mae", "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
-        trainer={"rounds": 1, "round_steps": 1},
+        trainer={"epochs": 1, "steps_per_epoch": 1},
         tracking=OFF,
     )
     assert (lineage := Lineage.read(checkpoint.folder)) is not None

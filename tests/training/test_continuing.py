@@ -57,11 +57,13 @@ def test_public_weights_are_continued_by_explora_and_scratch_is_trained_whole(im
 def test_a_grown_backbone_goes_on_into_finetuning(images, start, tmp_path):
     grown = pretrain(
         output=tmp_path / "grown",
-        **image_options(images, checkpoint=start.folder, peft={"name": "block_expansion", "added": 2}),
+        **image_options(images, checkpoint=start.folder, peft={"name": "block_expansion", "num_blocks": 2}),
     )
     assert grown.model["backbone"]["depth"] == 4
     assert {name.split(".")[1] for name in load_file(grown.folder / ADAPTER)} == {"1", "3"}
-    options = finetune_options(images, checkpoint=grown.folder, head=None, peft={"name": "block_expansion", "added": 1})
+    options = finetune_options(
+        images, checkpoint=grown.folder, head=None, peft={"name": "block_expansion", "num_blocks": 1}
+    )
     tuned = finetune(output=tmp_path / "tuned", **options)
     assert tuned.model["backbone"]["depth"] == 5
     from medvit.models.image import Model

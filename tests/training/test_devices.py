@@ -18,11 +18,11 @@ from tests.forked import forked_command
 from tests.two_processes import run_in_two
 
 OPTIONS = {
-    "balance": "none",
+    "balance": "off",
     "preprocess": {"kind": "image"},
     "backbone": {"patch_size": 8, "width": 32, "depth": 2, "heads": 2},
     "peft": "full",
-    "trainer": {"rounds": 2, "round_steps": 3, "precision": "32-true"},
+    "trainer": {"epochs": 2, "steps_per_epoch": 3, "precision": "32-true"},
     "tracking": {"enabled": False},
 }
 

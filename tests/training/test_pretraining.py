@@ -30,7 +30,7 @@ def options(data: Path, objective: dict, **more) -> dict:
         "preprocess": {"kind": "image"},
         "backbone": {"name": "vit", "patch_size": 4, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1},
         "objective": objective,
-        "trainer": {"rounds": 3, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
         "monitors": {"knn_images": 4},
     } | more
@@ -61,7 +61,7 @@ def test_the_teacher_moves_once_a_step_however_many_batches_a_step_has(images, t
     moved = []
     monkeypatch.setattr("medvit.objectives.dino.Dino.after_step", lambda self, progress: moved.append(progress))
     given = options(images, DINO)
-    given["trainer"] = {"rounds": 1, "round_steps": 4, "precision": "32-true", "accumulate": 3}
+    given["trainer"] = {"epochs": 1, "steps_per_epoch": 4, "precision": "32-true", "accumulate": 3}
     pretrain(output=tmp_path / "out", **given)
     assert moved == [0.0, 0.25, 0.5, 0.75]
 

@@ -38,7 +38,7 @@ def options(data: Path, **more) -> dict:
         "preprocess": {"kind": "image", "channels": 3},
         "backbone": TINY | {"layer_scale": 1e-5},
         "objective": DINOV2,
-        "trainer": {"rounds": 2, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
         "monitors": {"knn_images": 4},
     } | more

@@ -27,7 +27,7 @@ def pretrain_options(data: Path, **more) -> dict:
         "tracking": OFF,
         "backbone": TINY | {"ndim": 3},
         "objective": MAE | {"views": {"size": [16, 16, 16]}},
-        "trainer": {"rounds": 3, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
         "monitors": {"knn_images": 4},
     }
@@ -40,7 +40,7 @@ def finetune_options(data: Path, **more) -> dict:
         "tracking": OFF,
         "backbone": TINY | {"ndim": 3},
         "head": {"name": "dense", "channels": 8, "num_depths": 2},
-        "trainer": {"rounds": 3, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
     } | more
 
@@ -162,7 +162,7 @@ def test_a_split_of_one_class_keeps_the_last_round_and_says_so(images, tmp_path,
         backbone=TINY | {"ndim": 2},
         preprocess={"kind": "image"},
         head=None,
-        trainer={"rounds": 2, "round_steps": 2},
+        trainer={"epochs": 2, "steps_per_epoch": 2},
     )
     tuned = finetune(output=tmp_path / "tuned", **options)
     assert "val_auroc is undefined: what the round is chosen on has one class only" in caplog.text
@@ -189,7 +189,7 @@ def test_options_that_masks_do_not_need_are_said_to_be_ignored(volumes, tmp_path
     ("options", "sentence"),
     [
         ({"crop": [16, 16]}, "crop has 2 numbers; the images of this model have 3 axes"),
-        ({"trainer": {"rounds": 0}}, "trainer.rounds: input should be greater than or equal to 1"),
+        ({"trainer": {"epochs": 0}}, "trainer.epochs: input should be greater than or equal to 1"),
         ({"loader": {"batch_size": 0}}, "loader.batch_size: input should be greater"),
         ({"peft": {"name": "lora", "rank": 0}}, "peft.rank: input should be greater"),
         ({"mirrored_axes": [7]}, "mirrored_axes.0: input should be less than or equal to 2"),
@@ -250,7 +250,7 @@ def test_classes_are_learned_from_images(images, tmp_path):
         head={"name": "linear"},
         peft="full",
         optim={"lr": 2e-3},
-        trainer={"rounds": 2, "round_steps": 20},
+        trainer={"epochs": 2, "steps_per_epoch": 20},
         loader={"batch_size": 4},
     )
     tuned = finetune(output=tmp_path / "tuned", **options)

@@ -23,11 +23,13 @@ def runs(images, tmp_path_factory):
 
 
 def steps(count: int) -> dict:
-    return {"rounds": 1, "round_steps": count, "precision": "32-true"}
+    return {"epochs": 1, "steps_per_epoch": count, "precision": "32-true"}
 
 
 def assembled(options, teacher, tmp_path):
-    config = PretrainConfig.parse(options | {"output": tmp_path / "x", "further": {"teacher": teacher.folder}})
+    config = PretrainConfig.parse(
+        options | {"output": tmp_path / "x", "self_distillation": {"teacher": teacher.folder}}
+    )
     return assemble(config, Run("look", tmp_path, Tracker()))
 
 
@@ -36,12 +38,12 @@ def test_the_student_begins_as_the_start_weights_and_the_teacher_gets_no_gradien
     parts = assembled(options, teacher, tmp_path)
     for name, weight in parts.module.objective.backbone.state_dict().items():
         assert torch.equal(weight, start.state[name])
-    further = parts.module.further
-    for name, weight in further.teacher.state_dict().items():
+    further = parts.module.self_distillation
+    for name, weight in self_distillation.teacher.state_dict().items():
         assert torch.equal(weight, teacher.state[name])
     views = Views(torch.randn(1, 2, 1, 16, 16), studies=("s-1", "s-2"))
     further.distance(parts.module.objective.backbone, views).backward()
-    assert all(weight.grad is None and not weight.requires_grad for weight in further.teacher.parameters())
+    assert all(weight.grad is None and not weight.requires_grad for weight in self_distillation.teacher.parameters())
     assert parts.module.objective.backbone.blocks[0].attn.qkv.weight.grad.abs().max() > 0
     assert not any("teacher" in name for name in parts.module.state_dict())
 
@@ -49,13 +51,13 @@ def test_the_student_begins_as_the_start_weights_and_the_teacher_gets_no_gradien
 def test_the_distance_is_the_mean_square_between_all_tokens(runs, tmp_path):
     options, _, teacher = runs
     parts = assembled(options, teacher, tmp_path)
-    backbone, further = parts.module.objective.backbone, parts.module.further
+    backbone, further = parts.module.objective.backbone, parts.module.self_distillation
     pixels = torch.randn(2, 1, 16, 16)
-    here, there = backbone(pixels), further.teacher(pixels)
+    here, there = backbone(pixels), self_distillation.teacher(pixels)
     squares = torch.cat([(here.prefix - there.prefix).square(), (here.patches - there.patches).square()], dim=1)
     found = further.distance(backbone, Views(pixels[None]))
     torch.testing.assert_close(found, squares.mean(), atol=1e-6, rtol=1e-5)
-    further.teacher.load_state_dict(backbone.state_dict())
+    self_distillation.teacher.load_state_dict(backbone.state_dict())
     assert float(further.distance(backbone, Views(pixels[None])).detach()) == 0.0
 
 
@@ -68,7 +70,9 @@ def test_the_student_stays_nearer_to_the_start_than_without_the_term(runs, tmp_p
     options, start, teacher = runs
     longer = options | {"trainer": steps(60)}
     without = pretrain(output=tmp_path / "without", **longer)
-    student = pretrain(output=tmp_path / "student", **longer, further={"teacher": teacher.folder, "weight": 10.0})
+    student = pretrain(
+        output=tmp_path / "student", **longer, self_distillation={"teacher": teacher.folder, "weight": 10.0}
+    )
     assert 0.0 < distance(student, start) < 0.9 * distance(without, start)
 
 

@@ -32,7 +32,7 @@ def options(data: Path, **more) -> dict:
         "tracking": {"enabled": False},
         "preprocess": {"kind": "image"},
         "backbone": {"patch_size": 4, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.1},
-        "trainer": {"rounds": 2, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 4},
     } | more
 
@@ -74,7 +74,7 @@ def test_dinov2_learns_what_one_process_learns_of_the_joint_batch_and_a_stopped_
 
 
 def test_a_finetuning_by_lora_learns_what_one_process_learns_and_saves_memory_on_the_way(images, tmp_path):
-    given = options(images, balance="none", optim={"lr": 1e-4}, peft="lora")
+    given = options(images, balance="off", optim={"lr": 1e-4}, peft="lora")
     given["backbone"] = given["backbone"] | {"drop_path": 0.0, "save_memory": True}
     alone = finetune(output=tmp_path / "alone", **given)
     assert difference(alone.folder, two(finetune, output=tmp_path / "both", **given)) < 1e-5

@@ -47,7 +47,7 @@ def options(folder: Path, **more) -> dict:
         "tracking": OFF,
         "backbone": {"name": "vit", "patch_size": 8, "width": 32, "depth": 2, "heads": 2},
         "objective": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
-        "trainer": {"rounds": 2, "round_steps": 2, "precision": "32-true"},
+        "trainer": {"epochs": 2, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 4},
         "monitors": {"knn_images": 4},
     } | more

@@ -21,7 +21,7 @@ from pipelines.pretrain import PretrainConfig, assemble, pretrain
 from tests.forked import forked_command
 from tests.training.test_runs import finetune_options, pretrain_options, same_weights
 
-ROUNDS = {"rounds": 2, "round_steps": 4, "precision": "32-true", "accumulate": 2}
+ROUNDS = {"epochs": 2, "steps_per_epoch": 4, "precision": "32-true", "accumulate": 2}
 
 
 def stop_politely(stage, monkeypatch, number, step: int, batch: int = 0, **options) -> None:
@@ -73,7 +73,7 @@ def test_a_finetuning_stopped_in_the_middle_of_a_round_goes_on_bit_for_bit(volum
 
 
 def test_the_command_ends_as_interrupted_and_its_resume_is_exact(volumes, tmp_path):
-    options = pretrain_options(volumes, trainer={"rounds": 1, "round_steps": 60, "precision": "32-true"})
+    options = pretrain_options(volumes, trainer={"epochs": 1, "steps_per_epoch": 60, "precision": "32-true"})
     whole = pretrain(output=tmp_path / "whole", **options)
     config = PretrainConfig.parse({"output": tmp_path / "cut", **options})
     (tmp_path / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")

@@ -24,7 +24,7 @@ def options(data: Path, **more) -> dict:
         "preprocess": {"kind": "image"},
         "backbone": {"patch_size": 4, "width": 32, "depth": 2, "heads": 2},
         "objective": MAE,
-        "trainer": {"rounds": 1, "round_steps": 3, "precision": "32-true"},
+        "trainer": {"epochs": 1, "steps_per_epoch": 3, "precision": "32-true"},
         "loader": {"batch_size": 4},
         "guard": "off",
     } | more
@@ -79,9 +79,9 @@ def test_half_precision_learns_and_keeps_weights_in_full(images, plain, tmp_path
 
 
 def test_a_step_has_the_images_of_all_devices_and_batches():
-    config = TrainerConfig(rounds=3, round_steps=5, accumulate=2, devices=4, nodes=2)
+    config = TrainerConfig(epochs=3, steps_per_epoch=5, accumulate=2, devices=4, nodes=2)
     assert config.steps == 15
-    assert config.round_batches == 10
+    assert config.batches_per_epoch == 10
     assert config.step_images(8) == 8 * 2 * 4 * 2
 
 

@@ -114,17 +114,19 @@ def test_windows_in_hounsfield_need_pixels_whose_unit_is_known():
 def test_fine_crops_are_the_global_ones_with_more_pixels_and_neither_blur_nor_noise(ndim):
     plain = {"chance": 0, "blur_chances": [0, 0, 0]}
     waves = torch.linspace(0, 6, 40).reshape(1, -1, *(1,) * (ndim - 1)).sin().expand(1, *(40,) * ndim).contiguous()
-    views = MakeViews(multi(ndim, finer=2, intensity=plain, flipped_axes=(0,)), Normalization())(Sample(waves, ROW), 5)
+    views = MakeViews(multi(ndim, upscale=2, intensity=plain, flipped_axes=(0,)), Normalization())(
+        Sample(waves, ROW), 5
+    )
     assert views.fine.shape == (2, 1, *(64,) * ndim)
     means = torch.nn.functional.interpolate(views.fine, size=(32,) * ndim, mode="area")
     torch.testing.assert_close(means, views.crops, atol=0.1, rtol=0)
     noisy = {"chance": 1, "noise": 3.0, "contrast": 0, "brightness": 0, "gamma": 0}
-    with_noise = MakeViews(multi(ndim, finer=2, intensity=noisy, flipped_axes=(0,)), Normalization())
+    with_noise = MakeViews(multi(ndim, upscale=2, intensity=noisy, flipped_axes=(0,)), Normalization())
     assert torch.equal(with_noise(Sample(waves, ROW), 5).fine, views.fine)
 
 
 def test_fine_crops_take_nothing_from_what_else_is_drawn_and_reach_the_batch():
-    one, two = (MakeViews(multi(finer=finer), Normalization())(sample(40, 40), 5) for finer in (1, 2))
+    one, two = (MakeViews(multi(upscale=finer), Normalization())(sample(40, 40), 5) for finer in (1, 2))
     assert one.fine is None
     assert torch.equal(one.crops, two.crops)
     assert torch.equal(one.local, two.local)

@@ -216,7 +216,7 @@ def drawn_rounds(
         num_images,
         per_round=num_batches * config.batch_size,
         seed=seed,
-        first_round=start.rounds,
+        first_round=start.epochs,
         skip=start.batches * config.batch_size,
         **order,
     )

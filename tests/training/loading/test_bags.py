@@ -65,7 +65,7 @@ def model_config(members: int = 3) -> SlideModelConfig:
 
 def training(folder: Path, *, rounds: int = 4, **options) -> SlideTraining:
     bags = BagConfig(members=3, tiles=16, **options)
-    optim, trainer = OptimConfig(lr=3e-2), TrainerConfig(rounds=rounds, round_steps=10)
+    optim, trainer = OptimConfig(lr=3e-2), TrainerConfig(epochs=rounds, steps_per_epoch=10)
     return SlideTraining(
         model_config(), slides(folder), bags, optim, LoaderConfig(batch_size=4), trainer, "loss", 0.0, 0
     )

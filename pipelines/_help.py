@@ -1,0 +1,118 @@
+"""Help of a stage, and the check of its keys, from the generated list of options: nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from medvit.config import RENAMED, Key, nearest
+
+OPTIONS = Path(__file__).with_name("options.json")
+WIDTH = 100
+LAST = ("seed", "resume", "tracking")
+"""Options that every stage has, which help shows last."""
+
+
+@cache
+def options(stage: str) -> tuple[Key, ...]:
+    """Return every option of a stage, those of all variants included."""
+    return tuple(Key(*line) for line in listed()[stage]["keys"])
+
+
+def groups(stage: str) -> dict[str, str]:
+    """Return the groups of options of a stage with what each is about."""
+    return dict(listed()[stage]["groups"])
+
+
+def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
+    """Return the options of a stage in sections below some lines; those of `first` are the first section.
+
+    `words` choose variants, as in `head=dense`; where they choose none, the default variant is shown.
+    """
+    chosen = dict(word.split("=", 1) for word in words if "=" in word)
+    shown = [key for key in options(stage) if key.type != RENAMED and _is_chosen(key, chosen, options(stage))]
+    main = [key for name in first for key in shown if key.name in (name, f"{name}.name")]
+    main = [*(key for key in shown if key.default == "required" and key not in main), *main]
+    sections = {"main options": main} if main else {}
+    about = groups(stage)
+    rest = [key for key in shown if key not in main]
+    for key in sorted(rest, key=lambda key: (key.name.partition(".")[0] in LAST, _has_group(key, about))):
+        group = key.name.partition(".")[0]
+        title = f"{group}: {about[group]}" if group in about else "other options"
+        title = "options of every stage" if group in LAST else title
+        sections.setdefault(title, []).append(key)
+    lines = [line for title, keys in sections.items() for line in _section(stage, title, keys)]
+    return "\n".join([*head, *lines])
+
+
+def misspelt(stage: str, words: Iterable[str]) -> str:
+    """Return a sentence on the first key that no variant of a stage has, with the nearest known; empty if all exist."""
+    known = [key.name for key in options(stage)]
+    mappings = [key.name for key in options(stage) if "mapping" in key.type]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or name in known or any(one.startswith(f"{name}.") for one in known):
+            continue
+        if any(name.startswith(f"{one}.") for one in mappings):
+            continue
+        group = name.rpartition(".")[0]
+        parents = {one.rpartition(".")[0] for one in known}
+        siblings = [one for one in known if (group in parents and one.startswith(f"{group}.")) or not group]
+        tops = list(dict.fromkeys(_below(one, group) for one in siblings))
+        return f"the arguments: unknown key {name!r}{nearest(name, tops or known)}"
+    return ""
+
+
+def _below(name: str, group: str) -> str:
+    depth = group.count(".") + 2 if group else 1
+    return ".".join(name.split(".")[:depth])
+
+
+def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
+    """Whether an option exists with the variants chosen, and the default ones elsewhere."""
+    if not key.variant:
+        return True
+    field, _, name = key.variant.partition("=")
+    owner = next(one for one in known if one.name == f"{field}.name" and _is_chosen(one, chosen, known))
+    default = owner.default if owner.default != "unset" else owner.type.split(" or ")[0]
+    return chosen.get(field, chosen.get(f"{field}.name", default)) == name
+
+
+def _has_group(key: Key, about: dict[str, str]) -> bool:
+    return key.name.partition(".")[0] in about
+
+
+def _section(stage: str, title: str, keys: Sequence[Key]) -> Iterator[str]:
+    yield from ("", f"{title}:")
+    for key in keys:
+        value = "required" if key.default == "required" else f"default {key.default}"
+        name = key.name.removesuffix(".name") if _is_choice(stage, key) else key.name
+        yield f"  {name}  ({key.type}, {value})"
+        yield textwrap.indent(textwrap.fill(key.help, WIDTH), " " * 6)
+        others = _other_variants(stage, key)
+        if others:
+            told = f"Other choices have options of their own: medvit {stage} {name}={others[0]} --help lists them."
+            yield textwrap.indent(textwrap.fill(told, WIDTH), " " * 6)
+
+
+def _is_choice(stage: str, key: Key) -> bool:
+    field = key.name.removesuffix(".name")
+    return field != key.name and any(one.variant.startswith(f"{field}=") for one in options(stage))
+
+
+def _other_variants(stage: str, key: Key) -> list[str]:
+    """Choices of a field, other than the default, that have options."""
+    if not _is_choice(stage, key):
+        return []
+    field = key.name.removesuffix(".name")
+    variants = [one.variant.partition("=")[2] for one in options(stage) if one.variant.startswith(f"{field}=")]
+    return [one for one in dict.fromkeys(variants) if one != key.default]
+
+
+@cache
+def listed() -> dict[str, dict[str, list[list[str]]]]:
+    """Return the generated list: by stage, its groups and its options."""
+    return dict(json.loads(OPTIONS.read_text(encoding="utf-8")))
