@@ -8,10 +8,11 @@ and paths; rows hold pseudonyms alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 Kind = Literal["image", "volume", "slide"]
 
@@ -43,12 +44,55 @@ IGNORED = 255
 class Identity:
     """Who and what an image is, in the words of its file: never printed, never stored, only pseudonymized.
 
-    `patient`, `study`, `series` hold the original identifiers, empty where the file has none.
+    `patient`, `study`, `series` hold the original identifiers, empty where the file has none. `issuer` names who gave
+    out the patient's (DICOM IssuerOfPatientID): two hospitals may give one identifier to two patients.
     """
 
     patient: str = field(default="", repr=False)
     study: str = field(default="", repr=False)
     series: str = field(default="", repr=False)
+    issuer: str = field(default="", repr=False)
+
+
+class Owned(Protocol):
+    """Whatever says whose it is: an identity, or the header of a file."""
+
+    @property
+    def patient(self) -> str:
+        """Identifier of the patient."""
+        ...
+
+    @property
+    def issuer(self) -> str:
+        """Who gave it out."""
+        ...
+
+    @property
+    def study(self) -> str:
+        """Identifier of the study."""
+        ...
+
+
+def patients_of(found: Iterable[Owned]) -> list[str]:
+    """Return the patient of each: its identifier, with the issuer (`ID^^^ISSUER`) where several issuers gave it out.
+
+    What names no issuer takes the only one of its patient's identifier within its study, if there is one, and else is
+    a patient of its own. Letter case and spaces of issuers do not count. The form is that of HL7 v2 (data type CX).
+    """
+    everything = [(one, " ".join(one.issuer.split()).casefold()) for one in found]
+    by_patient: dict[str, set[str]] = defaultdict(set)
+    by_study: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, issuer in everything:
+        if issuer and one.patient:
+            by_patient[one.patient].add(issuer)
+            by_study[one.study, one.patient].add(issuer)
+    patients = []
+    for one, issuer in everything:
+        beside = by_study.get((one.study, one.patient), set())
+        issuer = issuer or (next(iter(beside)) if len(beside) == 1 else "")
+        is_unique = len(by_patient.get(one.patient, ())) < 2
+        patients.append(one.patient if is_unique or not issuer else f"{one.patient}^^^{issuer}")
+    return patients
 
 
 @dataclass(frozen=True)
@@ -234,6 +278,8 @@ class Candidate:
     patient: Patient
     labels: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
+    shared_uids: frozenset[str] = field(default=frozenset(), repr=False)
+    """UIDs of studies and series of its patient that another patient of the source has too."""
 
     @property
     def key(self) -> str:

@@ -18,6 +18,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.deidentification import burned_in, crosswalk
 from medvit.deidentification.burned_in import BurnedInConfig
+from medvit.deidentification.patient_ids import with_shared_uids
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
 from medvit.files.limits import MAX_VOLUME_GIB, allow_volumes
@@ -188,7 +189,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     found = scan(local, patient_from=patients, remembered=memory, **how)
     found = slides.as_slides(found, config.tiles)
     update.tell(found)
-    candidates = labeled(found, config, table)
+    candidates = with_shared_uids(labeled(found, config, table), found.refused)
     warn_of_identifiers(candidates, pseudonyms)
     positive = positive_classes(candidates, config.positive)
     assigned = assign(candidates, config.splits)

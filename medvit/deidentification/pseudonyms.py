@@ -61,8 +61,15 @@ class Pseudonyms:
         return "p-" + self._digest("patient", "" if patient.is_known_elsewhere else self._dataset, patient.id)[:12]
 
     def study(self, candidate: Candidate) -> str:
-        """Pseudonym of the study of an image; a series that names no study is one of its own, as is an image."""
+        """Pseudonym of the study of an image; a series that names no study is one of its own, as is an image.
+
+        A study whose identifier several patients of the source have is one for each of them.
+        """
         identity = candidate.item.identity
+        if identity.study in candidate.shared_uids:
+            # Whoever has no PatientID is called by the study, which is no name in it.
+            owner = candidate.patient.id
+            return self.shared_study(identity.study, "" if owner == identity.study else owner)
         return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
     def shared_study(self, study: str, patient: str) -> str:
@@ -70,8 +77,11 @@ class Pseudonyms:
         return "s-" + self._digest("study of patient", study, patient)[:12]
 
     def series(self, candidate: Candidate) -> str:
-        """Pseudonym of the series of an image; an image that names no series is one of its own."""
-        return "e-" + self._uid("series", candidate.item.identity.series, candidate)[:12]
+        """Pseudonym of the series of an image, likewise; an image that names no series is one of its own."""
+        series = candidate.item.identity.series
+        if series in candidate.shared_uids:
+            return "e-" + self._digest("series of patient", series, candidate.patient.id)[:12]
+        return "e-" + self._uid("series", series, candidate)[:12]
 
     def image(self, candidate: Candidate) -> str:
         """Pseudonym of an image."""
@@ -81,9 +91,13 @@ class Pseudonyms:
         """Pseudonym of a file, by its path relative to the source."""
         return "f-" + self._digest("file", self._dataset, path)[:12]
 
-    def uid(self, uid: str) -> str:
-        """UID in place of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID)."""
-        digest = bytes.fromhex(self._digest("uid", uid.strip()))
+    def uid(self, uid: str, *, patient: str | None = None) -> str:
+        """UID in place of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID).
+
+        Given a `patient`, one of its own for what that one has under a UID which several patients share.
+        """
+        words = ("uid", uid.strip()) if patient is None else ("uid of patient", uid.strip(), patient)
+        digest = bytes.fromhex(self._digest(*words))
         return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
     def days(self, patient: Patient) -> int:

@@ -108,13 +108,15 @@ def derived_uid(keyword: str, header: Dataset) -> str:
     """A UID in place of the one of a study, series or frame of reference that a header lacks, always the same.
 
     Results name it, and a de-identified copy the pseudonym of it. `header` is that of the first instance of an image.
+    Two patients never get the same: scanners and tools that leave UIDs out also repeat frames of reference.
     """
     from pydicom.uid import generate_uid
 
     # A study of its own for each frame of reference is the closest guess that joins the series of one visit.
     anchor = header.get("FrameOfReferenceUID") or header.SOPInstanceUID
+    patient = filter(None, (text(header, "PatientID"), text(header, "IssuerOfPatientID")))
     own = "" if keyword == "StudyInstanceUID" else str(header.get("SeriesNumber", ""))
-    return str(generate_uid(entropy_srcs=[keyword, str(anchor), own]))
+    return str(generate_uid(entropy_srcs=[keyword, str(anchor), own, *patient]))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
 _WHAT = ("SOPClassUID", "ImageType", "Modality", "PhotometricInterpretation", "SamplesPerPixel")
 _PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
 _WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
-_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID")
+_WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
 KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
 """Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
@@ -91,6 +91,8 @@ class Header:
     """(0020,9056) StackID, of frames."""
     in_transducer: bool = False
     """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
+    issuer: str = field(default="", repr=False)
+    """(0010,0021) IssuerOfPatientID."""
     imager_spacing_mm: tuple[float, ...] | None = None
     """(0018,1164) ImagerPixelSpacing: that of the detector, of projection radiographs."""
     native: Native | None = field(default=None, repr=False)
@@ -201,6 +203,7 @@ def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None 
         imager_spacing_mm=numbers(dataset, "ImagerPixelSpacing", 2),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         patient=text(dataset, "PatientID") or text(dataset, "PatientName"),
+        issuer=text(dataset, "IssuerOfPatientID") if text(dataset, "PatientID") else "",
         description=text(dataset, "SeriesDescription"),
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
         number=count(dataset, "InstanceNumber", 0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -16,7 +16,7 @@ from medvit.dicom.header import Header, read_header
 from medvit.errors import ConfigError, DataError, MedvitError, NotAnImageError
 from medvit.files.guard import decoding
 from medvit.readers.label_maps import ORPHAN
-from medvit.records import Item, Refusal
+from medvit.records import Item, Refusal, patients_of
 from medvit.writers import Study
 
 if TYPE_CHECKING:
@@ -54,15 +54,17 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
     other image is a study. A refused series that the model was made for is kept with its study, so that a study whose
     only fitting series is broken counts as failed and not as skipped.
     """
-    items: dict[StudyKey, list[Item]] = defaultdict(list)
-    refusals: list[Refusal] = []
-    for entry in found:
-        if isinstance(entry, Refusal):
-            refusals.append(entry)
-        else:
-            items[StudyKey.of(entry, source)].append(entry)
+    entries = list(found)
+    taken = [entry for entry in entries if isinstance(entry, Item)]
+    refusals = [entry for entry in entries if isinstance(entry, Refusal)]
     images = [refusal for refusal in refusals if refusal.code not in (NotAnImageError.code, ORPHAN)]
-    belongings = Belongings.of(images, items, source, applies_to)
+    headers = [_header(refusal.files[0]) for refusal in images]
+    patients = iter(patients_of([*(item.identity for item in taken), *filter(None, headers)]))
+    items: dict[StudyKey, list[Item]] = defaultdict(list)
+    for item in taken:
+        items[StudyKey.of(item, source, next(patients))].append(item)
+    of = [None if header is None else RefusedHeader(header, next(patients)) for header in headers]
+    belongings = Belongings.of(list(zip(images, of, strict=True)), items, source, applies_to)
     keys = items.keys() | belongings.refused.keys()
     num_patients = Counter(key.study for key in keys)
     grouped = [
@@ -87,14 +89,13 @@ class StudyKey(NamedTuple):
     patient: str = ""
 
     @classmethod
-    def of(cls, item: Item, source: Path) -> StudyKey:
+    def of(cls, item: Item, source: Path, patient: str) -> StudyKey:
         """The study of an image: of DICOM by its header, or its folder where that names none; else the image itself."""
-        identity = item.identity
-        if identity.study:
-            return cls(identity.study, identity.patient)
+        if item.identity.study:
+            return cls(item.identity.study, patient)
         first = _relative(item.files[0], source)
         if item.reader == DICOM:
-            return cls(f"{Path(first).parent}/", identity.patient)
+            return cls(f"{Path(first).parent}/", patient)
         return cls(f"{first}#{item.index or 0}")
 
     def name(self, names: SiteNames, *, is_shared: bool) -> str:
@@ -102,14 +103,21 @@ class StudyKey(NamedTuple):
         return names.study(self.study, patient=self.patient) if is_shared else names.study(self.study)
 
 
-def _warn_of(grouped: Sequence[Study], keys: Iterable[StudyKey]) -> None:
+def _warn_of(grouped: Sequence[Study], keys: Collection[StudyKey]) -> None:
     """Warn of studies of several patients, and of PatientIDs that may be one patient's, by the names of studies."""
     if shared := [study.name for study in grouped if study.num_others]:
         log.warning("predict: several patients share a StudyInstanceUID, each has a study: %s", ", ".join(shared))
     for alike in spelled_alike(key.patient for key in keys):
-        of = [study.name for study in grouped if any(item.identity.patient in alike for item in study.items)]
+        of = [study.name for study, key in zip(grouped, sorted(keys), strict=True) if key.patient in alike]
         text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
         log.warning("predict: %s: studies %s", text, ", ".join(of))
+
+
+class RefusedHeader(NamedTuple):
+    """The header of a refused image, and its patient (`records.patients_of`)."""
+
+    header: Header
+    patient: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,11 @@ class Belongings:
 
     @classmethod
     def of(
-        cls, refusals: Sequence[Refusal], items: Mapping[StudyKey, Sequence[Item]], source: Path, applies_to: AppliesTo
+        cls,
+        refusals: Sequence[tuple[Refusal, RefusedHeader | None]],
+        items: Mapping[StudyKey, Sequence[Item]],
+        source: Path,
+        applies_to: AppliesTo,
     ) -> Belongings:
         """Finds it from the header of a refused file, else from the DICOM images in its folder."""
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
@@ -131,14 +143,14 @@ class Belongings:
             for path in (path for item in group if item.reader == DICOM for path in item.files):
                 folders[path.parent].add(key)
         belongings = cls(defaultdict(list), Counter(), [])
-        for refusal in refusals:
-            header = _header(refusal.files[0])
+        for refusal, found in refusals:
             beside = folders.get(refusal.files[0].parent, set())
-            if header is not None:
+            if found is not None:
+                header = found.header
                 study = header.study or f"{Path(_relative(refusal.files[0], source)).parent}/"
                 fits = _described(header.modality, header.description, applies_to)
                 fits &= applies_to.kind == "volume" or not header.is_slice  # slices that fail were to be a volume
-                belongings.refused[StudyKey(study, header.patient)] += [refusal] if fits else []
+                belongings.refused[StudyKey(study, found.patient)] += [refusal] if fits else []
             elif len(beside) == 1:
                 belongings.num_unreadable[next(iter(beside))] += len(refusal.files)
             else:

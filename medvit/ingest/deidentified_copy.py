@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -135,11 +136,7 @@ class CopyFiles:
             DataError: If a file cannot be read, or its pixels cannot be cleaned.
             OutputError: If a copy cannot be written.
         """
-        by = Replacements(
-            self.pseudonyms.patient(job.candidate.patient),
-            self.pseudonyms.days(job.candidate.patient),
-            self.pseudonyms.uid,
-        )
+        by = _replacements(job.candidate, self.pseudonyms)
         lines = self._writing(job.files) if job.writing == "masked" else []
         uids = _derived(next(iter(job.files)))
         is_open = True
@@ -165,17 +162,17 @@ class CopyFiles:
         for keyword, uid in uids.items():
             if not copy.get(keyword):
                 setattr(copy, keyword, uid if "uids" in self.profile.options else by.uid(uid))
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            copy.save_as(partial, enforce_file_format=True)
-            os.replace(partial, target)
+            copy.save_as(unfinished, enforce_file_format=True)
+            os.replace(unfinished, target)
         except OSError as error:
             raise OutputError(
                 f"a de-identified copy cannot be written: {error.strerror}; give another folder"
             ) from None
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         return "MOSAIC" not in (dataset.get("ImageType") or ()) or mosaic.is_open(copy)
 
     def _writing(self, files: Iterable[Path]) -> Sequence[TextLine]:
@@ -183,6 +180,17 @@ class CopyFiles:
         if not lines:
             raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
         return lines
+
+
+def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
+    """What stands for the identifiers of the patient of an image.
+
+    A patient who shares the UID of a study or series with another gets UIDs that are nobody else's, all of them, so
+    that what refers to one another within the copy still does.
+    """
+    patient = candidate.patient
+    uid = partial(pseudonyms.uid, patient=patient.id) if candidate.shared_uids else pseudonyms.uid
+    return Replacements(pseudonyms.patient(patient), pseudonyms.days(patient), uid)
 
 
 def _derived(source: Path) -> Mapping[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medvit.dataset.quarantine import Quarantined
-from medvit.deidentification.patient_ids import shared, spelled_alike
+from medvit.deidentification.patient_ids import same_but_for_issuer, spelled_alike
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
 from medvit.readers.label_maps import ORPHAN
@@ -60,11 +60,17 @@ def way_back(
 def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms) -> None:
     """Warn of studies that several patients share, and of patients whose IDs may be one patient's, by pseudonyms."""
     names = {candidate.patient.id: pseudonyms.patient(candidate.patient) for candidate in candidates}
-    studies = {one.item.identity.study: pseudonyms.study(one) for one in candidates}
-    pairs = ((candidate.item.identity.study, candidate.patient.id) for candidate in candidates)
-    for study, patients in shared(pairs).items():
-        text = f"{len(patients)} patients share the StudyInstanceUID of {studies[study]}; they stay apart, a study each"
-        log.warning("%s: %s", text, ", ".join(names[patient] for patient in patients))
+    sharing: dict[str, dict[str, str]] = defaultdict(dict)
+    for one in candidates:
+        if one.item.identity.study in one.shared_uids:
+            sharing[one.item.identity.study][pseudonyms.study(one)] = pseudonyms.patient(one.patient)
+    for studies in sharing.values():
+        several = f"{len(studies)} patients share" if len(studies) > 1 else "a patient of whom nothing is taken shares"
+        text = ", ".join(f"{study} of {patient}" for study, patient in sorted(studies.items()))
+        log.warning("%s one StudyInstanceUID; they stay apart, a study each: %s", several, text)
+    for alike in same_but_for_issuer(candidates):
+        text = f"{len(alike)} patients have one PatientID of different issuers, and stay apart"
+        log.warning("%s: %s; if they are one, give patient_from", text, ", ".join(names[one] for one in alike))
     for alike in spelled_alike(one.patient.id for one in candidates if one.item.identity.patient):
         text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
         of = ", ".join(names[patient] for patient in alike)

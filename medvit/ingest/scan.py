@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medvit import readers
+from medvit.deidentification.patient_ids import with_issuers
+from medvit.dicom.header import read_header
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
-from medvit.errors import DataError, MedvitError, UnreadableError
-from medvit.files.guard import silence
+from medvit.errors import DataError, MedvitError, NotAnImageError, UnreadableError
+from medvit.files.guard import decoding, silence
 from medvit.files.head import read_head
 from medvit.hardware import few_collections
 from medvit.ingest.file_stamps import (
@@ -31,8 +33,9 @@ from medvit.ingest.header_cache import HeaderCache
 from medvit.ingest.label_cells import composed
 from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
+from medvit.readers.label_maps import ORPHAN
 from medvit.readers.options import GeometryConfig
-from medvit.records import SPLIT_NAMES, Candidate, Item, Patient, Refusal, Split, is_frame, place_in_file
+from medvit.records import Candidate, Identity, Item, Patient, Refusal, SPLIT_NAMES, Split, is_frame, place_in_file
 from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
 
@@ -57,6 +60,8 @@ class Scan:
     refusals: tuple[Refusal, ...]
     files: tuple[str, ...] = field(repr=False)
     stamps: Mapping[Path, Stamp] = field(repr=False)
+    refused: tuple[Identity, ...] = field(default=(), repr=False)
+    """Of refused DICOM images: a study may also be of a patient of whom nothing is taken."""
 
 
 @dataclass
@@ -85,7 +90,9 @@ def scan(
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
     subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient. `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes,
+    is a patient. Where several issuers gave out one PatientID, the patients are `ID^^^ISSUER`.
+
+    `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes,
     `mask_folder` the names of folders that hold label maps.
 
     Raises:
@@ -107,7 +114,8 @@ def scan(
                 refusals.append(Refusal(found.files, error.code, str(error)))
     _report_frames(candidates)
     relative = tuple(_relative(file, root) for file in files)
-    return Scan(root, tuple(candidates), tuple(refusals), relative, eye.stamps)
+    refused = tuple(filter(None, map(_identity, refusals)))
+    return Scan(root, with_issuers(candidates, refused), tuple(refusals), relative, eye.stamps, refused)
 
 
 def _report_frames(candidates: Sequence[Candidate]) -> None:
@@ -217,6 +225,18 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
     paths = tuple(_relative(file, root) for file in item.files)
     patient = _patient(item, paths, patient_from)
     return Candidate(item, paths, patient, item.labels, item.split or _official_split(paths[0]))
+
+
+def _identity(refusal: Refusal) -> Identity | None:
+    """Whose a refused DICOM image is; none of other files."""
+    if refusal.code in (NotAnImageError.code, ORPHAN) or not refusal.files:
+        return None
+    try:
+        with decoding("the DICOM header"):
+            header = read_header(refusal.files[0])
+    except (MedvitError, OSError):  # the readers have said why
+        return None
+    return Identity(header.patient, header.study, header.series, header.issuer)
 
 
 def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Patient:

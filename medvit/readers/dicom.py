@@ -228,7 +228,7 @@ class Items:
         return self._item(planes, "volume", part)
 
     def _item(self, planes: Sequence[Header], kind: Kind, part: str) -> Item:
-        first = planes[0]
+        first, issuers = planes[0], (plane.issuer for plane in planes)
         files = {plane.file: None for plane in planes}
         numbers = {file: n for n, file in enumerate(files)}
         frames = tuple((numbers[plane.file], plane.frame) for plane in planes if plane.frame is not None)
@@ -240,7 +240,7 @@ class Items:
             kind=kind,
             modality=first.modality,
             index=None if is_whole else first.frame,
-            identity=Identity(first.patient, first.study, first.series),
+            identity=Identity(first.patient, first.study, first.series, next(filter(None, issuers), "")),
             description=first.description,
             frames=frames if len(frames) == len(planes) else (),
             part=part,

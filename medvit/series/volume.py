@@ -22,6 +22,7 @@ from numpy import ndarray as Array
 from medvit.dicom.header import Header
 from medvit.errors import GeometryError
 from medvit.geometry import AXIS_TOLERANCE, SHEAR_TOLERANCE_MM, Affine, lps_to_ras
+from medvit.records import patients_of
 
 GAP_TOLERANCE_MM = 0.1
 """How far gaps between slices may differ: positions are often written to 0.1 mm. A quarter of the gap at most."""
@@ -54,9 +55,10 @@ def group(headers: Iterable[Header]) -> list[list[Header]]:
     description are one series, under an identifier derived from what they hold (`"derived-"` and a hash): the same
     wherever the folder lies.
     """
+    found = list(headers)
     groups: dict[tuple[object, ...], list[Header]] = {}
-    for header in headers:
-        groups.setdefault(_series_key(header), []).append(header)
+    for header, patient in zip(found, patients_of(found), strict=True):
+        groups.setdefault((patient, *_series_key(header)), []).append(header)
     return [_identified(series) for series in groups.values()]
 
 
@@ -241,10 +243,10 @@ def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3
 
 def _series_key(header: Header) -> tuple[object, ...]:
     if header.series:
-        return header.series, header.study, header.patient
+        return header.series, header.study
     directions = header.orientation and tuple(round(cosine, 3) for cosine in header.orientation)
     size = (header.rows, header.columns, header.spacing_mm, directions)
-    return (header.file.parent, header.patient, header.study, header.modality, header.description, size)
+    return (header.file.parent, header.study, header.modality, header.description, size)
 
 
 def _identified(series: list[Header]) -> list[Header]:

@@ -16,7 +16,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import DataError, NotAnImageError, UnreadableError, UnsupportedError
 from medvit.files.guard import refusal
-from medvit.records import Identity, Item, Refusal
+from medvit.records import Identity, Item, Refusal, patients_of
 from medvit.wsi.pyramid import PyramidLevel
 
 PREAMBLE = 128
@@ -30,6 +30,7 @@ READ = (
     "SeriesInstanceUID",
     "StudyInstanceUID",
     "PatientID",
+    "IssuerOfPatientID",
     "Modality",
     "SOPInstanceUID",
     "PyramidUID",
@@ -59,8 +60,10 @@ class _Header:
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
     """The slides in DICOM files, one a series, and the files that are none: labels and overviews are left out."""
     groups: dict[tuple[object, ...], list[_Header]] = {}
-    for file in files:
-        header = _header(file)
+    seen = [_header(file) for file in files]
+    known = [header for header in seen if isinstance(header, _Header)]
+    patients = dict(zip(map(id, known), patients_of(header.identity for header in known), strict=True))
+    for file, header in zip(files, seen, strict=True):
         if isinstance(header, Refusal):
             yield header
         elif header.kind in PICTURES:
@@ -68,8 +71,9 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
                 (file,), NotAnImageError.code, f"the {header.kind.lower()} picture of a slide, which may show names"
             )
         else:
-            key = header.identity if header.identity.series else str(file)  # two patients may share the UID of a series
-            groups.setdefault((key,), []).append(header)
+            who, what = patients[id(header)], header.identity  # two patients may share the UID of a series
+            key = (who, what.study, what.series) if what.series else (str(file),)
+            groups.setdefault(key, []).append(header)
     for group in groups.values():
         pyramids = {header.pyramid for header in group if header.pyramid}
         if len(pyramids) > 1:
@@ -100,7 +104,10 @@ def _header(file: Path) -> _Header | Refusal:
     except (InvalidDicomError, OSError, ValueError, KeyError, EOFError):
         return Refusal((file,), UnreadableError.code, "the header of the DICOM slide cannot be read; it is damaged")
     words = [str(word) for word in dataset.get("ImageType") or ()]
-    texts = (str(dataset.get(key) or "") for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+    texts = (
+        str(dataset.get(key) or "")
+        for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "IssuerOfPatientID")
+    )
     instance = str(dataset.get("SOPInstanceUID") or "")
     pyramid = str(dataset.get("PyramidUID") or "")
     return _Header(file, words[2] if len(words) > 2 else "", Identity(*texts), instance, pyramid)

@@ -226,3 +226,25 @@ def test_what_is_made_lies_outside_of_what_it_is_made_of(
     with pytest.raises(ConfigError, match=reason):
         IngestConfig.parse({"source": "source", "dataset": "dataset", **places})
     assert IngestConfig.parse({"source": "source", "dataset": "source-2"}).dataset == Path("source-2")
+
+
+@pytest.mark.parametrize("of_other", [{"PatientID": "OTHER"}, {"IssuerOfPatientID": "SOUTH"}, {"PatientID": ""}])
+def test_two_patients_under_the_same_uids_have_uids_of_their_own_in_the_copy(
+    tmp_path: Path, of_other: dict[str, str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for who, said in enumerate(({"IssuerOfPatientID": "NORTH"}, of_other)):
+        for number in range(2):
+            dataset = image(
+                tmp_path, InstanceNumber=number, SOPInstanceUID=f"1.2.{number}", **{"PatientID": "P", **said}
+            )
+            dataset.ImagePositionPatient = [0, 0, 5.0 * number]
+            dataset.save_as(source / f"{who}-{number}.dcm")
+    rows = ingest(config(source, tmp_path / "a")).rows
+    copies = [dcmread(file) for file in (tmp_path / "a" / "copy").rglob("*.dcm")]
+    for names in ({row.study_id for row in rows}, {row.series_id for row in rows}, {row.patient_id for row in rows}):
+        assert len(names) == 2
+    for keyword, number in (("StudyInstanceUID", 2), ("SeriesInstanceUID", 2), ("SOPInstanceUID", 4)):
+        assert len({copy[keyword].value for copy in copies}) == number
+    assert {len({copy.StudyInstanceUID for copy in copies if copy.PatientID == row.patient_id}) for row in rows} == {1}
