@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from medvit.errors import SourceError
 from medvit.sources.failures import CutShortError, UnreachableError
 from medvit.sources.options import RetrieveConfig, TlsConfig
+from medvit.sources.punctual import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.association import Association
+    from pynetdicom.events import Event
     from pynetdicom.presentation import PresentationContext
 
 PENDING = (0xFF00, 0xFF01)
@@ -75,6 +78,46 @@ class Peer:
         return entity
 
 
+MAX_PDU_BYTES = 2**20
+"""Of a message part (PS3.8 9.3.1); we ask for parts of 16 KiB, and some servers send longer ones."""
+
+
+def make_punctual(event: Event) -> None:
+    """Bound what a new connection reads: each part of a message ends, in its length and in time.
+
+    pynetdicom's timeouts begin again with every byte, and a thread that waits for the next one cannot be ended. Handle
+    its event EVT_CONN_OPEN with this.
+    """
+    connection = event.assoc.dul.socket
+    timeout_s = event.assoc.ae.dimse_timeout
+    connection.recv = lambda num_bytes: _receive(connection.socket, num_bytes, timeout_s)
+
+
+def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray:
+    """Bytes of a connection, fewer only where it is closed.
+
+    Raises:
+        OSError: If they are too many or too slow, which ends the association.
+    """
+    if num_bytes > MAX_PDU_BYTES:
+        raise OSError(f"a message part of {num_bytes} bytes is longer than {MAX_PDU_BYTES}")
+    patience_s = sock.gettimeout()
+    content, moved, deadline = bytearray(), 0, time.monotonic() + timeout_s
+    while len(content) < num_bytes:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"fewer than {CHUNK_BYTES} bytes came in {timeout_s:g} s")
+        sock.settimeout(left_s)
+        part = sock.recv(min(num_bytes - len(content), CHUNK_BYTES))
+        if not part:
+            break
+        content += part
+        if len(content) - moved >= CHUNK_BYTES:
+            moved, deadline = len(content), time.monotonic() + timeout_s
+    sock.settimeout(patience_s)
+    return content
+
+
 @contextmanager
 def associated(
     peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
@@ -85,6 +128,8 @@ def associated(
         UnreachableError: If the server does not answer.
         SourceError: If it refuses us, or what we ask for.
     """
+    from pynetdicom import evt
+
     tls = (client_context(peer.options.tls), peer.host) if peer.is_encrypted else None
     association = peer.entity().associate(
         peer.host,
@@ -92,7 +137,7 @@ def associated(
         contexts=list(contexts),
         ae_title=peer.aet,
         ext_neg=list(roles),
-        evt_handlers=list(handlers),
+        evt_handlers=[(evt.EVT_CONN_OPEN, make_punctual), *handlers],
         tls_args=tls,
     )
     if association.is_rejected:

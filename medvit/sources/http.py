@@ -49,6 +49,11 @@ class _Session(requests.Session):
             hold(response, self.timeout_s)
         return response
 
+    def hold_redirect(self, response: requests.Response, **_: Any) -> None:
+        """Read the body of a redirect, within the limits of all answers: requests would read it to its end."""
+        if response.is_redirect:
+            hold(response, self.timeout_s)
+
     def merge_environment_settings(self, url: Any, *settings: Any) -> Any:
         merged: dict[str, Any] = dict(super().merge_environment_settings(url, *settings))
         return {**merged, "verify": merged["verify"] if self.verify is True else self.verify}
@@ -66,6 +71,7 @@ def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
         http.max_redirects, http.timeout_s = MAX_REDIRECTS, options.timeout_s
         for scheme in ("http://", "https://"):
             http.mount(scheme, PunctualAdapter(pool_maxsize=options.concurrency, max_retries=0))
+        http.hooks["response"].append(http.hold_redirect)
         tls = options.tls
         if tls.ca is not None:
             http.verify = str(tls.ca)

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from medvit.errors import ConfigError
-from medvit.sources.associations import Peer, server_context
+from medvit.sources.associations import Peer, make_punctual, server_context
 from medvit.sources.intake import Intake, RemoteSeries
 from medvit.sources.options import RetrieveConfig
 
@@ -51,7 +51,7 @@ class Receiver:
                 (address, options.pacs.port),
                 block=False,
                 ssl_context=server_context(options.tls) if peer.is_encrypted else None,
-                evt_handlers=[(evt.EVT_C_STORE, receiver.store)],
+                evt_handlers=[(evt.EVT_CONN_OPEN, make_punctual), (evt.EVT_C_STORE, receiver.store)],
             )
         except OSError as error:
             raise ConfigError(

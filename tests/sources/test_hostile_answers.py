@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import threading
 import time
@@ -14,13 +15,16 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from medvit.sources import associations, punctual
 from medvit.sources import http as http_module
-from medvit.sources import punctual
-from medvit.sources.failures import CutShortError
+from medvit.sources.associations import Peer, associated, checked
+from medvit.sources.failures import CutShortError, UnreachableError
 from medvit.sources.http import session
 from medvit.sources.intake import MAX_STRANGE, SUCCESS, Intake, RemoteSeries
 from medvit.sources.options import RetrieveConfig
+from medvit.sources.pacs import FIND
 from medvit.sources.punctual import chunks
+from medvit.sources.receiver import Receiver
 from medvit.sources.spool import Spool
 from tests.plugins.mr_series import AXIAL, slice_header
 
@@ -136,3 +140,88 @@ def test_a_page_without_end_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatc
         http_module.explained(url),
     ):
         http.get(url, timeout=5.0)
+
+
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: /there\r\n\r\n"
+
+
+def test_the_body_of_a_redirect_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(punctual, "MAX_ANSWER_BYTES", 2**20)
+    options, endless = RetrieveConfig.parse({"timeout_s": 0.3}), itertools.repeat(b"x" * 2**16)
+    with serving(lambda: itertools.chain([REDIRECT], endless)) as url, session(url, options) as http:  # noqa: SIM117
+        with pytest.raises(CutShortError, match="longer than 1 MiB"):
+            http.get(url, stream=True, timeout=5.0)
+    with serving(lambda: itertools.chain([REDIRECT], drops()), pause_s=0.1) as url, session(url, options) as http:  # noqa: SIM117
+        with pytest.raises(CutShortError, match="less than 64 KiB in"):
+            http.get(url, stream=True, timeout=0.3)
+
+
+def pass_on(listener: socket.socket, speaker: socket.socket, num_quick: float) -> None:
+    """Pass on what one side says: so many messages at once, all later bytes one by one."""
+    with suppress(OSError):
+        for number in itertools.count():
+            if not (said := speaker.recv(2**16)):
+                return
+            for piece in [said] if number < num_quick else (bytes([byte]) for byte in said):
+                listener.sendall(piece)
+                time.sleep(0 if number < num_quick else 0.1)
+
+
+@contextmanager
+def slow_pacs(num_quick: int) -> Iterator[int]:
+    """The port of a DICOM server whose every byte takes a while after so many messages."""
+    from pynetdicom import AE, evt
+
+    entity = AE()
+    entity.add_supported_context(FIND)
+    handlers = [(evt.EVT_C_FIND, lambda event: iter([(0xFF00, event.identifier)]))]
+    there = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    with socket.create_server(("127.0.0.1", 0)) as before:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = before.accept()
+                    server = socket.create_connection(there.server_address)
+                    for ends in ((client, server, num_quick), (server, client, math.inf)):
+                        threading.Thread(target=pass_on, args=ends, daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield before.getsockname()[1]
+    there.shutdown()
+
+
+@pytest.mark.parametrize("num_quick", [0, 1], ids=["association", "search"])
+def test_a_dicom_server_of_a_byte_now_and_then_ends_at_the_timeout(num_quick: int) -> None:
+    from pydicom import Dataset
+    from pynetdicom import build_context
+
+    asked, started = Dataset(), time.monotonic()
+    asked.QueryRetrieveLevel, asked.StudyInstanceUID = "STUDY", ""
+    with slow_pacs(num_quick) as port, pytest.raises((CutShortError, UnreachableError)):
+        peer = Peer("PACS", "127.0.0.1", port, RetrieveConfig.parse({"timeout_s": 0.5}))
+        with associated(peer, [build_context(FIND)]) as association:
+            for status, _ in association.send_c_find(asked, FIND):
+                checked(status, peer, "a search")
+    assert time.monotonic() - started < 5.0
+
+
+def test_who_sends_us_a_byte_now_and_then_holds_up_nothing() -> None:
+    options = RetrieveConfig.parse({"timeout_s": 0.3, "pacs": {"port": 0}})
+    with socket.create_server(("127.0.0.1", 0)) as pacs:
+        peer = Peer("PACS", "127.0.0.1", pacs.getsockname()[1], options)
+        with (
+            Receiver.listening(peer, options) as receiver,
+            socket.create_connection(("127.0.0.1", receiver.port)) as slow,
+        ):
+            slow.sendall(b"\1\0\0\0\xff\xff")
+            with pytest.raises(OSError):  # noqa: PT011 (whatever the system calls a closed connection)
+                for byte in itertools.repeat(b"x", 50):
+                    slow.sendall(byte)
+                    time.sleep(0.1)
+
+
+def test_a_message_part_of_gigabytes_is_not_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="longer than 1048576"):
+        associations._receive(ours, 2**31, 1.0)
