@@ -304,8 +304,8 @@ class Candidate:
 class Taken:
     """The stored pixels of an image and what they tell: the part of a row for which they have to be read.
 
-    `num_mask_values` is one more than the largest class in its label map; `mask_values` counts the pixels of each value
-    of the label map as its file has it, and `mask_state` tells in which state of the file.
+    `num_mask_values` is one more than the largest class in its label map; `mask_values` are the counts of its values as
+    its file has them (`medvit.ingest.mask_meaning.MaskCounts`), and `mask_state` tells in which state of the file.
     """
 
     sha256: str

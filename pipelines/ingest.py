@@ -29,7 +29,7 @@ from medvit.ingest.label_keys import LabelBy
 from medvit.ingest.label_table import LabelTable, Unmatched
 from medvit.ingest.labels import LabelFrom, classes, from_folders, positive_classes
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
-from medvit.ingest.mask_meaning import MaskClasses, MaskMeaning, MaskValues, meaning_of
+from medvit.ingest.mask_meaning import MaskClasses, MaskCounts, MaskMeaning, MaskValues, meaning_of
 from medvit.ingest.pack_tiles import pack
 from medvit.ingest.rows import (
     failures,
@@ -196,7 +196,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
 
     counts = counts_of(assigned.candidates, config, pseudonyms, found, run.folder)
     meaning = meaning_of(
-        [{int(value): number for value, number in one.items()} for one in counts.values()],
+        [MaskCounts.of_texts(one) for one in counts.values()],
         config.mask_classes,
         values=config.mask_values,
         ignored=config.mask_ignore,

@@ -4,7 +4,9 @@ Asked for, values are classes by their names (`mask_classes={0: background, 128:
 (`mask_ignore=[255]`), or number single things that are all of one class (`mask_values=instances`). Unasked,
 
 - 0 with 255 or 65535 alone are the background and one class;
-- few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value;
+- few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
+  lies between lower and higher ones wherever it is: that is how smoothing and shrinking draw edges, or a class of a
+  border, which only a person can say;
 - other values number the classes;
 - 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the one may mean "not labeled", the
   other are edges of pictures that were smoothed or compressed with loss.
@@ -15,8 +17,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Int
@@ -31,8 +33,6 @@ MaskValues = Literal["classes", "instances"]
 """What values of label maps above 0 number: classes, or single things that are all of one class."""
 MaskClasses = dict[int, str] | tuple[str, ...]
 """Names of classes by the value in label maps, or of the values 0, 1, 2..."""
-MaskCounts = Mapping[int, int]
-"""Pixels of each value of a label map."""
 
 BACKGROUND = "background"
 WHITES = (255, 65535)
@@ -47,7 +47,30 @@ EDGE = 32
 """How far from black and white the gray levels lie that smoothing and lossy compression leave, for the most part."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
 """Values up to the first at least, in at least so many different numbers, look as if they numbered things."""
+BETWEEN = 0.9
+"""Share of the pixels of a gray level that lie between lower and higher ones, from which on it may be that of edges."""
+_BETWEEN = " between"
 SHOWN_VALUES = 12
+
+
+@dataclass(frozen=True)
+class MaskCounts:
+    """Pixels of each value of label maps, and of those how many have both a lower and a higher one beside them."""
+
+    values: Mapping[int, int]
+    between: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_texts(cls, counts: Mapping[str, int]) -> Self:
+        """Return the counts in what `as_texts` gave."""
+        values = {int(text): number for text, number in counts.items() if not text.endswith(_BETWEEN)}
+        between = {int(t.removesuffix(_BETWEEN)): number for t, number in counts.items() if t.endswith(_BETWEEN)}
+        return cls(values, between)
+
+    def as_texts(self) -> dict[str, int]:
+        """Return them by texts, as JSON has them."""
+        values = {str(value): number for value, number in self.values.items()}
+        return values | {f"{value}{_BETWEEN}": number for value, number in self.between.items()}
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,7 @@ class MaskMeaning:
         Raises:
             DataError: If it holds a value that is no class.
         """
-        counts = counted(labels)
+        counts = _pixels(labels)
         there = counts.keys() - set(self.ignored)
         classes = {value: self._class(value) for value in sorted(there)} | dict.fromkeys(self.ignored, IGNORED)
         if all(classes[value] == value for value in counts):
@@ -96,8 +119,23 @@ class MaskMeaning:
         return value
 
 
-def counted(labels: Int[Array, "*s"]) -> dict[int, int]:
-    """Return the number of pixels of each value of a label map."""
+def counted(labels: Int[Array, "*s"]) -> MaskCounts:
+    """Return how many pixels of a label map have each value; of gray levels also how many lie between others.
+
+    The neighbors of a pixel are those that touch it, also at a corner.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    values = _pixels(labels)
+    if not 3 <= len(values) <= MAX_LEVELS or max(values) < LEAST_GRAY:
+        return MaskCounts(values)
+    is_between = (minimum_filter(labels, 3, mode="nearest") < labels) & (
+        labels < maximum_filter(labels, 3, mode="nearest")
+    )
+    return MaskCounts(values, _pixels(labels[is_between]))
+
+
+def _pixels(labels: Int[Array, "*s"]) -> dict[int, int]:
     if labels.dtype == np.uint8:
         counts = np.bincount(labels.ravel(), minlength=256) if labels.size < 2**24 else _in_parts(labels)
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
@@ -118,9 +156,10 @@ def meaning_of(
         DataError: If values may mean one thing or another and `named` does not say.
     """
     ignored = tuple(sorted(set(ignored)))
-    totals = Counter[int]()
+    totals, between = Counter[int](), Counter[int]()
     for counts in found:
-        totals.update({value: number for value, number in counts.items() if value not in ignored and value >= 0})
+        totals.update({value: number for value, number in counts.values.items() if value not in ignored and value >= 0})
+        between.update(counts.between)
     there = sorted(totals)
     if isinstance(named, Mapping):
         meaning = _named(named, there)
@@ -130,7 +169,7 @@ def meaning_of(
         binary = len(named) == 2 and there and there[-1] in WHITES and set(there) <= {0, there[-1]}
         meaning = MaskMeaning(((0, 0), (there[-1], 1)) if binary else None, tuple(named))
     else:
-        meaning = _unasked(totals, found)
+        meaning = _unasked(totals, between, found)
     if ignored and len(meaning.names) > IGNORED:
         raise DataError(f"{len(meaning.names)} classes of label maps; with mask_ignore expected {IGNORED} at most")
     if there:
@@ -150,7 +189,7 @@ def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
     return MaskMeaning(tuple((value, names.index(name)) for value, name in named.items()), names)
 
 
-def _unasked(totals: Counter[int], found: Sequence[MaskCounts]) -> MaskMeaning:
+def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCounts]) -> MaskMeaning:
     there = sorted(totals)
     if not there:
         return MaskMeaning()
@@ -169,6 +208,7 @@ def _unasked(totals: Counter[int], found: Sequence[MaskCounts]) -> MaskMeaning:
         )
     if top >= LEAST_GRAY and len(there) <= MAX_LEVELS and len(there) <= top:
         levels = there if there[0] == 0 else [0, *there]
+        _refuse_edges(totals, between)
         names = (BACKGROUND, *(f"value {value}" for value in levels[1:]))
         return MaskMeaning(tuple((value, index) for index, value in enumerate(levels)), names)
     _hint(found)
@@ -189,11 +229,22 @@ def _are_edges(totals: Counter[int]) -> bool:
     return sum(number for value, number in totals.items() if value >= top - EDGE) >= bright / 2
 
 
+def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
+    """Refuse gray levels of which one is drawn along borders alone."""
+    thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
+    if thin:
+        raise DataError(
+            f"the label maps hold {_listed(totals)}; {_listed(thin)} is found only between lower and higher values, as "
+            "pictures have it along edges once they were smoothed or shrunk: if these are classes, name them, as "
+            f"{_example(thin)}; if not, save the label maps without smoothing, or give mask_ignore=[{_joined(thin)}]"
+        )
+
+
 def _hint(found: Iterable[MaskCounts]) -> None:
     """Report values that look as if they numbered single things: 1 to n in each label map, n another in each."""
     tops = []
     for counts in found:
-        values = [value for value in counts if value > 0]
+        values = [value for value in counts.values if value > 0]
         if values and len(values) != max(values):
             return
         tops.append(len(values))
@@ -219,6 +270,10 @@ def _listed(values: Iterable[int]) -> str:
     if len(ordered) > SHOWN_VALUES:
         return f"{len(ordered)} values ({', '.join(map(str, ordered[:3]))}, ..., {ordered[-1]})"
     return " and ".join(filter(None, (", ".join(map(str, ordered[:-1])), str(ordered[-1]))))
+
+
+def _joined(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:

@@ -121,13 +121,13 @@ class CountMaskValues:
     """Counts the values in the label maps of an image; nothing where they cannot be read, as storing will say."""
 
     def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Pixels of each value, by its digits."""
+        """Counts in the texts of `MaskCounts`."""
         from medvit import readers
 
         found = Counter[str]()
         try:
             for one in readers.read_masks(candidate.item):
-                found.update({str(value): number for value, number in counted(one.labels).items()})
+                found.update(counted(one.labels).as_texts())
         except DataError:
             return {}
         return dict(found)

@@ -14,15 +14,16 @@ from PIL import Image
 
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DataError
-from medvit.ingest.mask_meaning import MaskMeaning, counted, meaning_of
+from medvit.ingest.mask_meaning import MaskCounts, MaskMeaning, counted, meaning_of
 from medvit.records import IGNORED
 from pipelines.ingest import IngestConfig, ingest
 
 MASKS = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=20), min_size=1, max_size=6)
 
 
-def counts(*masks: list[int]) -> list[dict[int, int]]:
-    return [counted(np.array(mask)) for mask in masks]
+def counts(*masks: list[int]) -> list[MaskCounts]:
+    """Counts of label maps in which each value stands for an area of 8 x 8 pixels."""
+    return [counted(np.kron(np.array(mask), np.ones((8, 8), int))) for mask in masks]
 
 
 @given(st.lists(st.sampled_from([0, 128, 255]), min_size=1, max_size=9), st.sampled_from(["uint8", "uint16", "int32"]))
@@ -100,9 +101,12 @@ def source(folder: Path, masks: dict[str, list[int]]) -> Path:
     for name, values in masks.items():
         for part in ("images", "masks"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(len(name) + sum(values)).integers(0, 255, (8, 8), dtype=np.uint8)
+        rng = np.random.default_rng(len(name) + sum(values))
+        pixels = rng.integers(0, 255, (8, 8 * len(values)), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
-        Image.fromarray(np.resize(np.array(values, np.uint8), (8, 8))).save(folder / "masks" / f"{name}.png")
+        Image.fromarray(np.repeat(np.array(values, np.uint8), 8)[None].repeat(8, axis=0)).save(
+            folder / "masks" / f"{name}.png"
+        )
     return folder
 
 
@@ -135,3 +139,45 @@ def test_images_without_a_label_map_are_named(tmp_path: Path, caplog: pytest.Log
     (bare,) = (row.image_id for row in manifest if row.mask is None)
     assert f"1 of 3 images have no label map beside them: {bare}" in caplog.text
     assert manifest.facts.mask_classes == ("background", "lesion")
+
+
+def disk(side: int, radius: float) -> Image.Image:
+    return Image.fromarray((np.hypot(*(np.indices((side, side)) - side / 2.1)) < radius).astype(np.uint8) * 255)
+
+
+@pytest.mark.parametrize("sampling", [Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize("num_levels", [3, 5, 9, 16])
+def test_black_and_white_shrunk_with_smoothing_is_refused_however_few_its_levels(
+    sampling: Image.Resampling, num_levels: int
+) -> None:
+    small = np.asarray(disk(96, 31.0).resize((32, 32), sampling)).astype(float)
+    levels = np.round(np.round(small / 255 * (num_levels - 1)) * 255 / (num_levels - 1)).astype(np.uint8)
+    plain = counted(np.asarray(disk(32, 9.0)))
+    message = r"found only between lower and higher values.*mask_classes=\{0: background, .*mask_ignore=\["
+    with pytest.raises(DataError, match=rf"{message}|smoothed or compressed"):
+        meaning_of([plain, counted(levels), plain])
+
+
+def test_one_edge_level_beside_gray_levels_with_areas_is_named_alone() -> None:
+    labels = np.repeat(np.array([0, 85, 170, 255], np.uint8), 8)[None].repeat(8, axis=0)
+    assert meaning_of([counted(labels)]).names == ("background", "value 85", "value 170", "value 255")
+    edged = labels.copy()
+    edged[:, 23:24] = 212
+    with pytest.raises(DataError, match=r"; 212 is found only between .*mask_ignore=\[212\]"):
+        meaning_of([counted(edged)])
+    assert meaning_of([counted(edged)], ignored=[212]).names[-1] == "value 255"
+    assert meaning_of([counted(edged), counted(np.array([[0, 0], [212, 212]], np.uint8).repeat(4, 0))]).names[-2] == (
+        "value 212"
+    ), "all label maps together decide"
+
+
+def test_a_thin_class_in_the_background_is_no_edge() -> None:
+    labels = np.zeros((16, 16), np.uint8)
+    labels[8], labels[2:6, 2:6] = 128, 255
+    assert meaning_of([counted(labels)]).names == ("background", "value 128", "value 255")
+
+
+@given(MASKS)
+def test_counts_are_the_same_after_they_were_written(masks: list[list[int]]) -> None:
+    for one in counts(*[[6 * value for value in mask] for mask in masks]):
+        assert MaskCounts.of_texts(one.as_texts()) == one
