@@ -116,7 +116,7 @@ class IngestConfig(StageConfig):
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     max_volume_gib: Positive = MAX_VOLUME_GIB
-    """Largest NIfTI, NRRD or MetaImage volume to decompress into memory; larger ones are refused."""
+    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
     curation: CurationConfig = Field(default_factory=CurationConfig)

@@ -71,7 +71,7 @@ class PredictConfig(StageConfig):
     """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
-    """Largest NIfTI, NRRD or MetaImage volume to decompress into memory; larger ones are refused."""
+    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
     series: SeriesChoice = "best"
     """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
     the study."""

@@ -9,12 +9,10 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 from medvit.errors import UnreadableError
+from medvit.files.limits import check_allowed
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Deflated Explicit VR Little Endian (PS3.5 A.5): all that follows the file meta information is deflated."""
-
-MAX_INFLATED_BYTES = 2**30
-"""How much a deflated data set may hold; a MiB of zeros deflates to a thousandth of its size."""
 
 META_BYTES = 8192
 """Where the file meta information, of some hundred bytes, names the transfer syntax."""
@@ -39,12 +37,13 @@ class BoundedReader(BufferedReader):
 
 
 def check_inflated(stream: BufferedReader, start: int) -> None:
-    """Passes a data set that is not deflated, or holds no more than `MAX_INFLATED_BYTES`.
+    """Passes a data set that is not deflated, or holds no more than `limits.check_allowed` lets pass.
 
     `start` is where the file meta information begins, after preamble and prefix.
 
     Raises:
-        UnreadableError: If it holds more, or cannot be inflated at all.
+        UnsupportedError: If it holds more.
+        UnreadableError: If it cannot be inflated at all.
     """
     stream.seek(0)
     head = stream.read(META_BYTES)
@@ -52,6 +51,7 @@ def check_inflated(stream: BufferedReader, start: int) -> None:
         return
     stream.seek(_end_of_meta(head, start))
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    held_bytes = os.fstat(stream.fileno()).st_size
     num_bytes, rest = 0, b""
     while not inflate.eof and (packed := rest or stream.read(CHUNK_BYTES)):
         try:
@@ -59,10 +59,7 @@ def check_inflated(stream: BufferedReader, start: int) -> None:
         except zlib.error:
             raise UnreadableError("a deflated data set cannot be inflated; the file is damaged") from None
         rest = inflate.unconsumed_tail
-        if num_bytes > MAX_INFLATED_BYTES:
-            raise UnreadableError(
-                f"a deflated data set of more than {MAX_INFLATED_BYTES // 2**20} MiB; convert it to another encoding"
-            )
+        check_allowed(num_bytes, held_bytes)
 
 
 def _end_of_meta(head: bytes, place: int) -> int:

@@ -13,8 +13,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 from pydantic import model_validator
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from medvit.config import Config, Count
 from medvit.engine.local import Crew
 from medvit.engine.outcome import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, portable, tried
 from medvit.errors import ConfigError
+from medvit.files.limits import allowed_gib, allowing
 from medvit.hardware import one_blas_thread
 
 AHEAD = 32
@@ -72,10 +74,11 @@ def map_items(
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
     """
+    carried = _Limited(function, allowed_gib())
     if config.name == "ray" and items:
-        outcomes = _on_ray(function, items, config)
+        outcomes = _on_ray(carried, items, config)
     elif config.num_processes > 1 and len(items) > 1:
-        outcomes = _in_processes(function, items, min(config.num_processes, len(items)), costs)
+        outcomes = _in_processes(carried, items, min(config.num_processes, len(items)), costs)
     else:
         outcomes = _here(function, items)
     counts = weights or [1] * len(items)
@@ -84,6 +87,18 @@ def map_items(
         for count, outcome in zip(counts, outcomes, strict=True):
             yield outcome
             bar.update(count)
+
+
+@dataclass(frozen=True)
+class _Limited(Generic[ItemT, ResultT]):
+    """A function under the limit of the process that asks for it, wherever it works: workers outlive what they do."""
+
+    function: Callable[[ItemT], ResultT]
+    max_gib: float
+
+    def __call__(self, item: ItemT) -> ResultT:
+        with allowing(self.max_gib):
+            return self.function(item)
 
 
 def _here(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from medvit.errors import UnreadableError, UnsupportedError
 
@@ -14,9 +15,9 @@ ALWAYS_ALLOWED_BYTES = 64 * 2**20
 
 
 MAX_VOLUME_GIB = 2.0
-"""Of a volume that is decompressed as a whole, unless `allow_volumes` says otherwise: a CT of 4000 slices."""
-_ALLOWED = "MEDVIT_MAX_VOLUME_GIB"
-"""Environment variable by which worker processes know what was allowed."""
+"""Of what is decompressed into memory at once, unless `allow_volumes` says otherwise: a CT of 4000 slices."""
+HONEST_RATIO = 2
+"""What a file decompresses to at so many times its own size is no trap: it takes its room on the disk too."""
 
 UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes of DICOM in which pixels take the room that the header says; none is one of them (PS3.5 A)."""
@@ -52,25 +53,57 @@ def check_compressed(claimed_bytes: int, held_bytes: int) -> None:
         )
 
 
+class _Allowed:
+    """What this process may decompress at once; `engine.map_items` carries it to where items are worked on."""
+
+    max_gib = MAX_VOLUME_GIB
+
+
 def allow_volumes(max_gib: float) -> None:
-    """Set the largest volume that is decompressed, in this process and in those it starts."""
-    os.environ[_ALLOWED] = repr(float(max_gib))
+    """Set how much is decompressed at once, here and in whatever works on items for this process."""
+    _Allowed.max_gib = float(max_gib)
+
+
+def allowed_gib() -> float:
+    """How much may be decompressed at once, in GiB."""
+    return _Allowed.max_gib
+
+
+@contextmanager
+def allowing(max_gib: float) -> Iterator[None]:
+    """Allow so much meanwhile."""
+    before = allowed_gib()
+    allow_volumes(max_gib)
+    try:
+        yield
+    finally:
+        allow_volumes(before)
+
+
+def check_allowed(claimed_bytes: int, held_bytes: int) -> None:
+    """Pass a claim about what is decompressed at once from files of so many bytes: a picture, a volume, an array.
+
+    Every reader asks before it decodes what may take more than its file does.
+
+    Raises:
+        UnsupportedError: If it is larger than allowed, and more than `HONEST_RATIO` times as large as the files.
+    """
+    if claimed_bytes > max(allowed_gib() * 2**30, HONEST_RATIO * held_bytes):
+        raise UnsupportedError(
+            f"{_size(held_bytes)} of files would be decompressed to {_size(claimed_bytes)}, above the limit of "
+            f"{allowed_gib():g} GiB; raise max_volume_gib if it is meant"
+        )
 
 
 def check_volume(claimed_bytes: int, held_bytes: int) -> None:
-    """Pass a claim about a volume that is decompressed as a whole from a file of so many bytes.
+    """Pass a claim about what is decompressed at once by a codec that `check_compressed` knows.
 
     Raises:
         UnreadableError: If no codec could have packed so much into the file.
         UnsupportedError: If it is larger than allowed.
     """
     check_compressed(claimed_bytes, held_bytes)
-    max_gib = float(os.environ.get(_ALLOWED, MAX_VOLUME_GIB))
-    if claimed_bytes > max(max_gib * 2**30, held_bytes):
-        raise UnsupportedError(
-            f"the header claims {_size(claimed_bytes)} of voxels in a file of {_size(held_bytes)}, above the limit of "
-            f"{max_gib:g} GiB for a decompressed volume; raise max_volume_gib if it is meant"
-        )
+    check_allowed(claimed_bytes, held_bytes)
 
 
 def _size(num_bytes: int) -> str:

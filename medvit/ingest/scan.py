@@ -17,6 +17,7 @@ from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, NotAnImageError, UnreadableError
 from medvit.files.guard import decoding, silence
 from medvit.files.head import read_head
+from medvit.files.limits import MAX_VOLUME_GIB, allowed_gib
 from medvit.hardware import few_collections
 from medvit.ingest.file_stamps import (
     READING_ROOMS,
@@ -164,7 +165,9 @@ class _Eye:
         return None if seen is None else (state, seen)
 
     def _state(self, file: Path, remembered: Remembered) -> str:
-        return remembered.state(_relative(file, self.root), *self.stamps[file], version_of(READING_ROOMS))
+        # What was refused for its size may be allowed now.
+        limit = () if allowed_gib() == MAX_VOLUME_GIB else (allowed_gib(),)
+        return remembered.state(_relative(file, self.root), *self.stamps[file], version_of(READING_ROOMS), *limit)
 
 
 def _looked(files: Sequence[Path], engine: EngineConfig) -> Iterator[tuple[ScannedFile, Stamp]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from medvit.errors import GeometryError, MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
+from medvit.files.limits import check_stored
 from medvit.geometry import Affine, stacked_to_ras
 from medvit.records import FileText, Identity, Item, Refusal
 from medvit.types import Image
@@ -45,6 +46,7 @@ _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
 }
 """Days: where they stand, their type, from which day they count, and how many of them are a day."""
 MAX_DAYS = 2_000_000
+FLOAT_BYTES = 4
 """Days that a calendar of four digits of years holds, and no header that is damaged."""
 
 
@@ -123,6 +125,7 @@ def _head(file: Path) -> HeyexHeader:
 
     fields = _eyepy_format().subcons
     head: Any = construct.Struct(*(one for one in fields if one.name not in ("localizer", "bscans"))).parse_file(file)
+    check_stored(int(head.n_bscans) * int(head.size_x) * int(head.size_y) * FLOAT_BYTES, file.stat().st_size)
     return HeyexHeader(
         (float(head.distance), float(head.scale_y), float(head.scale_x)),
         int(head.n_bscans),

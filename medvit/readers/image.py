@@ -14,6 +14,7 @@ from numpy import ndarray as Array
 from medvit.dicom.codestream import read_codestream
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
+from medvit.files.limits import check_allowed
 from medvit.readers import tiff_page
 from medvit.readers.label_maps import LabelMap, label_image
 from medvit.readers.picture_texts import picture_texts
@@ -119,7 +120,14 @@ def _open(path: Path) -> Picture:
     _check_size(picture.width, picture.height)
     if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first
         raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
+    check_allowed(picture.width * picture.height * _pixel_bytes(picture, path), path.stat().st_size)
     return picture
+
+
+def _pixel_bytes(picture: Picture, path: Path) -> int:
+    is_deep = picture.format == "PNG" and _png_kind(path).is_deep_color
+    deep = 4 if picture.mode in ("I", "F") else 2 if picture.mode in GRAY_16 or is_deep else 1
+    return deep * len(picture.getbands())
 
 
 def _check_jpeg(path: Path) -> None:

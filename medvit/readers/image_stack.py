@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
+from jaxtyping import Num
 from numpy import ndarray as Array
 from pydantic import AfterValidator, model_validator
 
 from medvit.config import Config, Count, Positive
 from medvit.errors import DataError, GeometryError
+from medvit.files.limits import check_allowed
 from medvit.geometry import Affine, stacked_to_ras
 from medvit.readers.image import READER as PICTURES
 from medvit.records import FileText, Item, Refusal
@@ -93,7 +95,11 @@ class ImageStack:
             DataError: If a picture cannot be read.
         """
         (known,) = item.headers
-        scans = [PICTURES.read(replace(item, files=(file,), headers=())).pixels for file in item.files]
+        scans: list[Num[Array, "c h w"]] = []
+        for file in item.files:
+            scans.append(PICTURES.read(replace(item, files=(file,), headers=())).pixels)
+            if len(scans) == 1:
+                check_allowed(len(item.files) * scans[0].nbytes, sum(one.stat().st_size for one in item.files))
         voxels, affine = _laid(_alike([_gray(scan) for scan in scans]), known.config)
         mask = None
         if known.masks:

@@ -15,7 +15,7 @@ from numpy import ndarray as Array
 
 from medvit.errors import DataError, MedvitError, UnsupportedError
 from medvit.files.guard import decoding, refusal
-from medvit.files.limits import check_compressed
+from medvit.files.limits import check_volume
 from medvit.records import FileText, Identity, Item, Kind, Refusal, Split
 from medvit.types import Image
 
@@ -130,7 +130,7 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
         raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
     if shape[0] > MAX_IMAGES:
         raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
-    check_compressed(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)
+    check_volume(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)
     return shape
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Num
 from numpy import ndarray as Array
 
 from medvit.errors import UnreadableError, UnsupportedError
-from medvit.files.limits import check_compressed, check_stored
+from medvit.files.limits import check_stored, check_volume
 from medvit.wsi.tiff_backend import opened
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -220,7 +220,7 @@ def _check_bytes(header: TiffHeader, page: Any, held_bytes: int) -> None:
     claimed = header.height * -(-header.width * header.samples * header.bits // 8)
     if header.compression == UNCOMPRESSED and not header.is_for_pillow:
         check_stored(claimed, sum(num_bytes for _, num_bytes in places))
-    check_compressed(claimed, held_bytes)
+    check_volume(claimed, held_bytes)
 
 
 def _has_decoder(compression: int) -> bool:

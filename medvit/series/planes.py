@@ -21,7 +21,7 @@ from medvit.dicom.pixels import Frame, decode, decode_frame
 from medvit.errors import MedvitError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.files.head import FileHead
-from medvit.files.limits import is_uncompressed
+from medvit.files.limits import check_allowed, is_uncompressed
 from medvit.records import Item, Values
 from medvit.series import frames, mosaic
 
@@ -82,11 +82,18 @@ def hash_pixels(path: Path) -> str | None:
 
 def _known_frames(item: Item) -> Iterator[Frame]:
     """The frames of files that hold one each and whose headers are known."""
+    packed = [header for header in item.headers if not is_uncompressed(header.transfer_syntax)]
+    check_allowed(sum(map(_plane_bytes, packed)), sum(header.num_bytes for header in packed))
     # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
     places = _places(item.headers)
     room = np.empty(max(stop for _, stop in places), np.uint8).data
     for path, known, (start, stop) in zip(item.files, item.headers, places, strict=True):
         yield _known_frame(path, known, room[start:stop], item)
+
+
+def _plane_bytes(plane: Header) -> int:
+    """Bytes that the pixels of a plane take once they are decoded."""
+    return plane.rows * plane.columns * max(plane.samples, 1) * -(-max(plane.bits, 1) // 8)
 
 
 def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
@@ -124,8 +131,12 @@ def _decoded(
 ) -> list[tuple[Header, Frame]]:
     if None in chosen:
         dataset, planes = _open(path)
+        if not is_uncompressed(planes[0].transfer_syntax):
+            check_allowed(_plane_bytes(planes[0]), planes[0].num_bytes)
         return [(_plane(planes, 0), decode(dataset, values, mapping)) for _ in chosen]
     dataset, planes = _kept_open(path, path.stat().st_mtime_ns)
+    if not is_uncompressed(planes[0].transfer_syntax):
+        check_allowed(len(chosen) * _plane_bytes(planes[0]), planes[0].num_bytes)
     if planes[0].is_mosaic:
         whole = decode(dataset, values, mapping)
         return [(_plane(planes, n), mosaic.cut(whole, n or 0, planes[0].rows, planes[0].columns)) for n in chosen]

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_info
 from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.engine.local import LAST
 from medvit.errors import ConfigError, DataError
+from medvit.files.limits import allowed_gib, allowing
 
 PROJECT = Path(__file__).parents[2]
 HERE, SPREAD = EngineConfig(num_processes=1), EngineConfig(num_processes=2)
@@ -251,3 +252,14 @@ def test_an_item_computes_in_one_thread_in_the_calling_process_too() -> None:
     assert outcome.result
     assert set(outcome.result) == {1}
     assert blas_threads(0) == before
+
+
+def allowed(_: int) -> float:
+    return allowed_gib()
+
+
+@pytest.mark.parametrize("config", [HERE, SPREAD], ids=["one process", "two processes"])
+def test_workers_obey_the_limit_of_whom_they_work_for_also_those_that_run_already(config: EngineConfig) -> None:
+    for gib in (0.5, 3.0):
+        with allowing(gib):
+            assert {outcome.result for outcome in map_items(allowed, range(4), config=config, title="")} == {gib}

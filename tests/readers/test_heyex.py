@@ -95,3 +95,12 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (one,) = find([tmp_path / "x.vol"])
     assert isinstance(one, Refusal)
     assert "SECRET" not in one.reason
+
+
+def test_a_header_that_promises_more_scans_than_the_file_holds_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    write_vol(tmp_path / "x.vol")
+    content = (tmp_path / "x.vol").read_bytes()
+    (tmp_path / "x.vol").write_bytes(content[:16] + (2**20).to_bytes(4, "little") + content[20:])
+    (found,) = find([tmp_path / "x.vol"])
+    assert isinstance(found, Refusal)
+    assert "the header claims" in found.reason
