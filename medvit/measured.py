@@ -7,10 +7,14 @@ normalization) leaves out what was not measured, by the functions of this module
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Float, Float32, Num
 from numpy import ndarray as Array
 
+from medvit.errors import UnsupportedError
 from medvit.records import Padding
+
+ROUNDING = 1e-5
+"""Share of the range of an image by which float32 may change a value: less than a step of 16 bits."""
 
 
 def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
@@ -20,6 +24,64 @@ def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
     with np.errstate(over="ignore"):
         found = ~np.isfinite(pixels.astype(np.float32, copy=False))
     return found if found.any() else None
+
+
+def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
+    """Values of more than 32 bits of floating point as float32, in which models compute; all others as they are.
+
+    Whole numbers that float32 would change (those above 2^24) become integers and stay exact. Other values are rounded
+    to 24 bits, where that is at most `ROUNDING` of their range; NaN and infinities stay, and what is beyond float32
+    becomes infinite, which is counted as not finite.
+
+    Raises:
+        UnsupportedError: If rounding would change more, as of small differences beside a large offset.
+    """
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4:
+        return values
+    with np.errstate(over="ignore"):
+        made = values.astype(np.float32)
+    known = np.isfinite(made)
+    if not (changed := known & (made != values)).any():
+        return made
+    finite = values[known]
+    low, high = finite.min(), finite.max()
+    if max(abs(low), abs(high)) < 2**63 and (finite == np.rint(finite)).all():
+        return _whole(values, is_all=bool(known.all()))
+    _check_rounding(made[changed], values[changed], float(low), float(high))
+    return made
+
+
+def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
+    """Values as float32, whole numbers too.
+
+    Raises:
+        UnsupportedError: If that changes one by more than `ROUNDING` of their range.
+    """
+    made = values.astype(np.float32)
+    known = np.isfinite(made)
+    if known.any():
+        _check_rounding(made[known], values[known], float(values[known].min()), float(values[known].max()))
+    return made
+
+
+def _check_rounding(made: Num[Array, "n"], values: Num[Array, "n"], low: float, high: float) -> None:
+    error = float(np.abs(made - values).max())
+    if error > (ROUNDING * (high - low) or ROUNDING * abs(low)):
+        raise UnsupportedError(
+            f"values between {low:.9g} and {high:.9g}, of which float32 would change some by {error:.2g}; expected "
+            "values that 24 bits tell apart: subtract their offset, or scale them, before saving"
+        )
+
+
+def _whole(values: Num[Array, "*s"], *, is_all: bool) -> Num[Array, "*s"]:
+    if not is_all:
+        raise UnsupportedError(
+            f"whole numbers of {values.dtype} above 2^24, which float32 would change, beside values that are not "
+            "finite, which integers cannot be; expected one or the other"
+        )
+    low, high = int(values.min()), int(values.max())
+    needed = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high))
+    return values.astype(needed if needed.kind in "iu" else np.int64)
 
 
 def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bool[Array, "*s"] | None:

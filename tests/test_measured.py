@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from medvit.measured import filled, measured, not_measured
+from medvit.errors import UnsupportedError
+from medvit.measured import ROUNDING, filled, measured, narrowed, not_measured, rounded
 
 
 def holed(values: list[float], bad: float) -> np.ndarray:
@@ -56,3 +59,42 @@ def test_padding_and_nan_stand_beside_each_other() -> None:
 def test_an_image_of_which_nothing_was_measured_is_zero() -> None:
     assert filled(np.full(3, np.nan, np.float32)).tolist() == [0.0, 0.0, 0.0]
     assert filled(np.full(3, 7, np.int16), (7, 7)).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.floats(), max_size=8))
+def test_float64_is_stored_exactly_or_within_a_part_of_its_range_or_refused(values: list[float]) -> None:
+    given = np.array(values, np.float64)
+    try:
+        made = narrowed(given)
+    except UnsupportedError:
+        return
+    within = np.abs(given) <= np.finfo(np.float32).max
+    assert made.dtype.itemsize <= 8
+    assert np.array_equal(np.isnan(made), np.isnan(given))
+    if within.any():
+        error = np.abs(made[within].astype(np.float64) - given[within]).max()
+        assert error <= ROUNDING * (np.ptp(given[within]) or np.abs(given[within]).max())
+
+
+@pytest.mark.parametrize("highest", [2**24 + 1, 2**31 + 1, 2**40 + 1, -(2**33) - 1])
+def test_whole_numbers_that_float32_would_change_stay_exact(highest: int) -> None:
+    made = narrowed(np.array([0.0, 7.0, highest]))
+    assert made.dtype.kind in "iu"
+    assert made.tolist() == [0, 7, highest]
+    with pytest.raises(UnsupportedError, match="which float32 would change, beside values that are not finite"):
+        narrowed(np.array([np.nan, highest]))
+
+
+def test_small_differences_beside_a_large_offset_are_refused_and_a_constant_is_none() -> None:
+    offset = 1e9 + np.linspace(0.1, 60.0, 50)
+    for change in (narrowed, rounded):
+        with pytest.raises(UnsupportedError, match=r"float32 would change some by \d+; .*subtract their offset"):
+            change(offset)
+    assert narrowed(np.full(3, 1e9 + 0.1)).dtype == np.float32
+    assert narrowed(np.array([0.1, 0.2])).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8])
+def test_what_is_no_float64_stays_as_it_is(dtype: type) -> None:
+    pixels = np.array([0, 1, 100], dtype)
+    assert narrowed(pixels) is pixels

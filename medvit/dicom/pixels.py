@@ -23,6 +23,7 @@ from medvit.dicom.real_world import RealWorldMapping
 from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
 from medvit.dicom.voi_lut import displayed
 from medvit.errors import UnreadableError, UnsupportedError
+from medvit.measured import narrowed
 from medvit.records import Padding, Values
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
         made, bits = means.table(stored), means.table.bits
         stored, padding = made, through_table(padding, stored, made)
     if laid.is_float:
-        stored = stored.astype(np.float32)
+        stored = narrowed(stored)
     padding = within(padding, stored.dtype)
     if facts.is_turned(means.unit):
         # Of floating-point values no range is known: they are turned about 0.

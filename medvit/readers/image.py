@@ -116,6 +116,8 @@ def _open(path: Path) -> Picture:
         raise
     except Pillow.DecompressionBombError:
         raise UnsupportedError(f"more than {MAX_PIXELS} pixels; expected a picture: cut it into tiles") from None
+    if picture.mode == "CMYK":
+        raise UnsupportedError(tiff_page.IN_INKS.format(picture.format))
     pages = getattr(picture, "n_frames", 1)
     _check_size(picture.width, picture.height)
     if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first

@@ -15,6 +15,7 @@ from medvit.errors import GeometryError, MedvitError, NotAnImageError, Unsupport
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_volume
 from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, check_grid, drift, lps_to_ras, to_ras
+from medvit.measured import narrowed
 from medvit.readers.itk_axes import check_axes, lacks_directions, mm_per_unit, names_axes, what_lacks
 from medvit.readers.itk_header import MAX_HEADER_BYTES, TextHeader, check_num_bytes, read_text_header
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
@@ -164,7 +165,7 @@ def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"],
 
     source, header = _open(path), read_text_header(path)
     image = source.Execute()
-    voxels = sitk.GetArrayFromImage(image)  # slowest axis first
+    voxels = narrowed(sitk.GetArrayFromImage(image))  # slowest axis first
     if image.GetDimension() == 2:
         spacing = image.GetSpacing()
         # A spacing of exactly 1 is what ITK says when the file says none.

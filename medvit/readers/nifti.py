@@ -17,6 +17,7 @@ from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_stored, check_volume
 from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, apart, check_grid, drift, to_ras
+from medvit.measured import narrowed
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
 from medvit.readers.options import GeometryConfig
 from medvit.readers.volume_texts import nifti_texts
@@ -194,9 +195,9 @@ def _voxels_of(header: Path) -> Path:
 def _stored(source: Nifti1Image) -> Num[Array, "i j k"]:
     voxels = np.asanyarray(source.dataobj.get_unscaled())
     voxels = voxels.reshape(_shape(source))
-    if voxels.dtype.kind == "f":
+    if voxels.dtype.kind == "f" and voxels.dtype.itemsize < 4:
         return voxels.astype(np.float32)
-    return voxels.astype(voxels.dtype.newbyteorder("="))
+    return narrowed(voxels.astype(voxels.dtype.newbyteorder("="), copy=voxels.dtype.itemsize <= 4))
 
 
 def _shape(source: Nifti1Image) -> tuple[int, int, int]:

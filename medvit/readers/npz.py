@@ -16,6 +16,7 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, MedvitError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_volume
+from medvit.measured import narrowed
 from medvit.records import FileText, Identity, Item, Kind, Refusal, Split
 from medvit.types import Image
 
@@ -59,11 +60,11 @@ class Arrays:
                 yield from items
 
     def read(self, item: Item) -> Image:
-        """One image (C, H, W) or volume (1, I, J, K), in its stored type."""
+        """One image (C, H, W) or volume (1, I, J, K), in its stored type, float64 as `measured.narrowed` has it."""
         file, index = item.files[0], item.index
         if index is None or item.split is None:
             raise DataError("an image of an .npz is found by its split and index; find the files again")
-        stored = _images(file, file.stat().st_mtime_ns, item.split)[index]
+        stored = narrowed(_images(file, file.stat().st_mtime_ns, item.split)[index])
         if item.kind == "volume":
             pixels = stored.reshape(1, *stored.shape[:3])
         else:

@@ -19,12 +19,14 @@ from numpy import ndarray as Array
 
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.files.limits import check_stored, check_volume
+from medvit.measured import narrowed
 from medvit.wsi.tiff_backend import opened
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 """Codes of (262) PhotometricInterpretation."""
 COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+IN_INKS = "a {} in inks (CMYK), whose colors hang on a printer's profile; expected gray or RGB: convert it"
 """Channels of a photometric interpretation; those beyond are extra samples."""
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
 TO_RGB = (JPEG, WEBP)
@@ -78,7 +80,7 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
             )
         values = without_extra(values, COLORS[header.photometric], tuple(map(int, page.extrasamples)))
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return upright(values.astype(np.float32) if values.dtype == np.float64 else values, header.orientation)
+        return upright(narrowed(values), header.orientation)
 
 
 def tiff_pixels(path: Path) -> Num[Array, "h w c"]:
@@ -182,16 +184,18 @@ def _header(page: Any, held_bytes: int) -> TiffHeader:
 
 def _is_for_pillow(page: Any) -> bool:
     photometric, compression = int(page.photometric), int(page.compression)
-    is_foreign = photometric == CMYK or (photometric == YCBCR and compression not in TO_RGB) or compression == OLD_JPEG
+    is_foreign = (photometric == YCBCR and compression not in TO_RGB) or compression == OLD_JPEG
     return page.bitspersample <= 8 and (is_foreign or not _has_decoder(compression))
 
 
 def _check_kind(header: TiffHeader, page: Any) -> None:
     if header.photometric not in COLORS:
         raise UnsupportedError(f"a TIFF in {_name(page.photometric)}; expected gray, RGB or a palette")
+    if header.photometric == CMYK:
+        raise UnsupportedError(IN_INKS.format("TIFF"))
     if header.is_for_pillow:
         return
-    if header.photometric in (CMYK, YCBCR) and header.compression not in TO_RGB:
+    if header.photometric == YCBCR and header.compression not in TO_RGB:
         raise UnsupportedError(f"a TIFF in {_name(page.photometric)} of {header.bits} bits; expected gray or RGB")
     if not _has_decoder(header.compression):
         raise UnsupportedError(f"a TIFF compressed by {_name(page.compression)}; no installed decoder takes that")

@@ -18,6 +18,7 @@ from numpy import ndarray as Array
 from medvit.dicom.element_values import PET_UNITS, RESCALE_TYPE
 from medvit.dicom.pixels import Frame
 from medvit.errors import ConflictError
+from medvit.measured import rounded
 from medvit.records import Padding
 
 log = logging.getLogger("medvit")
@@ -74,9 +75,16 @@ def common_padding(frames: Sequence[Frame]) -> Padding | None:
 
 
 def real_values(frames: Sequence[Frame]) -> tuple[list[Float[Array, "h w"]], Frame]:
-    """Slices (rows, columns) in their unit, float32, and a frame that says so; padding lies below all measured."""
-    real = [frame.pixels[0].astype(np.float32) * frame.slope + frame.intercept for frame in frames]
-    slices = [one.astype(np.float32) for one in real]
+    """Slices (rows, columns) in their unit, float32, and a frame that says so; padding lies below all measured.
+
+    Raises:
+        UnsupportedError: If float32 does not tell apart what integers of 32 bits do.
+    """
+    if any(frame.pixels.dtype.kind in "iu" and frame.pixels.dtype.itemsize > 2 for frame in frames):
+        slices = list(rounded(np.stack([frame.pixels[0] * float(frame.slope) + frame.intercept for frame in frames])))
+    else:
+        real = [frame.pixels[0].astype(np.float32) * frame.slope + frame.intercept for frame in frames]
+        slices = [one.astype(np.float32) for one in real]
     first = replace(frames[0], slope=1.0, intercept=0.0, padding=None)
     gaps = [_is_padding(frame.pixels[0], frame.padding) for frame in frames]
     if not any(gap.any() for gap in gaps):

@@ -11,6 +11,8 @@ from PIL import Image as Pillow
 
 from medvit.errors import UnsupportedError
 from medvit.readers import find, read
+from medvit.readers.image import READER
+from medvit.records import Refusal
 
 COLORS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 
@@ -230,3 +232,15 @@ def peer(shared_data: Path, name: str) -> Path:
     if not (shared_data / "peers-odd" / name).is_file():
         pytest.skip("the data peers-odd are not beside the project")
     return shared_data / "peers-odd" / name
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "packed.tif"])
+def test_pictures_in_inks_are_refused_as_images_and_as_label_maps(tmp_path: Path, name: str) -> None:
+    inks = Pillow.fromarray(np.arange(64, dtype=np.uint8).reshape(4, 4, 4), "CMYK")
+    inks.save(tmp_path / name, **({"compression": "jpeg"} if name == "packed.tif" else {}))
+    (refusal,) = find([tmp_path / name])
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "unsupported"
+    assert "in inks (CMYK), whose colors hang on a printer's profile; expected gray or RGB" in refusal.reason
+    with pytest.raises(UnsupportedError, match=r"in inks \(CMYK\)"):
+        READER.read_mask(tmp_path / name)

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
     UltrasoundMultiFrameImageStorage,
 )
+from tifffile import imwrite
 
 from medvit.dataset.manifest import Manifest
+from medvit.errors import UnsupportedError
 from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
+from medvit.records import Item
+from medvit.types import Image
 from pipelines.ingest import IngestConfig, ingest
 from tests.multiframe import counted, mapped_by, real_world_mapping, write_multiframe
+from tests.plugins.mr_series import AXIAL, slice_header
 
 DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
@@ -75,3 +83,39 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
     assert "2 frames of 1 multi-frame files are taken one by one, as images without a place" in caplog.text
     assert "2 images are frames of multi-frame files, taken one by one, without a place in the patient: 2 of US" in card
+
+
+def _double(path: Path, values: np.ndarray) -> None:
+    header = slice_header(*values.shape, (1.0, 1.0), AXIAL, (0.0, 0.0, 0.0))
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        header.pop(keyword, None)
+    header.BitsAllocated, header.DoubleFloatPixelData = 64, values.tobytes()
+    header.save_as(path, enforce_file_format=True)
+
+
+DOUBLES: dict[str, Callable[[Path, np.ndarray], object]] = {
+    "a.tif": imwrite,
+    "a.npz": lambda path, values: np.savez(path, train_images=values[None]),
+    "a.nii": lambda path, values: nib.save(nib.Nifti1Image(values[..., None], np.eye(4)), path),
+    "a.nrrd": lambda path, values: sitk.WriteImage(sitk.GetImageFromArray(values), str(path)),
+    "a.mha": lambda path, values: sitk.WriteImage(sitk.GetImageFromArray(values), str(path)),
+    "a.dcm": _double,
+}
+
+
+@pytest.mark.parametrize("name", DOUBLES)
+def test_float64_of_every_format_keeps_its_values_or_is_refused(tmp_path: Path, name: str) -> None:
+    def taken(values: np.ndarray) -> Image:
+        DOUBLES[name](tmp_path / name, values)
+        (item,) = find([tmp_path / name])
+        assert isinstance(item, Item)
+        return read(item)
+
+    whole = np.arange(2.0**24 - 8, 2.0**24 + 8).reshape(4, 4)
+    fractions = np.linspace(-1.0, 1.0, 16).reshape(4, 4)
+    assert sorted(taken(whole).pixels.ravel().tolist()) == whole.ravel().tolist()
+    found = taken(fractions).pixels
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.sort(found.ravel()), fractions.ravel(), rtol=0, atol=2**-24)
+    with pytest.raises(UnsupportedError, match="subtract their offset"):
+        taken(1e9 + fractions)
