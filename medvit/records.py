@@ -80,6 +80,8 @@ def patients_of(found: Iterable[Owned]) -> list[str]:
     a patient of its own. Letter case and spaces of issuers do not count. The form is that of HL7 v2 (data type CX).
     """
     everything = [(one, " ".join(one.issuer.split()).casefold()) for one in found]
+    if len({issuer for _, issuer in everything} - {""}) < 2:
+        return [one.patient for one, _ in everything]
     by_patient: dict[str, set[str]] = defaultdict(set)
     by_study: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one, issuer in everything:

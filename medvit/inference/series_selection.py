@@ -235,6 +235,8 @@ def _refused(refusal: Refusal) -> DataError:
 
 
 def _header(path: Path) -> Header | None:
+    if not path.is_file():  # a named pipe, which nobody should wait for, or gone
+        return None
     try:
         with decoding("the DICOM header"):
             return read_header(path)

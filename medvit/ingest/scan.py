@@ -232,7 +232,8 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
 
 def _identity(refusal: Refusal) -> Identity | None:
     """Whose a refused DICOM image is; none of other files."""
-    if refusal.code in (NotAnImageError.code, ORPHAN) or not refusal.files:
+    # What is no file may be a named pipe, which nobody should wait for.
+    if refusal.code in (NotAnImageError.code, ORPHAN) or not refusal.files or not refusal.files[0].is_file():
         return None
     try:
         with decoding("the DICOM header"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,9 @@ def test_patient_ids_that_may_be_one_patients_are_reported_by_pseudonym(
         in caplog.text
     )
     assert "AB" not in caplog.text
+
+
+def test_nobody_waits_for_a_named_pipe_that_was_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.dcm")
+    found = studies([Refusal((tmp_path / "pipe.dcm",), "unsupported", "a named pipe")], tmp_path, Plain(), MR)
+    assert [study.name for study in found.studies] == ["s-pipe.dcm"]
