@@ -81,7 +81,7 @@ def assign(candidates: Sequence[Candidate], config: SplitConfig) -> SplitAssignm
     refusals: list[Refusal] = []
     for candidate in candidates:
         told = official.get(candidate.patient.id)
-        hashed = split_of(candidate.patient.id, config)
+        hashed = split_of(_hashed(candidate), config)
         if told is None:
             assigned.append(replace(candidate, split=hashed))
             continue
@@ -103,6 +103,12 @@ def split_of(patient: str, config: SplitConfig) -> Split:
     if position < config.test:
         return "test"
     return "val" if position < config.test + config.val else "train"
+
+
+def _hashed(candidate: Candidate) -> str:
+    """The identifier of its patient without an issuer: who gets one because of another patient is not moved by that."""
+    own, patient = candidate.item.identity.patient, candidate.patient.id
+    return own if own and patient.startswith(f"{own}^^^") else patient
 
 
 def better_salt(candidates: Iterable[Candidate], config: SplitConfig) -> int | None:
@@ -136,7 +142,7 @@ def _strata(candidates: Iterable[Candidate]) -> Mapping[tuple[str, str], set[str
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)
     for candidate in candidates:
         for stratum in (_ALL, *candidate.labels.items()):
-            strata[stratum].add(candidate.patient.id)
+            strata[stratum].add(_hashed(candidate))
     return strata
 
 

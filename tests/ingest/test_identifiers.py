@@ -9,6 +9,7 @@ from medvit.deidentification.patient_ids import with_issuers, with_shared_uids
 from medvit.deidentification.pseudonyms import Pseudonyms, SiteNames
 from medvit.inference.series_selection import studies
 from medvit.ingest.rows import warn_of_identifiers
+from medvit.ingest.splits import SplitConfig, assign
 from medvit.models.image import AppliesTo
 from medvit.records import Candidate, Identity, Item, Patient
 
@@ -84,3 +85,12 @@ def test_one_patient_id_of_two_issuers_is_two_patients_and_reported(
 def test_who_is_named_by_path_or_table_is_whom_that_names(tmp_path: Path) -> None:
     named = [replace(of("4711", study, issuer=study), patient=Patient("sub-1")) for study in ("1.2", "1.3")]
     assert with_issuers(named) == tuple(named)
+
+
+def test_a_patient_is_not_moved_to_another_split_by_another_of_the_same_id() -> None:
+    config = SplitConfig(val=0.3, test=0.4)
+    for number in range(20):
+        alone = of(f"P{number}", "1.2", issuer="NORTH")
+        both = with_issuers([alone, of(f"P{number}", "1.3", issuer="SOUTH")])
+        splits = {one.split for one in assign(both, config).candidates}
+        assert splits == {one.split for one in assign([alone], config).candidates}
