@@ -47,6 +47,8 @@ class Backbone(nn.Module, ABC):
     channels: int
     patch_size: tuple[int, ...]
     num_prefix_tokens: int
+    norm: nn.Module
+    """The norm after the last block."""
     fit: Fit | None = None
     """How public weights fitted, where some were loaded."""
     mask_token: Tensor | None = None
@@ -77,7 +79,7 @@ class Backbone(nn.Module, ABC):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Prefix and patch tokens after each of these blocks and the norm, from embedded patches.
+        """Prefix and patch tokens after each of these blocks, before the norm, from embedded patches.
 
         `ids` says which patches of the grid they are, in row-major order; none means all of them.
         """
@@ -89,8 +91,9 @@ class Backbone(nn.Module, ABC):
     def encode(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b t d"]:
-        """Prefix and patch tokens after the last block and norm, as `encode_layers`."""
-        return self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0]
+        """Prefix and patch tokens after the last block and norm; `ids` as in `encode_layers`."""
+        tokens: Tensor = self.norm(self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0])
+        return tokens
 
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]

@@ -171,20 +171,21 @@ class ViT(Backbone):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Prefix and patch tokens after each of these blocks and the norm, from embedded patches."""
+        """Prefix and patch tokens after each of these blocks, before the norm, from embedded patches."""
         return self._run(patches, grid, ids, layers)
 
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n d"]:
         """Of the prefix and patch tokens after the last block and norm, those wanted, in row-major order."""
-        return self._run(patches, grid, None, [self.depth - 1], wanted)[0]
+        tokens: Tensor = self.norm(self._run(patches, grid, None, [self.depth - 1], wanted)[0])
+        return tokens
 
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
         """Normalized tokens after each of these blocks, counted from 0."""
         patches, grid = self.embed(pixels)
         num_prefix = self.num_prefix_tokens
-        found = self._run(patches, grid, None, layers)
+        found = [self.norm(tokens) for tokens in self._run(patches, grid, None, layers)]
         return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
@@ -213,7 +214,7 @@ class ViT(Backbone):
         layers: Sequence[int],
         wanted: Tensor | None = None,
     ) -> list[Tensor]:
-        """Normalized tokens after each of these blocks; of the last one the wanted tokens alone, if some are."""
+        """Tokens after each of these blocks, before the norm; of the last one the wanted tokens alone, if some are."""
         prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
         options = self._rotations(grid, ids, patches)
@@ -226,7 +227,7 @@ class ViT(Backbone):
             else:
                 tokens = block(tokens, **options)
             if number in layers:
-                kept[number] = self.norm(tokens if wanted is None else tokens[wanted])
+                kept[number] = tokens if wanted is None else tokens[wanted]
         return [kept[number] for number in layers]
 
     def _added_positions(self, grid: tuple[int, ...]) -> Tensor | None:

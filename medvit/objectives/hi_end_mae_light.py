@@ -1,0 +1,57 @@
+"""A lighter decoder than Hi-End-MAE's (Tang et al., MedIA 2025) over the same depths of the encoder.
+
+For each depth but the last, a transformer block and a cross-attention without an MLP of its own; depths are read after
+the encoder's norm, and prefix tokens do not ask. Two thirds of the weights of the published decoder.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medvit.backbones import Backbone
+from medvit.backbones.vit import transformer_block
+from medvit.objectives._encoder_driven import EPSILON, CrossAttention, EncoderDriven, EncoderDrivenConfig
+from medvit.objectives.mae import Masking
+from medvit.registry import register
+
+
+@register
+class HiEndMaeLightConfig(EncoderDrivenConfig):
+    """Rebuilds hidden patches from four depths of the encoder with fewer blocks than published."""
+
+    name: Literal["hi_end_mae_light"] = "hi_end_mae_light"
+
+    def build(self, backbone: Backbone) -> HiEndMaeLight:
+        """The objective with a fresh decoder.
+
+        Raises:
+            ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.
+        """
+        return HiEndMaeLight(backbone, self)
+
+
+class HiEndMaeLight(EncoderDriven):
+    """The encoder to hand on, and the decoder that is thrown away."""
+
+    def __init__(self, backbone: Backbone, config: HiEndMaeLightConfig) -> None:
+        super().__init__(backbone, config)
+        width, heads = config.decoder_width, config.decoder_heads
+        self.blocks = nn.ModuleList(transformer_block(width, heads) for _ in self.layers[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=EPSILON) for _ in self.layers[:-1])
+        self.reading = nn.ModuleList(CrossAttention(width, heads) for _ in self.layers[:-1])
+
+    def decode(
+        self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
+    ) -> Float[Tensor, "b n p"]:
+        """Pixels of every patch."""
+        normed = [self.backbone.norm(layer) for layer in encoded]
+        tokens = [embed(layer) for embed, layer in zip(self.embeds, normed, strict=True)]
+        asking = self.every_patch(tokens[-1][:, self.backbone.num_prefix_tokens :], masking, grid)
+        steps = zip(self.blocks, self.norms, self.reading, reversed(tokens[:-1]), strict=True)
+        for block, norm, reading, layer in steps:
+            asking = block(asking)
+            asking = asking + reading(norm(asking), layer)
+        return self.predict(self.norm(asking))
