@@ -3,14 +3,14 @@
 A head says which depths of the backbone it reads (`layers`, block indices; empty means the last) and takes their
 tokens, and the pixels they came from, to logits (B, L) or (B, L, *S). Adding one is adding a file.
 
-A `BagHead` reads a bag of tokens in no order, at once or a chunk at a time: the patches of an image, or the tiles of
-a slide, embedded before (multiple-instance learning).
+A `BagHead` reads a bag of tokens, at once or a chunk at a time: the patches of an image, or the tiles of a slide,
+embedded before (multiple-instance learning).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medvit.backbones import Backbone
-from medvit.config import Config
+from medvit.config import Config, Tree
 from medvit.errors import ConfigError
 from medvit.registry import Chosen
 from medvit.types import Tokens
@@ -53,7 +53,7 @@ class TileEmbeddings(Protocol):
 
 
 class BagHead(Head):
-    """Reads bags of embeddings (B, N, D), in which the order means nothing."""
+    """Reads bags of embeddings (B, N, D), whose order means nothing; a head to which it does says so."""
 
     layers = ()
 
@@ -85,8 +85,22 @@ class HeadConfig(Config, ABC):
         Raises:
             ConfigError: If it reads no bags.
         """
-        raise ConfigError(f"head.name={self.name} reads no bags of tiles; for slides give abmil, transmil or mean")
+        raise ConfigError(
+            f"head.name={self.name} reads no bags of tiles; for slides give abmil, transmil, transformer_mil or mean"
+        )
 
 
 HeadChoice = Annotated[HeadConfig, Chosen("medvit.heads", default="linear")]
 OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default="linear", optional=True)]
+
+
+def of_earlier_version(model: Tree) -> Tree:
+    """Return the description of a model with its head under its present name.
+
+    Checkpoints of earlier versions call `transformer_mil` transmil, which is now the published head: only descriptions
+    of theirs have `max_tiles`.
+    """
+    head = model.get("head")
+    if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:
+        return {**model, "head": {**head, "name": "transformer_mil"}}
+    return model

@@ -1,14 +1,17 @@
-"""A transformer over a bag: tiles attend to each other, then a learned query to all of them.
+"""TransMIL (Shao et al., NeurIPS 2021): tiles attend to each other through landmarks, a class token reads them.
 
-As TransMIL (Shao et al., NeurIPS 2021), but with plain self-attention over a capped number of tiles and without
-positions, so that the order means nothing; pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
+The bag is laid out as a square in its order, from which convolutions take positions: unlike in other bag heads, the
+order of tiles matters, and is that of the slide's grid.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -16,24 +19,38 @@ from torch import Tensor, nn
 from medvit.backbones import Backbone
 from medvit.config import Count
 from medvit.heads import BagHead, BagOutput, HeadConfig, TileEmbeddings
+from medvit.heads._nystrom import NystromAttention
 from medvit.registry import register
+
+SMALLEST_SHARE = 1e-12
+"""Attention below this counts as this: its approximation through landmarks may be negative."""
+POSITION_KERNELS = (7, 5, 3)
+"""Sides of the convolutions that give positions."""
 
 
 @register
 class TransmilConfig(HeadConfig):
-    """Classification of a bag by self-attention: of the tiles of a slide, or of the patches of an image."""
+    """Classification of a bag by TransMIL: of the tiles of a slide, or of the patches of an image."""
 
     name: Literal["transmil"] = "transmil"
-    width: Count = 256
+    width: Count = 512
     """Width to which embeddings are projected."""
-    depth: Count = 2
-    """Layers of self-attention."""
-    heads: Count = 4
+    heads: Count = 8
     """Attention heads, which the width is a multiple of; each gives a map."""
-    max_tiles: Count = 4096
-    """Tiles that attend to each other at most: a larger bag is read in interleaved parts, whose logits are averaged."""
+    landmarks: Count = 256
+    """Landmarks through which tiles attend to each other: half the width as published."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of features dropped in training."""
+    """Share of features dropped in training after each attention layer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_the_earlier_head(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and (found := sorted({"depth", "max_tiles"} & tree.keys())):
+            raise ValueError(
+                f"{' and '.join(found)} belong to the head that earlier versions called transmil, which is now "
+                "transformer_mil; give head.name=transformer_mil, or leave them out for the published TransMIL"
+            )
+        return tree
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> TransmilConfig:
@@ -50,54 +67,71 @@ class TransmilConfig(HeadConfig):
         return TransmilHead(width, num_classes, self)
 
 
+class PyramidPositions(nn.Module):
+    """PPEG: tokens of a square, plus depthwise convolutions of three sizes over it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(width, width, side, padding=side // 2, groups=width) for side in POSITION_KERNELS
+        )
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Tokens of a square, row by row, with their positions."""
+        square = rearrange(tokens, "b (h w) d -> b d h w", h=math.isqrt(tokens.shape[1]))
+        for_all = square + torch.stack([convolution(square) for convolution in self.convolutions]).sum(dim=0)
+        return rearrange(for_all, "b d h w -> b (h w) d")
+
+
 class TransmilHead(BagHead):
-    """Logits (B, L) of a query that attends to tiles which have attended to each other."""
+    """Logits (B, L) of a class token after two layers of Nystrom attention, with positions in between."""
 
     def __init__(self, width: int, num_classes: int, config: TransmilConfig) -> None:
         super().__init__()
-        self.max_tiles = config.max_tiles
-        self.project = nn.Linear(width, config.width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.width,
-                config.heads,
-                4 * config.width,
-                dropout=config.dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config.depth)
+        self.heads = config.heads
+        self.project = nn.Sequential(nn.Linear(width, config.width), nn.ReLU())
+        self.class_token = nn.Parameter(torch.randn(1, 1, config.width))
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+        self.first, self.second = (
+            NystromAttention(config.width, config.heads, landmarks=config.landmarks, dropout=config.dropout)
+            for _ in range(2)
         )
-        self.norm = nn.LayerNorm(config.width)
-        self.query = nn.Parameter(torch.empty(1, 1, config.width))
-        nn.init.trunc_normal_(self.query, std=0.02)
-        self.pool = nn.MultiheadAttention(config.width, config.heads, batch_first=True)
+        self.positions = PyramidPositions(config.width)
         self.linear = nn.Linear(config.width, num_classes)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits and the attention of the query, a map a head."""
-        absent = None if present is None else ~present
+        """Logits, and what the class token takes of each tile in the second layer, a map a head.
+
+        Bags of a batch are read by themselves: the sides of their squares and their landmarks follow their length.
+        """
         tiles = self.project(bags)
-        for block in self.blocks:
-            tiles = block(tiles, src_key_padding_mask=absent)
-        tiles = self.norm(tiles)
-        query = self.query.to(tiles.dtype).expand(len(tiles), -1, -1)
-        pooled, attention = self.pool(query, tiles, tiles, key_padding_mask=absent, average_attn_weights=False)
-        return BagOutput(self.linear(pooled[:, 0]), attention[:, :, 0].float())
+        if present is None:
+            return self._read(tiles)
+        sizes, outputs, rows = present.sum(dim=1), [], []
+        maps = torch.zeros(*present.shape, self.heads, device=bags.device)
+        for size in sizes.unique().tolist():
+            chosen = sizes == size
+            outputs.append(self._read(tiles[chosen][present[chosen]].unflatten(0, (-1, size))))
+            maps[present & chosen[:, None]] = rearrange(outputs[-1].attention, "b k n -> (b n) k")
+            rows.append(chosen.nonzero()[:, 0])
+        logits = torch.cat([output.logits for output in outputs])[torch.cat(rows).argsort()]
+        return BagOutput(logits, maps.transpose(1, 2))
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The mean over parts of one bag: every p-th tile, so that each part is a sample of the whole slide."""
-        num_parts = -(-len(tiles) // min(chunk, self.max_tiles))
-        attention: Tensor | None = None
-        logits = []
-        for start in range(num_parts):
-            indices = torch.arange(start, len(tiles), num_parts)
-            reading = self.read(tiles.take(indices)[None])
-            logits.append(reading.logits)
-            if attention is None:
-                shape = (1, reading.attention.shape[1], len(tiles))
-                attention = torch.zeros(shape, device=reading.attention.device)
-            attention[..., indices] = reading.attention / num_parts
-        assert attention is not None
-        return BagOutput(torch.stack(logits).mean(dim=0), attention)
+        """The reading of one whole bag; its embeddings are projected a chunk at a time and kept projected."""
+        parts = [self.project(tiles.take(indices)) for indices in torch.arange(len(tiles)).split(chunk)]
+        return self._read(torch.cat(parts)[None])
+
+    def _read(self, tiles: Float[Tensor, "b n d"]) -> BagOutput:
+        num_tiles = tiles.shape[1]
+        num_repeated = (math.isqrt(num_tiles - 1) + 1) ** 2 - num_tiles
+        square = torch.cat([tiles, tiles[:, :num_repeated]], dim=1)
+        tokens = torch.cat([self.class_token.to(tiles).expand(len(tiles), -1, -1), square], dim=1)
+        tokens = tokens + self.first(self.norms[0](tokens))
+        tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:])], dim=1)
+        normed = self.norms[1](tokens)
+        tokens = tokens[:, 0] + self.second(normed)[:, 0]
+        shares = self.second.attention_of_first(normed)[..., 1:]
+        repeated = torch.nn.functional.pad(shares[..., num_tiles:], (0, num_tiles - num_repeated))
+        shares = (shares[..., :num_tiles] + repeated).clamp_min(SMALLEST_SHARE)
+        return BagOutput(self.linear(self.norms[2](tokens)), shares / shares.sum(dim=-1, keepdim=True))

@@ -17,7 +17,7 @@ from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Axis, Config, Count, Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.errors import CheckpointError
-from medvit.heads import HeadChoice
+from medvit.heads import HeadChoice, of_earlier_version
 from medvit.peft import PeftChoice
 from medvit.readers.options import ValuesConfig
 from medvit.records import Kind
@@ -85,7 +85,7 @@ class Model(nn.Module):
             CheckpointError: If the checkpoint is a bare backbone or its weights do not fit its description.
         """
         checkpoint.require("classification", "segmentation")
-        config = ModelConfig.parse_saved(checkpoint.model, source=str(checkpoint.folder))
+        config = ModelConfig.parse_saved(of_earlier_version(checkpoint.model), source=str(checkpoint.folder))
         merged = config.model_copy(update={"peft": _plain()})
         model = cls(merged, config.backbone.without_weights().build())
         _load(model, checkpoint.state, checkpoint)

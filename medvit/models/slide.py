@@ -17,7 +17,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone, BackboneChoice
 from medvit.config import Config, Count, Positive, Share, Tree
 from medvit.errors import CheckpointError, DataError
-from medvit.heads import BagHead, HeadChoice, TileEmbeddings
+from medvit.heads import BagHead, HeadChoice, TileEmbeddings, of_earlier_version
 from medvit.models.embedding_store import Embeddings
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import Features
@@ -164,7 +164,9 @@ class SlideModel(nn.Module):
         Raises:
             CheckpointError: If the checkpoint is of another kind or its weights do not fit its description.
         """
-        config = SlideModelConfig.parse_saved(checkpoint.require("slide").model, source=str(checkpoint.folder))
+        config = SlideModelConfig.parse_saved(
+            of_earlier_version(checkpoint.require("slide").model), source=str(checkpoint.folder)
+        )
         backbone = config.backbone.without_weights().build()
         both = config.features == "class_mean"
         model = cls(config, backbone, backbone.width * (2 if both else 1))

@@ -1,4 +1,4 @@
-"""Bag heads know no order, tell where they look, and read a bag in pieces as they read it whole."""
+"""Bag heads (but TransMIL) know no order, tell where they look, and read a bag in pieces as they read it whole."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
 from medvit.errors import ConfigError
-from medvit.heads import BagHead, HeadConfig
+from medvit.heads import BagHead, HeadConfig, of_earlier_version
 from medvit.heads.abmil import AbmilConfig
 from medvit.heads.dense import DenseConfig
 from medvit.heads.mean_pool import MeanConfig
+from medvit.heads.transformer_mil import TransformerMilConfig
 from medvit.heads.transmil import TransmilConfig
+from medvit.models.slide import SlideModel, SlideModelConfig
 
 WIDTH, CLASSES = 24, 3
 HEADS = {
     "abmil": AbmilConfig(hidden=8, maps=2),
     "mean": MeanConfig(),
-    "transmil": TransmilConfig(width=16, depth=2, heads=2),
+    "transformer_mil": TransformerMilConfig(width=16, depth=2, heads=2),
+    "transmil": TransmilConfig(width=16, heads=2, landmarks=4),
 }
 each_head = pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
 
@@ -50,7 +54,7 @@ def bags(*sizes: int) -> tuple[Tensor, Tensor]:
     return filled, torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
 
 
-@each_head
+@pytest.mark.parametrize("config", [HEADS["abmil"], HEADS["mean"], HEADS["transformer_mil"]])
 def test_the_order_of_tiles_means_nothing(config):
     head, (filled, _) = build(config), bags(9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
@@ -92,14 +96,14 @@ def test_a_bag_read_in_pieces_holds_few_tiles_at_once(config, chunk):
     reading = head.stream(tiles, chunk)
     assert tiles.most <= chunk
     torch.testing.assert_close(reading.attention.sum(-1), torch.ones(reading.attention.shape[:2]))
-    if chunk >= 11 or config.name != "transmil":
+    if chunk >= 11 or config.name != "transformer_mil":
         whole = head.read(filled)
         torch.testing.assert_close(reading.logits, whole.logits)
         torch.testing.assert_close(reading.attention, whole.attention)
 
 
 def test_a_transformer_reads_a_large_bag_as_the_mean_of_interleaved_parts():
-    head, (filled, _) = build(TransmilConfig(width=16, depth=1, heads=2, max_tiles=4)), bags(8)
+    head, (filled, _) = build(TransformerMilConfig(width=16, depth=1, heads=2, max_tiles=4)), bags(8)
     parts = [head.read(filled[:, start::2]) for start in range(2)]
     reading = head.stream(InMemory(filled[0]), 100)
     torch.testing.assert_close(reading.logits, (parts[0].logits + parts[1].logits) / 2)
@@ -136,10 +140,41 @@ def test_the_patches_of_an_image_are_a_bag_too(config):
 
 
 def test_a_head_that_reads_no_bags_says_which_do():
-    with pytest.raises(ConfigError, match=r"head.name=dense reads no bags of tiles; .* abmil, transmil or mean"):
+    with pytest.raises(ConfigError, match=r"head.name=dense reads no bags .* abmil, transmil, transformer_mil or mean"):
         DenseConfig().build_for_bags(WIDTH, CLASSES)
 
 
-def test_a_width_that_heads_cannot_share_is_refused():
+@pytest.mark.parametrize("config", [TransmilConfig, TransformerMilConfig])
+def test_a_width_that_heads_cannot_share_is_refused(config):
     with pytest.raises(ConfigError, match="width 10 is not a multiple of heads 4"):
-        TransmilConfig.parse({"width": 10, "heads": 4})
+        config.parse({"width": 10, "heads": 4})
+
+
+def test_what_earlier_versions_called_transmil_is_read_under_its_name_now():
+    stored = {**TransformerMilConfig(width=16).tree(), "name": "transmil"}
+    assert of_earlier_version({"head": stored})["head"] == TransformerMilConfig(width=16).tree()
+    present = {"head": TransmilConfig().tree()}
+    assert of_earlier_version(present) == present
+    with pytest.raises(ConfigError, match=r"depth and max_tiles belong to the head .* now transformer_mil"):
+        TransmilConfig.parse(stored)
+
+
+def test_a_checkpoint_with_the_head_that_was_called_transmil_predicts_what_it_did(tmp_path):
+    config = SlideModelConfig.parse(
+        {
+            "backbone": {"name": "vit", "ndim": 2, "channels": 1, "width": WIDTH, "depth": 1, "heads": 2},
+            "head": {"name": "transformer_mil", "width": 16, "heads": 2},
+            "members": 1,
+            "features": "class",
+            "tiles": {"size": 16, "mpp": 0.5},
+            "classes": ["a", "b"],
+            "label": "kind",
+        }
+    )
+    model = SlideModel(config, config.backbone.build(), WIDTH).eval()
+    tree = config.tree()
+    tree["head"]["name"] = "transmil"
+    Checkpoint(tmp_path, tree, {}, model.state_dict()).save()
+    tiles = InMemory(bags(5)[0][0])
+    found = SlideModel.from_checkpoint(Checkpoint.load(tmp_path)).read(tiles)
+    assert (found.probabilities == model.read(tiles).probabilities).all()
