@@ -203,7 +203,12 @@ def test_options_of_pixels_are_told_to_be_ignored(place, tmp_path, caplog):
 
 
 def test_cross_validated_heads_learn_from_both_splits(place, tmp_path):
-    finished = learn(place, tmp_path / "model", bags={"members": 3, "folds": 3}, head={"name": "transmil", "width": 16})
+    finished = learn(
+        place,
+        tmp_path / "model",
+        bags={"members": 3, "folds": 3},
+        head={"name": "transmil", "width": 16, "landmarks": 8},
+    )
     assert (
         "each chose its round on one of 3 folds of patients" in (finished.artifact.folder / "model_card.md").read_text()
     )
