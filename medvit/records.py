@@ -206,6 +206,8 @@ class Row:
     """The option of values that the file did not allow, as `values.pet=SUVbw`: the values are those stored."""
     num_not_finite: int | None = None
     """Pixels that are NaN or infinite, counted over all channels; none where there are none, or nobody looked."""
+    patient_is_assumed: bool | None = None
+    """Whether nothing names the patient (`Patient.is_assumed`); unset where ingest did not record it yet."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """How and of whom it was taken, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies."""
@@ -260,11 +262,13 @@ class Patient:
     """Who an image is of, in the words of the source.
 
     `is_known_elsewhere` says that the identifier means the same person in other datasets of the site, as a DICOM
-    PatientID does and a file name does not.
+    PatientID does and a file name does not. `is_assumed` says that nothing names the patient, so that an image, its
+    series or its study stands for one: two of them may be one person.
     """
 
     id: str = field(repr=False)
     is_known_elsewhere: bool = False
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True)

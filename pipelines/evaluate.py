@@ -36,6 +36,7 @@ from medvit.evaluation.report import (
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
 from medvit.evaluation.selection import (
     SeenPatients,
+    assumed_patients_note,
     choose_positive,
     examples_to_show,
     near_duplicates_in_training,
@@ -53,6 +54,7 @@ from medvit.inference.predictor import Predictor
 from medvit.inference.slide_figure import slide_figure
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.models.tile_embedder import EmbeddingConfig
+from medvit.patients import PatientCount
 from medvit.records import Row, Split
 from medvit.stage import Run, StageConfig, stage
 from medvit.types import Image, Prediction
@@ -120,12 +122,11 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
     run.in_force(positive=config.positive)
     notes += shared_patients(manifest, config.split)
-    if told := other_values(manifest, predictor.config):
-        log.warning("%s", told[0])
-        notes += told
-    if duplicates := near_duplicates_in_training(manifest, answered, config.split):
-        log.warning("%s", duplicates[0])
-    evaluation = measure(answered, predictor, config, notes + duplicates, run.failures)
+    doubts = other_values(manifest, predictor.config) + assumed_patients_note(answered)
+    doubts += near_duplicates_in_training(manifest, answered, config.split)
+    for doubt in doubts:
+        log.warning("%s", doubt)
+    evaluation = measure(answered, predictor, config, notes + doubts, run.failures)
     differences = {} if other is None else compare(evaluation, other, config)
 
     subject = describe(config, manifest, checkpoint.hash, answered, evaluation)
@@ -321,12 +322,11 @@ def describe(
         warning = f"These are images of the {config.split} split: the model {use} them, so the numbers flatter it."
     elif config.split == "train":
         warning = "These are images of a train split: if the model learned from any of them, the numbers flatter it."
-    num_patients = len({row.patient_id for row in answered})
     facts = {
         "Model": digest[:16],
         "Dataset": f"{manifest.facts.name}, {manifest.hash[:16]}",
         "Trained on": "the train split of the same dataset" if same else "another dataset",
-        "Split": f"{config.split}: {len(answered)} {answered.rows[0].kind}s of {num_patients} patients",
+        "Split": f"{config.split}: {len(answered)} {answered.rows[0].kind}s of {PatientCount.of(answered)}",
         "Intervals": f"{config.resamples} resamples of patients, seed {config.seed}",
     }
     if found.positive:

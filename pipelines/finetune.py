@@ -37,7 +37,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.bags import BagConfig
 from medvit.training.loading.rounds import rounds, whole_images
-from medvit.training.options import TrainingOptions
+from medvit.training.options import TrainingOptions, told_patients
 from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.slide_heads import (
     SlideTraining,
@@ -328,7 +328,8 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
 
 def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:
     images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
-    return {"images": images, **config.describe(), "seed": str(config.seed)}
+    patients = told_patients([*task.train, *task.val])
+    return {"images": images, "patients": patients, **config.describe(), "seed": str(config.seed)}
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:

@@ -37,6 +37,7 @@ from medvit.ingest.rows import (
     quarantined,
     require_some,
     rows,
+    tell_assumed,
     tell_unlabeled,
     warn_of_identifiers,
     way_back,
@@ -207,6 +208,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
     require_some(made, refusals)
     tell_unlabeled(made)
+    tell_assumed(made)
     prose = prose if config.card else fitting(prose, made)
     slides.leave_places(curated.candidates, made, config.tiles, pseudonyms, config.key)
     if config.tiles.pack:

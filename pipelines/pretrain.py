@@ -22,13 +22,14 @@ from medvit.objectives import Objective, ObjectiveChoice
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
+from medvit.records import Row
 from medvit.stage import Run, StageConfig, stage
 from medvit.training.guard import Guard, GuardConfig
 from medvit.training.guard.build_probe import build_probe
 from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.views import ViewStream, feed
-from medvit.training.options import TrainingOptions
+from medvit.training.options import TrainingOptions, told_patients
 from medvit.training.pretraining import Pretraining
 from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.self_distillation import SelfDistillation, SelfDistillationConfig
@@ -88,6 +89,11 @@ class AssembledPretraining:
         """Training images of all kinds."""
         return sum(len(stream.samples) for stream in self.streams)
 
+    @property
+    def rows(self) -> list[Row]:
+        """The training images of all kinds."""
+        return [row for stream in self.streams for row in stream.samples.manifest]
+
 
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
@@ -115,9 +121,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     checkpoint = Checkpoint(run.folder, model, parts.start.preprocess.tree(), merged.state_dict(), adapter).save()
     for name, weights in parts.module.objective.kept().items():
         write_weights(checkpoint.folder / name, weights)
-    write_training_patients(
-        run.folder, [row for stream in parts.streams for row in stream.samples.manifest], run.learned
-    )
+    write_training_patients(run.folder, parts.rows, run.learned)
     _save_twin(parts, checkpoint, merged)
     training = _training(config, parts) | {"weights": adapted} | _guard_told(parts.module.guard, run)
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
@@ -224,4 +228,5 @@ def _figures(figures: dict[str, float]) -> str:
 
 def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
-    return {"objective": config.objective.name, "images": images, **config.describe(), "seed": str(config.seed)}
+    told = {"objective": config.objective.name, "images": images, "patients": told_patients(parts.rows)}
+    return {**told, **config.describe(), "seed": str(config.seed)}

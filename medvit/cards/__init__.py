@@ -25,6 +25,7 @@ from medvit.dataset.quarantine import Quarantined
 from medvit.document import Table, code, markdown_table, plain
 from medvit.files.atomic import write_text
 from medvit.leakage import Overlap, find_copies
+from medvit.patients import PatientCount
 from medvit.records import Row
 
 VERSION = 2
@@ -80,13 +81,14 @@ def write_markdown(
 def _head(manifest: Manifest) -> CardHead:
     facts = manifest.facts
     images = Counter(row.modality or "unknown" for row in manifest)
-    patients = len({row.patient_id for row in manifest})
+    patients = PatientCount.of(manifest)
     return CardHead(
         name=facts.name,
         license=facts.license,
         source=facts.source,
         images=dict(sorted(images.items())),
-        patients=patients,
+        patients=patients.total,
+        assumed_patients=patients.assumed,
         hash=manifest.hash,
     )
 
@@ -102,7 +104,7 @@ def _contents(manifest: Manifest) -> list[str]:
     return _table(
         ["", *(name for name, _ in columns)],
         [
-            ["patients", *(len({row.patient_id for row in rows}) for _, rows in columns)],
+            ["patients", *(PatientCount.of(rows).cell for _, rows in columns)],
             ["studies", *(len({(row.patient_id, row.study_id) for row in rows}) for _, rows in columns)],
             *([name, *(_count(rows, what) for _, rows in columns)] for name, what in counted.items()),
             ["with a label map", *(sum(row.mask is not None for row in rows) for _, rows in columns)],
@@ -193,8 +195,11 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
         f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,
         "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
         f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
+        f"patients: {PatientCount.of(manifest).note}; patient_from=... or a column patient in labels names them": (
+            head.assumed_patients > 0
+        ),
         "patients: each image counts as one; where that is wrong, give patient_from=...": (
-            1 < len(manifest) == head.patients
+            1 < len(manifest) == head.patients and all(row.patient_is_assumed is None for row in manifest)
         ),
         f"duplicates: images found, pixel by pixel, in more than one split: {copies}": copies > 0,
         f"duplicates: groups of images that look alike and lie in more than one split: {alike}": alike > 0,

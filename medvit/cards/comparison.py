@@ -19,6 +19,7 @@ from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
+from medvit.patients import PatientCount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,13 +78,13 @@ def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVa
     write_text(folder / CSV, _csv(variables))
     large = [one.name for one in variables if one.effect.size in ("medium", "large")]
     opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
-    fewest = min(len({row.patient_id for row in manifest}) for manifest in (a, b))
-    if fewest < FEW_PATIENTS:
-        patients = "1 patient" if fewest == 1 else f"{fewest} patients"
-        opening += f" One of them has {patients} only: the intervals are rougher than they look."
+    fewest = min((PatientCount.of(manifest) for manifest in (a, b)), key=lambda count: count.total)
+    if fewest.total < FEW_PATIENTS:
+        opening += f" One of them has {fewest} only: the intervals are rougher than they look."
     known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
     untold = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
     untold.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
+    untold += [f"{key}: {note}." for key, manifest in (("a", a), ("b", b)) if (note := PatientCount.of(manifest).note)]
     page = Document(
         f"{a.facts.name} (a) and {b.facts.name} (b)",
         opening,
@@ -118,9 +119,9 @@ def _contents(a: Manifest, b: Manifest) -> Table:
     return Table(["", "a", "b"], [[name, *(column[name] for column in columns)] for name in columns[0]])
 
 
-def _counts(manifest: Manifest) -> dict[str, int]:
+def _counts(manifest: Manifest) -> dict[str, int | str]:
     return {
-        "patients": len({row.patient_id for row in manifest}),
+        "patients": PatientCount.of(manifest).cell,
         "studies": len({(row.patient_id, row.study_id) for row in manifest}),
         "images": sum(row.kind == "image" for row in manifest),
         "volumes": sum(row.kind == "volume" for row in manifest),

@@ -15,6 +15,7 @@ from medvit.cards.plots import FOLDER, SPLITS
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.thumbnails import SHOWN_PERCENTILES, montage, resized, thumbnail
 from medvit.document import Picture, Table, markdown_table
+from medvit.patients import PatientCount
 from medvit.records import Row
 
 SHOWN_VOLUMES = 6
@@ -53,7 +54,8 @@ def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
 def _table(title: str, rows: Sequence[Row], names: Sequence[str]) -> str:
     counts = Counter(zip(names, (row.split for row in rows), strict=True))
     patients = {
-        name: len({row.patient_id for row, own in zip(rows, names, strict=True) if own == name}) for name in names
+        name: PatientCount.of(row for row, own in zip(rows, names, strict=True) if own == name).cell
+        for name in set(names)
     }
     lines = [[name, patients[name], *(counts[name, split] for split in SPLITS)] for name in sorted(patients)]
     return markdown_table(Table([title, "patients", *(f"images, {split}" for split in SPLITS)], lines))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
+from medvit.patients import assumed_patients
 from medvit.records import Split
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
         split: np.array([float(age) for (_, age), row in known.items() if row.split == split]) for split in SPLITS
     }
     _histograms(axes, {split: ages for split, ages in by_split.items() if len(ages)}, np.arange(0, 95, 5.0))
-    axes.set_ylabel("patients", fontsize=8)
+    axes.set_ylabel("patients, some assumed" if assumed_patients(manifest) else "patients", fontsize=8)
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:

@@ -48,6 +48,8 @@ class CardHead(Config):
     """Number of images by modality."""
     patients: int | None = None
     """Number of patients."""
+    assumed_patients: int = 0
+    """How many of them nothing names, so that an image, a series or a study counts as a patient."""
     classes: dict[str, int] = Field(default_factory=dict)
     """Number of images by class, of prose on data whose images have one label each."""
     hash: str = ""

@@ -14,6 +14,7 @@ from medvit.document import Picture, Table, markdown_table
 from medvit.leakage import Overlap
 from medvit.leakage.report import NAMES
 from medvit.records import Flag, Row, is_frame
+from medvit.patients import PatientCount, assumed_patients
 
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",
@@ -116,11 +117,12 @@ def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:
 
 def _acquisition(manifest: Manifest) -> list[str]:
     keys = dict.fromkeys(key for row in manifest for key in row.attributes)
-    lines = []
+    lines, assumed = [], assumed_patients(manifest)
     for key in sorted(keys):
         # One line a patient and value, so that a study of many series does not count many times.
         pairs = {(row.patient_id, row.attributes[key]) for row in manifest if key in row.attributes}
-        lines.append([key.replace("_", " "), len({patient for patient, _ in pairs}), _values(key, pairs)])
+        known = PatientCount.among({patient for patient, _ in pairs}, assumed)
+        lines.append([key.replace("_", " "), known.cell, _values(key, pairs)])
     return [markdown_table(Table(["", "patients it is known of", "values (patients)"], lines))] if lines else []
 
 

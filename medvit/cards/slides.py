@@ -11,6 +11,7 @@ import numpy as np
 from medvit.cards.plots import FOLDER
 from medvit.dataset.manifest import Manifest
 from medvit.document import Table, markdown_table
+from medvit.patients import PatientCount
 from medvit.records import Row
 from medvit.wsi.tiles import BLURRED, PEN, TISSUE_MM2, TileGrid
 from medvit.wsi.tiles import FOLDER as TILES
@@ -62,8 +63,7 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
 
 
 def _count(slides: Sequence[Row]) -> str:
-    patients = len({row.patient_id for row in slides})
-    return f"{len(slides)} slide{'s' * (len(slides) != 1)} of {patients} patient{'s' * (patients != 1)}"
+    return f"{len(slides)} slide{'s' * (len(slides) != 1)} of {PatientCount.of(slides)}"
 
 
 def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
         for name in [*classes, None]:
             chosen = [(row, len(grid)) for row, grid in slides if row.labels.get(key) == name]
             tiles = [number for _, number in chosen]
-            patients = len({row.patient_id for row, _ in chosen})
+            patients = PatientCount.of(row for row, _ in chosen).cell
             if chosen:
                 told = "without" if name is None else name
                 lines.append([told, len(chosen), patients, f"{sum(tiles):,}", f"{np.median(tiles):g}"])

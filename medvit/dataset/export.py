@@ -116,6 +116,7 @@ class ExportImage:
         return {
             "image_id": row.image_id,
             "patient_id": row.patient_id,
+            "patient_is_assumed": row.patient_is_assumed,
             "study_id": row.study_id,
             "series_id": row.series_id,
             "dataset": self.dataset,

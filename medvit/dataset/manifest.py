@@ -21,8 +21,8 @@ from medvit.records import Flag, Row, Split
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
-"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding
-and num_not_finite."""
+"""Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding,
+num_not_finite and patient_is_assumed."""
 FILE_NAME = "manifest.parquet"
 ROWS_A_GROUP = 10_000
 """Rows that are written, and read, at once: so many take about 30 MiB on the way."""
@@ -49,6 +49,7 @@ _SCHEMA = pa.schema(
         ("padding", pa.list_(pa.float64())),
         ("fallback", pa.string()),
         ("num_not_finite", pa.int64()),
+        ("patient_is_assumed", pa.bool_()),
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -211,7 +212,10 @@ def _said_facts(facts: Facts) -> str:
 def _said(row: Row) -> dict[str, Any]:
     """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
-    return {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
+    said = {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
+    if not row.patient_is_assumed:
+        del said["patient_is_assumed"]
+    return said
 
 
 def _row(line: dict[str, Any]) -> Row:

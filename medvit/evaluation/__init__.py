@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
+from medvit.patients import PatientCount
 from medvit.records import Row
 
 
@@ -30,11 +31,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Metrics of a part of what was evaluated: `num_items` images, eyes or the like, of `num_patients` patients."""
+    """Metrics of a part of what was evaluated: `num_items` images, eyes or the like, and their patients."""
 
     name: str
     num_items: int
-    num_patients: int
+    patients: PatientCount
     metrics: Mapping[str, Estimate]
 
 

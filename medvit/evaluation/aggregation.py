@@ -30,6 +30,7 @@ from medvit.errors import ConfigError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.patients import PatientCount, assumed_patients
 from medvit.records import Row
 
 AggregationLevel = Literal["image", "eye", "visit", "patient"]
@@ -137,6 +138,7 @@ def breakdowns(
     Raises:
         ConfigError: If it names others.
     """
+    assumed = assumed_patients(rows)
 
     def line(name: str, part: Answers) -> MetricRow:
         estimates = bootstrap(
@@ -145,7 +147,7 @@ def breakdowns(
             resamples=resamples,
             seed=seed,
         )
-        return MetricRow(name, len(part), len(set(part.patients)), estimates)
+        return MetricRow(name, len(part), PatientCount.among(part.patients, assumed), estimates)
 
     found = []
     if len(levels) > 1:
@@ -215,16 +217,18 @@ def evaluate_with_patients(
     """All metrics of classification of images and, where a patient has several, of patients under `patient_...`."""
     shared: dict[str, Any] = {"resamples": resamples, "seed": seed}
     images = evaluate_classes(rows, truth, probabilities, classes, notes=notes, positive=positive, **shared)
-    patients, num_patients = of_patients(answers(rows, truth, probabilities)), len({row.patient_id for row in rows})
-    if num_patients == len(rows) or not len(patients):
+    patients, assumed = of_patients(answers(rows, truth, probabilities)), assumed_patients(rows)
+    everyone = {row.patient_id for row in rows}
+    if len(everyone) == len(rows) or not len(patients):
         return images
     estimates: Mapping[str, Estimate] = bootstrap(
         lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes, positive),
         patients.patients,
         **shared,
     )
-    told = [f"{len(patients)} patients: each has the mean of the probabilities of its images"]
-    if num_mixed := num_patients - len(patients):
-        told.append(f"{num_mixed} patients have images of several classes and do not count as patients")
+    counted = PatientCount.among(patients.patients, assumed)
+    told = [f"{counted}: each has the mean of the probabilities of its images"]
+    if mixed := everyone - set(patients.patients):
+        told.append(f"with images of several classes, and not counted: {PatientCount.among(mixed, assumed)}")
     metrics = dict(images.metrics) | {f"{PREFIX}{name}": estimate for name, estimate in estimates.items()}
     return replace(images, metrics=metrics, notes=(*images.notes, *told))

@@ -19,6 +19,7 @@ from medvit.evaluation.aggregation import PREFIX
 from medvit.evaluation.paired import MetricTable
 from medvit.evaluation.selection import is_of_positive
 from medvit.files.atomic import write_text
+from medvit.patients import PatientCount
 
 METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
 
@@ -104,9 +105,7 @@ def write_report(
     """Writes `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
-    metrics |= {
-        "counts": {"images": len(evaluation.rows), "patients": len({row.patient_id for row in evaluation.rows})}
-    }
+    metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
     metrics |= {"facts": dict(subject.facts), "notes": list(evaluation.notes), "classes": list(evaluation.classes)}
     if positive:
         metrics["positive"] = positive
@@ -196,10 +195,10 @@ def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str
 
 def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
     """The sentences that the numbers of this report need."""
-    num_patients = len({row.patient_id for row in evaluation.rows})
-    few = f"Only {num_patients} patients: the intervals are rougher than they look, and likely too narrow."
+    patients = PatientCount.of(evaluation.rows)
+    few = f"Only {patients}: the intervals are rougher than they look, and likely too narrow."
     return [
-        *([few] if num_patients < FEW_PATIENTS else []),
+        *([few] if patients.total < FEW_PATIENTS else []),
         *(text for name, text in MEANINGS.items() if name in evaluation.metrics),
         INTERVALS,
         *(["A difference whose interval holds 0 has not been shown."] if differences else []),
@@ -220,15 +219,19 @@ def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, posit
 
 
 def _line(line: MetricRow, positive: str) -> dict[str, object]:
-    counts = {"items": line.num_items, "patients": line.num_patients}
+    counts = {"items": line.num_items, **_counts(line.patients)}
     return {"name": line.name, **counts, "metrics": _plain(line.metrics, positive)}
+
+
+def _counts(patients: PatientCount) -> dict[str, int]:
+    return {"patients": patients.total, "assumed_patients": patients.assumed}
 
 
 def _breakdown(breakdown: Breakdown, positive: str) -> Section:
     """A line a part, with the metrics of `SHOWN_IN_PARTS`."""
     known = {name: None for line in breakdown.lines for name in line.metrics if name in SHOWN_IN_PARTS}
     lines = [
-        [line.name, line.num_items, line.num_patients, *(str(line.metrics[name]) for name in known)]
+        [line.name, line.num_items, line.patients.cell, *(str(line.metrics[name]) for name in known)]
         for line in breakdown.lines
     ]
     table = Table(["", "number", "patients", *(metric_name(name, positive) for name in known)], lines)

@@ -20,6 +20,7 @@ from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.readers.options import ValuesConfig
+from medvit.patients import PatientCount
 from medvit.records import Split
 from medvit.types import Image
 
@@ -87,8 +88,8 @@ def without_training_patients(manifest: Manifest, checkpoint: Path, policy: Seen
     seen = seen_patients(checkpoint, manifest)
     if not seen:
         return manifest, []
-    num_patients = len({row.patient_id for row in manifest})
-    found = f"{len(seen)} of {num_patients} patients are among those that the model, or its start weights, learned from"
+    everybody = PatientCount.of(manifest)
+    found = f"{len(seen)} of {everybody} are among those that the model, or its start weights, learned from"
     if policy == "refuse":
         raise DataError(
             f"{manifest.folder}: {found}, so the numbers would flatter it; seen_patients=leave_out measures on the "
@@ -108,9 +109,15 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
         return []
     known = {row.patient_id for row in manifest if row.split == "train"}
     both = {row.patient_id for row in manifest if row.split == split} & known
-    return [f"{len(both)} patients of this split have images in the train split too; the numbers may flatter"] * bool(
-        both
-    )
+    count = PatientCount.of(row for row in manifest if row.patient_id in both)
+    found = f"{count} of this split {'has' if count.total == 1 else 'have'} images in the train split too"
+    return [f"{found}; the numbers may flatter"] * bool(both)
+
+
+def assumed_patients_note(measured: Manifest) -> list[str]:
+    """A note on patients that nothing names: intervals over them, and splits by them, are as good as the assumption."""
+    note = PatientCount.of(measured).note
+    return [f"{note}: intervals may then be too narrow, and the model may know the person"] * bool(note)
 
 
 def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: Split) -> list[str]:

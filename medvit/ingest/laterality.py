@@ -109,7 +109,8 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
     stem = _SIDE.sub("", name.stem)
     if stem == name.stem or not re.search(r"\w", stem.replace("_", "")):
         return candidate  # without a side in its name, or with nothing else in it
-    return replace(candidate, patient=Patient(stem if folders_are_classes else (name.parent / stem).as_posix()))
+    both = stem if folders_are_classes else (name.parent / stem).as_posix()
+    return replace(candidate, patient=Patient(both, is_assumed=True))
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:

@@ -11,6 +11,7 @@ from medvit.dataset.quarantine import Quarantined
 from medvit.deidentification.patient_ids import same_but_for_issuer, spelled_alike
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.errors import DataError, NotAnImageError
+from medvit.patients import PatientCount
 from medvit.readers.label_maps import ORPHAN
 from medvit.records import Candidate, Refusal, Row, Taken
 
@@ -122,6 +123,12 @@ def tell_unlabeled(made: Sequence[Row]) -> None:
         log.warning("%d of %d images have no label map beside them: %s", len(without), len(images), shown)
 
 
+def tell_assumed(made: Sequence[Row]) -> None:
+    """Warn of patients that nothing names, who may be in several splits under several pseudonyms."""
+    if note := PatientCount.of(made).note:
+        log.warning("%s; patient_from=... or a column patient in labels names them", note)
+
+
 def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
@@ -139,5 +146,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         split=candidate.split,
         labels=dict(candidate.labels),
         part=candidate.item.part,
+        patient_is_assumed=candidate.patient.is_assumed,
         **fields,
     )

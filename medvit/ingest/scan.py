@@ -90,11 +90,12 @@ def scan(
     beyond their beginning.
 
     The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
-    subject or the case of nnU-Net in its path; or its study, where it names one; or the path itself, so that an image
-    is a patient. Where several issuers gave out one PatientID, the patients are `ID^^^ISSUER`.
+    subject in its path. Where there is none of these, the patient is assumed: the case of nnU-Net in its path, or its
+    study, where it names one, or the path itself, so that an image is a patient. Where
+    several issuers gave out one PatientID, the patients are `ID^^^ISSUER`.
 
-    `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes,
-    `mask_folder` the names of folders that hold label maps.
+    `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes, `mask_folder`
+    the names of folders that hold label maps.
 
     Raises:
         DataError: If the source is missing or holds no file.
@@ -252,14 +253,15 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
         return Patient(composed(match.group(1)))
     if item.identity.patient:
         return Patient(item.identity.patient, is_known_elsewhere=True)
-    for pattern in (BIDS_SUBJECT, NNUNET_CASE):
-        if named := pattern.search(paths[0]):
-            return Patient(named.group(1))
+    if named := BIDS_SUBJECT.search(paths[0]):
+        return Patient(named.group(1))
+    if case := NNUNET_CASE.search(paths[0]):
+        return Patient(case.group(1), is_assumed=True)
     if item.identity.study:
-        return Patient(item.identity.study, is_known_elsewhere=True)
+        return Patient(item.identity.study, is_known_elsewhere=True, is_assumed=True)
     if len(paths) > 1:
-        return Patient(PurePosixPath(paths[0]).parent.as_posix())
-    return Patient(paths[0] + place_in_file(item))
+        return Patient(PurePosixPath(paths[0]).parent.as_posix(), is_assumed=True)
+    return Patient(paths[0] + place_in_file(item), is_assumed=True)
 
 
 def _official_split(path: str) -> Split | None:

@@ -15,6 +15,7 @@ from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.leakage import CHECKS, Check, Overlap
+from medvit.patients import PatientCount
 
 HITS, HTML = "hits.csv", "leakage.html"
 SHOWN_GROUPS, SHOWN_IMAGES = 12, 4
@@ -75,7 +76,8 @@ def write(
     write_text(folder / HITS, _csv(overlaps))
     crossing = [overlap for overlap in overlaps if overlap.crosses]
     names = ", ".join(f"{key}: {manifest.facts.name}".removeprefix(": ") for key, manifest in manifests.items())
-    sections = [Section("Found", [summary(overlaps, checks), *([crossings(overlaps)] if crossing else []), *NOTES])]
+    tables = [summary(overlaps, checks), *([crossings(overlaps)] if crossing else [])]
+    sections = [Section("Found", [*tables, *NOTES, *_of_assumed(manifests)])]
     for check in checks:
         found = [overlap for overlap in overlaps if overlap.check == check]
         if found:
@@ -86,6 +88,13 @@ def write(
         sections,
         "warning" if crossing else "plain",
     ).write_html(folder / HTML)
+
+
+def _of_assumed(manifests: Mapping[str, Manifest]) -> list[str]:
+    """A sentence for each dataset with patients that nothing names: that two are the same person cannot be found."""
+    counts = ((manifest.facts.name, PatientCount.of(manifest)) for manifest in manifests.values())
+    lost = "who is then not found as the same patient"
+    return [f"{name}: {count.note}, {lost}." for name, count in counts if count.assumed]
 
 
 def _order(counted: tuple[tuple[Check, tuple[str, ...]], int]) -> tuple[int, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -11,7 +13,8 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones import BackboneChoice
 from medvit.config import Config
 from medvit.dataset.manifest import Manifest
-from medvit.records import Flag
+from medvit.patients import PatientCount
+from medvit.records import Flag, Row
 from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.rounds import LoaderConfig
@@ -19,6 +22,14 @@ from medvit.training.optim import OptimConfig
 from medvit.training.task import choose_preprocess
 from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
+
+log = logging.getLogger("medvit")
+
+
+def told_patients(rows: Sequence[Row]) -> str:
+    """The patients a model was trained on, for its card, with what it means that some are assumed."""
+    count = PatientCount.of(rows)
+    return count.note or str(count.total)
 
 
 class TrainingOptions(Config):
@@ -44,6 +55,8 @@ class TrainingOptions(Config):
 
     def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
         """The backbone and the preprocessing that training begins with, as `start_from` says."""
+        if note := PatientCount.of(manifest).note:
+            log.info("%s: %s", manifest.folder, note)
         return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
 
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:

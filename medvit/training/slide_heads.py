@@ -32,6 +32,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
 from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.optim import OptimConfig
+from medvit.training.options import told_patients
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.wsi.tiles import TileFlag
@@ -162,6 +163,7 @@ class SlideTraining:
         chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
         return {
             "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
+            "patients": told_patients(self.rows),
             "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
             "heads": f"{self.bags.members}, whose logits are averaged; each chose its round on {chosen}",
             "steps": f"{self.trainer.steps} of {self.loader.batch_size} slides for each head",

@@ -103,6 +103,18 @@ def test_the_figures_are_those_of_the_dataset(make: Make, line: str) -> None:
     assert line in card_of(make()).splitlines()
 
 
+def test_the_card_tells_assumed_patients_wherever_it_counts_patients(make: Make) -> None:
+    manifest = make()
+    doubtful = replace(manifest, rows=tuple(replace(row, patient_is_assumed=row.split != "test") for row in manifest))
+    card = card_of(doubtful)
+    head = read_prose(manifest.folder / "card.md").head
+    assert (head.patients, head.assumed_patients) == (3, 2)
+    assert "| patients | 3 (2 assumed) | 2 (all assumed) | 1 (all assumed) | 1 |" in card.splitlines()
+    assert "- patients: 2 of 3 patients are assumed: nothing names them" in card
+    named = replace(manifest, rows=tuple(replace(row, patient_is_assumed=False) for row in manifest))
+    assert "assumed:" not in card_of(named).split("---\n", 2)[2]
+
+
 def test_what_is_missing_is_said_to_be_missing(make: Make) -> None:
     card = card_of(make())
     for key in ("license", "source", "description"):

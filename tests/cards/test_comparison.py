@@ -98,7 +98,8 @@ def test_what_too_few_tell_is_said_to_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whole_figures")
 def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
-    a, b = dataset(tmp_path / "a"), dataset(tmp_path / "b", brighter=200, attributes=lambda r: {})
+    changes: dict[str, object] = {"attributes": lambda r: {}, "patient_is_assumed": lambda r: True}
+    a, b = dataset(tmp_path / "a"), dataset(tmp_path / "b", brighter=200, **changes)
     variables = compare(a, b)
     comparison.write(tmp_path, a, b, variables)
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
@@ -106,6 +107,8 @@ def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
     assert "# a (a) and b (b)" in text
     assert "Medium or large shifts: intensity of MR" in text
     assert "Only a tells: age, years; manufacturer; sex." in text
+    assert "| patients | 24 | 24 (all assumed) |" in text
+    assert "b: 24 of 24 patients are assumed" in text
     assert page.count("data:image/png;base64,") == len(variables) + 1
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     pictures = re.findall(r"\]\((comparison/[^)]+)\)", text)

@@ -50,7 +50,12 @@ FULL = row(
 )
 FIRST_SCHEMA = FULL
 FULL = replace(
-    FULL, flags=("tiny",), perceptual_hash="ab" * 32, file_sha256="ef" * 32, attributes={"sex": "F", "kvp": "120"}
+    FULL,
+    flags=("tiny",),
+    perceptual_hash="ab" * 32,
+    file_sha256="ef" * 32,
+    patient_is_assumed=True,
+    attributes={"sex": "F", "kvp": "120"},
 )
 
 
@@ -85,6 +90,13 @@ def test_the_order_of_rows_does_not_change_the_file(tmp_path: Path) -> None:
 )
 def test_any_change_of_a_row_changes_the_hash(tmp_path: Path, change: dict[str, object]) -> None:
     assert Manifest((row(1),), FACTS, tmp_path).hash != Manifest((row(1, **change),), FACTS, tmp_path).hash
+
+
+def test_that_a_patient_is_assumed_is_of_the_hash_and_that_one_is_named_is_not(tmp_path: Path) -> None:
+    unset, named, assumed = (
+        Manifest((row(1, patient_is_assumed=value),), FACTS, tmp_path).hash for value in (None, False, True)
+    )
+    assert unset == named != assumed, "a dataset of an earlier schema keeps its hash"
 
 
 def test_a_change_of_the_facts_changes_the_hash(tmp_path: Path) -> None:

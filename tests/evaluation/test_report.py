@@ -2,17 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from medvit.errors import DataError
-from medvit.evaluation import Estimate
+from medvit.evaluation import Breakdown, Estimate, MetricRow
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import Example, ReportSubject, read_table, write_report
 from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.patients import PatientCount
 from medvit.records import Row
 
 
@@ -85,6 +87,19 @@ def test_a_number_that_is_not_defined_is_null_in_the_file_and_said_in_the_page(t
 def test_few_patients_are_told(tmp_path):
     write_report(tmp_path, ReportSubject("Title", {}), segmented()[0])
     assert "Only 3 patients" in (tmp_path / "report.html").read_text()
+
+
+def test_assumed_patients_are_told_wherever_patients_are_counted(tmp_path):
+    found = segmented()[0]
+    doubtful = tuple(replace(row, patient_is_assumed=True) for row in found.rows)
+    part = Breakdown("Parts", "", (MetricRow("all", 4, PatientCount.of(doubtful), {}),))
+    write_report(tmp_path, ReportSubject("Title", {}), replace(found, rows=doubtful, breakdowns=(part,)))
+    page = (tmp_path / "report.html").read_text()
+    assert "Only 3 patients (all assumed)" in page
+    assert "<td>3 (all assumed)</td>" in page
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert (saved["counts"]["patients"], saved["counts"]["assumed_patients"]) == (3, 3)
+    assert saved["breakdowns"]["Parts"][0]["assumed_patients"] == 3
 
 
 def test_a_damaged_report_is_told_in_one_sentence(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medvit import phantoms
@@ -46,6 +47,35 @@ def test_the_patient_of_dicom_is_its_patient_id(tmp_path: Path) -> None:
     found = scan(tmp_path / "source")
     assert len({one.patient for one in found.candidates}) == 2
     assert all(one.patient.is_known_elsewhere for one in found.candidates)
+
+
+@pytest.mark.parametrize(
+    ("path", "patient_from", "is_assumed"),
+    [
+        ("a/1.png", None, True),
+        ("imagesTr/la_01_0000.png", None, True),
+        ("sub-01_T1w.png", None, False),
+        ("case7/1.png", r"case(\d+)", False),
+    ],
+)
+def test_a_patient_that_nothing_names_is_assumed(
+    write_png: Write, tmp_path: Path, path: str, patient_from: str | None, is_assumed: bool
+) -> None:
+    write_png(path)
+    (candidate,) = scan(tmp_path / "source", patient_from=patient_from).candidates
+    assert candidate.patient.is_assumed == is_assumed
+    assert not candidate.with_labels({}, patient="a person").patient.is_assumed, "a table names the patient"
+
+
+def test_the_study_of_dicom_without_a_patient_id_stands_for_an_assumed_patient(tmp_path: Path) -> None:
+    phantoms.write_radiograph_studies(tmp_path / "source", 2)
+    named, nameless = sorted((tmp_path / "source").rglob("*.dcm"))[:2]
+    dataset = pydicom.dcmread(nameless)
+    dataset.PatientID, dataset.PatientName = "", ""
+    dataset.save_as(nameless)
+    found = {one.item.files[0]: one.patient for one in scan(tmp_path / "source").candidates}
+    assert (found[named].is_assumed, found[nameless].is_assumed) == (False, True)
+    assert found[nameless].id == dataset.StudyInstanceUID
 
 
 @pytest.mark.parametrize(

@@ -207,9 +207,11 @@ def test_the_report_lists_every_image_and_stands_alone(tmp_path: Path) -> None:
 
 
 def test_a_report_without_a_hit_says_so(tmp_path: Path) -> None:
-    manifests = {"": dataset(tmp_path, row(tmp_path, 0, picture(0)))}
+    manifests = {"": dataset(tmp_path, row(tmp_path, 0, picture(0), patient_is_assumed=True))}
     report.write(tmp_path, manifests, find_overlaps(manifests), CHECKS)
-    assert "Nothing crosses." in (tmp_path / "leakage.html").read_text(encoding="utf-8")
+    page = (tmp_path / "leakage.html").read_text(encoding="utf-8")
+    assert "Nothing crosses." in page
+    assert "toy: 1 of 1 patient is assumed" in page, "patients that nothing names may cross unseen"
 
 
 def test_a_copy_shifted_by_a_few_pixels_is_a_lookalike_though_its_hash_is_far(tmp_path: Path) -> None:

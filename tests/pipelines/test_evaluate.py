@@ -114,7 +114,7 @@ def test_a_segmentation_is_measured_in_millimeters_and_shown(
     report = run(tmp_path, make_checkpoint(), make_dataset())
     found = saved(report)
     assert {"dice", "hd95_mm", "nsd", "dice.organ", "volume_bias_ml.organ"} <= set(found["metrics"])
-    assert found["counts"] == {"images": 6, "patients": 6}
+    assert found["counts"] == {"images": 6, "patients": 6, "assumed_patients": 0}
     table = pq.read_table(report.folder / "predictions.parquet").to_pydict()
     assert found["metrics"]["dice"]["value"] == pytest.approx(np.nanmean(table["dice"]))
     voxels = np.array(table["true_voxels.organ"])
@@ -169,7 +169,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(
     finished = evaluate.run(config)
     assert len(finished.failures) == 1
     assert lost.image_id in finished.failures[0]
-    assert saved(finished.artifact)["counts"] == {"images": 5, "patients": 5}
+    assert saved(finished.artifact)["counts"] == {"images": 5, "patients": 5, "assumed_patients": 0}
     assert "1 of 6 images could not be predicted and are excluded" in page(finished.artifact)
 
 
@@ -190,7 +190,7 @@ def test_a_volume_that_is_mostly_nan_is_excluded_and_named(
     assert damaged.image_id in failure
     assert "75 % of its voxels are NaN or infinite" in failure
     found = saved(finished.artifact)
-    assert found["counts"] == {"images": 5, "patients": 5}
+    assert found["counts"] == {"images": 5, "patients": 5, "assumed_patients": 0}
     assert all(np.isfinite(found["metrics"][name]["value"]) for name in found["metrics"] if not name.startswith("hd95"))
     assert f"volume {damaged.image_id}: 75 % of its voxels" in page(finished.artifact)
 
@@ -283,10 +283,24 @@ def test_numbers_on_images_that_the_model_knows_come_with_a_warning(
     assert use in text
 
 
+def test_a_report_on_assumed_patients_says_so(
+    tmp_path: Path, make_checkpoint: Make, make_dataset: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_dataset(change=lambda _, row: replace(row, patient_is_assumed=True))
+    report = run(tmp_path, make_checkpoint(), dataset)
+    found = saved(report)
+    assert found["facts"]["Split"] == "test: 6 volumes of 6 patients (all assumed)"
+    assert found["counts"]["assumed_patients"] == 6
+    (note,) = (note for note in found["notes"] if "assumed" in note)
+    assert note.startswith("6 of 6 patients are assumed: nothing names them")
+    assert note in page(report)
+    assert note in caplog.text
+
+
 def test_patients_in_two_splits_are_told(tmp_path: Path, make_checkpoint: Make, make_dataset: Make) -> None:
     def mix(number: int, row: Row) -> Row:
         return replace(row, patient_id="p0") if number == 7 else row  # the last image is in the train split
 
     text = page(run(tmp_path, make_checkpoint(), make_dataset(change=mix)))
-    assert "1 patients of this split have images in the train split too" in text
+    assert "1 patient of this split has images in the train split too" in text
     assert "Trained on</th><td><code>another dataset" in text

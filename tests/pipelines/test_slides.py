@@ -86,7 +86,7 @@ def test_a_model_of_slides_keeps_all_that_it_needs(model):
 def test_the_report_tells_slides_and_patients_apart_and_shows_maps(place, model, tmp_path):
     report = judge(place, model, tmp_path / "report").artifact
     metrics = json.loads((report.folder / "metrics.json").read_text())
-    assert metrics["counts"] == {"images": 8, "patients": 4}
+    assert metrics["counts"] == {"images": 8, "patients": 4, "assumed_patients": 0}
     assert metrics["metrics"]["auroc"]["value"] == 1.0
     assert {"auroc", "patient_auroc", "patient_brier"} <= metrics["metrics"].keys()
     page = (report.folder / "report.html").read_text()
