@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +128,7 @@ class Run:
         write_text(path, json.dumps(before))
         return is_same
 
-    def in_force(self, **resolved: Config | Tree | Sequence[Any] | str | None) -> None:
+    def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
         """Records what became of options that were left to follow the data, in place of what was asked for."""
         if not self.leads:
             return

@@ -19,7 +19,15 @@ from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.aggregation import LEVELS, AggregationLevel, answers, breakdowns, evaluate_with_patients
+from medvit.evaluation.aggregation import (
+    LEVELS,
+    AggregationLevel,
+    answers,
+    are_ordered,
+    breakdowns,
+    evaluate_with_patients,
+    from_harmless,
+)
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.paired import MetricTable, paired_differences
 from medvit.evaluation.plots import overlay_figure
@@ -49,7 +57,7 @@ from medvit.evaluation.selection import (
     with_known_truth,
     without_training_patients,
 )
-from medvit.hardware import Device
+from medvit.hardware import Device, resolve_device
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_figure import slide_figure
 from medvit.inference.slide_predictor import SlidePredictor
@@ -73,7 +81,7 @@ TOLERANCE = "Surface tolerance"
 class EvaluateConfig(StageConfig):
     """Options of `medvit evaluate`."""
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("positive",)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("positive", "levels", "order", "device")
 
     checkpoint: Path
     """Model made by finetune."""
@@ -120,7 +128,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     other = None if config.against is None else read_other(config.against, surface_tolerance(config, answered))
 
     config = config.model_copy(update={"positive": positive_of(config, predictor, answered, notes)})
-    run.in_force(positive=config.positive)
+    run.in_force(
+        positive=config.positive, device=resolve_device(config.device).type, **by_level(config, predictor, answered)
+    )
     notes += shared_patients(manifest, config.split)
     doubts = other_values(manifest, predictor.config) + assumed_patients_note(answered)
     doubts += near_duplicates_in_training(manifest, answered, config.split)
@@ -222,6 +232,19 @@ def index_of(positive: str, classes: Sequence[str]) -> int:
 def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[AggregationLevel, ...]:
     """The levels asked for, or all where images say their eye."""
     return config.levels or (LEVELS if any(LATERALITY in row.attributes for row in rows) else LEVELS[:1])
+
+
+def by_level(
+    config: EvaluateConfig, predictor: Predictor | SlidePredictor, measured: Manifest
+) -> dict[str, Sequence[str] | None]:
+    """The levels and the order of classes in force: of a classification of images, of several levels for the order."""
+    model = predictor.config
+    if model.kind != "classification":
+        return {"levels": config.levels, "order": config.order}
+    levels, order = levels_of(config, measured.rows), config.order
+    if len(levels) > 1 and not order and are_ordered(model.classes):
+        order = from_harmless(model.classes, index_of(config.positive, model.classes))
+    return {"levels": levels, "order": order}
 
 
 def measure_slides(

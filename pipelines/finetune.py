@@ -59,7 +59,16 @@ class FinetuneConfig(TrainingOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "head", "crop", "applies_to", "positive")
+    RESOLVED: ClassVar[tuple[str, ...]] = (
+        "backbone",
+        "preprocess",
+        "peft",
+        "head",
+        "crop",
+        "applies_to",
+        "positive",
+        "trainer",
+    )
 
     dataset: Path
     """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
@@ -141,6 +150,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         crop=made.roi,
         applies_to=made.applies_to,
         positive=made.positive,
+        trainer=config.trainer.in_force,
     )
 
     parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
@@ -168,6 +178,8 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
         head=parts.head,
         crop=None,
         applies_to=None,
+        positive=parts.positive,
+        trainer=config.trainer.in_force,
     )
     slides = embed_manifest(
         parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures

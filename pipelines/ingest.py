@@ -27,7 +27,7 @@ from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.ingest.label_keys import LabelBy
 from medvit.ingest.label_table import LabelTable, Unmatched
-from medvit.ingest.labels import LabelFrom, classes, from_folders, positive_classes
+from medvit.ingest.labels import LABEL, LabelFrom, classes, from_folders, positive_classes
 from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
 from medvit.ingest.mask_meaning import MaskClasses, MaskCounts, MaskMeaning, MaskValues, meaning_of
 from medvit.ingest.pack_tiles import pack
@@ -73,7 +73,15 @@ class IngestConfig(StageConfig):
     OUTPUT: ClassVar[str] = "dataset"
     USES_TORCH: ClassVar[bool] = False
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "keep_headers", "max_volume_gib")
-    RESOLVED: ClassVar[tuple[str, ...]] = ("name",)
+    RESOLVED: ClassVar[tuple[str, ...]] = (
+        "name",
+        "positive",
+        "label_from",
+        "label_columns",
+        "mask_classes",
+        "licence",
+        "source_url",
+    )
 
     RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
@@ -225,6 +233,14 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     )
     masks = mask_classes(meaning.names, curated.taken.values())
     facts = facts_of(config, prose, classes=classes(made), mask_classes=masks, positive=positive)
+    run.in_force(
+        positive=positive,
+        label_from=label_source(config, table, found, candidates),
+        label_columns=config.label_columns if table is None else tuple(table.columns),
+        mask_classes=meaning.option(masks) if masks else config.mask_classes,
+        licence=facts.licence,
+        source_url=facts.source,
+    )
     manifest = Manifest(made, facts, run.folder)
     left_out = quarantined(refusals, pseudonyms, found.root)
     who = crosswalk.write(config.key, name, way_back(candidates, refusals, pseudonyms, found.root))
@@ -291,6 +307,15 @@ def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tupl
         log.warning("label_from=%s is ignored: the labels come from the table", config.label_from)
     told = table.labeled(found.candidates, found.files, config.label_unmatched)
     return paired(told, config.modality)
+
+
+def label_source(
+    config: IngestConfig, table: LabelTable | None, found: Scan, labeled: Sequence[Candidate]
+) -> LabelFrom:
+    """Whether labels were taken from folders, as `label_from` says it."""
+    pairs = zip(found.candidates, labeled, strict=True)
+    took = table is None and any(LABEL in after.labels and LABEL not in before.labels for before, after in pairs)
+    return "folder" if took else "none" if config.label_from == "auto" or table is not None else config.label_from
 
 
 def read_labels(config: IngestConfig) -> LabelTable | None:

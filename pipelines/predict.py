@@ -16,7 +16,7 @@ from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
 from medvit.files.limits import MAX_VOLUME_GIB, allow_volumes
-from medvit.hardware import Device
+from medvit.hardware import Device, resolve_device
 from medvit.inference.predictor import Predictor
 from medvit.inference.series_selection import SeriesChoice, check_rule, studies
 from medvit.inference.slide_job import SlideJob, SlideOptions, as_slides
@@ -58,7 +58,7 @@ class PredictConfig(StageConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
     IS_PRIVATE: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to",)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "device")
 
     checkpoint: Path
     """Folder of a fine-tuned model."""
@@ -94,7 +94,8 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     allow_volumes(config.max_volume_gib)
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
     job = make_job(config, checkpoint, names, maker)
-    run.in_force(applies_to={key: getattr(job.applies_to, key) for key in SeriesRule.model_fields})
+    rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
+    run.in_force(applies_to=rule, device=resolve_device(config.device).type)
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from medvit.artifacts import CHECKPOINT_FILES, PATIENTS, Checkpoint
 from medvit.backbones import Backbone
 from medvit.cards.model import write_model_card
+from medvit.config import Tree
 from medvit.dataset.slices import SlicesConfig
 from medvit.files.atomic import write_weights
 from medvit.leakage.seen_patients import write_training_patients
-from medvit.objectives import Objective, ObjectiveChoice
+from medvit.objectives import Objective, ObjectiveChoice, ObjectiveConfig
 from medvit.peft import OptionalPeftChoice, Peft, PeftConfig
 from medvit.peft.explora import ExploraConfig
 from medvit.peft.full import FullConfig
@@ -47,7 +48,14 @@ class PretrainConfig(TrainingOptions, StageConfig):
     """Options of `medvit pretrain`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("backbone", "preprocess", "peft", "other_preprocess")
+    RESOLVED: ClassVar[tuple[str, ...]] = (
+        "backbone",
+        "preprocess",
+        "peft",
+        "other_preprocess",
+        "objective",
+        "trainer",
+    )
 
     RENAMED: ClassVar[Mapping[str, str]] = {"further": "self_distillation"}
 
@@ -73,6 +81,8 @@ class AssembledPretraining:
     """A pretraining, ready to start or to go on."""
 
     start: InitialModel
+    objective: ObjectiveConfig
+    """What it is trained for, with the heads that a checkpoint brings."""
     peft: Peft
     way: PeftConfig
     trained: frozenset[str]
@@ -90,6 +100,15 @@ class AssembledPretraining:
         return sum(len(stream.samples) for stream in self.streams)
 
     @property
+    def objective_in_force(self) -> Tree:
+        """The options of the objective, with the sizes of crops that follow the images."""
+        tree = self.objective.tree()
+        for key, stream in zip(("views", "other_views"), self.streams, strict=False):
+            if key in tree:
+                tree[key] |= {name: value for name, value in stream.sizes.items() if name in tree[key]}
+        return tree
+
+    @property
     def rows(self) -> list[Row]:
         """The training images of all kinds."""
         return [row for stream in self.streams for row in stream.samples.manifest]
@@ -105,6 +124,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         preprocess=parts.start.preprocess,
         peft=config.peft or parts.way,
         other_preprocess=other,
+        objective=parts.objective_in_force,
+        trainer=config.trainer.in_force,
     )
     adapted = _weights_told(parts)
 
@@ -174,7 +195,9 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
         self_distillation=_self_distillation(config.self_distillation, run, objective),
     )
     trainer = config.build_trainer(run.folder, run.tracker)
-    return AssembledPretraining(start, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams))
+    return AssembledPretraining(
+        start, chosen, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams)
+    )
 
 
 def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Backbone) -> None:

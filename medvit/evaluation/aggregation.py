@@ -114,6 +114,11 @@ def are_ordered(classes: Sequence[str]) -> bool:
     return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
 
 
+def from_harmless(classes: Sequence[str], positive: int) -> tuple[str, ...]:
+    """Return ordered classes from harmless to worst, of two the positive one, by its index, last."""
+    return (classes[1 - positive], classes[positive]) if len(classes) == 2 else tuple(classes)
+
+
 def uncertainty(probabilities: Float[Array, "n l"]) -> Float[Array, "n"]:
     """Entropy over that of even probabilities, in [0, 1]."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
@@ -152,8 +157,7 @@ def breakdowns(
     found = []
     if len(levels) > 1:
         ordered = bool(order) or are_ordered(classes)
-        from_harmless = (classes[1 - positive], classes[positive]) if len(classes) == 2 else classes
-        rank = ranks(classes, order or from_harmless)
+        rank = ranks(classes, order or from_harmless(classes, positive))
         parts = {level: at_level(images, level, is_ordered=ordered, rank=rank) for level in levels}
         lines = tuple(line(*part) for part in parts.items() if len(part[1]))
         found.append(Breakdown("By level", _rule(ordered), lines))

@@ -83,6 +83,12 @@ class MaskMeaning:
     ignored: tuple[int, ...] = ()
     are_instances: bool = False
 
+    def option(self, names: Sequence[str]) -> MaskClasses:
+        """Return `mask_classes` as it gives this meaning, its classes having these names."""
+        if self.classes is None or not names:
+            return tuple(names)
+        return {value: names[index] for value, index in self.classes}
+
     def of(self, labels: Int[Array, "*s"]) -> Int[Array, "*s"]:
         """Return a label map with classes for values, `IGNORED` for those that do not count.
 

@@ -67,6 +67,13 @@ class TrainerConfig(Config):
         """Images of a step: of all devices and all batches whose gradients are added up."""
         return batch_size * self.accumulate * self.devices * self.nodes
 
+    @property
+    def in_force(self) -> TrainerConfig:
+        """These options with what `auto` means on this machine."""
+        is_alone = self.devices * self.nodes == 1
+        strategy = "ddp" if self.strategy == "auto" and not is_alone else self.strategy
+        return self.model_copy(update={"precision": resolve_precision(self.precision), "strategy": strategy})
+
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
         """A trainer that keeps what it needs to resume in `folder`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -129,6 +130,26 @@ def test_an_update_with_a_new_value_gives_what_a_new_ingest_gives(tmp_path: Path
     assert stored(updated) == [[0], [0, 1, 2], [0, 2], [0, 2]]
     assert updated.hash == anew.hash
     assert updated.facts.mask_classes == ("background", "value 128", "value 255")
+
+
+@pytest.mark.parametrize(
+    ("masks", "asked", "recorded"),
+    [
+        ({"a": [0, 255], "bb": [0, 255]}, {}, {0: "background", 255: "class 1"}),
+        ({"a": [0, 1], "bb": [0, 2]}, {}, ("background", "class 1", "class 2")),
+        ({"a": [0, 3], "bb": [0, 7]}, {"mask_values": "instances"}, ("background", "class 1")),
+        ({"a": [0, 255], "bb": [0]}, {"mask_classes": ["none", "lesion"]}, {0: "none", 255: "lesion"}),
+    ],
+)
+def test_what_is_recorded_of_label_maps_is_what_they_were_taken_for(
+    tmp_path: Path, masks: dict[str, list[int]], asked: dict[str, object], recorded: object
+) -> None:
+    source(tmp_path / "in", masks)
+    first = made(tmp_path, "first", **asked)
+    kept = yaml.safe_load((first.folder / "config.yaml").read_text(encoding="utf-8"))
+    assert IngestConfig.parse({**kept, "source": "x", "dataset": "y"}).mask_classes == recorded
+    again = made(tmp_path, "again", mask_classes=kept["mask_classes"], mask_values=kept["mask_values"])
+    assert again.hash == first.hash, "what is in force, asked for, gives the same"
 
 
 def test_images_without_a_label_map_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

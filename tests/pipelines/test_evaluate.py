@@ -151,6 +151,8 @@ def test_numbers_of_one_of_two_classes_say_which_and_warn_where_nobody_said(
     assert "nobody said which class is positive" not in page(reports[1])
     one, other = (saved(report)["metrics"] for report in reports)
     assert one["sensitivity"]["value"] == other["specificity"]["value"]
+    kept = evaluate.config_type.load(reports[0].folder / "config.yaml")
+    assert (kept.positive, kept.levels, kept.order) == (second, ("image",), ())
     remembered = replace(Manifest.read(dataset).facts, positive={"finding": first})
     replace(Manifest.read(dataset), facts=remembered).write()
     assert saved(run(tmp_path, checkpoint, dataset))["positive"] == first

@@ -13,8 +13,10 @@ from PIL import Image
 from medvit import phantoms
 from medvit.artifacts import Checkpoint
 from medvit.dataset.manifest import Manifest
+from medvit.evaluation.aggregation import LEVELS
+from medvit.hardware import resolve_device
 from medvit.phantoms.fundus import CLASSES, fundus
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest
 from pipelines.pretrain import pretrain
@@ -105,6 +107,8 @@ def test_a_report_tells_of_images_eyes_visits_and_patients(eyes: Path, tmp_path:
     order = ("normal", "none", "mild", "fluid", "severe")
     report = {"output": tmp_path / "r", "split": "train", "resamples": 100, "order": order}
     evaluate(checkpoint=model, dataset=eyes, **report, **QUIET)
+    kept = EvaluateConfig.load(tmp_path / "r" / "config.yaml")
+    assert (kept.levels, kept.order, kept.device) == (LEVELS, order, resolve_device("auto").type)
     told = json.loads((tmp_path / "r" / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]
     counts = {line["name"]: line["items"] for line in told["By level"]}
     patients = {line["patients"] for line in told["By level"]}

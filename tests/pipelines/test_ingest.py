@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pydicom import dcmread
 
@@ -53,6 +55,11 @@ def write_classes(folder: Path, num_images: int = 4) -> Path:
     return folder
 
 
+def recorded(manifest: Manifest) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load((manifest.folder / "config.yaml").read_text(encoding="utf-8"))
+    return tree
+
+
 def contents(dataset: Path) -> dict[str, bytes]:
     """The bytes of all files but those that tell of the run."""
     files = [p for p in dataset.rglob("*") if p.is_file() and p.name not in ("config.yaml", "lineage.json")]
@@ -83,7 +90,8 @@ def test_folders_may_be_named_after_people_so_unasked_they_are_no_labels(tmp_pat
 
 
 def test_folders_of_classes_become_labels(tmp_path: Path) -> None:
-    manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out", label_from="folder"))
+    manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out", label_from="auto"))
+    assert recorded(manifest)["label_from"] == "folder", "what auto came to"
     assert manifest.facts.classes == {"label": ("benign", "malignant")}
     assert sorted(row.labels["label"] for row in manifest) == ["benign"] * 4 + ["malignant"] * 4
 
@@ -229,6 +237,7 @@ def test_labels_come_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,grade,split\nbenign/0.png,10,test\nmalignant/1.png,9,train\n")
     manifest = ingest(config(source, tmp_path / "out", labels=tmp_path / "labels.csv"))
     assert manifest.facts.classes == {"grade": ("9", "10")}
+    assert (recorded(manifest)["label_from"], recorded(manifest)["label_columns"]) == ("none", ["grade"])
     assert {row.split for row in manifest if row.labels.get("grade") == "10"} == {"test"}
 
 

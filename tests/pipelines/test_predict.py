@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+import yaml
 from PIL import Image as Picture
 
 from medvit.artifacts import Checkpoint, Predictions
@@ -22,6 +23,7 @@ from medvit.geometry import Affine, like
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
 from medvit.leakage.merge import merge
+from medvit.hardware import resolve_device
 from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
 from medvit.readers import find
@@ -159,7 +161,7 @@ def test_an_interrupted_batch_goes_on_where_it_was(
 ) -> None:
     write_ct_studies(tmp_path / "source", 2)
     checkpoint = make_checkpoint()
-    whole = run(tmp_path, checkpoint, tmp_path / "source").artifact.folder
+    whole = run(tmp_path, checkpoint, tmp_path / "source", device="cpu").artifact.folder
     expected = {line["study"]: line["status"] for line in table(whole / "status.csv")}
     first = min(expected)
     partial = tmp_path / "out.partial"
@@ -168,7 +170,7 @@ def test_an_interrupted_batch_goes_on_where_it_was(
     (partial / "status.csv").write_text("\n".join(line for line in lines if not line.startswith(max(expected))) + "\n")
     kept = (partial / first / "segmentation.dcm").read_bytes()
     shutil.rmtree(partial / max(expected))
-    resumed = run(tmp_path, checkpoint, tmp_path / "source", resume=True).artifact.folder
+    resumed = run(tmp_path, checkpoint, tmp_path / "source", device="cpu", resume=True).artifact.folder
     assert {line["study"]: line["status"] for line in table(resumed / "status.csv")} == expected
     assert (resumed / first / "segmentation.dcm").read_bytes() == kept
     assert (resumed / max(expected) / "segmentation.dcm").is_file()
@@ -191,7 +193,10 @@ def test_a_rule_given_by_the_user_replaces_that_of_the_checkpoint(tmp_path: Path
     write_ct_studies(tmp_path / "source", 1)
     checkpoint = make_checkpoint(modality="MR", description="nothing")
     rule = {"modality": "CT", "description": "portal"}
-    assert run(tmp_path, checkpoint, tmp_path / "source", applies_to=rule).artifact.num_done == 1
+    made = run(tmp_path, checkpoint, tmp_path / "source", applies_to=rule).artifact
+    assert made.num_done == 1
+    recorded = yaml.safe_load((made.folder / "config.yaml").read_text())
+    assert recorded["device"] == resolve_device("auto").type
 
 
 def test_the_mask_of_a_nifti_lies_voxel_by_voxel_on_its_file(tmp_path: Path, make_checkpoint: Make) -> None:

@@ -149,8 +149,12 @@ def test_what_a_checkpoint_keeps_is_named_for_its_part(images, tmp_path):
     assert Checkpoint.load(single.folder).kind == "backbone"
 
 
+def look(tmp_path) -> Run:
+    return Run("look", tmp_path, Tracker())
+
+
 def assembled(tmp_path, **given):
-    return assemble(PretrainConfig.parse(given | {"output": tmp_path / "x"}), Run("look", tmp_path, Tracker())).module
+    return assemble(PretrainConfig.parse(given | {"output": tmp_path / "x"}), look(tmp_path)).module
 
 
 def test_a_checkpoint_brings_its_heads_and_its_token_of_hidden_patches(images, tmp_path):
@@ -161,7 +165,11 @@ def test_a_checkpoint_brings_its_heads_and_its_token_of_hidden_patches(images, t
     assert token.abs().max() > 0
     objective = {name: value for name, value in DINOV2.items() if name != "head"}
     more = {"checkpoint": first.folder, "objective": objective, "backbone": {"name": "vit"}}
-    made = assembled(tmp_path, **options(images) | more).objective
+    parts = assemble(PretrainConfig.parse(options(images) | more | {"output": tmp_path / "x"}), look(tmp_path))
+    recorded = parts.objective_in_force
+    assert recorded["head"] | HEAD | {"weights": str(first.folder)} == recorded["head"], "what is recorded is in force"
+    assert recorded["views"]["local_size"] == [8, 8]
+    made = parts.module.objective
     for part, state in kept.items():
         for heads in (made.teacher_heads, made.student.heads):
             assert all(torch.equal(heads[part].published()[name], weight) for name, weight in state.items()), part

@@ -13,6 +13,7 @@ from medvit.artifacts import ADAPTER, Checkpoint
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medvit.models.image import Model
+from medvit.training.trainer import TrainerConfig, resolve_precision
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
 
@@ -126,11 +127,14 @@ def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
     from pipelines.finetune import FinetuneConfig
     from pipelines.pretrain import PretrainConfig
 
-    backbone = pretrain(output=tmp_path / "backbone", **pretrain_options(volumes))
+    follows = {"objective": MAE, "trainer": {"rounds": 1, "round_steps": 2}}  # sizes and precision are not given
+    backbone = pretrain(output=tmp_path / "backbone", **pretrain_options(volumes, **follows))
     kept = PretrainConfig.load(tmp_path / "backbone" / "config.yaml")
     assert kept.preprocess is not None
     assert kept.preprocess.tree() == backbone.preprocess
     assert kept.peft.name == "full"
+    assert kept.trainer.precision == resolve_precision("auto")
+    assert len(kept.objective.views.size) == 3
     options = finetune_options(volumes, checkpoint=backbone.folder)
     del options["backbone"], options["head"]
     model = finetune(output=tmp_path / "model", **options)
@@ -139,6 +143,7 @@ def test_the_configuration_that_is_kept_is_that_of_the_model(volumes, tmp_path):
     assert tuned.backbone.width == 32
     assert tuned.preprocess.tree() == model.preprocess
     assert tuned.head.tree() == model.model["head"]
+    assert tuned.trainer == TrainerConfig.parse(options["trainer"]).in_force
     assert list(tuned.crop) == list(model.model["roi"])
     assert tuned.applies_to.tree() == model.model["applies_to"]
     again = finetune(tuned)

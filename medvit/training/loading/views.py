@@ -75,6 +75,11 @@ class ViewStream:
         return cls.of(manifest, chosen, twin.backbone, twin.views, key="other_views")
 
     @property
+    def sizes(self) -> dict[str, list[int]]:
+        """The sizes of crops, by their option."""
+        return {key.rpartition(".")[2]: list(size) for key, size in self.views.sizes.items()}
+
+    @property
     def make(self) -> ViewsOfStudy:
         """Views of a sample, by its seed."""
         return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity), self.samples)
