@@ -27,7 +27,7 @@ from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import sweep, write_text
 from medvit.files.lock import LOCK, FileLock, LockedError, take
 from medvit.files.private import OWNER_FOLDER, make_private
 from medvit.leakage.seen_patients import training_patients
@@ -37,6 +37,8 @@ log = logging.getLogger("medvit")
 
 CONFIG, OPTIONS, INPUTS = "config.yaml", ".options.yaml", ".inputs.json"
 """The tree in force, the options asked for, and the digests of inputs; the hidden ones while a run is unfinished."""
+UNNEEDED = ".unneeded.json"
+"""Names of what a finished run has still to remove from its folder, for the next start if it is killed before."""
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, tracking.FOLDER)
 """What a run has in its folder before it has made anything."""
 FREE_BYTES = 2**20
@@ -214,11 +216,13 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 _begin(run, config)
                 artifact = self.recipe(config, run)
                 _end(run)
+                unneeded = sorted({*run.leftovers, OPTIONS, INPUTS})
+                write_text(partial / UNNEEDED, json.dumps(unneeded))
                 with run.tracker.moving_to(final):
                     if config.IS_PRIVATE:  # here, since the tracker's thread writes below the folder at other times
                         make_private(partial)
                     _rename(partial, final)
-                _remove(final, {*run.leftovers, OPTIONS, INPUTS})
+                _remove(final, [*unneeded, UNNEEDED])
             except BaseException:
                 run.tracker.finish("FAILED")
                 raise
@@ -260,6 +264,7 @@ def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iter
         OutputError: If there is an artifact already, or an unfinished run and none is to go on, or another is at work.
         ConfigError: If the unfinished run was started with other options.
     """
+    _finish_removal(final)
     _refuse_used(final, config.OUTPUT)
     is_new = not partial.exists()
     lock = _take(partial, final, f"medvit {stage}", config)
@@ -268,6 +273,7 @@ def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iter
         if not is_new and not config.resume:
             raise OutputError(f"an unfinished run lies in {partial}; go on with resume=true, or remove it")
         _refuse_other_options(partial, config)
+        sweep(partial, besides=(tracking.FOLDER, sources.SPOOL))
         yield
     finally:
         lock.release(partial / LOCK, final / LOCK)
@@ -306,6 +312,22 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _finish_removal(final: Path) -> None:
+    """Remove what a run that was killed after its folder had its final name no longer needed there."""
+    path = final / UNNEEDED
+    if not path.is_file():
+        return
+    try:
+        lock = take(final / LOCK, "medvit")
+    except (LockedError, OSError):  # the run itself is about to remove them, or nothing can be written here
+        return
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        _remove(final, [*(name for name in names if Path(name).name == name), UNNEEDED])
+    finally:
+        lock.release(final / LOCK)
 
 
 def _refuse_other_options(partial: Path, config: StageConfig) -> None:

@@ -107,6 +107,42 @@ def test_a_stopped_stage_never_has_the_final_name(tmp_path: Path, error: str) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial"]
 
 
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2)
+    partial = tmp_path / "out.partial"
+    left = [".last.ckpt.partial", "tiles/.t.parquet.partial", f"images/ab/.{'ab' * 32}.4711.b2nd"]
+    kept = [".notes", "mine.partial", "images/ab/x.b2nd", ".tracking/.sent.partial", ".spool/a/.x.partial"]
+    for name in (*left, *kept):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_text(name, encoding="utf-8")
+    before = (partial / "1.txt").read_text(encoding="utf-8")
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2, resume=True)
+    assert not [name for name in left if (partial / name).exists()]
+    assert all((partial / name).read_text(encoding="utf-8") == name for name in kept)
+    assert (partial / "1.txt").read_text(encoding="utf-8") == before
+
+
+def test_what_a_kill_after_the_renaming_left_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvit.stage._remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_count(tmp_path)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / ".lock").touch()  # which a killed process leaves, too
+    with pytest.raises(OutputError, match="exists already"):
+        run_count(tmp_path, resume=True)
+    left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert left == {name: content for name, content in whole.items() if not name.startswith(".")}
+    assert whole.keys() - left.keys() == {".options.yaml", ".unneeded.json"}
+
+
 def test_a_stage_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run_count(tmp_path, stop_at=0)

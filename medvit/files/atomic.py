@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+HALF_WRITTEN = re.compile(r"\..+\.partial|\.[0-9a-f]{64}\.\d+\.b2nd")
+"""Names of files that are being written: by `replacing`, and by a store of arrays."""
 
 
 def is_of_disk(error: BaseException) -> bool:
@@ -28,6 +32,18 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
+    """Remove what a process that was killed left half written in a folder and below it.
+
+    Only files with names that the writers of medvit give are removed, and nothing in folders named in `besides`. The
+    caller sees to it that nobody writes there.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in besides]
+        for name in filter(HALF_WRITTEN.fullmatch, names):
+            (Path(place) / name).unlink(missing_ok=True)
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

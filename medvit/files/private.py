@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 """Modes of such a folder and of a file in it."""
+STALE_S = 24 * 3600.0
+"""Age of a half-written file from which its process is taken for killed; writing takes seconds."""
 
 
 def make_private(folder: Path) -> None:
@@ -35,6 +41,15 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
         os.replace(partial, path)
+        _sweep(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed left half written of a file, which may name patients."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            if re.fullmatch(r"\d+", left.name.rpartition(".")[2]) and time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()

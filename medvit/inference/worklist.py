@@ -50,6 +50,8 @@ class Worklist:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        for left in folder.glob(".s-*.partial"):  # a study that a process was at when it was killed
+            shutil.rmtree(left, ignore_errors=True)
         self.lines = {line["study"]: StatusRow(**line) for line in _read(folder / STATUS)}  # type: ignore[arg-type]
         done = {name for name, line in self.lines.items() if line.status == "done"}
         self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]

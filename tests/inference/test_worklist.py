@@ -65,6 +65,14 @@ def test_a_full_disk_stops_the_batch_and_leaves_no_half_study(tmp_path: Path, er
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_kill_left_of_a_study_is_removed(tmp_path: Path) -> None:
+    for name in (".s-9.partial", "s-8", "notes.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mask.nii.gz").touch()
+    Worklist(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.partial", "s-8"]
+
+
 def test_a_resumed_batch_does_again_what_is_not_done_and_nothing_else(tmp_path: Path) -> None:
     Worklist(tmp_path).run(STUDIES[:3], perform)
     again: list[str] = []
