@@ -135,6 +135,10 @@ class BackboneConfig(Config, ABC):
         """The same backbone, with the options of `other` that touch training and neither weights nor features."""
         return self
 
+    def as_loaded(self, fit: Fit) -> Self:
+        """The same options, with what reading the public weights settled, so that they are read alike again."""
+        return self
+
     def without_weights(self) -> Self:
         """The same options, to be built without reading public weights."""
         return self

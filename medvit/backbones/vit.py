@@ -27,7 +27,7 @@ from medvit.config import Count
 from medvit.errors import ConfigError, DataError
 from medvit.registry import register
 from medvit.types import Tokens
-from medvit.weights import adapt_positions
+from medvit.weights import Fit, adapt_positions
 from medvit.weights.hub import load_public
 
 SIZES = {
@@ -86,6 +86,10 @@ class VitConfig(BackboneConfig):
         if not isinstance(other, VitConfig):
             return self
         return self.model_copy(update={"drop_path": other.drop_path, "save_memory": other.save_memory})
+
+    def as_loaded(self, fit: Fit) -> VitConfig:
+        """The same options, with the grid that learned positions were taken for."""
+        return self.model_copy(update={"weights_grid": fit.grid})
 
     def without_weights(self) -> VitConfig:
         """The same options, to be built without reading public weights."""

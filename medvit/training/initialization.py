@@ -63,9 +63,10 @@ def start_from(
         chosen = preprocess or choose_preprocess(manifest)
         fitted = config.fitted(ndim=2 if chosen.kind == "image" else 3, channels=chosen.channels)
         backbone = fitted.build()
-        if backbone.fit is not None:
-            log.info("%s", backbone.fit)
-        return InitialModel(fitted, backbone, chosen, is_trained=backbone.fit is not None)
+        if backbone.fit is None:
+            return InitialModel(fitted, backbone, chosen, is_trained=False)
+        log.info("%s", backbone.fit)
+        return InitialModel(fitted.as_loaded(backbone.fit), backbone, chosen, is_trained=True)
     described, backbone = backbone_of(checkpoint, config)
     backbone.carried = _carried(checkpoint)
     backbone.mask_token = _mask_token(checkpoint)

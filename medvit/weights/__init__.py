@@ -58,6 +58,8 @@ class Fit:
     """Shapes of the missing and unexpected tensors."""
     grid: tuple[int, ...] | None = None
     """Grid of patches that learned positions of the file were taken for."""
+    is_grid_assumed: bool = False
+    """Whether neither the file nor an option says that this is their grid: other grids have as many patches."""
     mask_token: Tensor | None = field(default=None, repr=False, compare=False)
     """Token (D) that stands for hidden patches within the encoder, where the file has one, as DINOv2's."""
 
@@ -65,7 +67,10 @@ class Fit:
     def summary(self) -> str:
         """The figures in one line."""
         loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
-        grid = "" if self.grid is None else f", positions read as a grid of {' x '.join(map(str, self.grid))}"
+        sides = " x ".join(map(str, self.grid or ()))
+        grid = f", positions read as a grid of {sides}" if sides else ""
+        if self.is_grid_assumed:
+            grid = f", positions assumed to be a grid of {sides} (backbone.weights_grid=[rows,columns] gives another)"
         return f"{loaded}, {len(self.missing)} missing, {len(self.unexpected)} unexpected{grid}"
 
     @property
@@ -155,7 +160,8 @@ def load_weights(
     unexpected = tuple(sorted(names.keys() - wanted.keys()))
     shapes = {name: tuple((wanted | names)[name].shape) for name in missing + unexpected}
     used = found_grid if POSITIONS in loaded else None
-    return Fit(source, loaded, adapted, missing, unexpected, shapes, used, mask_token_of(state, wanted))
+    is_assumed = used is not None and file_grid is None
+    return Fit(source, loaded, adapted, missing, unexpected, shapes, used, is_assumed, mask_token_of(state, wanted))
 
 
 def _adapt(

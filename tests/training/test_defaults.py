@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import pytest
+from safetensors.torch import save_file
+
+from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.models.image import AppliesTo
 from medvit.transforms.preprocess import Preprocess
@@ -34,3 +39,23 @@ def test_one_key_of_the_rule_for_series_leaves_kind_and_modality_to_the_data() -
     found = _rule(AppliesTo.parse({"description": "chest"}), followed)
     assert (found.kind, found.modality, found.description) == ("image", "DX", "chest")
     assert _rule(AppliesTo.parse({"modality": None}), followed).modality is None
+
+
+@pytest.mark.parametrize(("given", "grid"), [({}, (8, 8)), ({"weights_grid": [4, 16]}, (4, 16))])
+def test_the_grid_that_public_positions_were_taken_for_is_recorded_and_reads_alike_again(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, given: dict[str, object], grid: tuple[int, int]
+) -> None:
+    """A bare file of 64 positions does not say whether they are of 8 x 8 patches or of 4 x 16."""
+    shape = TINY | {"ndim": 2, "positions": "learned", "image_size": 64}
+    plain = VitConfig.parse({key: value for key, value in shape.items() if key != "name"})
+    save_file(plain.build().state_dict(), tmp_path / "w.safetensors")
+    options = finetune_options(images, output=tmp_path / "out", head=None)
+    options["backbone"] = shape | {"weights": str(tmp_path / "w.safetensors")} | given
+    with caplog.at_level(logging.INFO, "medvit"):
+        start = FinetuneConfig.parse(options).start(Manifest.read(images), None)
+    assert start.config.weights_grid == grid
+    assert ("positions assumed to be a grid of 8 x 8" in caplog.text) == (not given)
+    options["backbone"] = start.config.tree()
+    again = FinetuneConfig.parse(options).start(Manifest.read(images), None)
+    assert again.config == start.config
+    assert again.backbone.pos_embed.equal(start.backbone.pos_embed)

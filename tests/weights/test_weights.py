@@ -283,7 +283,10 @@ def test_positions_of_a_grid_of_4_by_16_are_not_taken_for_8_by_8(tmp_path):
     described = {"positions": "learned", "ndim": 2, "patch_size": 8, "image_size": [32, 128]}
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({"backbone": described}))
     assert torch.equal(build(**named).pos_embed, expected)
-    assert "positions read as a grid of 8 x 8" in load_weights(square, state, grid=(8, 8), source="f").summary
+    bare = load_weights(square, state, grid=(8, 8), source="f")
+    assert "positions assumed to be a grid of 8 x 8 (backbone.weights_grid=" in bare.summary
+    known = load_weights(square, state, grid=(8, 8), source="f", file_grid=(4, 16))
+    assert "positions read as a grid of 4 x 16" in known.summary
 
 
 def test_a_grid_that_could_be_two_is_asked_for():
