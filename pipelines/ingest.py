@@ -223,7 +223,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         made = pack(made, folder=run.folder, key=config.key, engine=config.engine)
 
     burned_in.report((one.writing for one in stored.taken.values()), (refusal.code for refusal in refusals))
-    run.failures += deidentified_copy.write(
+    copy = deidentified_copy.write(
         config.deidentify,
         curated.candidates,
         curated.taken,
@@ -231,8 +231,9 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         burned_in=config.burned_in,
         engine=config.engine,
     )
+    run.failures += copy.failures
     masks = mask_classes(meaning.names, curated.taken.values())
-    facts = facts_of(config, prose, classes=classes(made), mask_classes=masks, positive=positive)
+    facts = facts_of(config, prose, classes=classes(made), mask_classes=masks, positive=positive, notes=copy.notes)
     run.in_force(
         positive=positive,
         label_from=label_source(config, table, found, candidates),

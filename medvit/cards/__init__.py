@@ -213,7 +213,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
             prose is not None and bool(prose.head.classes) and prose.head.classes != _one_label(manifest)
         ),
     }
-    return [f"- {note}" for note, is_true in notes.items() if is_true]
+    return [*(f"- {note}" for note, is_true in notes.items() if is_true), *(f"- {note}" for note in facts.notes)]
 
 
 def _one_label(manifest: Manifest) -> dict[str, int]:

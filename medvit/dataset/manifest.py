@@ -72,6 +72,8 @@ class Facts:
     """By label key, which of two classes is the positive one."""
     values: Mapping[str, str] = field(default_factory=dict)
     """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: what pixel values mean."""
+    notes: tuple[str, ...] = ()
+    """What people must know of it that no row says, for its card, as what a de-identified copy of it lacks."""
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
@@ -110,7 +112,7 @@ class Manifest:
         ordered = sorted(self.rows, key=lambda row: row.image_id)
         metadata = {
             "medvit_schema": str(SCHEMA_VERSION),
-            "medvit_facts": _said_facts(self.facts),
+            "medvit_facts": json.dumps(_facts_tree(self.facts), sort_keys=True),
         }
         schema = _SCHEMA.with_metadata(metadata)
         path = self.folder / FILE_NAME
@@ -126,7 +128,7 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all rows and facts: equal for equal datasets, wherever they lie."""
+        """SHA-256 over all rows and facts but notes: equal for equal datasets, wherever they lie."""
         lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
         return hashlib.sha256("\n".join([_said_facts(self.facts), *lines]).encode()).hexdigest()
 
@@ -201,12 +203,17 @@ def _line(row: Row) -> dict[str, Any]:
     return fields | {name: sorted(getattr(row, name).items()) for name in ("labels", "attributes")}
 
 
-def _said_facts(facts: Facts) -> str:
+def _facts_tree(facts: Facts) -> dict[str, Any]:
     """Facts without those of later schemas that say nothing, so that a dataset keeps its hash."""
-    later = ("positive", "values")
+    later = ("positive", "values", "notes")
     tree = asdict(facts)
     tree["licence"] = tree.pop("license")  # as in the hash of every dataset so far
-    return json.dumps({key: value for key, value in tree.items() if key not in later or value}, sort_keys=True)
+    return {key: value for key, value in tree.items() if key not in later or value}
+
+
+def _said_facts(facts: Facts) -> str:
+    """The facts that are of the hash: not notes, which do not change what is in the dataset."""
+    return json.dumps(_facts_tree(replace(facts, notes=())), sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:
@@ -241,4 +248,5 @@ def _facts(metadata: Mapping[bytes, bytes]) -> Facts:
     facts = json.loads(metadata[b"medvit_facts"])
     classes = {key: tuple(names) for key, names in facts.pop("classes").items()}
     facts["license"] = facts.pop("licence")
-    return Facts(**{**facts, "classes": classes, "mask_classes": tuple(facts["mask_classes"])})
+    lists = {key: tuple(facts.get(key, ())) for key in ("mask_classes", "notes")}
+    return Facts(**{**facts, "classes": classes, **lists})

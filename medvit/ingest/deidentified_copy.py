@@ -122,6 +122,14 @@ class Copied:
 
 
 @dataclass(frozen=True)
+class CopyReport:
+    """What became of a copy: a line for each image that could not be copied, and notes on the others for people."""
+
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CopyFiles:
     """Writes the files of a job; a file that is there already stays."""
 
@@ -141,8 +149,10 @@ class CopyFiles:
         uids = _derived(next(iter(job.files)))
         is_open = True
         for source, target in job.files.items():
-            if not target.exists():
-                with decoding("the DICOM file"):
+            with decoding("the DICOM file"):
+                if target.exists():
+                    is_open &= not mosaic.is_closed(load(target, stop_before_pixels=True))
+                else:
                     is_open &= self._write(source, target, by, job, lines, uids)
         return Copied(len(job.files), is_open)
 
@@ -173,7 +183,7 @@ class CopyFiles:
             ) from None
         finally:
             unfinished.unlink(missing_ok=True)
-        return "MOSAIC" not in (dataset.get("ImageType") or ()) or mosaic.is_open(copy)
+        return not mosaic.is_closed(copy)
 
     def _writing(self, files: Iterable[Path]) -> Sequence[TextLine]:
         lines = to_mask((frame, find_lines(frame)) for frame in frames_in(files))
@@ -211,8 +221,8 @@ def write(
     *,
     burned_in: BurnedInConfig,
     engine: EngineConfig,
-) -> list[str]:
-    """Writes the copy of all DICOM images that were taken; a line for each that could not be copied.
+) -> CopyReport:
+    """Writes the copy of all DICOM images that were taken, and reports what became of it.
 
     Of DICOM slides these are the levels, one after the other in memory; pictures of the label and of the whole glass
     are not taken. What is no DICOM is told of.
@@ -221,7 +231,7 @@ def write(
         OutputError: If the folder cannot be written.
     """
     if config.copy_to is None:
-        return []
+        return CopyReport()
     folder = config.copy_to if config.copy_to.exists() and any(config.copy_to.iterdir()) else _partial(config.copy_to)
     chosen = [candidate for candidate in candidates if candidate.key in taken]
     jobs = _jobs([candidate for candidate in chosen if _is_dicom(candidate)], taken, pseudonyms, folder)
@@ -255,7 +265,8 @@ def write(
             "the glass, stay where they are; hand on tiles (tiles.pack=true), or make DICOM of the slides first",
             others[True],
         )
-    return failures
+    notes = [f"de-identified copy: {MOSAICS % num_closed}"] if num_closed else []
+    return CopyReport(tuple(failures), tuple(notes))
 
 
 def _sweep(folder: Path) -> None:

@@ -71,9 +71,8 @@ class Update:
         return True
 
     def _card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> str:
-        return self._pseudonyms.state(
-            manifest.hash, list(left_out), prose, file_stamps.version_of(file_stamps.CARD_ROOMS)
-        )
+        versions = file_stamps.version_of(file_stamps.CARD_ROOMS)
+        return self._pseudonyms.state(manifest.hash, list(manifest.facts.notes), list(left_out), prose, versions)
 
     def _states(self, found: Scan) -> dict[str, str]:
         if not self._known_states:

@@ -74,6 +74,7 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
         mask_classes=masks,
         positive=_positive(parts, keys),
         values=_values(parts),
+        notes=tuple(f"{part.facts.name}: {note}" for part in parts for note in part.facts.notes),
     )
     manifest = Manifest(tuple(sorted(rows, key=lambda row: row.image_id)), facts, folder)
     return Merged(manifest, tuple(Quarantined(image, LEAKAGE, reason, 1) for image, reason in sorted(left_out.items())))

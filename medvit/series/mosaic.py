@@ -73,6 +73,11 @@ def is_open(dataset: Dataset) -> bool:
         return False
 
 
+def is_closed(dataset: Dataset) -> bool:
+    """Whether a file is a mosaic that does not say what is needed to open it."""
+    return "MOSAIC" in (dataset.get("ImageType") or ()) and not is_open(dataset)
+
+
 def cut(frame: Frame, number: int, rows: int, columns: int) -> Frame:
     """The tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
     across = frame.pixels.shape[-1] // columns

@@ -103,6 +103,14 @@ def test_a_change_of_the_facts_changes_the_hash(tmp_path: Path) -> None:
     assert Manifest((), FACTS, tmp_path).hash != Manifest((), replace(FACTS, license=""), tmp_path).hash
 
 
+def test_notes_are_kept_and_are_not_of_the_hash(tmp_path: Path) -> None:
+    noted = replace(FACTS, notes=("the copy lacks something",))
+    Manifest((), noted, tmp_path).write()
+    read = Manifest.read(tmp_path)
+    assert read.facts == noted
+    assert read.hash == Manifest((), FACTS, tmp_path).hash
+
+
 def test_a_split_holds_its_rows_only(tmp_path: Path) -> None:
     assert Manifest((row(1), FULL), FACTS, tmp_path).split("test").rows == (FULL,)
 
@@ -197,7 +205,7 @@ def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remem
     told.write()
     assert Facts.of_dataset(tmp_path).positive == {"label": "yes"}
     assert told.hash != plain.hash
-    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "values")}
+    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "values", "notes")}
     said["licence"] = said.pop("license")
     lines = json.dumps(said, sort_keys=True)
     plain.write()

@@ -121,6 +121,9 @@ def test_mosaics_that_no_tool_could_open_are_told(shared_data: Path, tmp_path: P
     made = ingest(config(source, tmp_path / "a", deidentify={"copy_to": str(tmp_path / "a" / "copy"), **private}))
     assert ("2 copied images are Siemens mosaics" in caplog.text) == (not is_allowed)
     assert ("2 copied images are Siemens mosaics" in (tmp_path / "a" / "copy" / "card.md").read_text()) != is_allowed
+    note = "- de-identified copy: 2 copied images are Siemens mosaics"
+    assert (note in (made.folder / "card.md").read_text()) != is_allowed, "the card of the dataset says it, too"
+    assert bool(Manifest.read(made.folder).facts.notes) != is_allowed, "and so does a card that is made anew"
     if is_allowed:
         again = ingest(config(tmp_path / "a" / "copy", tmp_path / "b", name="again"))
         assert [row.affine for row in again] == [row.affine for row in made]
@@ -143,6 +146,14 @@ def test_what_a_killed_run_left_half_written_is_swept(source: Path, tmp_path: Pa
     (tmp_path / "b" / "copy.partial" / f".{SUMMARY}.partial").write_bytes(b"half")
     ingest(config(source, tmp_path / "b", resume=True))
     assert contents(tmp_path / "b" / "copy") == contents(tmp_path / "a" / "copy")
+
+
+def test_mosaics_that_an_earlier_run_has_copied_count_too(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "dcm_qa_nih" / "In" / "20180918Si" / "mr_0003"
+    whole = ingest(config(source, tmp_path / "a"))
+    shutil.copytree(tmp_path / "a" / "copy", tmp_path / "b" / "copy.partial")
+    resumed = ingest(config(source, tmp_path / "b", resume=True))
+    assert whole.facts.notes == resumed.facts.notes != ()
 
 
 def image(folder: Path, **elements: object) -> Dataset:
