@@ -8,8 +8,8 @@ and paths; rows hold pseudonyms alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self

@@ -79,7 +79,7 @@ class IngestConfig(StageConfig):
         "label_from",
         "label_columns",
         "mask_classes",
-        "licence",
+        "license",
         "source_url",
     )
 
@@ -239,7 +239,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         label_from=label_source(config, table, found, candidates),
         label_columns=config.label_columns if table is None else tuple(table.columns),
         mask_classes=meaning.option(masks) if masks else config.mask_classes,
-        licence=facts.licence,
+        license=facts.license,
         source_url=facts.source,
     )
     manifest = Manifest(made, facts, run.folder)
@@ -316,7 +316,7 @@ def label_source(
     """Whether labels were taken from folders, as `label_from` says it."""
     pairs = zip(found.candidates, labeled, strict=True)
     took = table is None and any(LABEL in after.labels and LABEL not in before.labels for before, after in pairs)
-    return "folder" if took else "none" if config.label_from == "auto" or table is not None else config.label_from
+    return "folder" if took else "off" if config.label_from == "auto" or table is not None else config.label_from
 
 
 def read_labels(config: IngestConfig) -> LabelTable | None:

@@ -13,8 +13,8 @@ from medvit.dataset.thumbnails import montage, thumbnail
 from medvit.document import Picture, Table, markdown_table
 from medvit.leakage import Overlap
 from medvit.leakage.report import NAMES
-from medvit.records import Flag, Row, is_frame
 from medvit.patients import PatientCount, assumed_patients
+from medvit.records import Flag, Row, is_frame
 
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",

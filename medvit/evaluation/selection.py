@@ -19,8 +19,8 @@ from medvit.leakage import find_overlaps
 from medvit.leakage.seen_patients import seen_patients
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
-from medvit.readers.options import ValuesConfig
 from medvit.patients import PatientCount
+from medvit.readers.options import ValuesConfig
 from medvit.records import Split
 from medvit.types import Image
 

@@ -36,7 +36,7 @@ from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.label_maps import ORPHAN
 from medvit.readers.options import GeometryConfig
-from medvit.records import Candidate, Identity, Item, Patient, Refusal, SPLIT_NAMES, Split, is_frame, place_in_file
+from medvit.records import SPLIT_NAMES, Candidate, Identity, Item, Patient, Refusal, Split, is_frame, place_in_file
 from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
 

@@ -20,10 +20,10 @@ from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.evaluation.selection import other_values
 from medvit.geometry import Affine, like
+from medvit.hardware import resolve_device
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
 from medvit.leakage.merge import merge
-from medvit.hardware import resolve_device
 from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
 from medvit.readers import find
