@@ -140,7 +140,7 @@ class Gains:
             run_once("ingest", self._dataset(name), *words, key="dataset")
         for name, members in self._unions().items():
             paths = ",".join(str(self._dataset(member)) for member in members)
-            run_once("unite", self._dataset(name), f"datasets=[{paths}]", f"slices={SLICES}")
+            run_once("merge", self._dataset(name), f"datasets=[{paths}]", f"slices={SLICES}")
 
     def trainings(self, seed: int) -> Iterator[tuple[str, Cost]]:
         """Every pretraining with a seed, by name, and what it cost; all go on from the first that lacks the domain."""

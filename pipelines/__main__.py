@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FAILED, WRONG_ARGUMENTS, SOME_ITEMS_FAILED, INTERRUPTED = 1, 2, 3, 130
 SHOWN_FAILURES = 10
 OPTIONS = ("--help", "--debug", "--version")
+RENAMED = {"unite": "merge"}
+"""Earlier names of stages."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ STAGES = {
             "engine.num_processes",
         ),
     ),
-    "unite": Entry(
+    "merge": Entry(
         "Makes one dataset of several, with the splits they have; what two splits share stays in one.",
-        "medvit unite datasets=[runs/ct,runs/mr] output=runs/both",
+        "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
         "Continues the pretraining of a backbone on your own images.",
@@ -177,7 +179,10 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; its exit status."""
     command = Command.of(sys.argv[1:] if arguments is None else arguments)
-    name = command.words[0] if command.words else ""
+    given = command.words[0] if command.words else ""
+    name = RENAMED.get(given, given)
+    if name != given:
+        print(f"medvit {given} is now called medvit {name}; the next version refuses the old name", file=sys.stderr)
     if "--version" in command.options:
         from medvit import __version__
 

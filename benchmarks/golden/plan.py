@@ -83,7 +83,7 @@ leakage a=data/wg04 output=leakage/wg04
 leakage a=data/qa-ts b=data/odd output=leakage/two
 card a=data/qa-nih b=data/brain-mr output=cards/two
 card a=data/busi output=cards/busi
-unite datasets=[data/brain-mr,data/totalseg,data/ct] output=data/united slices=4
+merge datasets=[data/brain-mr,data/totalseg,data/ct] output=data/united slices=4
 """
 
 LEARNING = f"""

@@ -232,3 +232,10 @@ class TestStatus:
     def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_probe(tmp_path, "error=bug", "--debug") == 1
         assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_earlier_name_of_a_stage_is_read_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unite", "--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: medvit merge")
+    assert "medvit unite is now called medvit merge" in shown.err

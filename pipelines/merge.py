@@ -11,14 +11,14 @@ from medvit import cards
 from medvit.cards import croissant, write_card
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
-from medvit.leakage.merge import merge
+from medvit.leakage.merge import merge as merge_datasets
 from medvit.stage import Run, StageConfig, stage
 
 log = logging.getLogger("medvit")
 
 
-class UniteConfig(StageConfig):
-    """Options of `medvit unite`."""
+class MergeConfig(StageConfig):
+    """Options of `medvit merge`."""
 
     datasets: tuple[Path, ...] = Field(min_length=1)
     """Dataset folders made by ingest, as in datasets=[runs/ct,runs/mr]."""
@@ -30,17 +30,17 @@ class UniteConfig(StageConfig):
 
 
 @stage
-def unite(config: UniteConfig, run: Run) -> Manifest:
+def merge(config: MergeConfig, run: Run) -> Manifest:
     """Makes one dataset of several, with the splits they have; what two splits share stays in one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
-    union = merge(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
+    merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
 
-    if union.left_out:
-        log.warning("left out since a more protected split has them or their patient: %d images", len(union.left_out))
-    union.manifest.write()
-    quarantine.write(union.left_out, run.folder)
-    write_card(union.manifest, union.left_out)
-    run.tracker.dataset(union.manifest.facts.name, union.manifest.hash, "unite")
+    if merged.left_out:
+        log.warning("left out since a more protected split has them or their patient: %d images", len(merged.left_out))
+    merged.manifest.write()
+    quarantine.write(merged.left_out, run.folder)
+    write_card(merged.manifest, merged.left_out)
+    run.tracker.dataset(merged.manifest.facts.name, merged.manifest.hash, "merge")
     run.keep(cards.FILE_NAME, croissant.FILE_NAME)
-    return union.manifest
+    return merged.manifest

@@ -10,8 +10,8 @@ from PIL import Image
 from medvit.artifacts import Lineage
 from medvit.dataset.manifest import Manifest
 from pipelines.ingest import ingest
+from pipelines.merge import merge
 from pipelines.pretrain import pretrain
-from pipelines.unite import unite
 
 OFF = {"enabled": False}
 
@@ -26,15 +26,15 @@ def made(folder: Path, name: str, seed: int) -> Manifest:
     return ingest(source=source, dataset=folder / name, key=folder / "key", splits={"test": 0.0}, tracking=OFF)
 
 
-def test_a_union_is_pretrained_on_and_remembers_its_parts(tmp_path: Path) -> None:
+def test_a_merged_is_pretrained_on_and_remembers_its_parts(tmp_path: Path) -> None:
     parts = [made(tmp_path, name, seed) for seed, name in enumerate(("one", "two"))]
-    union = unite(datasets=[part.folder for part in parts], output=tmp_path / "both", tracking=OFF)
-    lineage = Lineage.read(union.folder)
+    merged = merge(datasets=[part.folder for part in parts], output=tmp_path / "both", tracking=OFF)
+    lineage = Lineage.read(merged.folder)
     assert lineage is not None
     assert lineage.inputs == {"dataset-1": parts[0].hash, "dataset-2": parts[1].hash}
-    assert (union.folder / "card.md").is_file()
+    assert (merged.folder / "card.md").is_file()
     checkpoint = pretrain(
-        dataset=union.folder,
+        dataset=merged.folder,
         output=tmp_path / "backbone",
         backbone={"name": "vit", "width": 24, "depth": 1, "heads": 2, "patch_size": 8},
         preprocess={"kind": "image", "size": [24, 24]},
@@ -43,4 +43,4 @@ def test_a_union_is_pretrained_on_and_remembers_its_parts(tmp_path: Path) -> Non
         tracking=OFF,
     )
     assert (lineage := Lineage.read(checkpoint.folder)) is not None
-    assert lineage.inputs == {"dataset": union.hash}
+    assert lineage.inputs == {"dataset": merged.hash}
