@@ -21,26 +21,29 @@ from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
 from medvit.leakage.perceptual_hash import (
+    COARSE_DISTANCE,
     MARK,
     MAX_DISTANCE,
     MIN_CORRELATION,
     TURNS,
     Pairs,
     Turn,
+    coarse_pairs,
     correlation,
     hash_image,
     near_pairs,
 )
-from medvit.leakage.second_look import Look, prepared, shows_the_same
+from medvit.leakage.second_look import SMALL, Look, prepared, shows_the_same
 from medvit.measured import filled
 from medvit.records import Row
 
-VERSION = 2
+VERSION = 3
 """Raise when a perceptual hash or a comparison changes, so that an update of a dataset makes it again."""
 
 WIDER = 2
 """Hashes of images may differ in so many times more bits where a second look at their pixels finds them the same."""
-CACHED_LOOKS = 128
+CACHED_LOOKS = 384
+"""About 125 MB."""
 
 log = logging.getLogger("medvit")
 
@@ -99,8 +102,9 @@ def find_overlaps(
     """All overlaps of some datasets by their names: of patients and studies those that cross, of images every group.
 
     Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images, as they
-    are or mirrored or turned: hashes within `max_distance` bits, or twice as many unless turned, confirmed by fine
-    structure, shifted by a few pixels or not; of volumes by correlation. Links of links are in one group.
+    are or mirrored or turned: hashes within `max_distance` bits, or unless turned within twice as many or among the
+    nearest by their lowest frequencies, confirmed by fine structure, shifted, cropped or not; of volumes by
+    correlation. Links of links are in one group.
 
     Raises:
         DataError: If pixels are needed that a store lacks.
@@ -158,13 +162,23 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 
 
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
-    """Pairs of near hashes and their distances, nearest first; after them those that are near once one is turned."""
+    """Pairs of near hashes and their distances, nearest first.
+
+    After them those whose lowest frequencies are near, as of a crop, and those that are near once one is turned.
+    """
     hashes = [member.row.perceptual_hash or "" for member in hashed]
     yield from _listed(near_pairs(hashes, WIDER * max_distance), None)
+    large = [text if _is_large(member.row) else "" for text, member in zip(hashes, hashed, strict=True)]
+    yield from _listed(coarse_pairs(large, COARSE_DISTANCE * max_distance // MAX_DISTANCE), None)
     for ndim, turns in TURNS.items():
         of_these = [text if len(m.row.shape) == ndim + 1 else "" for text, m in zip(hashes, hashed, strict=True)]
         for turn in turns:
             yield from _listed(near_pairs(of_these, max_distance, turn), turn)
+
+
+def _is_large(row: Row) -> bool:
+    """Whether a row is of an image with enough pixels to find a crop of it."""
+    return len(row.shape) == 3 and min(row.shape[1:]) >= SMALL
 
 
 def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Turn | None]]:
@@ -205,7 +219,8 @@ class Comparison:
     def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
         """Whether two images are near duplicates: by fine structure, or of smooth ones and volumes by correlation.
 
-        Smooth images and volumes must have hashes within `max_distance`; others may be shifted, which moves hashes on.
+        Smooth images and volumes must have hashes within `max_distance`; others may be shifted or cropped, which moves
+        hashes on.
         """
         shapes = [len(self.members[number].row.shape) for number in (one, other)]
         if shapes[0] != shapes[1] or (shapes[0] != 3 and distance > self.max_distance):

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import combinations, product
 
 import numpy as np
-from jaxtyping import Float, Int, Num, UInt8, UInt16
+from jaxtyping import Float, Int, Num, UInt8, UInt16, UInt64
 from numpy import ndarray as Array
 
 NUM_BITS = 256
@@ -51,6 +51,15 @@ MIN_CORRELATION = 0.94
 MAX_PAIRS_AT_ONCE = 2**22
 FEW = 512
 """Hashes of which all pairs are compared: cutting them into bands takes longer."""
+
+COARSE_BITS = 64
+"""Bits of the lowest frequencies, which a crop leaves much as they are."""
+COARSE_DISTANCE = 16
+"""Of those, bits in which an image and its crop may differ: of ultrasound, brain slices and nuclei cropped by 5 % half
+differ in 6 to 10, nine of ten in 12 to 18; by 10 % half in 15 to 18. Of different images one pair in a thousand is as
+near, of fundus photographs within one frame most are."""
+COARSE_COUNT = 2
+"""So many of the nearest are looked at, so that the time grows with the number of images."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,35 @@ def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Tu
     words = np.array([np.frombuffer(text, dtype=np.uint8) for text in texts])
     found = _search(words if turn is None else _turned(words, turn), words, max_distance)
     return Pairs(there[found[0]], there[found[1]], found[2])
+
+
+def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, count: int = COARSE_COUNT) -> Pairs:
+    """Pairs of each hash with the `count` nearest by their `COARSE_BITS` lowest frequencies, within a distance there.
+
+    What is told of them is in how many of all bits they differ. Empty hashes pair with none. All are compared with all:
+    10,000 take about a second.
+    """
+    there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
+    if len(there) < 2:
+        return Pairs(*np.zeros((3, 0), dtype=np.int64))
+    words = np.array([np.frombuffer(bytes.fromhex(hashes[n].removeprefix(MARK)), dtype=np.uint64) for n in there])
+    coarse, rows = words[:, 0], max(1, MAX_PAIRS_AT_ONCE // len(words))
+    found = [_nearest(coarse, slice(n, n + rows), max_distance, count) for n in range(0, len(words), rows)]
+    ordered = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    first, second = ordered[:, 0], ordered[:, 1]
+    distances = np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.int64)
+    return Pairs(there[first], there[second], distances)
+
+
+def _nearest(coarse: UInt64[Array, "n"], some: slice, max_distance: int, count: int) -> Int[Array, "m 2"]:
+    """Pairs of some hashes with the nearest others."""
+    distances = np.bitwise_count(coarse[some, None] ^ coarse)
+    own = np.arange(len(distances))
+    distances[own, own + some.start] = COARSE_BITS + 1
+    kept = min(count, len(coarse) - 1)
+    nearest = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
+    row, place = np.nonzero(np.take_along_axis(distances, nearest, axis=1) <= max_distance)
+    return np.stack([row + some.start, nearest[row, place]], axis=1)
 
 
 def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:

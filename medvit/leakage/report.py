@@ -33,10 +33,10 @@ NOTES = (
     "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
     "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
     "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
-    "fine structure, of volumes and smooth images by correlation: a repeated exposure, a copy re-encoded, resized or "
-    "shifted by a few pixels, or a neighboring frame, also where one is "
-    "mirrored or, of images, turned by right angles. Copies cropped by more than about 1 %, or turned by other angles, "
-    "are not found.",
+    "fine structure, of volumes and smooth images by correlation: a repeated exposure, a copy re-encoded, resized, "
+    "shifted or cropped by up to a tenth, or a neighboring frame. Copies as they lie are also found mirrored or, of "
+    "images, turned by right angles. Of larger shifts and crops some are missed, of pictures under 64 pixels most; "
+    "copies turned by other angles are not found.",
     "The same patient is known again between datasets only where both were ingested with one key and files name "
     "their patient (DICOM PatientID, or the column patient of a table).",
 )

@@ -235,3 +235,13 @@ def test_an_evaluation_counts_the_images_that_have_near_duplicates_in_training(t
     (note,) = near_duplicates_in_training(whole, whole.split("test"), "test")
     assert note.startswith("2 of 3 images measured have copies or near duplicates in the train split")
     assert near_duplicates_in_training(alone, alone.split("test"), "test") == []
+
+
+def test_a_cropped_copy_is_a_lookalike_among_many_images(tmp_path: Path) -> None:
+    several = [texture(n) // 2 + picture(n, 320) // 2 for n in range(12)]
+    whole = several[0]
+    rows = [row(tmp_path, n, pixels, split="test") for n, pixels in enumerate(several) if n > 1]
+    rows += [row(tmp_path, 0, whole), row(tmp_path, 1, np.ascontiguousarray(whole[:, 12:, :304]), split="test")]
+    (overlap,) = find_overlaps({"": dataset(tmp_path, *rows)})
+    assert found((overlap,)) == [("perceptual", True, ["i-0", "i-1"])]
+    assert find_overlaps({"": dataset(tmp_path, *rows)}, max_distance=0) == ()

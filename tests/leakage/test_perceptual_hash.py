@@ -21,6 +21,7 @@ from medvit.leakage.perceptual_hash import (
     _low_frequencies,
     _lowest,
     _on_grid,
+    coarse_pairs,
     correlation,
     hash_image,
     near_pairs,
@@ -186,3 +187,14 @@ def test_the_search_works_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("medvit.leakage.perceptual_hash.MAX_PAIRS_AT_ONCE", 64)
     parts = near_pairs(hashes)
     np.testing.assert_array_equal([whole.first, whole.second], [parts.first, parts.second])
+
+
+def test_coarse_pairs_are_those_of_a_plain_search_for_the_nearest() -> None:
+    words = np.random.default_rng(0).integers(0, 256, (40, 32), dtype=np.uint8)
+    words[20:, :7] = words[:20, :7]  # the lowest frequencies but for some
+    hashes = [MARK + word.tobytes().hex() for word in words]
+    bits = np.unpackbits(words, axis=1).astype(int)
+    apart = np.abs(bits[:, None] - bits).sum(axis=-1)
+    pairs = coarse_pairs([*hashes, ""], 18, 1)
+    assert set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == {(n, n + 20) for n in range(20)}
+    assert pairs.distances.tolist() == [apart[n, n + 20] for n in range(20)]

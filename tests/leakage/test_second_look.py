@@ -1,4 +1,4 @@
-"""Copies shifted by a few pixels are found by their fine structure; images that agree in what is coarse are not one."""
+"""Copies shifted or cropped are found by their fine structure; images that agree in what is coarse are not one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def test_a_copy_shifted_by_a_few_pixels_shows_the_same(down: int, right: int) ->
     whole = texture(1, 340)
     one, other = whole[:, :320, :320], whole[:, down : 320 + down, right : 320 + right]
     assert shows_the_same(prepared(one), prepared(other))
+
+
+@pytest.mark.parametrize("cut", [(16, 0, 0, 0), (0, 25, 8, 0), (10, 10, 16, 16)], ids=str)
+def test_a_copy_without_some_of_its_borders_shows_the_same(cut: tuple[int, int, int, int]) -> None:
+    """Up to a tenth of each side is gone, and the rest is as large as the whole on the grid."""
+    top, bottom, left, right = cut
+    whole = texture(1)
+    part = whole[:, top : 320 - bottom, left : 320 - right]
+    assert shows_the_same(prepared(whole), prepared(part))
+    assert shows_the_same(prepared(part), prepared(whole))
+    assert not shows_the_same(prepared(part), prepared(texture(2)))
 
 
 def test_two_images_within_one_frame_are_not_one() -> None:
