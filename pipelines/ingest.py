@@ -22,7 +22,7 @@ from medvit.deidentification.patient_ids import with_shared_uids
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
 from medvit.files.limits import MAX_VOLUME_GIB, allow_volumes
-from medvit.ingest import deidentified_copy, slides
+from medvit.ingest import deidentified_copy, near_duplicates, slides
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.ingest.label_keys import LabelBy
@@ -43,7 +43,7 @@ from medvit.ingest.rows import (
     way_back,
 )
 from medvit.ingest.scan import Scan, scan
-from medvit.ingest.splits import SplitConfig, assign
+from medvit.ingest.splits import SplitAssignment, SplitConfig, assign
 from medvit.ingest.store_images import ReadAndStore, Stored, mask_counts, remove_unused_arrays, store_images
 from medvit.ingest.update import Update
 from medvit.readers.image_stack import StacksConfig
@@ -211,6 +211,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
         ignored=config.mask_ignore,
     )
     stored = stored_of(assigned.candidates, config, pseudonyms, found, run.folder, meaning, counts)
+    assigned = kept_together(assigned, candidates, stored, config, pseudonyms, run.folder)
     curated = curate(assigned.candidates, stored.taken, config.curation, not_fundus=config.eye.not_fundus)
     refusals = (*found.refusals, *assigned.refusals, *stored.refusals, *curated.refusals)
     made = rows(curated.candidates, curated.taken, pseudonyms, name)
@@ -294,6 +295,23 @@ def stored_of(
         counts=counts,
     )
     return stored.and_also(slides.store_slides(whole_slides, config.tiles, folder, engine, pseudonyms, found, earlier))
+
+
+def kept_together(
+    assigned: SplitAssignment,
+    candidates: Sequence[Candidate],
+    stored: Stored,
+    config: IngestConfig,
+    pseudonyms: Pseudonyms,
+    folder: Path,
+) -> SplitAssignment:
+    """The splits with patients whose images are near duplicates kept together, where that is asked for."""
+    if config.splits.keep_together != "near_duplicates" or config.splits.test == 1:
+        return assigned
+    joined = near_duplicates.joined_patients(assigned.candidates, stored.taken, pseudonyms, folder)
+    regrouped = assign(candidates, config.splits, joined.representatives)
+    near_duplicates.report(joined, assigned.candidates, regrouped.candidates)
+    return regrouped
 
 
 def labeled(found: Scan, config: IngestConfig, table: LabelTable | None) -> tuple[Candidate, ...]:

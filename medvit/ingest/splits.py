@@ -5,6 +5,8 @@ patients moves nobody, and of every class the same fraction is expected in every
 may be unlucky; another salt then does better, and `better_salt` finds it.
 
 Official splits are kept. What they lack is cut from their training split by the same hash.
+
+Patients whose images are near duplicates can be kept together: the hash of one of them then decides for all.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,6 +47,9 @@ class SplitConfig(Config):
     """Fraction of patients kept for evaluation; 1 takes all images, as of an external cohort, whatever folders say."""
     salt: int = 0
     """Another number divides the patients in another way."""
+    keep_together: Literal["patients", "near_duplicates"] = "patients"
+    """What no split divides: patients, or also patients whose images are identical or near duplicates. Official splits
+    of the source are kept, and near duplicates in several of them reported."""
 
     @model_validator(mode="before")
     @classmethod
@@ -68,20 +73,30 @@ class SplitAssignment:
     refusals: tuple[Refusal, ...]
 
 
-def assign(candidates: Sequence[Candidate], config: SplitConfig) -> SplitAssignment:
-    """Gives every candidate its split; no patient is in two."""
+def assign(
+    candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
+) -> SplitAssignment:
+    """Gives every candidate its split; no patient is in two.
+
+    `joined` maps patients that are kept together to the one of them whose hash decides; official splits stay, and
+    patients without one follow those joined with them.
+    """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
         if moved:
             log.warning("splits.test=1 takes %d images into test whose folder or table says train or val", moved)
         return SplitAssignment(tuple(replace(candidate, split="test") for candidate in candidates), ())
     official = _official_by_patient(candidates)
+    together = joined or {}
+    of_groups = _official_of_groups(official, together)
+    hashed_as = _hashed_as(candidates)
     cut = [name for name in ("test", "val") if not any(name in splits for splits in official.values())]
     assigned: list[Candidate] = []
     refusals: list[Refusal] = []
     for candidate in candidates:
-        told = official.get(candidate.patient.id)
-        hashed = split_of(_hashed(candidate), config)
+        patient = together.get(candidate.patient.id, candidate.patient.id)
+        told = official.get(candidate.patient.id) or of_groups.get(patient)
+        hashed = split_of(hashed_as.get(patient, patient), config)
         if told is None:
             assigned.append(replace(candidate, split=hashed))
             continue
@@ -91,8 +106,8 @@ def assign(candidates: Sequence[Candidate], config: SplitConfig) -> SplitAssignm
             refusals.append(candidate.refused(LEAKAGE, reason))
         else:
             assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
-    if not official:
-        _tell_if_unlucky(candidates, config)
+    if not official and (joined is not None or config.keep_together == "patients"):
+        _tell_if_unlucky(candidates, config, together)
     return SplitAssignment(tuple(assigned), tuple(refusals))
 
 
@@ -105,26 +120,31 @@ def split_of(patient: str, config: SplitConfig) -> Split:
     return "val" if position < config.test + config.val else "train"
 
 
-def _hashed(candidate: Candidate) -> str:
-    """The identifier of its patient without an issuer: who gets one because of another patient is not moved by that."""
-    own, patient = candidate.item.identity.patient, candidate.patient.id
-    return own if own and patient.startswith(f"{own}^^^") else patient
+def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
+    """By patient, the identifier that is hashed: without an issuer, so that a patient who gets one is not moved by it."""
+    found = {}
+    for candidate in candidates:
+        own, patient = candidate.item.identity.patient, candidate.patient.id
+        found[patient] = own if own and patient.startswith(f"{own}^^^") else patient
+    return found
 
 
-def better_salt(candidates: Iterable[Candidate], config: SplitConfig) -> int | None:
+def better_salt(
+    candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
+) -> int | None:
     """A salt that spreads the classes much better than the one in use; none if that is good enough.
 
-    For images without official splits, which do not depend on the salt.
+    For images without official splits, which do not depend on the salt; those `joined` count as one patient.
     """
-    strata = _strata(candidates)
+    strata = _strata(candidates, joined or {})
     if len(strata.get(_ALL, ())) > MAX_PATIENTS or _deviation(strata, config) <= UNLUCKY_SIGMAS:
         return None
     best = min(range(NUM_SALTS), key=lambda salt: _deviation(strata, config.model_copy(update={"salt": salt})))
     return None if best == config.salt else best
 
 
-def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig) -> None:
-    salt = better_salt(candidates, config)
+def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
+    salt = better_salt(candidates, config, joined)
     if salt is not None:
         log.warning("the splits are less even than they could be; splits.salt=%d divides the classes better", salt)
 
@@ -137,12 +157,24 @@ def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Sp
     return official
 
 
-def _strata(candidates: Iterable[Candidate]) -> Mapping[tuple[str, str], set[str]]:
+def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str, str]) -> Mapping[str, set[Split]]:
+    """Official splits of patients by the one of their group whose hash decides."""
+    found: dict[str, set[Split]] = defaultdict(set)
+    for patient, splits in official.items():
+        if patient in joined:
+            found[joined[patient]] |= splits
+    return found
+
+
+def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mapping[tuple[str, str], set[str]]:
     """Patients by label and class, and all of them, where the hash decides."""
+    candidates = list(candidates)
+    hashed_as = _hashed_as(candidates)
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)
     for candidate in candidates:
         for stratum in (_ALL, *candidate.labels.items()):
-            strata[stratum].add(_hashed(candidate))
+            patient = joined.get(candidate.patient.id, candidate.patient.id)
+            strata[stratum].add(hashed_as.get(patient, patient))
     return strata
 
 

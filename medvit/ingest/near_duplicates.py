@@ -1,0 +1,97 @@
+"""Patients whose images are near duplicates, so that one split can take them together.
+
+A source without patient identifiers counts each file as a patient, and then an image and its copy may fall into the
+train and the test split. `splits.keep_together=near_duplicates` joins the patients whose images `medvit leakage` would
+list as identical or as near duplicates, and links of links with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.deidentification.pseudonyms import Pseudonyms
+from medvit.ingest.rows import rows
+from medvit.leakage import Groups, find_overlaps
+from medvit.records import Candidate, Taken
+
+log = logging.getLogger("medvit")
+
+
+@dataclass(frozen=True)
+class JoinedPatients:
+    """Patients with images that are near duplicates of images of others.
+
+    `representatives` names for each of them (by `Patient.id`) the one of its group whose hash decides; `num_images` are
+    those that have a near duplicate of another patient.
+    """
+
+    representatives: Mapping[str, str]
+    num_images: int = 0
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of patients."""
+        return len(set(self.representatives.values()))
+
+
+def joined_patients(
+    candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, folder: Path
+) -> JoinedPatients:
+    """Find the patients of candidates, their pixels in the store of a folder, whose images are near duplicates.
+
+    Raises:
+        DataError: If pixels are needed that the store lacks.
+    """
+    made = rows(candidates, taken, pseudonyms, "")
+    overlaps = find_overlaps({"": Manifest(made, Facts(""), folder)}, ("pixel", "perceptual"))
+    names = {pseudonyms.patient(one.patient): one.patient.id for one in candidates}
+    patients = sorted(names.values())
+    numbers = {patient: number for number, patient in enumerate(patients)}
+    groups, images = Groups(len(patients)), set()
+    for overlap in overlaps:
+        first, *others = (numbers[names[member.row.patient_id]] for member in overlap.members)
+        for other in others:
+            groups.join(first, other, 0)
+        images |= {member.row.image_id for member in overlap.members if len({first, *others}) > 1}
+    joined = {
+        patients[number]: min((patients[one] for one in group), key=_digest)
+        for group, _ in groups.found()
+        for number in group
+    }
+    return JoinedPatients(joined, len(images))
+
+
+def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
+    """Log how many patients are joined and moved, and warn of groups that official splits keep apart.
+
+    `before` and `after` are the same candidates with the splits that they had and have.
+    """
+    moved = {one.patient.id for one, other in zip(before, after, strict=True) if one.split != other.split}
+    log.info(
+        "near duplicates: %d images of %d patients, joined into %d groups; %d of these patients changed the split",
+        joined.num_images,
+        len(joined.representatives),
+        joined.num_groups,
+        len(moved),
+    )
+    splits: dict[str, set[object]] = {}
+    for one in after:
+        if one.patient.id in joined.representatives:
+            splits.setdefault(joined.representatives[one.patient.id], set()).add(one.split)
+    apart = sum(len(found) > 1 for found in splits.values())
+    if apart:
+        log.warning(
+            "near duplicates in several splits: %d groups of patients, whom the source's own splits keep apart; "
+            "`medvit leakage` lists their images",
+            apart,
+        )
+
+
+def _digest(patient: str) -> bytes:
+    """An order that no other hash of patients follows, so that groups fall into splits in the shares asked for."""
+    return hashlib.sha256(b"representative\0" + patient.encode(errors="surrogateescape")).digest()
