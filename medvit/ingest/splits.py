@@ -121,7 +121,7 @@ def split_of(patient: str, config: SplitConfig) -> Split:
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """By patient, the identifier that is hashed: without an issuer, so that a patient who gets one is not moved by it."""
+    """The identifier that is hashed for each patient: without an issuer, so that getting one moves nobody."""
     found = {}
     for candidate in candidates:
         own, patient = candidate.item.identity.patient, candidate.patient.id

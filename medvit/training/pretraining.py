@@ -141,9 +141,9 @@ class Pretraining(TrainingModule):
     def _read(self) -> None:
         if self.probe is None:
             return
-        reading: ProbeReading = self.trainer.strategy.broadcast(
-            self.probe.read(self.objective, self.global_step, self.progress)
-        )
+        with self.trainer.precision_plugin.forward_context():  # as cheap as a forward pass of training
+            found = self.probe.read(self.objective, self.global_step, self.progress)
+        reading: ProbeReading = self.trainer.strategy.broadcast(found)
         alarms = self.guard.take(reading)
         if self.guard.best is reading:
             self._keep()

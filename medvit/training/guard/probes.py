@@ -25,8 +25,10 @@ from medvit.training.guard import NAN, ProbeReading
 from medvit.training.guard.probe_metrics import effective_rank, knn_vote, mean_cosine, ridge_logits, standard_error
 from medvit.types import Tokens, Views
 
-AT_ONCE = 8
-"""Images a forward pass of a reading."""
+AT_ONCE = 8, 64
+"""Images a forward pass of a reading, at least and at most."""
+POINTS_AT_ONCE = 2**17
+"""Pixels or voxels a forward pass where it has more than the fewest images: 32 images of 64 x 64."""
 MASKED_IMAGES = 16
 """Images of a batch on which an error of reconstruction, or an entropy, is read; the entropy is read of one batch."""
 MAX_PATCHES = 16384
@@ -68,7 +70,10 @@ class Probe:
 
     @torch.no_grad()
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:
-        """All figures of an objective and its backbone, which both stay as they are."""
+        """All figures of an objective and its backbone, which both stay as they are.
+
+        Under autocast, as in a training of half precision, forward passes are as cheap as there.
+        """
         modes = [(module, module.training) for module in objective.modules()]
         objective.eval()
         try:
@@ -81,6 +86,13 @@ class Probe:
         finally:
             for module, mode in modes:
                 module.training = mode
+        # The forward passes are of the precision of training; what is computed of features is not.
+        with torch.autocast("cpu", enabled=False):
+            return self._reading(objective, step, bank, queries, error, entropy)
+
+    def _reading(
+        self, objective: Objective, step: int, bank: _Features, queries: _Features, error: float, entropy: float
+    ) -> ProbeReading:
         near = self._hits(bank, queries, is_linear=False)
         is_linear = objective.judged_by == "reconstruction"
         # One image of each class is too little for a linear probe, so reconstruction is the judge.
@@ -102,11 +114,11 @@ class Probe:
         )
 
     def _features(self, objective: Objective, images: Sequence[Tensor], chosen: Tensor | None) -> _Features:
-        parts = []
-        for start in range(0, len(images), AT_ONCE):
-            found, wide, patches = _features(objective, torch.stack(list(images[start : start + AT_ONCE])))
+        parts, count = [], min(max(POINTS_AT_ONCE // images[0][0].numel(), AT_ONCE[0]), AT_ONCE[1])
+        for start in range(0, len(images), count):
+            found, wide, patches = _features(objective, torch.stack(list(images[start : start + count])))
             if chosen is not None:
-                places = chosen[start : start + AT_ONCE, :, None].expand(-1, -1, patches.shape[-1])
+                places = chosen[start : start + count, :, None].expand(-1, -1, patches.shape[-1])
                 patches = patches.gather(1, places)
             # Patches are compared for tissue alone, and are many.
             parts.append((found, wide, patches.flatten(0, 1) if self.question == "tissue" else patches[:0, 0]))

@@ -196,3 +196,23 @@ def test_an_attribute_is_asked_for_as_a_label_is_and_what_features_hold_of_it_is
     assert probe.question == "class"
     objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
     assert probe.read(objective, 0, 0.0).score == 1.0
+
+
+def test_a_reading_does_not_depend_on_how_many_images_a_forward_pass_takes(images, monkeypatch):
+    start, probe = probe_of(images)
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    whole = probe.read(objective, 0, 0.0)
+    monkeypatch.setattr("medvit.training.guard.probes.AT_ONCE", (1, 1))
+    one_by_one = probe.read(objective, 0, 0.0)
+    assert one_by_one.hits == whole.hits
+    assert one_by_one.rank == pytest.approx(whole.rank, rel=1e-4)
+
+
+def test_a_reading_at_the_precision_of_training_is_near_that_of_float32(images):
+    start, probe = probe_of(images)
+    objective = MaeConfig(decoder_width=32, decoder_depth=1, decoder_heads=2).build(start.backbone)
+    whole = probe.read(objective, 0, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = probe.read(objective, 0, 0.0)
+    assert half.rank == pytest.approx(whole.rank, rel=0.05)
+    assert half.reconstruction == pytest.approx(whole.reconstruction, rel=0.02)
