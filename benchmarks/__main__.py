@@ -1,4 +1,4 @@
-"""Runs the benchmarks: all but the large archive and the gains of pretraining, or those that are named."""
+"""Runs the benchmarks: those that are named, or all but large, gains, duplicates and guard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks import convert, crops, embedding, gpu, headers, lightly, pretraining, tiles, updates
@@ -29,10 +30,14 @@ BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
 def main() -> None:
     """The command `python -m benchmarks`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, "large", "gains", []], help="which")
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHMARKS, "large", "gains", "duplicates", "guard", []], help="which"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats of each task (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="of gains: the folder of real data")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="of gains, duplicates and guard: real data"
+    )
     parser.add_argument("--steps", type=int, default=300, help="of gains: steps of a pretraining (default 300)")
     parser.add_argument("--seeds", type=int, default=3, help="of gains: runs of each pretraining (default 3)")
     told = f"first install lightly-train (AGPL) into {LIGHTLY}, to be measured by `pretraining`"
@@ -43,6 +48,10 @@ def main() -> None:
 
         folder = arguments.folder or Path("runs/gains")
         gains.run(arguments.data, folder.absolute(), steps=arguments.steps, seeds=arguments.seeds)
+        return
+    if arguments.names in (["duplicates"], ["guard"]):
+        with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="medvit-bench-") as folder:
+            import_module(f"benchmarks.{arguments.names[0]}").run(arguments.data, Path(folder))
         return
     if arguments.with_lightly:
         lightly.install(LIGHTLY)

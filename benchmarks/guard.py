@@ -1,0 +1,73 @@
+"""The guard of pretraining on real images: a usual learning rate is let through, an absurd one rolled back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medvit.training.guard import ProbeReading
+from medvit.training.guard.probes import Probe
+from pipelines.ingest import IngestConfig, ingest
+from pipelines.pretrain import PretrainConfig, pretrain
+
+SOURCE = "medmnist/pneumoniamnist-train-val.npz"
+MAE = {"name": "mae", "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2}
+HEAD = {"hidden": 64, "bottleneck": 32, "prototypes": 128}
+OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+    "mae": MAE,
+    "dino": {"name": "dino", "head": HEAD, "views": {"num_local": 2}},
+}
+RATES = (1e-4, 1.0)
+OFF = {"enabled": False}
+
+
+def run(data: Path, folder: Path) -> None:
+    """Prints, of each objective and learning rate, what the guard says and the share of the time that readings take."""
+    source, key = data / SOURCE, folder / "site.key"
+    made = {"source": source, "dataset": folder / "dataset", "key": key, "modality": "DX", "tracking": OFF}
+    ingest(IngestConfig.parse(made))
+    start = pretrain(PretrainConfig.parse(_options(folder, "start", MAE, lr=1e-3, rounds=2, round_steps=60)))
+    for name, objective in OBJECTIVES.items():
+        for lr in RATES:
+            options = _options(folder, f"{name}-{lr:g}", objective, lr=lr, rounds=3, round_steps=100)
+            _print(name, lr, PretrainConfig.parse({**options, "checkpoint": start.folder, "peft": "full"}))
+
+
+def _options(
+    folder: Path, output: str, objective: Mapping[str, Any], *, lr: float, rounds: int, round_steps: int
+) -> dict[str, Any]:
+    return {
+        "dataset": folder / "dataset",
+        "output": folder / output,
+        "tracking": OFF,
+        "preprocess": {"kind": "image", "size": [28, 28]},
+        "backbone": {"size": "micro", "patch_size": 7},
+        "objective": objective,
+        "optim": {"lr": lr},
+        "loader": {"batch_size": 32},
+        "trainer": {"rounds": rounds, "round_steps": round_steps},
+    }
+
+
+def _print(name: str, lr: float, config: PretrainConfig) -> None:
+    spent: list[float] = []
+    plain = Probe.read
+
+    def timed(self: Probe, *told: Any) -> ProbeReading:
+        start = time.perf_counter()
+        reading = plain(self, *told)
+        spent.append(time.perf_counter() - start)
+        return reading
+
+    Probe.read = timed  # type: ignore[method-assign, assignment]
+    try:
+        start = time.perf_counter()
+        folder = pretrain.run(config).artifact.folder
+        whole = time.perf_counter() - start
+    finally:
+        Probe.read = plain  # type: ignore[method-assign]
+    card = (folder / "model_card.md").read_text(encoding="utf-8").splitlines()
+    print(f"\n{name}, optim.lr={lr:g}: {len(spent)} readings, {sum(spent):.1f} of {whole:.1f} s")
+    print("\n".join(line for line in card if line.startswith(("- guard:", "- guard at"))))
