@@ -11,7 +11,7 @@ cross-correlation, and from those whose displacements agree follows one shift an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import scipy.fft
@@ -62,13 +62,37 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Look:
-    """An image prepared to be laid over others."""
+    """An image prepared to be laid over others; what only likely copies need is computed when it is asked for."""
 
-    detail: Float[Array, "h w"]
+    grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
     """Its fine structure on the rough grid."""
-    is_smooth: bool
     is_small: bool
+
+    @cached_property
+    def detail(self) -> Float[Array, "h w"]:
+        """Its fine structure at equal local contrast."""
+        return self._detail[0]
+
+    @cached_property
+    def is_smooth(self) -> bool:
+        """Whether it has too little fine structure to tell."""
+        spread = self._detail[1]
+        return spread < MIN_FINE * float(self.grid.std()) or spread == 0.0
+
+    @cached_property
+    def spectrum(self) -> Complex[Array, "r f"]:
+        """Fourier transform of the rough grid."""
+        return np.asarray(scipy.fft.rfft2(self.rough))
+
+    @cached_property
+    def window_spectra(self) -> Complex[Array, "9 r f"]:
+        """Fourier transforms of the windows of the rough grid."""
+        return np.asarray(scipy.fft.rfft2(_windowed(self.rough)))
+
+    @cached_property
+    def _detail(self) -> tuple[Float[Array, "h w"], float]:
+        return _detail(self.grid)
 
 
 @dataclass(frozen=True)
@@ -83,10 +107,8 @@ def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
     """An image, turned, on the grid, with its fine structure at equal local contrast."""
     grid = averaged_on(pixels, SIDE).astype(np.float32)
     grid = grid if turn is None else np.ascontiguousarray(turn.apply(grid))
-    detail, spread = _detail(grid)
     rough, _ = _detail(grid.reshape(ROUGH, 2, ROUGH, 2).mean(axis=(1, 3)))
-    is_smooth = spread < MIN_FINE * float(grid.std()) or spread == 0.0
-    return Look(detail, rough, is_smooth, min(pixels.shape[1:]) < SMALL)
+    return Look(grid, rough, min(pixels.shape[1:]) < SMALL)
 
 
 def shows_the_same(one: Look, other: Look) -> bool:
@@ -138,7 +160,7 @@ def _windowed(rough: Float[Array, "r r"]) -> Float[Array, "9 r r"]:
 def _placed(one: Look, other: Look) -> Placement:
     """Where the other image lies on the first, as most windows say."""
     centers = _centers()
-    whole, windows = scipy.fft.rfft2(one.rough), scipy.fft.rfft2(_windowed(other.rough))
+    whole, windows = one.spectrum, other.window_spectra
     there = centers + _displacements(whole, windows)
     first, second = _slanted()
     stretch = (there[first] - there[second]) / (centers[first] - centers[second])
