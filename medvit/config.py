@@ -103,7 +103,7 @@ class Config(BaseModel):
         return cls.parse(tree, source="the arguments" if path is None else str(path))
 
     def tree(self, *, private: bool = True) -> Tree:
-        """Plain values, as for YAML. Without `private`, keys that may name a patient (raw sources) are left out."""
+        """Plain values, as for YAML. Without `private`, keys that may name a patient (raw sources) are excluded."""
         tree: Tree = self.model_dump(mode="json")
         if not private:
             for key, field in type(self).model_fields.items():
@@ -126,7 +126,7 @@ def to_yaml(tree: Tree) -> str:
 def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
     """Return options under their present names, with a warning for each name of an earlier version.
 
-    `none` becomes off where that is a choice, and null where None is one; null leaves out any other option.
+    `none` becomes off where that is a choice, and null where None is one; null drops any other option.
 
     Raises:
         ValueError: If an option is given under both names.
@@ -257,7 +257,7 @@ def _quoted(value: object) -> str:
 
 
 class ChoiceError(ValueError):
-    """Carries the errors of a choice made by name through pydantic, so that their keys are told in full."""
+    """Error that carries those of a choice made by name through pydantic, so that messages name the full keys."""
 
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
         super().__init__(str(error))

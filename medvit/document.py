@@ -77,7 +77,7 @@ SCREEN_DPI = 96
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells under a head, the first cell of a line its heading; numbers are told by their type."""
+    """Lines of cells under a head, the first cell of a line its heading; numbers are recognized by their type."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[object]]
@@ -125,7 +125,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A document; `tone` sets its first sentence apart where it tells of something wrong, `facts` say what it is of."""
+    """A document; `tone` highlights its first sentence where that reports a problem, `facts` describe its subject."""
 
     title: str
     opening: str

@@ -45,7 +45,7 @@ class UnsupportedError(DataError):
 
 
 class ConflictError(DataError):
-    """Files that contradict each other, so that which is right cannot be told."""
+    """Files that contradict each other, so that it is unknown which is right."""
 
     code = "conflict"
 
@@ -75,7 +75,7 @@ class OutputError(MedvitError):
 
 
 class TrainingError(MedvitError):
-    """Training cannot go on, as when the loss is not finite."""
+    """Training cannot continue, as when the loss is not finite."""
 
     code = "training"
 

@@ -34,8 +34,8 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
     """Whether this process from now on keeps memory that it frees, for its next arrays: so much of it, or all.
 
     A training step frees and asks again for gigabytes, an ingest for an array a slice. By default glibc returns what
-    is large to the system, which must then find and zero each page anew: a fifth of the time of a training step
-    (DINOv2, ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc can be told.
+    is large to the system, which must then find and zero each page again: a fifth of the time of a training step
+    (DINOv2, ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -67,7 +67,7 @@ def few_collections() -> Iterator[None]:
 
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables by which a process is told in how many threads its libraries compute."""
+"""Environment variables that set the number of threads of the libraries of a process."""
 
 
 @contextmanager

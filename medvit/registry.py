@@ -1,4 +1,4 @@
-"""Registry of choices made by `name` in YAML, found because their files lie in the room's folder.
+"""Registry of choices made by `name` in YAML, found because their files are in the room's folder.
 
 A room is a package such as `medvit.objectives`. A file in it holds a config class with a `name` and a `build` method:
 
@@ -29,7 +29,7 @@ _rooms: dict[str, dict[str, type[Config]]] = {}
 
 
 def register(config: type[ConfigT]) -> type[ConfigT]:
-    """Makes a config class a choice of the room its file lies in, under the default of its field `name`."""
+    """Make a config class a choice of the room its file is in, under the default of its field `name`."""
     room = config.__module__.rpartition(".")[0]
     name = config.model_fields["name"].default
     taken = _rooms.setdefault(room, {}).setdefault(name, config)
@@ -95,6 +95,6 @@ class Chosen:
 def _load(room: str) -> dict[str, type[Config]]:
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):  # what the choices of a room share is no choice
+        if not module.name.startswith("_"):  # code shared by the choices of a room
             importlib.import_module(f"{room}.{module.name}")
     return _rooms.get(room, {})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Image:
-    """Pixels `(C, *S)` and where they lie.
+    """Pixels `(C, *S)` and their place.
 
     Volumes are (C, I, J, K) with axes nearest to R, A, S and an `affine`; images are (C, H, W).
     Pixels keep the integer type of their source; `slope` and `intercept` give the real intensity in `unit`.
@@ -45,7 +45,7 @@ class Image:
     fallback: str = ""
     """The wish for other values that the file did not allow, as `values.pet=SUVbw`; empty where it was granted."""
     mapping: str = ""
-    """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`; empty where none does."""
+    """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`, if any."""
     offered: str = ""
     """Labels and units of the mappings that its file has and that were not applied."""
 

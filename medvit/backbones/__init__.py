@@ -81,7 +81,7 @@ class Backbone(nn.Module, ABC):
     ) -> list[Float[Tensor, "b t d"]]:
         """Prefix and patch tokens after each of these blocks, before the norm, from embedded patches.
 
-        `ids` says which patches of the grid they are, in row-major order; none means all of them.
+        `ids` says which patches of the grid they are, in row-major order; unset means all of them.
         """
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
@@ -123,9 +123,9 @@ class BackboneConfig(Config, ABC):
 
     name: str
     ndim: int | None = None
-    """2 for images, 3 for volumes; none follows the data."""
+    """2 for images, 3 for volumes. Unset: as the data."""
     channels: int | None = None
-    """Channels of the pixels; none follows the data."""
+    """Channels of the pixels. Unset: as the data."""
 
     def fitted(self, *, ndim: int, channels: int) -> Self:
         """The same options with what follows the data filled in; what was given stays."""

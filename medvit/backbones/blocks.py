@@ -37,7 +37,7 @@ class RotaryBlock(EvaBlock):
 
 
 def stops_early(block: Any) -> bool:
-    """Whether a block may be asked for some tokens: a compiled one would be compiled anew for each number of them."""
+    """Whether a block may be asked for some tokens: a compiled one would be recompiled for each number of them."""
     return getattr(block, "_compiled_call_impl", None) is None
 
 

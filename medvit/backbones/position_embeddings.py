@@ -1,4 +1,4 @@
-"""Where a patch lies, told to attention: sines and cosines added to tokens, or rotations of queries and keys."""
+"""Position embeddings: sines and cosines added to tokens, or rotations of queries and keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4
 def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
     """Sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
 
-    Patch centers lie in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D what is left over
+    Patch centers are in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D what is left over
     (4 of 64) is not rotated. Each angle turns the pair of features half a head apart.
     """
     num_angles = head_width // 2

@@ -42,19 +42,19 @@ SIZES = {
 
 @register
 class VitConfig(BackboneConfig):
-    """A vision transformer. For public weights, its layout must be theirs; what does not fit is told."""
+    """A vision transformer. For public weights, its layout must be theirs; mismatches are reported."""
 
     name: Literal["vit"] = "vit"
     size: Literal["micro", "tiny", "small", "base", "large"] = "small"
     """Width, depth and heads; micro (3 million weights) is for a CPU."""
     width: int | None = Field(default=None, gt=0)
-    """Width of a token; none takes that of `size`."""
+    """Width of a token. Unset: that of `size`."""
     depth: int | None = Field(default=None, gt=0)
-    """Number of blocks; none takes that of `size`."""
+    """Number of blocks. Unset: that of `size`."""
     heads: int | None = Field(default=None, gt=0)
-    """Attention heads; none takes those of `size`."""
+    """Attention heads. Unset: those of `size`."""
     patch_size: int | tuple[int, ...] | None = None
-    """Side of a patch in pixels or voxels, or one for each axis; none takes 16 in 2D and 8 in 3D."""
+    """Side of a patch in pixels or voxels, or one for each axis. Unset: 16 in 2D and 8 in 3D."""
     class_token: bool = True
     """Whether a class token goes before the patches."""
     registers: int = Field(default=0, ge=0)

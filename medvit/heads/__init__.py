@@ -43,7 +43,7 @@ class BagOutput:
 
 
 class TileEmbeddings(Protocol):
-    """The embeddings of one bag, wherever they lie."""
+    """The embeddings of one bag, in memory or on disk."""
 
     def __len__(self) -> int:
         """How many there are."""

@@ -50,7 +50,7 @@ def iterative_pinv(
 def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Float[Tensor, "b h m d"], int]:
     """Return the means of `landmarks` segments of tokens filled up in front, and how many more are all zeros.
 
-    A segment that is partly filled up counts its zeros. The second number is of the segments that were left out.
+    A segment that is partly filled up counts its zeros. The second number counts the segments that were excluded.
     """
     size = -(-tokens.shape[-2] // landmarks)
     filled = -tokens.shape[-2] % landmarks

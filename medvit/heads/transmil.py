@@ -48,7 +48,7 @@ class TransmilConfig(HeadConfig):
         if isinstance(tree, Mapping) and (found := sorted({"depth", "max_tiles"} & tree.keys())):
             raise ValueError(
                 f"{' and '.join(found)} belong to the head that earlier versions called transmil, which is now "
-                "transformer_mil; give head.name=transformer_mil, or leave them out for the published TransMIL"
+                "transformer_mil; give head.name=transformer_mil, or remove them for the published TransMIL"
             )
         return tree
 

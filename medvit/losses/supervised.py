@@ -24,7 +24,7 @@ def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanc
     """
     counts = torch.tensor(class_counts, dtype=torch.float32)
     if balanced and (counts == 0).any():
-        raise DataError("a class has no training example; leave it out or set balance=off")
+        raise DataError("a class has no training example; exclude it or set balance=off")
     weight = counts.sum() / (len(counts) * counts) if balanced else None
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class EmbeddingStore:
                 partial.unlink(missing_ok=True)
 
     def path(self, slide: str) -> Path:
-        """Where the embeddings of a slide lie."""
+        """Location of the embeddings of a slide."""
         return self.folder / f"{slide}.npy"
 
     def _make(self) -> None:

@@ -28,11 +28,11 @@ class AppliesTo(Config):
     """Which series of a study a model was made for."""
 
     modality: str | None = None
-    """DICOM modality (0008,0060), such as CT or MR; none takes any."""
+    """DICOM modality (0008,0060), such as CT or MR. Unset: any."""
     kind: Kind = "volume"
     """volume, image or slide."""
     description: str | None = None
-    """Regular expression searched in SeriesDescription (0008,103E), in any case; none takes any."""
+    """Regular expression searched in SeriesDescription (0008,103E), in any case. Unset: any."""
 
 
 class ModelConfig(Config):
@@ -53,7 +53,7 @@ class ModelConfig(Config):
     positive: str = ""
     """Of two classes, the one that sensitivity and specificity are of; empty if nobody said."""
     roi: tuple[Count, ...] | None = None
-    """Pixels or voxels of one step of the sliding window, the size trained on; none takes the whole image."""
+    """Pixels or voxels of one step of the sliding window, the size trained on. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share by which neighboring steps of the sliding window overlap."""
     mirrored_axes: tuple[Axis, ...] = ()

@@ -43,7 +43,7 @@ class TileSpec(Config):
     min_tissue: Share = 0.1
     """Least share of a tile that is tissue."""
     skip: tuple[TileFlag, ...] = ()
-    """Tiles that carry one of these flags are left out."""
+    """Tiles with one of these flags are excluded."""
 
     def require(self, grid: TileGrid, row: Row) -> None:
         """Refuses tiles of another size or scale.
@@ -53,8 +53,8 @@ class TileSpec(Config):
         """
         if grid.size != self.size or not 1 / SAME_SCALE < grid.mpp / self.mpp < SAME_SCALE:
             raise DataError(
-                f"{row} has tiles of {grid.size} pixels at {grid.mpp:.4g} microns, the model learned from {self.size} "
-                f"at {self.mpp:.4g}; ingest the slides with tiles.size={self.size} tiles.mpp={self.mpp:.4g}"
+                f"{row} has tiles of {grid.size} pixels at {grid.mpp:.4g} microns, the model was trained on "
+                f"{self.size} at {self.mpp:.4g}; ingest the slides with tiles.size={self.size} tiles.mpp={self.mpp:.4g}"
             )
 
 

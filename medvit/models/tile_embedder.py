@@ -55,7 +55,7 @@ class EmbeddingConfig(TileLoaderConfig):
     """How tiles of slides are read and embedded, and where embeddings are kept."""
 
     embeddings: Path | None = None
-    """Folder of embeddings that is shared by runs; none keeps them in the dataset's folder."""
+    """Folder of embeddings shared by runs. Unset: the folder of the dataset."""
 
     def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
         """Where embeddings of a dataset are kept."""
@@ -279,5 +279,5 @@ def _finite(parts: Iterable[Float[Array, "b d"]]) -> Iterator[Float[Array, "b d"
     highest = float(np.finfo(np.float16).max)
     for part in parts:
         if not np.isfinite(part).all() or np.abs(part).max() > highest:
-            raise DataError("an embedding of its tiles is no number of 16 bits; choose another backbone")
+            raise DataError("an embedding of its tiles is not finite in 16 bits; choose another backbone")
         yield part

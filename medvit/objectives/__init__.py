@@ -1,6 +1,6 @@
 """Self-supervised objectives: views of unlabeled images to losses.
 
-An objective says which views it wants, gives `Losses`, and keeps the backbone to hand on. Progress in [0, 1] is passed
+An objective requests views, returns `Losses`, and keeps the backbone to pass on. Progress in [0, 1] is passed
 in, so that it is tested without a trainer. Adding one is adding a file.
 """
 
@@ -27,7 +27,7 @@ MASK_TOKEN = "mask_token.safetensors"
 
 @dataclass(frozen=True)
 class Twin:
-    """A backbone of the other rank that shares the blocks of the one to hand on, and the crops it is fed."""
+    """A backbone of the other rank that shares the blocks of the one to pass on, and its crops."""
 
     backbone: Backbone
     views: ViewsConfig
@@ -37,14 +37,14 @@ class Objective(nn.Module, ABC):
     """What a backbone is trained for without labels."""
 
     backbone: Backbone
-    """The backbone to hand on."""
+    """The backbone to pass on."""
     views: ViewsConfig
     """The crops it wants."""
     judged_by: Literal["neighbors", "reconstruction"] = "neighbors"
     """How the guard judges its backbone: by nearest neighbors of class tokens, or, where no loss is on that token and
     neighbors say little of it, as in MAE, by a linear probe and the loss on pixels of the probe."""
     twin: Twin | None = None
-    """What learns from the images of the other rank in the same run, batches by turns; none by default."""
+    """What learns from the images of the other rank in the same run, in alternating batches. Unset by default."""
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
@@ -58,7 +58,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def trained(self) -> Backbone:
-        """The backbone that gradients change: the one to hand on, unless that is a teacher's."""
+        """The backbone that gradients change: the one to pass on, unless that is a teacher's."""
         return self.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
         return {}
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """What a checkpoint keeps beside the backbone to go on with: weights by name of their file; none by default."""
+        """Weights that a checkpoint keeps beside the backbone to continue with, by file name; empty by default."""
         return {}
 
     def pictures(self, views: Views) -> dict[str, Figure]:

@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderDriven(Objective):
-    """The encoder to hand on, and what a decoder over several of its depths needs."""
+    """The encoder to pass on, and what a decoder over several of its depths needs."""
 
     judged_by = "reconstruction"
 

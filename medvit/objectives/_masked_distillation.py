@@ -86,7 +86,7 @@ class MaskedConfig(DistillationConfig):
     patch_head: Literal["shared", "separate"] = "shared"
     """Whether patches have the head of images or one of their own."""
     gram: GramConfig | None = None
-    """Anchoring of the patches; none leaves it out."""
+    """Anchoring of the patches. Unset: none."""
     curriculum: CurriculumConfig | None = None
     """From low to high resolution; none trains at full resolution all the time."""
     views: MultiCropConfig = Field(default_factory=masked_views)

@@ -37,7 +37,7 @@ class ProjectionConfig(Config):
     prototypes: int = Field(default=65536, ge=2)
     """Prototypes, over which teacher and student are probabilities; a few thousand serve small datasets."""
     weights: str | None = None
-    """A head to go on with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
+    """A head to continue with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
     checkpoint of pretrain, which keeps its heads. Unset: the heads in the folder of `checkpoint`, where it has some;
     off starts a new head."""
 
@@ -146,4 +146,4 @@ class Projection(nn.Module):
             self.load_state_dict(own)
         except RuntimeError as error:
             last = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{source} is no head of these options: {last}") from None
+            raise CheckpointError(f"{source} does not hold a head with these options: {last}") from None

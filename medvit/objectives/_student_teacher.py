@@ -62,7 +62,7 @@ class Student(nn.Module):
 
 
 class Distillation(Objective):
-    """Student and teacher. The backbone to hand on is the teacher's, as in the papers: it is the better one.
+    """Student and teacher. The backbone to pass on is the teacher's, as in the papers: it is the better one.
 
     The given backbone becomes the teacher; the student starts as its copy. Nothing but the student has gradients.
     """

@@ -40,7 +40,7 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
     """What keeps the features of a batch apart. koleo is the published one; it bursts on near duplicates."""
     regularizer_weight: Amount | None = None
-    """Its factor; none takes 0.05 of kde, 0.1 of koleo and coding_rate."""
+    """Its factor. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
     kappa: Positive = Field(default=5.0)
     """Concentration of the kernel of kde."""
 

@@ -61,7 +61,7 @@ class ReadingBlock(nn.Module):
 
 
 class HiEndMae(EncoderDriven):
-    """The encoder to hand on, and the decoder that is thrown away."""
+    """The encoder to pass on, and the decoder that is thrown away."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeConfig) -> None:
         super().__init__(backbone, config)

@@ -34,7 +34,7 @@ class HiEndMaeLightConfig(EncoderDrivenConfig):
 
 
 class HiEndMaeLight(EncoderDriven):
-    """The encoder to hand on, and the decoder that is thrown away."""
+    """The encoder to pass on, and the decoder that is thrown away."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeLightConfig) -> None:
         super().__init__(backbone, config)

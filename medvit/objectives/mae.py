@@ -99,7 +99,7 @@ def normalized(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
 
 
 class Mae(Objective):
-    """The encoder to hand on, and the decoder that is thrown away."""
+    """The encoder to pass on, and the decoder that is thrown away."""
 
     judged_by = "reconstruction"
 

@@ -34,7 +34,7 @@ class SimDinoV2Config(MaskedConfig):
     alignment_weight: Positive = 1.0
     """Factor of the cosine of images."""
     epsilon: Positive = 0.05
-    """Precision of the coding rate: less of it tells features apart at a finer scale."""
+    """Precision of the coding rate: a smaller one separates features at a finer scale."""
     expansion: Literal["student", "mean"] = Field(default="mean")
     """Whose embeddings of the global crops are spread: the student's, or the mean of student and teacher."""
 

@@ -70,7 +70,7 @@ def absolute_loss(
 
 
 class SimMim(Objective):
-    """The encoder to hand on, a token and a layer."""
+    """The encoder to pass on, a token and a layer."""
 
     judged_by = "reconstruction"
 

@@ -52,7 +52,7 @@ class Uni4EyeConfig(ObjectiveConfig):
     other_patch_size: tuple[Count, ...] = ()
     """Sides of a patch of the other rank; empty takes 16 pixels in 2D and 8 voxels in 3D."""
     other_channels: Count | None = None
-    """Channels of the other rank; none takes as many as the backbone has."""
+    """Channels of the other rank. Unset: as many as the backbone has."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     other_views: ViewsConfig = Field(default_factory=ViewsConfig)
     """The crops of the other rank."""
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
 
 
 class Uni4Eye(Objective):
-    """The encoder to hand on, the embedding of the other rank, and two decoders that are thrown away."""
+    """The encoder to pass on, the embedding of the other rank, and two decoders that are thrown away."""
 
     def __init__(self, backbone: Backbone, config: Uni4EyeConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): pixels, and words that experts said of them.
 
 A masked autoencoder rebuilds the hidden patches at twice the resolution. The mean of what the encoder makes of the
-visible ones is added to every token of a text, in which words are hidden; only where the image tells what the text does
+visible ones is added to every token of a text, in which words are hidden; only where the image shows what the text says
 not, can they be named. So a single encoder learns of photographs and of B-scans what their labels mean.
 """
 
@@ -27,7 +27,7 @@ from medvit.registry import register
 from medvit.types import Losses, Views
 
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
-"""Tokens that are no words."""
+"""Special tokens."""
 PATIENCE = 20
 """Batches without any word, from the first on, after which there is nothing to learn from."""
 _WORD = re.compile(r"\w+")
@@ -51,7 +51,7 @@ class UrFoundConfig(MaeConfig):
     target_scale: Count = 2
     """How many times finer than what the encoder sees the views are, and so what is rebuilt."""
     text_keys: tuple[str, ...] = ()
-    """Keys of labels that are told, besides modality, laterality and view; empty tells all."""
+    """Label keys that the text holds, besides modality, laterality and view. Empty: all."""
     text_weight: Amount = 1.0
     """Factor of the loss of words."""
     text_mask: Share = Field(0.5, gt=0.0)
@@ -86,7 +86,7 @@ class Words:
 
 
 class UrFound(Mae):
-    """The encoder to hand on; decoder and encoder of words are thrown away."""
+    """The encoder to pass on; decoder and encoder of words are thrown away."""
 
     config: UrFoundConfig
 

@@ -62,7 +62,7 @@ class PeftConfig(Config, ABC):
         """Prepares a backbone in place; its trainable parameters are those that require a gradient afterwards."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
-        """Prepares a backbone into which an earlier training in this way is merged, to train the same weights further.
+        """Prepare a backbone with the merged weights of an earlier training in this way to train the same weights on.
 
         `weights` are those that it trained, by name. The output of the backbone stays as it is.
 
@@ -75,7 +75,7 @@ class PeftConfig(Config, ABC):
         return Unchanged(backbone)
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
-        """What model.yaml says of weights adapted in this way: itself, or the way that it goes on with.
+        """Return what model.yaml records for weights adapted in this way: itself, or the way that it continues.
 
         Asked before `adapt`, which may use up what the backbone carries.
         """

@@ -12,11 +12,11 @@ from medvit.registry import find, register
 
 @register
 class ContinueConfig(PeftConfig):
-    """Trains the weights in `adapter.safetensors` of the checkpoint further (after Khanna et al., ICML 2025).
+    """Continued training of the weights in `adapter.safetensors` of the checkpoint (after Khanna et al., ICML 2025).
 
-    Low-rank factors go on from where pretraining left them, with its rank and scale, beside the weights without them;
-    blocks and norms that it trained whole go on whole. So the new adapter, put on the weights that pretraining started
-    from, is the whole of both trainings: one file a task beside one public model.
+    Low-rank factors continue from where pretraining left them, with its rank and scale, beside the weights without
+    them; blocks and norms that it trained whole continue whole. So the new adapter, put on the weights that pretraining
+    started from, is the whole of both trainings: one file a task beside one public model.
     """
 
     name: Literal["continue"] = "continue"

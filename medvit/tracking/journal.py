@@ -56,7 +56,7 @@ class Journal:
 
     @property
     def place(self) -> Path:
-        """Where it lies."""
+        """Its location."""
         return self.folder / FOLDER
 
     @property
@@ -72,7 +72,7 @@ class Journal:
             self.folder = folder
 
     def begin(self, stage: str, uri: str, experiment: str) -> None:
-        """Opens a run, or goes on with it, in a store."""
+        """Open a run in a store, or continue one."""
         self.append("run", stage=stage, key=self.key, uri=uri, experiment=experiment)
 
     def target(self) -> tuple[str, str]:
@@ -100,7 +100,7 @@ class Journal:
         return path
 
     def add_file(self, path: Path, folder: str) -> None:
-        """Records a file, or a folder of files; one that lies outside of the run's folder is copied."""
+        """Records a file, or a folder of files; one outside the run's folder is copied."""
         path, home = path.absolute(), self.folder.absolute()
         if path.is_relative_to(home):
             self.append("file", path=path.relative_to(home).as_posix(), folder=folder)
@@ -139,7 +139,7 @@ class Journal:
             write_text(self.place / STATE, json.dumps(asdict(state)))
 
     def path_of(self, record: Record) -> Path:
-        """Where the file of a record lies now."""
+        """Return the present location of the file of a record."""
         with self.lock:
             return self.folder / str(record["path"])
 

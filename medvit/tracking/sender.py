@@ -33,7 +33,7 @@ WAIT_FOR_TABLES_S = 60.0
 
 def import_client() -> type[MlflowClient]:
     """The client of MLflow, which is imported in a second or two."""
-    # MLflow reports its use to its makers unless told not to, before it is imported.
+    # MLflow reports its use to its makers unless this is set before it is imported.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     # By itself it tries a server for minutes; here whoever calls tries again.
@@ -204,7 +204,7 @@ class Sender:
         for record, start, end in self.journal.read(self._state.files, files=True):
             postponed = self._state.postponed if self._has_sent(record, failed) else (*self._state.postponed, start)
             self._advance(files=end, postponed=postponed)
-        if self._state.records > self._state.files:  # there is no file before, and none need be looked for again
+        if self._state.records > self._state.files:  # without an earlier file the search is not repeated
             self._advance(files=self._state.records)
         if failed:
             raise failed[0]

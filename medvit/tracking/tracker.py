@@ -207,7 +207,7 @@ class MlflowTracker(Tracker):
         if not self._is_warned and not self._is_given_up:
             self._is_warned = True
             log.warning(
-                "MLflow at %s cannot be used (%s); the work goes on, its record waits in %s",
+                "MLflow at %s cannot be used (%s); the work continues, its record waits in %s",
                 self._config.uri,
                 reason,
                 self._journal.place,
@@ -215,7 +215,7 @@ class MlflowTracker(Tracker):
 
 
 def start(config: TrackingConfig, stage: str, folder: Path) -> Tracker:
-    """A tracker for one run of a stage; where its folder holds the journal of an unfinished run, that run goes on."""
+    """Return a tracker for one run of a stage; an unfinished run whose journal is in its folder is continued."""
     return MlflowTracker(config, stage, folder) if config.enabled else Tracker()
 
 

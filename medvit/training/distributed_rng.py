@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 SIZED = (torch.rand, torch.randn)
-"""Draws told by their size."""
+"""Draws, recognized by their size."""
 LIKE = (torch.rand_like, torch.randn_like, torch.bernoulli)
 """Draws of the shape of a tensor."""
 IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)

@@ -1,4 +1,4 @@
-"""What stopped a run, kept for a closer look: the batch whose loss was no number, and the weights it met.
+"""Record of the step that stopped a run: the batch with a non-finite loss, and the weights at that step.
 
 `python -m medvit.training.failed_step FILE` says of every image and of the weights whether they are at fault; `replay`
 runs the step again. Files are safetensors, so that looking runs no code of theirs.
@@ -94,7 +94,7 @@ def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
 
 
 def report(stopped: Stopped) -> Iterator[str]:
-    """Lines for a person: what the step gave, what its tensors hold, and which weights are no numbers."""
+    """Return a readable report: the losses of the step, what its tensors hold, and which weights are not finite."""
     yield f"step {stopped.step}, " + ", ".join(f"{name} {value}" for name, value in stopped.terms.items())
     yield "rows " + ", ".join(stopped.rows)
     for name, tensor in stopped.tensors.items():

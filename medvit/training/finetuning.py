@@ -1,4 +1,4 @@
-"""Supervised training of a model; the weights of the best round by the validation metric are kept."""
+"""Supervised training of a model; the weights of the best epoch by the validation metric are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger("medvit")
 class Finetuning(TrainingModule):
     """A model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
 
-    Where the metric is undefined, as on images of one class, the last round counts as the best.
+    Where the metric is undefined, as on images of one class, the last epoch counts as the best.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Finetuning(TrainingModule):
         return self.finite({"loss": value}, batch)
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
-        """Keeps what the metric of the round needs of a batch of one shape."""
+        """Keep what the metric of the epoch needs of a batch of one shape."""
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
@@ -63,13 +63,16 @@ class Finetuning(TrainingModule):
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Computes the metric of the round and keeps the weights if it is the best."""
+        """Compute the metric of the epoch and keep the weights if it is the best."""
         name, metric = self._metric()
         self._validated.clear()
         self.log(name, metric, prog_bar=True, sync_dist=True)
         if math.isnan(metric):
             if not self.best_step:
-                log.warning("%s is undefined: what the round is chosen on has one class only; the last is kept", name)
+                log.warning(
+                    "%s is undefined on images of one class; the last epoch is kept",
+                    name,
+                )
             self.best_step = self.global_step
             self._keep()
         elif metric > self.best_metric:
@@ -83,22 +86,22 @@ class Finetuning(TrainingModule):
         write_weights(self.best_path, adapter)
 
     def figures(self) -> dict[str, float]:
-        """The last value of every metric, and those of the round that was kept."""
+        """Return the last value of every metric, and those of the epoch that was kept."""
         best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
-        return super().figures() | best | {"step of the kept round": self.best_step}
+        return super().figures() | best | {"step of the kept epoch": self.best_step}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers which round was best."""
+        """Store which epoch was best."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["best"] = [self.best_metric, self.best_step]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recalls which round was best."""
+        """Restore which epoch was best."""
         super().on_load_checkpoint(checkpoint)
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
     def restore_best(self) -> None:
-        """Gives the model the weights of its best round."""
+        """Load the weights of the best epoch into the model."""
         self.model.load_state_dict(load_file(self.best_path), strict=False)
 
     def _metric(self) -> tuple[str, float]:

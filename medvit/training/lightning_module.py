@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: the seed of a step, its learning rate, a stop at a loss that is no number."""
+"""LightningModule base: per-step seeding, learning-rate schedule, stop on a non-finite loss."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TrainingModule(lightning.LightningModule):
         self.log("lr", rate)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Refuses gradients that are no numbers; in fp16, the scaler passes over such steps by itself."""
+        """Refuse non-finite gradients; in fp16, the scaler skips such steps by itself."""
         shared = is_sharded(self)
         if shared:
             average_replicated(self)
@@ -106,7 +106,7 @@ class TrainingModule(lightning.LightningModule):
         return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers the figures: a run that is resumed after its last round measures none."""
+        """Remembers the figures: a run that is resumed after its last epoch computes none."""
         checkpoint["figures"] = self.figures()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -141,6 +141,6 @@ class TrainingModule(lightning.LightningModule):
         told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
         raise TrainingError(
             f"the {what} is {value} at step {self.global_step} ({told}; rows {', '.join(rows[:SHOWN_ROWS])}{more}); "
-            "lower optim.lr or set trainer.precision=32-true, and start anew; the weights were not changed, and "
+            "lower optim.lr or set trainer.precision=32-true, and start again; the weights were not changed, and "
             f"`python -m medvit.training.failed_step {path}` shows what they met"
         )

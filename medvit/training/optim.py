@@ -34,7 +34,7 @@ class OptimConfig(Config):
     weight_decay: Amount = 0.05
     """Decoupled weight decay, of matrices only."""
     weight_decay_end: Amount | None = None
-    """Weight decay at the end, reached along a cosine; none keeps it as it is."""
+    """Weight decay at the end, reached along a cosine. Unset: constant."""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """AdamW's two averages."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)

@@ -40,14 +40,14 @@ class TrainingOptions(Config):
     output: Path
     """Checkpoint folder to make."""
     checkpoint: Path | None = None
-    """Pretrained backbone to go on from; none starts from `backbone`, that is from its weights or from scratch."""
+    """Pretrained checkpoint to continue from. Unset: `backbone.weights`, or random initialization."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
     """The vision transformer, where no checkpoint is given; backbone.weights names public weights to start from;
     drop_path and save_memory are taken in any case."""
     skip_flags: tuple[Flag, ...] = ()
-    """Images that carry one of these flags of ingest are left out, as in skip_flags=[blank,constant]."""
+    """Images with one of these flags of ingest are excluded, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """The preprocessing, kept in the checkpoint; none takes that of `checkpoint`, or fits it to the images, as does
+    """The preprocessing, kept in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, as does
     what is unset where no kind is given."""
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)

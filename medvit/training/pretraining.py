@@ -32,9 +32,9 @@ log = logging.getLogger("medvit")
 
 
 class Pretraining(TrainingModule):
-    """An objective in training; before the first step and after each round the guard reads the representation.
+    """An objective in training; before the first step and after each epoch the guard reads the representation.
 
-    The best weights by its judgment lie in `folder`. Several devices learn what one learns of the joint batch.
+    The best weights by its judgment are stored in `folder`. Several devices learn what one learns from the joint batch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Pretraining(TrainingModule):
         self.objective.after_step(self.progress)  # Lightning counts the step when this is over
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Refuses gradients that are no numbers, and lets the objective prepare the step."""
+        """Refuse non-finite gradients, and let the objective prepare the step."""
         super().on_before_optimizer_step(optimizer)
         self.objective.before_step(self.progress)
 
@@ -95,7 +95,7 @@ class Pretraining(TrainingModule):
         return self.objective.parts()
 
     def on_train_start(self) -> None:
-        """Reads the representation the run starts from; a run that the guard has ended does not go on."""
+        """Read the representation the run starts from; a run that the guard has ended does not continue."""
         if self.global_step == 0:
             self._read()
         self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
@@ -119,7 +119,7 @@ class Pretraining(TrainingModule):
         self.guard.recall(checkpoint["guard"])
 
     def handed_on(self) -> Backbone:
-        """The backbone to hand on: with its last weights, or with the best where the guard says so."""
+        """Return the backbone to pass on: with its last weights, or with the best where the guard says so."""
         backbone = self.objective.backbone
         if self.guard.close():
             backbone.load_state_dict(load_file(self.best_path))
@@ -163,7 +163,9 @@ class Pretraining(TrainingModule):
         """Warns of each kind of alarm when it begins."""
         texts = {alarm.text.partition(" is ")[0]: alarm.text for alarm in alarms}
         for topic in sorted(texts.keys() - self._told if self.trainer.is_global_zero else ()):
-            level = logging.WARNING if self.global_step else logging.INFO  # random start weights are often alike
+            level = (
+                logging.WARNING if self.global_step else logging.INFO
+            )  # random initial weights often give near-equal features
             log.log(level, "guard at step %d: %s", self.global_step, texts[topic])
         self._told = set(texts)
 
@@ -174,7 +176,7 @@ class Pretraining(TrainingModule):
         if action == "stop":
             raise TrainingError(
                 f"the guard stopped the run at step {self.global_step}: {self.guard.verdict}; the best weights, of "
-                f"step {best.step}, are in {self.best_path}; lower optim.lr, or choose guard=rollback, and start anew"
+                f"step {best.step}, are in {self.best_path}; lower optim.lr, or choose guard=rollback, and start again"
             )
         if action == "rollback":
             self.trainer.should_stop = True

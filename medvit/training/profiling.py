@@ -27,7 +27,7 @@ class Measured:
     step_s: float = float("nan")
     """Median, loading of images included."""
     round_end_s: float = float("nan")
-    """Validation, readings and pictures at the end of a round."""
+    """Validation, readings and pictures at the end of an epoch."""
     flops: float = float("nan")
     """Of matrix products, convolutions and attention, forward and backward, two for a multiplication and addition."""
     activation_bytes: int = 0
@@ -38,7 +38,7 @@ class Measured:
 
 
 class Meter(Checkpoint):
-    """Measures the steps of a short run. As a callback for checkpoints it comes last at the end of a round."""
+    """Profiler of the steps of a short run. As a callback for checkpoints it comes last at the end of an epoch."""
 
     def __init__(self) -> None:
         self.measured = Measured()

@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was stopped: written after every round, and when the process is asked to stop."""
+"""State that a stopped run resumes from: written after every epoch, and when the process is asked to stop."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ RESUME, BEST = "last.ckpt", "best.safetensors"
 LEFTOVERS = (RESUME, BEST)
 """What only an unfinished run needs."""
 POSITION = "medvit_position"
-"""Key of the checkpoint under which its position lies."""
+"""Key of the position in the checkpoint."""
 POLITE = (signal.SIGTERM, signal.SIGUSR1)
 """Signals by which Slurm and other schedulers say that the end is near (`--signal=USR1@120` sends the second)."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has got: whole rounds, and batches of the round it is in."""
+    """Progress of a run: whole epochs, and batches of the epoch it is in."""
 
     epochs: int = 0
     batches: int = 0
 
 
 class KeepLast(Checkpoint):
-    """Writes what is needed to resume, whole or not at all: after every round, and at the step at which a signal came.
+    """Atomic writer of the state to resume from: after every epoch, and at the step at which a signal came.
 
     The signals are answered between two steps, when weights, optimizer and teacher belong together; then the run ends
     as an interrupted one. All processes of a run stop at the same step, though the signal may reach only one. As
-    Lightning's kind of callback for checkpoints, it comes after the module's own end of the round.
+    Lightning's kind of callback for checkpoints, it comes after the module's own end of the epoch.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class KeepLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Saves and stops in the middle of a round, if asked to, but not while gradients are being added up."""
+        """Save and stop within an epoch, if asked to, but not while gradients are being accumulated."""
         done = batch_and_outputs[2] + 1
         if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
             return
@@ -108,7 +108,7 @@ class KeepLast(Checkpoint):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Where an unfinished run in a folder can go on, if it has got that far."""
+    """Return the checkpoint from which an unfinished run in a folder can resume, if there is one."""
     path = folder / RESUME
     return path if path.is_file() else None
 
@@ -125,4 +125,4 @@ def position_of(path: Path | None) -> Position:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return Position(*state[POSITION])
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start anew") from error
+        raise CheckpointError(f"{path} is damaged and cannot be resumed from; remove it to start again") from error

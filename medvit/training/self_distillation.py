@@ -1,7 +1,8 @@
-"""Self-distillation for further pretraining: a student that starts anew stays near a teacher that went ahead.
+"""Self-distillation for continued pretraining: a second run from the same weights stays near the first.
 
-Lee et al. (ICLR 2023): pretraining a transformer further on few images overfits. So it is done twice from the same
-start weights: the first run gives the teacher, the second adds the distance between hidden representations to its loss.
+Lee et al. (ICLR 2023): continued pretraining of a transformer on few images overfits. So it is done twice from the same
+initial weights: the first run gives the teacher, the second adds the distance between hidden representations to its
+loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class SelfDistillationConfig(Config):
     """A second pretraining from the same start, held near the first."""
 
     teacher: Path | None = None
-    """Checkpoint of the first pretraining on the same images; none does without."""
+    """Checkpoint of the first pretraining on the same images. Unset: no self-distillation."""
     weight: Positive = 1.0
     """Weight of the distance beside the loss of the objective."""
 

@@ -91,7 +91,7 @@ def clip(weights: Iterable[nn.Parameter], largest: float) -> None:
 
 
 def gather(module: nn.Module) -> None:
-    """Puts whole weights where parts were, so that one process can go on alone; all processes must ask."""
+    """Gather whole weights in place of shards, so that one process can continue alone; all processes must call this."""
     for unit in [unit for unit in module.modules() if isinstance(unit, FSDPModule)]:
         for owner in unit.modules():
             for name, weight in list(owner.named_parameters(recurse=False)):

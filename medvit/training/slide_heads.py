@@ -1,4 +1,4 @@
-"""Slide labels from embeddings of tiles: one head after the other, each with its own seed and its own best round."""
+"""Slide labels from embeddings of tiles: one head after the other, each with its own seed and its own best epoch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Balance = Literal["loss", "sampler", "off"]
 def warn_of_pixels(**options: object) -> None:
     """Tells of options of models that learn from pixels, which were set although slides are learned."""
     for key, value in options.items():
-        log.warning("%s=%s is ignored: slide labels are learned from embeddings of a frozen backbone", key, value)
+        log.warning("%s=%s is ignored: heads of slides are trained on embeddings of a frozen backbone", key, value)
 
 
 def holds_slides(manifest: Manifest, label: str) -> bool:
@@ -57,13 +57,13 @@ def holds_slides(manifest: Manifest, label: str) -> bool:
 
 
 def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
-    """The head of slides: gated attention where none is given. Known before tiles are embedded, which takes long.
+    """Return the head of slides: gated attention by default. Known before tiles are embedded, which takes long.
 
     Raises:
         ConfigError: If the head reads no bags, or several devices are asked for.
     """
     if trainer.devices * trainer.nodes > 1:
-        raise ConfigError("heads of slides learn on one device; leave out trainer.devices and trainer.nodes")
+        raise ConfigError("heads of slides are trained on one device; remove trainer.devices and trainer.nodes")
     chosen = head or AbmilConfig()
     chosen.build_for_bags(1, 2)
     return chosen
@@ -72,7 +72,7 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
 def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
     """The slides of the train and val splits with a known class; `failures` gets a line for each of an unknown one.
 
-    With `folds`, what rounds are chosen on is taken of both, and val may be empty.
+    With `folds`, the slides that choose the epoch are taken from both, and val may be empty.
 
     Raises:
         DataError: If there are fewer than two classes, or if a split is empty.
@@ -87,7 +87,7 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
     labeled = manifest.filter(lambda row: row.kind == "slide" and row.split != "test" and label in row.labels)
     for row in labeled:
         if row.labels[label] not in classes:
-            told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is left out"
+            told = f"has {label} = {row.labels[label]!r}, expected one of {', '.join(classes)}; it is excluded"
             failures.append(f"{row}: {told}")
     known = labeled.filter(lambda row: row.labels[label] in classes)
     known.split("train")
@@ -97,7 +97,7 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
 
 
 def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> TileSpec:
-    """The tiles that all slides have, of about the same scale: levels of scanners differ a little.
+    """The tiles that all slides have, of about the same scale: pyramids of scanners differ a little.
 
     Raises:
         DataError: If their sizes or scales differ.
@@ -113,7 +113,7 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
 
 @dataclass(frozen=True)
 class AssembledHead:
-    """The training of one head, ready to start or to go on; it learns from `num_slides`."""
+    """Training of one head on `num_slides`, ready to start or to resume."""
 
     module: Finetuning
     loader: DataLoader[object]
@@ -143,7 +143,7 @@ class SlideTraining:
         return [slide.row for slide in self.slides]
 
     def train(self, folder: Path, tracker: Tracker) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """The weights of each head in its best round, and figures; heads an unfinished run has trained are taken over.
+        """Return the weights of each head at its best epoch, and figures; trained heads of an unfinished run are kept.
 
         Raises:
             DataError: If a class has no slide to learn from, or a side is empty.
@@ -165,7 +165,7 @@ class SlideTraining:
             "slides": f"{splits['train']} of the train split, {splits['val']} of the val split",
             "patients": told_patients(self.rows),
             "tiles": f"{sum(len(slide.embeddings) for slide in self.slides):,}, embedded by the frozen backbone",
-            "heads": f"{self.bags.members}, whose logits are averaged; each chose its round on {chosen}",
+            "heads": f"{self.bags.members}, whose logits are averaged; each chose its epoch on {chosen}",
             "steps": f"{self.trainer.steps} of {self.loader.batch_size} slides for each head",
             "learning rate": f"{self.optim.lr:g}",
             "seed": str(self.seed),
@@ -179,7 +179,7 @@ class SlideTraining:
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
         """All that the training of one head is made of, at the place where a run in the folder had got.
 
-        Each head has a folder of its own there, so that none goes on where another ended.
+        Each head has a folder of its own there, so that none resumes from another.
 
         Raises:
             DataError: If a side is empty.
@@ -229,7 +229,7 @@ class SlideTraining:
 
 
 class _OfMember(Tracker):
-    """Hands metrics on under names that tell the heads apart."""
+    """Logger that prefixes metrics with the head."""
 
     def __init__(self, tracker: Tracker, member: int) -> None:
         self._tracker, self._prefix = tracker, f"head_{member + 1}."

@@ -132,7 +132,7 @@ def _task(manifest: Manifest, label: str) -> Task:
 
 
 def choose_preprocess(manifest: Manifest) -> Preprocess:
-    """A preprocessing for the kind of image that is most frequent, where none is given.
+    """A preprocessing for the kind of image that is most frequent, by default.
 
     Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
     keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.

@@ -135,7 +135,7 @@ class StepBar(Callback):
         self._bar = tqdm(disable=True)  # what fails or is interrupted before the first step finds one to close
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Opens the bar where the run goes on."""
+        """Open the bar at the position of the run."""
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches
         self._bar = tqdm(
             total=total,

@@ -21,7 +21,7 @@ ERASED = (0.02, 0.33)
 
 
 class AugmentConfig(Config):
-    """What may happen to an image before it is learned from. Zero or an empty list turns a change off."""
+    """Augmentation of training images. Zero or an empty list turns a change off."""
 
     probability: Share = 0.3
     """Chance of each change of intensity; the change of place always happens."""

@@ -60,7 +60,7 @@ def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int
 def noised(crops: Float[Tensor, "n c *s"], deviation: float, side: int | None) -> Float[Tensor, "n c *s"]:
     """Crops with Gaussian noise in one square or cube at a random place of each; all other pixels stay as they are.
 
-    The strength is drawn for each crop up to `deviation` of its own deviation; the side too, where none is given.
+    The strength is drawn for each crop up to `deviation` of its own deviation; the side too, by default.
     """
     num, shape, device = len(crops), crops.shape[2:], crops.device
     column = (num, *(1,) * (crops.ndim - 1))

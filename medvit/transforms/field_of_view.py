@@ -24,9 +24,9 @@ DARK_SHARE = 0.12
 """Of the way from the darkest to the bright pixels, where the border ends: DRIVE's border has up to 0.1, its retina at
 least 0.25 but for a rim of two pixels."""
 DARK_LEVEL = 0.3
-"""Share of the bright level above which the darkest pixels are no border: the frame lies within the field."""
+"""Share of the bright level above which the darkest pixels do not form a border: the frame is within the field."""
 BORDERLESS = 0.985
-"""Share of the frame that is bright where there is no border to speak of."""
+"""Share of the frame that is bright where the border is negligible."""
 MIN_AGREEMENT = 0.9
 """Overlap over union of what is bright and the disc fitted to its outline, within the frame.
 
@@ -75,7 +75,7 @@ class Disc:
     is_whole_frame: bool = False
 
     def inside(self, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
-        """Which pixels of a frame of this shape lie in the field."""
+        """Return the mask of the pixels of a frame of this shape within the field."""
         rows, columns = np.ogrid[: shape[0], : shape[1]]
         return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
 
@@ -87,28 +87,28 @@ class Disc:
 
 @dataclass(frozen=True)
 class FieldSquare:
-    """A square of whole pixels: its upper left pixel, which may lie out of the frame, and its side."""
+    """A square of whole pixels: its upper left pixel, which may be outside the frame, and its side."""
 
     top: int
     left: int
     side: int
 
     def of(self, pixels: Num[Array, "*c h w"]) -> Num[Array, "*c s s"]:
-        """What lies in the square; zero where it reaches out of the frame."""
+        """Return the content of the square; zero where it extends beyond the frame."""
         square = np.zeros((*pixels.shape[:-2], self.side, self.side), pixels.dtype)
         there, here = self._overlap(*pixels.shape[-2:])
         square[(..., *here)] = pixels[(..., *there)]
         return square
 
     def back(self, square: Num[Array, "*c s s"], shape: tuple[int, ...]) -> Num[Array, "*c h w"]:
-        """The square at its place in a frame of `shape`, zero around it: what `of` took lies where it was."""
+        """The square at its place in a frame of `shape`, zero around it: the inverse of `of`."""
         pixels = np.zeros((*square.shape[:-2], *shape), square.dtype)
         there, here = self._overlap(*shape)
         pixels[(..., *there)] = square[(..., *here)]
         return pixels
 
     def _overlap(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of the frame that the square holds, and where in the square they lie."""
+        """Rows and columns of the frame that the square holds, and their place in the square."""
         spans = []
         for start, size in ((self.top, height), (self.left, width)):
             low, high = max(0, start), min(size, start + self.side)
@@ -132,7 +132,7 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
     if disc is None:
         raise DataError(
             "no round field of view is found in the picture; expected a fundus photograph, a bright disc on black: "
-            "leave it out, or take such pictures whole by preprocess.field_of_view.missing=whole"
+            "exclude it, or take such pictures whole by preprocess.field_of_view.missing=whole"
         )
     return disc
 
@@ -199,7 +199,7 @@ def _outline(region: Bool[Array, "h w"]) -> Float[Array, "n 2"]:
 
 
 def _fitted(points: Float[Array, "n 2"]) -> Disc | None:
-    """The disc whose edge the points lie on (Kasa 1976, least squares), twice without the points farthest off it."""
+    """Fit a disc to points on its edge (Kasa 1976, least squares), twice without the points farthest off it."""
     for keep in (0.9, 0.9, 1.0):
         if len(points) < MIN_OUTLINE:
             return None

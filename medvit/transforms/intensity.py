@@ -1,4 +1,4 @@
-"""Random changes of the intensity of a training crop: what is drawn is told apart from how it is applied.
+"""Random changes of the intensity of a training crop: parameters are drawn apart from how they are applied.
 
 Every change has a meaning for medical images: another display window, gamma, contrast and brightness, a coil's smooth
 field, blur, noise. Hue is never touched; solarization and grayscale are off unless asked for.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 def pad_about(
     pixels: Float[Tensor, "b c *s"], shape: tuple[int, ...], value: float | None = None
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """Pixels padded on all sides, by `value` or their lowest one, to at least `shape`, and where they lie in it.
+    """Pixels padded on all sides, by `value` or their lowest one, to at least `shape`, and their place in it.
 
     Training pads its crops in the same way; a model that normalizes over the image would notice another one.
     """

@@ -51,7 +51,7 @@ class Normalization(Config):
         unused = set(type(self).model_fields) - {"method", *used.get(self.method, ("mean", "std"))}
         given = sorted(key for key in unused if getattr(self, key) != type(self).model_fields[key].default)
         if given:
-            raise ValueError(f"the method {self.method} does not use {', '.join(given)}; leave it out or change method")
+            raise ValueError(f"the method {self.method} does not use {', '.join(given)}; remove it or change method")
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles are {self.percentiles}; expected the lower one first")
         return self
@@ -95,15 +95,15 @@ class Preprocess(Config):
     channels: Count = 1
     """Channels the model sees: a gray image is repeated, a color image averaged."""
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Volumes are resampled to about this spacing (R, A, S), over the same field of view; none keeps their own."""
+    """Volumes are resampled to about this spacing (R, A, S), over the same field of view. Unset: their own."""
     size: tuple[Count, ...] | None = None
-    """Images and volumes without spacing are resized to this; none keeps their own size."""
+    """Images and volumes without spacing are resized to this. Unset: their own size."""
     interpolation: Literal["linear", "cubic"] = "linear"
     """How the pixels of images are resized; volumes are resized linearly."""
     field_of_view: OptionalFieldOfView = None
     """Of fundus photographs: cropped to the round field of view, before all else. Unset or off: not cropped."""
     stain: StainConfig | None = None
-    """Brings the colors of H&E to those of a reference first; none leaves them as they are."""
+    """Brings the colors of H&E to those of a reference first. Unset: unchanged."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
     """Images of which a larger share of the voxels is NaN or infinite are refused; up to it, these are filled."""
@@ -139,7 +139,7 @@ class Preprocess(Config):
             )
 
     def prepared(self, image: Image) -> Prepared:
-        """The image, ready, however few of its voxels are finite: a slice of a volume may lie outside of the body.
+        """The image, ready, however few of its voxels are finite: a slice of a volume may be outside the body.
 
         Raises:
             DataError: As above, but for the share.
@@ -177,7 +177,7 @@ class Preprocess(Config):
         if image.pixels.shape[0] != 3 or image.pixels.ndim != 3 or image.pixels.dtype != np.uint8:
             raise DataError(
                 f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs pictures of "
-                "three of 8 bits: leave it out"
+                "three of 8 bits: remove it"
             )
         return self.stain(image.intensities(), 255.0)
 

@@ -1,4 +1,4 @@
-"""Colors of hematoxylin and eosin: stains told apart, brought to those of a reference, or varied at random.
+"""Colors of hematoxylin and eosin: stains separated, matched to a reference, or varied at random.
 
 Pixels are (B, 3, H, W) in [0, 1]. Stains mix in optical density, -ln(light / `GLASS`). What is glass has no say in the
 statistics; a picture with hardly any tissue stays as it is.
@@ -22,7 +22,7 @@ GLASS = 240.0
 MIN_DENSITY = 0.15
 """Pixels in which one channel has less are glass (beta of Macenko et al.)."""
 PERCENT = 1.0
-"""Robust extremes of angles lie this many percent from either end (alpha of Macenko et al.), as of concentrations."""
+"""Robust extremes of angles are this many percent from either end (alpha of Macenko et al.), as of concentrations."""
 MIN_TISSUE = 0.02
 """Share of pixels that must be tissue for its colors to be measured."""
 REFERENCE_STAINS = ((0.5626, 0.2159), (0.7201, 0.8012), (0.4062, 0.5581))

@@ -21,7 +21,7 @@ from medvit.types import Sample, Views
 Covered = Annotated[float, Field(gt=0.0, le=1.0)]
 
 LOCAL_SHARE = 96 / 224
-"""Side of a local crop against that of a global one, where none is given (Caron et al., ICCV 2021)."""
+"""Side of a local crop against that of a global one, by default (Caron et al., ICCV 2021)."""
 
 
 class ViewsConfig(Config):
@@ -145,7 +145,7 @@ def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class CropDraw:
-    """What one crop is: where it lies, and how its intensities are changed."""
+    """Parameters of one crop: its place, and how its intensities are changed."""
 
     crop: CropBox
     change: Change
@@ -221,7 +221,7 @@ class MakeViews:
 
 
 def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:
-    """The region of an image whose first voxel lies at these shares of where it can."""
+    """The region of an image whose first voxel is at these shares of the possible range."""
     shape = tuple(pixels.shape[1:])
     box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
     start = [int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True)]

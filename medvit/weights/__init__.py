@@ -198,7 +198,7 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
         if not parts[0].any() and not parts[-1].any():
             del names[name]
-            adapted[name] = "all zero, left out"
+            adapted[name] = "all zero, dropped"
 
 
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:

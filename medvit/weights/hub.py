@@ -21,7 +21,7 @@ HUB = "hub:"
 
 
 def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid: tuple[int, ...] | None = None) -> Fit:
-    """How the public weights of a file or, by `hub:NAME`, of a timm model fit; what will not be as published is told.
+    """Load the public weights of a file or, by `hub:NAME`, of a timm model; return how they fit, and report deviations.
 
     `file_grid` is the grid of the file's learned positions; unset, that of the timm model or of the `model.yaml`
     beside the file, where there is one.
@@ -41,7 +41,7 @@ def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid
 
 
 def _described_grid(path: Path) -> tuple[int, ...] | None:
-    """Grid of the learned positions of a medvit checkpoint, by its description; None where that tells nothing."""
+    """Grid of the learned positions of a medvit checkpoint, by its description; None where that does not say."""
     if not path.is_file():
         return None
     backbone = read_yaml(path).get("backbone")

@@ -170,8 +170,8 @@ def test_a_split_of_one_class_keeps_the_last_round_and_says_so(images, tmp_path,
         trainer={"epochs": 2, "steps_per_epoch": 2},
     )
     tuned = finetune(output=tmp_path / "tuned", **options)
-    assert "val_auroc is undefined: what the round is chosen on has one class only" in caplog.text
-    assert "step of the kept round: 4" in (tuned.folder / "model_card.md").read_text()
+    assert "val_auroc is undefined on images of one class" in caplog.text
+    assert "step of the kept epoch: 4" in (tuned.folder / "model_card.md").read_text()
 
 
 def test_drop_path_is_of_the_training_and_other_options_are_of_the_checkpoint(volumes, tmp_path, caplog):

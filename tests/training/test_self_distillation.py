@@ -38,11 +38,11 @@ def test_the_student_begins_as_the_start_weights_and_the_teacher_gets_no_gradien
     parts = assembled(options, teacher, tmp_path)
     for name, weight in parts.module.objective.backbone.state_dict().items():
         assert torch.equal(weight, start.state[name])
-    further = parts.module.self_distillation
+    self_distillation = parts.module.self_distillation
     for name, weight in self_distillation.teacher.state_dict().items():
         assert torch.equal(weight, teacher.state[name])
     views = Views(torch.randn(1, 2, 1, 16, 16), studies=("s-1", "s-2"))
-    further.distance(parts.module.objective.backbone, views).backward()
+    self_distillation.distance(parts.module.objective.backbone, views).backward()
     assert all(weight.grad is None and not weight.requires_grad for weight in self_distillation.teacher.parameters())
     assert parts.module.objective.backbone.blocks[0].attn.qkv.weight.grad.abs().max() > 0
     assert not any("teacher" in name for name in parts.module.state_dict())
@@ -51,14 +51,14 @@ def test_the_student_begins_as_the_start_weights_and_the_teacher_gets_no_gradien
 def test_the_distance_is_the_mean_square_between_all_tokens(runs, tmp_path):
     options, _, teacher = runs
     parts = assembled(options, teacher, tmp_path)
-    backbone, further = parts.module.objective.backbone, parts.module.self_distillation
+    backbone, self_distillation = parts.module.objective.backbone, parts.module.self_distillation
     pixels = torch.randn(2, 1, 16, 16)
     here, there = backbone(pixels), self_distillation.teacher(pixels)
     squares = torch.cat([(here.prefix - there.prefix).square(), (here.patches - there.patches).square()], dim=1)
-    found = further.distance(backbone, Views(pixels[None]))
+    found = self_distillation.distance(backbone, Views(pixels[None]))
     torch.testing.assert_close(found, squares.mean(), atol=1e-6, rtol=1e-5)
     self_distillation.teacher.load_state_dict(backbone.state_dict())
-    assert float(further.distance(backbone, Views(pixels[None])).detach()) == 0.0
+    assert float(self_distillation.distance(backbone, Views(pixels[None])).detach()) == 0.0
 
 
 def distance(one: Checkpoint, other: Checkpoint) -> float:

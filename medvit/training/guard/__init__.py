@@ -1,7 +1,7 @@
-"""Guard of pretraining: probes before step 1 and after every round, alarms, and the best weights kept.
+"""Guard of pretraining: probes before step 1 and after every epoch, alarms, and the best weights kept.
 
 Continued pretraining may fail quietly: the loss is flat while the features collapse. The guard compares every reading
-with the best one before, the start weights included, and ends the run with the best weights when it has got worse.
+with the best one before, the initial weights included, and ends the run with the best weights when it is worse.
 Readings are of the same images with the same answers, so scores are compared image by image, as pairs: what a fall must
 exceed is `drop`, or twice the standard error of the mean paired difference where that is larger.
 """
@@ -25,8 +25,8 @@ class GuardConfig(Config):
     """What happens when the weights get worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
-    """rollback: end the run and hand on the best weights, the start weights included; stop: end it as failed, the best
-    weights kept beside; warn: tell and go on; off: neither read nor tell."""
+    """rollback: end the run and pass on the best weights, the initial ones included; stop: end it as failed, the best
+    weights kept beside; warn: warn and continue; off: no probes."""
     drop: Share = 0.05
     """How far the score may fall below the best one before; twice the standard error of the difference, image by image,
     is allowed in any case."""
@@ -35,7 +35,7 @@ class GuardConfig(Config):
     patience: Count = 2
     """Readings in a row that must be worse by that much; at the end of the run one is enough."""
     rank_soft: Amount = 10.0
-    """An effective rank below this is told."""
+    """Warn of an effective rank below this."""
     rank_hard: Amount = 2.0
     """An effective rank that falls below this is a collapse, and patience ends at once; of objectives that rebuild
     pixels, whose features share a large mean, only if the score, or without one neighbors, have got worse too."""
@@ -67,7 +67,7 @@ class ProbeReading:
     reconstruction: float = NAN
     """Error on images of the probe, with the same patches hidden at every reading."""
     knn: float = NAN
-    """Balanced accuracy of neighbors; told of every objective."""
+    """Balanced accuracy of neighbors; reported for every objective."""
     images: int = 0
     """Images that the rank is of; it cannot exceed their number."""
 
@@ -88,7 +88,7 @@ class Alarm:
 class Guard:
     """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early.
 
-    Where start weights are random, they are no floor, and a score that falls is told but ends nothing: early learning
+    Random initial weights are not a floor: a falling score is reported but ends nothing, since early learning
     moves to and fro. A collapse, or an error of reconstruction that rises, still does.
     """
 
@@ -120,7 +120,7 @@ class Guard:
         return alarms
 
     def close(self) -> str:
-        """Why the last weights are not to be handed on, at the end of a run; empty where they are."""
+        """Return why the last weights must not be passed on at the end of a run; empty where they may."""
         if not self.verdict and self._falls and self.last is not None:
             self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
         return self.verdict if self.config.action == "rollback" else ""
@@ -169,7 +169,7 @@ class Guard:
         config, before = self.config, self._floor or reading
         allowed = max(config.drop, 2.0 * paired_error(before, reading))
         if reading.images and math.isnan(reading.rank):
-            yield Alarm("collapse", "features are no numbers")
+            yield Alarm("collapse", "features are not finite")
         if reading.rank < config.rank_hard:
             yield Alarm(self._of_rank(reading, before, allowed), f"the effective rank is {reading.rank:.2f}")
         elif reading.rank < config.rank_soft <= reading.images / 2:

@@ -148,7 +148,7 @@ def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: 
 def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
     """Two images of each study, or one twice; studies with several come first.
 
-    They lie a third of the study from each other and from its ends, where slices of a volume show little.
+    They are a third of the study apart from each other and from its ends, where slices of a volume show little.
     """
     studies: dict[tuple[str, str], list[Row]] = {}
     for row in manifest:

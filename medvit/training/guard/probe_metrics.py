@@ -76,7 +76,7 @@ def effective_rank(features: Float[Tensor, "n d"]) -> float:
 
 
 def mean_cosine(features: Float[Tensor, "n d"]) -> float:
-    """Mean cosine of two different images: 1 where all look alike to the backbone."""
+    """Mean cosine of two different images: 1 where all have equal features."""
     unit = F.normalize(features.double(), dim=-1)
     count = len(unit)
     return float((unit.sum(dim=0).square().sum() - unit.square().sum()) / (count * (count - 1)))

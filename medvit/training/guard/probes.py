@@ -38,11 +38,11 @@ FEWEST_LABELED = 16
 
 
 class ProbeConfig(Config):
-    """What is read of a representation before the first step and after each round."""
+    """Probes of a representation before the first step and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Images in the bank of neighbors, and as many queries, where the data have them: what a reading can tell apart
-    falls with their square root. 0 turns readings, and the guard, off."""
+    """Images in the bank of neighbors, and as many queries, where the data have them: the differences that a reading
+    can show fall with their square root. 0 turns readings, and the guard, off."""
     knn_neighbors: Count = 20
     """Neighbors that vote."""
     knn_label: str = "label"

@@ -1,4 +1,4 @@
-"""Bags of tile embeddings to learn slide labels from: which tiles of which slides, by round."""
+"""Bags of tile embeddings to learn slide labels from: which tiles of which slides, by epoch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from medvit.types import Bags
 
 
 class BagConfig(Config):
-    """How slide labels are learned from the embeddings of tiles."""
+    """Training of slide labels on the embeddings of tiles."""
 
     members: Count = 5
     """Heads trained from different seeds; the model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """0: every head learns from the train split and chooses its round on val. From 2: repeated cross-validation over
-    the patients of both splits, each head choosing its round on another fold."""
+    """0: every head is trained on the train split and chooses its epoch on val. From 2: repeated cross-validation over
+    the patients of both splits, each head choosing its epoch on another fold."""
     tiles: Count = 2048
     """Tiles drawn of a slide for a step of training; all are read in validation and inference."""
     features: Features = "class_mean"
@@ -88,7 +88,7 @@ def bag_rounds(
     start: Position,
     weights: Sequence[float] | None = None,
 ) -> DataLoader[object]:
-    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on."""
+    """A loader that gives `num_batches` batches each time it is iterated, from where a run continues."""
     return drawn_rounds(
         config,
         DrawnBags(bags, max_tiles),
@@ -109,9 +109,9 @@ def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
 def divide(
     rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Indices of the rows a head learns from, and of those it chooses its round on; no patient is on both sides.
+    """Return indices of the training rows of a head and of those that choose its epoch; no patient is in both.
 
-    Without folds, these are the splits. Else patients are dealt into folds at random, anew for every `folds` heads;
+    Without folds, these are the splits. Else patients are dealt into folds at random, again for every `folds` heads;
     with the `classes` of the rows, those of one class after those of another, so that each fold has its share.
     """
     if not folds:

@@ -15,14 +15,14 @@ BLOCK, AT_ONCE = 32, 64
 
 @dataclass(frozen=True)
 class Blocks:
-    """Samples that lie in files, `lengths` of them in each, in an order in which the files are read fast."""
+    """Samples stored in files, `lengths` of them in each, in an order in which the files are read fast."""
 
     lengths: tuple[int, ...]
 
     def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-        """All indices once, in blocks of neighbors: the blocks are shuffled, and `AT_ONCE` of them are dealt by turns.
+        """All indices once, in blocks of neighbors: the blocks are shuffled, and `AT_ONCE` of them are interleaved.
 
-        Where blocks begin is drawn anew each time.
+        Where blocks begin is drawn each time.
         """
         blocks = self._cut(generator)
         shuffled = [blocks[n] for n in generator.permutation(len(blocks))]

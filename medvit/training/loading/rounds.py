@@ -1,4 +1,4 @@
-"""Batches by round: which images, in which order, with which random draw, all from the seed and the step."""
+"""Batches by epoch: which images, in which order, with which random draw, all from the seed and the step."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class Turns:
-    """Two kinds of images that are fed by turns: the first `num_first` of them, then the others, batch by batch."""
+    """Two kinds of images in alternating batches: the first `num_first` of them, then the others, batch by batch."""
 
     num_first: int
     batch_size: int
 
 
 class RoundSampler(Sampler[Draw]):
-    """`per_round` draws a round in each training process, through random orders of all images one after another.
+    """`per_round` draws an epoch in each training process, through random orders of all images one after another.
 
-    Of the first round, the first `skip` draws are left out: a run that was stopped in its middle has had them.
+    Of the first epoch, the first `skip` draws are skipped: a run that was stopped within it has used them.
     With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
     first so many images and the others take turns, batch by batch of all processes. With `patients`, each random order
     spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be; with `blocks`,
-    orders instead go forward through the files that the samples lie in.
+    orders instead go forward through the files of the samples.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RoundSampler(Sampler[Draw]):
         self.odds = None if weights is None else np.array(weights) / np.sum(weights)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the round; Lightning calls this, to which a round is an epoch."""
+        """Set the epoch; Lightning calls this."""
         self.round = epoch
 
     def __len__(self) -> int:
@@ -180,9 +180,9 @@ def rounds(
     num_first: int | None = None,
     patients: Sequence[str] | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `num_batches` batches each time it is gone through, from where a run goes on.
+    """A loader that gives `num_batches` batches each time it is iterated, from where a run continues.
 
-    With `num_first`, batches of the first so many samples and of the others take turns; with `patients`, whose each
+    With `num_first`, batches of the first so many samples and of the others alternate; with `patients`, whose each
     sample is, those of one patient come far from each other.
     """
     return drawn_rounds(

@@ -1,4 +1,4 @@
-"""What a pretraining is fed: views of the images of one kind, or of two kinds by turns."""
+"""View loader of pretraining: views of images of one kind, or of two kinds in alternating batches."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def test_an_unknown_label_is_told_and_the_rest_goes_on(tmp_path):
     failures: list[str] = []
     kept = labeled_slides(replace(manifest, rows=(strange, *manifest.rows[1:])), "label", failures)
     assert len(kept) == 5  # two of eight are for the test
-    assert failures == ["slide i-000: has label = 'unsure', expected one of healthy, tumor; it is left out"]
+    assert failures == ["slide i-000: has label = 'unsure', expected one of healthy, tumor; it is excluded"]
 
 
 def test_slides_with_tiles_of_other_scales_are_refused(tmp_path):
@@ -252,7 +252,7 @@ def test_slides_with_tiles_of_other_scales_are_refused(tmp_path):
 
 
 def test_several_devices_and_too_many_folds_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="learn on one device"):
+    with pytest.raises(ConfigError, match="trained on one device"):
         bag_head(None, TrainerConfig(devices=2))
     with pytest.raises(DataError, match=r"bags\.folds=1 is too many"):
         training(tmp_path, folds=1).train(tmp_path, Tracker())
