@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], object]] = {
 
 
 def main() -> None:
-    """The command `python -m benchmarks`."""
+    """Run `python -m benchmarks`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names", nargs="*", choices=[*BENCHMARKS, "large", "gains", "duplicates", "guard", []], help="which"

@@ -49,12 +49,12 @@ class Clock(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Notes the time."""
+        """Note the time."""
         self.times.append(time.perf_counter())
 
 
 def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretraining.AssembledPretraining:
-    """A pretraining of medvit, ready to start."""
+    """Return a pretraining of medvit, ready to start."""
     training = TRAININGS[objective]
     config = pretraining.PretrainConfig.parse(
         {
@@ -72,7 +72,7 @@ def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretrai
 
 
 def train_medvit(parts: pretraining.AssembledPretraining) -> list[float]:
-    """Times at the end of each step of medvit's training."""
+    """Time at the end of each step of medvit's training."""
     clock = Clock()
     parts.trainer.callbacks = [clock]
     parts.trainer.fit(parts.module, parts.loader)
@@ -80,7 +80,7 @@ def train_medvit(parts: pretraining.AssembledPretraining) -> list[float]:
 
 
 def train_plain(objective: str, parts: pretraining.AssembledPretraining) -> list[float]:
-    """Times at the end of each step of the plain loop, on the very crops that medvit would see."""
+    """Time at the end of each step of the plain loop, on the very crops that medvit would see."""
     return list(islice(_plain_steps(_plain_model(objective), parts), len(parts.loader)))
 
 

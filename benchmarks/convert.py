@@ -34,7 +34,7 @@ Task = Callable[[Path], object]
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints a table a source."""
+    """Print a table a source."""
     small = phantom_source(folder / "phantoms", num_series=16)
     large = phantom_source(folder / "hospital", num_series=12, shape=(512, 512, 60))
     for source in [*real_sources(), small, large]:
@@ -43,7 +43,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
-    """What `medvit ingest` does with the files, without card and tracking: scan, read, store, manifest."""
+    """Do what `medvit ingest` does with the files, without card and tracking: scan, read, store, manifest."""
     out.mkdir(exist_ok=True)
     pseudonyms = Pseudonyms(bytes(32), "bench")
     found = scan(source, engine=engine)
@@ -104,7 +104,7 @@ def _compare(source: Source, manifest: Manifest, repeats: int, others: dict[str,
 
 
 def _other_tools(source: Path, *, packed: bool) -> dict[str, Task]:
-    """What the other tools do with a folder; those that pack their files by gzip take a minute where it is large."""
+    """Time the other tools on a folder; those that compress by gzip take a minute where it is large."""
     tasks: dict[str, Task] = {
         PLAIN: lambda out: _dcm2niix(source, out, "n"),
         PACKED: lambda out: _dcm2niix(source, out, "i"),
@@ -136,7 +136,7 @@ def _dicom2nifti(source: Path, out: Path) -> None:
 
 
 def _copy(source: Path, arrays: list[bytes], out: Path) -> None:
-    """The least that any converter does: every byte read once, every voxel written once."""
+    """Return the least that any converter does: every byte read once, every voxel written once."""
     for path in source.rglob("*"):
         if path.is_file():
             path.read_bytes()

@@ -24,7 +24,7 @@ Read = Callable[[tuple[slice, ...]], Array]
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints crops a second of one volume."""
+    """Print crops a second of one volume."""
     volume = ct_like(SHAPE, seed=0)
     ways = _ways(volume, folder)
     rng = np.random.default_rng(0)

@@ -97,7 +97,7 @@ KINDS: Mapping[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 
 def run(data: Path, folder: Path) -> None:
-    """Prints the agreement of copies and of different images in one half, and what is found in the other."""
+    """Print the agreement of copies and of different images in one half, and what is found in the other."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, pattern in SETS.items():
         images = list(_images(data, name, pattern))
@@ -117,7 +117,7 @@ def _print_agreement(images: Sequence[Pixels], rng: np.random.Generator) -> None
 
 
 def _print_found(images: Sequence[Pixels], folder: Path, rng: np.random.Generator) -> None:
-    """Searches images alone, and again with a copy of some of them, of each kind."""
+    """Search images alone, and again with a copy of some of them, of each kind."""
     store = Store(folder / "images")
     rows = [_row(store, f"i-{number}", one) for number, one in enumerate(images)]
     alone = find_overlaps({"": Manifest(tuple(rows), Facts(folder.name), folder)}, PERCEPTUAL)

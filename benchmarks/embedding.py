@@ -31,7 +31,7 @@ BACKBONES = {"micro, 3 million weights": {"size": "micro"}, "small, 22 million w
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints tiles embedded a second, for backbones of two sizes."""
+    """Print tiles embedded a second, for backbones of two sizes."""
     path = folder / "slide.tif"
     write_large(path, SIDE, mpp=MPP)
     stride = round(SIZE * (1 - OVERLAP))

@@ -134,7 +134,7 @@ class Gains:
     steps: int
 
     def datasets(self) -> None:
-        """Makes the data sets, their union, and those without and of one domain."""
+        """Make the data sets, their union, and those without and of one domain."""
         for name, (source, options) in SETS.items():
             words = (f"source={self.data / source}", f"key={self.folder / 'site.key'}", *options)
             run_once("ingest", self._dataset(name), *words, key="dataset")
@@ -153,7 +153,7 @@ class Gains:
             yield self._pretrained(f"{way}-{seed}", CONTINUED, "brain", seed, steps, *words)
 
     def checkpoint(self, name: str) -> Path:
-        """The folder of a pretraining."""
+        """Return the folder of a pretraining."""
         return self.folder / "checkpoints" / name
 
     def results(self, costs: Mapping[str, Cost], num_seeds: int) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Gains:
         return {**parts, "costs": self._costs(costs), "steps": self.steps, "seeds": num_seeds, "resamples": RESAMPLES}
 
     def _answers(self, labeled: Labeled, name: str) -> Answers:
-        """What the weights of a pretraining, or the random ones of a seed, say of test images; found once."""
+        """Return the figures on test images of pretrained weights, or of random ones of a seed; computed once."""
         path = self.checkpoint(name).with_name(f"{name}.{labeled.name}.npz")
         if not path.is_file():
             method, _, seed = name.partition("-")

@@ -26,7 +26,7 @@ METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
 
 
 def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
-    """A row a method, a column a data set: mean over seeds, its interval over images, and the seeds' range."""
+    """Return a row a method, a column a data set: mean over seeds, its interval over images, and the seeds' range."""
     methods = next(iter(scores.values()))["probes"][probe][metric]
     title, split = PROBES[probe]
     heads = [f"{name} ({told['images'][split]} images)" for name, told in scores.items()]
@@ -38,7 +38,7 @@ def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
 
 
 def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A row a method: what trains, and medians over seeds of steps, minutes and memory."""
+    """Return a row a method: what trains, and medians over seeds of steps, minutes and memory."""
     rows = []
     for method, runs in costs.items():
         cells = [f"{median(run[key] for run in runs):.{digits}f}" for key, digits in _COSTS.items()]

@@ -76,7 +76,7 @@ def cases() -> list[Case]:
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints the figures, or why there are none."""
+    """Print the figures, or why there are none."""
     if not torch.cuda.is_available():
         print("skipped: gpu: this machine has no GPU that torch can use")
         return
@@ -90,7 +90,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def print_figures(title: str, peak: float, measured: Sequence[tuple[str, Figures]]) -> None:
-    """Prints a line a training; utilization is the share of the rate of large matrix products, measured here."""
+    """Print a line a training; utilization is the share of the rate of large matrix products, measured here."""
     lines = [
         (
             name,

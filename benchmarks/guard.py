@@ -24,7 +24,7 @@ OFF = {"enabled": False}
 
 
 def run(data: Path, folder: Path) -> None:
-    """Prints, of each objective and learning rate, what the guard says and the share of the time that readings take."""
+    """Print, of each objective and learning rate, what the guard says and the share of the time that readings take."""
     source, key = data / SOURCE, folder / "site.key"
     made = {"source": source, "dataset": folder / "dataset", "key": key, "modality": "DX", "tracking": OFF}
     ingest(IngestConfig.parse(made))

@@ -34,7 +34,7 @@ print(len(found.candidates), len(found.files), seconds, own / 1024)
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints headers a second on a small archive, beside pydicom."""
+    """Print headers a second on a small archive, beside pydicom."""
     archive = folder / "archive"
     write_archive(archive, num_series=40, num_slices=NUM_SLICES)
     files = sorted(archive.rglob("*.dcm"))
@@ -52,7 +52,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def run_large(folder: Path, num_series: int) -> None:
-    """Prints time and peak memory of scanning and grouping a large archive, children counted."""
+    """Print time and peak memory of scanning and grouping a large archive, children counted."""
     archive = folder / "large"
     started = time.perf_counter()
     write_archive(archive, num_series=num_series, num_slices=NUM_SLICES)

@@ -16,7 +16,7 @@ MODEL = "dinov2/vits14-noreg-notpretrained"
 
 
 def install(environment: Path) -> None:
-    """Makes the environment, unless it is there."""
+    """Make the environment, unless it is there."""
     if command_of(environment).is_file():
         return
     print(f"installing {', '.join(PACKAGES)} into {environment}", flush=True)
@@ -37,7 +37,7 @@ def command_of(environment: Path) -> Path:
 
 
 def command(environment: Path, images: Path, output: Path, *, batch: int) -> list[str]:
-    """What trains DINOv2 on a folder of images: 2 crops of 224 and 8 of 98 pixels, as it comes."""
+    """Return the DINOv2 training on a folder of images: 2 crops of 224 and 8 of 98 pixels, the defaults."""
     options = {
         "data": images,
         "out": output / "run",

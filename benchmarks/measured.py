@@ -25,7 +25,7 @@ class Cost:
 
 
 def run_once(stage: str, output: Path, *words: str, key: str = "output") -> Cost:
-    """What a command cost when it made a folder; it is run if the folder is not there yet, or goes on where it stopped.
+    """Return the cost of a command that makes a folder; it is run if the folder is absent, or resumed.
 
     Its log lies beside the folder. Of a command that was interrupted, the cost is that of its last process.
 

@@ -51,7 +51,7 @@ class PlainDinoV2(nn.Module):
         self.register_buffer("patch_center", torch.zeros(prototypes))
 
     def forward(self, crops: Tensor, local: Tensor) -> Tensor:
-        """The loss of global crops (2, B, C, H, W) and local ones (8, B, C, h, w)."""
+        """Return the loss of global crops (2, B, C, H, W) and local ones (8, B, C, h, w)."""
         teacher, student = self.teacher, self.student
         masks = [_block_masks(len(view), _grid(teacher["backbone"], view)) for view in crops]
         with torch.no_grad():
@@ -75,7 +75,7 @@ class PlainDinoV2(nn.Module):
 
     @torch.no_grad()
     def move_teacher(self) -> None:
-        """The teacher follows the student."""
+        """Return the teacher follows the student."""
         for own, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             own.mul_(MOMENTUM).add_(new.detach(), alpha=1 - MOMENTUM)
 
@@ -97,7 +97,7 @@ class PlainMae(nn.Module):
         self.norm, self.predict = nn.LayerNorm(512), nn.Linear(512, self.patch**2 * 3)
 
     def forward(self, crops: Tensor, local: Tensor | None) -> Tensor:
-        """The loss of one crop of each image, (1, B, C, H, W)."""
+        """Return the loss of one crop of each image, (1, B, C, H, W)."""
         pixels = crops[0]
         backbone = self.backbone
         patches = backbone.patch_embed(pixels) + backbone.pos_embed[:, 1:]

@@ -44,7 +44,7 @@ class Measured:
 
 
 def run(folder: Path, repeats: int, environment: Path) -> None:
-    """Prints images a second and peak memory; lightly-train takes part where its environment exists."""
+    """Print images a second and peak memory; lightly-train takes part where its environment exists."""
     images = photographs(folder / "images", BATCH * (COUNTED_STEPS + 1))
     dataset = folder / "dataset"
     ingest(source=images, dataset=dataset, name="bench", key=folder / "key", tracking={"enabled": False})

@@ -51,7 +51,7 @@ class Labeled:
 
     @classmethod
     def of(cls, union: Manifest, name: str, preprocess: Preprocess, size: tuple[int, ...]) -> Labeled:
-        """The images of a data set within a union, whole and resized to what training has seen."""
+        """Return the images of a data set within a union, whole and resized to what training has seen."""
         key = f"{name}.label"
         own = union.filter(lambda row: row.dataset == name and key in row.labels)
         classes = union.facts.classes[key]
@@ -68,7 +68,7 @@ class Labeled:
         )
 
     def answers(self, backbone: Backbone) -> Answers:
-        """What neighbors and a linear probe on the features of a backbone say."""
+        """Return the scores of neighbors and of a linear probe on the features of a backbone."""
         known, chosen, asked = (features(backbone, self.pixels[split]) for split in SPLITS)
         labels = self.labels["train"]
         return {
@@ -80,7 +80,7 @@ class Labeled:
 
 @torch.no_grad()
 def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d"]:
-    """The class token beside the mean of the patches, each of unit length, in float32."""
+    """Return the class token beside the mean of the patches, each of unit length, in float32."""
     backbone.eval()
     parts = []
     for some in pixels.split(64):
@@ -91,7 +91,7 @@ def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Floa
 
 
 def start_weights(like: Path, seed: int) -> Backbone:
-    """The random weights that a pretraining with this seed starts from, of the shape of a checkpoint's."""
+    """Return the random weights that a pretraining with this seed starts from, of the shape of a checkpoint's."""
     described, _ = backbone_of(Checkpoint.load(like))
     seed_everything(seed)
     return described.build()

@@ -41,7 +41,7 @@ class Source:
 
 
 def real_sources() -> list[Source]:
-    """The real studies that are there; of each other one, a line that says so."""
+    """Return the real studies that are there; of each other one, a line that says so."""
     found = []
     for name, place in REAL.items():
         if (SHARED_DATA / place).is_dir():
@@ -70,7 +70,7 @@ def ct_like(shape: tuple[int, int, int], *, seed: int) -> Int16[Array, "i j k"]:
 
 
 def photographs(folder: Path, num: int, side: int = 256) -> Path:
-    """A folder of smooth color images, as PNG."""
+    """Return a folder of smooth color images, as PNG."""
     from PIL import Image
 
     folder.mkdir(parents=True)

@@ -26,7 +26,7 @@ WORKERS, BATCH = 2, 32
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints tiles a second, without and with overlap, and at half the scale of the slide."""
+    """Print tiles a second, without and with overlap, and at half the scale of the slide."""
     path = folder / "slide.tif"
     write_large(path, SIDE, mpp=MPP)
     for overlap, zoom in ((0.0, 1), (0.5, 1), (0.75, 1), (0.5, 2)):

@@ -36,7 +36,7 @@ class Timing:
 
 
 def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) -> dict[str, Timing]:
-    """Times every task in turn, and all of them again, so that a slow minute of the machine hits all alike.
+    """Time every task in turn, and all of them again, so that a slow minute of the machine hits all alike.
 
     Each round has an order of its own: after a long task, files and memory that it did not use are slow at first. Each
     task is given a new empty folder, whose removal is not timed. A first round, which fills caches and imports what is
@@ -56,7 +56,7 @@ def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) ->
 
 
 def print_rates(title: str, times: Mapping[str, Timing], count: int, *, digits: int = 0) -> None:
-    """Prints how many of `count` tiles each task makes a second, beside the first one, and the processor's time."""
+    """Print how many of `count` tiles each task makes a second, beside the first one, and the processor's time."""
     rates = {name: count / timing.median for name, timing in times.items()}
     first = next(iter(rates))
     rows = [
@@ -67,7 +67,7 @@ def print_rates(title: str, times: Mapping[str, Timing], count: int, *, digits: 
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Prints a table: the first column to the left, numbers to the right."""
+    """Print a table: the first column to the left, numbers to the right."""
     widths = [max(len(row[n]) for row in [columns, *rows]) for n in range(len(columns))]
     print(f"\n{title}")
     for row in [columns, tuple("-" * width for width in widths), *rows]:

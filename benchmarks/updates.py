@@ -11,7 +11,7 @@ from pipelines.ingest import ingest
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Prints times of the whole stage, card and plots included."""
+    """Print times of the whole stage, card and plots included."""
     source = phantom_source(folder / "source", num_series=16, shape=(512, 512, 40))
     options: dict[str, Any] = {
         "source": source.folder,

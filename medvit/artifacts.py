@@ -46,12 +46,12 @@ class Lineage:
     schema: int = SCHEMA_VERSION
 
     def write(self, folder: Path) -> None:
-        """Writes `lineage.json` into a folder."""
+        """Write `lineage.json` into a folder."""
         write_text(folder / LINEAGE, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Lineage | None:
-        """The lineage of an artifact; none where the folder has none."""
+        """Return the lineage of an artifact; none where the folder has none."""
         path = folder / LINEAGE
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -84,7 +84,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def save(self) -> Checkpoint:
-        """Writes the folder; weights as safetensors, never pickle."""
+        """Write the folder; weights as safetensors, never pickle."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_weights(self.folder / WEIGHTS, self.state)
         if self.adapter is not None:
@@ -95,7 +95,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint:
-        """The checkpoint in a folder.
+        """Return the checkpoint in a folder.
 
         Raises:
             CheckpointError: If the folder is not a checkpoint, is incomplete or of another schema.
@@ -120,7 +120,7 @@ class Checkpoint:
         return cls(folder, model, preprocess, state)
 
     def stored_adapter(self) -> Mapping[str, Tensor] | None:
-        """The adapter in its file; none where all weights were trained.
+        """Return the adapter in its file; none where all weights were trained.
 
         Raises:
             CheckpointError: If the file is damaged.

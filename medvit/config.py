@@ -71,7 +71,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
-        """The config of a tree of plain values.
+        """Return the config of a tree of plain values.
 
         Raises:
             ConfigError: One sentence for every key that is unknown, missing or has a wrong value; `source` is named.
@@ -96,7 +96,7 @@ class Config(BaseModel):
 
     @classmethod
     def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
-        """The config in a YAML file, if any, with `key.subkey=value` on top."""
+        """Return the config in a YAML file, if any, with `key.subkey=value` on top."""
         tree = {} if path is None else read_yaml(path, scalars=AsWritten)
         for override in overrides:
             _assign(tree, override)
@@ -114,7 +114,7 @@ class Config(BaseModel):
         return tree
 
     def to_yaml(self, *, private: bool = True) -> str:
-        """The resolved config as YAML; `load` gives it back unchanged."""
+        """Return the resolved config as YAML; `load` gives it back unchanged."""
         return to_yaml(self.tree(private=private))
 
 
@@ -196,7 +196,7 @@ AsWritten.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> Tree:
-    """The mapping a YAML file holds; `scalars` says how its values are typed.
+    """Return the mapping a YAML file holds; `scalars` says how its values are typed.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or is not a mapping.
@@ -265,7 +265,7 @@ class ChoiceError(ValueError):
 
 
 def _names_in(kind: type[BaseModel], group: str) -> list[str]:
-    """The keys of one group of options, such as `trainer`; of all groups' names where there is none."""
+    """Return the keys of one group of options, such as `trainer`; of all groups' names where there is none."""
     start = f"{group}." if group else ""
     names = (key.name.removeprefix(start) for key in keys(kind) if key.name.startswith(start))
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
@@ -309,10 +309,10 @@ class OffersChoices(Protocol):
     default: str
 
     def names(self) -> list[str]:
-        """The names on offer."""
+        """Return the names on offer."""
 
     def find(self, name: str) -> type[Config]:
-        """The config class under a name."""
+        """Return the config class under a name."""
 
 
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
@@ -357,13 +357,13 @@ def groups(kind: type[BaseModel]) -> dict[str, str]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """The config type of a field that holds one, optional or not."""
+    """Return the config type of a field that holds one, optional or not."""
     candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
     return candidates[0] if candidates else None
 
 
 def _show(value: Any) -> str:
-    """A default as it would be written in YAML; unset for None."""
+    """Return a default as it would be written in YAML; unset for None."""
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, Mapping):
@@ -374,7 +374,7 @@ def _show(value: Any) -> str:
 
 
 def to_yaml_flow(value: Any) -> str:
-    """A plain value as YAML on one line."""
+    """Return a plain value as YAML on one line."""
     plain = TypeAdapter(Any).dump_python(value, mode="json")
     return str(yaml.safe_dump(plain, default_flow_style=True, width=10**6)).removesuffix("\n").removesuffix("\n...")
 

@@ -19,13 +19,13 @@ def leads() -> bool:
 
 
 def num_processes() -> int:
-    """Processes that train together."""
+    """Process that train together."""
     group = _group()
     return group.get_world_size() if group else 1
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, without a gradient."""
+    """Return the sum over all processes, without a gradient."""
     values = values.detach().clone()
     if group := _group():
         group.all_reduce(values)
@@ -33,7 +33,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def highest(value: Tensor) -> Tensor:
-    """The maximum over all processes, without a gradient."""
+    """Return the maximum over all processes, without a gradient."""
     value = value.detach().clone()
     if group := _group():
         group.all_reduce(value, op=group.ReduceOp.MAX)
@@ -41,7 +41,7 @@ def highest(value: Tensor) -> Tensor:
 
 
 def summed_with_gradient(values: Tensor) -> Tensor:
-    """The sum over all processes; its gradient reaches the values of each of them."""
+    """Return the sum over all processes; its gradient reaches the values of each of them."""
     if not _group():
         return values
     from torch.distributed.nn.functional import all_reduce
@@ -51,7 +51,7 @@ def summed_with_gradient(values: Tensor) -> Tensor:
 
 
 def gathered_with_gradient(rows: Tensor) -> Tensor:
-    """The rows (N, D) of all processes (N * processes, D), equally many of each; gradients reach all of them."""
+    """Return the rows (N, D) of all processes (N * processes, D), equally many of each; gradients reach all of them."""
     if not _group():
         return rows
     joint = rows.new_zeros(num_processes(), *rows.shape)
@@ -60,13 +60,13 @@ def gathered_with_gradient(rows: Tensor) -> Tensor:
 
 
 def process() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     group = _group()
     return group.get_rank() if group else 0
 
 
 def part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: all of it, unless it is shared out over processes."""
+    """Return the part of a tensor that this process holds: all of it, unless it is sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -80,7 +80,7 @@ def _group() -> Any:
 
 
 def exactly(device: torch.device) -> torch.autocast:
-    """A context in which nothing is computed in 16 bits: losses are differences of near numbers."""
+    """Return a context in which nothing is computed in 16 bits: losses are differences of near numbers."""
     import torch
 
     return torch.autocast(device.type, enabled=False)

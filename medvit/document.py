@@ -101,7 +101,7 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, caption: str, figure: Figure) -> Picture:
-        """A figure, drawn; equal figures give equal bytes."""
+        """Return a figure, drawn; equal figures give equal bytes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
@@ -134,11 +134,11 @@ class Document:
     facts: Mapping[str, str] | None = None
 
     def write_html(self, path: Path) -> None:
-        """Writes one file without any reference to the outside."""
+        """Write one file without any reference to the outside."""
         write_text(path, _template().render(page=self, style=Markup(STYLE)) + "\n")
 
     def write_markdown(self, path: Path, pictures: str) -> None:
-        """Writes Markdown, and its pictures into the folder `pictures` beside it."""
+        """Write Markdown, and its pictures into the folder `pictures` beside it."""
         parts = [f"# {self.title}", *([self.opening] if self.opening else [])]
         if self.facts:
             parts.append(markdown_table(Table(["", ""], list(self.facts.items()))))
@@ -148,7 +148,10 @@ class Document:
 
 
 def plain(text: str) -> str:
-    """A text that is not ours, such as the name of a class, as Markdown that shows it as it is: no markup, no links."""
+    """Return a text that is not ours, such as the name of a class, as Markdown that shows it as it is.
+
+    No markup, no links.
+    """
     one_line = " ".join(text.split())
     escaped = re.sub(r"([\\`*\[\]~$]|^[#+=-]|&(?=[#\w])|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
     escaped = escaped.replace("<", "&lt;").replace(">", "&gt;")
@@ -156,19 +159,19 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A text that is not ours as a code span, within as many backticks as it takes (CommonMark 6.1)."""
+    """Return a text that is not ours as a code span, within as many backticks as it takes (CommonMark 6.1)."""
     one_line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
     return f"{fence} {one_line} {fence}" if "`" in one_line else f"`{one_line}`"
 
 
 def inert(text: str) -> str:
-    """A cell of a table without tags, images or links."""
+    """Return a cell of a table without tags, images or links."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
 
 
 def markdown_table(table: Table) -> str:
-    """A table in Markdown; columns of numbers run to the right."""
+    """Return a table in Markdown; columns of numbers run to the right."""
     columns = range(len(table.head))
     rule = ["---:" if all(isinstance(line[n], int | float) for line in table.lines) else "---" for n in columns]
     cells = (
@@ -187,7 +190,7 @@ def _template() -> Template:
 
 
 def _escaped(value: object) -> Markup:
-    """A value as markup, with quotes spelled as `html.escape` does, so that equal pages stay equal bytes."""
+    """Return a value as markup, with quotes spelled as `html.escape` does, so that equal pages stay equal bytes."""
     return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 

@@ -72,7 +72,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @contextmanager
 def one_thread_for_children() -> Iterator[None]:
-    """Processes that are started meanwhile compute in one thread each, as many of them work side by side.
+    """Process that are started meanwhile compute in one thread each, as many of them work side by side.
 
     What the user has set stays.
     """
@@ -97,7 +97,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """The libraries that compute in threads, those that are loaded at the first call."""
+    """Return the libraries that compute in threads, those that are loaded at the first call."""
     import numpy  # noqa: F401 -- it brings its own
     from threadpoolctl import ThreadpoolController
 
@@ -105,7 +105,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that a device multiplies in faster than in 32 bits; none where it has none.
+    """Return the 16-bit type that a device multiplies in faster than in 32 bits; none where it has none.
 
     On a CPU that is bfloat16 with AVX512-BF16, AMX or Arm's BF16; elsewhere it is emulated and slow. On a GPU it is
     bfloat16 where supported, else float16.
@@ -123,7 +123,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(device: Device) -> torch.device:
-    """What `auto` means on this machine: the GPU where there is one.
+    """Return what `auto` means on this machine: the GPU where there is one.
 
     Raises:
         ConfigError: If a GPU is asked for and there is none.

@@ -38,12 +38,12 @@ def register(config: type[ConfigT]) -> type[ConfigT]:
 
 
 def names(room: str) -> list[str]:
-    """The names a room offers, sorted."""
+    """Return the names a room offers, sorted."""
     return sorted(_load(room))
 
 
 def find(room: str, name: str) -> type[Config]:
-    """The config class a room offers under a name.
+    """Return the config class a room offers under a name.
 
     Raises:
         ValueError: With the nearest known name and the list.
@@ -72,11 +72,11 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(self._resolve, serialization=serialize)
 
     def names(self) -> list[str]:
-        """The names the room offers."""
+        """Return the names the room offers."""
         return names(self.room)
 
     def find(self, name: str) -> type[Config]:
-        """The config class the room offers under a name."""
+        """Return the config class the room offers under a name."""
         return find(self.room, name)
 
     def _resolve(self, value: Any) -> Config | None:

@@ -50,7 +50,7 @@ class Image:
     """Labels and units of the mappings that its file has and that were not applied."""
 
     def without_gaps(self) -> Image:
-        """The same image with a background in place of padding and of what is not finite (`medvit.measured.filled`)."""
+        """Return the image with a background in place of padding and non-finite voxels (`medvit.measured.filled`)."""
         from medvit.measured import filled
 
         pixels = filled(self.pixels, self.padding, slope=self.slope, intercept=self.intercept)
@@ -87,7 +87,7 @@ class Batch:
         return (self.pixels,)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on `device`."""
+        """Return the same batch with its tensors on `device`."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
 
@@ -107,7 +107,7 @@ class Bags:
         return self.tiles, self.present
 
     def to(self, device: torch.device | str) -> Bags:
-        """The same bags with their tensors on `device`."""
+        """Return the same bags with their tensors on `device`."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return replace(self, tiles=self.tiles.to(device), present=self.present.to(device), targets=targets)
 
@@ -128,7 +128,7 @@ class Views:
     fine: Float[Tensor, "v b c *t"] | None = None
 
     def to(self, device: torch.device | str) -> Views:
-        """The same views with their tensors on `device`."""
+        """Return the same views with their tensors on `device`."""
         local, fine = (
             None if crops is None else crops.to(device, non_blocking=True) for crops in (self.local, self.fine)
         )

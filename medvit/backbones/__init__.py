@@ -58,7 +58,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
-        """Normalized tokens after each of these blocks, counted from 0.
+        """Return normalized tokens after each of these blocks, counted from 0.
 
         Raises:
             DataError: If a side is not whole patches.
@@ -103,7 +103,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """A backbone of 2D to one of 3D, or back: a fresh patch embedding of its own before these very blocks.
+        """Return a backbone of 2D to one of 3D, or back: a fresh patch embedding of its own before these very blocks.
 
         Raises:
             ConfigError: If the positions are of one rank alone.
@@ -111,7 +111,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def embedding_state(self) -> dict[str, Tensor]:
-        """The weights of the patch embedding, all that backbones of two ranks do not share."""
+        """Return the weights of the patch embedding, all that backbones of two ranks do not share."""
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
         """Tokens after the last block."""
@@ -128,24 +128,27 @@ class BackboneConfig(Config, ABC):
     """Channels of the pixels. Unset: as the data."""
 
     def fitted(self, *, ndim: int, channels: int) -> Self:
-        """The same options with what follows the data filled in; what was given stays."""
+        """Return the same options with what follows the data filled in; what was given stays."""
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
 
     def in_training_as(self, other: BackboneConfig) -> Self:
-        """The same backbone, with the options of `other` that touch training and neither weights nor features."""
+        """Return the same backbone.
+
+        With the options of `other` that touch training and neither weights nor features.
+        """
         return self
 
     def as_loaded(self, fit: Fit) -> Self:
-        """The same options, with what reading the public weights settled, so that they are read alike again."""
+        """Return the same options, with what reading the public weights settled, so that they are read alike again."""
         return self
 
     def without_weights(self) -> Self:
-        """The same options, to be built without reading public weights."""
+        """Return the same options, to be built without reading public weights."""
         return self
 
     @abstractmethod
     def build(self) -> Backbone:
-        """The backbone, with its public weights where the options name some."""
+        """Return the backbone, with its public weights where the options name some."""
 
 
 BackboneChoice = Annotated[BackboneConfig, Chosen("medvit.backbones", default="vit")]

@@ -12,7 +12,7 @@ MAX_WRITTEN_OUT = 320
 
 
 def choose_attention(block: Any) -> nn.Module:
-    """The same block of timm, which from now on chooses by what it is given.
+    """Return the same block of timm, which from now on chooses by what it is given.
 
     On a CPU in 16 bits, the fused attention takes three times as long as matrix products (measured on AVX512-BF16, 257
     and 50 tokens, forward and backward). Everywhere else it is the quicker one, and it keeps less.

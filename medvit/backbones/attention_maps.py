@@ -37,7 +37,7 @@ class HeadMaps:
 
 @torch.no_grad()
 def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
-    """What the class token of the last block attends to, for each head.
+    """Return the attention of the class token of the last block, for each head.
 
     Raises:
         DataError: If the transformer has no class token or rotary positions, whose attention is computed elsewhere.

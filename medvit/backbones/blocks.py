@@ -51,7 +51,7 @@ def _some(
     branch: Callable[[Tensor], Tensor],
     drop_path: nn.Module,
 ) -> Float[Tensor, "m d"]:
-    """The wanted tokens with a branch added, which is dropped for an image as a whole."""
+    """Return the wanted tokens with a branch added, which is dropped for an image as a whole."""
     some = tokens[wanted]
     added = branch(some)
     if isinstance(drop_path, nn.Identity) or not drop_path.training:

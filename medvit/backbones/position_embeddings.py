@@ -12,7 +12,7 @@ from torch import Tensor
 
 @lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
-    """Fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
+    """Return fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
 
     What is left of a width that the axes cannot share stays zero (He et al., CVPR 2022, in 3D as well).
     """

@@ -82,21 +82,21 @@ class VitConfig(BackboneConfig):
     file describes it, else a square or cube, else the grid of this model; refused where two of these are possible."""
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:
-        """The same options, with drop path and saving of memory as in `other`."""
+        """Return the same options, with drop path and saving of memory as in `other`."""
         if not isinstance(other, VitConfig):
             return self
         return self.model_copy(update={"drop_path": other.drop_path, "save_memory": other.save_memory})
 
     def as_loaded(self, fit: Fit) -> VitConfig:
-        """The same options, with the grid that learned positions were taken for."""
+        """Return the same options, with the grid that learned positions were taken for."""
         return self.model_copy(update={"weights_grid": fit.grid})
 
     def without_weights(self) -> VitConfig:
-        """The same options, to be built without reading public weights."""
+        """Return the same options, to be built without reading public weights."""
         return self.model_copy(update={"weights": None, "weights_grid": None})
 
     def build(self) -> ViT:
-        """The transformer, with its public weights where some are named.
+        """Return the transformer, with its public weights where some are named.
 
         Raises:
             ConfigError: If the options contradict each other.
@@ -186,14 +186,14 @@ class ViT(Backbone):
         return tokens
 
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
-        """Normalized tokens after each of these blocks, counted from 0."""
+        """Return normalized tokens after each of these blocks, counted from 0."""
         patches, grid = self.embed(pixels)
         num_prefix = self.num_prefix_tokens
         found = [self.norm(tokens) for tokens in self._run(patches, grid, None, layers)]
         return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """A fresh patch embedding for images of the other rank before these very blocks, tokens and norm."""
+        """Return a fresh patch embedding for images of the other rank before these very blocks, tokens and norm."""
         ndim = 5 - self.ndim
         if self.pos_embed is not None:
             raise ConfigError("backbone.positions=learned are of one rank alone; choose sincos or rope for both")
@@ -207,7 +207,7 @@ class ViT(Backbone):
         return twin
 
     def embedding_state(self) -> dict[str, Tensor]:
-        """The weights of the patch embedding."""
+        """Return the weights of the patch embedding."""
         return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
     def _run(
@@ -247,7 +247,7 @@ class ViT(Backbone):
 
 
 def transformer_block(width: int, heads: int) -> nn.Module:
-    """A plain pre-norm block, as decoders use it."""
+    """Return a plain pre-norm block, as decoders use it."""
     return choose_attention(Block(width, heads, qkv_bias=True))
 
 

@@ -49,7 +49,7 @@ class TileEmbeddings(Protocol):
         """How many there are."""
 
     def take(self, indices: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
-        """Some of them, float32, on the device of the head."""
+        """Return some of them, float32, on the device of the head."""
 
 
 class BagHead(Head):
@@ -63,7 +63,7 @@ class BagHead(Head):
 
     @abstractmethod
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The reading of one bag of any size, of which at most `chunk` embeddings are in memory at once."""
+        """Return the reading of one bag of any size, of which at most `chunk` embeddings are in memory at once."""
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
         """Logits of images, whose patch tokens are the bag; the pixels are not looked at."""
@@ -77,10 +77,10 @@ class HeadConfig(Config, ABC):
 
     @abstractmethod
     def build(self, backbone: Backbone, num_classes: int) -> Head:
-        """The head, freshly initialized, for a backbone and a number of classes."""
+        """Return the head, freshly initialized, for a backbone and a number of classes."""
 
     def build_for_bags(self, width: int, num_classes: int) -> BagHead:
-        """The head for bags of embeddings of a width, as for the tiles of a slide.
+        """Return the head for bags of embeddings of a width, as for the tiles of a slide.
 
         Raises:
             ConfigError: If it reads no bags.

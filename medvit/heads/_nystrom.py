@@ -72,7 +72,7 @@ class Landmarks:
 
     @classmethod
     def of(cls, queries: Float[Tensor, "b h n d"], keys: Float[Tensor, "b h n d"], number: int) -> Landmarks:
-        """The landmarks of queries and keys in their order."""
+        """Return the landmarks of queries and keys in their order."""
         with exactly(queries.device):
             (queries, num_zeros), (keys, _) = segment_means(queries, number), segment_means(keys, number)
             counts = queries.new_ones(queries.shape[-2])
@@ -95,7 +95,7 @@ class NystromAttention(nn.Module):
         self.residual = nn.Conv2d(heads, heads, kernel, padding=padding, groups=heads, bias=False)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """What each token finds."""
+        """Return the attended values of each token."""
         queries, keys, values = self._parts(tokens)
         landmarks = Landmarks.of(queries, keys, self.landmarks)
         bias = self._with_zeros(keys)
@@ -114,7 +114,7 @@ class NystromAttention(nn.Module):
 
     @torch.no_grad()
     def attention_of_first(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n"]:
-        """What the first token takes of each token: as approximated, so that it may be below 0."""
+        """Return the attention of the first token to each token: approximated, so that it may be below 0."""
         queries, keys, _ = self._parts(tokens)
         landmarks, bias = Landmarks.of(queries, keys, self.landmarks), self._with_zeros(keys)
         with exactly(tokens.device):
@@ -131,7 +131,7 @@ class NystromAttention(nn.Module):
         return queries, keys, values
 
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
-        """What is added to the logits of each key and of one zero key that stands for all; none needs no zeros."""
+        """Return the addends of the logits of each key and of the one zero key that stands for all; None without zeros."""
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:
             return None

@@ -28,11 +28,11 @@ class AbmilConfig(HeadConfig):
     """Share of features dropped in training."""
 
     def build(self, backbone: Backbone, num_classes: int) -> AbmilHead:
-        """The head over the patch tokens of a backbone."""
+        """Return the head over the patch tokens of a backbone."""
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> AbmilHead:
-        """The head over embeddings of a width."""
+        """Return the head over embeddings of a width."""
         return AbmilHead(width, num_classes, self)
 
 
@@ -64,7 +64,7 @@ class AbmilHead(BagHead):
         return BagOutput(self.linear(pooled.flatten(1)), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The same of one bag, exactly, in one pass: sums are rescaled whenever a larger score comes along."""
+        """Return the same of one bag, exactly, in one pass: sums are rescaled whenever a larger score comes along."""
         scores: list[Tensor] = []
         weights = self.score.weight
         highest = torch.full((len(weights), 1), -torch.inf, device=weights.device)

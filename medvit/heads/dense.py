@@ -35,7 +35,7 @@ class DenseConfig(HeadConfig):
     """Depths of the backbone that are read, evenly spaced, the last block among them."""
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:
-        """The head for a backbone of any patch size, 2D or 3D."""
+        """Return the head for a backbone of any patch size, 2D or 3D."""
         return DenseHead(backbone, num_classes, self.channels, self.num_depths)
 
 

@@ -25,7 +25,7 @@ class LinearConfig(HeadConfig):
     """Share of features dropped in training."""
 
     def build(self, backbone: Backbone, num_classes: int) -> LinearHead:
-        """The head with zero bias and small weights."""
+        """Return the head with zero bias and small weights."""
         return LinearHead(backbone, num_classes, self.dropout)
 
 

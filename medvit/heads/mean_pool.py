@@ -20,11 +20,11 @@ class MeanConfig(HeadConfig):
     name: Literal["mean"] = "mean"
 
     def build(self, backbone: Backbone, num_classes: int) -> MeanHead:
-        """The head over the patch tokens of a backbone."""
+        """Return the head over the patch tokens of a backbone."""
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> MeanHead:
-        """The head over embeddings of a width."""
+        """Return the head over embeddings of a width."""
         return MeanHead(width, num_classes)
 
 
@@ -44,7 +44,7 @@ class MeanHead(BagHead):
         return BagOutput(self.linear((attention.to(bags.dtype) @ bags)[:, 0]), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The same of one bag, in one pass."""
+        """Return the same of one bag, in one pass."""
         total = torch.zeros(1, device=self.linear.weight.device)
         for indices in torch.arange(len(tiles)).split(chunk):
             total = total + tiles.take(indices).sum(dim=0)

@@ -42,11 +42,11 @@ class TransformerMilConfig(HeadConfig):
         return self
 
     def build(self, backbone: Backbone, num_classes: int) -> TransformerMilHead:
-        """The head over the patch tokens of a backbone."""
+        """Return the head over the patch tokens of a backbone."""
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> TransformerMilHead:
-        """The head over embeddings of a width."""
+        """Return the head over embeddings of a width."""
         return TransformerMilHead(width, num_classes, self)
 
 
@@ -87,7 +87,7 @@ class TransformerMilHead(BagHead):
         return BagOutput(self.linear(pooled[:, 0]), attention[:, :, 0].float())
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The mean over parts of one bag: every p-th tile, so that each part is a sample of the whole slide."""
+        """Return the mean over parts of one bag: every p-th tile, so that each part is a sample of the whole slide."""
         num_parts = -(-len(tiles) // min(chunk, self.max_tiles))
         attention: Tensor | None = None
         logits = []

@@ -59,11 +59,11 @@ class TransmilConfig(HeadConfig):
         return self
 
     def build(self, backbone: Backbone, num_classes: int) -> TransmilHead:
-        """The head over the patch tokens of a backbone."""
+        """Return the head over the patch tokens of a backbone."""
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> TransmilHead:
-        """The head over embeddings of a width."""
+        """Return the head over embeddings of a width."""
         return TransmilHead(width, num_classes, self)
 
 
@@ -118,7 +118,7 @@ class TransmilHead(BagHead):
         return BagOutput(logits, maps.transpose(1, 2))
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """The reading of one whole bag; its embeddings are projected a chunk at a time and kept projected."""
+        """Return the reading of one whole bag; its embeddings are projected a chunk at a time and kept projected."""
         parts = [self.project(tiles.take(indices)) for indices in torch.arange(len(tiles)).split(chunk)]
         return self._read(torch.cat(parts)[None])
 

@@ -37,7 +37,7 @@ def softmax_rows(logits: Float[Tensor, "n k"], temperature: float, center: Float
 
 
 def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
-    """The sum over rows, in float32, without a gradient; torch's own makes a copy of all of them first."""
+    """Return the sum over rows, in float32, without a gradient; torch's own makes a copy of all of them first."""
     total = torch.zeros(logits.shape[1], dtype=torch.float32, device=logits.device)
     with torch.no_grad():
         for rows in pieces(logits):
@@ -46,7 +46,7 @@ def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
 
 
 def pieces(logits: Float[Tensor, "n k"]) -> Iterator[slice]:
-    """The rows, so many at a time that their scores in float32 make one piece."""
+    """Return the rows, so many at a time that their scores in float32 make one piece."""
     budget = PIECE_BYTES.get(logits.device.type, PIECE_BYTES_ELSEWHERE)
     step = max(1, budget // (4 * logits.shape[1]))
     return (slice(start, start + step) for start in range(0, len(logits), step))

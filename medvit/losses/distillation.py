@@ -33,7 +33,7 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def follow(self, logits: Float[Tensor, "n k"]) -> None:
-        """Moves the center towards the mean of these logits and those of all other processes."""
+        """Move the center towards the mean of these logits and those of all other processes."""
         total, count = (
             summed(sum_of_rows(logits)),
             summed(torch.tensor(float(len(logits)), device=logits.device)),
@@ -86,7 +86,7 @@ def _added_up(targets: Float[Tensor, "w b k"], chosen: Sequence[bool]) -> Float[
 
 
 def different_views(num_targets: int, num_students: int, device: torch.device) -> Bool[Tensor, "w v"]:
-    """True for the pairs of a target view and a student view that are not the same view."""
+    """Return true for the pairs of a target view and a student view that are not the same view."""
     return ~torch.eye(num_targets, num_students, dtype=torch.bool, device=device)
 
 

@@ -25,6 +25,6 @@ def gram_loss(
 
 
 def gram(patches: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
-    """The cosine of every pair of patches of an image."""
+    """Return the cosine of every pair of patches of an image."""
     unit = F.normalize(patches.float(), dim=-1)
     return unit @ unit.transpose(-1, -2)

@@ -49,7 +49,7 @@ class Embeddings:
         return self.num_tiles
 
     def to(self, device: torch.device | str) -> Embeddings:
-        """The same, whose rows go to another device."""
+        """Return the same, whose rows go to another device."""
         return replace(self, device=device)
 
     def take(self, indices: Tensor) -> Float[Tensor, "m d"]:
@@ -82,7 +82,7 @@ class EmbeddingStore:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """The embeddings of a slide under its name, none if they have not been written or are damaged."""
+        """Return the embeddings of a slide under its name, none if they have not been written or are damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None
@@ -101,7 +101,7 @@ class EmbeddingStore:
 
     @contextmanager
     def writing(self, slide: str, num_tiles: int, width: int) -> Iterator[Writer]:
-        """Takes the embeddings of a slide part by part; the file is there when all are, and not before.
+        """Take the embeddings of a slide part by part; the file is there when all are, and not before.
 
         Raises:
             OutputError: If it cannot be written.
@@ -140,7 +140,7 @@ class Writer:
         self._file, self.width, self.num_written = file, width, 0
 
     def append(self, rows: Float[Array, "m d"]) -> None:
-        """Adds the embeddings of the next tiles."""
+        """Add the embeddings of the next tiles."""
         assert rows.shape[1] == self.width
         self._file.write(np.ascontiguousarray(rows, DTYPE).tobytes())
         self.num_written += len(rows)

@@ -79,7 +79,7 @@ class Model(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Model:
-        """The model of a fine-tuned checkpoint, ready for inference.
+        """Return the model of a fine-tuned checkpoint, ready for inference.
 
         Raises:
             CheckpointError: If the checkpoint is a bare backbone or its weights do not fit its description.
@@ -125,7 +125,7 @@ class Model(nn.Module):
         return all(weight.requires_grad for weight in self.parameters())
 
     def adapter_state(self) -> Tree:
-        """The weights that training changes: the head and whatever of the backbone requires a gradient."""
+        """Return the weights that training changes: the head and whatever of the backbone requires a gradient."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 

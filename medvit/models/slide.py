@@ -99,7 +99,7 @@ class WholeBag:
         return (self.embeddings,)
 
     def to(self, device: torch.device | str) -> WholeBag:
-        """The same, whose tiles are read onto `device`."""
+        """Return the same, whose tiles are read onto `device`."""
         return replace(self, embeddings=self.embeddings.to(device), targets=self.targets.to(device))
 
 
@@ -123,7 +123,7 @@ class BagModel(nn.Module):
         return self.head.stream(tiles, CHUNK).logits.float().softmax(dim=1)
 
     def adapter_state(self) -> Tree:
-        """The weights that training changes: all."""
+        """Return the weights that training changes: all."""
         return dict(self.state_dict())
 
 
@@ -159,7 +159,7 @@ class SlideModel(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> SlideModel:
-        """The model of a checkpoint of kind slide, ready for inference.
+        """Return the model of a checkpoint of kind slide, ready for inference.
 
         Raises:
             CheckpointError: If the checkpoint is of another kind or its weights do not fit its description.
@@ -179,7 +179,7 @@ class SlideModel(nn.Module):
 
     @torch.inference_mode()
     def read(self, tiles: TileEmbeddings, chunk: int = CHUNK) -> SlideReading:
-        """What the model says of the tiles of a slide, of which at most `chunk` are in memory at once."""
+        """Run the model on the tiles of a slide, at most `chunk` of them in memory at once."""
         readings = [head.stream(tiles, chunk) for head in self._heads()]
         logits = torch.cat([reading.logits for reading in readings]).float()
         maps = torch.cat([reading.attention[0] for reading in readings]).float()
@@ -203,7 +203,7 @@ class SlideModel(nn.Module):
 
 
 def ensemble_state(backbone: Backbone, members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of a `SlideModel` from those of its backbone and of each trained `BagModel`."""
+    """Return the weights of a `SlideModel` from those of its backbone and of each trained `BagModel`."""
     state = {f"backbone.{name}": weight for name, weight in backbone.state_dict().items()}
     for number, member in enumerate(members):
         state |= {f"members.{number}.{name.removeprefix('head.')}": weight for name, weight in member.items()}

@@ -162,7 +162,7 @@ def embed_slides(
     store: EmbeddingStore,
     config: TileLoaderConfig,
 ) -> Iterator[Outcome[Row, Embeddings]]:
-    """The embeddings of each slide, in order, behind a progress bar over tiles with the time left.
+    """Return the embeddings of each slide, in order, behind a progress bar over tiles with the time left.
 
     What the store has is not made again; a slide that fails leaves nothing and does not stop the others.
 
@@ -202,7 +202,7 @@ def embed_manifest(
     config: EmbeddingConfig,
     failures: list[str],
 ) -> list[EmbeddedSlide]:
-    """The slides of a manifest with their embeddings, made where they are not there yet.
+    """Return the slides of a manifest with their embeddings, made where they are not there yet.
 
     `failures` gets a line for each slide that failed.
 
@@ -226,7 +226,7 @@ def embed_manifest(
 
 
 def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) -> tuple[list[Row], list[TileGrid]]:
-    """The slides of a manifest with the tiles to embed; `failures` gets a line for each without."""
+    """Return the slides of a manifest with the tiles to embed; `failures` gets a line for each without."""
     rows: list[Row] = []
     grids: list[TileGrid] = []
     for row in manifest:
@@ -239,7 +239,7 @@ def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) 
 
 
 def slide_name(row: Row, grid: TileGrid) -> str:
-    """The name under which embeddings of a slide are kept: it changes when the slide or its tiles do."""
+    """Return the name under which embeddings of a slide are kept: it changes when the slide or its tiles do."""
     digest = hashlib.sha256(f"{row.sha256} {grid.size} {grid.mpp:.6g}".encode())
     digest.update(np.ascontiguousarray(grid.xy, "<i8").tobytes())
     return f"{row.image_id}-{digest.hexdigest()[:16]}"

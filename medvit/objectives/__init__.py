@@ -48,13 +48,13 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
-        """The losses of a batch of views, at a share `progress` of the training."""
+        """Return the losses of a batch of views, at a share `progress` of the training."""
 
     def before_step(self, progress: float) -> None:
-        """What precedes an optimizer step, such as dropping gradients of what is still frozen; nothing by default."""
+        """Run before an optimizer step, as to drop gradients of frozen weights; does nothing by default."""
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step made at a share `progress`, such as moving a teacher; nothing by default."""
+        """Run after an optimizer step made at a share `progress`, as to move a teacher; does nothing by default."""
 
     @property
     def trained(self) -> Backbone:
@@ -66,7 +66,7 @@ class Objective(nn.Module, ABC):
         return (list(self.parameters()),)
 
     def readings(self) -> Mapping[str, Tensor]:
-        """What the last forward pass says of the state of learning, beside losses; nothing by default."""
+        """Return readings of the last forward pass beside losses; empty by default."""
         return {}
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
@@ -84,12 +84,12 @@ class ObjectiveConfig(Config, ABC):
     name: str
 
     def continued(self, folder: Path) -> Self:
-        """The same objective, with what the checkpoint in a folder keeps for it beside the backbone."""
+        """Return the same objective, with what the checkpoint in a folder keeps for it beside the backbone."""
         return self
 
     @abstractmethod
     def build(self, backbone: Backbone) -> Objective:
-        """The objective around a backbone."""
+        """Return the objective around a backbone."""
 
 
 ObjectiveChoice = Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]

@@ -53,7 +53,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """What was found."""
+        """Return the readings."""
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.queries(asking), *self.pairs(asked).chunk(2, dim=-1))
@@ -100,7 +100,7 @@ class EncoderDriven(Objective):
         return patches + sincos_positions(grid, patches.shape[-1]).to(patches)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The mean squared error of hidden patches of the first view, each to zero mean and unit variance."""
+        """Return the mean squared error of hidden patches of the first view, each to zero mean and unit variance."""
         pixels = views.crops[0]
         predicted, masking = self.reconstruct(pixels)
         with exactly(pixels.device):
@@ -109,7 +109,7 @@ class EncoderDriven(Objective):
             return Losses({"reconstruction": masked_loss(predicted.float(), target, masking.mask)})
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Masking]:
-        """What is predicted for every patch, and which patches were hidden."""
+        """Return the prediction for every patch, and which patches were hidden."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
@@ -128,5 +128,5 @@ class EncoderDriven(Objective):
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """The blocks at the end of each quarter of an encoder, counted from 1; all of a shallow one."""
+    """Return the blocks at the end of each quarter of an encoder, counted from 1; all of a shallow one."""
     return tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)}))

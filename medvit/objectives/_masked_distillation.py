@@ -97,7 +97,7 @@ class MaskedConfig(DistillationConfig):
         return ("image", "patch") if self.patch_head == "separate" else ("image",)
 
     def heads(self, width: int) -> dict[str, Projection]:
-        """The head of images and, if separate, that of patches."""
+        """Return the head of images and, if separate, that of patches."""
         return {
             name: self.head.build(width, part=name, with_prototypes=self.HAS_PROTOTYPES) for name in self.head_parts
         }
@@ -143,7 +143,7 @@ class MaskedDistillation(Distillation):
         self.register_buffer("anchor_moves", torch.zeros((), dtype=torch.long))
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The teacher's heads and the student's token of hidden patches."""
+        """Return the teacher's heads and the student's token of hidden patches."""
         return {**super().kept(), MASK_TOKEN: {"mask_token": self.student.mask_token.detach()[None]}}
 
     def look(self, views: Views, progress: float) -> TeacherStudentTokens:
@@ -188,7 +188,7 @@ class MaskedDistillation(Distillation):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Moves the teacher, and the anchor where it is due."""
+        """Move the teacher, and the anchor where it is due."""
         super().after_step(progress)
         if self.anchor is None or self.masked.gram is None:
             return
@@ -222,7 +222,7 @@ class MaskedDistillation(Distillation):
 
 
 def coarsened(tokens: Tokens, grid: tuple[int, ...]) -> Float[Tensor, "b m d"]:
-    """The patches of a finer grid on a coarser one: bicubic in 2D as in DINOv3, means in 3D."""
+    """Return the patches of a finer grid on a coarser one: bicubic in 2D as in DINOv3, means in 3D."""
     if tokens.grid == grid:
         return tokens.patches
     maps = tokens.patches.float().transpose(1, 2).unflatten(2, tokens.grid)

@@ -42,7 +42,7 @@ class ProjectionConfig(Config):
     off starts a new head."""
 
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
-        """These options with the heads of a checkpoint and their sizes, where it keeps some; else these options.
+        """Return these options with the heads of a checkpoint and their sizes, where it keeps some; else these options.
 
         Raises:
             ConfigError: If sizes are given that are not those of the heads.
@@ -67,7 +67,7 @@ class ProjectionConfig(Config):
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
-        """The head of a backbone of a width; `part` says whose it is where a folder holds several.
+        """Return the head of a backbone of a width; `part` says whose it is where a folder holds several.
 
         Raises:
             CheckpointError: If the published head does not fit.
@@ -133,7 +133,7 @@ class Projection(nn.Module):
         return state if prototypes is None else state | {PROTOTYPES[0]: prototypes}
 
     def load_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Takes the weights of a published DINO or DINOv2 head.
+        """Take the weights of a published DINO or DINOv2 head.
 
         Raises:
             CheckpointError: If names or shapes differ.

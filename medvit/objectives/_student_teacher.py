@@ -46,7 +46,7 @@ class DistillationConfig(ObjectiveConfig):
         return ("image",)
 
     def continued(self, folder: Path) -> Self:
-        """The same objective with the heads of a checkpoint, where it keeps some."""
+        """Return the same objective with the heads of a checkpoint, where it keeps some."""
         head = self.head.kept_in(folder, self.head_parts, with_prototypes=self.HAS_PROTOTYPES)
         return self if head is self.head else self.model_copy(update={"head": head})
 
@@ -96,7 +96,7 @@ class Distillation(Objective):
         return self
 
     def before_step(self, progress: float) -> None:
-        """Drops the gradients of the prototypes while they are frozen."""
+        """Drop the gradients of the prototypes while they are frozen."""
         if progress < self.schedule.freeze_prototypes:
             for head in self.student.heads.values():
                 if getattr(head, "prototypes", None) is not None:
@@ -104,7 +104,7 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Moves the teacher towards the student."""
+        """Move the teacher towards the student."""
         momentum = cosine(self.schedule.momentum, self.schedule.momentum_end, progress)
         pairs = [(part(own), part(new)) for own, new in self._pairs()]
         torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
@@ -114,7 +114,7 @@ class Distillation(Objective):
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The teacher's heads: without them, a second training of the backbone begins with random targets."""
+        """Return the teacher's heads: without them, a second training of the backbone begins with random targets."""
         return {head_file(name): head.published() for name, head in self._teachers()}
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class Distillation(Objective):
         return {"similarity": similarity_figure(pixels.float(), self.backbone(pixels))}
 
     def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
-        """Keeps the entropy of the teacher's targets to be read."""
+        """Keep the entropy of the teacher's targets to be read."""
         self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
 
     def _teachers(self) -> Iterator[tuple[str, Projection]]:
@@ -154,7 +154,7 @@ def seen_of(
     mask: Bool[Tensor, "b n"] | None = None,
     hidden: Hidden | None = None,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
-    """The summary of each image, and the patches where `mask` is true; others are not computed to the end."""
+    """Return the summary of each image, and the patches where `mask` is true; others are not computed to the end."""
     num_prefix = backbone.num_prefix_tokens
     if not num_prefix:
         tokens = tokens_of(backbone, pixels, hidden)
@@ -170,7 +170,7 @@ def seen_of(
 
 
 def summary(tokens: Tokens) -> Float[Tensor, "b d"]:
-    """The class token of each image, or the mean of its patches where a backbone has no prefix token."""
+    """Return the class token of each image, or the mean of its patches where a backbone has no prefix token."""
     return tokens.prefix[:, 0] if tokens.prefix.shape[1] else tokens.patches.mean(dim=1)
 
 

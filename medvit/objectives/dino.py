@@ -40,7 +40,7 @@ class PrototypesConfig(DistillationConfig):
     """Rounds of balancing."""
 
     def temperature(self, progress: float) -> float:
-        """The teacher's temperature at a share of the training."""
+        """Return the teacher's temperature at a share of the training."""
         return warmed(self.teacher_temperature_start, self.teacher_temperature, self.temperature_warmup, progress)
 
 
@@ -51,14 +51,14 @@ class DinoConfig(PrototypesConfig):
     name: Literal["dino"] = "dino"
 
     def build(self, backbone: Backbone) -> Dino:
-        """The objective with fresh heads."""
+        """Return the objective with fresh heads."""
         return Dino(backbone, self)
 
 
 def balanced_targets(
     config: PrototypesConfig, center: Center, logits: Float[Tensor, "n k"], progress: float, *, learn: bool
 ) -> Float[Tensor, "n k"]:
-    """The teacher's probabilities; with `learn`, the center then follows these logits."""
+    """Return the teacher's probabilities; with `learn`, the center then follows these logits."""
     temperature = config.temperature(progress)
     if config.centering == "sinkhorn":
         return sinkhorn_knopp(logits, temperature, iterations=config.sinkhorn_iterations)
@@ -77,7 +77,7 @@ class Dino(Distillation):
         self.center = Center(config.head.prototypes, config.center_momentum)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The cross-entropy over all pairs of a global crop and another crop, in float32."""
+        """Return the cross-entropy over all pairs of a global crop and another crop, in float32."""
         num_images = views.crops.shape[1]
         crops = views.crops.flatten(0, 1)
         with torch.no_grad():

@@ -45,7 +45,7 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     """Concentration of the kernel of kde."""
 
     def build(self, backbone: Backbone) -> DinoV2:
-        """The objective with fresh heads."""
+        """Return the objective with fresh heads."""
         return DinoV2(backbone, self)
 
 
@@ -59,7 +59,7 @@ class DinoV2(MaskedDistillation):
         self.patch_center = Center(config.head.prototypes, config.center_momentum)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The terms `dino`, `ibot`, the regularizer and, in its time, `gram`, in float32."""
+        """Return the terms `dino`, `ibot`, the regularizer and, in its time, `gram`, in float32."""
         look = self.look(views, progress)
         config, num_images = self.config, look.num_images
         targets, patch_targets = self._targets(look, progress)
@@ -92,7 +92,7 @@ class DinoV2(MaskedDistillation):
     def _targets(
         self, look: TeacherStudentTokens, progress: float
     ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
-        """The teacher's probabilities of the global crops and of the patches that the student does not see."""
+        """Return the teacher's probabilities of the global crops and of the patches that the student does not see."""
         learn = self.training
         images, patches = self._logits(self.teacher_heads, look.teacher_images, look.teacher_patches)
         return (
@@ -101,7 +101,7 @@ class DinoV2(MaskedDistillation):
         )
 
     def _regularized(self, look: TeacherStudentTokens) -> Float[Tensor, ""]:
-        """Summed over the global views, never across them: two crops of one image are to be alike."""
+        """Return summed over the global views, never across them: two crops of one image are to be alike."""
         name, given = self.config.regularizer, self.config.regularizer_weight
         weight = PUBLISHED_WEIGHTS[name] if given is None else given
         views = look.global_images

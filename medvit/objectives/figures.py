@@ -18,7 +18,10 @@ TITLES = ("image", "seen by the encoder", "rebuilt")
 
 
 def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
-    """A row an image, a column each of what it is, what was seen and what was rebuilt; the middle slice of a volume."""
+    """Return a row an image, a column each of what it is, what was seen and what was rebuilt.
+
+    The middle slice of a volume.
+    """
     num_rows = len(columns[0])
     figure = Figure(figsize=(6.6, 2.2 * num_rows), layout="constrained")
     axes = figure.subplots(num_rows, len(columns), squeeze=False)
@@ -34,7 +37,7 @@ def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
 
 
 def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
-    """An RGB image itself, else the first channel; of a volume the middle axial slice with A upward."""
+    """Return an RGB image itself, else the first channel; of a volume the middle axial slice with A upward."""
     values = pixels.detach().cpu().numpy()
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
@@ -56,7 +59,10 @@ def masked_figure(
 
 
 def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure:
-    """A row an image: what it is, and the cosine of each patch with the middle one; the middle slice of a volume."""
+    """Return a row an image: what it is, and the cosine of each patch with the middle one.
+
+    The middle slice of a volume.
+    """
     unit = F.normalize(tokens.patches.float(), dim=-1).unflatten(1, tokens.grid)
     middle = tuple(side // 2 for side in tokens.grid)
     maps = (unit * unit[:, *middle].reshape(len(unit), *(1,) * len(middle), -1)).sum(dim=-1)
@@ -64,7 +70,10 @@ def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure
 
 
 def views_figure(views: Views) -> Figure:
-    """The crops of up to four images as they are fed, a row an image: the global ones, then up to four local ones."""
+    """Return the crops of up to four images as they are fed, a row an image.
+
+    The global ones, then up to four local ones.
+    """
     columns = [crops[:4].float() for crops in views.crops]
     titles = [f"global {number}" for number in range(len(columns))]
     if views.local is not None:
@@ -74,7 +83,7 @@ def views_figure(views: Views) -> Figure:
 
 
 def panel_figure(columns: Sequence[Float[Tensor, "b c *s"]], titles: Sequence[str]) -> Figure:
-    """A row an image, a column each panel, each with a gray scale of its own."""
+    """Return a row an image, a column each panel, each with a gray scale of its own."""
     figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(columns[0])), layout="constrained")
     axes = figure.subplots(len(columns[0]), len(columns), squeeze=False)
     for row, panels in enumerate(axes):

@@ -31,7 +31,7 @@ class HiEndMaeConfig(EncoderDrivenConfig):
     """Blocks of self-attention before those that read the encoder, one for each depth but the last."""
 
     def build(self, backbone: Backbone) -> HiEndMae:
-        """The objective with a fresh decoder.
+        """Return the objective with a fresh decoder.
 
         Raises:
             ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.
@@ -53,7 +53,7 @@ class ReadingBlock(nn.Module):
         self.norm_before_mlp, self.mlp = block.norm2, block.mlp
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """The queries with what they found."""
+        """Return the queries with what they found."""
         asking = asking + self.attention(self.norm(asking))
         asking = asking + self.reading(self.norm_before_reading(asking), asked)
         result: Tensor = asking + self.mlp(self.norm_before_mlp(asking))

@@ -25,7 +25,7 @@ class HiEndMaeLightConfig(EncoderDrivenConfig):
     name: Literal["hi_end_mae_light"] = "hi_end_mae_light"
 
     def build(self, backbone: Backbone) -> HiEndMaeLight:
-        """The objective with a fresh decoder.
+        """Return the objective with a fresh decoder.
 
         Raises:
             ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.

@@ -48,7 +48,7 @@ class MaeConfig(ObjectiveConfig):
     views: ViewsConfig = Field(default_factory=ViewsConfig)
 
     def build(self, backbone: Backbone) -> Mae:
-        """The objective with a fresh decoder."""
+        """Return the objective with a fresh decoder."""
         return Mae(backbone, self)
 
 
@@ -71,7 +71,7 @@ class VisibleTokens:
 
 
 def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
-    """Keeps the patches with the least noise, `int(N * (1 - mask_ratio))` of them but at least one.
+    """Keep the patches with the least noise, `int(N * (1 - mask_ratio))` of them but at least one.
 
     The product is truncated as in the original code: of 100 patches, a ratio of 0.9 keeps 9.
     """
@@ -124,7 +124,7 @@ class Mae(Objective):
         return self.backbone.patch_size
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The reconstruction loss of the first view, in float32."""
+        """Return the reconstruction loss of the first view, in float32."""
         pixels = views.crops[0]
         predicted, target, masking = self.reconstruct(pixels)
         return Losses({"reconstruction": masked_loss(predicted.float(), target, masking.mask)})
@@ -132,19 +132,19 @@ class Mae(Objective):
     def reconstruct(
         self, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"], Masking]:
-        """What is predicted for every patch, what it should be, and which patches were hidden."""
+        """Return the prediction for every patch, its target, and which patches were hidden."""
         seen = self.see(pixels)
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
     def see(self, pixels: Float[Tensor, "b c *s"]) -> VisibleTokens:
-        """What the encoder makes of a random part of the patches."""
+        """Encode a random part of the patches."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         kept = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
         return VisibleTokens(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
 
     def target(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
-        """What is to be rebuilt of every patch."""
+        """Return the target of every patch."""
         target = patchify(pixels.float(), self.target_patch)
         return normalized(target) if self.config.normalize_targets else target
 

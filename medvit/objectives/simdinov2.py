@@ -39,7 +39,7 @@ class SimDinoV2Config(MaskedConfig):
     """Whose embeddings of the global crops are spread: the student's, or the mean of student and teacher."""
 
     def build(self, backbone: Backbone) -> SimDinoV2:
-        """The objective with a fresh head."""
+        """Return the objective with a fresh head."""
         return SimDinoV2(backbone, self)
 
 
@@ -51,7 +51,10 @@ class SimDinoV2(MaskedDistillation):
         self.config = config
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The terms `alignment`, `spread` and `patches`, all negative where all is well, and `gram` in its time."""
+        """Return the terms `alignment`, `spread` and `patches`, all negative where all is well.
+
+        And `gram` in its time.
+        """
         look, config = self.look(views, progress), self.config
         patch_head = "patch" if config.patch_head == "separate" else "image"
         with torch.no_grad():

@@ -42,7 +42,7 @@ class SimMimConfig(ObjectiveConfig):
     views: ViewsConfig = Field(default_factory=lambda: ViewsConfig(scale=(0.67, 1.0)))
 
     def build(self, backbone: Backbone) -> SimMim:
-        """The objective with a fresh layer."""
+        """Return the objective with a fresh layer."""
         return SimMim(backbone, self)
 
 
@@ -84,18 +84,18 @@ class SimMim(Objective):
             self.mask_token = nn.Parameter(backbone.mask_token.clone())
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The reconstruction loss of the first view, in float32."""
+        """Return the reconstruction loss of the first view, in float32."""
         pixels = views.crops[0]
         predicted, mask = self.reconstruct(pixels)
         target = patchify(pixels, self.backbone.patch_size)
         return Losses({"reconstruction": absolute_loss(predicted, target, mask, self.backbone.channels)})
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The token of hidden patches."""
+        """Return the token of hidden patches."""
         return {MASK_TOKEN: {"mask_token": self.mask_token.detach()[None]}}
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n"]]:
-        """What is predicted for every patch, and which were hidden."""
+        """Return the prediction for every patch, and which were hidden."""
         config, grid = self.config, self.backbone.grid_of(pixels)
         mask = unit_masks(len(pixels), grid, unit=config.mask_patches, ratio=config.mask_ratio, device=pixels.device)
         tokens = tokens_of(self.backbone, pixels, Hidden(mask, self.mask_token))

@@ -58,7 +58,7 @@ class Uni4EyeConfig(ObjectiveConfig):
     """The crops of the other rank."""
 
     def build(self, backbone: Backbone) -> Uni4Eye:
-        """The objective with an embedding of the other rank and fresh decoders.
+        """Return the objective with an embedding of the other rank and fresh decoders.
 
         Raises:
             ConfigError: If the backbone's positions are of its rank alone.
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
     def forward(
         self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """What is predicted for each patch of a grid of 2 or 3 axes."""
+        """Return the prediction for each patch of a grid of 2 or 3 axes."""
         tokens = self.embed(encoded)
         prefix, seen = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
         hidden = self.mask_token.to(seen.dtype).expand(len(seen), masking.ids_restore.shape[1] - seen.shape[1], -1)
@@ -124,7 +124,7 @@ class Uni4Eye(Objective):
         self.image, self.gradient = (Decoder(config, (backbone, self.twin_backbone)) for _ in range(2))
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The reconstruction losses of the first view, of either rank, in float32."""
+        """Return the reconstruction losses of the first view, of either rank, in float32."""
         pixels = views.crops[0]
         backbone = self._backbone_of(pixels)
         encoded, masking, grid = self._encode(backbone, pixels)

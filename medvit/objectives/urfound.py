@@ -68,7 +68,7 @@ class UrFoundConfig(MaeConfig):
     """Attention heads of the encoder of words."""
 
     def build(self, backbone: Backbone) -> UrFound:
-        """The objective with a fresh decoder and a fresh encoder of words."""
+        """Return the objective with a fresh decoder and a fresh encoder of words."""
         return UrFound(backbone, self)
 
 
@@ -118,7 +118,7 @@ class UrFound(Mae):
         return tuple(self.scale * side for side in self.backbone.patch_size)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """The losses of pixels and of words of the first view, in float32.
+        """Return the losses of pixels and of words of the first view, in float32.
 
         Raises:
             DataError: If the first batches hold no word at all.
@@ -133,12 +133,12 @@ class UrFound(Mae):
         return Losses({"reconstruction": image, "words": self.config.text_weight * self.word_loss(latent, words)})
 
     def reconstruct(self, pixels: Tensor) -> tuple[Tensor, Tensor, object]:  # type: ignore[override]
-        """What is predicted for every patch, what it should be, and which patches were hidden."""
+        """Return the prediction for every patch, its target, and which patches were hidden."""
         seen = self.see(self.coarse(pixels))
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
     def coarse(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *t"]:
-        """What the encoder sees of the views."""
+        """Return the crops that the encoder sees."""
         if self.scale == 1:
             return pixels
         mode = "bicubic" if pixels.ndim == 4 else "trilinear"
@@ -146,13 +146,16 @@ class UrFound(Mae):
         return F.interpolate(pixels, size=size, mode=mode, antialias=pixels.ndim == 4)
 
     def texts(self, said: Sequence[Mapping[str, str]], num_images: int) -> Int[Tensor, "b w"]:
-        """The words of what is said of each image, as places in the vocabulary; nothing where nothing is said."""
+        """Return the words of what is said of each image, as places in the vocabulary.
+
+        Nothing where nothing is said.
+        """
         told = [self._words_of(one) for one in said] or [[] for _ in range(num_images)]
         length = max(1, *(len(words) for words in told))
         return torch.tensor([words + [PAD] * (length - len(words)) for words in told])
 
     def hide(self, ids: Int[Tensor, "b w"]) -> Words:
-        """The words with a random part hidden, at least one in each text that has any."""
+        """Return the words with a random part hidden, at least one in each text that has any."""
         noise = torch.rand(ids.shape, device=ids.device).masked_fill(ids == PAD, 2.0)
         lowest = noise == noise.min(dim=1, keepdim=True).values
         return Words(ids, ((noise < self.config.text_mask) | lowest) & (ids != PAD))

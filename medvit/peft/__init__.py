@@ -26,7 +26,7 @@ class Peft(ABC):
 
     @abstractmethod
     def merge(self) -> Backbone:
-        """The plain backbone with all changes folded in, for inference; the adapted one is used up."""
+        """Return the plain backbone with all changes folded in, for inference; the adapted one is used up."""
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
         """Options that build the merged backbone, from those of the one that was adapted: the same, unless it grew."""
@@ -37,7 +37,7 @@ class Peft(ABC):
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Copies of weights of the adapted backbone by name, to be kept when it is used up."""
+        """Copy of weights of the adapted backbone by name, to be kept when it is used up."""
         return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
 
@@ -48,7 +48,7 @@ class Unchanged(Peft):
         self.backbone = backbone
 
     def merge(self) -> Backbone:
-        """The backbone itself."""
+        """Return the backbone itself."""
         return self.backbone
 
 
@@ -59,7 +59,7 @@ class PeftConfig(Config, ABC):
 
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Peft:
-        """Prepares a backbone in place; its trainable parameters are those that require a gradient afterwards."""
+        """Prepare a backbone in place; its trainable parameters are those that require a gradient afterwards."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
         """Prepare a backbone with the merged weights of an earlier training in this way to train the same weights on.
@@ -83,7 +83,7 @@ class PeftConfig(Config, ABC):
 
 
 def require_known(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
-    """Checks that an adapted backbone has these weights.
+    """Check that an adapted backbone has these weights.
 
     Raises:
         CheckpointError: If it lacks one or has it in another shape.

@@ -32,7 +32,7 @@ class BlockExpansionConfig(PeftConfig):
     """New blocks; the old ones are shared out in as many groups of equal size."""
 
     def adapt(self, backbone: Backbone) -> Expanded:
-        """The backbone with its new blocks, which alone are trainable.
+        """Return the backbone with its new blocks, which alone are trainable.
 
         Raises:
             ConfigError: If the blocks cannot be shared out equally.
@@ -58,12 +58,12 @@ class Expanded(Unchanged):
     """A backbone that has grown; merging gives itself, with more blocks than its options said."""
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """The same options with the depth of now."""
+        """Return the same options with the depth of now."""
         return config.model_copy(update={"depth": self.backbone.depth})
 
 
 def _silent(block: nn.Module) -> nn.Module:
-    """A trainable copy whose outputs are zero; their scales are copied, so that gradients reach the weights."""
+    """Return a trainable copy whose outputs are zero; their scales are copied, so that gradients reach the weights."""
     copied = copy.deepcopy(block).requires_grad_(True)
     for name in OUTPUTS:
         layer = copied.get_submodule(name)

@@ -22,7 +22,7 @@ class ContinueConfig(PeftConfig):
     name: Literal["continue"] = "continue"
 
     def adapt(self, backbone: Backbone) -> Peft:
-        """The backbone as pretraining had adapted it; the output is that of the merged one, but for rounding.
+        """Return the backbone as pretraining had adapted it; the output is that of the merged one, but for rounding.
 
         Raises:
             ConfigError: If the backbone carries no adapter.
@@ -33,7 +33,7 @@ class ContinueConfig(PeftConfig):
         return way.go_on(backbone, weights)
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
-        """The way in which pretraining had adapted the backbone.
+        """Return the way in which pretraining had adapted the backbone.
 
         Raises:
             ConfigError: If the backbone carries no adapter.

@@ -35,7 +35,7 @@ class ExploraConfig(PeftConfig):
     """Blocks trained whole, counted from 0, or from the last one with -1; the paper takes one or two, the last ones."""
 
     def adapt(self, backbone: Backbone) -> Lora:
-        """The backbone with updates; trainable are they, the chosen blocks, the norms, and what is new.
+        """Return the backbone with updates; trainable are they, the chosen blocks, the norms, and what is new.
 
         Raises:
             ConfigError: If there is no such block, or none is left for the updates, or a target names no layer.
@@ -57,7 +57,7 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """The backbone with the updates of an earlier training beside the weights that they were merged into."""
+        """Return the backbone with the updates of an earlier training beside the weights that they were merged into."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

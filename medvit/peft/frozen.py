@@ -16,5 +16,5 @@ class FrozenConfig(PeftConfig):
     name: Literal["frozen"] = "frozen"
 
     def adapt(self, backbone: Backbone) -> Unchanged:
-        """The backbone with no parameter trainable."""
+        """Return the backbone with no parameter trainable."""
         return Unchanged(backbone.requires_grad_(False))

@@ -16,5 +16,5 @@ class FullConfig(PeftConfig):
     name: Literal["full"] = "full"
 
     def adapt(self, backbone: Backbone) -> Unchanged:
-        """The backbone with every parameter trainable."""
+        """Return the backbone with every parameter trainable."""
         return Unchanged(backbone.requires_grad_(True))

@@ -30,7 +30,7 @@ class LoraConfig(PeftConfig):
     """Last names of the linear layers that get an update: the fused qkv, the projection and the MLP of each block."""
 
     def adapt(self, backbone: Backbone) -> Lora:
-        """The backbone with updates on every target in its blocks; only they are trainable.
+        """Return the backbone with updates on every target in its blocks; only they are trainable.
 
         Raises:
             ConfigError: If a target names no linear layer of the blocks.
@@ -38,13 +38,13 @@ class LoraConfig(PeftConfig):
         return self.adapt_blocks(backbone, range(backbone.depth))
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """The backbone with the updates of an earlier training beside the weights that they were merged into."""
+        """Return the backbone with the updates of an earlier training beside the weights that they were merged into."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted
 
     def adapt_blocks(self, backbone: Backbone, blocks: Iterable[int]) -> Lora:
-        """The backbone with updates on every target in these blocks, counted from 0; only they are trainable.
+        """Return the backbone with updates on every target in these blocks, counted from 0; only they are trainable.
 
         Raises:
             ConfigError: If a target names no linear layer of them.
@@ -78,7 +78,7 @@ class Lora(Peft):
         self.backbone = backbone
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes updates that are part of the weights already: these lose what the updates give again.
+        """Take updates that are part of the weights already: these lose what the updates give again.
 
         What else is among `weights`, as norms, is trained as well. The output stays as it is, but for rounding.
 
@@ -97,6 +97,6 @@ class Lora(Peft):
             weight.requires_grad_(name in weights)
 
     def merge(self) -> Backbone:
-        """The plain backbone with the updates added to its weights."""
+        """Return the plain backbone with the updates added to its weights."""
         merged: Backbone = self._model.merge_and_unload()
         return merged

@@ -66,7 +66,7 @@ class Journal:
 
     @contextmanager
     def moving_to(self, folder: Path) -> Iterator[None]:
-        """Keeps the journal while the run's folder gets another name."""
+        """Keep the journal while the run's folder gets another name."""
         with self.lock:
             yield
             self.folder = folder
@@ -76,7 +76,7 @@ class Journal:
         self.append("run", stage=stage, key=self.key, uri=uri, experiment=experiment)
 
     def target(self) -> tuple[str, str]:
-        """The URI of the store and the experiment that it was last written for.
+        """Return the URI of the store and the experiment that it was last written for.
 
         Raises:
             TrackingError: If it holds no run.
@@ -87,7 +87,7 @@ class Journal:
         return str(runs[-1]["uri"]), str(runs[-1]["experiment"])
 
     def append(self, kind: str, **content: Any) -> None:
-        """Adds a record."""
+        """Add a record."""
         line = json.dumps({"kind": kind, **content}).encode() + b"\n"
         with self.lock:
             self._stream.write(line)
@@ -100,7 +100,7 @@ class Journal:
         return path
 
     def add_file(self, path: Path, folder: str) -> None:
-        """Records a file, or a folder of files; one outside the run's folder is copied."""
+        """Record a file, or a folder of files; one outside the run's folder is copied."""
         path, home = path.absolute(), self.folder.absolute()
         if path.is_relative_to(home):
             self.append("file", path=path.relative_to(home).as_posix(), folder=folder)
@@ -113,7 +113,7 @@ class Journal:
         self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
 
     def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
-        """Records, or those of files, from a byte on, each with the bytes where it begins and where it ends."""
+        """Record, or those of files, from a byte on, each with the bytes where it begins and where it ends."""
         with self.lock:
             stream = (self.place / LINES).open("rb")
         with stream:
@@ -126,7 +126,7 @@ class Journal:
                     yield json.loads(line), start - len(line), start
 
     def state(self) -> State | None:
-        """What a store has taken; none before one has answered."""
+        """Return what a store has received; None before one has answered."""
         path = self.place / STATE
         if not path.is_file():
             return None
@@ -134,7 +134,7 @@ class Journal:
         return State(**(tree | {"postponed": tuple(tree["postponed"])}))
 
     def write_state(self, state: State) -> None:
-        """Replaces the state."""
+        """Replace the state."""
         with self.lock:
             write_text(self.place / STATE, json.dumps(asdict(state)))
 
@@ -149,11 +149,11 @@ class Journal:
         return ends[-1] if ends else None
 
     def close(self) -> None:
-        """Closes its file."""
+        """Close its file."""
         self._stream.close()
 
     def remove(self) -> None:
-        """Removes it: a store has all of it."""
+        """Remove it: a store has all of it."""
         self.close()
         shutil.rmtree(self.place, ignore_errors=True)
 

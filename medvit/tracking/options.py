@@ -39,17 +39,20 @@ class TrackingConfig(Config):
 
 
 def database(config: TrackingConfig) -> Path | None:
-    """The SQLite file of a store, where it is one."""
+    """Return the SQLite file of a store, where it is one."""
     return sqlite_file(config.uri)
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The SQLite file that a tracking URI names; none of another store, or where the URI has options of SQLite."""
+    """Return the SQLite file that a tracking URI names.
+
+    None of another store, or where the URI has options of SQLite.
+    """
     name = uri.removeprefix(SQLITE)
     return Path(name) if uri.startswith(SQLITE) and not name.startswith("file:") else None
 
 
 def absolute(uri: str) -> str:
-    """A tracking URI that means the same store from any current folder."""
+    """Return a tracking URI that means the same store from any current folder."""
     path = sqlite_file(uri)
     return uri if path is None else SQLITE + str(path.absolute())

@@ -32,7 +32,7 @@ WAIT_FOR_TABLES_S = 60.0
 
 
 def import_client() -> type[MlflowClient]:
-    """The client of MLflow, which is imported in a second or two."""
+    """Return the client of MLflow, which is imported in a second or two."""
     # MLflow reports its use to its makers unless this is set before it is imported.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
@@ -67,7 +67,7 @@ class Sender:
         return self._state.run_id
 
     def connect(self) -> None:
-        """Finds the run of the journal in the store, or makes it there; does nothing when that is done.
+        """Find the run of the journal in the store, or makes it there; does nothing when that is done.
 
         Raises:
             Exception: Of any kind that the store raises.
@@ -83,7 +83,7 @@ class Sender:
         self._client = client
 
     def send(self) -> bool:
-        """Sends what the store has not taken yet; whether it has all now.
+        """Send what the store has not taken yet; whether it has all now.
 
         Raises:
             Exception: Of any kind that the store raises; what was sent before is not sent again.
@@ -97,7 +97,7 @@ class Sender:
         return not any(True for records in rest for _ in records)
 
     def end_killed(self) -> None:
-        """Marks a run whose process was killed."""
+        """Mark a run whose process was killed."""
         self._connected.set_terminated(self._state.run_id, "KILLED")
 
     @property
@@ -106,7 +106,7 @@ class Sender:
         return self._client
 
     def _found(self, client: MlflowClient) -> State | None:
-        """The run that the journal began with, if it is in this store and has not been deleted."""
+        """Return the run that the journal began with, if it is in this store and has not been deleted."""
         from mlflow.exceptions import MlflowException
 
         state = self.journal.state()
@@ -144,7 +144,7 @@ class Sender:
             self.journal.write_state(self._state)
 
     def _send(self, batch: Sequence[Record]) -> None:
-        """Sends records at once, or one by one where the store refuses them together."""
+        """Send records at once, or one by one where the store refuses them together."""
         try:
             self._log(batch)
         except Exception:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
@@ -187,7 +187,7 @@ class Sender:
         self._connected.log_inputs(self._state.run_id, datasets=[tagged])
 
     def _pass_over(self, kind: str, error: Exception) -> None:
-        """Reports a record that the store will never take; any other error is raised on."""
+        """Report a record that the store will never take; any other error is raised on."""
         if getattr(error, "error_code", None) not in REFUSALS:
             raise error
         if kind not in self._told:
@@ -195,7 +195,7 @@ class Sender:
             log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
 
     def _send_files(self) -> None:
-        """Sends files; those that the store could not take are tried again the next time, and hold up no record."""
+        """Send files; those that the store could not take are tried again the next time, and hold up no record."""
         failed: list[Exception] = []
         for start in self._state.postponed:
             record, _, _ = next(self.journal.read(start, files=True))
@@ -239,7 +239,7 @@ class Sender:
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The identifier of an experiment, which is made where there is none.
+    """Return the identifier of an experiment, which is made where there is none.
 
     Raises:
         TrackingError: If it was deleted.
@@ -288,7 +288,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _batches(found: Sequence[tuple[Record, int, int]]) -> Iterator[tuple[list[Record], int]]:
-    """Records that go into one request, each batch with the byte where it ends."""
+    """Record that go into one request, each batch with the byte where it ends."""
     batch: list[Record] = []
     sizes, end = {"metrics": 0, "params": 0, "tags": 0}, 0
     limits = {"metrics": MAX_METRICS, "params": MAX_OTHERS, "tags": MAX_OTHERS}
@@ -314,5 +314,5 @@ def _singles(record: Record) -> list[Record]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the text of an error, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -27,7 +27,7 @@ def journals(folder: Path) -> Iterator[Path]:
 
 
 def send(folder: Path, uri: str | None = None) -> Sent:
-    """Sends the journal of the run in a folder to its store, or to another; removes it where the run has finished.
+    """Send the journal of the run in a folder to its store, or to another; removes it where the run has finished.
 
     Raises:
         TrackingError: If the run is still at work, or the store does not take all of it; the rest stays.
@@ -54,7 +54,7 @@ def send(folder: Path, uri: str | None = None) -> Sent:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run's folder, which the run itself holds while it is at work."""
+    """Hold the lock of a run's folder, which the run itself holds while it is at work."""
     try:
         lock = take(folder / LOCK, "medvit sync")
     except LockedError as error:

@@ -34,22 +34,22 @@ class Tracker:
     """The run's name in MLflow; none where it has none, or none yet."""
 
     def params(self, tree: Tree) -> None:
-        """Records options, nested keys with dots."""
+        """Record options, nested keys with dots."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Records numbers of a step."""
+        """Record numbers of a step."""
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Marks the run."""
+        """Mark the run."""
 
     def file(self, path: Path, folder: str = "") -> None:
-        """Keeps a file, or all files of a folder, as artifact."""
+        """Keep a file, or all files of a folder, as artifact."""
 
     def text(self, text: str, name: str) -> None:
-        """Keeps a text as artifact."""
+        """Keep a text as artifact."""
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Keeps a picture as artifact."""
+        """Keep a picture as artifact."""
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Names a dataset the run reads, by its digest."""
@@ -59,7 +59,7 @@ class Tracker:
         return nullcontext()
 
     def finish(self, status: str) -> None:
-        """Ends the run as `FINISHED` or `FAILED`."""
+        """End the run as `FINISHED` or `FAILED`."""
 
 
 class MlflowTracker(Tracker):
@@ -163,7 +163,7 @@ class MlflowTracker(Tracker):
             log.warning("MLflow gets no %s: %s cannot be written (%s)", what, self._journal.place, error.strerror)
 
     def _wait_for_end(self) -> None:
-        """Waits until all is sent or an attempt has failed, but not on a call that has been silent for long already."""
+        """Wait until all is sent or an attempt has failed, but not on a call that has been silent for long already."""
         patience_s = self._config.patience_s
         end = time.monotonic() + patience_s
         while not self._ended.wait(0.02):
@@ -196,7 +196,7 @@ class MlflowTracker(Tracker):
             delay_s = min(2 * delay_s, MAX_RETRY_S) if has_failed else RETRY_S
 
     def _rest(self, delay_s: float, has_failed: bool) -> None:
-        """Waits for news, and for more of them to come together; after a failure, some time in any case."""
+        """Wait for news, and for more of them to come together; after a failure, some time in any case."""
         if has_failed:
             self._hurry.wait(delay_s)
         else:

@@ -57,7 +57,10 @@ class JointDraws(TorchFunctionMode):
         return (size[0] * self.world, *size[1:])
 
     def _repeated(self, values: Tensor) -> Tensor:
-        """A tensor of the joint shape with these rows at their places; what stands for others does not matter."""
+        """Return a tensor of the joint shape with these rows at their places.
+
+        What stands for others does not matter.
+        """
         views = values.unflatten(0, (-1, self.batch_size))
         return views.repeat_interleave(self.world, dim=1).flatten(0, 1)
 

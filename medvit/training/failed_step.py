@@ -37,7 +37,7 @@ class Stopped:
 
 
 def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> None:
-    """Writes a step with the tensors of its batch, whole or not at all."""
+    """Write a step with the tensors of its batch, whole or not at all."""
     parts = {f"batch.{name}": tensor for name, tensor in tensors_of(batch).items()}
     parts |= {f"weights.{name}": tensor for name, tensor in stopped.weights.items()}
     described = {"step": stopped.step, "seed": stopped.seed, "terms": stopped.terms, "rows": stopped.rows}
@@ -45,7 +45,7 @@ def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> N
 
 
 def load_stopped(path: Path) -> Stopped:
-    """The step in a file.
+    """Return the step in a file.
 
     Raises:
         CheckpointError: If the file holds none.
@@ -66,7 +66,9 @@ def load_stopped(path: Path) -> Stopped:
 
 
 def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
-    """A batch of the same kind with the tensors of a stopped step; the module gets its weights and torch its seed.
+    """Return a batch of the same kind with the tensors of a stopped step.
+
+    The module gets its weights and torch its seed.
 
     What follows, `module.training_step(replay(module, batch, stopped), 0)`, is the step that could not be done.
     """
@@ -77,7 +79,7 @@ def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
 
 
 def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
-    """The tensors of a batch by the names of its fields; those of a list are numbered."""
+    """Return the tensors of a batch by the names of its fields; those of a list are numbered."""
     found: dict[str, Tensor] = {}
     for name in _names(batch):
         value = getattr(batch, name)
@@ -124,7 +126,7 @@ def _filled(name: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints the report of the file that is named; the exit status, as of `medvit`."""
+    """Print the report of the file that is named; the exit status, as of `medvit`."""
     if len(words) != 1:
         print("usage: python -m medvit.training.failed_step FILE", file=sys.stderr)  # noqa: T201 (a command of its own)
         return 2

@@ -43,7 +43,7 @@ class Finetuning(TrainingModule):
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch | Bags, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         assert batch.targets is not None
         value = self.loss(self.model(*batch.inputs), batch.targets)
         self.log("loss", value.detach(), prog_bar=True)

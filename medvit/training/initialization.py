@@ -51,7 +51,9 @@ class InitialModel:
 def start_from(
     checkpoint: Checkpoint | None, config: BackboneConfig, preprocess: Preprocess | None, manifest: Manifest
 ) -> InitialModel:
-    """The checkpoint's backbone and preprocessing if there is one, else those of the config; `preprocess` overrules.
+    """Return the checkpoint's backbone and preprocessing if there is one, else those of the config.
+
+    `preprocess` overrules.
 
     Of `config`, a checkpoint leaves only what touches training alone, as drop path; the rest is ignored with a warning.
     Without either, preprocessing, rank and channels follow the dataset.
@@ -80,7 +82,7 @@ def start_from(
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
-    """The backbone of a pretrained checkpoint with its weights, and how it is described.
+    """Return the backbone of a pretrained checkpoint with its weights, and how it is described.
 
     Of `training`, what touches training alone is taken, as drop path.
 

@@ -56,7 +56,7 @@ class TrainingModule(lightning.LightningModule):
             shard(self, strategy.device_mesh["data_parallel"])
 
     def on_train_end(self) -> None:
-        """Puts the weights together again: what follows is done by one process."""
+        """Put the weights together again: what follows is done by one process."""
         gather(self)
 
     def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
@@ -102,7 +102,7 @@ class TrainingModule(lightning.LightningModule):
                 self._stop("norm of the gradient", norm.item())
 
     def figures(self) -> dict[str, float]:
-        """The last value of every metric, for the model card."""
+        """Return the last value of every metric, for the model card."""
         return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class TrainingModule(lightning.LightningModule):
         self._recalled = dict(checkpoint["figures"])
 
     def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
-        """The sum of the terms of a loss.
+        """Return the sum of the terms of a loss.
 
         Where it is not finite, the batch and the weights are saved before any weight changes:
         `python -m medvit.training.failed_step FILE` looks at them, `replay` of that module does the step again.

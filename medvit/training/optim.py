@@ -45,17 +45,17 @@ class OptimConfig(Config):
     """Largest norm of the gradient of each part of an objective, as the backbone and a head."""
 
     def for_batch(self, num_images: int) -> Self:
-        """The same options with the rates of a step of so many images."""
+        """Return the same options with the rates of a step of so many images."""
         factor = {"off": 1.0, "linear": num_images / 256, "sqrt": math.sqrt(num_images / 1024)}[self.scaling]
         return self.model_copy(update={"lr": self.lr * factor, "scaling": "off"})
 
     def decay(self, progress: float) -> float:
-        """The weight decay of matrices at a share of the training."""
+        """Return the weight decay of matrices at a share of the training."""
         end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
         return end + (self.weight_decay - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
     def rate(self, progress: float) -> float:
-        """The learning rate at a share of the training."""
+        """Return the learning rate at a share of the training."""
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         if self.schedule == "constant":
@@ -64,13 +64,13 @@ class OptimConfig(Config):
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def backbone_share(self, progress: float) -> float:
-        """The part of its rate that the backbone gets at a share of the training: none at first, then a ramp."""
+        """Return the part of its rate that the backbone gets at a share of the training: none at first, then a ramp."""
         if progress <= self.freeze:
             return 0.0
         return min(1.0, (progress - self.freeze) / self.ramp) if self.ramp else 1.0
 
     def build(self, module: nn.Module, depth: int) -> AdamW:
-        """The optimizer of all trainable weights of a module whose backbone, if any, is `module.backbone`."""
+        """Return the optimizer of all trainable weights of a module whose backbone, if any, is `module.backbone`."""
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ log = logging.getLogger("medvit")
 
 
 def told_patients(rows: Sequence[Row]) -> str:
-    """The patients a model was trained on, for its card, with what it means that some are assumed."""
+    """Return the patients a model was trained on, for its card, with what it means that some are assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 
@@ -54,13 +54,16 @@ class TrainingOptions(Config):
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
     def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
-        """The backbone and the preprocessing that training begins with, as `start_from` says."""
+        """Return the backbone and the preprocessing that training begins with, as `start_from` says."""
         if note := PatientCount.of(manifest).note:
             log.info("%s: %s", manifest.folder, note)
         return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
 
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
-        """The preprocessing; where it does not name a kind, what it leaves unset is the checkpoint's or the data's."""
+        """Return the preprocessing.
+
+        Where it does not name a kind, what it leaves unset is the checkpoint's or the data's.
+        """
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:
             return given
@@ -78,7 +81,7 @@ class TrainingOptions(Config):
         return self.optim.for_batch(self.trainer.step_images(self.loader.batch_size))
 
     def build_trainer(self, folder: Path, tracker: Tracker) -> lightning.Trainer:
-        """The trainer, which keeps what it needs to resume in `folder`."""
+        """Return the trainer, which keeps what it needs to resume in `folder`."""
         return self.trainer.build(folder, tracker, self.optim.clip)
 
     def describe(self) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Pretraining(TrainingModule):
         return 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
-        """The total loss of a batch of views."""
+        """Return the total loss of a batch of views."""
         if self.global_step == batch_idx == 0 and self.trainer.is_global_zero:
             self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
         terms = self._losses(views)
@@ -81,7 +81,7 @@ class Pretraining(TrainingModule):
         optimizer: LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Steps, and lets the objective follow."""
+        """Return steps, and lets the objective follow."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.objective.after_step(self.progress)  # Lightning counts the step when this is over
 
@@ -91,7 +91,7 @@ class Pretraining(TrainingModule):
         self.objective.before_step(self.progress)
 
     def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
-        """The parts of the objective."""
+        """Return the parts of the objective."""
         return self.objective.parts()
 
     def on_train_start(self) -> None:
@@ -101,7 +101,7 @@ class Pretraining(TrainingModule):
         self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
 
     def on_train_epoch_end(self) -> None:
-        """Reads the representation and keeps pictures."""
+        """Read the representation and keeps pictures."""
         self._read()
         # Where weights are shared out, all processes must run what one shows.
         if self._shown is not None and (self.trainer.is_global_zero or is_sharded(self)):

@@ -47,7 +47,7 @@ class Meter(Checkpoint):
         self._since = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._since = time.perf_counter()
@@ -55,7 +55,7 @@ class Meter(Checkpoint):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Counts operations and kept activations in the very first batch."""
+        """Count operations and kept activations in the very first batch."""
         if batch_idx == 0:
             self._counter = FlopCounterMode(display=False, custom_mapping=attention_on_cpu())
             self._stack.enter_context(self._counter)
@@ -64,7 +64,7 @@ class Meter(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Notes the time of a step."""
+        """Note the time of a step."""
         done = batch_and_outputs[2] + 1
         accumulated = trainer.accumulate_grad_batches
         if done == 1 and self._counter is not None:
@@ -77,7 +77,7 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Sums up."""
+        """Sum up."""
         self.measured.round_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
@@ -85,7 +85,7 @@ class Meter(Checkpoint):
 
 @contextlib.contextmanager
 def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
-    """Sums the storages that autograd keeps, each once, and without the weights."""
+    """Sum the storages that autograd keeps, each once, and without the weights."""
     own = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
     seen: set[int] = set()
 
@@ -117,13 +117,13 @@ def attention_on_cpu() -> dict[Any, Any]:
 
 
 def synchronize() -> None:
-    """Waits until a GPU has done what it was given."""
+    """Wait until a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_bytes_held() -> int:
-    """The most that the GPU, or without one this process with all its libraries, has held."""
+    """Return the most that the GPU, or without one this process with all its libraries, has held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

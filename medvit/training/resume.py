@@ -49,7 +49,7 @@ class KeepLast(Checkpoint):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listens from now on."""
+        """Listen from now on."""
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
             self._before = {number: signal.signal(number, self._note) for number in POLITE}
 
@@ -65,7 +65,7 @@ class KeepLast(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Replaces the last checkpoint, and stops if asked to."""
+        """Replace the last checkpoint, and stops if asked to."""
         self._save(trainer, Position(trainer.current_epoch + 1))
         if self._asked(trainer):
             raise KeyboardInterrupt
@@ -83,7 +83,7 @@ class KeepLast(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the position into the checkpoint."""
+        """Write the position into the checkpoint."""
         checkpoint[POSITION] = [self._position.epochs, self._position.batches]
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -59,7 +59,7 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def average_replicated(module: nn.Module) -> None:
-    """Makes the gradients of weights that every process holds the mean over processes, in one message."""
+    """Make the gradients of weights that every process holds the mean over processes, in one message."""
     gradients = [w.grad for w in module.parameters() if w.grad is not None and not isinstance(w, DTensor)]
     if not gradients:
         return
@@ -71,7 +71,7 @@ def average_replicated(module: nn.Module) -> None:
 
 
 def gradient_norm(weights: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the gradients of weights over all processes."""
+    """Return the norm of the gradients of weights over all processes."""
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     shared = [part(gradient).float().square().sum() for gradient in gradients if isinstance(gradient, DTensor)]
     own = [gradient.float().square().sum() for gradient in gradients if not isinstance(gradient, DTensor)]

@@ -70,7 +70,9 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
 
 
 def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
-    """The slides of the train and val splits with a known class; `failures` gets a line for each of an unknown one.
+    """Return the slides of the train and val splits with a known class.
+
+    `failures` gets a line for each of an unknown one.
 
     With `folds`, the slides that choose the epoch are taken from both, and val may be empty.
 
@@ -97,7 +99,7 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
 
 
 def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> TileSpec:
-    """The tiles that all slides have, of about the same scale: pyramids of scanners differ a little.
+    """Return the tiles that all slides have, of about the same scale: pyramids of scanners differ a little.
 
     Raises:
         DataError: If their sizes or scales differ.
@@ -235,7 +237,7 @@ class _OfMember(Tracker):
         self._tracker, self._prefix = tracker, f"head_{member + 1}."
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Records numbers of a step."""
+        """Record numbers of a step."""
         self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
 
 

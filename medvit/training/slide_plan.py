@@ -63,7 +63,7 @@ def plan_slides(
     work: Path,
     failures: list[str],
 ) -> PlannedSlides:
-    """Times a few tiles. Embeddings that are not there are stood for by holes of a file in `work`, read as zeros.
+    """Time a few tiles. Embeddings that are not there are stood for by holes of a file in `work`, read as zeros.
 
     `failures` gets a line for each slide without tiles.
 

@@ -67,7 +67,7 @@ class TaskAssignment:
 def require_fitting(
     ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Checks options that speak of axes, by their keys: sizes have one number for each, axes exist.
+    """Check options that speak of axes, by their keys: sizes have one number for each, axes exist.
 
     Raises:
         ConfigError: If one does not fit images of `ndim` axes.
@@ -81,7 +81,7 @@ def require_fitting(
 
 
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
-    """Checks that slices and their neighbors stay channels apart: averaged, they would say nothing of depth.
+    """Check that slices and their neighbors stay channels apart: averaged, they would say nothing of depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels.
@@ -132,7 +132,7 @@ def _task(manifest: Manifest, label: str) -> Task:
 
 
 def choose_preprocess(manifest: Manifest) -> Preprocess:
-    """A preprocessing for the kind of image that is most frequent, by default.
+    """Return a preprocessing for the kind of image that is most frequent, by default.
 
     Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
     keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.
@@ -157,7 +157,7 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
 def crop_size(
     manifest: Manifest, preprocess: Preprocess, patch_size: tuple[int, ...], limits: Mapping[int, int] = LARGEST_CROP
 ) -> tuple[int, ...]:
-    """The largest image, axis by axis, rounded up to whole patches, and no larger than the limit."""
+    """Return the largest image, axis by axis, rounded up to whole patches, and no larger than the limit."""
     shapes = [prepared_shape(row, preprocess) for row in manifest]
     limit = limits[len(patch_size)]
     largest = [min(max(sides), limit) for sides in zip(*shapes, strict=True)]
@@ -165,7 +165,7 @@ def crop_size(
 
 
 def prepared_shape(row: Row, preprocess: Preprocess) -> tuple[int, ...]:
-    """The spatial shape of an image after preprocessing, from its manifest row alone."""
+    """Return the spatial shape of an image after preprocessing, from its manifest row alone."""
     if preprocess.spacing_mm is not None and row.affine is not None:
         import numpy as np
 

@@ -75,7 +75,7 @@ class TrainerConfig(Config):
         return self.model_copy(update={"precision": resolve_precision(self.precision), "strategy": strategy})
 
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
-        """A trainer that keeps what it needs to resume in `folder`.
+        """Return a trainer that keeps what it needs to resume in `folder`.
 
         Raises:
             ConfigError: If weights are to be shared out at a precision that this cannot have.
@@ -111,7 +111,7 @@ class TrainerConfig(Config):
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """What `auto` means on this machine."""
+    """Return what `auto` means on this machine."""
     if precision != "auto":
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -149,19 +149,19 @@ class StepBar(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Moves the bar to the step."""
+        """Move the bar to the step."""
         shown = {name: f"{value:.3g}" for name, value in trainer.progress_bar_metrics.items()}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Closes the bar."""
+        """Close the bar."""
         self._bar.close()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Closes the bar, so that the message stands on a line of its own."""
+        """Close the bar, so that the message stands on a line of its own."""
         self._bar.close()
 
 

@@ -50,7 +50,10 @@ class AugmentConfig(Config):
     """Chance that a box of 2 to 33 % of an image is filled with noise (random erasing, Zhong et al. 2020)."""
 
     def erase(self, size: tuple[int, ...]) -> list[Any]:
-        """The MONAI transform that fills a box of `pixels` with noise as strong as a normalized image, if asked for."""
+        """Return the MONAI transform that fills a box of `pixels` with noise as strong as a normalized image.
+
+        If asked for.
+        """
         from monai.transforms import RandCoarseDropoutd
 
         if not self.erasing:
@@ -112,7 +115,7 @@ class Augment:
         self.config, self.size, self.masks = config, size, masks
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The changed crop."""
+        """Return the changed crop."""
         tensors = {"pixels": sample.pixels}
         if self.masks:
             assert sample.target is not None
@@ -141,7 +144,7 @@ class Augment:
 
 
 def _padded(tensors: dict[str, torch.Tensor], size: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Padded on all sides as inference does: pixels by their lowest value, masks by background."""
+    """Return padded on all sides as inference does: pixels by their lowest value, masks by background."""
     padded = {"pixels": pad_about(tensors["pixels"][None], size)[0][0]}
     if "target" in tensors:
         padded["target"] = pad_about(tensors["target"][None], size, value=0.0)[0][0]

@@ -31,7 +31,7 @@ class CurriculumConfig(Config):
     """Side of the square or cube of noise in each crop, in pixels or voxels; none draws one up to the whole crop."""
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
-        """The crops as they are to be at a share of the training; random by torch's generator."""
+        """Return the crops as they are to be at a share of the training; random by torch's generator."""
         is_low = progress < self.low_until
         factor, deviation = (self.low_factor, self.noise[0]) if is_low else (1.0, self.noise[1])
         local = None if views.local is None else self._changed(views.local, factor, deviation, patch_size)

@@ -49,7 +49,7 @@ class FieldOfViewConfig(Config):
     """A picture without a round field: refuse it, or take the whole frame, made square by a black border."""
 
     def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:
-        """The photograph, its border black, and the square to crop it to.
+        """Return the photograph, its border black, and the square to crop it to.
 
         Raises:
             DataError: If it shows no disc and `missing` is refuse.
@@ -80,7 +80,7 @@ class Disc:
         return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
 
     def crop(self, share: float) -> FieldSquare:
-        """The square about the center, its side `share` diameters; it may reach out of the frame."""
+        """Return the square about the center, its side `share` diameters; it may reach out of the frame."""
         side = max(1, round((2.0 * self.radius + 1.0) * share))
         return FieldSquare(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
 
@@ -101,7 +101,7 @@ class FieldSquare:
         return square
 
     def back(self, square: Num[Array, "*c s s"], shape: tuple[int, ...]) -> Num[Array, "*c h w"]:
-        """The square at its place in a frame of `shape`, zero around it: the inverse of `of`."""
+        """Return the square at its place in a frame of `shape`, zero around it: the inverse of `of`."""
         pixels = np.zeros((*square.shape[:-2], *shape), square.dtype)
         there, here = self._overlap(*shape)
         pixels[(..., *there)] = square[(..., *here)]
@@ -117,13 +117,13 @@ class FieldSquare:
 
 
 def whole_frame(shape: tuple[int, ...]) -> FieldSquare:
-    """The smallest square about the middle that holds the frame."""
+    """Return the smallest square about the middle that holds the frame."""
     side = max(shape)
     return FieldSquare((shape[0] - side) // 2, (shape[1] - side) // 2, side)
 
 
 def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
-    """The field of view of a photograph.
+    """Return the field of view of a photograph.
 
     Raises:
         DataError: If it shows no disc.
@@ -138,7 +138,10 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
 
 
 def find_disc(pixels: Num[Array, "c h w"]) -> Disc | None:
-    """The field of view of a photograph; none where what is bright is not a disc, or a part of one cut by the frame."""
+    """Return the field of view of a photograph.
+
+    None where what is bright is not a disc, or a part of one cut by the frame.
+    """
     bright = pixels.max(axis=0).astype(np.float32)
     step = max(1, -(-max(bright.shape) // SEARCHED))
     seen = _averaged(bright, step)
@@ -160,7 +163,7 @@ def find_disc(pixels: Num[Array, "c h w"]) -> Disc | None:
 
 
 def blackened(pixels: Num[Array, "c h w"], disc: Disc) -> Num[Array, "c h w"]:
-    """The photograph with zeros outside of its field of view."""
+    """Return the photograph with zeros outside of its field of view."""
     return np.where(disc.inside(pixels.shape[1:]), pixels, np.zeros((), pixels.dtype))
 
 

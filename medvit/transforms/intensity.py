@@ -76,7 +76,7 @@ class Change:
 def draw_change(
     config: IntensityAugmentation, generator: np.random.Generator, *, ndim: int, channels: int, kind: int
 ) -> Change:
-    """What to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one.
+    """Draw what to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one.
 
     The same numbers are drawn whatever is turned off, so that options do not shift each other's draws.
     """
@@ -107,7 +107,7 @@ def draw_change(
 
 
 def apply_change(pixels: Float[Tensor, "c *s"], change: Change, scale: UnitScale | None = None) -> Tensor:
-    """The crop after a change; `scale` gives the unit of its pixels back, which another window needs."""
+    """Return the crop after a change; `scale` gives the unit of its pixels back, which another window needs."""
     if change.window is not None:
         assert scale is not None
         pixels = scale.windowed(pixels, *change.window)
@@ -152,7 +152,7 @@ class UnitScale:
 
     @classmethod
     def of(cls, intensity: Normalization, config: IntensityAugmentation) -> UnitScale | None:
-        """The scale that the windows and the stain of a config need; none where it has neither.
+        """Return the scale that the windows and the stain of a config need; none where it has neither.
 
         Raises:
             ConfigError: If they are asked for, but the preprocessing forgets the unit of the image.
@@ -188,7 +188,7 @@ class UnitScale:
 
 
 def smooth_field(shape: tuple[int, ...], coefficients: tuple[float, ...]) -> Float[Tensor, "*s"]:
-    """The exponential of a polynomial of degree 3 over [-1, 1] along every axis, without a constant term."""
+    """Return the exponential of a polynomial of degree 3 over [-1, 1] along every axis, without a constant term."""
     axes = torch.meshgrid(*(torch.linspace(-1.0, 1.0, side) for side in shape), indexing="ij")
     exponent = torch.zeros(shape)
     for coefficient, powers in zip(coefficients, _exponents(len(shape)), strict=True):

@@ -15,7 +15,7 @@ MIN_PATCHES, MAX_SHARE, MIN_ASPECT, TRIES = 4, 0.5, 0.3, 10
 
 
 def block_mask(grid: tuple[int, ...], num_masked: int, generator: np.random.Generator) -> Bool[np.ndarray, "*g"]:
-    """A mask of random blocks with at most `num_masked` patches, and at least one if that is not zero.
+    """Return a mask of random blocks with at most `num_masked` patches, and at least one if that is not zero.
 
     Blocks are put on one another until none of the attempts adds patches that are still allowed.
     """

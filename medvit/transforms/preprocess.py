@@ -59,7 +59,7 @@ class Normalization(Config):
     def __call__(
         self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype, lost: Bool[np.ndarray, "c *s"] | None = None
     ) -> Float[np.ndarray, "c *s"]:
-        """Normalized intensities, float32; `stored` is the type they were stored in.
+        """Return normalized intensities, float32; `stored` is the type they were stored in.
 
         Statistics are those of the voxels that were measured, where `lost` is false.
         """
@@ -115,7 +115,9 @@ class Preprocess(Config):
         return self
 
     def __call__(self, image: Image) -> Prepared:
-        """The image, ready; voxels that were not measured stay out of statistics and interpolation, and are filled.
+        """Return the image, ready.
+
+        Voxels that were not measured stay out of statistics and interpolation, and are filled.
 
         Raises:
             DataError: If it is not of the kind this chain was made for, has no geometry where spacing is asked for, no
@@ -139,7 +141,7 @@ class Preprocess(Config):
             )
 
     def prepared(self, image: Image) -> Prepared:
-        """The image, ready, however few of its voxels are finite: a slice of a volume may be outside the body.
+        """Return the image, ready, however few of its voxels are finite: a slice of a volume may be outside the body.
 
         Raises:
             DataError: As above, but for the share.

@@ -72,7 +72,7 @@ class StainChange:
 
 
 def macenko(pixels: Float[Tensor, "b 3 h w"]) -> Stains:
-    """The two stains of each picture (Macenko et al., ISBI 2009).
+    """Return the two stains of each picture (Macenko et al., ISBI 2009).
 
     In the plane of most variance of the densities of tissue, stains are the extremes of angle. Hematoxylin is the one
     that takes more red.
@@ -162,7 +162,7 @@ def apply_stain(pixels: Float[Tensor, "b 3 h w"], change: StainChange) -> Float[
 
 
 def to_lab(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The decorrelated space l, alpha, beta of Ruderman et al. (Reinhard et al., 2001, equation 6)."""
+    """Return the decorrelated space l, alpha, beta of Ruderman et al. (Reinhard et al., 2001, equation 6)."""
     import torch
 
     to_lms, turn = _lab_matrices(pixels)
@@ -208,7 +208,7 @@ def _amounts(density: Float[Tensor, "b 3 n"], vectors: Float[Tensor, "b 3 2"]) -
 
 
 def _plane(density: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]) -> Float[Tensor, "b 3 2"]:
-    """The two directions of most variance, each turned to where densities are positive."""
+    """Return the two directions of most variance, each turned to where densities are positive."""
     import torch
 
     weight = tissue[:, None].to(density.dtype)

@@ -38,7 +38,7 @@ class ViewsConfig(Config):
     """Spatial axes along which a crop is flipped half of the time; none by default, since sides mean something."""
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
-        """The same options with the sizes filled in, in whole patches, where none were given."""
+        """Return the same options with the sizes filled in, in whole patches, where none were given."""
         return self if self.size else self.model_copy(update={"size": size})
 
     @property
@@ -74,7 +74,7 @@ class MultiCropConfig(ViewsConfig):
     teacher sees one image only."""
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> MultiCropConfig:
-        """The same options with the sizes filled in, in whole patches, where none were given."""
+        """Return the same options with the sizes filled in, in whole patches, where none were given."""
         sides = self.size or size
         local = tuple(
             max(1, round(side * LOCAL_SHARE / patch)) * patch for side, patch in zip(sides, patch_size, strict=True)
@@ -104,7 +104,7 @@ def draw(
     *,
     scale: tuple[float, float] | None = None,
 ) -> CropBox:
-    """A random box in an image of a shape, of a share of it within `scale`, else that of the config."""
+    """Return a random box in an image of a shape, of a share of it within `scale`, else that of the config."""
     share = generator.uniform(*(scale or config.scale))
     sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
     return _placed(config, shape, sides * np.array(shape), generator)
@@ -113,7 +113,7 @@ def draw(
 def draw_at_scale(
     config: MultiCropConfig, shape: Sequence[int], size: tuple[int, ...], generator: np.random.Generator
 ) -> CropBox:
-    """A random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
+    """Return a random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
     assert config.zoom is not None
     zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
     return _placed(config, shape, np.minimum(zoom * np.array(size), shape), generator)
@@ -134,7 +134,7 @@ def _placed(
 
 
 def cut(pixels: Float[Tensor, "c *s"], crop: CropBox, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
-    """The crop of an image, interpolated to a size."""
+    """Return the crop of an image, interpolated to a size."""
     resized = resize(pixels[_region(crop.start, crop.shape)], size)
     return resized.flip([axis + 1 for axis in crop.flipped_axes]) if crop.flipped_axes else resized
 
@@ -166,7 +166,7 @@ class ImageViews:
 
 
 def said_of(row: Row) -> dict[str, str]:
-    """The labels of an image, and what is known of its modality, side and view."""
+    """Return the labels of an image, and what is known of its modality, side and view."""
     known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
     return {key: text for key, text in {**known, **row.labels}.items() if text}
 
@@ -179,7 +179,10 @@ class MakeViews:
         self.scale = UnitScale.of(intensity, config.intensity) if isinstance(config, MultiCropConfig) else None
 
     def __call__(self, sample: Sample, seed: int, other: Sample | None = None) -> ImageViews:
-        """The views of a sample; every second local crop is of `other`, an image of the same study, if there is one."""
+        """Return the views of a sample.
+
+        Every second local crop is of `other`, an image of the same study, if there is one.
+        """
         generator = np.random.default_rng(seed)
         config = self.config
         if not isinstance(config, MultiCropConfig):
@@ -221,7 +224,7 @@ class MakeViews:
 
 
 def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:
-    """The region of an image whose first voxel is at these shares of the possible range."""
+    """Return the region of an image whose first voxel is at these shares of the possible range."""
     shape = tuple(pixels.shape[1:])
     box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
     start = [int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True)]

@@ -87,7 +87,7 @@ class Fit:
 
 
 def read_weights(path: str | Path) -> StateDict:
-    """The tensors of a local .safetensors, .pth or .pt file, unwrapped, under their own names.
+    """Return the tensors of a local .safetensors, .pth or .pt file, unwrapped, under their own names.
 
     Raises:
         CheckpointError: If the file is missing, holds no tensors, or would need code to be run.
@@ -135,7 +135,7 @@ def load_weights(
     source: str,
     file_grid: tuple[int, ...] | None = None,
 ) -> Fit:
-    """Loads public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
+    """Load public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
 
     `grid` is the grid of the model's own learned positions, `file_grid` that of the file's, where it is known.
 
@@ -167,7 +167,7 @@ def load_weights(
 def _adapt(
     names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], found_grid: tuple[int, ...] | None
 ) -> dict[str, str]:
-    """What was done to patch embedding and positions, changed in place where their shapes or ranks differ."""
+    """Adapt patch embedding and positions in place where shapes or ranks differ; return what was done."""
     adapted: dict[str, str] = {}
     rank = rank_of(names)
     if rank > len(grid):
@@ -202,7 +202,7 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
 
 
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
-    """A patch embedding for other channels, another patch size, or volumes.
+    """Return a patch embedding for other channels, another patch size, or volumes.
 
     Three channels to one: summed, so a gray image gives what it gave as RGB; one to more: shared equally among them.
     2D to 3D: each slice of the patch gets an equal part, so a volume that is constant along its last axis gives what
@@ -232,7 +232,10 @@ def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Ten
 
 
 def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
-    """The kernel that gives the resized patch the same token as the old kernel gave the patch, in least squares."""
+    """Return the kernel that gives the resized patch the same token as the old kernel gave the patch.
+
+    In least squares.
+    """
     before = kernel.shape[2:]
     resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
     solved = torch.linalg.pinv(resize) @ kernel.flatten(2).movedim(-1, 0).flatten(1)

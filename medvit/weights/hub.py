@@ -54,7 +54,7 @@ def _described_grid(path: Path) -> tuple[int, ...] | None:
 
 
 def _downloaded(name: str) -> tuple[StateDict, tuple[int, ...] | None]:
-    """The one place where medvit downloads, and only because the user named a model of the hub."""
+    """Return the one place where medvit downloads, and only because the user named a model of the hub."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
         raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")

@@ -55,7 +55,7 @@ PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 
 
 def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> StateDict:
-    """The tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
+    """Return the tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
 
     Where a file holds a teacher and its student, the teacher is taken.
     """
@@ -79,7 +79,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
 
 
 def _qkv_joined(state: StateDict) -> StateDict:
-    """Queries, keys and values that a file keeps apart, one above the other as timm has them."""
+    """Return queries, keys and values that a file keeps apart, one above the other as timm has them."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in state if PART.match(name)]:
         stem, number, kind = PART.sub(r"\1 \2 \3", name).split()
@@ -107,7 +107,9 @@ def side_of(count: int, rank: int) -> int | None:
 def with_patch_positions(
     state: StateDict, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[StateDict, tuple[int, ...] | None]:
-    """The tensors with learned positions of patches alone, and the grid of these; None without learned positions.
+    """Return the tensors with learned positions of patches alone, and the grid of these.
+
+    None without learned positions.
 
     Positions of prefix tokens are added to the tokens themselves.
 
@@ -162,7 +164,10 @@ def _sides(grid: tuple[int, ...]) -> str:
 
 
 def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor | None:
-    """The token (D) of hidden patches in an encoder; a file with a decoder, as MAE's, has the decoder's token alone."""
+    """Return the token (D) of hidden patches in an encoder.
+
+    A file with a decoder, as MAE's, has the decoder's token alone.
+    """
     if KERNEL not in wanted or any("decoder" in name for name in state):
         return None
     names = [name for name in state if name.rpartition(".")[2] == "mask_token"]
@@ -172,7 +177,7 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
-    """The blocks of timm for DINOv3 keep apart the biases of queries and values; that of keys is masked."""
+    """Return the blocks of timm for DINOv3 keep apart the biases of queries and values; that of keys is masked."""
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:
         stem = name.removesuffix("qkv.bias")

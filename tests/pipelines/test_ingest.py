@@ -237,7 +237,7 @@ def test_labels_come_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,grade,split\nbenign/0.png,10,test\nmalignant/1.png,9,train\n")
     manifest = ingest(config(source, tmp_path / "out", labels=tmp_path / "labels.csv"))
     assert manifest.facts.classes == {"grade": ("9", "10")}
-    assert (recorded(manifest)["label_from"], recorded(manifest)["label_columns"]) == ("none", ["grade"])
+    assert (recorded(manifest)["label_from"], recorded(manifest)["label_columns"]) == ("off", ["grade"])
     assert {row.split for row in manifest if row.labels.get("grade") == "10"} == {"test"}
 
 

@@ -72,7 +72,7 @@ class ProbeReading:
     """Images that the rank is of; it cannot exceed their number."""
 
     def figures(self) -> dict[str, float]:
-        """What was read, by name."""
+        """Return the readings by name."""
         names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
         return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
 
@@ -103,7 +103,7 @@ class Guard:
         self._highest_rank, self._lowest_error = 0.0, math.inf
 
     def take(self, reading: ProbeReading) -> list[Alarm]:
-        """The alarms of a new reading; afterwards `best is reading` if its weights are the ones to keep."""
+        """Return the alarms of a new reading; afterwards `best is reading` if its weights are the ones to keep."""
         alarms = list(self._alarms(reading))
         kinds = {alarm.kind for alarm in alarms}
         self._falls = self._falls + 1 if "fall" in kinds else 0
@@ -186,7 +186,7 @@ class Guard:
             )
 
     def _of_rank(self, reading: ProbeReading, before: ProbeReading, allowed: float) -> AlarmKind:
-        """What a rank below the hard bound means: nothing new where it never was above."""
+        """Return the alarm of a rank below the hard bound; not where it never was above."""
         if self._highest_rank < self.config.rank_hard:
             return "low"
         if math.isnan(reading.reconstruction):
@@ -201,7 +201,10 @@ def _reading(state: Mapping[str, Any]) -> ProbeReading:
 
 
 def paired_error(before: ProbeReading, after: ProbeReading) -> float:
-    """Standard error of the difference of two scores on the same images; without their hits, that of either score."""
+    """Return standard error of the difference of two scores on the same images.
+
+    Without their hits, that of either score.
+    """
     count = len(after.hits)
     if count < 2 or len(before.hits) != count:
         return max(before.noise, after.noise)

@@ -30,7 +30,9 @@ def build_probe(
     slides: SlidesConfig | None = None,
     num_rebuilt: int = MASKED_IMAGES,
 ) -> Probe | None:
-    """A probe on the training images and, for the queries, the validation images of a manifest; of slides, on tiles.
+    """Return a probe on the training images and, for the queries, the validation images of a manifest.
+
+    Of slides, on tiles.
 
     Where validation images are fewer than asked for, training images of other patients than the bank's are queries too.
     `num_rebuilt` images at most are rebuilt. None where the reading is off or there are fewer than two images.
@@ -133,7 +135,7 @@ def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "
 
 
 def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: tuple[Views, ...], seed: int) -> Probe:
-    """A crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
+    """Return a crop of one image of each study in the bank; queries are of another image of it, or of its only one."""
     pairs = _pairs(train.manifest, config.knn_images, seed)
     generator = np.random.default_rng(seed)
     crops: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -168,7 +170,7 @@ def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
-    """The foreground class that covers most of a patch, or background where it covers less than a tenth."""
+    """Return the foreground class that covers most of a patch, or background where it covers less than a tenth."""
     assert sample.target is not None
     inside = patchify(
         resize_mask(sample.target.where(sample.target != IGNORED, 0), size)[None, None].float(), patch_size

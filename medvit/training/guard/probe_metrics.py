@@ -27,7 +27,7 @@ def knn_vote(
 def ridge_logits(
     bank: Float[Tensor, "n d"], labels: Int[Tensor, "n"], queries: Float[Tensor, "m d"]
 ) -> Float[Tensor, "m l"]:
-    """A linear probe in closed form: ridge regression on the classes, every class with the same weight in sum.
+    """Return a linear probe in closed form: ridge regression on the classes, every class with the same weight in sum.
 
     Its penalty is the one of `PENALTIES` with the smallest leave-one-out error (Allen, Technometrics 1974), which the
     singular values give without refitting.
@@ -62,7 +62,9 @@ def standard_error(share: float, count: int) -> float:
 
 
 def effective_rank(features: Float[Tensor, "n d"]) -> float:
-    """Number of directions that features use: exp of the entropy of their singular values, as shares of their sum.
+    """Return number of directions that features use.
+
+    Exp of the entropy of their singular values, as shares of their sum.
 
     Roy and Vetterli (EUSIPCO 2007); as RankMe (Garrido et al., ICML 2023), a judge of representations without labels.
     As there, features are not centered, so that images that all give one vector have rank 1. NaN where a feature is no

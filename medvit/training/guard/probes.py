@@ -50,7 +50,7 @@ class ProbeConfig(Config):
     well that is told from features says how much of it they hold."""
 
     def answer(self, row: Row) -> str | None:
-        """What an image has under the key."""
+        """Return the value of an image under the key."""
         return row.labels.get(self.knn_label) or row.attributes.get(self.knn_label)
 
 
@@ -125,7 +125,7 @@ class Probe:
         return _Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _hits(self, bank: _Features, queries: _Features, *, is_linear: bool) -> Float[Tensor, "m"]:
-        """What each query image adds to the balanced accuracy."""
+        """Return what each query image adds to the balanced accuracy."""
         of_patches = self.question == "tissue"
         known, asked = (
             part.patches if of_patches else part.wide if is_linear else part.images for part in (bank, queries)

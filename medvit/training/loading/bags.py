@@ -70,7 +70,7 @@ class WholeBags(Dataset[WholeBag]):
 
 
 def stack_bags(drawn: Sequence[tuple[torch.Tensor, Bag]]) -> Bags:
-    """A batch of bags of different length, filled up with zeros."""
+    """Return a batch of bags of different length, filled up with zeros."""
     tiles = torch.nn.utils.rnn.pad_sequence([part for part, _ in drawn], batch_first=True)
     lengths = torch.tensor([len(part) for part, _ in drawn])
     present = torch.arange(tiles.shape[1]) < lengths[:, None]
@@ -88,7 +88,7 @@ def bag_rounds(
     start: Position,
     weights: Sequence[float] | None = None,
 ) -> DataLoader[object]:
-    """A loader that gives `num_batches` batches each time it is iterated, from where a run continues."""
+    """Return a loader that gives `num_batches` batches each time it is iterated, from where a run continues."""
     return drawn_rounds(
         config,
         DrawnBags(bags, max_tiles),
@@ -102,7 +102,7 @@ def bag_rounds(
 
 
 def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
-    """A loader that gives every slide by itself."""
+    """Return a loader that gives every slide by itself."""
     return DataLoader(WholeBags(bags), batch_size=None)
 
 

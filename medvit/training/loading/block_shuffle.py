@@ -39,6 +39,6 @@ class Blocks:
 
 
 def _dealt(blocks: Sequence[Int[np.ndarray, "b"]]) -> Int[np.ndarray, "n"]:
-    """The first of each block, then the second of each, and so on."""
+    """Return the first of each block, then the second of each, and so on."""
     ranks = np.concatenate([np.arange(len(block)) for block in blocks])
     return np.asarray(np.concatenate(blocks)[np.argsort(ranks, kind="stable")])

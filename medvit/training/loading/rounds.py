@@ -107,7 +107,7 @@ class RoundSampler(Sampler[Draw]):
         return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
 
     def _in_order(self, turn: int, nth: int, num_images: int) -> int:
-        """The nth image through random orders of all, one after another."""
+        """Return the nth image through random orders of all, one after another."""
         lap, place = divmod(nth, num_images)
         if (turn, lap) not in self._orders:
             parts = (0, lap) if turn == 0 else (0, lap, turn)
@@ -126,7 +126,7 @@ class RoundSampler(Sampler[Draw]):
 def spread(
     order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """A random order rearranged so that the members of each group, of k, come once in each kth part of it.
+    """Return a random order rearranged so that the members of each group, of k, come once in each kth part of it.
 
     `groups` gives the group of each image, from 0. The members of a group keep their order.
     """
@@ -152,7 +152,7 @@ class TwoKinds:
         return self.first[index] if own < 0 else self.second[own]
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """A sample as it is drawn for training."""
+        """Return a sample as it is drawn for training."""
         own = index - len(self.first)
         return self.first.drawn(index, seed) if own < 0 else self.second.drawn(own, seed)
 
@@ -180,7 +180,7 @@ def rounds(
     num_first: int | None = None,
     patients: Sequence[str] | None = None,
 ) -> DataLoader[Any]:
-    """A loader that gives `num_batches` batches each time it is iterated, from where a run continues.
+    """Return a loader that gives `num_batches` batches each time it is iterated, from where a run continues.
 
     With `num_first`, batches of the first so many samples and of the others alternate; with `patients`, whose each
     sample is, those of one patient come far from each other.
@@ -211,7 +211,7 @@ def drawn_rounds(
     start: Position,
     **order: Any,
 ) -> DataLoader[Any]:
-    """The same of anything that is looked up by `Draw`; `order` says in which order, as for `RoundSampler`."""
+    """Return the same of anything that is looked up by `Draw`; `order` says in which order, as for `RoundSampler`."""
     sampler = RoundSampler(
         num_images,
         per_round=num_batches * config.batch_size,
@@ -236,12 +236,12 @@ def _blocks(samples: Samples | TwoKinds) -> Blocks | None:
 
 
 def whole_images(samples: Samples) -> DataLoader[Any]:
-    """A loader that gives every image whole, one by one, since their shapes may differ."""
+    """Return a loader that gives every image whole, one by one, since their shapes may differ."""
     return DataLoader(samples, batch_size=1, collate_fn=collate)
 
 
 def _world() -> tuple[int, int]:
-    """Number of training processes, and which of them this is."""
+    """Return number of training processes, and which of them this is."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0

@@ -30,12 +30,12 @@ class ViewsOfStudy:
             self.by_study[row.patient_id, row.study_id].append(index)
 
     def __call__(self, sample: Sample, seed: int) -> ImageViews:
-        """The views."""
+        """Return the views."""
         other = self.partner(sample.row, seed) if self.is_across else None
         return self.make(sample, seed, None if other is None else self.samples[other])
 
     def partner(self, row: Row, seed: int) -> int | None:
-        """The index of another image of the same study, none where there is no other."""
+        """Return the index of another image of the same study, none where there is no other."""
         rows = self.samples.manifest.rows
         study = self.by_study[row.patient_id, row.study_id]
         others = [index for index in study if rows[index].image_id != row.image_id]

@@ -44,7 +44,7 @@ class ViewStream:
         key: str = "views",
         slides: SlidesConfig | None = None,
     ) -> ViewStream:
-        """The training images of the kind that the preprocessing takes; `key` names the options of the crops.
+        """Return the training images of the kind that the preprocessing takes; `key` names the options of the crops.
 
         Of slides, which `slides` says how to find, the tiles are the images.
 
@@ -59,7 +59,7 @@ class ViewStream:
 
     @classmethod
     def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> ViewStream:
-        """The training images of the other rank; their preprocessing is chosen for them unless it is given.
+        """Return the training images of the other rank; their preprocessing is chosen for them unless it is given.
 
         Raises:
             DataError: If there are none.
@@ -92,14 +92,14 @@ class ByKind:
         self.makers = {stream.preprocess.kind: stream.make for stream in streams}
 
     def __call__(self, sample: Sample, seed: int) -> ImageViews:
-        """The views."""
+        """Return the views."""
         return self.makers[sample.row.kind](sample, seed)
 
 
 def feed(
     config: LoaderConfig, streams: Sequence[ViewStream], *, num_batches: int, seed: int, start: Position
 ) -> DataLoader[Any]:
-    """A loader of views: of one stream, or of two whose batches take turns."""
+    """Return a loader of views: of one stream, or of two whose batches take turns."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
     return rounds(
