@@ -131,7 +131,7 @@ class NystromAttention(nn.Module):
         return queries, keys, values
 
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
-        """Return the addends of the logits of each key and of the one zero key that stands for all; None without zeros."""
+        """Return addends for the logits of each key and of the zero key that stands for all; None without zeros."""
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:
             return None
