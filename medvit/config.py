@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class Config(BaseModel):
     )
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Options of earlier versions with their present names."""
+    """Options of earlier versions with their present names, which may be in a group, as `labeling.table`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -132,12 +132,7 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
         ValueError: If an option is given under both names.
     """
     named: Tree = {}
-    for key, value in given.items():
-        name = kind.RENAMED.get(key, key)
-        if name != key:
-            if name in given:
-                raise ValueError(f"{key} is now called {name}, and both are given; leave {key} out")
-            _warn(f"{key} is now called {name}; the next version refuses the old name")
+    for name, value in _moved(kind, given).items():
         if name not in kind.model_fields:
             named[name] = value
             continue
@@ -153,6 +148,42 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
         if value is not None or is_optional:
             named[name] = value
     return named
+
+
+def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
+    """Return options where they are now: under another name, and maybe in a group, beside what that has already.
+
+    Raises:
+        ValueError: If an option is given under both names.
+    """
+    tree = {key: value for key, value in given.items() if key not in kind.RENAMED}
+    for key, value in given.items():
+        if key in kind.RENAMED:
+            name = kind.RENAMED[key]
+            if not _put(tree, name.split("."), value):
+                raise ValueError(f"{key} is now called {name}, and both are given; leave {key} out")
+            _warn(f"{key} is now called {name}; the next version refuses the old name")
+    return tree
+
+
+def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
+    """Put a value at a path of a tree, groups being joined option by option; whether nothing was there already."""
+    name, *rest = path
+    if not rest and name not in tree:
+        tree[name] = value
+        return True
+    group, added = _options(tree.get(name)), {".".join(rest): value} if rest else _options(value)
+    if group is None or added is None:
+        return False
+    tree[name] = group
+    return all(_put(group, key.split("."), one) for key, one in added.items())
+
+
+def _options(group: Any) -> Tree | None:
+    """Return the options that a group was given, in a dict of their own; None of a single value."""
+    if isinstance(group, Config):
+        return {name: getattr(group, name) for name in group.model_fields_set}
+    return {} if group is None else dict(group) if isinstance(group, Mapping) else None
 
 
 def _warn(sentence: str) -> None:
@@ -271,11 +302,15 @@ def _names_in(kind: type[BaseModel], group: str) -> list[str]:
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """Return the end of a sentence on an unknown name: the nearest known one, or all where they are few."""
-    close = difflib.get_close_matches(name, known, n=1)
+def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = None) -> str:
+    """Return the end of a sentence on an unknown name: the nearest known one, or all where they are few.
+
+    `renamed` maps earlier names to the present ones, which are told in their place.
+    """
+    now = renamed or {}
+    close = difflib.get_close_matches(name, [*known, *now], n=1)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {now.get(close[0], close[0])!r}?"
     return f"; known are {', '.join(known)}" if len(known) <= 12 else ""
 
 
@@ -322,8 +357,6 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
     the earlier names of options.
     """
     found: list[Key] = []
-    if every_variant and issubclass(kind, Config):
-        found += [Key(prefix + old, RENAMED, prefix + now, "", variant) for old, now in kind.RENAMED.items()]
     for name, field in kind.model_fields.items():
         text = " ".join((field.description or "").split())
         default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
@@ -341,7 +374,17 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
             continue
         shown = "required" if default is PydanticUndefined else _show(default)
         found.append(Key(f"{prefix}{name}", _type_name(field.annotation), shown, text, variant))
-    return found
+    return [*_earlier(kind, found, prefix, variant), *found] if every_variant and issubclass(kind, Config) else found
+
+
+def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
+    """The earlier names of options and of those in groups that had another name."""
+    for old, now in kind.RENAMED.items():
+        yield Key(prefix + old, RENAMED, prefix + now, "", variant)
+        for key in found:
+            if key.name.startswith(f"{prefix}{now}."):
+                name = key.default if key.type == RENAMED else key.name
+                yield Key(prefix + old + key.name.removeprefix(prefix + now), RENAMED, name, "", key.variant)
 
 
 def groups(kind: type[BaseModel]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type_hints
 
@@ -51,7 +52,7 @@ class StageConfig(Config):
     OUTPUT: ClassVar[str] = "output"
     """The key that names the folder the stage makes."""
     MAY_CHANGE: ClassVar[tuple[str, ...]] = ("resume", "tracking")
-    """Keys that may differ between an unfinished run and the one that goes on."""
+    """Keys that may differ between an unfinished run and the one that goes on; those in groups with dots."""
     IS_DISTRIBUTED: ClassVar[bool] = False
     """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
     IS_PRIVATE: ClassVar[bool] = False
@@ -59,7 +60,8 @@ class StageConfig(Config):
     USES_TORCH: ClassVar[bool] = True
     """Whether anything is drawn with torch, which takes seconds to import."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
-    """Keys that follow from the data or a checkpoint: the recipe says what they are in force (`Run.in_force`)."""
+    """Keys that follow from the data or a checkpoint, those in groups with dots: the recipe says what they are in force
+    (`Run.in_force`)."""
 
     seed: int = 0
     """Seed of every random draw."""
@@ -131,12 +133,17 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Records what became of options that were left to follow the data, in place of what was asked for."""
+        """Records what became of options that were left to follow the data, in place of what was asked for.
+
+        Those of a group are named with dots, as `**{"facts.license": "CC0"}`; its others stay.
+        """
         if not self.leads:
             return
         plain = {key: value.tree() if isinstance(value, Config) else value for key, value in resolved.items()}
         plain = json.loads(json.dumps(plain))  # lists for tuples, as in YAML
-        self.tree |= plain
+        for key, value in plain.items():
+            *groups, last = key.split(".")
+            reduce(lambda tree, group: tree[group], groups, self.tree)[last] = value
         self.tracker.params(plain)
         text = to_yaml(self.tree)
         write_text(self.folder / CONFIG, text)
@@ -336,12 +343,31 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
     if path is None:
         return
     before, now = _completed(read_yaml(path), config), config.tree(private=False)
-    changed = [key for key in now if key not in config.MAY_CHANGE and before.get(key) != now[key]]
+    changed = list(_changed(_without(before, config.MAY_CHANGE), _without(now, config.MAY_CHANGE)))
     if changed:
         raise ConfigError(
             f"the unfinished run in {partial} was started with other options ({', '.join(changed)}); "
             "resume with the same ones, or remove it"
         )
+
+
+def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
+    """The options that differ, those in groups with dots."""
+    for key in [*now, *(key for key in before if key not in now)]:
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _changed(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key}"
+
+
+def _without(tree: Tree, names: Iterable[str]) -> Tree:
+    """A tree without some options, those in groups named with dots."""
+    inner: dict[str, list[str]] = {}
+    for name, _, rest in (name.partition(".") for name in names):
+        inner.setdefault(name, []).append(rest)
+    kept = {key: value for key, value in tree.items() if "" not in inner.get(key, ())}
+    return {key: _without(value, inner[key]) if key in inner else value for key, value in kept.items()}
 
 
 def _completed(before: Tree, config: StageConfig) -> Tree:
@@ -361,7 +387,7 @@ def _begin(run: Run, config: StageConfig) -> None:
     write_text(run.folder / OPTIONS, to_yaml(run.tree))
     write_text(run.folder / CONFIG, to_yaml(run.tree))
     if is_new:
-        run.tracker.params({key: value for key, value in run.tree.items() if key not in config.RESOLVED})
+        run.tracker.params(_without(run.tree, config.RESOLVED))
         run.tracker.text(to_yaml(run.tree), CONFIG)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from medvit.config import Config, keys, read_yaml, unknown_name
+from medvit.config import RENAMED, Config, keys, read_yaml, unknown_name
 from medvit.errors import ConfigError
 from medvit.registry import Chosen
 
@@ -221,3 +221,58 @@ def test_earlier_names_are_read_with_a_warning_and_those_in_artifacts_without(ca
 
 def test_null_is_unset_everywhere() -> None:
     assert Renamed.load(None, ["epochs=null", "balance=null", "checkpoint=null", "name=null"]) == Renamed()
+
+
+class Outer(Config):
+    """A group that holds what was a group by itself."""
+
+    part: Inner = Field(default_factory=Inner)
+
+
+class Grouping(Config):
+    """Options of which some are in a group now."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"rate": "inner.rate", "label_names": "inner.names", "part": "outer.part"}
+
+    inner: Inner = Field(default_factory=Inner)
+    outer: Outer = Field(default_factory=Outer)
+
+
+def test_earlier_names_of_options_in_groups_are_read_beside_present_ones(tmp_path: Path) -> None:
+    now = Grouping(inner=Inner(rate=2, sizes=(7,), names=("CT",)), outer=Outer(part=Inner(rate=3, modes=("a",))))
+    (tmp_path / "old.yaml").write_text("rate: 2\ninner: {sizes: [7]}\npart: {modes: [a]}\n", encoding="utf-8")
+    assert Grouping.load(tmp_path / "old.yaml", ["label_names=CT", "outer.part.rate=3"]) == now
+    assert Grouping.load(tmp_path / "old.yaml", ["inner.names=CT", "part.rate=3"]) == now
+    mixed = {"rate": 2, "inner": Inner(sizes=(7,), names=("CT",)), "part": now.outer.part, "outer": None}
+    assert Grouping.parse(mixed) == Grouping.parse(now.tree()) == now
+
+
+def test_earlier_names_in_groups_are_warned_of_unless_medvit_saved_them(caplog: pytest.LogCaptureFixture) -> None:
+    assert Grouping.parse_saved({"rate": 2, "part": {"rate": 3}}, source="config.yaml").inner.rate == 2
+    assert not caplog.records
+    Grouping.parse({"rate": 2, "part": {"rate": 3}})
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "rate is now called inner.rate",
+        "part is now called outer.part",
+    ]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"rate": 1, "inner": {"rate": 1}},
+        {"rate": 1, "inner": Inner(rate=1)},
+        {"rate": 1, "inner": "fast"},
+        {"part": {"rate": 1, "names": ["a"]}, "outer": {"part": {"sizes": [3], "rate": 1}}},
+        {"part": Inner(rate=1), "outer": {"part": "fast"}},
+    ],
+)
+def test_an_option_under_both_names_is_refused(tree: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"is now called (inner\.rate|outer\.part), and both are given; leave"):
+        Grouping.parse(tree)
+
+
+def test_the_list_of_options_has_earlier_names_and_those_below_them() -> None:
+    earlier = {key.name: key.default for key in keys(Grouping, every_variant=True) if key.type == RENAMED}
+    parts = {f"part.{name}": f"outer.part.{name}" for name in Inner.model_fields}
+    assert earlier == {**Grouping.RENAMED, **parts}

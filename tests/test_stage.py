@@ -19,10 +19,11 @@ from mlflow import MlflowClient
 from pydantic import Field
 
 from medvit.artifacts import Checkpoint, Lineage, Report
+from medvit.config import Config
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError
 from medvit.phantoms import write_ct_studies
-from medvit.stage import Run, StageConfig, seed_everything, stage
+from medvit.stage import OPTIONS, Run, StageConfig, seed_everything, stage
 from tests.forked import Forked, heard, say
 from tests.plugins.tracking_template import MakeStore
 
@@ -154,10 +155,21 @@ def test_a_full_disk_is_told_with_the_way_on(tmp_path: Path) -> None:
         run_count(tmp_path, stop_at=1, error="full")
 
 
+class Grouped(Config):
+    """Options in a group, of which one follows from what is found."""
+
+    terms: str = ""
+    """Empty: what is found."""
+    pace: int = 1
+    """May change."""
+
+
 class ResolvingConfig(StageConfig):
     """Options of a stage one of whose options follows from what it finds."""
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("size",)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("size", "facts.terms")
+    MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "facts.pace")
+    RENAMED: ClassVar[dict[str, str]] = {"terms": "facts.terms"}
 
     output: Path
     """Where to."""
@@ -165,6 +177,7 @@ class ResolvingConfig(StageConfig):
     """Unset: what is found."""
     other: int = 1
     """Something else."""
+    facts: Grouped = Field(default_factory=Grouped)
     fails: bool = Field(False, json_schema_extra={"private": True})
     """Whether it fails when it has made something."""
 
@@ -172,7 +185,7 @@ class ResolvingConfig(StageConfig):
 @stage
 def resolve(config: ResolvingConfig, run: Run) -> Report:
     """Finds a size."""
-    run.in_force(size=config.size or (3, 4))
+    run.in_force(size=config.size or (3, 4), **{"facts.terms": config.facts.terms or "CC0"})
     (run.folder / "made.txt").touch()
     if config.fails:
         raise DataError("failed")
@@ -189,10 +202,26 @@ def test_what_is_recorded_is_the_tree_in_force_and_it_runs_again_to_the_same(tmp
     client = MlflowClient(tracking_uri=sqlite(tmp_path)["uri"])
     params = client.get_run(lineage.run_id).data.params
     assert (params["size"], params["other"]) == ("[3, 4]", "1")
+    assert (params["facts.terms"], params["facts.pace"]) == ("CC0", "1")
     config = ResolvingConfig.load(tmp_path / "out" / "config.yaml", [f"output={tmp_path / 'again'}"])
     assert config.size == (3, 4)
+    assert config.facts == Grouped(terms="CC0")
     resolve(config)
     assert (tmp_path / "again" / "config.yaml").is_file()
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_options_which_are_in_a_group_now(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        resolve(output=tmp_path / "out", tracking=OFF, fails=True, other=2)
+    (tmp_path / "out.partial" / OPTIONS).write_text("{size: null, other: 2, terms: CC-BY}\n", encoding="utf-8")
+    options = {"output": tmp_path / "out", "tracking": OFF, "resume": True, "other": 2}
+    with pytest.raises(ConfigError, match=r"started with other options \(facts\.terms\)"):
+        resolve(**options, facts={"pace": 3})
+    made = resolve(**options, facts={"terms": "CC-BY", "pace": 3})
+    assert yaml.safe_load((made.folder / "config.yaml").read_text(encoding="utf-8"))["facts"] == {
+        "terms": "CC-BY",
+        "pace": 3,
+    }
 
 
 def test_a_run_stopped_at_its_very_end_goes_on_with_the_options_asked_for(

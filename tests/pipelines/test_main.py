@@ -141,6 +141,8 @@ def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
         (["codes.liver=SCT:1:Liver"], ""),
         (["tracking={enabled: false}"], ""),
         (["trainer.rounds=3"], ""),
+        (["further.weight=3"], ""),
+        (["furthur=3"], "unknown key 'furthur'; did you mean 'self_distillation'?"),
         (["objective=mae", "objective.mask_ratoi=.5"], "did you mean 'objective.mask_ratio'?"),
     ],
 )
