@@ -21,7 +21,7 @@ from medvit.engine import EngineConfig, map_items
 from medvit.ingest.rows import rows
 from medvit.ingest.scan import scan
 from medvit.ingest.splits import SplitConfig, assign
-from medvit.ingest.store_images import ReadAndStore, store_images
+from medvit.ingest.storing.images import ReadAndStore, store_images
 
 MEDVIT, MEDVIT_2 = "medvit, 1 process", "medvit, 2 processes"
 ALONE = "medvit, voxels alone"

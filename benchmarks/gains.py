@@ -31,28 +31,28 @@ from medvit.transforms.preprocess import Preprocess
 SETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "brain-tumor-mri-2d": (
         "brain-tumor-mri-2d",
-        ("modality=MR", "label_from=folder", "curation.duplicates=drop", "splits.val=0.2"),
+        ("scanning.modality=MR", "labeling.from_folders=folder", "curation.duplicates=drop", "splits.val=0.2"),
     ),
     "busi-ultrasound": (
         "busi-ultrasound",
         (
-            "modality=US",
-            "label_from=folder",
+            "scanning.modality=US",
+            "labeling.from_folders=folder",
             "curation.duplicates=drop",
-            "burned_in=keep",
+            "taking.burned_in=keep",
             "splits.val=0.2",
             "splits.test=0.3",
         ),
     ),
-    "retinamnist": ("medmnist/retinamnist.npz", ("modality=OP",)),
+    "retinamnist": ("medmnist/retinamnist.npz", ("scanning.modality=OP",)),
     "brain-mr-dicom-studies": ("brain-mr-dicom-studies", ("splits.val=0", "splits.test=0")),
-    "msd-hippocampus": ("msd-hippocampus", ("modality=MR",)),
-    "drive": ("drive", ("modality=OP",)),
-    "bbbc038-nuclei": ("bbbc038-nuclei", ("modality=SM",)),
+    "msd-hippocampus": ("msd-hippocampus", ("scanning.modality=MR",)),
+    "drive": ("drive", ("scanning.modality=OP",)),
+    "bbbc038-nuclei": ("bbbc038-nuclei", ("scanning.modality=SM",)),
     "totalseg-ct": ("totalseg-ct/ct_dicom", ("splits.val=0", "splits.test=0")),
-    "totalseg-ct-nifti": ("totalseg-ct/example_ct.nii.gz", ("modality=CT", "splits.val=0", "splits.test=0")),
+    "totalseg-ct-nifti": ("totalseg-ct/example_ct.nii.gz", ("scanning.modality=CT", "splits.val=0", "splits.test=0")),
     "torchio-ct-series": ("torchio-ct-series", ("splits.val=0", "splits.test=0")),
-    "dcm_qa_ct": ("dcm_qa_ct", ("geometry=resample", "splits.val=0", "splits.test=0")),
+    "dcm_qa_ct": ("dcm_qa_ct", ("scanning.geometry=resample", "splits.val=0", "splits.test=0")),
 }
 """Where each lies below the folder of data, and how it is ingested. What is not probed gives all its images."""
 PROBED = ("brain-tumor-mri-2d", "busi-ultrasound", "retinamnist")

@@ -26,7 +26,13 @@ OFF = {"enabled": False}
 def run(data: Path, folder: Path) -> None:
     """Print, of each objective and learning rate, what the guard says and the share of the time that readings take."""
     source, key = data / SOURCE, folder / "site.key"
-    made = {"source": source, "dataset": folder / "dataset", "key": key, "modality": "DX", "tracking": OFF}
+    made = {
+        "source": source,
+        "dataset": folder / "dataset",
+        "key": key,
+        "scanning": {"modality": "DX"},
+        "tracking": OFF,
+    }
     ingest(IngestConfig.parse(made))
     start = pretrain(PretrainConfig.parse(_options(folder, "start", MAE, lr=1e-3, rounds=2, round_steps=60)))
     for name, objective in OBJECTIVES.items():

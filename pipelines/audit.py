@@ -170,7 +170,8 @@ def _search(config: AuditConfig, needles: Sought, manifest: Manifest, made_with:
         )
         return Search(needles)
     pseudonyms = Pseudonyms.with_key_file(config.key, "")
-    if not made_with.get("patient_from"):
+    scanning = made_with.get("scanning") or made_with  # versions before had no groups
+    if not scanning.get("patient_from"):
         _warn_of_strangers(needles, manifest, pseudonyms)
     patients = {name: Patient(name, is_known_elsewhere=True) for name in needles.dates}
     names = {name: pseudonyms.patient(patient) for name, patient in patients.items()}

@@ -35,6 +35,7 @@ log = logging.getLogger("medvit")
 
 SUMMARY = "summary.txt"
 CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
+FROM_FOLDERS = {"from_folders": "folder"}
 NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 4
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
@@ -123,7 +124,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
     organs(job, drawn)
     opacities(job, drawn)
     tumors(job, drawn)
-    job.run(ingest, "eyes", source=drawn / "eyes", modality="OP", label_from="folder", **CARD)
+    job.run(ingest, "eyes", source=drawn / "eyes", scanning={"modality": "OP"}, labeling=FROM_FOLDERS, facts=CARD)
 
     expected = {"ct-predictions": 1, "radiograph-predictions": 0, "slide-predictions": 0}
     run.failures += [line for name, count in expected.items() for line in unexpected(job.root / name, count)]
@@ -136,7 +137,8 @@ def demo(config: DemoConfig, run: Run) -> Report:
 
 def organs(job: DemoStages, drawn: Path) -> None:
     """Segments organs in CT, in 3D."""
-    volumes = job.run(ingest, "ct", source=drawn / "ct", modality="CT", mask_classes=phantoms.CT_CLASSES, **CARD)
+    organs = {"mask_classes": phantoms.CT_CLASSES}
+    volumes = job.run(ingest, "ct", source=drawn / "ct", scanning={"modality": "CT"}, labeling=organs, facts=CARD)
     backbone = job.run(
         pretrain,
         "ct-backbone",
@@ -161,8 +163,8 @@ def organs(job: DemoStages, drawn: Path) -> None:
 
 def opacities(job: DemoStages, drawn: Path) -> None:
     """Tells radiographs with an opacity from normal ones, in 2D."""
-    labels = {"label_from": "folder", "positive": "opacity"}
-    images = job.run(ingest, "radiographs", source=drawn / "radiographs", modality="DX", **labels, **CARD)
+    how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
+    images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
     backbone = job.run(
         pretrain,
         "radiograph-backbone",
@@ -190,9 +192,9 @@ def opacities(job: DemoStages, drawn: Path) -> None:
 def tumors(job: DemoStages, drawn: Path) -> None:
     """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
-    shared = {"patient_from": SLIDE_PATIENT, "splits": SLIDE_SPLITS, "tiles": TILES}
-    shared |= {"label_from": "folder", "positive": "tumor"}
-    tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, **CARD)
+    shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SLIDE_SPLITS, "taking": {"tiles": TILES}}
+    shared |= {"labeling": {**FROM_FOLDERS, "positive": "tumor"}}
+    tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, facts=CARD)
     backbone = job.run(
         pretrain,
         "slide-backbone",

@@ -18,7 +18,7 @@ import pytest
 
 from medvit import phantoms
 from medvit.ingest.file_stamps import CARD_ROOMS, READING_ROOMS, TAKING_ROOMS, version_of
-from medvit.ingest.store_images import PROGRESS
+from medvit.ingest.storing import PROGRESS
 from pipelines.ingest import IngestConfig, ingest
 
 RECORDED = Path(__file__).with_name("versions.json")
@@ -39,7 +39,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     key.chmod(0o600)
     dataset = folder / "dataset"
     options = {"source": folder / "source", "dataset": dataset, "name": "phantoms", "key": key}
-    ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "tiles": {"slide_mpp": 0.5}}))
+    ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "taking": {"tiles": {"slide_mpp": 0.5}}}))
     headers = key.with_name("site.key.headers") / "phantoms.jsonl"
     read = sorted(without_path(line.split(b" ", 1)[1]) for line in headers.read_bytes().splitlines())
     taken = [json.loads(line)["taken"] for line in (dataset / PROGRESS).read_text(encoding="utf-8").splitlines()]

@@ -40,34 +40,37 @@ HEADS = "objective.head.prototypes=64 objective.head.hidden=32"
 LOCAL = "objective.views.size=[56,56] objective.views.local_size=[28,28]"
 SHORT, BRIEF = "trainer={epochs: 2, steps_per_epoch: 10}", "trainer={epochs: 1, steps_per_epoch: 4}"
 TRACKED = "tracking.uri=sqlite:///mlflow.db"
-TILES = "tiles.size=128 tiles.magnification=20x"
+TILES = "taking.tiles.size=128 taking.tiles.magnification=20x"
 
 INGEST = f"""
-ingest source=in/brain-mr dataset=data/brain-mr geometry=resample burned_in.policy=mask \
+ingest source=in/brain-mr dataset=data/brain-mr scanning.geometry=resample taking.burned_in.policy=mask \
   deidentify.copy_to=copies/brain-mr
-ingest source=in/qa-nih dataset=data/qa-nih geometry=slices
+ingest source=in/qa-nih dataset=data/qa-nih scanning.geometry=slices
 ingest source=in/qa-ts dataset=data/qa-ts engine.num_processes=2
-ingest source=in/qa-ct dataset=data/qa-ct geometry=resample curation.duplicates=drop
-ingest source=in/odd dataset=data/odd burned_in.policy=mask burned_in.look_at=all deidentify.copy_to=copies/odd
-ingest source=in/wg04 dataset=data/wg04 values.radiographs=displayed
+ingest source=in/qa-ct dataset=data/qa-ct scanning.geometry=resample curation.duplicates=drop
+ingest source=in/odd dataset=data/odd taking.burned_in.policy=mask taking.burned_in.look_at=all \
+  deidentify.copy_to=copies/odd
+ingest source=in/wg04 dataset=data/wg04 taking.values.radiographs=displayed
 ingest source=in/totalseg dataset=data/totalseg
-ingest source=in/ct-series dataset=data/ct-series name=ct-series license=Apache-2.0 description="One series"
+ingest source=in/ct-series dataset=data/ct-series name=ct-series \
+  facts.license=Apache-2.0 facts.description="One series"
 ingest source=in/highdicom dataset=data/highdicom {TILES}
-ingest source=in/busi dataset=data/busi modality=US label_from=folder mask_classes=[background,lesion]
+ingest source=in/busi dataset=data/busi scanning.modality=US labeling.from_folders=folder \
+  labeling.mask_classes=[background,lesion]
 ingest source=in/peers dataset=data/peers
 ingest configs/hippocampus/ingest.yaml source=in/hippocampus dataset=data/hippocampus splits.val=0.2
 ingest configs/drive/ingest.yaml source=in/drive dataset=data/drive splits.val=0.5
 ingest configs/retinamnist/ingest.yaml source=in/retina/retinamnist.npz dataset=data/retina
-ingest source=in/wsi dataset=data/wsi tiles.slide_mpp=0.5 {TILES}
-ingest source=in/wsi dataset=data/wsi-packed tiles.pack=true tiles.size=256 tiles.magnification=5x
+ingest source=in/wsi dataset=data/wsi taking.tiles.slide_mpp=0.5 {TILES}
+ingest source=in/wsi dataset=data/wsi-packed taking.tiles.pack=true taking.tiles.size=256 taking.tiles.magnification=5x
 ingest source=in/qa-ts dataset=data/qa-ts-again update=data/qa-ts
-ingest source=phantoms/ct dataset=data/ct modality=CT mask_classes=[background,liver,spleen] \
+ingest source=phantoms/ct dataset=data/ct scanning.modality=CT labeling.mask_classes=[background,liver,spleen] \
   deidentify.copy_to=copies/ct
-ingest source=phantoms/radiographs dataset=data/radiographs modality=DX label_from=folder
-ingest source=phantoms/eyes dataset=data/eyes modality=OP label_from=folder
-ingest source=phantoms/stacks dataset=data/stacks modality=OPT stacks.spacing_mm=[0.24,0.0039,0.011]
-ingest source=phantoms/slides dataset=data/slides label_from=folder patient_from=(patient-[0-9]+) \
-  'splits={{val: 0.3, test: 0.3, salt: 1}}' {TILES}
+ingest source=phantoms/radiographs dataset=data/radiographs scanning.modality=DX labeling.from_folders=folder
+ingest source=phantoms/eyes dataset=data/eyes scanning.modality=OP labeling.from_folders=folder
+ingest source=phantoms/stacks dataset=data/stacks scanning.modality=OPT scanning.stacks.spacing_mm=[0.24,0.0039,0.011]
+ingest source=phantoms/slides dataset=data/slides labeling.from_folders=folder \
+  scanning.patient_from=(patient-[0-9]+) 'splits={{val: 0.3, test: 0.3, salt: 1}}' {TILES}
 ingest source=in/nothing dataset=data/nothing
 """
 """Datasets; the last source does not exist, for the words of an error."""

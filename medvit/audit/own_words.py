@@ -59,26 +59,26 @@ imagepositionpatient imagetype immutable includes incomplete infinity inflated i
 insecure inside install installed instances instead instruction int16 integer intelligence intensities intensity
 intercept interleaved interpolation interrupted interval intervals into invent irregular islivedataset item items
 iterations itself join joined jsonl jsonpath judge judged just kappa keep keeps kept keys kind know known knows koleo
-kwargs language largest laterality layer layers leafspec leak leakage learn learned learning learns least leave leaves
-legacy less letter level levelname levels library licence license lies life lifecycle lightning like limits lineage
-lines link listed listen listened lists lived load loaded loader local location lock logging logits look looked looks
-lookup lora loss lowest lutdescriptor machine macro macular made magnification magnifications mail make makes
-manufacturer many mapping mappings margin markdown masked masking masks match matched matches matrix matter meaning
-means meant measure measured measurements measures median mediastoragesopinstanceuid medical medvit members memory
-merge merged message metadata method metric metrics micro microns microscope microscopy middle millimeters minutes
-mirrored missed missing mixes mlartifacts mlcommons mlflow mlruns mm² modality models modified momentum monai monitors
-monochrome2 morphologically mosaics most move much multipart multiple must name named names ndim nearest necrosis need
-needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
-note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
-numexpr object objective objecttype offer offered official offset offsets often older once ones opacities opened opens
-operation operations optic optim option options order organs orientation orientations origin others outer outlines
-outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs palette parameters
-parametric params parent parentfield parentrunid parents parm parquet partial parts password patch patches path
-patience patientbirthdate patientid patientidentityremoved patientname patientorientation patientsex patientstate
-patientweight pattern peft percentile percentiles perceptual perframefunctionalgroupssequence perhaps permissions
-phantoms philips phone photograph photographs photometricinterpretation picture pictures pigment pipeline pipelines
-pixel pixeldata pixelrepresentation pixels pixelspacing place places plan planarconfiguration planes planned point
-points polarity policies policy polygon poor port positions precision predict predicted predictions predicts
+kwargs labeling language largest laterality layer layers leafspec leak leakage learn learned learning learns least
+leave leaves legacy less letter level levelname levels library licence license lies life lifecycle lightning like
+limits lineage lines link listed listen listened lists lived load loaded loader local location lock logging logits look
+looked looks lookup lora loss lowest lutdescriptor machine macro macular made magnification magnifications mail make
+makes manufacturer many mapping mappings margin markdown masked masking masks match matched matches matrix matter
+meaning means meant measure measured measurements measures median mediastoragesopinstanceuid medical medvit members
+memory merge merged message metadata method metric metrics micro microns microscope microscopy middle millimeters
+minutes mirrored missed missing mixes mlartifacts mlcommons mlflow mlruns mm² modality models modified momentum monai
+monitors monochrome2 morphologically mosaics most move much multipart multiple must name named names ndim nearest
+necrosis need needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize
+normalized note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic
+numbers numeric numexpr object objective objecttype offer offered official offset offsets often older once ones
+opacities opened opens operation operations optic optim option options order organs orientation orientations origin
+others outer outlines outputs outside overexposed overflow overlap overrides pack package pacs padded padding pairs
+palette parameters parametric params parent parentfield parentrunid parents parm parquet partial parts password patch
+patches path patience patientbirthdate patientid patientidentityremoved patientname patientorientation patientsex
+patientstate patientweight pattern peft percentile percentiles perceptual perframefunctionalgroupssequence perhaps
+permissions phantoms philips phone photograph photographs photometricinterpretation picture pictures pigment pipeline
+pipelines pixel pixeldata pixelrepresentation pixels pixelspacing place places plan planarconfiguration planes planned
+point points polarity policies policy polygon poor port positions precision predict predicted predictions predicts
 premedication prepared preprocess preprocessing prerelease presentation pretrain pretrained pretraining private
 probabilities probability probable process processes progress proj project promises properties prose protect protected
 prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform qnms quadratic quality quarantine

@@ -28,7 +28,7 @@ from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
 from medvit.records import Row
 
-VERSION = 2
+VERSION = 3
 """Raise when what a card says or shows changes, so that an update of a dataset writes it again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30
@@ -189,16 +189,16 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
     facts, splits = manifest.facts, Counter(row.split for row in manifest)
     copies, alike = (sum(o.check == check and o.crosses for o in overlaps) for check in ("pixel", "perceptual"))
     notes = {
-        "license: missing; give license=...": not facts.license,
-        "source: missing; give source_url=...": not facts.source,
-        "description: missing; give description=... or card=...": not (facts.description or prose),
-        f"modality: missing for {head.images.get('unknown', 0)} images; give modality=...": "unknown" in head.images,
+        "license: missing; give facts.license=...": not facts.license,
+        "source: missing; give facts.source_url=...": not facts.source,
+        "description: missing; give facts.description=... or facts.card=...": not (facts.description or prose),
+        f"modality: missing for {head.images.get('unknown', 0)} images; give scanning.modality=...": "unknown"
+        in head.images,
         "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
         f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
-        f"patients: {PatientCount.of(manifest).note}; patient_from=... or a column patient in labels names them": (
-            head.assumed_patients > 0
-        ),
-        "patients: each image counts as one; where that is wrong, give patient_from=...": (
+        f"patients: {PatientCount.of(manifest).note}; scanning.patient_from=... or a column patient in labeling.table "
+        "names them": (head.assumed_patients > 0),
+        "patients: each image counts as one; where that is wrong, give scanning.patient_from=...": (
             1 < len(manifest) == head.patients and all(row.patient_is_assumed is None for row in manifest)
         ),
         f"duplicates: images found, pixel by pixel, in more than one split: {copies}": copies > 0,

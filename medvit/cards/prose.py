@@ -73,7 +73,7 @@ def read_prose(path: Path) -> Prose:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"the card {path} cannot be read; give card=PATH of a Markdown file") from None
+        raise ConfigError(f"the card {path} cannot be read; give facts.card=PATH of a Markdown file") from None
     opening, _, rest = text.removeprefix("---\n").partition("\n---\n")
     try:
         tree = yaml.safe_load(opening) if text.startswith("---\n") and rest else None
@@ -105,7 +105,7 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
     if counts - Counter(prose.head.images) or not MIN_SHARE * num_said <= len(rows) <= num_said:
         log.warning(
             "the %d images are not those of %s, which describes %d (%s): it is not taken though the dataset is called "
-            "so; card=%s takes it",
+            "so; facts.card=%s takes it",
             len(rows),
             name,
             num_said,
@@ -114,7 +114,8 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
         )
         return None
     log.warning(
-        "the card takes prose and terms of use from %s, whose name and number of images fit; card=... gives another",
+        "the card takes prose and terms of use from %s, whose name and number of images fit; facts.card=... gives "
+        "another",
         name,
     )
     return prose

@@ -78,7 +78,7 @@ class ExportImage:
     def _written(self, row: Row) -> str:
         if row.kind == "slide":
             raise UnsupportedError(
-                "the pixels of a slide are in its own file; to export tiles, ingest it with tiles.pack=true"
+                "the pixels of a slide are in its own file; to export tiles, ingest it with taking.tiles.pack=true"
             )
         store = Store(self.store)
         pixels = store.get(row.sha256)

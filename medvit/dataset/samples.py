@@ -212,7 +212,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     num_slides = sum(row.kind == "slide" for row in manifest)
     if num_slides and preprocess.kind == "image":
         log.warning(
-            "%d slides are left out, since %s has pictures, too; ingest slides apart, or with tiles.pack=true",
+            "%d slides are left out, since %s has pictures, too; ingest slides apart, or with taking.tiles.pack=true",
             num_slides,
             manifest.folder.name,
         )

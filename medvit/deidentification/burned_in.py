@@ -122,7 +122,7 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
     if config.policy == "keep":
         return image, "kept"
     if config.policy == "quarantine":
-        raise BurnedInError(_why(found) + "; burned_in=mask blanks it, burned_in=keep takes it as it is")
+        raise BurnedInError(_why(found) + "; taking.burned_in=mask blanks it, taking.burned_in=keep takes it as it is")
     chosen = to_mask(zip(_drawn(image, item), lines, strict=True))
     if not chosen:
         raise BurnedInError(_why(found) + ", but no line of it was found to mask")

@@ -91,7 +91,7 @@ def curate(
 def _no_fundus(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
     reason = (
         "a color photograph of modality OP that shows no round field or not the colors of a fundus; expected a fundus "
-        "photograph: give its own modality, or take it with a flag by eye.not_fundus=flag"
+        "photograph: give its own modality, or take it with a flag by scanning.eye.not_fundus=flag"
     )
     found = (one for one in candidates if one.key in taken and "not_fundus" in (taken[one.key].flags or ()))
     return {one.key: one.refused("not_fundus", reason) for one in found}

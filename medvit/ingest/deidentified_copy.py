@@ -262,7 +262,7 @@ def write(
     if others[True]:
         log.warning(
             "%d slides are no DICOM and have no de-identified copy: their files, with names, labels and pictures of "
-            "the glass, stay where they are; hand on tiles (tiles.pack=true), or make DICOM of the slides first",
+            "the glass, stay where they are; hand on tiles (taking.tiles.pack=true), or make DICOM of the slides first",
             others[True],
         )
     notes = [f"de-identified copy: {MOSAICS % num_closed}"] if num_closed else []

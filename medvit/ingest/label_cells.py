@@ -149,7 +149,7 @@ def _refuse_ambiguous(column: str, lines: Sequence[Line], path: Path) -> None:
     listed = ",".join((*(repr(text) if text.startswith("#") else text for text in MISSING), *map(repr, found)))
     raise DataError(
         f"the column {column!r} of the labels {path} holds {examples} (line {shown(numbers)}), which may be a class or "
-        f"mean missing; label_missing=[{listed}] takes it as missing, a label_missing without it as a class"
+        f"mean missing; labeling.missing=[{listed}] takes it as missing, a list without it as a class"
     )
 
 

@@ -2,7 +2,7 @@
 
 A line says what it is about in one column: of `file`, a path relative to the source (of a file, or of a folder: all
 images in it are meant), or a file name, with or without its ending, that no two images share; else an identifier of
-DICOM (`label_by`). `split` and `patient` may say just that. Every other column, or those named, is a label; a column
+DICOM (`labeling.by`). `split` and `patient` may say just that. Every other column, or those named, is a label; a column
 that looks as if it named people is refused unless it is named.
 """
 
@@ -110,7 +110,7 @@ class LabelTable:
         if unmatched == "refuse" or not said:
             what = "a file" if self.by == "file" else f"a {self.key}"
             refusal = f"name {what} that the source does not have"
-            advice = hint or ("; label_unmatched=warn skips such lines" if said else "")
+            advice = hint or ("; labeling.unmatched=warn skips such lines" if said else "")
             self._refuse([line.number for line in unknown], refusal, advice)
         elif unknown:
             numbers = shown([line.number for line in unknown])
@@ -175,15 +175,19 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
         return found[0]
     if found:
         raise DataError(
-            f"the labels {path} have several columns for label_by={by}: {', '.join(found)}; keep one of them"
+            f"the labels {path} have several columns for labeling.by={by}: {', '.join(found)}; keep one of them"
         )
     others: list[LabelBy] = [other for other in COLUMNS if other != by and find_columns(there, COLUMNS[other])]
     near = nearest(there, COLUMNS[by])
     raise DataError(
         f"the labels {path} have no column {COLUMNS[by][0]!r} (found {len(there)} others), which says for "
-        f"label_by={by} what a line is about"
+        f"labeling.by={by} what a line is about"
         + (f"; nearest is {near!r}: rename it" if near else "")
-        + (f"; label_by={others[0]} takes its column {find_columns(there, COLUMNS[others[0]])[0]!r}" if others else "")
+        + (
+            f"; labeling.by={others[0]} takes its column {find_columns(there, COLUMNS[others[0]])[0]!r}"
+            if others
+            else ""
+        )
     )
 
 
@@ -208,7 +212,7 @@ def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> 
         if is_personal(column) or _is_identifier(grid.lines, column):
             raise DataError(
                 f"the column {column!r} of the labels {path} may identify patients; "
-                "name the columns to take, as in label_columns=[diagnosis]"
+                "name the columns to take, as in labeling.columns=[diagnosis]"
             )
         chosen[column] = column
     return chosen

@@ -2,13 +2,14 @@
 
 A class folder is a folder just below the one that holds all images (folders named after splits do not count), as in
 `benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. A folder may as well be
-named after a patient, so unasked none is taken; with `label_from=auto` they are if nothing speaks against it:
+named after a patient, so unasked none is taken; with
+`labeling.from_folders=auto` they are if nothing speaks against it:
 
 - all images are flat images without labels and lie right in these folders, two to `MAX_CLASSES` of them;
 - each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
 - no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
 
-`label_from=folder` takes them in any case and for volumes too, `label_from=off`, the default, never.
+`folder` takes them in any case and for volumes too, `off`, the default, never.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
     folders = _class_folders(candidates)
     if label_from == "off":
         if _are_classes(candidates, folders):
-            log.info("%d folders look like classes; label_from=folder takes their names for labels", len(set(folders)))
+            log.info(
+                "%d folders look like classes; labeling.from_folders=folder takes their names for labels",
+                len(set(folders)),
+            )
         return tuple(candidates)
     if label_from == "auto" and not _are_classes(candidates, folders):
         return tuple(candidates)
-    log.info("taking %d folders for classes; label_from=off does not", len(set(folders)))
+    log.info("taking %d folders for classes; labeling.from_folders=off does not", len(set(folders)))
     labeled = tuple(
         candidate.with_labels({LABEL: folder}) if folder and not candidate.labels else candidate
         for candidate, folder in zip(candidates, folders, strict=True)
@@ -83,13 +87,17 @@ def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | 
         keys = [key for key, names in sorted(found.items()) if said in names]
         if said and len(keys) != 1:
             has = f"{len(keys)} labels have such a class ({', '.join(keys)})" if keys else "no label has such a class"
-            raise DataError(f"positive={said}: {has}; a mapping names the label, as in positive={{LABEL: {said}}}")
+            raise DataError(
+                f"labeling.positive={said}: {has}; a mapping names the label, as in labeling.positive={{LABEL: {said}}}"
+            )
         said = dict.fromkeys(keys, said) if said else {}
     for key, name in said.items():
         names = found.get(key, set()) | {name}
         if key not in found or len(names) > 2:
             has = f"it has {', '.join(_ordered(found[key]))}" if key in found else f"found {', '.join(sorted(found))}"
-            raise DataError(f"positive names {name!r} of the label {key!r}; expected one of two classes: {has}")
+            raise DataError(
+                f"labeling.positive names {name!r} of the label {key!r}; expected one of two classes: {has}"
+            )
     return dict(said)
 
 

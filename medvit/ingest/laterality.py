@@ -125,7 +125,9 @@ def _sides_in(path: str, config: EyeConfig) -> set[str]:
         match = re.search(config.laterality_from, path)
         word = (match.group(1) or "").casefold() if match else ""
         if match and word not in POINTED_WORDS:
-            raise LateralityError("what eye.laterality_from finds in its path is no side; expected R, L, OD or OS")
+            raise LateralityError(
+                "what scanning.eye.laterality_from finds in its path is no side; expected R, L, OD or OS"
+            )
         return {POINTED_WORDS[word]} if match else set()
     *folders, name = PurePosixPath(path).parts
     words = [word.casefold() for word in _WORD.findall(PurePosixPath(name).stem)]

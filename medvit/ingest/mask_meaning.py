@@ -1,7 +1,8 @@
 """What the values of label maps mean: decided over all label maps of a source, and refused where it cannot be known.
 
-Asked for, values are classes by their names (`mask_classes={0: background, 128: border, 255: lesion}`), are not counted
-(`mask_ignore=[255]`), or number single things that are all of one class (`mask_values=instances`). Unasked,
+Asked for, values are classes by their names (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), are
+not counted (`labeling.mask_ignore=[255]`), or number single things that are all of one class
+(`labeling.mask_values=instances`). Unasked,
 
 - 0 with 255 or 65535 alone are the background and one class;
 - few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
@@ -114,13 +115,15 @@ class MaskMeaning:
             known = dict(self.classes)
             if value not in known:
                 raise DataError(
-                    f"the label map holds {value}; expected {_listed(known)}: name it in mask_classes or mask_ignore"
+                    f"the label map holds {value}; expected {_listed(known)}: name it in labeling.mask_classes or "
+                    "labeling.mask_ignore"
                 )
             return known[value]
         if self.names and value >= len(self.names):
             raise DataError(
-                f"the label map holds {value}; mask_classes names {len(self.names)} classes, expected 0 to "
-                f"{len(self.names) - 1}: a mapping names values, as mask_classes={{0: background, {value}: lesion}}"
+                f"the label map holds {value}; labeling.mask_classes names {len(self.names)} classes, expected 0 to "
+                f"{len(self.names) - 1}: a mapping names values, as "
+                f"labeling.mask_classes={{0: background, {value}: lesion}}"
             )
         return value
 
@@ -177,7 +180,9 @@ def meaning_of(
     else:
         meaning = _unasked(totals, between, found)
     if ignored and len(meaning.names) > IGNORED:
-        raise DataError(f"{len(meaning.names)} classes of label maps; with mask_ignore expected {IGNORED} at most")
+        raise DataError(
+            f"{len(meaning.names)} classes of label maps; with labeling.mask_ignore expected {IGNORED} at most"
+        )
     if there:
         taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
         hint = f"; {_example(there)} names them" if meaning.classes and not named else ""
@@ -191,7 +196,9 @@ def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
     names = tuple(dict.fromkeys(named.values()))
     absent = [value for value in named if value not in there]
     if there and absent:
-        log.warning("mask_classes names %s, which no label map holds; found %s", _listed(absent), _listed(there))
+        log.warning(
+            "labeling.mask_classes names %s, which no label map holds; found %s", _listed(absent), _listed(there)
+        )
     return MaskMeaning(tuple((value, names.index(name)) for value, name in named.items()), names)
 
 
@@ -205,7 +212,7 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
     if top in WHITES and below[-1] < LEAST_GRAY:
         raise DataError(
             f"the label maps hold {_listed(there)}; {top} may be a class or mean what is not labeled: "
-            f"give mask_ignore=[{top}], or name the classes, as {_example(there)}"
+            f"give labeling.mask_ignore=[{top}], or name the classes, as {_example(there)}"
         )
     if _are_edges(totals):
         raise DataError(
@@ -242,7 +249,8 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
         raise DataError(
             f"the label maps hold {_listed(totals)}; {_listed(thin)} is found only between lower and higher values, as "
             "pictures have it along edges once they were smoothed or shrunk: if these are classes, name them, as "
-            f"{_example(thin)}; if not, save the label maps without smoothing, or give mask_ignore=[{_joined(thin)}]"
+            f"{_example(thin)}; if not, save the label maps without smoothing, or give "
+            f"labeling.mask_ignore=[{_joined(thin)}]"
         )
 
 
@@ -257,14 +265,14 @@ def _hint(found: Iterable[MaskCounts]) -> None:
     if max(tops, default=0) >= MIN_INSTANCES and len(set(tops)) >= MIN_COUNTS:
         log.warning(
             "label maps hold 1 to n, with another n of up to %d in each, as if they numbered single things; "
-            "mask_values=instances takes these as one class",
+            "labeling.mask_values=instances takes these as one class",
             max(tops),
         )
 
 
 def _example(there: Sequence[int]) -> str:
     rest = [value for value in there if value > 0][:2]
-    return "mask_classes={0: background, " + ", ".join(f"{value}: NAME" for value in rest) + "}"
+    return "labeling.mask_classes={0: background, " + ", ".join(f"{value}: NAME" for value in rest) + "}"
 
 
 def _named_classes(names: Sequence[str]) -> str:

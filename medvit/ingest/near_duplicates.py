@@ -16,6 +16,7 @@ from pathlib import Path
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.ingest.rows import rows
+from medvit.ingest.splits import SplitAssignment, SplitConfig, assign
 from medvit.leakage import Groups, find_overlaps
 from medvit.records import Candidate, Taken
 
@@ -37,6 +38,29 @@ class JoinedPatients:
     def num_groups(self) -> int:
         """Groups of patients."""
         return len(set(self.representatives.values()))
+
+
+def kept_together(
+    assigned: SplitAssignment,
+    candidates: Sequence[Candidate],
+    taken: Mapping[str, Taken],
+    config: SplitConfig,
+    pseudonyms: Pseudonyms,
+    folder: Path,
+) -> SplitAssignment:
+    """Return the splits with patients whose images are near duplicates kept together, where that is asked for.
+
+    `assigned` are the splits of the candidates without that, `taken` what was stored in the folder of the dataset.
+
+    Raises:
+        DataError: If pixels are needed that the store lacks.
+    """
+    if config.keep_together != "near_duplicates" or config.test == 1:
+        return assigned
+    joined = joined_patients(assigned.candidates, taken, pseudonyms, folder)
+    regrouped = assign(candidates, config, joined.representatives)
+    report(joined, assigned.candidates, regrouped.candidates)
+    return regrouped
 
 
 def joined_patients(

@@ -71,11 +71,22 @@ def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms)
         log.warning("%s one StudyInstanceUID; they stay apart, a study each: %s", several, text)
     for alike in same_but_for_issuer(candidates):
         text = f"{len(alike)} patients have one PatientID of different issuers, and stay apart"
-        log.warning("%s: %s; if they are one, give patient_from", text, ", ".join(names[one] for one in alike))
+        log.warning("%s: %s; if they are one, give scanning.patient_from", text, ", ".join(names[one] for one in alike))
     for alike in spelled_alike(one.patient.id for one in candidates if one.item.identity.patient):
         text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
         of = ", ".join(names[patient] for patient in alike)
-        log.warning("%s: %s; if they are one, mend the source, or give patient_from", text, of)
+        log.warning("%s: %s; if they are one, mend the source, or give scanning.patient_from", text, of)
+
+
+def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
+    """Report images without what the others have, as label maps and known patients.
+
+    Raises:
+        DataError: If nothing was taken.
+    """
+    require_some(rows, refusals)
+    tell_unlabeled(rows)
+    tell_assumed(rows)
 
 
 def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
@@ -126,7 +137,7 @@ def tell_unlabeled(made: Sequence[Row]) -> None:
 def tell_assumed(made: Sequence[Row]) -> None:
     """Warn of patients that nothing names, who may be in several splits under several pseudonyms."""
     if note := PatientCount.of(made).note:
-        log.warning("%s; patient_from=... or a column patient in labels names them", note)
+        log.warning("%s; scanning.patient_from=... or a column patient in labeling.table names them", note)
 
 
 def _relative(file: Path, root: Path) -> str:

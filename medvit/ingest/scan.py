@@ -6,10 +6,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import Field
 
 from medvit import readers
+from medvit.config import Config, Positive
 from medvit.deidentification.patient_ids import with_issuers
 from medvit.dicom.header import read_header
 from medvit.engine import EngineConfig, map_items
@@ -32,13 +36,14 @@ from medvit.ingest.file_stamps import (
 )
 from medvit.ingest.header_cache import HeaderCache
 from medvit.ingest.label_cells import composed
+from medvit.ingest.laterality import EyeConfig, GroupPattern
 from medvit.readers import ScannedFile
 from medvit.readers.image_stack import StacksConfig
 from medvit.readers.label_maps import ORPHAN
 from medvit.readers.options import GeometryConfig
 from medvit.records import SPLIT_NAMES, Candidate, Identity, Item, Patient, Refusal, Split, is_frame, place_in_file
-from medvit.series.resampling import Geometry
 from medvit.sources import Local, folder
+from medvit.wsi.slide import MODALITY, TIFF_SUFFIXES
 
 log = logging.getLogger("medvit")
 
@@ -46,6 +51,23 @@ BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
 NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 """The case in nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
+
+
+class ScanningConfig(Config):
+    """What to look for in the source, and what to believe where files do not say it."""
+
+    patient_from: GroupPattern | None = None
+    """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    modality: str = ""
+    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
+    geometry: GeometryConfig = Field(default_factory=GeometryConfig)
+    stacks: StacksConfig | None = None
+    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    mask_folder: tuple[str, ...] = ()
+    """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
+    eye: EyeConfig = Field(default_factory=EyeConfig)
+    max_volume_gib: Positive = MAX_VOLUME_GIB
+    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
 
 
 NOWHERE = Path()
@@ -76,13 +98,11 @@ class Remembered:
 
 def scan(
     source: Path | Local,
+    config: ScanningConfig | None = None,
     *,
-    patient_from: str | None = None,
-    geometry: GeometryConfig | Geometry = "refuse",
+    slide_mpp: float | None = None,
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
-    stacks: StacksConfig | None = None,
-    mask_folder: Sequence[str] = (),
 ) -> Scan:
     """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
 
@@ -94,30 +114,42 @@ def scan(
     study, where it names one, or the path itself, so that an image is a patient. Where
     several issuers gave out one PatientID, the patients are `ID^^^ISSUER`.
 
-    `geometry` is what becomes of images that make no regular grid, `stacks` which folders are volumes, `mask_folder`
-    the names of folders that hold label maps.
+    With `slide_mpp`, the microns per pixel of slides that do not say theirs, plain TIFF pictures are slides.
 
     Raises:
         DataError: If the source is missing or holds no file.
     """
+    config = config or ScanningConfig()
     local = source if isinstance(source, Local) else folder.local(source)
     root, files = local.root, local.files
     candidates: list[Candidate] = []
     refusals: list[Refusal] = list(local.refusals)
     eye = _Eye(root, engine or EngineConfig(), remembered)
+    how: dict[str, Any] = {"geometry": config.geometry, "stacks": config.stacks, "mask_folder": config.mask_folder}
     with few_collections():
-        for found in readers.find(files, geometry=geometry, look=eye, stacks=stacks, mask_folder=mask_folder):
+        for found in readers.find(files, look=eye, **how):
             try:
                 if isinstance(found, Refusal):
                     refusals.append(found)
                 else:
-                    candidates.append(_candidate(found, root, patient_from))
+                    candidates.append(_candidate(found, root, config.patient_from))
             except DataError as error:
                 refusals.append(Refusal(found.files, error.code, str(error)))
     _report_frames(candidates)
     relative = tuple(_relative(file, root) for file in files)
     refused = tuple(filter(None, map(_identity, refusals)))
-    return Scan(root, with_issuers(candidates, refused), tuple(refusals), relative, eye.stamps, refused)
+    known = with_issuers(candidates, refused)
+    if slide_mpp is not None:
+        known = tuple(map(_as_slide, known))
+    return Scan(root, known, tuple(refusals), relative, eye.stamps, refused)
+
+
+def _as_slide(candidate: Candidate) -> Candidate:
+    """A candidate, which is a slide if it is a plain TIFF picture."""
+    item = candidate.item
+    if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
+        return candidate
+    return replace(candidate, item=replace(item, reader="slide", kind="slide", modality=MODALITY))
 
 
 def _report_frames(candidates: Sequence[Candidate]) -> None:
@@ -248,7 +280,9 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
     if patient_from is not None:
         match = re.search(patient_from, paths[0])
         if match is None or not match.group(1):
-            raise DataError("patient_from does not match its path; change it, or leave the file out of the source")
+            raise DataError(
+                "scanning.patient_from does not match its path; change it, or leave the file out of the source"
+            )
         # Some systems write file names decomposed (NFD): one patient must not become two.
         return Patient(composed(match.group(1)))
     if item.identity.patient:

@@ -4,79 +4,76 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from medvit import cards
 from medvit.cards import croissant, plots
-from medvit.cards.prose import Prose
-from medvit.dataset.manifest import Manifest
-from medvit.dataset.quarantine import Quarantined
-from medvit.deidentification.pseudonyms import Pseudonyms
-from medvit.ingest import file_stamps, header_cache
+from medvit.ingest import file_stamps
 from medvit.ingest.header_cache import HeaderCache
 from medvit.ingest.scan import Remembered, Scan
+from medvit.ingest.site import Site
+from medvit.stage import Run
 
 log = logging.getLogger("medvit")
 
 
-class Update:
-    """The tie from the dataset in the folder `earlier`, if any, to the one being made.
+@dataclass(frozen=True)
+class Earlier:
+    """The tie from the dataset in a folder, if any, to the one being made; `headers` are those seen then and now."""
 
-    `key_file` is that of the pseudonyms and `dataset` the name of the dataset: headers are remembered under both, or
-    forgotten if nothing `is_kept`.
-    """
+    folder: Path | None
+    site: Site
+    headers: Remembered = field(repr=False)
+    _known: dict[str, str] = field(default_factory=dict, repr=False)
+    """The states of the files of the source, by pseudonym, once they were asked for."""
 
-    def __init__(
-        self, earlier: Path | None, key_file: Path, dataset: str, pseudonyms: Pseudonyms, *, is_kept: bool = True
-    ) -> None:
-        self._is_kept = is_kept
-        self._earlier, self._key_file, self._dataset, self._pseudonyms = earlier, key_file, dataset, pseudonyms
-        self.remembered = Remembered(
-            HeaderCache({} if earlier is None else header_cache.lines(key_file, dataset)), pseudonyms.state
-        )
-        self._known_states: dict[str, str] = {}
+    @classmethod
+    def open(cls, folder: Path | None, run: Run, site: Site) -> Self:
+        """Return the dataset to update, an input of the run, and the headers seen when it was made.
+
+        Raises:
+            DataError: If the folder holds no dataset.
+            ConfigError: If the unfinished run that goes on had another.
+        """
+        if folder is not None:
+            run.dataset(folder, "update")
+        memory = HeaderCache({}) if folder is None else site.headers()
+        return cls(folder, site, Remembered(memory, site.pseudonyms.state))
 
     def tell(self, found: Scan) -> None:
         """Logs how many files were added, changed and removed since the earlier dataset was made."""
-        if self._earlier is None:
+        if self.folder is None:
             return
-        before = file_stamps.read(self._earlier)
+        before = file_stamps.read(self.folder)
         changes = file_stamps.compare(before, self._states(found))
-        log.info("files of the source since the dataset %s was made: %s", self._earlier.name, changes)
+        log.info("files of the source since the dataset %s was made: %s", self.folder.name, changes)
         if before and changes.removed == len(before):
-            log.warning("update=%s has no file in common with this source: another source, key or name", self._earlier)
+            log.warning("update=%s has no file in common with this source: another source, key or name", self.folder)
 
-    def leave(self, found: Scan, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> None:
-        """Writes the states of the source files and of the card into the dataset, and beside the key what it keeps.
+    def leave(self, found: Scan, card: str, folder: Path) -> None:
+        """Writes the states of the source files and that of the card into a dataset, and beside the key the headers.
 
         Raises:
             OutputError: If they cannot be written.
         """
-        card = self._card(manifest, left_out, prose)
-        file_stamps.write(self._states(found), card, manifest.folder)
-        if self._is_kept:
-            header_cache.write(self._key_file, self._dataset, self.remembered.seen)
-        else:
-            header_cache.forget(self._key_file, self._dataset)
+        file_stamps.write(self._states(found), card, folder)
+        self.site.keep_headers(self.headers.seen)
 
-    def takes_card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> bool:
-        """Copies the card of the earlier dataset, if it tells exactly what one made anew would; whether it did."""
-        if self._earlier is None or file_stamps.read_card(self._earlier) != self._card(manifest, left_out, prose):
+    def takes_card(self, card: str, folder: Path) -> bool:
+        """Copies the card of the earlier dataset into a folder, if it has this state; whether it did."""
+        if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
         for name in (cards.FILE_NAME, croissant.FILE_NAME):
-            shutil.copyfile(self._earlier / name, manifest.folder / name)
-        if (self._earlier / plots.FOLDER).is_dir():
-            shutil.copytree(self._earlier / plots.FOLDER, manifest.folder / plots.FOLDER, dirs_exist_ok=True)
+            shutil.copyfile(self.folder / name, folder / name)
+        if (self.folder / plots.FOLDER).is_dir():
+            shutil.copytree(self.folder / plots.FOLDER, folder / plots.FOLDER, dirs_exist_ok=True)
         return True
 
-    def _card(self, manifest: Manifest, left_out: Sequence[Quarantined], prose: Prose | None) -> str:
-        versions = file_stamps.version_of(file_stamps.CARD_ROOMS)
-        return self._pseudonyms.state(manifest.hash, list(manifest.facts.notes), list(left_out), prose, versions)
-
     def _states(self, found: Scan) -> dict[str, str]:
-        if not self._known_states:
+        if not self._known:
+            state, name = self.site.pseudonyms.state, self.site.pseudonyms.file
             files = zip(found.files, found.stamps.values(), strict=True)
-            state, name = self._pseudonyms.state, self._pseudonyms.file
-            self._known_states = {name(file): state(file, *stamp) for file, stamp in files}
-        return self._known_states
+            self._known.update({name(file): state(file, *stamp) for file, stamp in files})
+        return self._known

@@ -185,5 +185,5 @@ class UrFound(Mae):
         if self.num_wordless >= PATIENCE:
             raise DataError(
                 f"none of the images of the first {PATIENCE} batches has a label or a text; objective=urfound learns "
-                "from them: ingest labels (labels=CSV, label_from=folder), or choose objective=mae"
+                "from them: ingest labels (labeling.table=CSV, labeling.from_folders=folder), or choose objective=mae"
             )

@@ -33,8 +33,8 @@ GRID_TOLERANCE_MM = 1e-2
 
 ORPHAN = "label_map"
 """Code of a label map without an image: set aside, and no failure."""
-FIELD = "in a folder named mask, and the label maps lie in another one; mask_folder=mask takes these instead"
-OTHER = "named as a label map, but mask_folder names others; rename or remove it"
+FIELD = "in a folder named mask, and the label maps lie in another one; scanning.mask_folder=mask takes these instead"
+OTHER = "named as a label map, but scanning.mask_folder names others; rename or remove it"
 
 LABEL_FOLDERS = (
     "label",
@@ -111,8 +111,8 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     chosen = {file: keys for file, keys in chosen.items() if keys}
     if folders and not chosen:
         raise DataError(
-            f"no file of the source lies in a folder {' or '.join(map(repr, folders))}; mask_folder is the name of the "
-            "folders that hold label maps"
+            f"no file of the source lies in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the "
+            "name of the folders that hold label maps"
         )
     if folders:
         aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}

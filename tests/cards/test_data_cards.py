@@ -82,9 +82,9 @@ def test_the_figures_of_a_card_are_those_of_what_ingest_finds(shared_data: Path,
 def test_a_manifest_agrees_with_the_card_or_the_card_of_the_dataset_tells(
     shared_data: Path, tmp_path: Path, name: str
 ) -> None:
-    options: dict[str, Any] = {"burned_in": "keep", "key": tmp_path / "key", "tracking": {"enabled": False}}
+    options: dict[str, Any] = {"taking": {"burned_in": "keep"}, "key": tmp_path / "key", "tracking": {"enabled": False}}
     where = {"source": shared_data / SOURCES[name].path, "dataset": tmp_path / "d"}
-    ingest(name=name, modality=SOURCES[name].modality, **where, **options)
+    ingest(name=name, scanning={"modality": SOURCES[name].modality}, **where, **options)
     head = read_prose(PROSE_FOLDER / f"{name}.md").head
     assert Counter(row.modality for row in Manifest.read(tmp_path / "d")) == head.images
     assert "the project's card says" not in (tmp_path / "d" / "card.md").read_text(encoding="utf-8")
@@ -93,7 +93,11 @@ def test_a_manifest_agrees_with_the_card_or_the_card_of_the_dataset_tells(
 def test_a_card_that_is_wrong_is_told_in_the_card_of_the_dataset(shared_data: Path, tmp_path: Path) -> None:
     wrong = (PROSE_FOLDER / "torchio-ct-series.md").read_text(encoding="utf-8").replace("CT: 1", "CT: 2")
     (tmp_path / "wrong.md").write_text(wrong.replace("patients: 1", "patients: 3"), encoding="utf-8")
-    options: dict[str, Any] = {"key": tmp_path / "key", "tracking": {"enabled": False}, "card": tmp_path / "wrong.md"}
+    options: dict[str, Any] = {
+        "key": tmp_path / "key",
+        "tracking": {"enabled": False},
+        "facts": {"card": tmp_path / "wrong.md"},
+    }
     ingest(source=shared_data / "torchio-ct-series", dataset=tmp_path / "d", name="torchio-ct-series", **options)
     card = (tmp_path / "d" / "card.md").read_text(encoding="utf-8")
     assert "counts: the project's card says {'CT': 2}, this dataset has {'CT': 1}" in card

@@ -129,7 +129,7 @@ def test_masked_images_carry_no_writing_in_the_store_nor_in_the_copy(
     source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        manifest = run(source, burned_in="mask")
+        manifest = run(source, taking={"burned_in": "mask"})
     assert len(manifest) == 4
     assert "2 masked" in caplog.text
     for row in manifest:
@@ -154,7 +154,7 @@ def test_masking_works_on_compressed_pixels(tmp_path: Path) -> None:
     dataset = dcmread(file)
     dataset.compress(RLELossless, generate_instance_uid=False)
     dataset.save_as(file)
-    run(tmp_path / "source", burned_in="mask")
+    run(tmp_path / "source", taking={"burned_in": "mask"})
     (copy,) = [dcmread(path) for path in (tmp_path / "copy").rglob("*.dcm")]
     assert copy.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert suspicion(find_lines(copy.pixel_array)) < THRESHOLD
@@ -170,7 +170,7 @@ def test_writing_in_a_volume_is_blanked_through_all_its_slices(orientation: list
         elements |= {"SOPClassUID": MRImageStorage, "Modality": "MR"}
         file = tmp_path / "source" / f"{'abcd'[k]}.dcm"
         write_ultrasound(file, pixels, **place, **elements, PixelSpacing=[1.0, 1.0], BurnedInAnnotation="YES")
-    manifest = run(tmp_path / "source", burned_in="mask")
+    manifest = run(tmp_path / "source", taking={"burned_in": "mask"})
     (row,) = manifest
     assert row.kind == "volume"
     copies = sorted((dcmread(file) for file in (tmp_path / "copy").rglob("*.dcm")), key=lambda d: d.InstanceNumber)
@@ -184,7 +184,7 @@ def test_writing_in_a_volume_is_blanked_through_all_its_slices(orientation: list
 
 def test_kept_images_are_counted(source: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        manifest = run(source, burned_in={"policy": "keep"})
+        manifest = run(source, taking={"burned_in": {"policy": "keep"}})
     assert len(manifest) == 4
     assert "writing in the pixels of 2 images: 2 kept" in caplog.text
     said = [dcmread(file).get("BurnedInAnnotation") for file in (source.parent / "copy").rglob("*.dcm")]
@@ -196,7 +196,7 @@ def test_an_annotation_that_says_yes_is_believed_of_any_kind(tmp_path: Path) -> 
         path = tmp_path / "source" / f"{name}.dcm"
         elements = {"Modality": "DX", "SOPClassUID": DigitalXRayImageStorageForPresentation}
         write_ultrasound(path, tissue(0), **elements, BurnedInAnnotation=said)
-    manifest = run(tmp_path / "source", burned_in="mask")
+    manifest = run(tmp_path / "source", taking={"burned_in": "mask"})
     assert len(manifest) == 1
     (entry,) = quarantine.read(manifest.folder)
     assert entry.reason.endswith("but no line of it was found to mask")
@@ -209,8 +209,8 @@ def test_kinds_that_rarely_carry_writing_are_looked_at_when_asked(tmp_path: Path
         Image.fromarray(pixels).save(path)
     assert len(run(tmp_path / "source", deidentify={})) == 2
     asked = {"look_at": "all", "policy": "quarantine"}
-    assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "all", burned_in=asked)) == 1
-    assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "us", modality="US")) == 1
+    assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "all", taking={"burned_in": asked})) == 1
+    assert len(run(tmp_path / "source", deidentify={}, dataset=tmp_path / "us", scanning={"modality": "US"})) == 1
 
 
 @pytest.mark.parametrize(("name", "outside"), [("US1_UNC", slice(0, 100)), ("VL1_UNC", slice(0, 486))])

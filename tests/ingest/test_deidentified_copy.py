@@ -70,7 +70,7 @@ def test_dicom_slides_are_copied_without_their_labels_and_others_are_told_of(tmp
     slides = tmp_path / "source"
     (study,) = phantoms.write_slide_studies(slides / "dicom", 1)
     phantoms.write_slides(slides / "tiff", 1)
-    ingest(config(slides, tmp_path / "a", tiles={"size": 128}))
+    ingest(config(slides, tmp_path / "a", taking={"tiles": {"size": 128}}))
     copies = sorted((tmp_path / "a" / "copy").rglob("*.dcm"))
     headers = [dcmread(file) for file in copies]
     assert len(headers) == len(list(study.glob("level-*.dcm")))

@@ -86,7 +86,7 @@ def test_a_missing_value_is_no_class(path: Path, candidate: Make, caplog: pytest
 @pytest.mark.parametrize("word", ["None", *sorted(AMBIGUOUS)])
 def test_what_may_be_a_class_or_missing_is_refused_until_somebody_says(path: Path, candidate: Make, word: str) -> None:
     cells = ["0", word, "1"]
-    with pytest.raises(DataError, match=r"which may be a class or mean missing; label_missing=\["):
+    with pytest.raises(DataError, match=r"which may be a class or mean missing; labeling\.missing=\["):
         grades(path, cells, candidate)
     assert grades(path, cells, candidate, missing=[word]) == ["0", "", "1"]
     assert grades(path, cells, candidate, missing=["NA"]) == cells

@@ -86,8 +86,8 @@ def test_identifiers_are_never_labels_and_label_columns_are_found_in_any_case(
             "Study_Inst_UID,grade\n1.1.1,2\n",
             "no column 'StudyInstanceUID' .* nearest is 'Study_Inst_UID': rename it",
         ),
-        ("file", "PatientID,grade\n001,2\n", "no column 'file' .* label_by=patient takes its column 'PatientID'"),
-        ("study", "Study,study uid,grade\n1,2,3\n", "several columns for label_by=study: Study, study uid"),
+        ("file", "PatientID,grade\n001,2\n", "no column 'file' .* labeling.by=patient takes its column 'PatientID'"),
+        ("study", "Study,study uid,grade\n1,2,3\n", "several columns for labeling.by=study: Study, study uid"),
         ("patient", "PatientID,grade\n,2\n", "are empty in the column 'PatientID'"),
     ],
 )
@@ -194,7 +194,10 @@ def test_the_table_is_checked_before_anything_is_fetched(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(stage, "fetch", fetched)
     options = {"source": "https://pacs.example/root", "dataset": tmp_path / "ds", "key": tmp_path / "site.key"}
-    options |= {"labels": table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n"), "tracking": {"enabled": False}}
+    options |= {
+        "labeling": {"table": table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n")},
+        "tracking": {"enabled": False},
+    }
     with pytest.raises(DataError, match="which may be a class or mean missing"):
         stage.ingest(IngestConfig.parse(options))
 
@@ -226,9 +229,9 @@ def test_the_advice_on_missing_texts_is_taken_as_it_is_written(tmp_path: Path) -
     path = table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n")
     with pytest.raises(DataError, match="may be a class or mean missing") as refused:
         LabelTable.read(path)
-    (advice,) = re.findall(r"label_missing=\[.*?\]", str(refused.value))
-    options = [f"source={tmp_path}", f"dataset={tmp_path.parent / 'out'}", advice, "mask_ignore=255"]
-    config = IngestConfig.load(None, options)
-    assert config.label_missing == (*MISSING, "None")
+    (advice,) = re.findall(r"labeling\.missing=\[.*?\]", str(refused.value))
+    options = [f"source={tmp_path}", f"dataset={tmp_path.parent / 'out'}", advice, "labeling.mask_ignore=255"]
+    config = IngestConfig.load(None, options).labeling
+    assert config.missing == (*MISSING, "None")
     assert config.mask_ignore == (255,)
-    assert [line.cells["grade"] for line in LabelTable.read(path, missing=config.label_missing).lines] == ["", "1", "2"]
+    assert [line.cells["grade"] for line in LabelTable.read(path, missing=config.missing).lines] == ["", "1", "2"]

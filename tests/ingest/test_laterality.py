@@ -148,7 +148,8 @@ def test_eyes_pass_through_ingest(tmp_path: Path) -> None:
     (source / "left").mkdir()
     Picture.fromarray(fundus(np.random.default_rng(99), "none")).save(source / "left" / "9_right.png")
     Picture.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), dtype=np.uint8)).save(source / "x.png")
-    ingest(source=source, dataset=tmp_path / "d", modality="OP", key=tmp_path / "key", tracking={"enabled": False})
+    quiet = {"key": tmp_path / "key", "tracking": {"enabled": False}}
+    ingest(source=source, dataset=tmp_path / "d", scanning={"modality": "OP"}, **quiet)
     manifest = Manifest.read(tmp_path / "d")
     assert len(manifest) == 16
     splits: dict[str, set[str]] = {}

@@ -52,7 +52,7 @@ def test_black_and_white_are_two_classes(white: int, named: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ([[0, 1], [0, 255]], r"hold 0, 1 and 255; 255 may be a class .* give mask_ignore=\[255\]"),
+        ([[0, 1], [0, 255]], r"hold 0, 1 and 255; 255 may be a class .* give labeling.mask_ignore=\[255\]"),
         ([[0, 1, 2, 65535]], "65535 may be a class or mean what is not labeled"),
         ([[0] * 90 + list(range(240, 256)) * 4 + list(range(1, 18))], "compressed with loss"),
         ([[0] * 99 + [255] * 99 + list(range(7, 250, 8))], r"33 values \(0, 7, 15, ..., 255\).* smoothed"),
@@ -90,7 +90,7 @@ def test_instances_are_one_class_and_what_is_ignored_is_none() -> None:
 def test_values_that_number_things_are_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "medvit"):
         meaning_of(counts(*[list(range(n)) for n in (3, 12, 30)]))
-    assert "mask_values=instances takes these as one class" in caplog.text
+    assert "labeling.mask_values=instances takes these as one class" in caplog.text
 
 
 def test_values_below_zero_are_refused() -> None:
@@ -111,10 +111,15 @@ def source(folder: Path, masks: dict[str, list[int]]) -> Path:
     return folder
 
 
-def made(folder: Path, name: str, **options: object) -> Manifest:
-    tree = {"source": folder / "in", "dataset": folder / name, "key": folder / "site.key", "name": "d"}
-    tree |= {"tracking": {"enabled": False}}
-    return ingest(IngestConfig.parse(tree | options))
+def made(folder: Path, name: str, *, update: Path | None = None, **labeling: object) -> Manifest:
+    tree: dict[str, object] = {
+        "source": folder / "in",
+        "dataset": folder / name,
+        "key": folder / "site.key",
+        "name": "d",
+    }
+    tree |= {"tracking": {"enabled": False}, "labeling": labeling, "update": update}
+    return ingest(IngestConfig.parse(tree))
 
 
 def stored(manifest: Manifest) -> list[list[int]]:
@@ -147,8 +152,8 @@ def test_what_is_recorded_of_label_maps_is_what_they_were_taken_for(
     source(tmp_path / "in", masks)
     first = made(tmp_path, "first", **asked)
     kept = yaml.safe_load((first.folder / "config.yaml").read_text(encoding="utf-8"))
-    assert IngestConfig.parse({**kept, "source": "x", "dataset": "y"}).mask_classes == recorded
-    again = made(tmp_path, "again", mask_classes=kept["mask_classes"], mask_values=kept["mask_values"])
+    assert IngestConfig.parse({**kept, "source": "x", "dataset": "y"}).labeling.mask_classes == recorded
+    again = made(tmp_path, "again", **kept["labeling"])
     assert again.hash == first.hash, "what is in force, asked for, gives the same"
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from medvit import phantoms
 from medvit.errors import DataError
-from medvit.ingest.scan import scan
+from medvit.ingest.scan import ScanningConfig, scan
 
 Write = Callable[..., Path]
 
 
 def patients(source: Path, patient_from: str | None = None) -> list[str]:
-    return [one.patient.id for one in scan(source, patient_from=patient_from).candidates]
+    return [one.patient.id for one in scan(source, ScanningConfig(patient_from=patient_from)).candidates]
 
 
 def test_an_image_that_names_nobody_is_a_patient(write_png: Write, tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_an_image_that_names_nobody_is_a_patient(write_png: Write, tmp_path: Pat
 
 def test_the_patient_may_be_read_from_the_path(write_png: Write, tmp_path: Path) -> None:
     write_png("case7/1.png"), write_png("case7/2.png"), write_png("other/1.png")
-    found = scan(tmp_path / "source", patient_from=r"case(\d+)")
+    found = scan(tmp_path / "source", ScanningConfig(patient_from=r"case(\d+)"))
     assert [one.patient.id for one in found.candidates] == ["7", "7"]
     assert [(r.code, "other" in r.reason) for r in found.refusals] == [("data", False)]
 
@@ -62,7 +62,7 @@ def test_a_patient_that_nothing_names_is_assumed(
     write_png: Write, tmp_path: Path, path: str, patient_from: str | None, is_assumed: bool
 ) -> None:
     write_png(path)
-    (candidate,) = scan(tmp_path / "source", patient_from=patient_from).candidates
+    (candidate,) = scan(tmp_path / "source", ScanningConfig(patient_from=patient_from)).candidates
     assert candidate.patient.is_assumed == is_assumed
     assert not candidate.with_labels({}, patient="a person").patient.is_assumed, "a table names the patient"
 

@@ -124,8 +124,8 @@ def test_a_file_with_another_header_under_the_same_size_and_time_has_changed(sou
 def test_other_options_of_reading_are_not_taken_from_before(tmp_path: Path) -> None:
     source = tmp_path / "source"
     phantoms.write_ct_pairs(source, 2)
-    made(source, "first", modality="CT")
-    second = made(source, "second", name="first", modality="MR", update=tmp_path / "first")
+    made(source, "first", scanning={"modality": "CT"})
+    second = made(source, "second", name="first", scanning={"modality": "MR"}, update=tmp_path / "first")
     assert {row.modality for row in second} == {"MR"}
 
 
@@ -133,11 +133,11 @@ def test_the_card_is_made_anew_when_it_has_more_to_tell(source: Path, tmp_path: 
     made(source, "first")
     prose = tmp_path / "prose.md"
     prose.write_text("---\nname: first\nlicence: CC0\n---\n\nWritten by a person.\n")
-    made(source, "second", name="first", update=tmp_path / "first", card=prose)
+    made(source, "second", name="first", update=tmp_path / "first", facts={"card": prose})
     assert "Written by a person." in (tmp_path / "second" / "card.md").read_text()
     assert "Written by a person." not in (tmp_path / "first" / "card.md").read_text()
     (source / "notes.txt").write_text("no image")
-    made(source, "third", name="first", update=tmp_path / "second", card=prose)
+    made(source, "third", name="first", update=tmp_path / "second", facts={"card": prose})
     third, afresh = ((tmp_path / name / "card.md").read_text() for name in ("third", "second"))
     assert third != afresh, "one more file is left out"
 

@@ -39,7 +39,8 @@ def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(fundus(np.random.default_rng([number, side == "left"]), label)).save(path)
     phantoms.write_oct_studies(root / "source", 3)
-    ingest(source=root / "source", dataset=root / "d", modality="OP", label_from="folder", key=root / "key", **QUIET)
+    asked = {"scanning": {"modality": "OP"}, "labeling": {"from_folders": "folder"}}
+    ingest(source=root / "source", dataset=root / "d", key=root / "key", **asked, **QUIET)
     return root / "d"
 
 

@@ -1,4 +1,4 @@
-"""What `medvit ingest geometry=...` makes of a series that lacks a slice."""
+"""What `medvit ingest scanning.geometry=...` makes of a series that lacks a slice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
 def test_a_series_that_lacks_a_slice_is_refused_resampled_or_kept_as_slices(
     source: Path, tmp_path: Path, geometry: str, num_rows: int, num_refused: int
 ):
-    made = ingest(source=source, dataset=tmp_path / "dataset", geometry=geometry, key=tmp_path / "key", **QUIET)
+    made = ingest(
+        source=source, dataset=tmp_path / "dataset", scanning={"geometry": geometry}, key=tmp_path / "key", **QUIET
+    )
     assert len(made) == num_rows
     refused = quarantine.read(made.folder)
     assert [entry.code for entry in refused] == ["geometry"] * num_refused
@@ -46,7 +48,9 @@ def test_a_series_that_lacks_a_slice_is_refused_resampled_or_kept_as_slices(
 
 
 def test_the_json_of_a_resampled_volume_says_so(source: Path, tmp_path: Path):
-    made = ingest(source=source, dataset=tmp_path / "dataset", geometry="resample", key=tmp_path / "key", **QUIET)
+    made = ingest(
+        source=source, dataset=tmp_path / "dataset", scanning={"geometry": "resample"}, key=tmp_path / "key", **QUIET
+    )
     exported = export(dataset=made.folder, output=tmp_path / "out", **QUIET)
     told = [json.loads(path.read_text())["part"] for path in exported.folder.glob("i-*.json")]
     assert sorted(told) == ["", "resampled to a regular grid"]

@@ -68,7 +68,8 @@ def contents(dataset: Path) -> dict[str, bytes]:
 
 def test_pixels_labels_and_places_come_back_as_they_were(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "source")
-    manifest = ingest(config(source, tmp_path / "out", mask_classes=["background", "a", "b"], modality="MR"))
+    labeling = {"mask_classes": ["background", "a", "b"]}
+    manifest = ingest(config(source, tmp_path / "out", labeling=labeling, scanning={"modality": "MR"}))
     assert manifest.folder == tmp_path / "out"
     assert Manifest.read(tmp_path / "out").hash == manifest.hash
     assert manifest.facts.mask_classes == ("background", "a", "b")
@@ -90,8 +91,8 @@ def test_folders_may_be_named_after_people_so_unasked_they_are_no_labels(tmp_pat
 
 
 def test_folders_of_classes_become_labels(tmp_path: Path) -> None:
-    manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out", label_from="auto"))
-    assert recorded(manifest)["label_from"] == "folder", "what auto came to"
+    manifest = ingest(config(write_classes(tmp_path / "source"), tmp_path / "out", labeling={"from_folders": "auto"}))
+    assert recorded(manifest)["labeling"]["from_folders"] == "folder", "what auto came to"
     assert manifest.facts.classes == {"label": ("benign", "malignant")}
     assert sorted(row.labels["label"] for row in manifest) == ["benign"] * 4 + ["malignant"] * 4
 
@@ -138,7 +139,7 @@ def test_adding_patients_moves_nobody(tmp_path: Path) -> None:
 
 def test_no_patient_is_in_two_splits(tmp_path: Path) -> None:
     source = write_classes(tmp_path / "source", num_images=30)
-    manifest = ingest(config(source, tmp_path / "out", patient_from=r"/(\d+)\.png"))
+    manifest = ingest(config(source, tmp_path / "out", scanning={"patient_from": r"/(\d+)\.png"}))
     splits: dict[str, set[str]] = {}
     for row in manifest:
         splits.setdefault(row.patient_id, set()).add(row.split)
@@ -228,16 +229,17 @@ def test_labels_of_unknown_files_are_refused_before_anything_is_made(tmp_path: P
     source = write_classes(tmp_path / "source")
     (tmp_path / "labels.csv").write_text("file,grade\nbenign/0.png,1\nbenign/77.png,2\n")
     with pytest.raises(DataError, match=r"1 of the 2 lines .* \(line 3\)"):
-        ingest(config(source, tmp_path / "out", labels=tmp_path / "labels.csv"))
+        ingest(config(source, tmp_path / "out", labeling={"table": tmp_path / "labels.csv"}))
     assert not list(tmp_path.glob("out*"))
 
 
 def test_labels_come_from_a_table(tmp_path: Path) -> None:
     source = write_classes(tmp_path / "source")
     (tmp_path / "labels.csv").write_text("file,grade,split\nbenign/0.png,10,test\nmalignant/1.png,9,train\n")
-    manifest = ingest(config(source, tmp_path / "out", labels=tmp_path / "labels.csv"))
+    manifest = ingest(config(source, tmp_path / "out", labeling={"table": tmp_path / "labels.csv"}))
     assert manifest.facts.classes == {"grade": ("9", "10")}
-    assert (recorded(manifest)["label_from"], recorded(manifest)["label_columns"]) == ("off", ["grade"])
+    labeling = recorded(manifest)["labeling"]
+    assert (labeling["from_folders"], labeling["columns"]) == ("off", ["grade"])
     assert {row.split for row in manifest if row.labels.get("grade") == "10"} == {"test"}
 
 
@@ -253,11 +255,11 @@ def test_a_disk_that_cannot_be_written_stops_the_run_and_leaves_no_dataset(tmp_p
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("patient_from=(a", "expected a regular expression"),
-        ("patient_from=abc", "expected one group"),
+        ("scanning.patient_from=(a", "expected a regular expression"),
+        ("scanning.patient_from=abc", "expected one group"),
         ("splits.test=0.95", "leave some to train"),
         ("name=../up", "name: "),
-        ("labels_from=folder", "did you mean 'label_from'"),
+        ("labels_from=folder", "did you mean 'labeling.from_folders'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -271,7 +273,7 @@ class TestRealData:
     """On the real data sets, where they lie beside the project."""
 
     def test_hippocampus(self, shared_data: Path, tmp_path: Path) -> None:
-        manifest = ingest(config(shared_data / "msd-hippocampus", tmp_path / "out", modality="MR"))
+        manifest = ingest(config(shared_data / "msd-hippocampus", tmp_path / "out", scanning={"modality": "MR"}))
         assert len(manifest) == len({row.patient_id for row in manifest}) == 200
         assert all(row.mask for row in manifest)
         assert manifest.facts.mask_classes == ("background", "class 1", "class 2")

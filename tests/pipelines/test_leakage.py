@@ -84,7 +84,7 @@ class TestRealData:
     def test_brain_tumor_slices(self, shared_data: Path, tmp_path: Path) -> None:
         source = tmp_path / "source"
         source.symlink_to(shared_data / "brain-tumor-mri-2d")
-        kept = dataset(source, "kept", label_from="folder", splits={"val": 0})
+        kept = dataset(source, "kept", labeling={"from_folders": "folder"}, splits={"val": 0})
         overlaps = leakage(a=kept, output=tmp_path / "out", tracking=OFF).overlaps
 
         def count(check: str) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def take(source: Path, **options: Any) -> Manifest:
 @pytest.mark.usefixtures("whole_figures")
 def test_dicom_tomograms_become_volumes_with_their_eye_and_spacing(tmp_path: Path) -> None:
     phantoms.write_oct_studies(tmp_path / "oct", 3)
-    manifest = take(tmp_path / "oct", label_from="folder")
+    manifest = take(tmp_path / "oct", labeling={"from_folders": "folder"})
     assert len(manifest) == 6
     between, deep, along = tomogram.SPACING_MM
     for row in manifest:
@@ -91,7 +91,8 @@ def test_stacks_of_bscans_become_volumes_with_layers(tmp_path: Path) -> None:
     lost.unlink()
     (tmp_path / "stacks" / "labels" / "eye003_left" / "bscan_004.png").unlink()
     stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
-    manifest = take(tmp_path / "stacks", modality="OPT", stacks=stacks, mask_classes=phantoms.OCT_LAYERS)
+    asked = {"modality": "OPT", "stacks": stacks}
+    manifest = take(tmp_path / "stacks", scanning=asked, labeling={"mask_classes": phantoms.OCT_LAYERS})
     assert [row.attributes["laterality"] for row in manifest].count("right") == 2
     assert all(row.mask is not None and row.kind == "volume" for row in manifest)
     (entry,) = quarantine.read(manifest.folder)
@@ -114,7 +115,8 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
     splits = {"val": 0.2, "test": 0.3}
     layers = phantoms.OCT_LAYERS
-    return take(root / "stacks", modality="OPT", stacks=stacks, mask_classes=layers, splits=splits).folder
+    asked = {"modality": "OPT", "stacks": stacks}
+    return take(root / "stacks", scanning=asked, labeling={"mask_classes": layers}, splits=splits).folder
 
 
 @pytest.mark.parametrize("neighbors", [None, 0, 1], ids=["3D", "2D", "2.5D"])

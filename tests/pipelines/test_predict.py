@@ -322,7 +322,8 @@ def test_a_batch_of_which_nothing_fits_the_model_ends_with_exit_status_3(
 def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_radiograph_studies(source, 8)
-    displayed = {"values": {"radiographs": "displayed"}, "label_from": "folder", "splits": {"val": 0.3}}
+    displayed = {"taking": {"values": {"radiographs": "displayed"}}, "splits": {"val": 0.3}}
+    displayed |= {"labeling": {"from_folders": "folder"}}
     made = ingest(source=source, dataset=tmp_path / "ds", key=tmp_path / "site.key", **displayed, **OFF)
     short = {"backbone": {**VIT, "depth": 1}, "peft": "full", "trainer": {"epochs": 1, "steps_per_epoch": 1}}
     model = finetune(dataset=made.folder, output=tmp_path / "model", loader={"batch_size": 2}, **short, **OFF)

@@ -97,7 +97,7 @@ def test_a_server_that_is_down_or_silent_gets_all_of_it_later(server: Server, tm
     assert not list(tmp_path.rglob(FOLDER))
     client = MlflowClient(tracking_uri=server.uri)
     run = client.get_run(Lineage.read(made.folder).run_id)
-    assert (run.info.status, run.data.params["modality"]) == ("FINISHED", "")
+    assert (run.info.status, run.data.params["scanning.modality"]) == ("FINISHED", "")
     assert {"card.md", "card.json", "config.yaml"} <= {one.path for one in client.list_artifacts(run.info.run_id)}
     assert len(client.get_metric_history(tracker.run_id, "loss")) == 300
     assert client.get_run(tracker.run_id).info.status == "FINISHED"

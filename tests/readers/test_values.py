@@ -68,7 +68,11 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     write_multiframe(tmp_path / "source" / "cine.dcm", counted(2, 32, 32), [], **cine)
     options = {"source": tmp_path / "source", "dataset": tmp_path / "dataset", "key": tmp_path / "site.key"}
     with caplog.at_level(logging.INFO, "medvit"):
-        ingest(IngestConfig.parse({**options, "tracking": {"enabled": False}, "values": VALUES | {"mapping": "FIELD"}}))
+        ingest(
+            IngestConfig.parse(
+                {**options, "tracking": {"enabled": False}, "taking": {"values": VALUES | {"mapping": "FIELD"}}}
+            )
+        )
     assert "values.radiographs=displayed: 2 images do not say what it needs" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
@@ -79,7 +83,10 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     assert "3 images have stored values although `values.mapping` was asked for" in card
     (field_map,) = (row for row in rows if row.unit == "Hz")
     assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
-    assert "1 images have real-world values that were not asked for by values.mapping=LABEL: FIELD (Hz)" in caplog.text
+    assert (
+        "1 images have real-world values that were not asked for by taking.values.mapping=LABEL: FIELD (Hz)"
+        in caplog.text
+    )
     assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
     assert "2 frames of 1 multi-frame files are taken one by one, as images without a place" in caplog.text
     assert "2 images are frames of multi-frame files, taken one by one, without a place in the patient: 2 of US" in card

@@ -33,7 +33,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source=folder / "source",
         dataset=folder / "dataset",
         key=folder / "key",
-        tiles={"size": 64},
+        taking={"tiles": {"size": 64}},
         splits={"val": 0.0, "test": 0.0},
         tracking=OFF,
     )

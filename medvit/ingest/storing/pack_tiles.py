@@ -38,19 +38,18 @@ class PackSlide:
 
 
 def pack(rows: Sequence[Row], *, folder: Path, key: Path, engine: EngineConfig) -> tuple[Row, ...]:
-    """The rows with the tiles of slides in place of the slides.
+    """The rows of the tiles of slides in place of those of the slides.
 
     Raises:
         DataError: If a slide cannot be read any more.
         OutputError: If the store cannot be written.
     """
-    whole = [row for row in rows if row.kind == "slide"]
-    made = [row for row in rows if row.kind != "slide"]
-    for outcome in map_items(PackSlide(folder, key), whole, config=engine, title="pack", unit="slide"):
+    made: list[Row] = []
+    for outcome in map_items(PackSlide(folder, key), rows, config=engine, title="pack", unit="slide"):
         if outcome.error is not None:
             raise outcome.error
         made += outcome.result or []
-    return tuple(sorted(made, key=lambda row: row.image_id))
+    return tuple(made)
 
 
 def _packed(slide: Slide, tile: TileRow, bits: int, store: Store) -> Row:

@@ -31,7 +31,7 @@ def run(tmp_path: Path, name: str = "dataset", **options) -> Manifest:
         "key": str(tmp_path / "site.key"),
         "name": "slides",
         "tracking": {"enabled": False},
-        "tiles": {"size": 128, **options.pop("tiles", {})},
+        "taking": {"tiles": {"size": 128, **options.pop("tiles", {})}},
         **options,
     }
     return ingest(IngestConfig.parse(tree))
@@ -82,7 +82,7 @@ def test_the_card_counts_slides_patients_and_tiles_of_each_class_and_tissue_but_
     for number, label in enumerate(("normal", "normal", "tumor", "tumor", "normal", "normal")):
         path = tmp_path / "classes" / label / f"patient-{number // 2:03d}-slide-{number}.tif"
         write_tiff(path, drawn(number, label))
-    options = {"label_from": "folder", "patient_from": r"(patient-\d+)"}
+    options = {"labeling": {"from_folders": "folder"}, "scanning": {"patient_from": r"(patient-\d+)"}}
     areas = []
     for overlap in (0.0, 0.5):
         tiles = {"size": 128, "overlap": overlap}

@@ -1,4 +1,4 @@
-"""Takes slides: their tiles are listed, their pixels stay where they are.
+"""Slides: their tiles are listed, their pixels stay where they are.
 
 What stands for a slide in the store is its picture at low power, so its content address is the same for the same scan,
 whatever the file is called and whatever words are in it.
@@ -17,19 +17,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medvit.dataset.store import Store
-from medvit.deidentification.pseudonyms import Pseudonyms
-from medvit.engine import EngineConfig, map_items
+from medvit.engine import map_items
 from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.files.atomic import replacing
 from medvit.ingest.file_stamps import READING_ROOMS, version_of
-from medvit.ingest.scan import Scan
-from medvit.ingest.store_images import Stored, facts_of
+from medvit.ingest.storing import Stored, Workplace
+from medvit.ingest.storing.images import facts_of
+from medvit.ingest.storing.pack_tiles import pack
 from medvit.leakage.perceptual_hash import hash_image
-from medvit.records import Candidate, Refusal, Row, Taken
-from medvit.wsi.locations import SlideFiles, write_locations
+from medvit.records import Candidate, Kind, Refusal, Row, Taken
+from medvit.wsi.locations import SlideFiles
 from medvit.wsi.overview import draw
-from medvit.wsi.slide import MODALITY, TIFF_SUFFIXES, open_slide
+from medvit.wsi.slide import MODALITY, open_slide
 from medvit.wsi.tiles import FOLDER, TileGrid
 from medvit.wsi.tiling import TilesConfig, cut
 
@@ -37,28 +37,6 @@ log = logging.getLogger("medvit")
 
 STATE, TAKEN = "state", "taken"
 """Facts that the file of a grid keeps on how it came to be."""
-
-
-def as_slides(found: Scan, config: TilesConfig) -> Scan:
-    """The images of a source, plain TIFF pictures as slides if the microns per pixel of such were given."""
-    if config.slide_mpp is None:
-        return found
-    return replace(found, candidates=tuple(map(_as_slide, found.candidates)))
-
-
-def _as_slide(candidate: Candidate) -> Candidate:
-    item = candidate.item
-    if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
-        return candidate
-    return replace(candidate, item=replace(item, reader="slide", kind="slide", modality=MODALITY))
-
-
-def apart(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """The candidates that are slides, and the others."""
-    return (
-        [candidate for candidate in candidates if candidate.item.kind == "slide"],
-        [candidate for candidate in candidates if candidate.item.kind != "slide"],
-    )
 
 
 @dataclass(frozen=True)
@@ -113,76 +91,82 @@ class ReadSlide:
         return taken
 
 
-def store_slides(
-    candidates: Sequence[Candidate],
-    config: TilesConfig,
-    folder: Path,
-    engine: EngineConfig,
-    pseudonyms: Pseudonyms,
-    found: Scan,
-    earlier: Path | None = None,
-) -> Stored:
-    """Lists the tiles of all slides; one that fails never stops the others.
+@dataclass(frozen=True)
+class Tiles:
+    """The way of whole slides: their tiles are listed, and with `tiles.pack` stored, each an image of its own."""
 
-    What has not changed since the dataset in the folder `earlier` was made is taken from there.
+    config: TilesConfig
+    place: Workplace
 
-    Raises:
-        OutputError: If the dataset cannot be written.
-    """
-    options = config.model_dump(exclude={"pack"})
-    waiting = [
-        _Waiting(
-            one,
-            pseudonyms.image(one),
-            pseudonyms.state(options, version_of(READING_ROOMS), *facts_of(one, found.stamps)),
-        )
-        for one in candidates
-    ]
-    done: dict[str, Taken] = {}
-    for one in waiting:
-        known = _known(folder, one) or (earlier and _taken_over(earlier, folder, one))
-        if known:
-            done[one.candidate.key] = known
-    if done:
-        log.info("%d of %d slides are there from the run before", len(done), len(candidates))
-    refusals: list[Refusal] = []
-    missing = [one for one in waiting if one.candidate.key not in done]
-    for outcome in map_items(ReadSlide(folder, config), missing, config=engine, title="slides", unit="slide"):
-        if outcome.result is not None:
-            done[outcome.item.candidate.key] = outcome.result
-        else:
-            refusals.append(_refusal(outcome))
-    return Stored(done, tuple(refusals))
+    def takes(self, kind: Kind) -> bool:
+        """Slides alone."""
+        return kind == "slide"
 
+    def store(self, candidates: Sequence[Candidate]) -> Stored:
+        """Lists the tiles of slides.
 
-def leave_places(
-    candidates: Sequence[Candidate], rows: Sequence[Row], config: TilesConfig, pseudonyms: Pseudonyms, key: Path
-) -> None:
-    """Writes beside the key where the slides among the rows lie.
+        Raises:
+            OutputError: If the dataset cannot be written.
+        """
+        place = self.place
+        options = self.config.model_dump(exclude={"pack"})
+        waiting = [
+            _Waiting(
+                one,
+                place.site.pseudonyms.image(one),
+                place.site.pseudonyms.state(options, version_of(READING_ROOMS), *facts_of(one, place.stamps)),
+            )
+            for one in candidates
+        ]
+        done: dict[str, Taken] = {}
+        for one in waiting:
+            known = _known(place.folder, one) or (place.earlier and _taken_over(place.earlier, place.folder, one))
+            if known:
+                done[one.candidate.key] = known
+        if done:
+            log.info("%d of %d slides are there from the run before", len(done), len(candidates))
+        refusals: list[Refusal] = []
+        missing = [one for one in waiting if one.candidate.key not in done]
+        read = ReadSlide(place.folder, self.config)
+        for outcome in map_items(read, missing, config=place.engine, title="slides", unit="slide"):
+            if outcome.result is not None:
+                done[outcome.item.candidate.key] = outcome.result
+            else:
+                refusals.append(_refusal(outcome))
+        return Stored(done, tuple(refusals))
 
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    there = {row.image_id: row for row in rows if row.kind == "slide"}
-    places: dict[str, SlideFiles] = {}
-    for candidate in apart(candidates)[0]:
-        name = pseudonyms.image(candidate)
-        if name in there:
-            places[name] = SlideFiles(tuple(str(file.absolute()) for file in candidate.item.files), config.slide_mpp)
-    if places:
-        write_locations(key, next(iter(there.values())).dataset, places)
+    def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
+        """The rows of slides, having written where they lie beside the key; or those of their tiles, once packed.
 
+        Raises:
+            DataError: If a slide to pack cannot be read any more.
+            OutputError: If the places, or tiles, cannot be written.
+        """
+        self.place.site.keep_locations(self._locations(candidates, rows))
+        if not self.config.pack:
+            return tuple(rows)
+        return pack(rows, folder=self.place.folder, key=self.place.site.key, engine=self.place.engine)
 
-def remove_unused_tiles(folder: Path, rows: Sequence[Row]) -> None:
-    """Removes from a finished dataset the tiles of slides that are no rows of it."""
-    names = {row.image_id for row in rows if row.kind == "slide"}
-    if not (folder / FOLDER).is_dir():
-        return
-    for path in (folder / FOLDER).iterdir():
-        if path.stem not in names:
-            path.unlink()
-    if not names:
-        (folder / FOLDER).rmdir()
+    def remove_unused(self, rows: Sequence[Row]) -> None:
+        """Removes the tiles of slides that are no rows."""
+        names = {row.image_id for row in rows if row.kind == "slide"}
+        folder = self.place.folder / FOLDER
+        if not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if path.stem not in names:
+                path.unlink()
+        if not names:
+            folder.rmdir()
+
+    def _locations(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> dict[str, SlideFiles]:
+        there = {row.image_id for row in rows}
+        named = {self.place.site.pseudonyms.image(one): one.item.files for one in candidates}
+        return {
+            name: SlideFiles(tuple(str(file.absolute()) for file in files), self.config.slide_mpp)
+            for name, files in named.items()
+            if name in there
+        }
 
 
 def _known(folder: Path, waiting: _Waiting) -> Taken | None:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,40 +22,27 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.attributes import OFFERED
-from medvit.dataset.manifest import Manifest
 from medvit.dataset.store import Store
 from medvit.deidentification.burned_in import BurnedInConfig, checked
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
-from medvit.errors import DataError, MedvitError, OutputError
+from medvit.errors import MedvitError, OutputError
 from medvit.files.atomic import write_text
 from medvit.hardware import keep_freed_memory
 from medvit.ingest.curation import examined
-from medvit.ingest.file_stamps import READING_ROOMS, TAKING_ROOMS, Stamp, StateOf, stamp, version_of
+from medvit.ingest.file_stamps import TAKING_ROOMS, Stamp, StateOf, stamp, version_of
 from medvit.ingest.laterality import EyeConfig
-from medvit.ingest.mask_meaning import MaskMeaning, counted
+from medvit.ingest.mask_meaning import MaskMeaning
+from medvit.ingest.storing import PROGRESS, Stored, Workplace
+from medvit.ingest.storing.masks import mask_state
 from medvit.readers import mask_files
 from medvit.readers.options import ValuesConfig
-from medvit.records import IGNORED, Candidate, Refusal, Taken
+from medvit.records import IGNORED, Candidate, Kind, Refusal, Row, Taken
 
 log = logging.getLogger("medvit")
 
-PROGRESS = "taken.jsonl"
-
 KEPT_BYTES = 2**27
 """Freed memory that a process keeps for its next arrays."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What was taken, by `Candidate.key`, and what could not be."""
-
-    taken: dict[str, Taken]
-    refusals: tuple[Refusal, ...]
-
-    def and_also(self, other: Stored) -> Stored:
-        """What two steps took, of different candidates."""
-        return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
 
 
 @dataclass(frozen=True)
@@ -117,55 +104,52 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
 
 
 @dataclass(frozen=True)
-class CountMaskValues:
-    """Counts the values in the label maps of an image; nothing where they cannot be read, as storing will say."""
+class Pixels:
+    """The way of images and volumes: their pixels go into the store, with the label maps beside them.
 
-    def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Counts in the texts of `MaskCounts`."""
-        from medvit import readers
-
-        found = Counter[str]()
-        try:
-            for one in readers.read_masks(candidate.item):
-                found.update(counted(one.labels).as_texts())
-        except DataError:
-            return {}
-        return dict(found)
-
-
-def mask_counts(
-    candidates: Sequence[Candidate],
-    *,
-    folder: Path,
-    engine: EngineConfig,
-    state: StateOf,
-    stamps: Mapping[Path, Stamp],
-    earlier: Path | None = None,
-) -> dict[str, dict[str, int]]:
-    """Return the pixels of each value in the label maps of images, by the state of their files.
-
-    What the unfinished run in the folder, or that which made the dataset `earlier`, counted is not counted again.
+    `counts` are those of the values in label maps, by the state of their files.
     """
-    states = {one.key: mask_state(one, state, stamps) for one in candidates if mask_files(one.item)}
-    known = {found: {**values} for place in (folder, earlier) if place for found, values in _counted_before(place)}
-    waiting = [one for one in candidates if one.key in states and states[one.key] not in known]
-    for outcome in map_items(CountMaskValues(), waiting, config=engine, title="label maps"):
-        known[states[outcome.item.key]] = outcome.result or {}
-    return {found: known[found] for found in states.values()}
 
+    read: ReadAndStore
+    counts: Mapping[str, Mapping[str, int]]
+    place: Workplace
 
-def mask_state(candidate: Candidate, state: StateOf, stamps: Mapping[Path, Stamp]) -> str:
-    """Return the state of the label maps of an image."""
-    files = mask_files(candidate.item)
-    return state("label maps", version_of(READING_ROOMS), *((f.name, *(stamps.get(f) or stamp(f))) for f in files))
+    def takes(self, kind: Kind) -> bool:
+        """All kinds but slides."""
+        return kind != "slide"
 
+    def store(self, candidates: Sequence[Candidate]) -> Stored:
+        """Reads and stores candidates.
 
-def _counted_before(folder: Path) -> Iterator[tuple[str, Mapping[str, int]]]:
-    path = folder / PROGRESS
-    for line in path.read_bytes().rpartition(b"\n")[0].splitlines() if path.is_file() else ():
-        taken = json.loads(line)["taken"]
-        if taken.get("mask_state"):
-            yield taken["mask_state"], taken["mask_values"]
+        Raises:
+            OutputError: If the store cannot be written.
+        """
+        place = self.place
+        return store_images(
+            candidates,
+            self.read,
+            folder=place.folder,
+            engine=place.engine,
+            state=place.site.pseudonyms.state,
+            stamps=place.stamps,
+            earlier=place.earlier,
+            counts=self.counts,
+        )
+
+    def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
+        """The rows as they are."""
+        return tuple(rows)
+
+    def remove_unused(self, rows: Sequence[Row]) -> None:
+        """Removes from the store the arrays of no row."""
+        addresses = {address for row in rows for address in (row.sha256, row.mask)}
+        folder = Store(self.read.store).folder
+        for path in folder.glob("*/*"):
+            if path.stem not in addresses:
+                path.unlink()
+        for group in folder.glob("*"):
+            if not any(group.iterdir()):
+                group.rmdir()
 
 
 def store_images(
@@ -217,7 +201,9 @@ def store_images(
         log.warning("%s: %d images do not say what it needs; their values are those stored", wish, count)
     offered = Counter(one.attributes[OFFERED] for one in taken.values() if OFFERED in one.attributes)
     for labels, count in sorted(offered.items()):
-        log.info("%d images have real-world values that were not asked for by values.mapping=LABEL: %s", count, labels)
+        log.info(
+            "%d images have real-world values that were not asked for by taking.values.mapping=LABEL: %s", count, labels
+        )
     return Stored(taken, tuple(refusals))
 
 
@@ -268,17 +254,6 @@ class _Lines:
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
         self._file.write(_line(state, taken))
         self._file.flush()
-
-
-def remove_unused_arrays(manifest: Manifest) -> None:
-    """Removes from the folder of a finished dataset the arrays of no row."""
-    addresses = {address for row in manifest for address in (row.sha256, row.mask)}
-    for path in manifest.store.folder.glob("*/*"):
-        if path.stem not in addresses:
-            path.unlink()
-    for group in manifest.store.folder.glob("*"):
-        if not any(group.iterdir()):
-            group.rmdir()
 
 
 def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:

@@ -17,7 +17,8 @@ from medvit.engine import EngineConfig
 from medvit.errors import OutputError
 from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.ingest.scan import scan
-from medvit.ingest.store_images import PROGRESS, ReadAndStore, Stored, store_images
+from medvit.ingest.storing import PROGRESS, Stored
+from medvit.ingest.storing.images import ReadAndStore, store_images
 from medvit.records import Candidate, Taken
 
 Write = Callable[..., Path]
@@ -128,7 +129,9 @@ def labeled(folder: Path, labels: Array) -> Candidate:
 def test_a_label_map_with_a_class_without_name_is_refused(tmp_path: Path) -> None:
     candidate = labeled(tmp_path, np.full((4, 4), 3, np.uint8))
     function = ReadAndStore(tmp_path / "store", "", MaskMeaning(names=("a", "b", "c")))
-    with pytest.raises(ValueError, match="the label map holds 3; mask_classes names 3 classes, expected 0 to 2"):
+    with pytest.raises(
+        ValueError, match=r"the label map holds 3; labeling\.mask_classes names 3 classes, expected 0 to 2"
+    ):
         function(candidate)
     taken = replace(function, meaning=MaskMeaning())(candidate)
     assert taken.num_mask_values == 4

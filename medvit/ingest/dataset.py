@@ -1,0 +1,122 @@
+"""The dataset that ingest made of stored images: facts, what was left out, the card, all written at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from medvit import cards
+from medvit.cards import croissant, plots, write_card
+from medvit.cards.prose import Prose, find_prose, fitting
+from medvit.config import Config
+from medvit.dataset import quarantine
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.dataset.quarantine import Quarantined
+from medvit.ingest import file_stamps
+from medvit.ingest.rows import failures, quarantined, way_back
+from medvit.ingest.scan import Scan
+from medvit.ingest.site import Site
+from medvit.ingest.update import Earlier
+from medvit.records import Candidate, Refusal, Row
+from medvit.stage import Run
+
+log = logging.getLogger("medvit")
+
+
+class FactsConfig(Config):
+    """What is true of the dataset as a whole, for its card."""
+
+    license: str = ""
+    """Terms under which the images may be used, for the card."""
+    source_url: str = ""
+    """Where the images come from, for the card: a URL or a citation."""
+    description: str = ""
+    """What the dataset is, for the card."""
+    card: Path | None = None
+    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project, where the number of images fits."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What people say of a dataset: the options, and prose that was found for it."""
+
+    config: FactsConfig
+    name: str
+    prose: Prose | None
+
+    @classmethod
+    def read(cls, config: FactsConfig, name: str) -> Self:
+        """Return the description of a dataset, with the prose at the path given, or that kept under its name.
+
+        Raises:
+            ConfigError: If the prose cannot be read.
+        """
+        return cls(config, name, find_prose(config.card, name))
+
+    def of(self, rows: Sequence[Row]) -> Self:
+        """Return the description without prose that was found by the name alone and does not fit the images."""
+        return self if self.config.card else type(self)(self.config, self.name, fitting(self.prose, rows))
+
+    def facts(self, **found: Any) -> Facts:
+        """Return what is said, and what was `found`."""
+        rights = self.config.license or (self.prose.head.license if self.prose else "")
+        source = self.config.source_url or (self.prose.head.source if self.prose else "")
+        return Facts(self.name, license=rights, source=source, description=self.config.description, **found)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset whose images are stored: its manifest, what was left out, by pseudonym, and prose for its card."""
+
+    manifest: Manifest
+    left_out: tuple[Quarantined, ...]
+    prose: Prose | None
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        prose: Prose | None,
+        *,
+        candidates: Sequence[Candidate],
+        refusals: Sequence[Refusal],
+        root: Path,
+        site: Site,
+    ) -> Self:
+        """Return the dataset of some candidates of the source in `root`; the way back to them is kept beside the key.
+
+        Raises:
+            OutputError: If the way back cannot be written.
+        """
+        left_out = quarantined(refusals, site.pseudonyms, root)
+        who = site.keep_way_back(way_back(candidates, refusals, site.pseudonyms, root))
+        if left_out:
+            log.info("what was not taken is listed by pseudonym; %s tells which files these are", who)
+        return cls(manifest, left_out, prose)
+
+    def write(self, run: Run, earlier: Earlier, found: Scan) -> Manifest:
+        """Write manifest, quarantine and card into the folder of a run, and what a later update of it needs.
+
+        Raises:
+            OutputError: If they cannot be written.
+        """
+        manifest = self.manifest
+        manifest.write()
+        quarantine.write(self.left_out, manifest.folder)
+        card = self._card_state(earlier.site)
+        earlier.leave(found, card, manifest.folder)
+        if not earlier.takes_card(card, manifest.folder):
+            write_card(manifest, self.left_out, self.prose)
+        run.failures += failures(self.left_out)
+        run.tracker.dataset(manifest.facts.name, manifest.hash, "ingest")
+        run.keep(cards.FILE_NAME, croissant.FILE_NAME)
+        run.tracker.file(manifest.folder / plots.FOLDER, plots.FOLDER)
+        return manifest
+
+    def _card_state(self, site: Site) -> str:
+        """The state of all that the card tells."""
+        versions, facts = file_stamps.version_of(file_stamps.CARD_ROOMS), self.manifest.facts
+        return site.pseudonyms.state(self.manifest.hash, list(facts.notes), list(self.left_out), self.prose, versions)

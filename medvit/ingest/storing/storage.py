@@ -1,0 +1,73 @@
+"""The ways to store images, each asked for the candidates it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import Field
+
+from medvit.config import Config
+from medvit.deidentification.burned_in import BurnedInConfig
+from medvit.ingest.scan import ScanningConfig
+from medvit.ingest.storing import Stored, Way, Workplace
+from medvit.ingest.storing.images import Pixels, ReadAndStore
+from medvit.ingest.storing.masks import Masks
+from medvit.ingest.storing.slides import Tiles
+from medvit.readers.options import ValuesConfig
+from medvit.records import Candidate, Row
+from medvit.wsi.tiling import TilesConfig
+
+
+class TakingConfig(Config):
+    """What is taken of images: their values, writing in their pixels, the tiles of slides."""
+
+    values: ValuesConfig = Field(default_factory=ValuesConfig)
+    burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
+    tiles: TilesConfig = Field(default_factory=TilesConfig)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Every way to store an image; each kind is stored in one of them."""
+
+    ways: tuple[Way, ...]
+
+    @classmethod
+    def of(cls, config: TakingConfig, scanning: ScanningConfig, masks: Masks, place: Workplace) -> Self:
+        """Return the ways of a dataset with these options, whose label maps hold and mean this."""
+        images, modality, eye = place.folder / "images", scanning.modality, scanning.eye
+        read = ReadAndStore(images, modality, masks.meaning, config.values, config.burned_in, eye)
+        return cls((Pixels(read, masks.counts, place), Tiles(config.tiles, place)))
+
+    def store(self, candidates: Sequence[Candidate]) -> Stored:
+        """Store candidates; one that fails never stops the others.
+
+        Raises:
+            OutputError: If the dataset cannot be written.
+        """
+        stored = Stored({}, ())
+        for way in self.ways:
+            stored = stored.and_also(way.store(_of(way, candidates)))
+        return stored
+
+    def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
+        """Return the rows of the dataset in place of those of candidates, in the order of their `image_id`.
+
+        Raises:
+            MedvitError: If what reading the images takes cannot be written, or an image cannot be read.
+        """
+        made: list[Row] = []
+        for way in self.ways:
+            made += way.rows(_of(way, candidates), [row for row in rows if way.takes(row.kind)])
+        return tuple(sorted(made, key=lambda row: row.image_id))
+
+    def remove_unused(self, rows: Sequence[Row]) -> None:
+        """Remove from the finished dataset what was stored and no row has."""
+        for way in self.ways:
+            way.remove_unused(rows)
+
+
+def _of(way: Way, candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [one for one in candidates if way.takes(one.item.kind)]
