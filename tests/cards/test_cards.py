@@ -125,7 +125,7 @@ def test_what_is_missing_is_said_to_be_missing(make: Make) -> None:
 
 def test_an_unknown_modality_is_said_to_be_unknown(make: Make) -> None:
     card = card_of(make(modality=""))
-    assert "modality: missing for 6 images; give modality=..." in card
+    assert "modality: missing for 6 images; give scanning.modality=..." in card
 
 
 def test_equal_pixels_in_two_splits_are_told(make: Make) -> None:
