@@ -162,6 +162,13 @@ def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Ar
     return _orient(voxels, affine, nib.orientations.io_orientation(affine.matrix))
 
 
+def ras_extent(shape: Sequence[int], affine: Affine) -> tuple[tuple[int, ...], tuple[float, float, float]]:
+    """Return voxels and spacing in mm along R, A and S of a grid whose axes (i, j, k) run in any order."""
+    axes = np.argsort(nib.orientations.io_orientation(affine.matrix)[:, 0])
+    right, anterior, superior = (affine.spacing_mm[axis] for axis in axes)
+    return tuple(int(shape[axis]) for axis in axes), (right, anterior, superior)
+
+
 def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tuple[Shaped[Array, "a b d"], Affine]:
     """`to_ras` of planes laid one after the other along the third axis, without a copy in between.
 

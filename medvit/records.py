@@ -135,6 +135,21 @@ class Item:
     """What its reader knows of each file already, so that reading need not find it out again."""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Size of an image as its header gives it; its pixels were not read.
+
+    `shape` is (H, W), or (R, A, S) of a volume, whose `spacing_mm` has the same order. `bits` are those of a sample.
+    """
+
+    shape: tuple[int, ...]
+    channels: int = 1
+    bits: int | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    mpp: float | None = None
+    """Microns per pixel, of images that have a physical scale but no position."""
+
+
 TextKind = Literal["note", "name", "date"]
 """What a text in a file is: free text, a name or identifier, or a day (as YYYYMMDD)."""
 

@@ -23,7 +23,7 @@ from medvit.geometry import check_grid
 from medvit.readers.image_stack import Slices, StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
 from medvit.readers.options import GeometryConfig
-from medvit.records import FileText, Item, Refusal
+from medvit.records import Extent, FileText, Item, Refusal
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
@@ -70,6 +70,18 @@ class MaskReader(Protocol):
         """The label map in a file, labels unscaled, in RAS+ order where it has an affine.
 
         Where a file leaves its grid open, what was answered for its `image` holds for it, too.
+        """
+
+
+@runtime_checkable
+class SizedReader(Protocol):
+    """A reader of files whose header gives the size of an image."""
+
+    def extent(self, item: Item) -> Extent:
+        """Size and spacing of an image, by its header alone.
+
+        Raises:
+            DataError: One of its kinds, if the header does not give them.
         """
 
 
@@ -217,6 +229,19 @@ def read(item: Item) -> Image:
     labels = _read_mask(item.mask, item)
     with decoding("the label map"):
         return attach(image, labels)
+
+
+def extent(item: Item) -> Extent | None:
+    """Return size and spacing of an image without reading its pixels; None where its format has them not in a header.
+
+    Raises:
+        DataError: One of its kinds, if the header does not give them.
+    """
+    known = reader(item.reader)
+    if not isinstance(known, SizedReader):
+        return None
+    with decoding(f"the header of the {item.kind}"):
+        return known.extent(item)
 
 
 def read_masks(item: Item) -> list[LabelMap]:

@@ -29,10 +29,10 @@ from medvit.dicom.suv import SUV_UNIT
 from medvit.errors import GeometryError, MedvitError, UnreadableError
 from medvit.files.guard import decoding, refusal
 from medvit.files.head import FileHead
-from medvit.geometry import Affine, stacked_to_ras, to_ras
+from medvit.geometry import Affine, ras_extent, stacked_to_ras, to_ras
 from medvit.readers.dicom_texts import file_texts
 from medvit.readers.options import OPTIONS
-from medvit.records import FileText, Identity, Item, Kind, Refusal, Values, frame_part
+from medvit.records import Extent, FileText, Identity, Item, Kind, Refusal, Values, frame_part
 from medvit.series.agreement import check_values, common_padding, real_values
 from medvit.series.duplicates import Instance, check_copies
 from medvit.series.planes import hash_pixels, read_pixels, read_planes
@@ -121,6 +121,16 @@ class Dicom:
             mapping=frame.mapping,
             offered=frame.offered,
         )
+
+    def extent(self, item: Item) -> Extent:
+        """Pixels (H, W), or voxels and spacing along R, A and S."""
+        planes = _planes(item)
+        first = planes[0]
+        if item.kind == "image":
+            return Extent((first.rows, first.columns), first.samples, first.bits, mpp=first.mpp)
+        affine = layout(planes).affine if item.is_resampled else arrange(planes).affine
+        shape, spacing_mm = ras_extent((first.columns, first.rows, len(planes)), affine)
+        return Extent(shape, bits=first.bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """Every element that may hold a text, at any depth, the preamble, and comments in compressed pixels."""
@@ -257,9 +267,16 @@ def source_affine(item: Item) -> Affine:
         GeometryError: If the planes do not make one regular grid.
     """
     with decoding("the DICOM header"):
-        planes = [read_planes(file) for file in item.files]
-        places = item.frames or tuple((n, 0) for n in range(len(planes)))
-        return arrange([planes[number][frame] for number, frame in places]).affine
+        return arrange(_planes(item)).affine
+
+
+def _planes(item: Item) -> Sequence[Header]:
+    """The headers of an item's planes, in its order."""
+    if item.headers:
+        return item.headers
+    planes = [read_planes(file) for file in item.files]
+    places = item.frames or tuple((n, 0) for n in range(len(planes)))
+    return [planes[number][frame] for number, frame in places]
 
 
 def _by_file(series: Sequence[Header]) -> list[Instance]:

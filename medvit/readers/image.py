@@ -18,7 +18,7 @@ from medvit.files.limits import check_allowed
 from medvit.readers import tiff_page
 from medvit.readers.label_maps import LabelMap, label_image
 from medvit.readers.picture_texts import picture_texts
-from medvit.records import FileText, Item, Refusal
+from medvit.records import Extent, FileText, Item, Refusal
 from medvit.types import Image
 
 if TYPE_CHECKING:
@@ -68,6 +68,18 @@ class Pictures:
         file = item.files[0]
         pixels = tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file)
         return Image(_channels_first(pixels), "image", item.modality)
+
+    def extent(self, item: Item) -> Extent:
+        """Pixels (H, W) as stored, before EXIF turns the picture."""
+        path = item.files[0]
+        if _is_for_tifffile(path):
+            header = tiff_page.read_header(path)
+            return Extent((header.height, header.width), 3 if header.samples > 2 else 1, header.bits)
+        with _open(path) as picture:
+            is_gray = picture.mode in ("1", "L", "LA", "I", "F", *GRAY_16)
+            is_gray = is_gray or (picture.mode == "P" and tiff_page.is_gray(_palette(picture)))
+            bits = 8 * _pixel_bytes(picture, path) // len(picture.getbands())
+            return Extent((picture.height, picture.width), 1 if is_gray else 3, bits)
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """Comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""

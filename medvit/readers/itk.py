@@ -14,14 +14,14 @@ from numpy import ndarray as Array
 from medvit.errors import GeometryError, MedvitError, NotAnImageError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_volume
-from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, check_grid, drift, lps_to_ras, to_ras
+from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, check_grid, drift, lps_to_ras, ras_extent, to_ras
 from medvit.measured import narrowed
 from medvit.readers.itk_axes import check_axes, lacks_directions, mm_per_unit, names_axes, what_lacks
 from medvit.readers.itk_header import MAX_HEADER_BYTES, TextHeader, check_num_bytes, read_text_header
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
 from medvit.readers.options import GeometryConfig
 from medvit.readers.volume_texts import itk_texts
-from medvit.records import AnatomicalAxes, FileText, Item, Refusal
+from medvit.records import AnatomicalAxes, Extent, FileText, Item, Refusal
 from medvit.series.resampling import RESAMPLED
 from medvit.series.shear import straightened
 from medvit.types import Image
@@ -97,6 +97,16 @@ class Itk:
             voxels, affine = straightened(voxels, affine, "linear")
         turned, turned_affine = to_ras(voxels[None], affine)
         return Image(turned, "volume", item.modality, turned_affine)
+
+    def extent(self, item: Item) -> Extent:
+        """Pixels (H, W), or voxels and spacing along R, A and S."""
+        source, header = _open(item.files[0]), read_text_header(item.files[0])
+        bits = 8 * _voxel_bytes(source.GetPixelID())
+        if item.kind == "image":
+            columns, rows = source.GetSize()[:2]
+            return Extent((rows, columns), bits=bits)
+        shape, spacing_mm = ras_extent(source.GetSize()[:3], _affine(source, header, item.assumed_axes))
+        return Extent(shape, bits=bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """Fields and comments beyond the grid; voxels in a file of their own have none."""

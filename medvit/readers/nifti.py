@@ -16,12 +16,12 @@ from medvit.errors import GeometryError, MedvitError, NotAnImageError, Unreadabl
 from medvit.files.beside import named_beside
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_stored, check_volume
-from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, apart, check_grid, drift, to_ras
+from medvit.geometry import SHEAR_TOLERANCE_MM, Affine, apart, check_grid, drift, ras_extent, to_ras
 from medvit.measured import narrowed
 from medvit.readers.label_maps import LabelMap, as_labels, label_volume
 from medvit.readers.options import GeometryConfig
 from medvit.readers.volume_texts import nifti_texts
-from medvit.records import FileText, Item, NiftiForm, Refusal
+from medvit.records import Extent, FileText, Item, NiftiForm, Refusal
 from medvit.series.resampling import RESAMPLED
 from medvit.series.shear import straightened
 from medvit.types import Image
@@ -112,6 +112,12 @@ class Nifti:
         voxels, affine = to_ras(voxels[None], affine)
         slope, intercept = float(source.dataobj.slope), float(source.dataobj.inter)
         return Image(voxels, "volume", item.modality, affine, slope=slope, intercept=intercept)
+
+    def extent(self, item: Item) -> Extent:
+        """Voxels and spacing along R, A and S."""
+        source = _open(item.files[0])
+        shape, spacing_mm = ras_extent(_shape(source), _affine(source, item.nifti_form))
+        return Extent(shape, bits=8 * source.header.get_data_dtype().itemsize, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """The texts of the header, NIfTI or Analyze, and its extensions; the voxels of a pair have none."""

@@ -17,7 +17,7 @@ from medvit.errors import DataError, MedvitError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_volume
 from medvit.measured import narrowed
-from medvit.records import FileText, Identity, Item, Kind, Refusal, Split
+from medvit.records import Extent, FileText, Identity, Item, Kind, Refusal, Split
 from medvit.types import Image
 
 MAX_IMAGES = 10_000_000
@@ -70,6 +70,13 @@ class Arrays:
         else:
             pixels = stored[None] if stored.ndim == 2 else stored.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels), item.kind, item.modality)
+
+    def extent(self, item: Item) -> Extent:
+        """Pixels (H, W) or voxels, whose axes have no anatomical name."""
+        shape = _shape(item.files[0], f"{item.split}_images") or ()
+        if item.kind == "volume":
+            return Extent(shape[1:4])
+        return Extent(shape[1:3], 1 if len(shape) == 3 else shape[3])
 
     def texts(self, path: Path) -> Iterator[FileText]:
         """The comment of the archive, the names of its arrays, and arrays of texts.

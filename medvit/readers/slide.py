@@ -12,11 +12,11 @@ from medvit.files.guard import decoding, refusal
 from medvit.readers.dicom_texts import file_texts
 from medvit.readers.image import MAX_PIXELS
 from medvit.readers.picture_texts import tiff_texts
-from medvit.records import FileText, Item, Refusal
+from medvit.records import Extent, FileText, Item, Refusal
 from medvit.types import Image
 from medvit.wsi import dicom_backend
 from medvit.wsi.openslide_backend import is_measure, maker_texts, vendor
-from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC
+from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC, open_slide
 from medvit.wsi.tiff_backend import names_lost_page, opened, short_level
 
 IN_FOLDERS = (".mrxs",)
@@ -69,6 +69,14 @@ class SlideReader:
             raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
         if vendor(path):
             yield from (_of_maker(key, value) for key, value in maker_texts(path).items())
+
+    def extent(self, item: Item) -> Extent:
+        """Pixels (H, W) of the finest level, and its microns per pixel."""
+        slide = open_slide(item.files)
+        try:
+            return Extent(slide.shape, 3, 8, mpp=slide.mpp)
+        finally:
+            slide.close()
 
     def read(self, item: Item) -> Image:
         """Refuses: a slide is read by region, through `open_slide`.
