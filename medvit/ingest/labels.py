@@ -40,15 +40,15 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
     """The candidates, with the label `LABEL` where they lie in a class folder."""
-    folders = _class_folders(candidates)
+    folders = class_folders(candidates)
     if label_from == "off":
-        if _are_classes(candidates, folders):
+        if are_classes(candidates, folders):
             log.info(
                 "%d folders look like classes; labeling.from_folders=folder takes their names for labels",
                 len(set(folders)),
             )
         return tuple(candidates)
-    if label_from == "auto" and not _are_classes(candidates, folders):
+    if label_from == "auto" and not are_classes(candidates, folders):
         return tuple(candidates)
     log.info("taking %d folders for classes; labeling.from_folders=off does not", len(set(folders)))
     labeled = tuple(
@@ -127,7 +127,7 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (values[name], name))) if are_numbers else tuple(sorted(names))
 
 
-def _class_folders(candidates: Sequence[Candidate]) -> list[str]:
+def class_folders(candidates: Sequence[Candidate]) -> list[str]:
     """For each candidate the name of the first folder in which the candidates differ, or nothing."""
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
@@ -141,7 +141,8 @@ def _folders(candidate: Candidate) -> tuple[str, ...]:
     return tuple(part for part in parts if part.casefold() not in SPLIT_NAMES)
 
 
-def _are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
+def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
+    """Whether nothing speaks against it that the folder of each candidate is its class."""
     members: dict[str, list[Candidate]] = defaultdict(list)
     for candidate, folder in zip(candidates, folders, strict=True):
         members[folder].append(candidate)

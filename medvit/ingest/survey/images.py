@@ -1,0 +1,116 @@
+"""Images of a source by kind and modality: how many, of how many studies, how large."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from medvit import readers
+from medvit.errors import MedvitError
+from medvit.records import Candidate, Extent, Kind, Refusal
+
+MAX_LOOKED = 500
+"""Images of a group whose size is looked at, evenly over all of it: a picture takes .1 ms, a slide 10 ms."""
+WEIGHTS = {"image": 1, "volume": 50, "slide": 500}
+"""What an image counts where one kind is to be chosen: about as many pictures can be cut from it."""
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images of one kind and modality. `extents` are those of the images that were looked at."""
+
+    kind: Kind
+    modality: str
+    candidates: tuple[Candidate, ...] = field(repr=False)
+    extents: tuple[Extent, ...]
+
+    @property
+    def num_studies(self) -> int:
+        """Studies with an identifier; 0 where files name none."""
+        return len({(one.patient.id, one.item.identity.study) for one in self.candidates if one.item.identity.study})
+
+    @property
+    def num_series(self) -> int:
+        """Series with an identifier, of DICOM; 0 where files name none."""
+        dicom = (one for one in self.candidates if one.item.identity.study)
+        return len({(one.patient.id, one.item.identity.study, one.item.identity.series) for one in dicom})
+
+    @property
+    def num_masks(self) -> int:
+        """Images with a label map."""
+        return sum(one.item.mask is not None for one in self.candidates)
+
+    @property
+    def num_labeled(self) -> int:
+        """Images with labels."""
+        return sum(bool(one.labels) for one in self.candidates)
+
+    @property
+    def weight(self) -> int:
+        """How much there is to learn from, to compare with other groups."""
+        return WEIGHTS[self.kind] * len(self.candidates)
+
+    @property
+    def channels(self) -> int:
+        """The most channels of an image."""
+        return max((one.channels for one in self.extents), default=3 if self.kind == "slide" else 1)
+
+    @property
+    def is_8_bit(self) -> bool:
+        """Whether all images are known to have 8 bits a sample."""
+        return bool(self.extents) and all(one.bits == 8 for one in self.extents)
+
+    @property
+    def spacings_mm(self) -> tuple[tuple[float, float, float], ...]:
+        """Spacing along R, A and S of the volumes that have one."""
+        return tuple(one.spacing_mm for one in self.extents if one.spacing_mm is not None)
+
+    @property
+    def median_spacing_mm(self) -> tuple[float, float, float] | None:
+        """Median spacing along R, A and S; None where none has any."""
+        if not self.spacings_mm:
+            return None
+        right, anterior, superior = (median(axis) for axis in zip(*self.spacings_mm, strict=True))
+        return right, anterior, superior
+
+    @property
+    def median_shape(self) -> tuple[int, ...]:
+        """Median size, axis by axis; empty where none is known."""
+        return tuple(round(median(axis)) for axis in zip(*(one.shape for one in self.extents), strict=True))
+
+
+def groups(candidates: Iterable[Candidate], modality: str = "") -> tuple[tuple[ImageGroup, ...], tuple[Refusal, ...]]:
+    """Return images by kind and modality, those first that offer most, and images whose header gives no size.
+
+    `modality` is meant where a file says none.
+    """
+    sorted_out: dict[tuple[Kind, str], list[Candidate]] = defaultdict(list)
+    for one in candidates:
+        sorted_out[one.item.kind, one.item.modality or modality].append(one)
+    found: list[ImageGroup] = []
+    refusals: list[Refusal] = []
+    for (kind, code), members in sorted_out.items():
+        extents, refused = _extents(members)
+        refusals += refused
+        lost = {refusal.files for refusal in refused}
+        kept = tuple(one for one in members if one.item.files not in lost)
+        if kept:
+            found.append(ImageGroup(kind, code, kept, extents))
+    found.sort(key=lambda group: (-group.weight, group.kind, group.modality))
+    return tuple(found), tuple(refusals)
+
+
+def _extents(candidates: Sequence[Candidate]) -> tuple[tuple[Extent, ...], list[Refusal]]:
+    step = max(1, -(-len(candidates) // MAX_LOOKED))
+    extents: list[Extent] = []
+    refusals: list[Refusal] = []
+    for one in candidates[::step]:
+        try:
+            found = readers.extent(one.item)
+        except MedvitError as error:
+            refusals.append(one.refused(error.code, str(error)))
+        else:
+            extents += [] if found is None else [found]
+    return tuple(extents), refusals

@@ -1,0 +1,39 @@
+"""Names that may be printed because they name nobody, and what the words of a path suggest of its images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from medvit.deidentification.vocabulary import removed
+from medvit.readers.label_maps import LABEL_FOLDERS
+
+MODALITY_WORDS: Mapping[str, frozenset[str]] = {
+    "CT": frozenset({"ct", "cbct"}),
+    "MR": frozenset({"mr", "mri", "t1", "t1w", "t2", "t2w", "flair"}),
+    "DX": frozenset({"xray", "cxr", "radiograph", "radiographs", "radiography"}),
+    "MG": frozenset({"mammogram", "mammograms", "mammography"}),
+    "US": frozenset({"ultrasound", "sonography", "echocardiography"}),
+    "OP": frozenset({"fundus", "retina", "retinal", "retinopathy"}),
+    "OPT": frozenset({"oct"}),
+    "SM": frozenset({"histology", "histopathology", "pathology", "wsi", "nuclei"}),
+}
+"""Words that suggest a modality where files do not say theirs."""
+
+
+def names_nobody(name: str) -> bool:
+    """Whether all words of a name are words of imaging and findings, or small numbers."""
+    return name.isascii() and not removed(name.replace("_", " ").replace("-", " "))
+
+
+def folder_name(name: str) -> str:
+    """Return the name of a folder of label maps if it is one of those known, else what it is."""
+    is_known = re.fullmatch(rf"({'|'.join(LABEL_FOLDERS)}|masks?)(tr|ts)?", name, re.IGNORECASE)
+    return f"{name}/" if is_known else "a folder of its own"
+
+
+def suggested_modalities(paths: Iterable[str]) -> dict[str, str]:
+    """Return the modalities that words in paths suggest, each with the word."""
+    words = {word for path in paths for word in re.findall(r"[a-z0-9]+", path.casefold().replace("x-ray", "xray"))}
+    found = {code: sorted(words & known) for code, known in MODALITY_WORDS.items()}
+    return {code: hits[0] for code, hits in found.items() if hits}
