@@ -1,0 +1,110 @@
+"""What drafts are written for: the images to train on, the machine, and where everything is stored."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medvit.drafts.draft import Draft, DraftOption
+from medvit.ingest.survey.found import Survey
+from medvit.ingest.survey.images import ImageGroup
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the trainings are meant for."""
+
+    has_gpu: bool
+    num_cpus: int = 1
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where everything is stored, as the user gave it, and what it is made of; `source` may name patients."""
+
+    source: str = field(repr=False)
+    output: Path
+    modality: str = ""
+    machine: Machine = field(default_factory=lambda: Machine(has_gpu=False))
+    num_processes: int = 1
+
+    def place(self, name: str) -> str:
+        """Return the path of a file or folder of the project."""
+        return str(self.output / name)
+
+    def draft(
+        self,
+        stage: str,
+        about: str,
+        entries: Sequence[DraftOption],
+        *,
+        suffix: str = "",
+        more: str = "",
+        note: str = "",
+    ) -> Draft:
+        """Return a draft of a stage, whose command ends in what the YAML file cannot know (`more`)."""
+        name = f"{stage}{suffix}.yaml"
+        command = (stage, shlex.quote(self.place(name)), *filter(None, [more]))
+        notes = tuple(filter(None, [note]))
+        return Draft(stage, name, about, tuple(entries), command, notes, is_private=stage == "ingest")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that trainings are drafted for: those of one kind, of one modality or of several."""
+
+    group: ImageGroup
+    """`modality` is empty where they have several, or do not say it."""
+    others: tuple[str, ...]
+    """What else the source holds, in words."""
+
+    @classmethod
+    def of(cls, survey: Survey) -> Images:
+        """Return the kind of images that has labels or label maps, or else the one there is most of."""
+        weights: dict[str, tuple[bool, int]] = {}
+        for group in survey.groups:
+            is_labeled, weight = weights.get(group.kind, (False, 0))
+            weights[group.kind] = (is_labeled or bool(group.num_masks or group.num_labeled), weight + group.weight)
+        kind = max(weights, key=lambda name: weights[name])
+        chosen = [group for group in survey.groups if group.kind == kind]
+        codes = {group.modality for group in chosen}
+        merged = ImageGroup(
+            chosen[0].kind,
+            codes.pop() if len(codes) == 1 else "",
+            tuple(one for group in chosen for one in group.candidates),
+            tuple(one for group in chosen for one in group.extents),
+        )
+        others = (f"{len(group.candidates)} of kind {group.kind}" for group in survey.groups if group.kind != kind)
+        return cls(merged, tuple(others))
+
+    @property
+    def is_fundus(self) -> bool:
+        """Whether they are photographs of the fundus."""
+        return self.group.kind == "image" and self.group.modality == "OP"
+
+    @property
+    def is_oct(self) -> bool:
+        """Whether they are volumes of OCT, which are trained on B-scan by B-scan."""
+        return self.group.kind == "volume" and self.group.modality == "OPT"
+
+    @property
+    def is_3d(self) -> bool:
+        """Whether volumes are trained on as volumes."""
+        return self.group.kind == "volume" and not self.is_oct
+
+    @property
+    def flipped_axes(self) -> list[int]:
+        """Axes along which a mirrored image is as plausible as the original."""
+        if self.group.kind == "slide" or self.group.modality == "SM":
+            return [0, 1]
+        return [1] if self.is_fundus or self.is_oct else []
+
+    def slices(self) -> Iterator[DraftOption]:
+        """Options that cut volumes of OCT into B-scans."""
+        if self.is_oct:
+            yield DraftOption(
+                "slices.planes", ["acquired"], "OCT is read B-scan by B-scan, with its neighbors as channels."
+            )
+            yield DraftOption("slices.neighbors", 1)
