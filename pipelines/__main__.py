@@ -44,6 +44,12 @@ class Entry:
 
 
 STAGES = {
+    "init": Entry(
+        "Looks at a folder without reading pixels, says what it holds, and writes configurations that fit.",
+        "medvit init source=hospital-export output=project",
+        "findings stand in the way",
+        first=("output", "modality", "label_from", "labels", "device"),
+    ),
     "ingest": Entry(
         "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
