@@ -1,8 +1,12 @@
-"""Lets torchvision be imported beside a torch build that its compiled operators do not fit.
+"""Let torchvision be imported beside a torch build that its compiled operators do not fit.
 
 The package index serves one torchvision, built for CUDA. Beside a CPU-only torch its extension cannot load, and then
 `import torchvision` fails at "operator torchvision::nms does not exist", and timm, lightning and torchmetrics with it.
 medvit calls none of these operators; declaring their names is enough. Where the extension loads, nothing is declared.
+
+`install` is called by `import medvit` and, in every program of the environment, by `import torch`: it is registered as
+the entry point `torch.backends` of this package (pyproject.toml), which torch calls when it has been imported. So
+`import timm` works alone. Not a `.pth` file, because that is code run at each start of Python.
 """
 
 from __future__ import annotations
@@ -23,23 +27,28 @@ _declared: list[object] = []
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Acts once, when torchvision is first looked for; it finds nothing itself."""
+    """Acts once, when torchvision or a module of it is first looked for; it finds nothing itself.
+
+    That may be a module of it: `import torchvision` alone begins to run, imports torch, and this finder comes with it.
+    """
+
+    has_acted = False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name == "torchvision":
-            sys.meta_path.remove(self)
+        if not self.has_acted and name.partition(".")[0] == "torchvision":
+            self.has_acted = True
             _declare_missing_operators()
         return None
 
 
 def install() -> None:
-    """Arranges for the operators to be declared if and when torchvision is imported."""
-    if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
+    """Arrange for the operators to be declared if and when torchvision is imported; imports nothing itself."""
+    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def _declare_missing_operators() -> None:
-    if importlib.util.find_spec("torch") is None or _extension_loads():
+    if "torchvision.ops" in sys.modules or importlib.util.find_spec("torch") is None or _extension_loads():
         return
     import torch
 
