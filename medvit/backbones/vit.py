@@ -164,7 +164,7 @@ class ViT(Backbone):
         patches = features.flatten(2).transpose(1, 2)
         if hidden is not None:
             patches = torch.where(hidden.mask[..., None], hidden.token.to(patches.dtype), patches)
-        added = self._added_positions(grid)
+        added = self.added_positions(grid)
         return (patches if added is None else patches + added.to(patches)), grid
 
     def encode_layers(
@@ -210,6 +210,12 @@ class ViT(Backbone):
         """Return the weights of the patch embedding."""
         return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
+    def added_positions(self, grid: tuple[int, ...]) -> Float[Tensor, "1 n d"] | None:
+        """Positions that are added to the patches of a grid; none where they are rotations."""
+        if self.positions == "sincos":
+            return sincos_positions(grid, self.width)
+        return None if self.pos_embed is None else adapt_positions(self.pos_embed, self.grid, grid)
+
     def _run(
         self,
         patches: Tensor,
@@ -234,11 +240,6 @@ class ViT(Backbone):
                 kept[number] = tokens if wanted is None else tokens[wanted]
         return [kept[number] for number in layers]
 
-    def _added_positions(self, grid: tuple[int, ...]) -> Tensor | None:
-        if self.positions == "sincos":
-            return sincos_positions(grid, self.width)
-        return None if self.pos_embed is None else adapt_positions(self.pos_embed, self.grid, grid)
-
     def _rotations(self, grid: tuple[int, ...], ids: Tensor | None, patches: Tensor) -> dict[str, Tensor]:
         if self.positions != "rope":
             return {}
@@ -249,6 +250,12 @@ class ViT(Backbone):
 def transformer_block(width: int, heads: int) -> nn.Module:
     """Return a plain pre-norm block, as decoders use it."""
     return choose_attention(Block(width, heads, qkv_bias=True))
+
+
+def packed_swiglu_ratio(width: int) -> float:
+    """Width of the packed gate and value of a SwiGLU over that of a token: 2/3 of 4 each, in eighths (DINOv2)."""
+    hidden = -(-(4 * width * 2 // 3) // 8) * 8
+    return (2 * hidden + 0.5) / width  # timm rounds the product down
 
 
 def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: ViT) -> nn.Module:
@@ -263,9 +270,7 @@ def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: V
         swiglu = {"swiglu_mlp": config.mlp == "swiglu", "swiglu_align_to": 8}
         return RotaryBlock(width, heads, **shared, **prefix, **swiglu)
     if config.mlp == "swiglu":
-        # Two thirds of the hidden width, whole eighths, gate and value packed (DINOv2). timm rounds the ratio down.
-        hidden = -(-(4 * width * 2 // 3) // 8) * 8
-        ratio = (2 * hidden + 0.5) / width
+        ratio = packed_swiglu_ratio(width)
         return PlainBlock(width, heads, **shared, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=ratio)
     return PlainBlock(width, heads, **shared)
 

@@ -1,0 +1,261 @@
+"""Checkpoints for other libraries: a backbone as a model of timm, a low-rank adapter in the format of huggingface/peft.
+
+Both are folders that these libraries load without medvit. They compute the features (B, P + N, D) that the backbone
+computes after its last norm, prefix tokens first; heads are medvit's own and are not written. What is put in must be
+what the model was trained on: `preprocess.json`, written beside the weights, describes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from medvit.artifacts import MODEL_CARD, PREPROCESS, Checkpoint
+from medvit.backbones import Backbone, BackboneChoice, BackboneConfig
+from medvit.backbones.timm_layout import TimmModel, timm_model
+from medvit.backbones.vit import VitConfig
+from medvit.config import Config, Tree
+from medvit.errors import CheckpointError, OutputError
+from medvit.files.atomic import write_text, write_weights
+from medvit.peft import OptionalPeftChoice, PeftConfig
+from medvit.peft.explora import ExploraConfig
+from medvit.peft.lora import LoraConfig
+
+TIMM_WEIGHTS, TIMM_CONFIG = "model.safetensors", "config.json"
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+BASE = "base"
+"""Folder beside an adapter with the timm model that it belongs to."""
+IMAGE_SIDE = 224
+LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")
+UNADAPTED = {
+    "full": "all weights were trained, so there is nothing apart from them; to_timm writes the model",
+    "frozen": "no weight of the backbone was trained; to_timm writes the model",
+    "block_expansion": "blocks were added, which no method of huggingface/peft does; to_timm writes the model",
+}
+"""Way of adapting -> why it makes no adapter of huggingface/peft."""
+
+
+def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
+    """Write the backbone of a checkpoint, adapters merged, as a folder that timm loads; return the folder.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` builds it with its weights and arguments. Positions are
+    written out for images of `image_size` (side, or rows and columns); unset, the size that the checkpoint was trained
+    on, where it names one, else 224. Transformers with rotary positions take any size.
+
+    Raises:
+        CheckpointError: If timm has no such transformer (as for volumes) or gives other features for it, or the weights
+            do not fit their description.
+        ConfigError: If the image is not whole patches.
+        OutputError: If the folder holds something already.
+    """
+    config, backbone = _backbone_of(checkpoint)
+    model = _checked(backbone, config, _sides(checkpoint, config, image_size))
+    return _write_timm(model, checkpoint, _new(folder))
+
+
+def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
+    """Write the LoRA or ExPLoRA adapter of a checkpoint as huggingface/peft has it; return the folder.
+
+    `peft.PeftModel.from_pretrained(model, FOLDER)` puts it on a timm model: the public one that training started from,
+    or `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. What ExPLoRA trained
+    whole is among `modules_to_save`. `image_size` is that of the base, as for `to_timm`.
+
+    Raises:
+        CheckpointError: If the checkpoint has no such adapter or peft cannot hold it, or as `to_timm` says.
+        ConfigError: If the image is not whole patches.
+        OutputError: If the folder holds something already.
+    """
+    config, backbone = _backbone_of(checkpoint)
+    adapter = _adapter_of(checkpoint, config)
+    merged = backbone.state_dict()
+    saved = adapter.whole_modules()
+    state = dict(adapter.state) | {name: weight for name, weight in merged.items() if name.startswith(_inside(saved))}
+    backbone.load_state_dict(merged | adapter.base(merged))
+    base = _checked(backbone, config, _sides(checkpoint, config, image_size))
+    folder = _new(folder)
+    write_weights(folder / PEFT_WEIGHTS, {_name_in_peft(name): weight for name, weight in state.items()})
+    write_text(folder / PEFT_CONFIG, json.dumps(adapter.description(saved), indent=2) + "\n")
+    _write_timm(base, checkpoint, folder / BASE)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """Weights of a backbone that training changed: low-rank factors, and others that were trained whole."""
+
+    way: LoraConfig | ExploraConfig
+    state: Mapping[str, Tensor]
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers with low-rank updates."""
+        return sorted(name.removesuffix(LOW_RANK[0]) for name in self.state if name.endswith(LOW_RANK[0]))
+
+    def whole_modules(self) -> tuple[str, ...]:
+        """Modules that hold what was trained whole, none inside another.
+
+        Raises:
+            CheckpointError: If a weight lies in no module, or in one that has low-rank updates too.
+        """
+        whole = [name for name in self.state if not name.endswith(LOW_RANK)]
+        bare = sorted(name for name in whole if "." not in name)
+        if bare:
+            raise CheckpointError(
+                f"huggingface/peft keeps modules that were trained whole, and {', '.join(bare)} belongs to no module; "
+                "to_timm writes the merged model"
+            )
+        owners = sorted({name.rpartition(".")[0] for name in whole})
+        outermost = tuple(name for name in owners if not name.startswith(_inside(set(owners) - {name})))
+        mixed = [layer for layer in self.layers if f"{layer}.".startswith(_inside(outermost))]
+        if mixed:
+            raise CheckpointError(
+                f"{mixed[0]} has a low-rank update inside a module that was trained whole, which huggingface/peft "
+                "cannot hold; to_timm writes the merged model"
+            )
+        return outermost
+
+    def base(self, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the layers without their updates, from those with them."""
+        scale = self.way.alpha / self.way.rank
+        found = {}
+        for layer in self.layers:
+            down, up = (self.state[f"{layer}{suffix}"].double() for suffix in LOW_RANK)
+            weight = merged[f"{layer}.weight"]
+            found[f"{layer}.weight"] = (weight.double() - scale * (up @ down)).to(weight.dtype)
+        return found
+
+    def description(self, saved: tuple[str, ...]) -> Tree:
+        """Return what `adapter_config.json` holds."""
+        return {
+            "peft_type": "LORA",
+            "task_type": None,
+            "base_model_name_or_path": BASE,
+            "inference_mode": True,
+            "r": self.way.rank,
+            "lora_alpha": self.way.alpha,
+            "lora_dropout": self.way.dropout if isinstance(self.way, LoraConfig) else 0.0,
+            "bias": "none",
+            "target_modules": self.layers,
+            # Matched by the end of a name: "model." keeps "norm" from meaning every norm.
+            "modules_to_save": [f"model.{name}" for name in saved] or None,
+        }
+
+
+class _Described(Config):
+    """What a checkpoint of any kind says of its backbone."""
+
+    backbone: BackboneChoice
+    peft: OptionalPeftChoice = None
+
+
+def _described(checkpoint: Checkpoint) -> _Described:
+    tree: Tree = {key: checkpoint.model[key] for key in ("backbone", "peft") if key in checkpoint.model}
+    return _Described.parse_saved(tree, source=str(checkpoint.folder))
+
+
+def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
+    """The backbone of a checkpoint of any kind, with its merged weights, and how it is described."""
+    config = _described(checkpoint).backbone.without_weights()
+    backbone = config.build()
+    try:
+        backbone.load_state_dict(_of_backbone(checkpoint, checkpoint.state))
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint.folder}: the weights do not fit model.yaml: {last}") from None
+    return config, backbone.eval()
+
+
+def _of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the backbone, under its names; a model with a head has others beside them."""
+    if checkpoint.kind == "backbone":
+        return dict(weights)
+    prefix = "backbone."
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+
+
+def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig) -> _Adapter:
+    way = _described(checkpoint).peft
+    weights = _of_backbone(checkpoint, checkpoint.stored_adapter() or {})
+    if not isinstance(way, LoraConfig | ExploraConfig) or not weights:
+        raise CheckpointError(f"{checkpoint.folder} has no adapter for huggingface/peft: {_why_not(way)}")
+    adapter = _Adapter(way, weights)
+    fused = any(layer.endswith(".qkv") for layer in adapter.layers)
+    if fused and isinstance(config, VitConfig) and config.positions == "rope" and config.qkv_bias:
+        raise CheckpointError(
+            "timm's rotary attention with backbone.qkv_bias=true reads the weights of qkv past an update that "
+            "huggingface/peft puts beside them; to_timm writes the merged model"
+        )
+    return adapter
+
+
+def _why_not(way: PeftConfig | None) -> str:
+    if way is None:
+        return "it says nothing of a way of adapting; to_timm writes the model"
+    return UNADAPTED.get(way.name, "its adapter.safetensors is missing or holds nothing of the backbone")
+
+
+def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
+    """Rows and columns asked for, else of the images that the checkpoint was trained on, else of learned positions."""
+    learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
+    known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)
+    size = next(one for one in known if one is not None)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _checked(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, ...]) -> TimmModel:
+    model = timm_model(backbone, config, image_size)
+    model.require_features_of(backbone)
+    return model
+
+
+def _inside(modules: Iterable[str]) -> tuple[str, ...]:
+    """Beginnings of the names of what lies in some modules."""
+    return tuple(f"{name}." for name in modules)
+
+
+def _name_in_peft(name: str) -> str:
+    for suffix in LOW_RANK:
+        name = name.replace(suffix, suffix.replace(".default", ""))
+    return f"base_model.model.{name}"
+
+
+def _new(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists already; give another folder or remove it first")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_timm(model: TimmModel, checkpoint: Checkpoint, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    channels, side = model.arguments["in_chans"], model.arguments["img_size"]
+    description = {
+        "architecture": model.architecture,
+        "num_classes": 0,
+        "num_features": model.arguments["embed_dim"],
+        "global_pool": model.arguments["global_pool"],
+        "model_args": model.arguments,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [channels, *side],
+            "fixed_input_size": not model.arguments.get("dynamic_img_size", False),
+            "crop_pct": 1.0,
+            # Pixels come as preprocess.json says, which timm's own transforms do not follow: these change nothing.
+            "mean": [0.0] * channels,
+            "std": [1.0] * channels,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    write_weights(folder / TIMM_WEIGHTS, model.state)
+    write_text(folder / TIMM_CONFIG, json.dumps(description, indent=2) + "\n")
+    for name in (PREPROCESS, MODEL_CARD):
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    return folder
