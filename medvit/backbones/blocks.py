@@ -27,6 +27,11 @@ class PlainBlock(Block):
 class RotaryBlock(EvaBlock):
     """A block with rotary positions, of DINOv3."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Else timm multiplies by the weights of qkv itself where there is a bias, past an update beside the layer.
+        self.attn.qkv_bias_separate = True
+
     def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
         """All tokens (B, T, D), or the wanted ones (M, D) in row-major order, whose MLP alone is computed."""
         if wanted is None:

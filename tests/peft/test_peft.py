@@ -85,6 +85,20 @@ def test_lora_on_the_fused_qkv_reaches_each_of_query_key_and_value():
     assert [tuple(m.weight.shape) for m in factors] == [(3 * 64, 4)] * 6
 
 
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_lora_on_the_fused_qkv_of_a_rotary_transformer_changes_its_output(qkv_bias):
+    torch.manual_seed(0)
+    plain = CONFIG.model_copy(update={"positions": "rope", "qkv_bias": qkv_bias}).build().eval()
+    before = plain(PIXELS).patches
+    peft = LoraConfig(targets=("qkv",)).adapt(plain)
+    for weight in peft.backbone.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted = peft.backbone(PIXELS).patches
+    assert (adapted - before).abs().max() > 0.1
+    torch.testing.assert_close(peft.merge()(PIXELS).patches, adapted, atol=1e-4, rtol=1e-4)
+
+
 def test_frozen_trains_nothing_and_full_trains_all():
     frozen, full = FrozenConfig().adapt(backbone()), FullConfig().adapt(backbone())
     assert frozen.trained() == frozenset()
