@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ import yaml
 
 from medvit import __version__
 from medvit.config import Tree, read_yaml
-from medvit.errors import CheckpointError, ConfigError
+from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.atomic import write_text, write_weights
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
     "lineage.json",
 )
 MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
+METRICS, STATUS = "metrics.json", "status.csv"
 CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
 
@@ -63,6 +67,13 @@ class Checkpoint:
     `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
     chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
     apart; `load` leaves it in its file.
+
+    >>> import medvit
+    >>> checkpoint = medvit.Checkpoint.load("runs/model")
+    >>> checkpoint.kind, checkpoint.model["classes"]
+    ('segmentation', ['background', 'liver', 'spleen', 'kidney'])
+    >>> checkpoint.state["backbone.cls_token"].shape
+    torch.Size([1, 1, 16])
     """
 
     folder: Path
@@ -94,7 +105,7 @@ class Checkpoint:
         return self
 
     @classmethod
-    def load(cls, folder: Path) -> Checkpoint:
+    def load(cls, folder: str | Path) -> Checkpoint:
         """Return the checkpoint in a folder.
 
         Raises:
@@ -103,6 +114,7 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        folder = Path(folder)
         missing = [name for name in (MODEL, WEIGHTS, PREPROCESS) if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -148,17 +160,62 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` as in the file."""
+    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` are values by name.
+
+    >>> import medvit
+    >>> report = medvit.Report.read("runs/report")
+    >>> round(report.metrics["dice.liver"], 2)
+    0.82
+    """
 
     folder: Path
-    metrics: Tree
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Report:
+        """The report in a folder; `metrics.json` has intervals and all else. A metric that is undefined is NaN.
+
+        Raises:
+            DataError: If the folder is not a report, or is damaged.
+        """
+        folder = Path(folder)
+        text = _text_of(folder / METRICS, "a report", "evaluate")
+        try:
+            values = {name: found["value"] for name, found in json.loads(text)["metrics"].items()}
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise DataError(f"{folder / METRICS} is damaged and cannot be read; run evaluate again") from None
+        return cls(folder, {name: math.nan if value is None else float(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study."""
+    """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study.
+
+    >>> import medvit
+    >>> predictions = medvit.Predictions.read("runs/predictions")
+    >>> predictions.num_done, predictions.num_skipped, predictions.num_failed
+    (1, 0, 1)
+    """
 
     folder: Path
     num_done: int
     num_skipped: int
     num_failed: int
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Predictions:
+        """The predictions in a folder.
+
+        Raises:
+            DataError: If the folder holds no predictions.
+        """
+        folder = Path(folder)
+        lines = csv.DictReader(_text_of(folder / STATUS, "predictions", "predict").splitlines())
+        counts = Counter(line.get("status") for line in lines)
+        return cls(folder, counts["done"], counts["skipped"], counts["failed"])
+
+
+def _text_of(path: Path, what: str, stage: str) -> str:
+    if not path.is_file():
+        raise DataError(f"{path.parent} is not {what}: no {path.name} in it; give the output of {stage}")
+    return path.read_text(encoding="utf-8")

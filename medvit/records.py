@@ -102,6 +102,11 @@ class Item:
     """One image that a reader found: enough to read it later, in another process.
 
     `description` (DICOM SeriesDescription) serves to choose a series; it is free text and is never stored.
+
+    >>> import medvit
+    >>> for item in medvit.find("new-studies"):  # the other study lacks a slice: refused, with a warning
+    ...     print(item.reader, item.kind, item.modality, len(item.files))
+    dicom volume CT 16
     """
 
     reader: str

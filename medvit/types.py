@@ -27,6 +27,13 @@ class Image:
 
     Volumes are (C, I, J, K) with axes nearest to R, A, S and an `affine`; images are (C, H, W).
     Pixels keep the integer type of their source; `slope` and `intercept` give the real intensity in `unit`.
+
+    >>> import medvit
+    >>> image = medvit.read("new-studies/study-0")
+    >>> image.kind, image.pixels.shape, image.unit
+    ('volume', (1, 24, 24, 16), 'HU')
+    >>> bool(image.intensities().min() < -900)  # air
+    True
     """
 
     pixels: Num[Array, "c *s"]
@@ -161,6 +168,14 @@ class Prediction:
     """What a model says of one image.
 
     Classification: `probabilities` (L,). Segmentation: `mask` (*S) on the grid of `affine`, class index a voxel.
+
+    >>> import medvit
+    >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
+    >>> prediction = predictor(medvit.read("new-studies/study-0"))
+    >>> prediction.mask.shape
+    (24, 24, 16)
+    >>> bool((prediction.mask == prediction.classes.index("liver")).any())
+    True
     """
 
     classes: tuple[str, ...]

@@ -13,7 +13,7 @@ from numpy import ndarray as Array
 from pydantic import Field
 from tqdm import tqdm
 
-from medvit.artifacts import Lineage, Report
+from medvit.artifacts import METRICS, Lineage, Report
 from medvit.attributes import LATERALITY
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
@@ -33,7 +33,6 @@ from medvit.evaluation.paired import MetricTable, paired_differences
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import (
     HTML,
-    METRICS,
     Example,
     ReportSubject,
     metric_name,

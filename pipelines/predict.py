@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from medvit import __version__
-from medvit.artifacts import Checkpoint, Predictions
+from medvit.artifacts import STATUS, Checkpoint, Predictions
 from medvit.config import Config, Positive
 from medvit.deidentification import crosswalk
 from medvit.deidentification.pseudonyms import SiteNames
@@ -22,7 +22,7 @@ from medvit.inference.series_selection import SeriesChoice, check_rule, studies
 from medvit.inference.slide_job import SlideJob, SlideOptions, as_slides
 from medvit.inference.slide_predictor import SlidePredictor
 from medvit.inference.study_job import StudyJob
-from medvit.inference.worklist import STATUS, Worklist
+from medvit.inference.worklist import Worklist
 from medvit.models.image import AppliesTo
 from medvit.models.slide import TileSpec
 from medvit.readers import find

@@ -87,19 +87,31 @@ class Facts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows in the order of their `image_id`, the facts of the dataset, and the folder whose store holds the pixels."""
+    """Rows in the order of their `image_id`, the facts of the dataset, and the folder whose store holds the pixels.
+
+    >>> import medvit
+    >>> manifest = medvit.Manifest.read("runs/dataset")
+    >>> len(manifest), len(manifest.split("test"))
+    (9, 3)
+    >>> row = manifest.rows[0]
+    >>> row.modality, row.shape, row.labels
+    ('CT', (1, 24, 24, 16), {'phase': 'venous'})
+    >>> manifest.store.get(row.sha256).shape
+    (1, 24, 24, 16)
+    """
 
     rows: tuple[Row, ...]
     facts: Facts
     folder: Path
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: str | Path) -> Manifest:
         """The manifest of a dataset folder.
 
         Raises:
             DataError: If the folder holds no dataset or one of a newer schema.
         """
+        folder = Path(folder)
         file = _open(folder)
         try:
             rows = tuple(_row(line) for batch in file.iter_batches(ROWS_A_GROUP) for line in batch.to_pylist())

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from medvit.artifacts import METRICS
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
@@ -21,7 +22,7 @@ from medvit.evaluation.selection import is_of_positive
 from medvit.files.atomic import write_text
 from medvit.patients import PatientCount
 
-METRICS, HTML, TABLE = "metrics.json", "report.html", "predictions.parquet"
+HTML, TABLE = "report.html", "predictions.parquet"
 
 NAMES = {
     "auroc": "AUROC",

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 class Predictor:
     """A model with the preprocessing of its checkpoint, loaded once.
 
+    >>> import medvit
+    >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
+    >>> predictor.kind, predictor.config.classes
+    ('volume', ('background', 'liver', 'spleen', 'kidney'))
+    >>> prediction = predictor(medvit.read("new-studies/study-0", values=predictor.config.values))
+
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
         ConfigError: If a GPU is asked for and there is none.

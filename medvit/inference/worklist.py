@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from medvit.artifacts import STATUS
 from medvit.errors import MedvitError, OutputError
 from medvit.files.atomic import is_of_disk, write_text
 from medvit.files.spreadsheets import csv_text
@@ -25,7 +26,7 @@ from medvit.writers.optional import LACKS
 
 log = logging.getLogger("medvit")
 
-STATUS, PREDICTIONS = "status.csv", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
 PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels")
 

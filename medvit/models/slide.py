@@ -53,8 +53,8 @@ class TileSpec(Config):
         """
         if grid.size != self.size or not 1 / SAME_SCALE < grid.mpp / self.mpp < SAME_SCALE:
             raise DataError(
-                f"{row} has tiles of {grid.size} pixels at {grid.mpp:.4g} microns, the model was trained on {self.size} "
-                f"at {self.mpp:.4g}; ingest the slides with taking.tiles.size={self.size} "
+                f"{row} has tiles of {grid.size} pixels at {grid.mpp:.4g} microns, the model was trained on "
+                f"{self.size} at {self.mpp:.4g}; ingest the slides with taking.tiles.size={self.size} "
                 f"taking.tiles.mpp={self.mpp:.4g}"
             )
 

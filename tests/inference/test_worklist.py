@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from medvit.artifacts import STATUS
 from medvit.errors import GeometryError, OutputError
 from medvit.inference.series_selection import NoSeriesError
-from medvit.inference.worklist import PREDICTIONS, STATUS, Worklist
+from medvit.inference.worklist import PREDICTIONS, Worklist
 from medvit.writers import Finding, Result, Study
 
 STUDIES = [Study(f"s-{n}", ()) for n in range(4)]
