@@ -258,6 +258,20 @@ def test_every_stage_is_in_the_list_of_the_command_line() -> None:
     assert recipes == STAGES.keys()
 
 
+def test_the_commands_that_contributors_are_told_exist() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    modules = {name for name in re.findall(r"python -m ([\w.]+)", text) if name != "pytest"}
+    places = {name.replace(".", "/") for name in modules}
+    assert len(modules) > 3
+    assert_none(f"make {name}" for name in re.findall(r"`make (\w+)`", text) if name not in targets)
+    assert_none(
+        place
+        for place in places
+        if not (PROJECT / f"{place}.py").is_file() and not (PROJECT / place / "__main__.py").is_file()
+    )
+
+
 def test_importing_medvit_imports_nothing_heavy() -> None:
     heavy = {"torch", "numpy", "pydantic", "mlflow", "pipelines"}
     program = f"import sys, medvit; dir(medvit); print(sorted({heavy} & sys.modules.keys()))"
