@@ -2,8 +2,8 @@
 
 The contract. A header is read without pixels, by a direct parser for well-formed files and by pydicom for all others;
 both give the same values. Pixels come as stored, with the transformation that gives real values. Geometry here is LPS
-and mm, as in the file. What instances make together is known to `medvit.series`.
+and mm, as in the file. Relations between instances are the subject of `medvit.series`.
 """
 
 VERSION = 3
-"""Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""
+"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""

@@ -1,4 +1,4 @@
-"""Accession number of an instance: (0008,0050), by which a hospital's systems name an examination."""
+"""Accession number of an instance, (0008,0050): the identifier that hospital systems give to an examination."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_accession(path: Path) -> str:
-    """Return the AccessionNumber of a file; empty where it has none or is not DICOM."""
+    """Return the AccessionNumber of a file; empty where it has none or the file is not DICOM."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 

@@ -1,8 +1,8 @@
-"""How and of whom an image was taken, as far as it identifies nobody: the columns by which datasets are compared.
+"""Non-identifying acquisition attributes of an image (scanner, protocol, age, sex) by which datasets are compared.
 
-Texts are kept only in the plain characters of product names, without a long number or a date, and if no word of them
-is one of the patient's name or identifier, of the institution or of its staff: an operator may type anything anywhere.
-Ages are whole years, those from 89 on one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
+A text is kept only if it consists of the plain characters of product names, holds no long number or date, and shares
+no word with the patient's name or identifier, the institution or its staff: an operator may type anything anywhere.
+Ages are whole years; ages of 89 and above form one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ NUMBERS: Mapping[str, str] = {
 }
 AGE, SEX = "age_years", "sex"
 PIXEL_SPACING = "pixel_spacing"
-"""Of projection radiographs: `calibrated` by PixelSpacing, or of the `detector`, magnification not taken off."""
+"""For projection radiographs: `calibrated` (PixelSpacing) or `detector` (not corrected for magnification)."""
 KEYS = (*TEXTS, *NUMBERS, PIXEL_SPACING, AGE, SEX)
-"""What is recorded of an image, where its file says so."""
+"""Attributes recorded for an image if its file has them."""
 
 OLDEST_YEARS = 89
 MAX_YEARS = 130
 GAUSS = 100.0
-"""Some scanners write the field strength in gauss; none has so many tesla (0018,0087)."""
+"""Values of (0018,0087) above this are in gauss, as some scanners write them; no scanner has such a field in tesla."""
 
 _SPACING = ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "Modality")
 _READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *PERSONAL, "PatientAge", "PatientSex", "SpecificCharacterSet")
 
 
 def attributes(item: Item) -> Mapping[str, str]:
-    """What the first file of an image says of `KEYS`, in their order; nothing of files other than DICOM.
+    """Return the values of `KEYS`, in order, from the first file of an image; empty for files other than DICOM.
 
-    A file that no longer opens says nothing: reading its pixels tells why.
+    A file that no longer opens gives no values: the error is raised when its pixels are read.
     """
     if item.reader != "dicom":
         return {}
@@ -68,7 +68,7 @@ def attributes(item: Item) -> Mapping[str, str]:
 
 
 def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
-    """What a DICOM data set says of `KEYS`, at its top or in the shared groups of an enhanced object."""
+    """Return the values of `KEYS` in a DICOM data set: top-level elements or shared functional groups."""
     levels = [dataset, *_shared_groups(dataset)]
     personal = personal_words(dataset)
     found = {key: product_text(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
@@ -81,7 +81,7 @@ def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
 
 
 def quantities(dataset: Dataset) -> Mapping[str, str]:
-    """Those of `NUMBERS` that a DICOM data set tells, as the manifest writes them."""
+    """Return the values of `NUMBERS` that a DICOM data set has, formatted as in the manifest."""
     return {key: text for key, text in _quantities([dataset, *_shared_groups(dataset)]).items() if text}
 
 
@@ -93,7 +93,7 @@ def _quantities(levels: list[Dataset]) -> dict[str, str]:
 
 
 def _shared_groups(dataset: Dataset) -> Iterator[Dataset]:
-    """The macros that all frames of an enhanced object share (PS3.3 C.7.6.16)."""
+    """Return the shared functional groups of an enhanced object (PS3.3 C.7.6.16)."""
     for group in dataset.get("SharedFunctionalGroupsSequence") or ():
         for element in group:
             if element.VR == "SQ":
@@ -105,7 +105,7 @@ def _first(levels: list[Dataset], keyword: str) -> str:
 
 
 def _pixel_spacing(dataset: FastDataset | Dataset) -> str:
-    """Which spacing a projection radiograph has; equal ones without a type of calibration are the detector's."""
+    """Return the kind of pixel spacing of a projection radiograph."""
     if joined_text(dataset.get("Modality")).upper() not in RADIOGRAPHS:
         return ""
     own, imager = numbers(dataset, "PixelSpacing", 2), numbers(dataset, "ImagerPixelSpacing", 2)
@@ -124,7 +124,7 @@ def _number(text: str) -> str:
 
 
 def _age(dataset: Dataset) -> str:
-    """Whole years at the study, by (0010,1010) PatientAge or from the two dates."""
+    """Return the patient's age at the study in whole years, from (0010,1010) PatientAge or from the two dates."""
     text = joined_text(dataset.get("PatientAge")).upper()
     match = re.fullmatch(r"(\d{1,3})([DWMY])", text)
     if match:

@@ -1,4 +1,4 @@
-"""A DICOM file as a stream that makes nobody allocate more than it holds, whatever lengths a damaged header claims."""
+"""DICOM file stream that caps reads at the file's size, so a damaged length field cannot cause a huge allocation."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from medvit.errors import UnreadableError
 from medvit.files.limits import check_allowed
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""Deflated Explicit VR Little Endian (PS3.5 A.5): all that follows the file meta information is deflated."""
+"""Deflated Explicit VR Little Endian (PS3.5 A.5): everything after the file meta information is deflated."""
 
 META_BYTES = 8192
-"""Where the file meta information, of some hundred bytes, names the transfer syntax."""
+"""Bytes to read for the file meta information (a few hundred bytes), which names the transfer syntax."""
 
 CHUNK_BYTES = 2**20
 LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT")
-"""Value representations with a length of four bytes after two that are reserved (PS3.5 7.1.2)."""
+"""Value representations with a four-byte length after two reserved bytes (PS3.5 7.1.2)."""
 
 
 class BoundedReader(BufferedReader):
-    """Reads a file; a length beyond its end is cut to what is left before memory for it is taken."""
+    """File reader that cuts a length beyond the end of the file to the remaining bytes before allocating memory."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(FileIO(str(path)))  # a path as its name would make pydicom fail where it says a file is cut
+        super().__init__(
+            FileIO(str(path))
+        )  # with a path as its name, pydicom would fail while reporting a truncated file
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most `size` bytes, all that is left if none or negative."""
+        """Return at most `size` bytes; all remaining bytes if `size` is None or negative."""
         if size is not None and size > CHUNK_BYTES:
             size = min(size, max(self._size - self.tell(), 0))
         return super().read(size)
 
 
 def check_inflated(stream: BufferedReader, start: int) -> None:
-    """Passes a data set that is not deflated, or holds no more than `limits.check_allowed` lets pass.
+    """Check that a deflated data set inflates to no more than `limits.check_allowed` allows.
 
-    `start` is where the file meta information begins, after preamble and prefix.
+    A data set that is not deflated passes. `start` is the offset of the file meta information, after preamble and
+    prefix.
 
     Raises:
         UnsupportedError: If it holds more.
@@ -63,12 +66,12 @@ def check_inflated(stream: BufferedReader, start: int) -> None:
 
 
 def _end_of_meta(head: bytes, place: int) -> int:
-    """Where the elements of group 0002 end."""
+    """Return the offset of the end of group 0002."""
     while head[place : place + 2] == b"\x02\0" and place + 12 <= len(head):
         if head[place + 4 : place + 6] in LONG_VRS:
             place += 12 + struct.unpack_from("<I", head, place + 8)[0]
         elif head[place + 4 : place + 6].isalpha():
             place += 8 + struct.unpack_from("<H", head, place + 6)[0]
-        else:  # without value representation, which is against the standard
+        else:  # without value representation, which violates the standard
             place += 8 + struct.unpack_from("<I", head, place + 4)[0]
     return place

@@ -1,4 +1,4 @@
-"""Which DICOM instances are images that can be taken, by what their headers say."""
+"""Acceptance checks on headers: which DICOM instances are images that can be ingested."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ DERIVED: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.30": "parametric map",
     "1.2.840.10008.5.1.4.1.1.481.2": "radiotherapy dose",
 }
-"""SOP classes with pixels that were computed from images (PS3.4 B.5)."""
+"""SOP classes whose pixels were computed from other images (PS3.4 B.5)."""
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
 def check(header: Header) -> None:
-    """Passes images, of one frame or of many.
+    """Check that an instance is an image, of one frame or several.
 
     Raises:
         NotAnImageError: If the instance has no pixels, or was computed from images.
         UnsupportedError: If it holds the tiles of a slide.
-        UnreadableError: If it is of a class of images and says no size, claims more pixels than its file can hold, or a
-            number of frames that is none.
+        UnreadableError: If its class is an image class and it has no size, declares more pixels than its file can
+            hold, or its NumberOfFrames is not a positive number.
     """
     if header.sop_class in DERIVED:
         raise NotAnImageError(f"a DICOM {DERIVED[header.sop_class]}, derived from images; give those images instead")
@@ -53,13 +53,13 @@ def _refuse_without_size(header: Header) -> NoReturn:
 
 
 def _check_size(header: Header) -> None:
-    if header.frames > 8 * header.num_bytes:  # a frame takes a bit at least
+    if header.frames > 8 * header.num_bytes:  # a frame takes at least one bit
         raise UnreadableError(
             f"(0028,0008) NumberOfFrames is {header.frames} in a file of {header.num_bytes} bytes, "
             "which cannot hold them"
         )
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    # A damaged header may claim billions of frames of no bits: each takes some room all the same.
+    # A damaged header may declare billions of frames of zero bits: each still needs some memory.
     claimed = header.frames * header.rows * header.columns * max(samples, 1) * max(header.bits, 1) // 8
     if is_uncompressed(header.transfer_syntax):
         if claimed > header.num_bytes:
@@ -70,10 +70,10 @@ def _check_size(header: Header) -> None:
 
 
 def _refuse_without_pixels(header: Header) -> None:
-    """Refuse a file that is smaller than its pixels, but whole: it lacks them, or holds fewer.
+    """Refuse a complete file that is smaller than its pixels: they are missing or too few.
 
     Raises:
-        UnreadableError: If that is so; nothing if the file is cut short.
+        UnreadableError: If that is so. A truncated file passes.
     """
     try:
         elements = open_elements(header.file, specific_tags=tuple(PIXEL_KEYWORDS))
@@ -82,7 +82,7 @@ def _refuse_without_pixels(header: Header) -> None:
     held = next((elements.get(keyword) for keyword in PIXEL_KEYWORDS if keyword in elements), None)
     if held is None:
         raise UnreadableError(
-            "the header promises an image, and the whole file holds no (7FE0,0010) PixelData: its pixels were removed"
+            "the header declares an image, but the complete file has no (7FE0,0010) PixelData: its pixels were removed"
         )
     if bytes(held[:4]) == ITEM:
         raise UnreadableError(

@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, read before it is decoded: a decoder allocates what the stream claims."""
+"""Size and depth of a compressed frame, read from its codestream before decoding: decoders allocate what it claims."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length: TEM, restart and start of image."""
 
 J2K_START = b"\xff\x4f\xff\x51"
-"""Start of codestream and its size (ISO 15444-1, A.4.1 and A.5.1), which follow one another."""
+"""Start of codestream, directly followed by its size (ISO 15444-1, A.4.1 and A.5.1)."""
 
 
 JPEG_XL_START, JPEG_XL_CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
-"""Start of a codestream of JPEG XL, and of the boxes that may hold one (ISO 18181-2)."""
+"""Start of a JPEG XL codestream, and of the boxes that may hold one (ISO 18181-2)."""
 
 
 @dataclass(frozen=True)
 class Codestream:
-    """The size and depth that a codestream says of its image."""
+    """Size and depth that a codestream declares."""
 
     rows: int
     columns: int
     samples: int
     bits: int
     is_signed: bool = False
-    """Whether the stream itself holds signed values; only JPEG 2000 can."""
+    """Whether the stream itself holds signed values, which only JPEG 2000 can."""
 
 
 def read_codestream(encoded: bytes) -> Codestream | None:
-    """What a JPEG, JPEG-LS or JPEG 2000 stream claims; none if it is of another kind.
+    """Return what a JPEG, JPEG-LS or JPEG 2000 stream declares; None for other streams.
 
     Raises:
-        UnreadableError: If it begins as one of them and ends before it tells its size.
+        UnreadableError: If it begins as one of them and ends before its size.
     """
     try:
         if encoded[:2] == b"\xff\xd8":
@@ -45,11 +45,11 @@ def read_codestream(encoded: bytes) -> Codestream | None:
         start = encoded[:256].find(J2K_START)
         return None if start < 0 else _jpeg_2000(encoded, start + 4)
     except (struct.error, IndexError):
-        raise UnreadableError("the compressed frame ends before it tells its size; it is cut short") from None
+        raise UnreadableError("the compressed frame ends before its size; it is cut short") from None
 
 
 def jpeg_xl_size(encoded: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG XL stream claims (ISO 18181-1, D.2), bare or in its container; none of others."""
+    """Return the rows and columns of a JPEG XL stream (ISO 18181-1, D.2), bare or in its container; None for others."""
     is_boxed = encoded[:12] == JPEG_XL_CONTAINER
     start = encoded.find(JPEG_XL_START, 0, None if is_boxed else len(JPEG_XL_START))
     if start < 0:
@@ -74,7 +74,7 @@ def _jpeg(encoded: bytes) -> Codestream:
     place = 2
     while True:
         if encoded[place] != 0xFF:
-            raise UnreadableError("the compressed frame is no JPEG stream after its first bytes; it is damaged")
+            raise UnreadableError("the compressed frame is not a JPEG stream after its first bytes; it is damaged")
         marker = encoded[place + 1]
         if marker == 0xFF:  # fill byte
             place += 1

@@ -1,8 +1,8 @@
-"""From the bytes of one frame to stored values, in every transfer syntax that an installed decoder reads.
+"""Decoding of one frame to stored values, in every transfer syntax that an installed decoder supports.
 
-pydicom takes what is not compressed, run lengths, JPEG 2000 (OpenJPEG) and JPEG of 8 bits (Pillow); imagecodecs takes
-JPEG-LS (CharLS), JPEG XL (libjxl), and JPEG of 12 bits, without loss or of retired processes (libjpeg-turbo). What a
-stream claims is held against the header before a decoder sees it.
+pydicom decodes uncompressed pixels, RLE, JPEG 2000 (OpenJPEG) and 8-bit JPEG (Pillow); imagecodecs decodes JPEG-LS
+(CharLS), JPEG XL (libjxl), and JPEG that has 12 bits, is lossless or uses retired processes (libjpeg-turbo). The size
+that a stream declares is compared with the header before decoding.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ENCAPSULATED = "1.2.840.10008.1.2.1.98"
 FRAME_DEFLATED = "1.2.840.10008.1.2.8.1"
 RLE = "1.2.840.10008.1.2.5"
 JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (*range(50, 59), 70))
-"""JPEG processes without hierarchy (PS3.5 8.2.1), most of them retired."""
+"""Non-hierarchical JPEG processes (PS3.5 8.2.1), most of them retired."""
 
 NATIVE = (EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED)
-"""Transfer syntaxes in which pixels lie uncompressed, one frame after the other (PS3.5 A.1 to A.3, A.5)."""
+"""Transfer syntaxes with uncompressed pixels, stored frame after frame (PS3.5 A.1 to A.3, A.5)."""
 
 NEW_NAMES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
@@ -44,41 +44,40 @@ NEW_NAMES = {
     "1.2.840.10008.1.2.4.112": "JPEG XL",
     FRAME_DEFLATED: "Deflated Image Frame Compression",
 }
-"""Names of transfer syntaxes younger than the installed dictionary (PS3.6 A)."""
+"""Names of transfer syntaxes newer than the installed dictionary (PS3.6 A)."""
 
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 JPEG_XL = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))
 LOSSY = (*JPEG[:7], JPEG_LS[1], JPEG_2000[1], JPEG_2000[4])
-"""Transfer syntaxes whose values may lie beyond those that BitsStored holds: the codec overshoots at edges."""
+"""Transfer syntaxes whose values may exceed the range of BitsStored: the codec overshoots at edges."""
 END_OF_IMAGE, PADDING_BYTES = b"\xff\xd9", 16
-"""The marker that ends a JPEG stream (ISO 10918-1, B.1.1.3), and how far from the end of a frame padding may put it."""
+"""End-of-image marker of JPEG (ISO 10918-1, B.1.1.3), and how far before the end of a padded frame it may be."""
 
 PLUGINS = {RLE: "pydicom"} | dict.fromkeys(JPEG[:2], "pillow") | dict.fromkeys(JPEG_2000, "pylibjpeg")
-"""The plugin of pydicom that takes a transfer syntax.
-
-Damaged streams decide: GDCM ends the process on them, as do imagecodecs and pylibjpeg-rle on damaged run lengths.
+"""pydicom plugin of each transfer syntax, chosen for robustness to damaged streams: GDCM aborts the process on them, as
+do imagecodecs and pylibjpeg-rle on damaged RLE.
 """
 
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-"""Color codings that are turned to RGB (PS3.3 C.7.6.3.1.2)."""
+"""Color codings that are converted to RGB (PS3.3 C.7.6.3.1.2)."""
 
 
 def syntax_name(uid: str) -> str:
-    """The name of a transfer syntax, or its identifier where it has none."""
+    """Return the name of a transfer syntax, or its UID where it has no name."""
     from pydicom.uid import UID
 
     return NEW_NAMES.get(uid) or str(UID(uid).name) or "no transfer syntax"
 
 
 def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: int) -> Num[Array, "h w *c"]:
-    """One frame in its stored type, byte order of the machine: gray or palette indices (H, W), or RGB (H, W, 3).
+    """Return one frame in its stored type, native byte order: gray or palette indices (H, W), or RGB (H, W, 3).
 
     Unused bits are cleared or, where signed, filled with the sign. Only this frame is decoded.
 
     Raises:
-        UnreadableError: If there is no such frame, or its bytes are not what the header promises.
-        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding; both are named.
+        UnreadableError: If there is no such frame, or its bytes contradict the header.
+        UnsupportedError: If no installed decoder supports the transfer syntax or the color coding; both are named.
     """
     if not 0 <= index < layout.frames:
         raise UnreadableError(f"frame {index + 1} of an instance of {layout.frames} frames; it does not exist")
@@ -87,7 +86,7 @@ def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: in
     as_it_lies = native(dataset) if uid in NATIVE and layout.high_bit == layout.bits_stored - 1 else None
     if as_it_lies is not None:
         return as_it_lies
-    is_whole = isinstance(dataset, FastDataset)  # others may end within their last element
+    is_whole = isinstance(dataset, FastDataset)  # other files may end within their last element
     dataset = dataset.dataset() if isinstance(dataset, FastDataset) else dataset
     if uid in NATIVE:
         return _native(dataset, layout, index, uid, is_whole=is_whole)
@@ -105,11 +104,11 @@ def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: in
 
 
 def _check_color(layout: PixelLayout) -> None:
-    if layout.samples > 1 and layout.photometric not in (*COLORS, "XYB"):  # XYB: JPEG XL alone
+    if layout.samples > 1 and layout.photometric not in (*COLORS, "XYB"):  # XYB: JPEG XL only
         raise UnsupportedError(f"colors coded as {layout.photometric[:16]}; expected one of {', '.join(COLORS)}")
     is_shared = layout.photometric.startswith("YBR_FULL")
     if layout.samples > 1 and is_shared and layout.bits_allocated != 8:
-        raise UnsupportedError(f"{layout.photometric} of {layout.bits_allocated} bits; expected 8 bits a sample")
+        raise UnsupportedError(f"{layout.photometric} of {layout.bits_allocated} bits; expected 8 bits per sample")
 
 
 def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_whole: bool) -> Num[Array, "h w *c"]:
@@ -117,23 +116,23 @@ def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_w
 
     held, promised = len(dataset[layout.keyword].value), -(-layout.frame_bits * layout.frames // 8)
     if held < promised:
-        why = "size, bits or transfer syntax are not as the header says"
+        why = "size, bits or transfer syntax contradict the header"
         if bytes(dataset[layout.keyword].value[:4]) == ITEM:
             why = f"in compressed fragments, though the transfer syntax is {syntax_name(uid)}"
         elif not is_whole:
             why = f"it is cut short, or {why}"
-        raise UnreadableError(f"the header promises {promised} bytes of pixels, {layout.keyword} holds {held}; {why}")
+        raise UnreadableError(f"the header declares {promised} bytes of pixels, {layout.keyword} holds {held}; {why}")
     _check_no_more(held, promised, layout)
     values, meaning = get_decoder(uid).as_array(dataset, index=index, **_options(layout), correct_unused_bits=False)
     return _trimmed(values, str(meaning["photometric_interpretation"]), layout)
 
 
 def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
-    """Refuse whole frames beyond those of the header; less is padding, and YBR_FULL_422 is often stored in full."""
+    """Refuse surplus whole frames; less than a frame is padding, and YBR_FULL_422 is often stored in full."""
     if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
         raise UnreadableError(
-            f"{layout.keyword} holds {held} bytes, the header promises {promised} for {layout.frames} frames; "
-            "there is at least one frame more, or rows, columns or bits are others than the header says"
+            f"{layout.keyword} holds {held} bytes, the header declares {promised} for {layout.frames} frames; "
+            "there is at least one extra frame, or the rows, columns or bits in the header are wrong"
         )
 
 
@@ -165,7 +164,7 @@ def _inflated(encoded: bytes, num_bytes: int) -> bytes:
 
 
 def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
-    """What the stream says of its samples, which may have fewer bits than in the header."""
+    """Return the size and bits of a stream, compared with the header; its bits may be fewer than in the header."""
     claimed = read_codestream(encoded)
     if claimed is None:
         return Codestream(layout.rows, layout.columns, layout.samples, layout.bits_stored)
@@ -176,7 +175,7 @@ def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
         )
     if claimed.bits > max(layout.bits_allocated, 8):
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits a sample, the header says "
+            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits per sample, the header says "
             f"{layout.bits_allocated} allocated"
         )
     return claimed
@@ -184,7 +183,7 @@ def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
 
 def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h w *c"]:
     stream = _check_stream(encoded, layout, uid)
-    # Of a stream without a sign, the bits above those stored may be the sign of a negative value.
+    # In an unsigned stream, the bits above those stored may be the sign of a negative value.
     is_clipped = uid in LOSSY and stream.is_signed == layout.is_signed
     if uid in PLUGINS:
         try:
@@ -199,17 +198,19 @@ def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "
     if uid in JPEG_XL:
         return _by_jpeg_xl(encoded, layout, uid)
     if uid in JPEG_LS:
-        # The stream knows no sign: the highest of its own bits is one, however many the header says.
+        # The stream is unsigned: its own highest bit is the sign, whatever number of bits the header declares.
         bits = min(stream.bits, layout.bits_stored)
         narrow = replace(layout, bits_stored=bits, high_bit=bits - 1)
         values, photometric = _components(_jpeg_ls, encoded, layout, uid)
         values = _clipped(values, layout) if is_clipped else values
         return _trimmed(values, photometric, narrow if layout.is_signed else layout)
-    raise UnsupportedError(f"no installed decoder takes the transfer syntax {syntax_name(uid)}; convert it to another")
+    raise UnsupportedError(
+        f"no installed decoder supports the transfer syntax {syntax_name(uid)}; convert it to another"
+    )
 
 
 def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, "h w *c"], str]:
-    """A frame by pydicom, and the color coding that it is left in."""
+    """Return a frame decoded by pydicom, and the color coding that it is left in."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
@@ -223,7 +224,7 @@ def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, 
 
 
 def _options(layout: PixelLayout) -> dict[str, Any]:
-    """The layout in the words of pydicom, so that what a header leaves out has the same default everywhere."""
+    """Return the layout as pydicom options, so that a missing element has the same default in every decoder."""
     return {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -241,13 +242,13 @@ def _options(layout: PixelLayout) -> dict[str, Any]:
 def _components(
     decoder: Callable[[bytes, PixelLayout], Num[Array, "*any"]], encoded: bytes, layout: PixelLayout, uid: str
 ) -> tuple[Num[Array, "h w *c"], str]:
-    """A frame by imagecodecs in the stored type, and the color coding that it is left in."""
+    """Return a frame decoded by imagecodecs in the stored type, and the color coding that it is left in."""
     from pydicom.pixels import convert_color_space
 
     shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
     try:
         values = decoder(encoded, layout).reshape(shape)
-    except (RuntimeError, ValueError):  # all errors of imagecodecs are of the first kind
+    except (RuntimeError, ValueError):  # all errors of imagecodecs are of the first type
         raise _undecodable(uid) from None
     photometric = layout.photometric
     if layout.samples > 1 and photometric.startswith("YBR_FULL"):
@@ -259,7 +260,7 @@ def _components(
 def _jpeg(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
     from imagecodecs import jpeg_decode
 
-    # Colors stay as they are: lossless streams can be turned to no others.
+    # Colors are unchanged: lossless streams cannot be converted to others.
     space = "GRAYSCALE" if layout.samples == 1 else "RGB" if layout.photometric == "RGB" else "YCBCR"
     return jpeg_decode(encoded, colorspace=space, outcolorspace=space)
 
@@ -267,7 +268,7 @@ def _jpeg(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
 def _jpeg_ls(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
     from imagecodecs import jpegls_decode
 
-    # CharLS demands the marker too, but looks for it for seconds among the bits that are no longer there.
+    # CharLS requires the marker too, but takes seconds to search for it in a truncated stream.
     if END_OF_IMAGE not in encoded[-PADDING_BYTES:]:
         raise ValueError("no end of image")
     return jpegls_decode(encoded)
@@ -294,12 +295,12 @@ def _jpeg_xl(encoded: bytes, layout: PixelLayout) -> Num[Array, "h w *c"]:
 
 def _undecodable(uid: str) -> UnreadableError:
     return UnreadableError(
-        f"no installed decoder takes these pixels ({syntax_name(uid)}); damaged, or to be converted first"
+        f"no installed decoder supports these pixels ({syntax_name(uid)}); they are damaged, or must be converted first"
     )
 
 
 def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h w *c"]:
-    """Values of a lossy stream within those that BitsStored holds; to mask their bits would turn white to black."""
+    """Clip values of a lossy stream to the range of BitsStored; masking their bits would turn white to black."""
     if layout.high_bit != layout.bits_stored - 1 or layout.bits_stored >= 8 * values.dtype.itemsize:
         return values
     low = -(2 ** (layout.bits_stored - 1)) if layout.is_signed else 0
@@ -307,11 +308,11 @@ def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h
 
 
 def _trimmed(values: Num[Array, "h w *c"], photometric: str, layout: PixelLayout) -> Num[Array, "h w *c"]:
-    """Values without the bits that hold none of them (PS3.5 8.1.1), such as overlays (retired)."""
+    """Clear the bits above BitsStored (PS3.5 8.1.1), which may hold overlays (retired)."""
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     above, below = layout.bits_allocated - 1 - layout.high_bit, layout.high_bit + 1 - layout.bits_stored
     if not layout.is_float and layout.bits_allocated > 1 and above + below > 0:
-        # Shifting to the right repeats the sign of signed types and fills others with zeros.
+        # A right shift repeats the sign of signed types and fills unsigned ones with zeros.
         values = np.right_shift(np.left_shift(values, above), above + below)
     if layout.samples > 1 and photometric != "RGB":
         raise UnsupportedError(f"colors coded as {photometric[:16]} in this transfer syntax; expected RGB or YBR_FULL")

@@ -1,7 +1,7 @@
-"""What tells instances at one position apart: echo, b-value, phase, time and the like, from standard and private tags.
+"""Dimensions along which instances at one position differ (echo, b-value, phase, time, ...), from their elements.
 
-Private elements lie in blocks whose creator must be named (PS3.5 7.8.1): the same number means something else in the
-block of another maker.
+Standard and private elements are read. Private elements are stored in blocks with a named creator (PS3.5 7.8.1): the
+same number means something else in the block of another manufacturer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 DimensionValue = float | str | tuple[float, ...]
 Private = tuple[int, str, int]
-"""Group, creator and the last byte of the element of a private tag."""
+"""Group, creator and last element byte of a private tag."""
 
 PRIVATE_BLOCKS = (0x10, 0x11, 0x12)
-"""Blocks that makers reserve first; later ones are not looked at."""
+"""Private blocks that are searched; manufacturers reserve these first."""
 
 GE_B_VALUE_LIMIT = 100_000
-"""GE adds 1e9 to the b-value of some releases; b-values end far below this, in s/mm2."""
+"""GE adds 1e9 to the b-value in some releases; real b-values are far below this, in s/mm2."""
 
 
 B_VALUES: tuple[Private, ...] = (
@@ -41,16 +41,16 @@ GRADIENTS: tuple[Private, ...] = (
     (0x0019, "GEMS_ACQU_01", 0xBB),
     (0x0065, "Image Private Header", 0x37),
 )
-"""Of Siemens, GE, Philips and United Imaging, from their conformance statements."""
+"""For Siemens, GE, Philips and United Imaging, from their conformance statements."""
 
 CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One way in which instances at one position differ, and the elements that say it, the first that is there wins.
+    """Dimension along which instances at one position differ, and its elements: the first that is present is used.
 
-    `is_time` marks what orders an acquisition: its values may differ from slice to slice, so that rank may stand in.
+    `is_time` marks acquisition order: its values may differ from slice to slice, so ranks may replace them.
     """
 
     name: str
@@ -92,7 +92,7 @@ def _words(value: Any) -> str | None:
 
 
 def _clock(value: Any) -> float | None:
-    """Seconds since midnight of a time or of the time in a date and time (PS3.5 6.2)."""
+    """Return the seconds since midnight of a time, or of the time in a date and time (PS3.5 6.2)."""
     text = str(value or "").strip()
     digits = text[8:] if len(text.partition(".")[0]) > 8 else text
     number = _number(digits[:2] or None), _number(digits[2:4] or None), _number(digits[4:].partition("+")[0] or None)
@@ -119,19 +119,19 @@ TRAITS = (
     Dimension("frame time", _number, ("TemporalPositionTimeOffset", "FrameReferenceTime"), is_time=True),
     Dimension("acquisition time", _clock, CLOCKS, is_time=True),
 )
-"""In the order in which they are tried: what an image shows comes before when it was taken (PS3.3 C.7.6, C.8.3)."""
+"""In the order in which they are tried: image content before acquisition time (PS3.3 C.7.6, C.8.3)."""
 
 
 BY_NAME = {trait.name: trait for trait in TRAITS}
 
 
 def dimension_tags() -> list[int]:
-    """Every element that the traits are read from, creators of private blocks among them."""
+    """Return all elements that traits are read from, creators of private blocks included."""
     return [*_standard_tags(), *_private_tags()]
 
 
 def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]:
-    """The traits that a data set says, by name."""
+    """Return the traits of a data set by name."""
     found: dict[str, DimensionValue] = {}
     present = dataset.keys()
     for trait in _that_may_be_said(tuple(present)):
@@ -154,7 +154,7 @@ def _values(trait: Dimension, dataset: Dataset | FastDataset, present: Container
 
 @lru_cache(64)
 def _that_may_be_said(present: tuple[int, ...]) -> tuple[Dimension, ...]:
-    """The traits that any of some tags may say: instances of a series have the same tags."""
+    """Return the dimensions that any of some tags may give: instances of a series have the same tags."""
     groups = {tag >> 16 for tag in present}
     return tuple(
         trait
@@ -166,12 +166,12 @@ def _that_may_be_said(present: tuple[int, ...]) -> tuple[Dimension, ...]:
 
 @cache
 def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
-    # Plain numbers: tags of pydicom take a call in Python wherever they are compared.
+    # Plain integers: each comparison of pydicom tags is a Python call.
     return tuple(tag for tag in map(tag_of, keywords) if tag >= 0)
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """The value of an element; none where it breaks the rules of its type: a broken trait tells nothing apart."""
+    """Return the value of an element; None where it violates its type, since an invalid trait separates nothing."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

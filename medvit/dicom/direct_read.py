@@ -1,4 +1,4 @@
-"""Gray pixels that lie uncompressed behind a header: found with it, and taken without reading the header again."""
+"""Direct read of uncompressed gray pixels: located with the header, then read without parsing the header again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _MEANT = ("SOPClassUID", "Modality", "RescaleSlope", "RescaleIntercept", "RescaleType", "PresentationLUTShape")
 _UNUSUAL = ("ModalityLUTSequence", "PixelPresentation", MAPPING)
 DESCRIBING = (*_LAID, *_BITS, *_MEANT, *_UNUSUAL)
-"""Keywords of the elements that say how to take gray pixels of one frame, and what they mean."""
+"""Keywords of the elements that describe the layout and meaning of gray single-frame pixels."""
 _META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How a frame lies and what it means: `kind` is one of `TYPES`, shape (rows, columns); the rest as of `Frame`."""
+    """Layout and meaning of a frame: `kind` is one of `TYPES`, shape (rows, columns); the rest as in `Frame`."""
 
     kind: str
     bits: int
@@ -41,14 +41,14 @@ class Coding:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the element that holds the frame: an even number (PS3.5 7.1.1)."""
+        """Size of the element that holds the frame, in bytes: an even number (PS3.5 7.1.1)."""
         length = self.shape[0] * self.shape[1] * np.dtype(self.kind).itemsize
         return length + length % 2
 
 
 @dataclass(frozen=True)
 class Native:
-    """Where the pixels start in a file, the CRC-32 of all that is before them, and their coding."""
+    """Offset of the pixels in a file, the CRC-32 of all bytes before them, and their coding."""
 
     start: int
     digest: int
@@ -56,7 +56,7 @@ class Native:
 
 
 def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
-    """Where the one gray frame of a file of so many bytes lies; none where that takes a decoder or a closer look."""
+    """Locate the single gray frame of a file of this size; None where it needs a decoder or the full parser."""
     if elements.pixels is None or not elements.are_plain(DESCRIBING) or not elements.file_meta.are_plain(_META):
         return None
     start, stop = elements.pixels
@@ -67,7 +67,7 @@ def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
 
 
 def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
-    """The frame of a file, read into `room`, which is as long; none where the file is no longer as it was found."""
+    """Read the frame of a file into `room`, of equal length; None where the file has changed since it was scanned."""
     with path.open("rb", buffering=0) as file:
         is_whole = file.readinto(room) == len(room) and not file.read(1)
     if not is_whole or zlib.crc32(room[: native.start]) != native.digest:
@@ -80,7 +80,7 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
 
 
 def _coding_of(said: FastDataset) -> Coding | None:
-    """How the one gray frame of a file lies whose values of `DESCRIBING` are plain."""
+    """Return the coding of a single gray frame with plain values of `DESCRIBING`; None where it needs a decoder."""
     if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
     kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")
@@ -94,7 +94,7 @@ def _coding_of(said: FastDataset) -> Coding | None:
         return None
     try:
         means = meaning(said, 0, is_little=True, is_signed="i" in kind)
-    except UnreadableError:  # reading the pixels says why
+    except UnreadableError:  # reading the pixels raises the error
         return None
     is_dark_high = is_inverted(said, photometric)
     facts = ValueFacts(means.scaling, means.rescale_type, photometric, is_dark_high, "i" in kind, bits)

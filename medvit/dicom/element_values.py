@@ -1,9 +1,10 @@
-"""What single elements of a data set hold, as plain values, whatever is wrong with them.
+"""Values of single elements as plain Python values, tolerant of malformed ones.
 
-Of some elements only the standard's terms are taken (`Terms`), since a scanner or a person may write any text into them
-and their values get into manifests, cards and MLflow. A text that is not a term becomes the term for "something else",
-once with a warning; no list of names decides what such a text may say. Texts without a list of terms are kept only in
-the plain characters of product names, without a word of those that name someone in the same file (`product_text`).
+For some elements only the standard's terms are accepted (`Terms`), since a scanner or a person may write any text into
+them and their values reach manifests, cards and MLflow. A text that is not a term becomes the term for "something
+else", with one warning; no list of names decides what such a text may contain. Texts without a list of terms are kept
+only if they consist of the plain characters of product names and share no word with those that name someone in the
+same file (`product_text`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ log = logging.getLogger("medvit")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()\\-]{0,39}")
 _LONG_NUMBER = re.compile(r"\d{6}")
 _DATE = re.compile(r"\d{4}([-./ ]\d{1,2}){2}|(\d{1,2}[-./ ]){2}\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}")
-"""A day; with a year of two digits and dots it might be a version."""
+"""A date; with dots and a two-digit year it might be a version."""
 _WORD = re.compile(r"[^\W_]{2,}")
 _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
-"""Value representations whose bytes are the text; none is what the standard says."""
+"""Value representations whose bytes are the text; None: the one of the standard."""
 MAX_NAMES = 4
-"""Words of a patient's name that are tried joined."""
+"""How many words of a patient's name are also tried joined."""
 PERSONAL = (
     "PatientName",
     "PatientID",
@@ -54,7 +55,7 @@ PERSONAL = (
 
 
 class PersonalWords(NamedTuple):
-    """What names someone, in lower case: any of the words, two of the name, or two of it without a space."""
+    """Words that name someone, in lower case: single words, pairs of the name, and pairs joined without a space."""
 
     words: frozenset[str]
     name: frozenset[str]
@@ -62,7 +63,7 @@ class PersonalWords(NamedTuple):
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
-    """The `how_many` numbers an element holds; none where it is missing or holds anything else."""
+    """Return the `how_many` numbers an element holds; None where it is missing or holds anything else."""
     try:
         values = tuple(float(value) for value in dataset.get(keyword) or ())
     except (TypeError, ValueError):
@@ -71,19 +72,19 @@ def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] 
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """The text an element holds; empty where it is missing."""
+    """Return the text an element holds; empty where it is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The texts an element of several values holds; none where it is missing."""
+    """Return the texts of a multi-valued element; empty where it is missing."""
     value = dataset.get(keyword) or ()
     return (value.strip(),) if isinstance(value, str) else tuple(str(part).strip() for part in value)
 
 
 def count(dataset: Dataset, keyword: str, default: int) -> int:
-    """A whole number; `default` where there is none, -1 where something else stands."""
+    """Return a whole number; `default` where it is missing, -1 where the value is not a whole number."""
     try:
         value = dataset.get(keyword)
         return default if value is None or value == "" else int(value)
@@ -97,7 +98,7 @@ KO LEN LS MG MR M3D NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS P
 RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC
 AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF
 """
-"""Of PS3.3 C.7.3.1.1.1; those of the last line are retired."""
+"""From PS3.3 C.7.3.1.1.1; those of the last line are retired."""
 _RESCALE_TYPES = "OD HU US MGML Z_EFF ED EDW HU_MOD PCT"
 _PET_UNITS = """
 CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCNTS PROPCPS MLMINML MLML GML STDDEV
@@ -105,14 +106,14 @@ CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCN
 
 
 def derived_uid(keyword: str, header: Dataset) -> str:
-    """A UID in place of the one of a study, series or frame of reference that a header lacks, always the same.
+    """Derive a stable UID for a study, series or frame of reference that a header lacks.
 
-    Results name it, and a de-identified copy the pseudonym of it. `header` is that of the first instance of an image.
-    Two patients never get the same: scanners and tools that leave UIDs out also repeat frames of reference.
+    Results use it, and a de-identified copy its pseudonym. `header` is that of the first instance of an image.
+    Two patients never get the same UID: scanners and tools that leave UIDs out also repeat frames of reference.
     """
     from pydicom.uid import generate_uid
 
-    # A study of its own for each frame of reference is the closest guess that joins the series of one visit.
+    # One study per frame of reference is the closest guess that joins the series of one visit.
     anchor = header.get("FrameOfReferenceUID") or header.SOPInstanceUID
     patient = filter(None, (text(header, "PatientID"), text(header, "IssuerOfPatientID")))
     own = "" if keyword == "StudyInstanceUID" else str(header.get("SeriesNumber", ""))
@@ -121,17 +122,17 @@ def derived_uid(keyword: str, header: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of one element, where the standard lists them, and what takes the place of another text."""
+    """Terms of one element, where the standard lists them, and the replacement for other text."""
 
     element: str
     section: str
     terms: frozenset[str]
     otherwise: str = ""
     in_copies: str = ""
-    """What takes its place in a de-identified copy, where the element may not be empty."""
+    """Replacement in a de-identified copy, where the element may not be empty."""
 
     def of(self, text: str) -> str:
-        """The term in a text, in capitals; of a text that is not a term `otherwise`, with a warning."""
+        """Return the term in a text, in capitals; for a text that is not a term `otherwise`, with a warning."""
         term = text.strip().upper()
         if not term or term in self.terms:
             return term
@@ -139,7 +140,7 @@ class Terms:
         return self.otherwise
 
     def in_copy(self, text: str) -> str:
-        """The text itself where it is a term or empty, else what takes its place in a copy."""
+        """Return the text itself where it is a term or empty, else its replacement in a copy."""
         return text if text.strip().upper() in self.terms or not text.strip() else self.in_copies
 
 
@@ -158,7 +159,7 @@ BY_KEYWORD: Mapping[str, Terms] = {
     "Units": replace(PET_UNITS, terms=PET_UNITS.terms | RESCALE_TYPE.terms),
     "ScanningSequence": SCANNING_SEQUENCE,
 }
-"""All of these."""
+"""All of the above."""
 
 
 @cache
@@ -176,7 +177,7 @@ def joined_text(value: object) -> str:
 
 
 def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
-    """The text of an element as its file has it where that is ASCII: to decode a name takes longer than all else."""
+    """Return the ASCII text of an element as its file has it: decoding names takes most of the time."""
     raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, FastDataset) else None
     if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
         return raw[1].decode()
@@ -184,7 +185,7 @@ def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
 
 
 def personal_words(dataset: FastDataset | Dataset) -> PersonalWords:
-    """What names someone: words of people and places, and the words of the patient's name, which may stand joined."""
+    """Return the words that name someone: people, places, and the words of the patient's name, which may be joined."""
     words = {word for keyword in PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
     name = [_forms(word) for word in _WORD.findall(_written(dataset, "PatientName"))]
     joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
@@ -196,7 +197,7 @@ def personal_words(dataset: FastDataset | Dataset) -> PersonalWords:
 
 
 def _forms(word: str) -> tuple[str, ...]:
-    """A word in lower case, and as it is written where there are no accents."""
+    """Return a word in lower case, and its form without accents."""
     folded = word.casefold()
     if folded.isascii():
         return (folded,)

@@ -1,4 +1,4 @@
-"""A DICOM file, or a data set without preamble, opened: its elements, or why there are none."""
+"""Opening of a DICOM file, or of a data set without preamble."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 PREAMBLE_BYTES = 128
 
 FIRST_VRS = (b"UL", b"UI", b"OB", b"SH", b"CS", b"DA", b"TM")
-"""Value representations that open a data set without preamble: those of groups 0002 and 0008 (PS3.6)."""
+"""Value representations of a first element without preamble: those of groups 0002 and 0008 (PS3.6)."""
 DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 def begins_as_dicom(head: bytes) -> bool:
-    """Whether a file begins as DICOM: the prefix after the preamble, or an element of group 0002 or 0008 at once."""
+    """Return whether a file begins as DICOM: preamble and prefix, or an element of group 0002 or 0008."""
     if head[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM":
         return True
     is_first_group = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0"
@@ -35,10 +35,10 @@ def begins_as_dicom(head: bytes) -> bool:
 def open_elements(
     path: Path, room: memoryview | None = None, num_bytes: int = FIRST_BYTES, **options: Any
 ) -> FastDataset | Dataset:
-    """The elements in a file, also without preamble; those of a usual one are decoded as they are asked for.
+    """Open the elements of a file, with or without preamble; usual files are decoded on access.
 
-    `options` are those of `pydicom.dcmread`. If the whole file is wanted and `room` is as long, it is read into it; if
-    no pixels are, `num_bytes` are read at first.
+    `options` are those of `pydicom.dcmread`. If the complete file is requested and `room` is as long, it is read into
+    `room`; if pixels are not, `num_bytes` are read first.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -63,12 +63,12 @@ def open_elements(
         if options.pop("specific_tags", None) is not None:  # none of these, but perhaps others
             open_elements(path, **options)
             return dataset
-        # Where a file ends within an element, pydicom drops every element it has read.
+        # If a file ends within an element, pydicom drops every element it has read.
         raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
     return dataset
 
 
 @cache
 def quiet() -> None:
-    """Keeps pydicom from logging: its warnings quote the values they complain of, names among them."""
+    """Silence pydicom's log: its warnings quote the values they complain about, names among them."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The header of a DICOM instance: only the elements that decide what it is, whose it is and where it lies."""
+"""Header of a DICOM instance: only the elements that decide its type, patient, series and geometry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ ENHANCED: Mapping[str, str] = {
 
 SLICED = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("13.1.1", "13.1.2", "13.1.3", "6.2"))
 """X-ray 3D angiographic and craniofacial, breast tomosynthesis, enhanced ultrasound volume: frames are slices, whose
-place functional groups must say (PS3.3 A.53, A.54, A.55, A.59). One frame may be a picture made of many slices."""
+position must be in functional groups (PS3.3 A.53, A.54, A.55, A.59). A single frame may be an image rendered from many
+slices.
+"""
 
 RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "XA", "RF")
 """Modalities of projection X-ray (PS3.3 C.7.3.1.1.1)."""
@@ -51,17 +53,17 @@ _WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
 KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
-"""Read of every header, besides `trait_tags()`; skipping the rest is what makes finding quick."""
+"""Elements read from every header, besides `trait_tags()`; skipping the rest makes scanning fast."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What decides how an instance, or one frame of it, is taken. Identifiers are those of the file: never printed.
+    """Header values that decide how an instance, or a frame, is read. Identifiers are the file's own: never printed.
 
-    `frame` counts from 0 and is none where the instance is one image. `number` is (0020,0013) InstanceNumber, 0 where
-    there is none. `traits` are what may tell instances at one position apart (`medvit.dicom.dimensions`). `position_mm`
-    (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is that of rows, then of
-    columns (PS3.3 10.7.1.3). They are none where the file lacks them or holds no such numbers.
+    `frame` counts from 0 and is None where the instance is one image. `number` is (0020,0013) InstanceNumber, 0 where
+    it is missing. `traits` are the values that may separate instances at one position (`medvit.dicom.dimensions`).
+    `position_mm` (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is the row
+    spacing, then the column spacing (PS3.3 10.7.1.3). They are None where the file lacks them or has invalid values.
     """
 
     file: Path = field(repr=False)
@@ -88,21 +90,21 @@ class Header:
     traits: tuple[tuple[str, DimensionValue], ...] = field(default=(), repr=False)
     frame: int | None = None
     stack: str = ""
-    """(0020,9056) StackID, of frames."""
+    """(0020,9056) StackID of a frame."""
     in_transducer: bool = False
-    """Whether the position is in the frame of an ultrasound transducer and not of the patient."""
+    """Whether the position is in the frame of an ultrasound transducer, not of the patient."""
     issuer: str = field(default="", repr=False)
     """(0010,0021) IssuerOfPatientID."""
     imager_spacing_mm: tuple[float, ...] | None = None
-    """(0018,1164) ImagerPixelSpacing: that of the detector, of projection radiographs."""
+    """(0018,1164) ImagerPixelSpacing: pixel spacing at the detector, for projection radiographs."""
     native: Native | None = field(default=None, repr=False)
-    """Where pixels lie that need no decoder."""
+    """Location of pixels that need no decoder."""
 
     @property
     def is_slice(self) -> bool:
-        """Whether it may be one slice of a volume: gray, no localizer, of a class of slices or a frame with a place.
+        """Whether it may be a slice of a volume: gray, no localizer, of a slice class or a frame with a position.
 
-        A secondary image (PS3.3 C.7.6.1.1.2) without a position is a picture of something, such as a report.
+        A secondary image (PS3.3 C.7.6.1.1.2) without a position is not a slice: it shows a report, for example.
         """
         if self.samples != 1 or "LOCALIZER" in self.image_type:
             return False
@@ -113,26 +115,26 @@ class Header:
 
     @property
     def is_of_slices(self) -> bool:
-        """Whether it is of a class, or where it names none of a modality, whose images are slices: CT, MR, PET."""
+        """Whether its class, or without a class its modality, is one of slices: CT, MR, PET."""
         if not self.sop_class:
             return self.modality in SLICES.values()
         return self.sop_class in SLICES or self.sop_class in ENHANCED
 
     @property
     def has_place(self) -> bool:
-        """Whether it says position, orientation and pixel spacing."""
+        """Whether it has position, orientation and pixel spacing."""
         return self.position_mm is not None and self.orientation is not None and self.spacing_mm is not None
 
     @property
     def is_mosaic(self) -> bool:
-        """Whether it is a Siemens mosaic, many slices tiled into one image."""
+        """Whether it is a Siemens mosaic: many slices tiled into one image."""
         return "MOSAIC" in self.image_type and self.frames <= 1
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing says their size.
+        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing gives their size.
 
-        Of a radiograph without it, those of the detector: magnification is not taken off (PS3.3 10.7.1.3).
+        For a radiograph without it, those of the detector, not corrected for magnification (PS3.3 10.7.1.3).
         """
         spacing = self.spacing_mm or (self.imager_spacing_mm if self.modality in RADIOGRAPHS else None)
         if spacing is None or spacing[0] <= 0 or abs(spacing[0] - spacing[1]) > 1e-3 * spacing[0]:
@@ -141,7 +143,7 @@ class Header:
 
 
 def load(path: Path, **options: Any) -> Dataset:
-    """The data set in a file, also without preamble; `options` are those of `pydicom.dcmread`.
+    """Read the data set of a file, with or without preamble; `options` are those of `pydicom.dcmread`.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -151,9 +153,9 @@ def load(path: Path, **options: Any) -> Dataset:
 
 
 def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: FileHead | None = None) -> FastDataset | Dataset:
-    """Those elements of a file that make its header, and those of `tags`; no pixels.
+    """Read the elements of a file that make up its header, and those of `tags`; no pixels.
 
-    The file is opened only if its `beginning` is not given or does not hold them all.
+    The file is opened only if `beginning` is not given or does not hold them all.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -168,7 +170,7 @@ def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: FileHead | 
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file, without its pixels.
+    """Read the header of a file, without its pixels.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -177,9 +179,9 @@ def read_header(path: Path) -> Header:
 
 
 def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None = None) -> Header:
-    """The header in a data set; UIDs that are empty there are taken from the file meta information.
+    """Return the header in a data set; UIDs that are empty there are taken from the file meta information.
 
-    The file is asked for its size if `num_bytes` does not tell it.
+    The size is read from the file system if `num_bytes` is not given.
     """
     num_bytes = path.stat().st_size if num_bytes is None else num_bytes
     meta = dataset.file_meta

@@ -1,4 +1,4 @@
-"""Lookup tables of DICOM: from stored to real values, displayed values or colors (PS3.3 C.11.1, C.11.2, C.7.9)."""
+"""DICOM lookup tables: from stored to real values, displayed values or colors (PS3.3 C.11.1, C.11.2, C.7.9)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ MAX_ENTRIES = 2**16
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Entries for stored values from `first` on; values below take the first entry, values above the last."""
+    """Entries for stored values starting at `first`; values below map to the first entry, values above to the last."""
 
     entries: Num[Array, "n"]
     first: int
     bits: int
-    """Bits that an entry may use; 0 of floating-point ones."""
+    """Bits per entry; 0 for floating-point entries."""
 
     def __call__(self, stored: Num[Array, "h w"]) -> Num[Array, "h w"]:
-        """The entry of each value, in the type of the entries."""
+        """Return the entry of each value, in the type of the entries."""
         places = np.clip(stored.astype(np.int64) - self.first, 0, len(self.entries) - 1)
         return self.entries[places]
 
 
 def lookup_table(item: Dataset, *, is_little: bool, is_signed: bool) -> LookupTable:
-    """The table in an item of (0028,3000) ModalityLUTSequence or (0028,3010) VOILUTSequence.
+    """Read the table in an item of (0028,3000) ModalityLUTSequence or (0028,3010) VOILUTSequence.
 
-    `is_signed` says whether the values that go in may be negative.
+    `is_signed`: whether input values may be negative.
 
     Raises:
         UnreadableError: If its descriptor and its entries do not agree.
@@ -47,10 +47,10 @@ def lookup_table(item: Dataset, *, is_little: bool, is_signed: bool) -> LookupTa
 
 
 def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[LookupTable, LookupTable, LookupTable]:
-    """The tables of red, green and blue, as 8 bits an entry.
+    """Read the red, green and blue tables of a palette, at 8 bits per entry.
 
-    Entries of 16 bits lose their low byte, unless none of the three tables has a high one: then it is the low byte
-    that holds the color, whatever the descriptor says.
+    16-bit entries lose their low byte, unless the high byte is 0 in all three tables: then the low byte holds the
+    color, whatever the descriptor declares.
 
     Raises:
         UnreadableError: If a table is missing, or its descriptor and its entries do not agree.
@@ -63,7 +63,7 @@ def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[Look
 
 
 def first_mapped(dataset: Dataset, *, is_signed: bool) -> int:
-    """The least stored value that the palette of an image takes.
+    """Return the lowest stored value that the palette of an image maps.
 
     Raises:
         UnreadableError: If the descriptor of the palette is damaged.
@@ -90,23 +90,26 @@ def _descriptor(item: Dataset, keyword: str, name: str, *, is_signed: bool) -> t
         count, first, bits = (int(value) for value in item.get(keyword) or ())
     except (TypeError, ValueError):
         raise UnreadableError(f"{name} does not hold three numbers; the lookup table cannot be used") from None
-    # The element is signed or not as the pixels are, and is often written otherwise; 0 entries stand for 65536.
+    # The element has the signedness of the pixels but is often written otherwise; 0 entries mean 65536.
     count, first = count % MAX_ENTRIES or MAX_ENTRIES, first % MAX_ENTRIES
     if is_signed and first >= MAX_ENTRIES // 2:
         first -= MAX_ENTRIES
     if not 1 <= bits <= 16:
-        raise UnreadableError(f"{name} says {bits} bits an entry; expected 8 to 16")
+        raise UnreadableError(f"{name} declares {bits} bits per entry; expected 8 to 16")
     return count, first, bits
 
 
 def _entries(value: Any, count: int, bits: int, order: str) -> UInt[Array, "n"]:
     if value is None:
         raise UnreadableError("a lookup table has a descriptor but no entries")
-    if isinstance(value, bytes) and len(value) in (count, count + count % 2):  # a byte an entry, whatever is said
+    if isinstance(value, bytes) and len(value) in (
+        count,
+        count + count % 2,
+    ):  # one byte per entry, whatever the descriptor declares
         return np.frombuffer(value[:count], np.uint8)
     entries = _numbers(value, 16, order)
     if len(entries) < count:
-        raise UnreadableError(f"a lookup table has {len(entries)} of the {count} entries it claims")
+        raise UnreadableError(f"a lookup table has {len(entries)} of the {count} entries it declares")
     return entries[:count]
 
 
@@ -120,7 +123,7 @@ def _numbers(value: Any, bits: int, order: str) -> UInt[Array, "n"]:
 
 
 def _expanded(numbers: UInt[Array, "n"], count: int) -> Iterator[int]:
-    """The entries that segments stand for (PS3.3 C.7.9.2), `count` at most."""
+    """Expand segments to entries (PS3.3 C.7.9.2), at most `count`."""
     given, last = 0, 0
     for segment in _segments(numbers):
         values = segment.values if segment.is_discrete else np.linspace(last, segment.end, segment.count + 1)[1:]
@@ -136,9 +139,9 @@ def _expanded(numbers: UInt[Array, "n"], count: int) -> Iterator[int]:
 class _Segment:
     count: int
     values: UInt[Array, "n"]
-    """The entries where they are discrete, else empty."""
+    """Entries of a discrete segment, else empty."""
     end: int = 0
-    """The last entry of a line from the entry before."""
+    """Last entry of a linear segment that starts at the previous entry."""
 
     @property
     def is_discrete(self) -> bool:
@@ -159,14 +162,14 @@ def _segments(numbers: UInt[Array, "n"], kinds: tuple[int, ...] = (0, 1, 2)) -> 
             place += 3
         else:
             offset, width = _offset(numbers, place + 2)
-            # Segments that are repeated repeat none themselves, so that a small table cannot stand for a huge one.
+            # Repeated segments may not themselves repeat segments, so that a small table cannot expand to a huge one.
             named = _segments(numbers[offset:place], kinds=(0, 1))
             yield from islice(named, length)
             place += 2 + width
 
 
 def _offset(numbers: UInt[Array, "n"], place: int) -> tuple[int, int]:
-    """Where the segments that are repeated begin, and how many numbers say so: 4 bytes, the least significant first."""
+    """Return the offset of the repeated segments and how many numbers encode it: 4 bytes, least significant first."""
     size = numbers.itemsize
     parts = numbers[place : place + 4 // size].tolist()
     return sum(part << 8 * size * n for n, part in enumerate(parts)) // size, 4 // size

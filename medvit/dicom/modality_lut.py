@@ -1,4 +1,4 @@
-"""What stored values of a frame mean: modality table, rescale and unit, of the instance or of its functional groups."""
+"""Meaning of the stored values of a frame: modality table, rescale and unit, from the instance or functional groups."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PET_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("128", "128.1",
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 UNSPECIFIED = "US"
-"""The rescale type that says no unit (PS3.3 C.11.1.1.2)."""
+"""Rescale type for an unspecified unit (PS3.3 C.11.1.1.2)."""
 
 
 NO_TERM = "free text"
-"""A rescale type that is none of the standard's terms; it may name anyone, and no message quotes it."""
+"""Placeholder for a rescale type that is not a standard term; it may name anyone, so messages never quote it."""
 
 
 @dataclass(frozen=True)
 class ValueFacts:
-    """How real values of a frame come about. Two frames that differ here cannot be compared value by value.
+    """How real values of a frame are obtained. Frames that differ here cannot be compared value by value.
 
     `scaling` is none, rescale, table, mapping or displayed; `rescale_type` is that of the rescale or table after its
     default, or the unit of the mapping.
@@ -39,22 +39,22 @@ class ValueFacts:
     rescale_type: str = ""
     photometric: str = ""
     is_dark_high: bool = False
-    """Whether the file wants high values dark."""
+    """Whether the file displays high values dark."""
     is_signed: bool = False
     bits: int = 0
     """(0028,0101) BitsStored."""
     label: str = ""
-    """(0040,9210) LUTLabel of the mapping, where it may be shown."""
+    """(0040,9210) LUTLabel of the mapping, where it can be shown safely."""
     said_label: str = field(default="", repr=False)
-    """The same as the file says it; never shown."""
+    """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:
-        """Whether values are mirrored so that high is bright: never those of a unit or a mapping, a quantity."""
+        """Whether values are inverted so that high is bright; never for quantities (values with a unit or mapping)."""
         return self.is_dark_high and not unit and self.scaling != "mapping"
 
     @property
     def scaled(self) -> str:
-        """The scaling in words that a person may read: `no rescale`, `a rescale to HU`."""
+        """The scaling in readable words: `no rescale`, `a rescale to HU`."""
         if self.scaling == "none":
             return "no rescale"
         if self.scaling == "displayed":
@@ -65,29 +65,29 @@ class ValueFacts:
 
 @dataclass(frozen=True)
 class Meaning:
-    """Real value = `slope` * x + `intercept` in `unit`; x is the stored value, or what `table` makes of it."""
+    """Real value = `slope` * x + `intercept` in `unit`; x is the stored value, or its entry in `table`."""
 
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
     table: LookupTable | None = None
     scaling: str = "none"
-    """Where that comes from: none, rescale, table or mapping."""
+    """Source of the scaling: none, rescale, table or mapping."""
     rescale_type: str = ""
     """(0028,1054) RescaleType or (0028,3004) ModalityLUTType after its default, or the unit of a mapping."""
 
 
 def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:
-    """What the values of a frame mean, by its functional groups, else by the instance.
+    """Return the meaning of the values of a frame, from its functional groups, else from the instance.
 
     A modality table gives whole values and takes the place of the rescale (PS3.3 C.11.1).
 
     Raises:
-        UnreadableError: If the rescale slope is 0 or no number, or the table is damaged.
+        UnreadableError: If the rescale slope is 0 or not a number, or the table is damaged.
     """
     for items in (dataset.get("ModalityLUTSequence") or ())[:1]:
         if "LUTDescriptor" not in items and "LUTData" not in items:
-            break  # an empty item says nothing: the rescale holds
+            break  # an empty item is ignored: the rescale applies
         table = lookup_table(items, is_little=is_little, is_signed=is_signed)
         kind = _term(dataset, MODALITY_LUT_TYPE, items.get("ModalityLUTType"))
         unit = _unit(dataset, kind, is_rescaled=True)
@@ -105,7 +105,7 @@ def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -
 
 
 def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
-    """The functional groups of a frame: its own, then those shared by all (PS3.3 C.7.6.16)."""
+    """Return the functional groups of a frame: its own, then those shared by all (PS3.3 C.7.6.16)."""
     own = dataset.get(PER_FRAME) or ()
     if index < len(own):
         yield own[index]
@@ -113,18 +113,18 @@ def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
 
 
 def class_of(dataset: Dataset) -> str:
-    """The SOP class of an instance, from its file meta information where the data set does not say it."""
+    """Return the SOP class of an instance, from its file meta information where the data set lacks it."""
     return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
 
 
 def is_pet(dataset: Dataset) -> bool:
-    """Whether an instance is PET by its class, or where it has none by its modality."""
+    """Return whether an instance is PET by its class, or by its modality where it has no class."""
     sop_class = class_of(dataset)
     return sop_class in PET_CLASSES if sop_class else dataset.get("Modality") == "PT"
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """A finite number of an element, the first where it holds several; none where it is missing or something else."""
+    """Return a finite number of an element, the first of several; None where it is missing or not a number."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None
@@ -142,7 +142,7 @@ def _rescale(item: Dataset) -> tuple[float, float]:
     if slope == 0.0:
         raise UnreadableError("(0028,1053) RescaleSlope is 0; expected another number")
     if (given["RescaleSlope"] and slope is None) or (given["RescaleIntercept"] and intercept is None):
-        raise UnreadableError("(0028,1053) RescaleSlope or (0028,1052) RescaleIntercept is no number")
+        raise UnreadableError("(0028,1053) RescaleSlope or (0028,1052) RescaleIntercept is not a number")
     return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
 
 
@@ -159,7 +159,7 @@ def _is_ct(dataset: Dataset) -> bool:
 
 
 def _term(dataset: Dataset, terms: Terms, said: object) -> str:
-    """The type of a rescale or table by the standard's terms; without one HU of CT (PS3.3 C.8.2.1.1.2)."""
+    """Return the standard term of a rescale or table type; HU for CT without one (PS3.3 C.8.2.1.1.2)."""
     text = str(said or "").strip()
     if not text:
         return "HU" if _is_ct(dataset) else UNSPECIFIED

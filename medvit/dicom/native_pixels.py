@@ -1,4 +1,4 @@
-"""Gray frames that lie uncompressed in a data set, taken as they lie."""
+"""Uncompressed gray frames of a data set, read without a decoder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<
 
 
 def native(dataset: Dataset) -> Int[Array, "h w"] | None:
-    """The one gray frame of a data set, maybe a view that cannot be written to; none where it needs a decoder.
+    """Return the single gray frame of a data set, possibly a read-only view; None where it needs a decoder.
 
-    A general decoder gives the same and takes ten times as long to find out that there is nothing to decode.
+    A general decoder gives the same values, but takes ten times as long to find that there is nothing to decode.
     """
     is_plain = dataset.file_meta.get("TransferSyntaxUID") in NATIVE and dataset.get("SamplesPerPixel") == 1
     if not is_plain or int(dataset.get("NumberOfFrames") or 1) != 1:
@@ -31,7 +31,7 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     if kind is None or not rows or not columns or not isinstance(content, bytes | memoryview):
         return None
     num_bytes = rows * columns * np.dtype(kind).itemsize
-    if len(content) != num_bytes + num_bytes % 2:  # a value has an even length (PS3.5 7.1.1)
+    if len(content) != num_bytes + num_bytes % 2:  # values have an even length (PS3.5 7.1.1)
         return None
     bits = int(dataset.get("BitsStored") or 0)
     if not 0 < bits <= 8 * np.dtype(kind).itemsize:
@@ -40,14 +40,14 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
 
 
 def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tuple[int, int]) -> Int[Array, "h w"]:
-    """A frame of one of `TYPES` at the beginning of some bytes, maybe a view of them; `bits` of each value are used."""
+    """Return a frame of one of `TYPES` from the start of some bytes, possibly a view; `bits` of each value are used."""
     stored = np.require(np.frombuffer(content, kind, count=shape[0] * shape[1]), requirements="A").reshape(shape)
     cleared = _cleared(stored, bits)
     return cleared.astype(cleared.dtype.newbyteorder("="), copy=False)
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """Values without what lies in bits above those stored, as an overlay may; in signed ones these repeat the sign."""
+    """Clear the bits above those stored, where an overlay may be; in signed values they repeat the sign."""
     unused = 8 * stored.dtype.itemsize - bits
     is_signed = np.issubdtype(stored.dtype, np.signedinteger)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)

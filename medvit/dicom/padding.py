@@ -1,7 +1,7 @@
 """Padding of a frame: stored values that stand for pixels without a measurement (PS3.3 C.7.5.1.1.2).
 
-The elements are of the sign of the pixels, whatever value representation was written, and are meant before the modality
-table or rescale. With (0028,0121) PixelPaddingRangeLimit, all values from one to the other are padding.
+The elements have the signedness of the pixels, whatever value representation was written, and apply before the
+modality table or rescale. With (0028,0121) PixelPaddingRangeLimit, the whole range is padding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLOAT = {
 
 
 def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
-    """The padding that a data set declares for the pixels in its element `keyword`; none where it declares none."""
+    """Return the padding that a data set declares in its element `keyword`; None where it declares none."""
     if keyword in FLOAT:
         value, limit = (_real(dataset, name) for name in FLOAT[keyword])
     else:
@@ -39,7 +39,7 @@ def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = 
 
 
 def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
-    """Padding as far as pixels of a type can hold it; none where they cannot."""
+    """Clip padding to the range of a pixel type; None where it is outside the range."""
     if padding is None or not np.issubdtype(dtype, np.integer):
         return padding
     low, high = max(padding[0], float(np.iinfo(dtype).min)), min(padding[1], float(np.iinfo(dtype).max))
@@ -47,7 +47,7 @@ def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
 
 
 def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
-    """The padding among the values that a table has made; none where these are those of measured pixels, too."""
+    """Return the padding among the values that a table gives; None where measured pixels have these values, too."""
     if padding is None:
         return None
     is_padding = (stored >= padding[0]) & (stored <= padding[1])

@@ -1,4 +1,4 @@
-"""How the pixels of a DICOM instance are laid out: the Image Pixel module (PS3.3 C.7.6.3), checked before use."""
+"""Layout of the pixels of a DICOM instance: the Image Pixel module (PS3.3 C.7.6.3), validated before use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIXEL_KEYWORDS = {"PixelData": None, "FloatPixelData": 32, "DoubleFloatPixelData
 """The elements that may hold pixels, with the only (0028,0100) BitsAllocated they may have (PS3.3 C.7.6.24, 25)."""
 
 ALLOCATED = (1, 8, 16, 32)
-"""Bits that a sample of integer pixels may take."""
+"""Allowed bits per integer sample."""
 
 _ELEMENTS = {
     "Rows": "(0028,0010) Rows",
@@ -31,10 +31,10 @@ _ELEMENTS = {
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """What the header says of its pixels; `keyword` is the element that holds them.
+    """Pixel layout that the header declares; `keyword` is the element that holds the pixels.
 
-    `high_bit` is the place of the most significant of the `bits_stored` bits among the `bits_allocated`; the others may
-    hold overlays and mean nothing here.
+    `high_bit` is the position of the most significant of the `bits_stored` bits within the `bits_allocated`; the other
+    bits may hold overlays and are ignored.
     """
 
     keyword: str
@@ -56,18 +56,18 @@ class PixelLayout:
 
     @property
     def frame_bits(self) -> int:
-        """Bits of one frame without compression."""
+        """Bits of one uncompressed frame."""
         samples = self.rows * self.columns * self.samples * self.bits_allocated
-        # Two pixels share their color differences (PS3.3 C.7.6.3.1.2).
+        # Two pixels share their chroma samples (PS3.3 C.7.6.3.1.2).
         return samples * 2 // 3 if self.photometric == "YBR_FULL_422" else samples
 
 
 def layout(dataset: Dataset) -> PixelLayout:
-    """The layout of the pixels of an instance.
+    """Return the pixel layout of an instance.
 
     Raises:
-        UnreadableError: If pixels or an element that tells how to read them is missing, or contradicts another.
-        UnsupportedError: If samples have another number of bits than `ALLOCATED`.
+        UnreadableError: If pixels or an element that describes them is missing or contradicts another.
+        UnsupportedError: If the number of bits per sample is not one of `ALLOCATED`.
     """
     keyword = _keyword(dataset)
     allocated = _count(dataset, "BitsAllocated")
@@ -96,9 +96,9 @@ def layout(dataset: Dataset) -> PixelLayout:
 def _keyword(dataset: Dataset) -> str:
     held = [keyword for keyword in PIXEL_KEYWORDS if dataset.get(keyword)]
     if not held:
-        raise UnreadableError("the header promises an image, but the file ends without (7FE0,0010) PixelData")
+        raise UnreadableError("the header declares an image, but the file ends without (7FE0,0010) PixelData")
     if len(held) > 1:
-        raise UnreadableError(f"both {' and '.join(held)} are there; expected pixels in one element")
+        raise UnreadableError(f"both {' and '.join(held)} are present; expected pixels in one element")
     return held[0]
 
 
@@ -111,11 +111,11 @@ def _check(found: PixelLayout) -> None:
         raise UnreadableError(f"(0028,0006) PlanarConfiguration is {found.planar}; expected 0 or 1")
     if not found.is_float and not 1 <= found.bits_stored <= found.high_bit + 1 <= found.bits_allocated:
         raise UnreadableError(
-            f"(0028,0101) BitsStored {found.bits_stored} up to (0028,0102) HighBit {found.high_bit} do not lie within "
+            f"(0028,0101) BitsStored {found.bits_stored} up to (0028,0102) HighBit {found.high_bit} are not within "
             f"(0028,0100) BitsAllocated {found.bits_allocated}"
         )
     if not found.photometric:
-        raise UnreadableError("no (0028,0004) PhotometricInterpretation; expected it to tell gray from color")
+        raise UnreadableError("no (0028,0004) PhotometricInterpretation; it is needed to distinguish gray from color")
 
 
 def _count(dataset: Dataset, keyword: str, default: int | None = None) -> int:
@@ -127,7 +127,7 @@ def _count(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     try:
         number = int(value)
     except (TypeError, ValueError):
-        raise UnreadableError(f"{_ELEMENTS[keyword]} is no whole number") from None
+        raise UnreadableError(f"{_ELEMENTS[keyword]} is not a whole number") from None
     if number < 0:
-        raise UnreadableError(f"{_ELEMENTS[keyword]} is {number}; expected no negative number")
+        raise UnreadableError(f"{_ELEMENTS[keyword]} is {number}; expected 0 or more")
     return number

@@ -1,4 +1,4 @@
-"""The pixels of one frame of a DICOM instance, and what their values mean."""
+"""Pixels of one frame of a DICOM instance, and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medvit")
 
-MAPPED = Suv(None, f"its values are those of its {real_world.ELEMENT}")
+MAPPED = Suv(None, f"its values come from its {real_world.ELEMENT}")
 
 
 @dataclass(frozen=True)
@@ -43,50 +43,50 @@ class Frame:
     intercept: float = 0.0
     unit: str = ""
     suv: Suv | None = None
-    """What takes real values to SUVbw, of PET alone."""
+    """Conversion of real values to SUVbw, for PET only."""
     padding: Padding | None = None
-    """Bounds of the stored values that stand for pixels without a measurement."""
+    """Bounds of the stored padding values (pixels without a measurement)."""
     facts: ValueFacts = field(default_factory=ValueFacts)
     offered: str = ""
-    """Labels and units of the real-world value mappings that the file has and that were not applied."""
+    """Labels and units of the file's real-world value mappings that were not applied."""
     num_unmapped: int = 0
-    """Pixels to which the mapping that was applied, unasked, gives no value."""
+    """Number of pixels without a value in the mapping that was applied by default."""
 
     @property
     def mapping(self) -> str:
-        """Label of the real-world value mapping that was applied; empty where none was."""
+        """Label of the applied real-world value mapping; empty if none was applied."""
         return (self.facts.label or real_world.UNLABELED) if self.facts.scaling == "mapping" else ""
 
 
 def decode(dataset: Dataset, values: Values = "stored", mapping: str = "") -> Frame:
-    """The frame of a single-frame instance: `decode_frame(dataset, 0)`."""
+    """Decode the frame of a single-frame instance: `decode_frame(dataset, 0)`."""
     return decode_frame(dataset, 0, values, mapping)
 
 
 def decode_frames(dataset: Dataset) -> Iterator[Frame]:
-    """The frames of an instance in order, each decoded when it is asked for; never all at once."""
+    """Yield the frames of an instance in order, each decoded on demand; never all at once."""
     return (decode_frame(dataset, index) for index in range(layout(dataset).frames))
 
 
 def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mapping: str = "") -> Frame:
-    """One frame of an instance, counted from 0; no other frame is decoded.
+    """Decode one frame of an instance, counted from 0; no other frame is decoded.
 
-    - YBR and palettes become RGB; planes of color come one after the other (C, H, W), however they are stored.
-    - A modality table is applied; a rescale is told as `slope` and `intercept`, frame by frame where they differ.
-    - A real-world value mapping stands for both where the file has one mapping and neither of them, and where `values`
+    - YBR and palettes become RGB; channels come first (C, H, W), however they are stored.
+    - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame where they differ.
+    - A real-world value mapping replaces both where the file has one mapping and neither of them, and where `values`
       is "mapped" and `mapping` is its label; where `values` is "unmapped", never (PS3.3 C.7.6.16.2.11).
-    - Overlays are left out, those in unused bits of pixels too.
-    - Gray of which the file wants low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape INVERSE, which
-      mean the same in a radiograph) is turned so that high is bright, by mirroring within the range of (0028,0101)
-      BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and mapped ones
-      are not turned: there it is the display that is inverted, not the quantity.
-    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one. Where it
-      declares padding, this becomes 0, and what was measured 1 and above.
+    - Overlays are ignored, including those in unused bits of pixels.
+    - Gray that the file displays inverted, low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape
+      INVERSE, which mean the same in a radiograph), is inverted so that high is bright, within the range of
+      (0028,0101) BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and
+      mapped values are not inverted: their display is inverted, not the quantity.
+    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one. Where
+      it declares padding, padding becomes 0 and measured values 1 and above.
 
     Raises:
         UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
-        UnsupportedError: If no installed decoder takes the transfer syntax or the color coding, or no mapping of the
-            file has the label.
+        UnsupportedError: If no installed decoder supports the transfer syntax or the color coding, or no mapping of
+            the file has the label.
     """
     _settle_syntax(dataset)
     laid = layout(dataset)
@@ -112,9 +112,9 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
 
 
 def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
-    """Frames of one image as they are, or in SUVbw where that is wanted and the file allows it for all of them.
+    """Return the frames of one image, in SUVbw where that is requested and the file allows it for all of them.
 
-    Where it does not, they keep their unit, and the log says why.
+    Where it does not, they keep their unit, and a warning gives the reason.
     """
     if values != "SUVbw" or not frames:
         return list(frames)
@@ -130,7 +130,7 @@ def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
 
 
 def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
-    """Values mirrored within the range that `bits` can hold, in the same type; doing it twice changes nothing."""
+    """Mirror values within the range that `bits` can hold, in the same type; applying it twice changes nothing."""
     # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored where unsigned.
     if np.issubdtype(stored.dtype, np.signedinteger):
         return np.invert(stored)
@@ -140,7 +140,7 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
 def _displayed(
     stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, index: int, laid: PixelLayout
 ) -> Frame | None:
-    """The frame as its file shows it; none where the file does not say how."""
+    """Return the frame as its file displays it; None where the file does not define its display."""
     is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
     padding = within(declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword), stored.dtype)
     gaps = None if padding is None else (stored >= padding[0]) & (stored <= padding[1])
@@ -151,7 +151,7 @@ def _displayed(
     shown = np.invert(shown) if facts.is_dark_high else shown
     if gaps is None:
         return Frame(shown[None], facts=facts)
-    # One value is kept for padding alone, so that no measured pixel passes for it, however dark or bright it is shown.
+    # One value is reserved for padding, so that no measured pixel gets it, however dark or bright it is displayed.
     apart = np.where(gaps, 0, np.maximum(shown, 1)).astype(shown.dtype)
     return Frame(apart[None], padding=(0.0, 0.0), facts=facts)
 
@@ -165,7 +165,7 @@ def _mapped(
     values: Values,
     label: str,
 ) -> Frame:
-    """A frame of a file with real-world value mappings, by one of them or in spite of them."""
+    """Return a frame of a file with real-world value mappings, with one of them or none applied."""
     chosen: RealWorldMapping | None = None
     if values == "mapped":
         chosen = real_world.named(offered, label)
@@ -204,7 +204,7 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
         stored = narrowed(stored)
     padding = within(padding, stored.dtype)
     if facts.is_turned(means.unit):
-        # Of floating-point values no range is known: they are turned about 0.
+        # Floating-point values have no known range: they are negated.
         stored, padding = turned(stored, padding, bits=bits)
     pixels = np.ascontiguousarray(stored)[None]
     return Frame(pixels, means.slope, means.intercept, means.unit, suv(dataset), padding, facts)
@@ -213,9 +213,9 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
 def turned(
     stored: Num[Array, "h w"], padding: Padding | None, *, bits: int
 ) -> tuple[Num[Array, "h w"], Padding | None]:
-    """Values and their padding with high ones low; doing it twice changes nothing. Those of floating point change sign.
+    """Invert values and their padding, so that high becomes low; twice changes nothing. Floating point is negated.
 
-    Of integers, see `mirrored`.
+    For integers, see `mirrored`.
     """
     if np.issubdtype(stored.dtype, np.floating):
         return -stored, None if padding is None else (-padding[1], -padding[0])
@@ -231,13 +231,13 @@ def _real(stored: Num[Array, "h w"], means: Meaning) -> Num[Array, "h w"]:
 
 
 def is_inverted(dataset: Dataset | FastDataset, photometric: str) -> bool:
-    """Whether the file wants low values bright; `photometric` is its (0028,0004) PhotometricInterpretation."""
+    """Return whether the file displays low values bright; `photometric` is (0028,0004) PhotometricInterpretation."""
     shape = str(dataset.get("PresentationLUTShape") or "").strip()
     return photometric == "MONOCHROME1" or (photometric == "MONOCHROME2" and shape == "INVERSE")
 
 
 def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool) -> None:
-    """Refuses values that stand for colors among gray ones (PS3.3 C.8.16.2.1.1.1 and C.7.6.19)."""
+    """Refuse gray images in which some values stand for colors (PS3.3 C.8.16.2.1.1.1 and C.7.6.19)."""
     if str(dataset.get("PixelPresentation") or "") not in ("COLOR", "MIXED"):
         return
     if "RedPaletteColorLookupTableDescriptor" not in dataset:
@@ -246,12 +246,12 @@ def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool)
     num_colored = int((stored >= first).sum())
     if num_colored:
         raise UnsupportedError(
-            f"{num_colored} gray values from {first} on stand for colors (supplemental palette); expected gray alone"
+            f"{num_colored} gray values from {first} on stand for colors (supplemental palette); expected gray only"
         )
 
 
 def _settle_syntax(dataset: Dataset) -> None:
-    """Gives a data set without file meta information the transfer syntax that reading it has shown."""
+    """Set the transfer syntax of a data set without file meta information to the one it was read with."""
     if dataset.file_meta.get("TransferSyntaxUID"):
         return
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian

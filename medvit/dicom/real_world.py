@@ -36,22 +36,22 @@ _NOTES = rf"\{{(?:{_SUV}|counts|[Pp]rop(?:counts|cps)|ratio|Particles|Tissue|Wet
 _PART = rf"(?:\d{{0,3}}|\[100\])(?:{_NOTES})?(?:{_WHOLE_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|\d{{1,3}}|{_NOTES}"
 _TERM = rf"(?:{_PART}|\((?:{_PART})(?:[./](?:{_PART}))*\))"
 _UCUM = re.compile(rf"1|(?=.*[A-Za-z%])/?{_TERM}(?:[./]{_TERM})*")
-"""Expressions of the units that CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16) name: no other word or number passes."""
+"""Units named in CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16): no other word or number is accepted."""
 _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/ml{SUVbw}": "SUVbw"}
-"""Units that other elements name otherwise; 1 is that of values without any."""
+"""Units that other elements name otherwise; 1 means no unit."""
 
 
 @dataclass(frozen=True)
 class RealWorldMapping:
     """Value in `unit` = `slope` * stored + `intercept`, or an entry of `table`, for stored values `first` to `last`.
 
-    `flaw` says why it cannot be used, and is empty where it can.
+    `flaw` is the reason why it cannot be used; empty where it can.
     """
 
     label: str
     """(0040,9210) LUTLabel where it is plain enough to be shown, else empty."""
     said_label: str = field(repr=False)
-    """What the file says there, to compare with; never shown."""
+    """The label as in the file, for comparison; never shown."""
     unit: str = ""
     is_unit_known: bool = True
     first: float = -math.inf
@@ -66,7 +66,7 @@ class RealWorldMapping:
 
     @property
     def meaning(self) -> Meaning:
-        """What stored values mean by it."""
+        """Meaning of stored values under this mapping."""
         table = LookupTable(np.array(self.table, np.float32), int(self.first), 0) if self.table else None
         kind = self.unit if self.is_unit_known else NO_TERM
         return Meaning(self.slope, self.intercept, self.unit, table, "mapping", kind)
@@ -78,9 +78,9 @@ class RealWorldMapping:
 
 
 def mappings(dataset: Dataset, index: int, *, is_signed: bool) -> tuple[RealWorldMapping, ...]:
-    """Return the mappings of a frame, each once: of its own functional groups, else the shared ones, else its instance.
+    """Return the distinct mappings of a frame: of its own functional groups, else shared, else of the instance.
 
-    `is_signed` says whether its pixels are, and so the bounds of what is mapped, however they were written.
+    `is_signed`: whether pixels are signed, and so the bounds of the mapped range, however they were written.
     """
     for level in (*groups(dataset, index), dataset):
         items = level.get(KEYWORD) or ()
@@ -94,7 +94,7 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
     """Return the mapping with a label.
 
     Raises:
-        UnsupportedError: If none has it, or several have; the labels that are there are named as far as they are plain.
+        UnsupportedError: If no mapping has it, or several have; available labels are listed as far as they are plain.
         UnreadableError: If the mapping cannot be used.
     """
     chosen = [one for one in found if one.said_label == label.strip()]
@@ -104,7 +104,7 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
         there = "; ".join(filter(None, (shown, f"{hidden} without a label that can be shown" if hidden else "")))
         raise UnsupportedError(
             f"{len(chosen)} items of {ELEMENT} have the (0040,9210) LUTLabel that values.mapping names; "
-            f"expected one: the labels there are {there}"
+            f"expected one: available labels are {there}"
         )
     if chosen[0].flaw:
         raise UnreadableError(f"the item of {ELEMENT} that values.mapping names {chosen[0].flaw}")
@@ -112,19 +112,19 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
 
 
 def only(found: Sequence[RealWorldMapping], *, is_rescaled: bool) -> RealWorldMapping | None:
-    """Return the mapping that applies unasked: the only one of a frame without a rescale, where it can be used."""
+    """Return the mapping that applies by default: the only usable one of a frame without a rescale."""
     return found[0] if len(found) == 1 and not is_rescaled and not found[0].flaw else None
 
 
 def require_all_mapped(mapping: RealWorldMapping, num_unmapped: int) -> None:
-    """Pass a mapping that was asked for and holds for all pixels.
+    """Check that a requested mapping holds for all pixels.
 
     Raises:
         UnsupportedError: If it does not.
     """
     if num_unmapped:
         raise UnsupportedError(
-            f"{num_unmapped} pixels lie outside of the stored values {mapping.first:g} to {mapping.last:g} to which "
+            f"{num_unmapped} pixels are outside the stored values {mapping.first:g} to {mapping.last:g} to which "
             f"the item of {ELEMENT} that values.mapping names gives real-world values; expected all within"
         )
 
@@ -177,9 +177,11 @@ def _entries(item: Dataset) -> tuple[float, ...]:
 
 
 def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
-    """Return the first or last stored value that is mapped; none where the item does not say it."""
+    """Return the first or last stored value that is mapped; None where the item lacks it."""
     value = item.get(f"RealWorldValue{end}ValueMapped")
-    if isinstance(value, bytes) and len(value) == 2:  # of implicit value representation, which is that of the pixels
+    if (
+        isinstance(value, bytes) and len(value) == 2
+    ):  # of implicit value representation: has the signedness of the pixels
         value = int.from_bytes(value, "little")
     if isinstance(value, int):
         return float(value - 2**16 if is_signed and value >= 2**15 else value)
@@ -187,7 +189,7 @@ def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
 
 
 def _unit(item: Dataset) -> tuple[str, bool]:
-    """Return the unit of an item, and whether it is one that is known; of any other text none is kept."""
+    """Return the unit of an item and whether it is a known unit; no other text is kept."""
     code = next(iter(item.get("MeasurementUnitsCodeSequence") or ()), None)
     said = "" if code is None else text(code, "CodeValue") or text(code, "LongCodeValue")
     if code is None or text(code, "CodingSchemeDesignator") != "UCUM" or not _UCUM.fullmatch(said):
@@ -198,4 +200,4 @@ def _unit(item: Dataset) -> tuple[str, bool]:
 
 @cache
 def _warn() -> None:
-    log.warning("the unit of %s of some files is not one of UCUM that is known; it is taken as unset", ELEMENT)
+    log.warning("the unit of %s of some files is not a known UCUM unit; it is taken as unset", ELEMENT)

@@ -1,7 +1,7 @@
-"""Compressed frames without what is not needed to decode them: comments, application data, metadata boxes, trailers.
+"""Removal of everything from compressed frames that decoding does not need: comments, application data, trailers.
 
 Encoders, cameras and converters write free text there (COM and APPn with EXIF and XMP of JPEG and JPEG-LS, COM of JPEG
-2000, boxes of JP2 and JPEG XL), which the DICOM elements say nothing of. Coded samples stay byte for byte as they were.
+2000, boxes of JP2 and JPEG XL), which no DICOM element declares. Coded samples are unchanged, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ COM, APPLICATION = 0xFE, range(0xE0, 0xF0)
 """Markers of free text and of application data (ISO 10918-1, B.2.4.5 and B.2.4.6)."""
 SCAN = 0xDA
 NEEDED: tuple[tuple[int, bytes, int], ...] = ((0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12), (0xE8, b"mrfx", 5))
-"""Application data by which decoders know the coding of colors: marker, beginning and length of what stays."""
+"""Application data that defines the color coding: marker, prefix and length of the kept part."""
 JFIF_THUMBNAIL = 12
-"""Where JFIF says the size of its thumbnail, which goes."""
+"""Offset of the thumbnail size in JFIF; the thumbnail is removed."""
 
 J2K_COM, J2K_TILE, J2K_DATA = b"\xff\x64", b"\xff\x90", b"\xff\x93"
 """Comment, start of a tile-part and start of its data (ISO 15444-1, A.9.2, A.4.2 and A.4.3)."""
 BOXES = (b"jP  ", b"JXL ", b"ftyp", b"jp2h", b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef", b"res ", b"jp2c")
 JXL_BOXES = (b"jxll", b"jxlc", b"jxlp")
-"""Boxes of JP2 (ISO 15444-1, I.5) and of JPEG XL (ISO 18181-2) that tell how samples are coded."""
+"""Boxes of JP2 (ISO 15444-1, I.5) and of JPEG XL (ISO 18181-2) that define how samples are coded."""
 
 # FF with a stuffed zero bit or byte is coded data, and D0 to D7 restart it (ISO 10918-1, F.1.2.3; ISO 14495-1, A.1).
 _NEXT_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _NOTHING = re.compile(rb"[\x00\xff]*")
-"""What may pad a stream."""
+"""Bytes that may pad a stream."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of bytes of a stream: what stays of it, and what goes."""
+    """Run of bytes of a stream: the part that is kept and the part that is removed."""
 
     kept: bytes = b""
     dropped: bytes = b""
 
 
 def without_comments(encoded: bytes, syntax: str) -> bytes:
-    """Return a compressed frame with only what decoding it takes, of an even length.
+    """Return a compressed frame reduced to what decoding needs, padded to an even length.
 
     Raises:
-        UnreadableError: If its structure is not that of its kind.
-        UnsupportedError: If its kind is not known here, as of a video.
+        UnreadableError: If its structure does not match its kind.
+        UnsupportedError: If its kind is not supported, such as video.
     """
     kept = b"".join(part.kept for part in _parts(encoded, syntax))
     return kept + b"\0" * (len(kept) % 2)
 
 
 def comments(dataset: Dataset) -> list[bytes]:
-    """What the compressed frames of a data set carry beside their samples.
+    """Return the comments and other data that the compressed frames of a data set carry besides their samples.
 
     Raises:
-        UnreadableError: If the structure of a frame is not that of its kind.
-        UnsupportedError: If its kind is not known here, as of a video.
+        UnreadableError: If the structure of a frame does not match its kind.
+        UnsupportedError: If its kind is not supported, such as video.
     """
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
     if "PixelData" not in dataset or syntax in ("", *NATIVE):
@@ -72,11 +72,11 @@ def comments(dataset: Dataset) -> list[bytes]:
 
 
 def strip_comments(dataset: Dataset, syntax: str) -> None:
-    """Drop the comments of all compressed frames of a data set; where there are none, its bytes stay as they are.
+    """Remove the comments of all compressed frames of a data set; without comments, its bytes are unchanged.
 
     Raises:
-        UnreadableError: If the structure of a frame is not that of its kind.
-        UnsupportedError: If its kind is not known here, as of a video.
+        UnreadableError: If the structure of a frame does not match its kind.
+        UnsupportedError: If its kind is not supported, such as video.
     """
     from pydicom import DataElement
     from pydicom.encaps import encapsulate, encapsulate_extended
@@ -89,16 +89,16 @@ def strip_comments(dataset: Dataset, syntax: str) -> None:
         content, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(clean)
     else:
         content = encapsulate(clean, has_bot=sum(map(len, clean)) + 8 * len(clean) < 2**32)
-    stripped = DataElement(dataset["PixelData"].tag, "OB", content)  # the one of the data set may be another's, too
+    stripped = DataElement(dataset["PixelData"].tag, "OB", content)  # the attribute of the data set may be shared, too
     stripped.is_undefined_length = True
     dataset.add(stripped)
 
 
 def frames(dataset: Dataset) -> Iterator[bytes]:
-    """The encoded frames of a data set, their fragments joined.
+    """Return the encoded frames of a data set, with their fragments joined.
 
     Raises:
-        UnreadableError: If they are not all there.
+        UnreadableError: If frames are missing.
     """
     from pydicom.encaps import generate_frames
 
@@ -113,7 +113,7 @@ def frames(dataset: Dataset) -> Iterator[bytes]:
     except (ValueError, StopIteration, struct.error):
         pass
     if found != number:
-        raise UnreadableError(f"{found} compressed frames of {number} can be told apart; the file is cut short")
+        raise UnreadableError(f"{found} compressed frames of {number} can be separated; the file is cut short")
 
 
 def _parts(encoded: bytes, syntax: str) -> Iterator[Part]:
@@ -191,11 +191,11 @@ def _jpeg_2000(encoded: bytes) -> Iterator[Part]:
     if marker == END_OF_IMAGE:
         yield from _ended(encoded, place + 2)
     elif _NOTHING.fullmatch(encoded, place) is None:
-        raise UnreadableError("a compressed frame goes on after its last tile; it is damaged")
+        raise UnreadableError("a compressed frame continues after its last tile; it is damaged")
 
 
 def _tile_part(tile: bytes) -> Iterator[Part]:
-    # Tables of lengths elsewhere in the stream count these bytes, so that a comment is blanked where it stands.
+    # Length tables elsewhere in the stream count these bytes, so a comment is blanked in place.
     place = 0
     while (marker := tile[place : place + 2]) != J2K_DATA:
         end = _segment_end(tile, place)
@@ -244,7 +244,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
 
 
 def _run_lengths(encoded: bytes) -> Iterator[Part]:
-    """The header says where up to 15 segments begin; what follows the last of those used must be zero (PS3.5 G.5)."""
+    """Yield run lengths without comments: the bytes after the last offset used must be zero (PS3.5 G.5)."""
     number = min(struct.unpack_from("<I", encoded)[0], 15)
     used = 4 + 4 * number
     yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))
@@ -252,7 +252,7 @@ def _run_lengths(encoded: bytes) -> Iterator[Part]:
 
 
 def _ended(encoded: bytes, end: int) -> Iterator[Part]:
-    """The end of a stream; padding after it is not text."""
+    """Yield the end of a stream; padding after it is not text."""
     rest = encoded[end:]
     is_padding = _NOTHING.fullmatch(rest) is not None
     yield Part(encoded[end - 2 :]) if is_padding else Part(encoded[end - 2 : end], rest)

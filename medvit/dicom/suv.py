@@ -1,6 +1,6 @@
-"""Standardized uptake values of PET, by body weight, where the file says all that they need; nothing is assumed.
+"""Standardized uptake values (SUV) of PET by body weight, where the file has everything they need; nothing is assumed.
 
-SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq) left at the time that images are corrected to
+SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq) decayed to the time that images are corrected to
 (PS3.3 C.8.9.1; the vendor-neutral procedure of QIBA's FDG-PET/CT profile).
 """
 
@@ -21,41 +21,41 @@ if TYPE_CHECKING:
 SUV_UNIT = "SUVbw"
 
 PHILIPS = (0x7053, "Philips PET Private Group")
-"""Philips' conformance statement: xx00 takes rescaled counts to SUVbw, xx09 to Bq/mL."""
+"""Philips' conformance statement: xx00 converts rescaled counts to SUVbw, xx09 to Bq/mL."""
 
 GE = (0x0009, "GEMS_PETD_01")
 """GE's conformance statement: xx0D is the date and time of the scan, to which images are corrected."""
 
 MIN_DOSE_BQ, MAX_DOSE_BQ = 1e5, 1e11
-"""Doses of patients lie between; what is less was written in MBq."""
+"""Range of patient doses; lower values were written in MBq."""
 
 MIN_WEIGHT_KG, MAX_WEIGHT_KG = 0.2, 700.0
-"""Weights of patients, newborns among them; what is more was written in grams."""
+"""Range of patient weights, newborns included; higher values were written in grams."""
 
 MAX_HALF_LIVES = 8.0
-"""A dose is imaged before less than 1/256 of it is left; a longer time is a wrong clock or a shifted date."""
+"""Longest plausible uptake time in half-lives (1/256 of the dose left); more is a wrong clock or a shifted date."""
 
 LONG_HALF_LIFE_S = 6.0 * 3600.0
-"""Nuclides that live longer may have been given days before, which a time without a date does not tell."""
+"""Longer-lived nuclides may have been given days before, which a time without a date does not show."""
 
 MAX_SPREAD = 1e-3
-"""How far the factors of the slices of one series may differ, as a share."""
+"""Largest relative difference between the factors of the slices of one series."""
 
 
 class _MissingError(Exception):
-    """Why there is no SUV."""
+    """Reason why there is no SUV."""
 
 
 @dataclass(frozen=True)
 class Suv:
-    """What takes real values of a PET frame to SUVbw: a `factor`, or the `reason` why there is none."""
+    """Conversion of real values of a PET frame to SUVbw: a `factor`, or the `reason` why there is none."""
 
     factor: float | None
     reason: str = ""
 
 
 def suv(dataset: Dataset) -> Suv | None:
-    """What takes the real values of a PET instance to SUVbw; none if it is no PET."""
+    """Return the conversion of real values of a PET instance to SUVbw; None if it is not PET."""
     if not is_pet(dataset):
         return None
     try:
@@ -63,15 +63,15 @@ def suv(dataset: Dataset) -> Suv | None:
     except _MissingError as reason:
         return Suv(None, str(reason))
     except OverflowError:
-        return Suv(None, "a time in the header is beyond all bounds")
+        return Suv(None, "a time in the header is out of range")
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """The factor of all slices of a series, or why there is none for all."""
+    """Return the common factor of all slices of a series, or the reason why there is none."""
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:
-            return Suv(None, "it is no PET image" if one is None else one.reason)
+            return Suv(None, "it is not a PET image" if one is None else one.reason)
         factors.append(one.factor)
     if not factors or max(factors) > min(factors) * (1.0 + MAX_SPREAD):
         return Suv(None, "its slices are corrected to different times")
@@ -136,16 +136,16 @@ def _administration(dataset: Dataset, dose: Dataset, scan: datetime, half_life_s
     if half_life_s > LONG_HALF_LIFE_S:
         raise _MissingError("no (0018,1078) date on which a dose of a long-lived nuclide was given")
     start = scan.replace(hour=0, minute=0, second=0, microsecond=0) + time
-    # Of a time without a date, the last before the scan is meant: it may lie before midnight.
+    # A time without a date is the last such time before the scan: it may be before midnight.
     return start if start <= scan else start - timedelta(days=1)
 
 
 def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
-    """The time that images of DecayCorrection START are corrected to.
+    """Return the time that images of DecayCorrection START are corrected to.
 
-    It is the start of the series, unless that was written after the acquisition, as for derived series. GE then says it
-    in a private element; else (0054,1300) FrameReferenceTime counts from it to the time at which the mean count rate
-    of the frame was reached.
+    It is the start of the series, unless that was written after the acquisition, as for derived series. GE then stores
+    it in a private element; else (0054,1300) FrameReferenceTime counts from it to the time at which the mean count
+    rate of the frame was reached.
     """
     series, acquisition = _moment(dataset, "Series"), _moment(dataset, "Acquisition")
     if acquisition is None:
@@ -158,7 +158,8 @@ def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
     reference_ms, duration_ms = number(dataset, "FrameReferenceTime"), number(dataset, "ActualFrameDuration")
     if not reference_ms or not duration_ms or min(reference_ms, duration_ms) <= 0.0:
         raise _MissingError(
-            "the series begins after its acquisition, and no (0054,1300) FrameReferenceTime tells its start"
+            "the series begins after its acquisition, and (0054,1300) FrameReferenceTime, which would give its start, "
+            "is missing"
         )
     rate = math.log(2.0) / half_life_s
     decay = rate * duration_ms / 1000.0
@@ -177,7 +178,7 @@ def _moment(dataset: Dataset, kind: str) -> datetime | None:
 
 
 def _date_time(text: str, dataset: Dataset) -> datetime | None:
-    """A date with a time (PS3.5 6.2 DT) on the clock of the data set."""
+    """Return a date with a time (PS3.5 6.2 DT) on the clock of the data set."""
     match = re.fullmatch(r"(\d{8})(\d{4,6}(?:\.\d{1,6})?)([+-]\d{4})?", text.strip())
     if match is None:
         return None
@@ -202,7 +203,7 @@ def _between(dataset: Dataset, keyword: str, name: str, low: float, high: float,
     if value is None:
         raise _MissingError(f"no {name}")
     if not low <= value <= high:
-        raise _MissingError(f"{name} does not lie between {low:g} and {high:g} {unit}")
+        raise _MissingError(f"{name} is not between {low:g} and {high:g} {unit}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""How a file wants its gray values shown: its VOI table or its first window (PS3.3 C.11.2)."""
+"""Display of gray values as the file defines it: its VOI table or its first window (PS3.3 C.11.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 DISPLAYED_MAX = 2**16 - 1
-"""The brightest value that is displayed; the darkest is 0."""
+"""Brightest displayed value; the darkest is 0."""
 
 
 def displayed(
@@ -27,13 +27,13 @@ def displayed(
     is_little: bool,
     gaps: Bool[Array, "h w"] | None = None,
 ) -> UInt[Array, "h w"] | None:
-    """Real values of a frame as the file shows them, 0 to `DISPLAYED_MAX`, before any inversion.
+    """Return the real values of a frame as the file displays them, 0 to `DISPLAYED_MAX`, before any inversion.
 
-    Of several windows the first is taken, which is the preferred one; a VOI table goes before windows. None if the file
-    says neither. Pixels in `gaps` are padding: they get some value, and no say in that of others.
+    The first of several windows is used, which is the preferred one; a VOI table has precedence over windows. None if
+    the file has neither. Pixels in `gaps` are padding: their output is arbitrary, and they do not affect other pixels.
 
     Raises:
-        UnreadableError: If the window has no width, or is of a kind that DICOM does not know, or the table is damaged.
+        UnreadableError: If the window has no width, or its function is not one of DICOM's, or the table is damaged.
     """
     for item in (dataset.get("VOILUTSequence") or ())[:1]:
         is_signed = bool((real < 0 if gaps is None else (real < 0) & ~gaps).any())
@@ -49,9 +49,9 @@ def displayed(
 
 
 def _brightest(table: LookupTable) -> int:
-    """The entry that is shown as white: the largest that its bits allow, unless the table stays below half of it.
+    """Return the entry displayed as white: the largest that its bits allow, or less where the table uses half of it.
 
-    Many a table declares 16 bits and holds 12: scaled by what it declares, it would be 16 times too dark.
+    Many tables declare 16 bits and use 12: scaled by the declared range, they would be 16 times too dark.
     """
     allowed, largest = 2**table.bits - 1, int(table.entries.max())
     return largest if 0 < largest < allowed / 2 else allowed
@@ -65,7 +65,7 @@ def _window(dataset: Dataset, index: int) -> Dataset | None:
 
 
 def _windowed(real: Float[Array, "h w"], center: float, width: float, function: str) -> Float[Array, "h w"]:
-    """0 below the window, 1 above it."""
+    """Return 0 below the window, 1 above it, by its function between."""
     # PS3.3 C.11.2.1.2.1: the width of LINEAR counts values from the first shown as black to the first shown as white.
     if function == "LINEAR":
         center, width = center - 0.5, width - 1.0

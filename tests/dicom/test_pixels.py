@@ -282,10 +282,10 @@ def test_without_a_window_stored_values_are_given_even_if_displayed_ones_are_wan
     ("elements", "said"),
     [
         ({"BitsAllocated": None}, "no \\(0028,0100\\) BitsAllocated"),
-        ({"BitsStored": 12, "HighBit": 11}, "do not lie within"),
-        ({"HighBit": 3}, "do not lie within"),
+        ({"BitsStored": 12, "HighBit": 11}, "are not within"),
+        ({"HighBit": 3}, "are not within"),
         ({"PhotometricInterpretation": None}, "PhotometricInterpretation"),
-        ({"Rows": 5}, "promises 30 bytes of pixels, PixelData holds 24"),
+        ({"Rows": 5}, "declares 30 bytes of pixels, PixelData holds 24"),
         ({"Rows": 0}, "0 rows"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0"),
     ],

@@ -1,7 +1,7 @@
-"""A quick way through well-formed DICOM files: where the elements of a data set lie, decoded when they are asked for.
+"""Fast reader of well-formed DICOM files: locates the elements of a data set and decodes them on access.
 
-It takes the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), many times as fast as a general parser,
-since what is not wanted is stepped over. Anything else, a damaged file above all, is left to pydicom.
+It handles the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), many times as fast as a general parser,
+since it skips unrequested elements. pydicom reads everything else, damaged files above all.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 PREAMBLE_BYTES = 132
 IMPLICIT_SYNTAX = b"1.2.840.10008.1.2"
 UNUSUAL_SYNTAXES = (b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.113619.5.2")
-"""Big endian, deflated, and the private mixture of GE; all others are explicit little endian (PS3.5 A.4)."""
+"""Big endian, deflated, and GE's private mixed encoding; all others are explicit little endian (PS3.5 A.4)."""
 
 TEXT_VRS = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "TM", "UC", "UI", "UR", "UT"])
-"""Those whose empty values are empty, not missing."""
+"""Value representations whose empty value is an empty text, not None."""
 CHARACTER_SET, TRANSFER_SYNTAX, ROWS = 0x00080005, 0x00020010, 0x00280010
 FIRST_OF_PIXELS, LAST_OF_META = 0x7FE00008, 0x0002FFFF
 OWN_TYPES = (b"UI", b"DS", b"IS")
-"""Whose values pydicom keeps in types of its own: numbers in text remember how they were written."""
+"""Value representations that pydicom keeps in its own types: numbers in text keep their original spelling."""
 PIXEL_DESCRIPTION = 0x0028
-"""The group whose elements say how to read the pixels."""
+"""Group of the elements that describe the pixels."""
 END_OF_STREAM = b"\xff\xd9"
-"""Ends a stream of JPEG, JPEG-LS and JPEG 2000; padding may follow."""
+"""End marker of JPEG, JPEG-LS and JPEG 2000 streams; padding may follow."""
 READ_MORE = 16
-"""How many times as much of a file is read where a part of it does not hold all that is wanted."""
+"""Growth factor of the next read when the part read so far does not hold all requested elements."""
 
 
 class FastDataset:
-    """The elements at `places` in the bytes of a file; for who reads values, it stands for a data set of pydicom."""
+    """Elements at `places` in the bytes of a file; can be read like a pydicom `Dataset`."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class FastDataset:
         self.file_meta: Any = meta
         """The elements of the file meta information (PS3.10 7.1)."""
         self.pixels = pixels
-        """Where the value of (7FE0,0010) PixelData starts and stops, if it was not sought and opens in `content`."""
+        """Start and stop of the (7FE0,0010) PixelData value, if it was not requested and begins within `content`."""
 
     def get(self, key: str | int, default: Any = None) -> Any:
-        """The value of an element, by keyword or tag; `default` where there is none.
+        """Return the value of an element, by keyword or tag; `default` where it is missing.
 
-        Texts and numbers are plain ones, several of them a tuple, and pixels that are not compressed a view.
+        Texts and numbers are plain Python values, a tuple where there are several; uncompressed pixels are a view.
         """
         tag = tag_of(key) if isinstance(key, str) else key
         if tag not in self._places:
@@ -80,12 +80,12 @@ class FastDataset:
         return self._dataset[tag].value if value is LEFT_TO_PYDICOM else value
 
     def raw(self, tag: int) -> tuple[bytes | None, bytes] | None:
-        """Value representation and bytes of an element; none where it is missing or has no length of its own."""
+        """Return the value representation and bytes of an element; None where it is missing or its length undefined."""
         vr, start, stop, is_undefined = self._places.get(tag, (None, 0, 0, True))
         return None if is_undefined else (vr, bytes(self.content[start:stop]))
 
     def are_plain(self, keywords: Iterable[str]) -> bool:
-        """Whether `get` needs no pydicom for those elements of `keywords` that are there."""
+        """Return whether `get` can decode the elements of `keywords` that are present without pydicom."""
         tags = map(tag_of, keywords)
         return all(self._plain(tag) is not LEFT_TO_PYDICOM for tag in tags if tag in self._places)
 
@@ -93,21 +93,21 @@ class FastDataset:
         return (tag_of(key) if isinstance(key, str) else key) in self._places
 
     def keys(self) -> KeysView[int]:
-        """The tags of all elements, in ascending order."""
+        """Return the tags of all elements, in ascending order."""
         return self._places.keys()
 
     def private_block(self, group: int, creator: str) -> Any:
-        """The block of private elements that a creator has reserved, as pydicom gives it.
+        """Return the block of private elements that a creator has reserved, as pydicom gives it.
 
         Raises:
-            KeyError: If there is none.
+            KeyError: If the creator has no block.
         """
         return self._dataset.private_block(group, creator)
 
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
-        """The same as a data set of pydicom.
+        """Return the elements as a pydicom `Dataset`.
 
-        Values of the tags `decoded` and those that describe pixels are decoded at once, but for `OWN_TYPES`.
+        Values of the tags `decoded` and those that describe pixels are decoded immediately, except `OWN_TYPES`.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset
@@ -131,7 +131,7 @@ class FastDataset:
         return self.dataset()
 
     def _of_pydicom(self, decoded: Collection[int]) -> dict[Any, RawDataElement | DataElement]:
-        """The elements as pydicom keeps them until their values are asked for; those of `decoded` at once."""
+        """Return the elements as pydicom keeps them before access; those of `decoded` are decoded immediately."""
         from pydicom.dataelem import DataElement, RawDataElement
         from pydicom.tag import BaseTag
 
@@ -163,10 +163,10 @@ def quick(
     with_pixels: bool = True,
     num_bytes: int = FIRST_BYTES,
 ) -> FastDataset | None:
-    """The elements in a file at its beginning, all or those of `tags`; none where pydicom should read it.
+    """Read the elements of a file, all or those of `tags`; None where pydicom should read it.
 
-    Nothing behind the last element that is wanted is looked at; `PIXELS` is the last one of all. A whole
-    file that fits is read into `room`; where no pixels are wanted, `num_bytes` are read at first.
+    Nothing after the last requested element is examined; `PIXELS` is the last of all. A complete file that fits is
+    read into `room`; where pixels are not requested, `num_bytes` are read first.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = _last(wanted, with_pixels)
@@ -184,7 +184,7 @@ def quick(
         except CutShort:
             more = stream.read((READ_MORE - 1) * len(content))
             if not more and with_pixels and END_OF_STREAM in bytes(content[-4:]):
-                # Perhaps the delimiter of the fragments alone is missing.
+                # Perhaps only the delimiter of the fragments is missing.
                 content, size, with_pixels = bytes(content) + ITEMS_END + bytes(4), size + 8, False
                 continue
             if not more:
@@ -193,7 +193,7 @@ def quick(
 
 
 def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDataset | None:
-    """The elements of `tags` in the beginning of a file, no pixels; none where more of it or pydicom is needed."""
+    """Read the elements of `tags` from the beginning of a file; None where more of it, or pydicom, is needed."""
     wanted = _wanted(tags, False)
     try:
         return _find(beginning.content, beginning.size, wanted, _last(wanted, False))
@@ -202,7 +202,7 @@ def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDat
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> FastDataset:
-    """The elements of `tags`, or all, up to the tag `last` in the bytes that were read of a file of that size."""
+    """Find the elements of `tags`, or all, up to the tag `last` in the bytes read from a file of this size."""
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
     of_meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)
@@ -215,7 +215,7 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
     is_implicit = syntax == IMPLICIT_SYNTAX
     places, end = find_places(content, end, size, is_implicit=is_implicit, last=last, tags=tags)
     if not places or (tags is not None and ROWS in tags and ROWS not in places):
-        raise Unusual  # an element out of order may hide all that follow
+        raise Unusual  # an element out of order may hide all later ones
     if last >= PIXELS and end < size and not any(tag >= FIRST_OF_PIXELS for tag in places):
         raise Unusual  # an element out of order hides the pixels
     pixels = None if last >= PIXELS else find_pixels(content, end, is_implicit=is_implicit)
@@ -225,7 +225,7 @@ def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) ->
 
 @lru_cache(16)
 def _last(wanted: frozenset[int] | None, with_pixels: bool) -> int:
-    """The last tag to look at."""
+    """Return the last tag to examine."""
     return min(PIXELS if with_pixels else FIRST_OF_PIXELS - 1, max(wanted or [PIXELS]))
 
 

@@ -1,4 +1,4 @@
-"""Where the elements of a data set lie in the bytes of a file, little endian (PS3.5 7.1), nothing decoded."""
+"""Offsets of the elements of a little-endian data set (PS3.5 7.1), without decoding."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ ITEM, ITEM_END, ITEMS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff
 
 Bytes = bytes | memoryview
 ElementSpan = tuple[bytes | None, int, int, bool]
-"""Value representation, none where it is implicit; where a value starts and stops; whether its length is undefined."""
+"""Value representation (None if implicit), start and stop of the value, whether its length is undefined."""
 Span = tuple[int, int]
-"""Where some bytes start and stop."""
+"""Start and stop of a run of bytes."""
 
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHI").unpack_from, Struct("<I").unpack_from
 
 CutShort = struct.error
-"""What reading a number behind the last byte raises."""
+"""Errors raised by reading a number past the last byte."""
 
 
-class Unusual(Exception):  # noqa: N818 (nothing is wrong: it is left to another parser)
-    """Found what this parser does not take."""
+class Unusual(Exception):  # noqa: N818 (not an error: another parser reads the file)
+    """Raised for anything that this parser does not handle."""
 
 
 def find_places(
     content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
 ) -> tuple[dict[int, ElementSpan], int]:
-    """Where elements lie from `at` on, up to the tag `last`, and where the last one ends."""
+    """Return the places of the elements from `at` on, up to the tag `last`, and the end of the last one."""
     found: dict[int, ElementSpan] = {}
     vr, previous, held = None, -1, len(content)
     while at < size:
@@ -43,7 +43,7 @@ def find_places(
         else:
             group, number, vr, length = _explicit(content, at)
         tag, start = group << 16 | number, at + 8
-        if tag > last:  # asked before its length, which behind the meta information is of another syntax
+        if tag > last:  # checked before its length, which has another syntax after the meta information
             break
         if tag <= previous:
             raise Unusual
@@ -64,9 +64,9 @@ def find_places(
 
 
 def find_pixels(content: Bytes, at: int, *, is_implicit: bool) -> Span | None:
-    """Where `PIXELS` start and stop; none if they open behind what there is of a file or what may describe them.
+    """Return the start and stop of `PIXELS`; None if they or elements that may describe them open past the bytes read.
 
-    Private elements, overlays and lengths of groups do not, and are passed over.
+    Private elements, overlays and group lengths describe no pixels and are skipped.
     """
     previous = -1
     while at + 8 <= len(content):
@@ -91,7 +91,7 @@ def _long_length(content: Bytes, at: int, vr: bytes) -> int:
 
 
 def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
-    """Tag, value representation, where the value starts, and its length."""
+    """Return the tag, the value representation, the start of the value, and its length."""
     if is_implicit:
         group, number, length = _implicit(content, at)
         return group << 16 | number, None, at + 8, length
@@ -104,7 +104,7 @@ def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes |
 
 
 def _behind_items(content: Bytes, at: int, *, is_implicit: bool) -> int:
-    """Where the delimiter of a sequence, or of fragments of pixels, ends that starts with an item at `at`."""
+    """Return the offset just past the delimiter of the sequence, or pixel fragments, whose first item is at `at`."""
     while True:
         begun, (length,) = content[at : at + 4], _length(content, at + 4)
         at += 8

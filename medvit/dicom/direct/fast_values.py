@@ -1,4 +1,4 @@
-"""Values of DICOM elements that are as simple as most are: plain text, numbers and identifiers, out of their bytes."""
+"""Decoding of simple DICOM values from their bytes: plain text, numbers and identifiers, which most elements are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from struct import Struct
 from typing import Any
 
 REMEMBERED = 4096
-"""Values that are kept in mind: most repeat from file to file."""
+"""Size of the cache of values: most repeat from file to file."""
 LONGEST = 256
-"""Bytes of a value that is remembered; what is longer is left to pydicom."""
+"""Longest value, in bytes, that is cached; pydicom decodes longer ones."""
 
 LEFT_TO_PYDICOM = object()
-"""What stands for a value that is not so simple."""
+"""Placeholder for a value that is not simple."""
 
 
 def _text(text: str) -> str:
@@ -30,7 +30,7 @@ TEXTS: Mapping[bytes, Callable[[str], Any]] = {
     b"DS": float,
     b"IS": int,
 }
-"""How the text of a value becomes plain (PS3.5 6.2)."""
+"""Conversions from the text of a value to a plain one (PS3.5 6.2)."""
 NUMBERS: Mapping[bytes, Struct] = {
     b"US": Struct("<H"),
     b"UL": Struct("<I"),
@@ -39,7 +39,7 @@ NUMBERS: Mapping[bytes, Struct] = {
     b"FL": Struct("<f"),
     b"FD": Struct("<d"),
 }
-"""How binary numbers lie in a value (PS3.5 6.2)."""
+"""Formats of binary numbers (PS3.5 6.2)."""
 
 
 @lru_cache(REMEMBERED)
@@ -49,10 +49,9 @@ def _remembered(vr: bytes, value: bytes) -> Any:
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
-    """A value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` where that is not simple.
+    """Return a value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` where it is not simple.
 
-    Values that are empty are so, texts as text and numbers as none. Equal values are one object, so that headers of a
-    series share what they have in common.
+    Empty texts are empty text, empty numbers None. Equal values are one object, so that headers of a series share them.
     """
     if vr is None or len(value) > LONGEST or (vr not in TEXTS and vr not in NUMBERS):
         return LEFT_TO_PYDICOM
@@ -76,7 +75,7 @@ def _texts(convert: Callable[[str], Any], value: bytes) -> tuple[Any, ...]:
 
 
 def class_name(sop_class: str) -> str:
-    """What an object of a SOP class is, in words."""
+    """Describe an object by its SOP class."""
     from pydicom.uid import UID_dictionary
 
     known = UID_dictionary.get(sop_class)
@@ -85,7 +84,7 @@ def class_name(sop_class: str) -> str:
 
 @cache
 def tag_of(keyword: str) -> int:
-    """The tag of a keyword; -1 of what is none."""
+    """Return the tag of a keyword; -1 if it is not a keyword."""
     from pydicom.datadict import tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -94,7 +93,7 @@ def tag_of(keyword: str) -> int:
 
 @cache
 def known_vr(tag: int) -> bytes | None:
-    """The value representation that the standard gives an element; none of what it does not know."""
+    """Return the value representation that the standard gives an element; None for unknown elements."""
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
     return dictionary_VR(tag).encode() if dictionary_has_tag(tag) else None
