@@ -1,7 +1,7 @@
-"""What the slices of one volume must agree in beside geometry, so that their values may stand beside each other.
+"""Consistency checks for the slices of one volume beyond geometry: rescale, unit, polarity, padding.
 
-A fact of a single slice is no fact of the volume: a slice whose rescale was lost holds stored values among real ones,
-and looks like tissue. Slopes may differ, as in PET, where every slice says its own.
+A single slice can be wrong: a slice whose rescale was lost holds stored values among real ones, and looks like tissue.
+Slopes may differ, as in PET, where every slice has its own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger("medvit")
 
 
 def check_values(frames: Sequence[Frame]) -> None:
-    """Pass frames whose values mean the same; warn where they differ in the bits stored, and nothing hangs on that.
+    """Check that the values of frames mean the same; warn about harmless differences in bits stored.
 
     Raises:
-        ConflictError: If they differ in whether there is a rescale, a modality table, a real-world value mapping or
-            nothing of the kind, in the label of the mapping, in their unit, in polarity, or in the bits stored where
-            the sign bit or an inversion hangs on them.
+        ConflictError: If they differ in their transformation (a rescale, a modality table, a real-world value mapping
+            or none), in the label of the mapping, in unit, in polarity, or in the bits stored where the sign bit or an
+            inversion depends on them.
     """
     facts = [frame.facts for frame in frames]
     _require_one(
@@ -49,16 +49,16 @@ def check_values(frames: Sequence[Frame]) -> None:
     bits = [f"{one.bits} bits" for one in facts]
     each = zip(facts, units, bits, strict=True)
     decisive = [number for one, unit, number in each if one.is_signed or one.is_turned(unit)]
-    _require_one("(0028,0101) BitsStored, on which the sign or an inversion hangs", decisive, decisive)
+    _require_one("(0028,0101) BitsStored, on which the sign or an inversion depends", decisive, decisive)
     if len(set(bits)) > 1:
-        log.warning("slices of a volume differ in (0028,0101) BitsStored: %s; no value hangs on it", _counted(bits))
+        log.warning("slices of a volume differ in (0028,0101) BitsStored: %s; no value depends on it", _counted(bits))
 
 
 def common_padding(frames: Sequence[Frame]) -> Padding | None:
-    """The one padding of frames of one type; none where no frame declares any.
+    """Return the common padding of frames of one type; None where no frame declares any.
 
     Raises:
-        ConflictError: If frames declare different ones, and no one range would take the same pixels for padding.
+        ConflictError: If frames declare different padding, and no single range would mark the same pixels as padding.
     """
     ranges = {frame.padding for frame in frames} - {None}
     if len({frame.padding for frame in frames}) <= 1:
@@ -68,17 +68,17 @@ def common_padding(frames: Sequence[Frame]) -> Padding | None:
         own, taken = (_is_padding(frame.pixels, padding) for padding in (frame.padding, common))
         if (own != taken).any():
             raise ConflictError(
-                "the slices of one volume differ in (0028,0120) PixelPaddingValue, and pixels that are padding in one "
-                "have the values of measured ones in another; expected one padding for all"
+                "the slices of one volume differ in (0028,0120) PixelPaddingValue, and the padding value of one is a "
+                "measured value in another; expected one padding for all"
             )
     return common
 
 
 def real_values(frames: Sequence[Frame]) -> tuple[list[Float[Array, "h w"]], Frame]:
-    """Slices (rows, columns) in their unit, float32, and a frame that says so; padding lies below all measured.
+    """Return slices (rows, columns) in their unit, float32, with a matching frame; padding is below all measured.
 
     Raises:
-        UnsupportedError: If float32 does not tell apart what integers of 32 bits do.
+        UnsupportedError: If float32 cannot hold 32-bit integers exactly.
     """
     if any(frame.pixels.dtype.kind in "iu" and frame.pixels.dtype.itemsize > 2 for frame in frames):
         slices = list(rounded(np.stack([frame.pixels[0] * float(frame.slope) + frame.intercept for frame in frames])))
@@ -109,7 +109,7 @@ def _require_one(elements: str, facts: Sequence[Hashable], words: Sequence[str])
     if len(set(facts)) > 1:
         raise ConflictError(
             f"the slices of one volume differ in {elements}: {_counted(words)}; expected one for all, since values "
-            "that mean different things make no volume: export the series again, or remove the slices that differ"
+            "with different meanings cannot form one volume: export the series again, or remove the slices that differ"
         )
 
 

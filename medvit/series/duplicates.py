@@ -1,4 +1,4 @@
-"""Instances that a series holds twice: dropped where nothing differs, refused where pixels do."""
+"""Duplicate instances of a series: dropped if identical, refused if their pixels differ."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from medvit.dicom.header import Header
 Instance = tuple[Header, ...]
 """All frames of one file."""
 Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
-"""The name of an image, empty of a plane that its place tells, what else its header says, and the places of frames."""
+"""The UID of an image (empty for a plane, which its position identifies), the rest of its header, and frame positions.
+"""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The instances to go on with, second copies of them, and those of which two claim to be one and are not.
+    """Instances to keep, second copies of them, and groups that claim to be the same instance but differ.
 
-    Of `conflicts`, which are planes, place and number are the same, of each of the `namesakes`, which are images, the
+    `conflicts` are planes with the same position and number; each group of `namesakes` is images with the same
     (0008,0018) SOPInstanceUID.
     """
 
@@ -29,15 +30,15 @@ class Checked:
     conflicts: tuple[Instance, ...]
     namesakes: tuple[tuple[Instance, ...], ...]
     damaged: tuple[Instance, ...] = ()
-    """Copies whose pixels cannot be decoded, of instances of which another copy can."""
+    """Copies whose pixels cannot be decoded, where another copy can be."""
 
 
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:
-    """Finds copies by what headers say and, of suspects only, by a digest of their decoded pixels, if they decode.
+    """Find copies by their headers and, for suspects only, by a digest of their decoded pixels, if they decode.
 
-    Suspects have the same place, number, traits and size; planes of a volume also under another SOPInstanceUID, as a
-    second export gives them, images only under the same one. Images under one SOPInstanceUID that differ in these are
-    namesakes; planes are not, since tools that give all of them one UID leave their places.
+    Suspects have the same position, number, traits and size; planes of a volume also under another SOPInstanceUID, as
+    after a second export, images only under the same one. Images with one SOPInstanceUID that differ in these are
+    namesakes; planes are not, since tools that give all of them one UID keep their positions.
     """
     suspects: dict[Claim, list[Instance]] = defaultdict(list)
     for instance in instances:
@@ -54,7 +55,7 @@ def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | N
             continue
         digests = [digest(instance[0].file) for instance in claimants] if len(claimants) > 1 else [""]
         if any(found is not None for found in digests):
-            # Pixels that cannot be decoded are not other pixels: they say nothing against those that can.
+            # Pixels that cannot be decoded are not different pixels: they do not contradict those that can.
             damaged += [one for one, found in zip(claimants, digests, strict=True) if found is None]
             claimants = [one for one, found in zip(claimants, digests, strict=True) if found is not None]
         else:
@@ -74,7 +75,7 @@ def _is_volume(instance: Instance) -> bool:
 
 
 def _claim(instance: Instance) -> Claim:
-    """All that headers say of an instance but for its file and how it is encoded."""
+    """Return the header of an instance without its file and encoding, for comparison."""
     first = instance[0]
     own = "" if _is_volume(instance) else first.instance or str(first.file)
     alike = (first.sop_class, first.image_type, first.number, first.samples, first.frames, first.bits)

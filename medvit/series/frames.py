@@ -1,10 +1,10 @@
-"""The frames of a multi-frame instance: what each is and where it lies, from its functional groups (PS3.3 C.7.6.16).
+"""Frames of a multi-frame instance: type and position of each, from its functional groups (PS3.3 C.7.6.16).
 
-A frame of which the functional groups say position, orientation and pixel spacing is a plane and may be a slice of a
-volume, whatever its class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Volumes of ultrasound
-say all three in the frame of the transducer (C.8.24.3): these are taken too, and `in_transducer` tells so. Slices of
-reconstructed SPECT are placed by its detector (C.8.4.15). Without either a frame is an image of its own, as of a cine,
-and ingest counts it; frames of classes that must have a place (`Header.is_slice`) are refused.
+A frame whose functional groups give position, orientation and pixel spacing is a plane and may be a slice of a volume,
+whatever its class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Ultrasound volumes give all
+three in the frame of the transducer (C.8.24.3): these are accepted too, with `in_transducer` set. Slices of
+reconstructed SPECT are positioned by its detector (C.8.4.15). Without either a frame is an image of its own, as in a
+cine, and ingest counts it; frames of classes that must have a position (`Header.is_slice`) are refused.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 TAGS = (0x5200_9229, 0x5200_9230, 0x0020_9222, 0x0018_0088, 0x0054_0022, 0x0054_0070, 0x0054_0080)
-"""Both sequences of functional groups, the dimensions that order frames, and what places those of SPECT."""
+"""Both functional group sequences, the dimensions that order frames, and the elements that position SPECT frames."""
 
 NUCLEAR_MEDICINE = "1.2.840.10008.5.1.4.1.1.20"
 RECONSTRUCTED = ("RECON TOMO", "RECON GATED TOMO")
 """Third values of (0008,0008) ImageType of nuclear medicine whose frames are slices (PS3.3 C.8.4.9.1.1)."""
 
 SPATIAL_DIMENSIONS = (0x0020_0032, 0x0020_9057, 0x0020_9056, 0x0020_9301, 0x0020_1041, 0x0048_021E, 0x0048_021F)
-"""Position, in-stack position, stack and the like: what places a frame does not tell it from others at its place."""
+"""Position, in-stack position, stack and the like: elements of position do not separate frames at one position."""
 
 NO_TRAITS = ("DerivationImageSequence", "ReferencedImageSequence", "FrameAnatomySequence", "FrameVOILUTSequence")
-"""Functional groups that say nothing of what or where a frame is; some hold hundreds of references."""
+"""Functional groups without type or position of a frame; some hold hundreds of references."""
 
 
 def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
-    """One header a frame, with its number, place and traits; those of the instance stand where a frame says nothing.
+    """Return one header per frame with its number, position and traits; missing ones are taken from the instance.
 
     Raises:
-        UnreadableError: If there are not as many items of functional groups as frames.
+        UnreadableError: If the number of functional group items is not the number of frames.
     """
     groups = dataset.get(PER_FRAME) or ()
     if not groups and header.frames == 1:
         return (header,)
     if header.sop_class == NUCLEAR_MEDICINE and header.image_type[2:3] and header.image_type[2] in RECONSTRUCTED:
         return tuple(_reconstructed(header, dataset))
-    if header.frames > 1:  # one position in the header of an instance cannot be that of all its frames
+    if header.frames > 1:  # a single position in the header of an instance cannot apply to all its frames
         header = replace(header, position_mm=None)
     if not groups:
         return tuple(replace(header, frame=number) for number in range(header.frames))
@@ -64,10 +64,10 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
 
 
 def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
-    """Slices of SPECT: the first lies where the detector says, the others along the normal or, below 0, against it.
+    """Return slices of SPECT: the first at the detector's position, the others along the normal (below 0: against it).
 
     Raises:
-        GeometryError: If an element that places them is missing.
+        GeometryError: If an element that gives their position is missing.
     """
     detector = next(iter(dataset.get("DetectorInformationSequence") or ()), None)
     position = None if detector is None else numbers(detector, "ImagePositionPatient", 3)
@@ -77,7 +77,7 @@ def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
     if position is None or orientation is None or header.spacing_mm is None or not is_stepped:
         raise GeometryError(
             "reconstructed SPECT without position, orientation (0054,0022) DetectorInformationSequence, "
-            "(0028,0030) PixelSpacing or (0018,0088) SpacingBetweenSlices; the place of its slices is unknown"
+            "(0028,0030) PixelSpacing or (0018,0088) SpacingBetweenSlices; the position of its slices is unknown"
         )
     normal = np.cross(orientation[:3], orientation[3:])
     places, slots = (_vector(dataset, name, header.frames) for name in ("SliceVector", "TimeSlotVector"))
@@ -89,17 +89,17 @@ def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
 
 
 def _vector(dataset: Dataset, name: str, num_frames: int) -> list[int] | None:
-    """The number that an element gives to each frame, none where it is missing.
+    """Return the number that an element gives to each frame; None where it is missing.
 
     Raises:
-        UnreadableError: If it has another number of values than there are frames.
+        UnreadableError: If its number of values is not the number of frames.
     """
     value = dataset.get(name)
     if value is None:
         return None
     given = [int(value)] if isinstance(value, int) else list(map(int, value))
     if len(given) != num_frames:
-        raise UnreadableError(f"{name} has {len(given)} values for {num_frames} frames; expected one each")
+        raise UnreadableError(f"{name} has {len(given)} values for {num_frames} frames; expected one per frame")
     return given
 
 
@@ -108,7 +108,7 @@ def _frame(base: Header, group: Dataset, number: int, pointers: Sequence[int]) -
 
 
 def _flat(group: Dataset | None, depth: int = 2) -> Dataset:
-    """The elements of a frame's functional groups beside each other; each group is a sequence of one item."""
+    """Return the elements of a frame's functional groups, flattened; each group is a sequence of one item."""
     from pydicom import Dataset as Elements
 
     flat = Elements()

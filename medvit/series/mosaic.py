@@ -1,8 +1,8 @@
-"""Siemens mosaics: the slices of a volume tiled into one image, and where each lies.
+"""Siemens mosaics: the slices of a volume tiled into one image, and the position of each.
 
 The position in the header is that of the mosaic's first pixel as if the whole mosaic were one large slice around the
-center of the volume's slices; a tile's first pixel lies (mosaic - tile) / 2 pixels further in both directions. How many
-tiles hold slices, and to which side of the first one the others lie, only the private CSA header says.
+center of the volume's slices; a tile's first pixel is (mosaic - tile) / 2 pixels from it in both directions. Only the
+private CSA header gives the number of tiles with slices and the direction from the first slice to the others.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SLICE_GAP = "SpacingBetweenSlices"
 CSA_CREATOR, CSA_GROUP, CSA_IMAGE = "SIEMENS CSA HEADER", 0x0029, 0x10
 MR_CREATOR, MR_GROUP, MR_NUM_IMAGES = "SIEMENS MR HEADER", 0x0019, 0x0A
 TAGS = (0x0018_0088, 0x0019_0010, 0x0019_100A, 0x0029_0010, 0x0029_0011, 0x0029_1010, 0x0029_1110)
-"""What only mosaics are asked for, in the two blocks that Siemens reserves."""
+"""Elements read from mosaics only, in the two private blocks that Siemens reserves."""
 
 
 def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
-    """One header a slice of a mosaic, in the order of the tiles, `frame` being the number of the tile.
+    """Return one header per slice of a mosaic, in the order of the tiles; `frame` is the number of the tile.
 
     Raises:
-        GeometryError: If the header does not say how many slices there are, which way they go, or where they lie.
+        GeometryError: If the header lacks the number, the direction or the position of the slices.
     """
     csa = _csa(dataset)
     num_slices = _num_slices(dataset, csa)
@@ -44,7 +44,7 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
             f"a Siemens mosaic of {header.rows} x {header.columns} pixels does not hold {side} x {side} tiles"
         )
     if header.position_mm is None or header.orientation is None or header.spacing_mm is None:
-        raise GeometryError("a Siemens mosaic without position, orientation or pixel spacing; its place is unknown")
+        raise GeometryError("a Siemens mosaic without position, orientation or pixel spacing; its position is unknown")
     rows, columns = header.rows // side, header.columns // side
     row, column, normal = axes_of(header.orientation)
     row_spacing, column_spacing = header.spacing_mm
@@ -65,7 +65,7 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
 
 
 def is_open(dataset: Dataset) -> bool:
-    """Whether a mosaic says how many slices it holds and which way they go, so that it can be opened."""
+    """Return whether a mosaic has the number and direction of its slices, so that it can be split."""
     try:
         csa = _csa(dataset)
         return _num_slices(dataset, csa) > 0 and len(csa.get("SliceNormalVector", ())) == 3
@@ -74,26 +74,26 @@ def is_open(dataset: Dataset) -> bool:
 
 
 def is_closed(dataset: Dataset) -> bool:
-    """Whether a file is a mosaic that does not say what is needed to open it."""
+    """Return whether a file is a mosaic that lacks what is needed to split it."""
     return "MOSAIC" in (dataset.get("ImageType") or ()) and not is_open(dataset)
 
 
 def cut(frame: Frame, number: int, rows: int, columns: int) -> Frame:
-    """The tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
+    """Return the tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
     across = frame.pixels.shape[-1] // columns
     top, left = number // across * rows, number % across * columns
     return replace(frame, pixels=np.ascontiguousarray(frame.pixels[:, top : top + rows, left : left + columns]))
 
 
 def _csa(dataset: Dataset) -> dict[str, list[Any]]:
-    """The tags of the CSA image header, those that hold something."""
+    """Return the non-empty tags of the CSA image header."""
     from nibabel.nicom import csareader
 
     content = _private(dataset, CSA_GROUP, CSA_CREATOR, CSA_IMAGE)
     if not isinstance(content, bytes) or not content:
         raise GeometryError(
             "a Siemens mosaic without its private CSA header (0029,xx10), as after de-identification; "
-            "which tiles are slices is unknown: export it with private elements, or as one slice an instance"
+            "which tiles are slices is unknown: export it with private elements, or as one slice per instance"
         )
     try:
         read = csareader.read(content)
@@ -109,7 +109,7 @@ def _num_slices(dataset: Dataset, csa: dict[str, list[Any]]) -> int:
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise GeometryError("a Siemens mosaic whose CSA header does not say NumberOfImagesInMosaic")
+        raise GeometryError("a Siemens mosaic whose CSA header has no NumberOfImagesInMosaic")
     return number
 
 
@@ -118,10 +118,10 @@ def _step_mm(dataset: Dataset, csa: dict[str, list[Any]], normal: Num[Array, "3"
     gap_mm = dataset.get(SLICE_GAP)
     if len(said) != 3 or gap_mm is None:
         lacking = "SliceNormalVector in its CSA header" if len(said) != 3 else "(0018,0088) SpacingBetweenSlices"
-        raise GeometryError(f"a Siemens mosaic without {lacking}; where its slices lie is unknown")
+        raise GeometryError(f"a Siemens mosaic without {lacking}; the position of its slices is unknown")
     along = float(np.dot(np.array(said, dtype=float), normal))
     if abs(abs(along) - 1.0) > 0.01:
-        raise GeometryError("a Siemens mosaic whose SliceNormalVector is not at a right angle to its slices")
+        raise GeometryError("a Siemens mosaic whose SliceNormalVector is not perpendicular to its slices")
     return normal * math.copysign(float(gap_mm), along)
 
 

@@ -1,8 +1,8 @@
-"""Parallel stacks in one series that no element names, told apart by where their planes lie beside each other.
+"""Parallel stacks within one series that no element identifies, separated by their in-plane offset.
 
 Two hips or two knees, or the disks of a spine, are often one series of parallel planes without (0020,9056) StackID.
-Planes of one stack lie straight behind each other, those of another are shifted within the plane. A tilted gantry
-shifts planes too, but each a little further than the one before, so that no group of planes stands straight.
+Planes of one stack are aligned along the normal, those of another are shifted within the plane. A tilted gantry shifts
+planes too, but each a little more than the previous one, so that no group of planes is aligned.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from medvit.geometry import SHEAR_TOLERANCE_MM
 from medvit.series.volume import POSITION_TOLERANCE_MM, axes_of, slice_spacing_mm
 
 MIN_PLANES = 3
-"""Planes at different distances from which on a group is a stack: two always have one even gap."""
+"""Fewest distinct positions that make a group a stack: two planes always have an even gap."""
 MIN_SHIFT_MM = 10.0
-"""How far stacks must lie beside each other; a patient who moved, or a drift between scans, shifts planes by less."""
+"""Minimum in-plane distance between stacks; patient motion, or drift between scans, shifts planes by less."""
 
 
 def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
-    """The stacks of parallel planes that lie straight and evenly, each shifted within the plane against the others.
+    """Return the aligned, evenly spaced stacks of parallel planes, each shifted within the plane against the others.
 
-    They are in order along the rows and then the columns. All planes are one stack where there is any doubt: a group of
-    fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` beside each other.
+    They are in order along the rows and then the columns. All planes are one stack where there is any doubt: a group
+    of fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` apart.
     """
     row, column, normal = axes_of(planes[0].orientation)
     positions = np.array([plane.position_mm for plane in planes])
@@ -51,7 +51,7 @@ def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _is_even(distances: Float[Array, "planes"]) -> bool:
-    """Whether planes at these distances make one stack with even gaps, or several at the same even distances."""
+    """Return whether planes at these distances form one evenly spaced stack, or several at the same distances."""
     ordered = np.sort(distances)
     apart = ordered[np.concatenate([[True], np.diff(ordered) > POSITION_TOLERANCE_MM])]
     if len(apart) < MIN_PLANES:

@@ -1,4 +1,4 @@
-"""The planes of a DICOM file, one or many, and their pixels: what is alike for slices, frames and tiles of mosaics."""
+"""Planes of a DICOM file, one or several, and their pixels: common to slices, frames and mosaic tiles."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 ALIGNMENT = 64
-"""Bytes of a line of the cache."""
+"""Bytes per cache line."""
 
 
 def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, ...]:
-    """A header for every plane of a file, without pixels; its `beginning` is read if it is not given.
+    """Return a header for every plane of a file, without pixels; `beginning` is read if it is not given.
 
     Raises:
         NotAnImageError: If the file holds no image.
-        UnreadableError: If it cannot be read, or claims more pixels than it can hold.
-        GeometryError: If it is a mosaic and does not say where its slices lie.
+        UnreadableError: If it cannot be read, or declares more pixels than it can hold.
+        GeometryError: If it is a mosaic that lacks the position of its slices.
     """
     dataset = read_elements(path, beginning=beginning)
     header = header_of(dataset, path, None if beginning is None else beginning.size)
@@ -46,10 +46,10 @@ def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, 
 
 
 def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
-    """The planes of an item and their pixels, in the order of the item.
+    """Read the planes of an item and their pixels, in the order of the item.
 
     Raises:
-        DataError: One of its kinds, if a file cannot be read, or is no longer what it was.
+        DataError: A subclass, if a file cannot be read or has changed.
     """
     if item.headers:
         return list(zip(item.headers, _known_frames(item), strict=True))
@@ -64,7 +64,7 @@ def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
 
 
 def hash_pixels(path: Path) -> str | None:
-    """SHA-256 over the decoded pixels of a file and what their values mean: equal whatever the transfer syntax.
+    """Return the SHA-256 of the decoded pixels of a file and the meaning of its values: equal in any transfer syntax.
 
     None where pixels cannot be decoded.
     """
@@ -72,7 +72,7 @@ def hash_pixels(path: Path) -> str | None:
     try:
         with decoding("the pixels"):
             decoded = _decoded(path, [plane.frame for plane in read_planes(path)])
-    except MedvitError:  # reading will say so
+    except MedvitError:  # reading will raise the error
         return None
     for _, frame in decoded:
         digest.update(repr((frame.pixels.dtype.str, frame.pixels.shape, frame.slope, frame.intercept)).encode())
@@ -81,10 +81,10 @@ def hash_pixels(path: Path) -> str | None:
 
 
 def _known_frames(item: Item) -> Iterator[Frame]:
-    """The frames of files that hold one each and whose headers are known."""
+    """Read the frames of single-frame files whose headers are known."""
     packed = [header for header in item.headers if not is_uncompressed(header.transfer_syntax)]
     check_allowed(sum(map(_plane_bytes, packed)), sum(header.num_bytes for header in packed))
-    # One room for all files: memory for each would be asked of the system, and filled with zeros by it, each time.
+    # One buffer for all files: a buffer per file would be requested from the system, and zeroed by it, each time.
     places = _places(item.headers)
     room = np.empty(max(stop for _, stop in places), np.uint8).data
     for path, known, (start, stop) in zip(item.files, item.headers, places, strict=True):
@@ -92,18 +92,19 @@ def _known_frames(item: Item) -> Iterator[Frame]:
 
 
 def _plane_bytes(plane: Header) -> int:
-    """Bytes that the pixels of a plane take once they are decoded."""
+    """Return the number of bytes of a plane's decoded pixels."""
     return plane.rows * plane.columns * max(plane.samples, 1) * -(-max(plane.bits, 1) // 8)
 
 
 def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
-    """Where in one room each file starts and stops; what is compressed takes no room."""
+    """Return the start and stop of each file within one buffer; compressed files take no space."""
     lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
     ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
     starts = [0, *ends[:-1]]
     fronts = [header.native.start for header in headers if header.native is not None]
     if len(fronts) == len(headers):
-        # Pixels at one distance are put together without a copy; an odd number of lines keeps them off each other's.
+        # Pixels at equal distances are stacked without a copy; an odd number of lines keeps them off each other's
+        # cache lines.
         front = -(-max(fronts) // ALIGNMENT) * ALIGNMENT
         behind = max(length - start for length, start in zip(lengths, fronts, strict=True))
         distance = ((front + behind) // ALIGNMENT + 1 | 1) * ALIGNMENT
@@ -122,7 +123,7 @@ def _as_known(path: Path, known: Header, room: memoryview) -> FastDataset | Data
     instance = dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
     size = (dataset.get("Rows"), dataset.get("Columns"))
     if str(instance) != known.instance or size != (known.rows, known.columns):
-        raise UnreadableError("the file is another than when it was found; find the files again")
+        raise UnreadableError("the file changed after it was scanned; run the command again")
     return dataset
 
 
@@ -150,14 +151,14 @@ def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
 
 @lru_cache(maxsize=1)
 def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
-    """A file of many frames, kept: the next volume asked for is most often in the same file."""
+    """Return a multi-frame file, cached: the next requested volume is most often in the same file."""
     return _open(path)
 
 
 def _planes(
     header: Header, dataset: FastDataset | Dataset, more: Callable[[tuple[int, ...]], FastDataset | Dataset]
 ) -> tuple[Header, ...]:
-    """The planes of an instance; `more` gives the elements that only some kinds are asked for."""
+    """Return the planes of an instance; `more` gives the elements that only some kinds need."""
     check(header)
     if header.is_mosaic:
         return mosaic.tiles(header, more(mosaic.TAGS))
@@ -168,5 +169,5 @@ def _planes(
 
 def _plane(planes: Sequence[Header], number: int | None) -> Header:
     if not 0 <= (number or 0) < len(planes):
-        raise UnreadableError("the file has fewer frames than when it was found; find the files again")
+        raise UnreadableError("the file has fewer frames than when it was scanned; run the command again")
     return planes[number or 0]

@@ -1,7 +1,7 @@
-"""What becomes of slices that do not make one regular grid: refused, resampled to one, or kept as images.
+"""Handling of slices that do not form a regular grid: refused, resampled to one, or kept as images.
 
 Resampling moves each slice within its plane onto a straight stack (which shears a tilted gantry back) and then
-interpolates linearly along the slice normal onto even steps. Between slices that lie far apart nothing is invented.
+interpolates linearly along the slice normal onto even steps. Large gaps between slices are not filled.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from medvit.records import Padding
 from medvit.series.volume import ascending
 
 Geometry = Literal["refuse", "resample", "slices"]
-"""What to do with a series whose slices do not make one regular grid."""
+"""Handling of a series whose slices do not form one regular grid."""
 
 RESAMPLED = "resampled to a regular grid"
-"""What the part of a resampled volume is called."""
+"""Name of the part of a resampled volume."""
 
 MAX_GAP_RATIO = 4.0
-"""A gap of more than this many usual ones is not bridged: three slices in a row may be missing."""
+"""A gap of more than this many usual gaps is not bridged: up to three slices in a row may be missing."""
 
 MAX_DRIFT = 1.0
-"""How far slices may be moved within their plane, in fields of view."""
+"""Largest shift of slices within their plane, in fields of view."""
 
 WHOLE_PIXEL = 1e-3
-"""Shifts nearer to whole pixels than this need no interpolation."""
+"""Shifts closer to whole pixels than this need no interpolation."""
 
 
 @dataclass(frozen=True)
 class ResamplingGrid:
-    """Where irregular slices lie on a regular grid.
+    """Positions of irregular slices on a regular grid.
 
-    `order` gives the planes by distance along the normal; `shifts` (planes, 2) how many (columns, rows) each is moved
-    on the grid of `shape` (columns, rows, slices); `heights` (planes,) its place along the slice axis, in grid steps.
+    `order` gives the planes by distance along the normal; `shifts` (planes, 2) by how many (columns, rows) each is
+    shifted on the grid of `shape` (columns, rows, slices); `heights` (planes,) its position along the slice axis, in
+    grid steps.
     """
 
     order: tuple[int, ...]
@@ -53,11 +54,11 @@ class ResamplingGrid:
 
 
 def layout(planes: Sequence[Header]) -> ResamplingGrid:
-    """The regular grid that irregular slices are resampled to: their own pixels, and the usual gap between slices.
+    """Return the regular grid for irregular slices: their own pixels, and the usual gap between slices.
 
     Raises:
-        GeometryError: If they lack a place, differ in size, spacing or orientation, share a position, lie further apart
-            than `MAX_GAP_RATIO` usual gaps, or drift further than `MAX_DRIFT`: then there is nothing to resample.
+        GeometryError: If they lack a position, differ in size, spacing or orientation, share a position, have gaps
+            above `MAX_GAP_RATIO` usual gaps, or drift by more than `MAX_DRIFT`: these cannot be resampled.
     """
     ascent = ascending(planes)
     (row, column, normal), positions = ascent.axes, ascent.positions_mm
@@ -68,7 +69,9 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
     offsets = np.where(np.abs(offsets) < WHOLE_PIXEL, 0.0, offsets)
     size = np.array([planes[0].columns, planes[0].rows])
     if (np.ptp(offsets, axis=0) > MAX_DRIFT * size).any():
-        raise GeometryError("slices lie more than a field of view beside each other; there is no one grid for them")
+        raise GeometryError(
+            "slices are shifted by more than a field of view against each other; they do not fit one grid"
+        )
     low, high = np.floor(offsets.min(axis=0)), np.ceil(offsets.max(axis=0))
     columns, rows = (size + (high - low)).astype(int)
     matrix = np.eye(4)
@@ -87,12 +90,12 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
 def resample(
     slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid, padding: Padding | None = None
 ) -> Num[Array, "i j k"]:
-    """The voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
+    """Return the voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
 
-    Linear within planes and along the normal, among measured pixels alone (normalized convolution); integers are
-    rounded. A voxel that would need a pixel from outside of the slices, or of which most would come from pixels that
-    are padding or not finite, is padding, or NaN in floating point. Where no padding is declared, it holds the lowest
-    measured value of the volume.
+    Linear within planes and along the normal, among measured pixels only (normalized convolution); integers are
+    rounded. A voxel that would need a pixel outside the slices, or most of whose weight is on pixels that are padding
+    or not finite, is padding, or NaN in floating point. Where no padding is declared, it holds the lowest measured
+    value of the volume.
     """
     stored, lost = slices[0].dtype, [not_measured(one, padding) for one in slices]
     outside = _outside(slices, padding)
@@ -102,7 +105,7 @@ def resample(
     for k in range(grid.shape[2]):
         above = min(int(np.searchsorted(grid.heights, k - WHOLE_PIXEL)), len(slices) - 1)
         below = max(above - 1, 0)
-        # Only two slices are held at a time, in the order in which they are met.
+        # Only two slices are held at a time, in the order of use.
         placed = {
             n: placed[n] if n in placed else _moved_with_gaps(slices[n], lost[n], grid.shifts[n], grid)
             for n in (below, above)
@@ -120,14 +123,14 @@ def resample(
 
 @dataclass(frozen=True)
 class _Moved:
-    """A slice on the plane of a grid, NaN where it does not reach; `share` of each pixel was measured, none of all."""
+    """Slice on the plane of a grid, NaN outside it; `share` is the measured share of each pixel, None if all were."""
 
     values: Float[Array, "i j"]
     share: Float[Array, "i j"] | None = None
 
 
 def _mixed(below: _Moved, above: _Moved, weight: float) -> tuple[Float[Array, "i j"], Bool[Array, "i j"] | None]:
-    """Values between two slices, and where most of them would come from gaps; none where there are no gaps."""
+    """Return values between two slices, and where most of their weight is on gaps; None for gaps if there are none."""
 
     def between(one: Float[Array, "i j"], other: Float[Array, "i j"]) -> Float[Array, "i j"]:
         return one if one is other else (1.0 - weight) * one + weight * other
@@ -156,13 +159,13 @@ def _moved_with_gaps(
 
 
 def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
-    """How many even steps lie between the first and the last slice, about one usual gap each, and their length."""
+    """Return the number of even steps from the first to the last slice, about one usual gap each, and their length."""
     gaps = np.diff(distances)
     usual = float(np.median(gaps))
     if gaps.max() > MAX_GAP_RATIO * usual:
         raise GeometryError(
-            f"slices lie up to {gaps.max():.2f} mm apart, usually {usual:.2f} mm; "
-            f"expected gaps up to {MAX_GAP_RATIO:g} usual ones, as nothing between them is known"
+            f"slices are up to {gaps.max():.2f} mm apart, usually {usual:.2f} mm; "
+            f"expected gaps up to {MAX_GAP_RATIO:g} times the usual one, since larger ones are not interpolated"
         )
     extent = float(distances[-1] - distances[0])
     num_steps = max(1, round(extent / usual))
@@ -170,7 +173,7 @@ def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
 
 
 def _moved(pixels: Num[Array, "h w"], shift: Float[Array, "2"], grid: ResamplingGrid) -> Float[Array, "i j"]:
-    """Pixels (columns, rows) moved by (columns, rows) on the plane of a grid; NaN where the slice does not reach."""
+    """Return pixels (columns, rows) shifted by (columns, rows) on the plane of a grid; NaN outside the slice."""
     columns, rows, _ = grid.shape
     plane = np.full((columns + 1, rows + 1), np.nan)
     left, top = whole = np.floor(shift + WHOLE_PIXEL).astype(int)

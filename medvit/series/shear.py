@@ -1,4 +1,4 @@
-"""Volumes whose axes are not at right angles, put on a grid of right angles along their first axis and first plane."""
+"""Straightening of sheared volumes: a right-angled grid along their first axis and first plane."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy import ndarray as Array
 from medvit.geometry import Affine
 
 CLOSE = 1e-3
-"""Voxels by which a grid may fall short of the last voxel of its source."""
+"""Tolerance, in voxels, by which a grid may end before the last voxel of its source."""
 
 
 def straightened(
     voxels: Num[Array, "i j k"], affine: Affine, interpolation: Literal["linear", "nearest"]
 ) -> tuple[Num[Array, "a b d"], Affine]:
-    """Voxels interpolated on the grid of right angles that holds them all, in their type.
+    """Return voxels interpolated on the right-angled grid that holds them all, in their type.
 
-    Where the source does not reach, the grid holds its lowest value; label maps, interpolated to the nearest, 0.
+    Outside the source, the grid holds its lowest value; label maps use nearest-neighbor interpolation and hold 0 there.
     """
     from scipy.ndimage import affine_transform
 
@@ -39,7 +39,7 @@ def straightened(
 
 
 def straight_grid(shape: tuple[int, ...], affine: Affine) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine of the grid of right angles around all voxels of another; planes keep their distance."""
+    """Return the shape and affine of the right-angled grid around all voxels of another; planes keep their distance."""
     steps = affine.matrix[:3, :3]
     directions, _ = np.linalg.qr(steps)
     directions = directions * np.sign((directions * steps).sum(axis=0))

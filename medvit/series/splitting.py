@@ -1,7 +1,7 @@
-"""One series taken apart: pictures beside volumes, stacks of different planes, and the times or echoes of each stack.
+"""Splitting of one series: images beside volumes, stacks of different planes, and the times or echoes of each stack.
 
-What is one volume is decided by where planes lie, by what their traits say, and last by the order of their numbers;
-never by file names, nor by how many of them there are.
+Volumes are decided by the positions of planes, by their traits, and last by the order of their numbers; never by file
+names or by the number of planes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medvit.series.parallel_stacks import side_by_side
 from medvit.series.volume import axes_of, position_tolerance_mm
 
 SCOUT_DEGREES = 30.0
-"""A lone plane this far turned from all others of its series is a scout; one turned less is a slice gone astray."""
+"""A lone plane tilted by at least this from all others of its series is a scout; one tilted less is a stray slice."""
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -31,7 +31,7 @@ COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "W"
 COMPONENTS |= {name.upper(): name for name in COMPONENTS.values()}
 COMPONENTS |= {"IP": "in phase", "IN_PHASE": "in phase", "OP": "opposed phase", "OPP_PHASE": "opposed phase"}
 COMPONENTS |= {"OUT_PHASE": "opposed phase", "ADC": "ADC", "FA": "FA", "TRACEW": "trace", "MIXED": "mixed"}
-"""Known words of ImageType and ComplexImageComponent, and what they mean."""
+"""Known values of ImageType and ComplexImageComponent, and their meaning."""
 RAW_TYPES = {0.0: "magnitude", 1.0: "phase", 2.0: "real", 3.0: "imaginary"}
 """Values of GE's (0043,xx2F)."""
 UNITS = {"echo time": "ms", "inversion time": "ms", "flip angle": "degrees", "b-value": "s/mm2", "tube voltage": "kV"}
@@ -39,9 +39,9 @@ UNITS = {"echo time": "ms", "inversion time": "ms", "flip angle": "degrees", "b-
 
 @dataclass(frozen=True)
 class Subseries:
-    """Planes that are to make one volume, and what tells them from the others of their series, in words.
+    """Planes that form one volume, and the words that separate it from the other parts of its series.
 
-    `num_positions` is how many positions the parts of other times have, where they are told apart by time.
+    `num_positions` is the number of positions in the parts of other times, where parts are separated by time.
     """
 
     planes: tuple[Header, ...]
@@ -50,18 +50,18 @@ class Subseries:
 
     @property
     def name(self) -> str:
-        """What it is, such as `b-value 1000 s/mm2, time 2 of 10`; empty where the series is one volume."""
+        """Name of the part, such as `b-value 1000 s/mm2, time 2 of 10`; empty where the series is one volume."""
         return ", ".join(self.names)
 
     def named(self, name: str) -> Subseries:
-        """The same part with one more name before the others."""
+        """Return the same part with one more name before the others."""
         return replace(self, names=(name, *self.names))
 
     def check_whole(self) -> None:
-        """Passes a part that lacks no position of the other times.
+        """Check that a part has all positions of the other times.
 
         Raises:
-            GeometryError: If it does, as where an acquisition was broken off.
+            GeometryError: If positions are missing, as after an aborted acquisition.
         """
         if self.num_positions is not None and len(self.planes) < self.num_positions:
             raise GeometryError(
@@ -71,17 +71,17 @@ class Subseries:
 
 @dataclass(frozen=True)
 class Separated:
-    """A series by stacks of parallel planes; scouts are planes of their own."""
+    """Series separated into stacks of parallel planes; scouts are planes of their own."""
 
     stacks: tuple[tuple[Header, ...], ...]
     scouts: tuple[Header, ...]
 
 
 def separate(planes: Sequence[Header]) -> Separated:
-    """Stacks of planes that are parallel, of one size and of one pixel spacing, and the scouts among them.
+    """Return stacks of parallel planes of one size and one pixel spacing, and the scouts among them.
 
     Raises:
-        GeometryError: If a plane lies by itself and is no scout, as where orientations are mixed.
+        GeometryError: If a lone plane is not a scout, as where orientations are mixed.
     """
     if any(not plane.has_place for plane in planes):
         return Separated((tuple(planes),), ())
@@ -97,10 +97,10 @@ def separate(planes: Sequence[Header]) -> Separated:
 
 
 def parts(stack: Sequence[Header]) -> list[Subseries]:
-    """The volumes of a stack, each with at most one plane a position.
+    """Return the volumes of a stack, each with at most one plane per position.
 
     Raises:
-        GeometryError: If neither traits nor instance numbers tell the planes at one position apart.
+        GeometryError: If neither traits nor instance numbers separate the planes at one position.
     """
     if any(not plane.has_place for plane in stack):
         return [Subseries(tuple(stack))]
@@ -126,7 +126,7 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Subseries]:
         else:
             continue
         labels = _labels(name, list(groups))
-        # Acquisitions may cover ranges that overlap; other times repeat all positions.
+        # Acquisitions may cover overlapping ranges; other time points repeat all positions.
         is_range = name == "acquisition" and max(map(_num_positions, groups.values())) < len(counts)
         expected = None if is_range else len(counts)
         found = [
@@ -139,7 +139,7 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Subseries]:
 
 
 def _stacks(planes: Sequence[Header]) -> list[Subseries]:
-    """The parts of parallel stacks that lie side by side; none where all planes may be one stack."""
+    """Return the parts of parallel stacks that are side by side; None where all planes may be one stack."""
     stacks = side_by_side(planes)
     if len(stacks) == 1:
         return []
@@ -151,14 +151,14 @@ def _stacks(planes: Sequence[Header]) -> list[Subseries]:
 def _by_number(
     planes: list[Header], positions: Int[Array, "planes"], counts: Int[Array, "positions"]
 ) -> list[Subseries]:
-    """Volumes in the order of instance and frame numbers, where no element says what they are."""
+    """Return volumes in the order of instance and frame numbers, where no element separates them."""
     ranks = _ranks(positions, [(float(plane.number), float(plane.frame or 0)) for plane in planes])
     if ranks is None:
         low, high = int(counts.min()), int(counts.max())
         each = f"{low} to {high} instances" if low < high else f"{high} instances" + " each" * (len(counts) > 1)
         held = "1 position holds" if len(counts) == 1 else f"{len(counts)} positions hold"
         raise GeometryError(
-            f"{held} {each}, and neither tags nor instance numbers tell which belong together: are instances missing?"
+            f"{held} {each}, and neither tags nor instance numbers show which belong together: are instances missing?"
         )
     groups = _grouped(planes, ranks)
     return [
@@ -168,7 +168,7 @@ def _by_number(
 
 
 def _ranks(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> list[float] | None:
-    """The place of each plane among those at its position; none if positions differ in number or values are equal."""
+    """Return the rank of each plane among those at its position; None if counts differ or values are equal."""
     members: dict[int, list[int]] = defaultdict(list)
     for n, position in enumerate(positions):
         members[int(position)].append(n)
@@ -184,7 +184,7 @@ def _ranks(positions: Int[Array, "planes"], values: Sequence[DimensionValue | No
 
 
 def _positions(planes: Sequence[Header]) -> Int[Array, "planes"]:
-    """The number of the position of each plane, counted along the slice normal."""
+    """Return the index of the position of each plane, counted along the slice normal."""
     distances = np.array([plane.position_mm for plane in planes]) @ axes_of(planes[0].orientation).normal
     order = np.argsort(distances, kind="stable")
     is_new = np.concatenate([[False], np.diff(distances[order]) > position_tolerance_mm(planes)])
@@ -198,7 +198,7 @@ def _num_positions(planes: Sequence[Header]) -> int:
 
 
 def _vary(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> bool:
-    """Whether planes at any one position differ."""
+    """Return whether planes at any one position differ."""
     first: dict[int, DimensionValue | None] = {}
     return any(
         first.setdefault(int(position), value) != value for position, value in zip(positions, values, strict=True)
@@ -215,7 +215,7 @@ def _grouped(
 
 
 def _order(value: DimensionValue | None) -> tuple[float, tuple[float, ...], str]:
-    """A key that sorts values of any kind: none, numbers, vectors, words."""
+    """Return a key that sorts values of any type: None, numbers, vectors, words."""
     if value is None:
         return -1.0, (), ""
     if isinstance(value, str):
@@ -224,7 +224,7 @@ def _order(value: DimensionValue | None) -> tuple[float, tuple[float, ...], str]
 
 
 def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
-    """What each value means, in words that hold nothing a person typed: free texts are numbered, not quoted."""
+    """Return a label for each value without any text a person typed: free texts are numbered, not quoted."""
     if name == "raw data type":
         return [RAW_TYPES.get(value, "other") if isinstance(value, float) else "other" for value in values]
     if name in UNITS:
@@ -238,7 +238,7 @@ def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
 
 
 def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
-    """The known word of each value that is not in all of them."""
+    """Return the known words of each value that are not in all of them."""
     words = [value.upper().split("\\") if isinstance(value, str) else [] for value in values]
     shared = set(words[0]).intersection(*words)
     known = [[COMPONENTS[word] for word in those if word in COMPONENTS and word not in shared] for those in words]
@@ -246,7 +246,7 @@ def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
 
 
 def _alike(planes: Sequence[Header]) -> list[list[Header]]:
-    """Planes by size, pixel spacing and direction, in order of first appearance."""
+    """Group planes by size, pixel spacing and direction, in order of first appearance."""
     said = [(plane.rows, plane.columns, plane.spacing_mm or (), plane.orientation or ()) for plane in planes]
     place: Callable[[tuple[float, ...]], int] = _memory([])
     kinds = {one: (*one[:2], tuple(round(mm, 3) for mm in one[2]), place(one[3])) for one in dict.fromkeys(said)}
@@ -257,7 +257,7 @@ def _alike(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int]:
-    """Gives equal numbers to orientations that are equal within `AXIS_TOLERANCE`."""
+    """Assign equal numbers to orientations that are equal within `AXIS_TOLERANCE`."""
     numbers: dict[tuple[float, ...], int] = {}
 
     def place(orientation: tuple[float, ...]) -> int:
@@ -272,7 +272,7 @@ def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int
 
 
 def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
-    """Planes by (0020,9056) StackID; as one stack where an identifier is given to lone planes, as some makers do."""
+    """Group planes by (0020,9056) StackID; one stack where lone planes have their own IDs, as some makers write."""
     groups: dict[str, list[Header]] = defaultdict(list)
     for plane in planes:
         groups[plane.stack].append(plane)
@@ -280,7 +280,7 @@ def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
 
 
 def _degrees(one: Header, other: Header) -> float:
-    """The angle between two planes, 0 to 90 degrees."""
+    """Return the angle between two planes, 0 to 90 degrees."""
     normals = [axes_of(plane.orientation).normal for plane in (one, other)]
     cosine = abs(float(normals[0] @ normals[1])) / float(np.linalg.norm(normals[0]) * np.linalg.norm(normals[1]))
     return float(np.degrees(np.arccos(min(1.0, cosine))))
@@ -290,5 +290,5 @@ def _mixed(stacks: Sequence[Sequence[Header]]) -> str:
     num_lone = sum(len(stack) == 1 for stack in stacks)
     return (
         f"{num_lone} of {sum(map(len, stacks))} slices differ in orientation, size or pixel spacing from all others of "
-        "the series, and are no scouts; expected stacks of parallel slices of one size"
+        "the series, and are not scouts; expected stacks of parallel slices of one size"
     )

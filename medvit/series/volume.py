@@ -1,7 +1,7 @@
-"""From DICOM planes to regular volumes: grouping, order along the slice normal, and the verdict on geometry.
+"""From DICOM planes to regular volumes: grouping, order along the slice normal, and geometry checks.
 
 Order and distances come from (0020,0032) ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1);
-SliceThickness and SliceLocation are never looked at: slices may overlap or leave gaps.
+SliceThickness and SliceLocation are never used: slices may overlap or leave gaps.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from medvit.geometry import AXIS_TOLERANCE, SHEAR_TOLERANCE_MM, Affine, lps_to_r
 from medvit.records import patients_of
 
 GAP_TOLERANCE_MM = 0.1
-"""How far gaps between slices may differ: positions are often written to 0.1 mm. A quarter of the gap at most."""
+"""Largest difference between slice gaps: positions are often written to 0.1 mm. At most a quarter of the gap."""
 
 GAP_TOLERANCE = 0.02
-"""How far gaps may differ as a share of the usual one: scanners round positions of thick slices more coarsely."""
+"""Largest difference as a share of the usual gap: scanners round positions of thick slices more coarsely."""
 
 POSITION_TOLERANCE_MM = 0.01
-"""Slices nearer to each other than this lie at one position; a quarter of a pixel at most, as of B-scans of OCT."""
+"""Slices closer than this are at one position; at most a quarter of a pixel, as for B-scans of OCT."""
 
 SPACING_TOLERANCE_MM = 1e-3
-"""How far the pixel spacing of slices of one series may differ."""
+"""Largest difference in pixel spacing between slices of one series."""
 
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Slices in ascending order along the slice normal, and where they lie.
+    """Slices in ascending order along the slice normal, and their grid.
 
     `affine` maps (column, row, slice) to RAS+ mm, before axes are permuted or flipped to RAS+ order.
     """
@@ -49,11 +49,11 @@ class SliceStack:
 
 
 def group(headers: Iterable[Header]) -> list[list[Header]]:
-    """Headers by series, in order of first appearance; never of two patients or studies, whatever they are called.
+    """Group headers by series, in order of first appearance; never across patients or studies, whatever their UIDs.
 
-    Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing and
-    description are one series, under an identifier derived from what they hold (`"derived-"` and a hash): the same
-    wherever the folder lies.
+    Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing
+    and description are one series, under an identifier derived from their contents (`"derived-"` and a hash),
+    independent of the folder's location.
     """
     found = list(headers)
     groups: dict[tuple[object, ...], list[Header]] = {}
@@ -63,10 +63,10 @@ def group(headers: Iterable[Header]) -> list[list[Header]]:
 
 
 def arrange(headers: Sequence[Header]) -> SliceStack:
-    """The slices of one regular volume in order.
+    """Return the slices of one regular volume in order.
 
     Raises:
-        GeometryError: If an element is missing, slices differ in size, orientation or spacing, several lie at one
+        GeometryError: If an element is missing, slices differ in size, orientation or spacing, several are at one
             position (a time or echo series), the stack is sheared (gantry tilt), or gaps differ by more than
             `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`.
     """
@@ -77,7 +77,7 @@ def arrange(headers: Sequence[Header]) -> SliceStack:
 
     row_spacing, column_spacing = headers[0].spacing_mm or (0.0, 0.0)
     matrix = np.eye(4)
-    matrix[:3, 0] = axes.row * column_spacing  # the next column lies along the row
+    matrix[:3, 0] = axes.row * column_spacing  # the next column is along the row
     matrix[:3, 1] = axes.column * row_spacing
     matrix[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
     matrix[:3, 3] = positions[0]
@@ -85,7 +85,7 @@ def arrange(headers: Sequence[Header]) -> SliceStack:
 
 
 class Axes(NamedTuple):
-    """The directions of a row and of a column, and their cross product, the slice normal, in LPS."""
+    """Directions of a row and of a column, and their cross product, the slice normal, in LPS."""
 
     row: Float[Array, "3"]
     column: Float[Array, "3"]
@@ -94,7 +94,7 @@ class Axes(NamedTuple):
 
 @lru_cache(64)
 def axes_of(orientation: tuple[float, ...] | None) -> Axes:
-    """The axes that (0020,0037) ImageOrientationPatient gives; kept, as all planes of a stack have the same."""
+    """Return the axes of (0020,0037) ImageOrientationPatient; cached, as all planes of a stack share them."""
     row, column = np.array(orientation).reshape(2, 3)
     axes = Axes(row, column, np.cross(row, column))
     for axis in axes:
@@ -104,7 +104,7 @@ def axes_of(orientation: tuple[float, ...] | None) -> Axes:
 
 @dataclass(frozen=True)
 class Ascent:
-    """Planes of one direction by distance along their normal (LPS): `positions_mm` (planes, 3) in the `order` given."""
+    """Planes of one direction by distance along their normal (LPS): `positions_mm` (planes, 3) in the given `order`."""
 
     axes: Axes
     order: Int[Array, "planes"]
@@ -112,7 +112,7 @@ class Ascent:
 
 
 def ascending(headers: Sequence[Header]) -> Ascent:
-    """Planes in ascending order along their slice normal.
+    """Sort planes in ascending order along their slice normal.
 
     Raises:
         GeometryError: If an element is missing, planes differ in size, orientation or spacing, or share a position.
@@ -128,7 +128,7 @@ def ascending(headers: Sequence[Header]) -> Ascent:
 
 
 def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> float:
-    """Distance between neighboring slices, in mm, their positions ascending along `normal`.
+    """Return the distance between neighboring slices, in mm, their positions ascending along `normal`.
 
     Raises:
         GeometryError: If gaps differ by more than `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`, as when a slice is missing.
@@ -148,10 +148,10 @@ def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "
 
 
 def _check_present(headers: Sequence[Header]) -> None:
-    """Passes slices that all say where they lie.
+    """Check that all slices have a position, an orientation and a pixel spacing.
 
     Raises:
-        GeometryError: If position, orientation or pixel spacing is missing or no such thing in any.
+        GeometryError: If position, orientation or pixel spacing is missing or invalid in any slice.
     """
     wanted = {
         "(0028,0030) PixelSpacing": [header.spacing_mm for header in headers],
@@ -161,7 +161,7 @@ def _check_present(headers: Sequence[Header]) -> None:
     for element, values in wanted.items():
         if not all(map(_is_said, set(values))):
             num_lacking = len(values) - sum(map(_is_said, values))
-            raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their place is unknown")
+            raise GeometryError(f"no {element} in {num_lacking} of {len(headers)} slices; their position is unknown")
     if any(min(header.spacing_mm or ()) <= 0.0 for header in headers):
         raise GeometryError("(0028,0030) PixelSpacing is zero or negative; expected millimeters above zero")
 
@@ -171,7 +171,7 @@ def _is_said(place: tuple[float, ...] | None) -> bool:
 
 
 def _check_alike(headers: Sequence[Header]) -> None:
-    """Passes slices of one size, one orientation and one pixel spacing.
+    """Check that slices have one size, one orientation and one pixel spacing.
 
     Raises:
         GeometryError: If they differ.
@@ -191,7 +191,7 @@ def _check_alike(headers: Sequence[Header]) -> None:
 
 
 def _different(values: Sequence[tuple[float, ...] | None]) -> Float[Array, "values n"]:
-    """Each value once: mostly there is but one."""
+    """Return the distinct values: usually there is only one."""
     return np.array(list(dict.fromkeys(values)))
 
 
@@ -200,7 +200,7 @@ def _number_of(orientations: Float[Array, "slices 6"]) -> int:
 
 
 def _check_upright(axes: Axes) -> None:
-    """Passes directions that are unit vectors at a right angle.
+    """Check that directions are unit vectors at a right angle.
 
     Raises:
         GeometryError: If they are not.
@@ -211,16 +211,16 @@ def _check_upright(axes: Axes) -> None:
 
 
 def position_tolerance_mm(headers: Sequence[Header]) -> float:
-    """How near to each other slices must lie to count as at one position."""
+    """Return the distance below which slices count as at one position."""
     sides = {side for spacing in {header.spacing_mm for header in headers} for side in spacing or ()}
     return min([POSITION_TOLERANCE_MM, *(side / 4 for side in sides if side > 0)])
 
 
 def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> None:
-    """Passes slices at ascending distances along their normal, in mm, of which no two are at one position.
+    """Check that no two slices at ascending distances along their normal, in mm, share a position.
 
     Raises:
-        GeometryError: If two are nearer to each other than the tolerance.
+        GeometryError: If two are closer than the tolerance.
     """
     is_new = np.concatenate([[True], np.diff(distances) > tolerance_mm])
     counts = np.bincount(np.cumsum(is_new) - 1)
@@ -228,7 +228,7 @@ def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> N
         low, high = counts.min(), counts.max()
         positions = "1 position holds" if len(counts) == 1 else f"{len(counts)} positions hold"
         each = f"{low} to {high} instances" if low < high else f"{high} instances" + " each" * (len(counts) > 1)
-        raise GeometryError(f"{positions} {each}; expected one a position: split the time points or echoes")
+        raise GeometryError(f"{positions} {each}; expected one per position: split the time points or echoes")
 
 
 def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> None:

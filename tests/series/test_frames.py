@@ -183,7 +183,7 @@ def test_frames_of_classes_without_places_are_images_and_counted(
 def test_frames_of_classes_of_slices_without_places_are_refused_once(tmp_path: Path, sop_class: str):
     refused = only([write_multiframe(tmp_path / "a.dcm", counted(3), [], SOPClassUID=sop_class, Modality="XA")])
     assert refused.code == "geometry"
-    assert "their place is unknown" in refused.reason
+    assert "their position is unknown" in refused.reason
 
 
 def test_one_frame_of_a_class_of_slices_without_a_place_is_an_image(tmp_path: Path):
@@ -207,7 +207,7 @@ def test_frames_of_mr_without_places_are_refused_and_kept_as_images_on_demand(tm
     file = write_multiframe(tmp_path / "a.dcm", counted(3), [])
     refused = only([file])
     assert refused.code == "geometry"
-    assert "their place is unknown" in refused.reason
+    assert "their position is unknown" in refused.reason
     assert [one.part for one in find([file], geometry="slices")] == [f"slice {n} of 3" for n in (1, 2, 3)]
 
 

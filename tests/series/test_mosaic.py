@@ -88,7 +88,7 @@ def test_mosaics_of_one_series_are_its_times(write_mosaic):
     [
         ({"normal": ()}, "without SliceNormalVector in its CSA header"),
         ({"SpacingBetweenSlices": None}, r"without (0018,0088) SpacingBetweenSlices"),
-        ({"normal": ("1", "0", "0")}, "not at a right angle"),
+        ({"normal": ("1", "0", "0")}, "not perpendicular"),
     ],
 )
 def test_a_mosaic_that_does_not_say_where_its_slices_lie_is_refused(write_mosaic, options, said):

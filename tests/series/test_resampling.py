@@ -115,7 +115,7 @@ def test_a_regular_series_is_a_volume_under_every_policy(write_series, geometry)
 
 def test_nothing_is_invented_across_a_wide_gap(write_slice):
     files = write_field(write_slice, straight(0, 1, 2, 3, 20), [1, 0, 0, 0, 1, 0])
-    assert "slices lie up to 17.00 mm apart, usually 1.00 mm" in only(files, geometry="resample").reason
+    assert "slices are up to 17.00 mm apart, usually 1.00 mm" in only(files, geometry="resample").reason
 
 
 def test_mixed_orientations_cannot_be_resampled(write_slice):

@@ -207,7 +207,7 @@ def test_two_instances_that_claim_to_be_one_and_differ_are_refused_with_their_se
     write_slice(numbered(9), position=(0, 0, 3), InstanceNumber=3)
     (refused,) = found_in(tmp_path)
     assert (refused.code, len(refused.files)) == ("conflict", 5)
-    assert refused.reason.startswith("2 instances claim the same place and number as another and hold other pixels")
+    assert refused.reason.startswith("2 instances have the same position and number as another but different pixels")
 
 
 def test_images_of_one_uid_that_differ_in_size_are_refused_with_copies_of_them(write_slice, tmp_path):
@@ -218,7 +218,7 @@ def test_images_of_one_uid_that_differ_in_size_are_refused_with_copies_of_them(w
     write_slice(numbered(1), **image | {"SOPInstanceUID": "1.2.3.5"})
     refused, taken = sorted(found_in(tmp_path), key=lambda one: len(one.files), reverse=True)
     assert (refused.code, len(refused.files)) == ("conflict", 3)
-    assert refused.reason.startswith("3 instances have one (0008,0018) SOPInstanceUID and differ in pixels or header")
+    assert refused.reason.startswith("3 instances have the same (0008,0018) SOPInstanceUID but differ")
     assert taken.kind == "image"
 
 
