@@ -1,9 +1,9 @@
-"""Readers of image formats, one a file; each refuses with a reason rather than guess.
+"""Readers of image formats, one per file; each refuses with a reason rather than guess.
 
-The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and its
-name, *finds* the images in the files it knows without reading pixels, gives the *texts* of a file beside its pixels,
-and *reads* one image: volumes (C, I, J, K) come in RAS+ order with an affine in mm, pixels in their stored type with
-`slope`, `intercept` and `unit`. LPS does not leave this room.
+The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and
+its name, *finds* the images in the files it recognizes without reading pixels, returns the *texts* of a file besides
+its pixels, and *reads* one image: volumes (C, I, J, K) come in RAS+ order with an affine in mm, pixels in their stored
+type with `slope`, `intercept` and `unit`. LPS is never used outside this room.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from medvit.series.resampling import Geometry
 from medvit.types import Image
 
 VERSION = 3
-"""Raise when what this room reads of a file changes, so that an update of a dataset reads it again."""
+"""Raise when the values read from a file change, so that an update of a dataset reads its files again."""
 HEAD_BYTES = 512
-"""What of a file a reader sees before it says whether it knows the format."""
+"""Bytes of a file that a reader sees to decide whether it recognizes the format."""
 FIRST = "slide"
-"""The format that is asked before all others."""
+"""Format that is tried before all others."""
 
 
 @runtime_checkable
@@ -42,34 +42,34 @@ class Reader(Protocol):
     name: str
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the file claims to be of this format, by its first `HEAD_BYTES` bytes or by its suffix."""
+        """Return whether the file claims to be of this format, by its first `HEAD_BYTES` bytes or by its suffix."""
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """The images in files of this format, or why there is none; every file is told of once. Reads no pixels."""
+        """Find the images in files of this format; yield each file once, as items or a refusal. Reads no pixels."""
 
     def read(self, item: Item) -> Image:
-        """The pixels of one image.
+        """Read the pixels of one image.
 
         Raises:
-            DataError: One of its kinds, if the pixels or their geometry are not what the header promised.
+            DataError: A subclass, if the pixels or their geometry contradict the header.
         """
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Every free text and identifier that a file of this format can hold, whether `read` uses it or not.
+        """Yield every free text and identifier that a file of this format can hold, whether `read` uses it or not.
 
         Raises:
-            DataError: One of its kinds, if not all of them can be read; those that can come before.
+            DataError: A subclass, if not all of them can be read; readable ones come first.
         """
 
 
 @runtime_checkable
 class MaskReader(Protocol):
-    """A reader whose files may be label maps of one another."""
+    """Reader of files that may be label maps of one another."""
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """The label map in a file, labels unscaled, in RAS+ order where it has an affine.
+        """Read the label map in a file, labels unscaled, in RAS+ order where it has an affine.
 
-        Where a file leaves its grid open, what was answered for its `image` holds for it, too.
+        Where a file does not define its grid, the options given for its `image` apply to it, too.
         """
 
 
@@ -87,32 +87,32 @@ class SizedReader(Protocol):
 
 @runtime_checkable
 class GridReader(Protocol):
-    """A reader of files that may say where their voxels lie in two ways, or not at all."""
+    """Reader of files that may define their grid twice, or not at all."""
 
     def with_grid(self, grid: GeometryConfig) -> Reader:
-        """The same reader with answers for such files."""
+        """Return the same reader with options for such files."""
 
 
 @runtime_checkable
 class SeriesReader(Protocol):
-    """A reader whose files make images together: `find` is to look into each file, in any process, then to `join`."""
+    """Reader of files that form images together: `look` at each file, in any process, then `join`."""
 
     header_type: type
-    """What is known of a plane of a file that was looked into: a frozen dataclass of plain values, `file` its path."""
+    """Header of a plane of a scanned file: a frozen dataclass of plain values, `file` its path."""
 
     def look(self, path: Path, beginning: FileHead) -> Sequence[Any] | Refusal:
-        """The headers of the planes in a file that begins so, or the `Refusal` of it."""
+        """Return the headers of the planes in a file with this beginning, or its `Refusal`."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
-        """The images that planes with these headers make, and the refusals."""
+        """Return the images that planes with these headers form, and the refusals."""
 
     def with_geometry(self, geometry: Geometry) -> SeriesReader:
-        """The same reader with an answer to slices that make no regular grid."""
+        """Return the same reader with a setting for slices that do not form a regular grid."""
 
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """A file that was looked into: its format, and its headers or refusal where files of the format make series."""
+    """A scanned file: its format, and its headers or refusal where files of the format form series."""
 
     path: Path = field(repr=False)
     reader: str = ""
@@ -121,23 +121,23 @@ class ScannedFile:
 
 
 ScanFiles = Callable[[Sequence[Path]], Iterable[ScannedFile]]
-"""Looks into files, in their order; it may do so in several processes or remember what it saw."""
+"""Scans files, in their order; it may use several processes or a cache."""
 
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    """Every format, slides first and then by name; the first one that sniffs a file reads it."""
+    """Return every format, slides first and then by name; the first one that sniffs a file reads it."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     found = [module.READER for module in modules if hasattr(module, "READER")]
-    # A slide is a TIFF or DICOM by its first bytes, so it is looked for before those.
+    # A slide is a TIFF or DICOM by its first bytes, so slides are tried first.
     return tuple(sorted(found, key=lambda reader: (reader.name != FIRST, reader.name)))
 
 
 def reader(name: str) -> Reader:
-    """The format of a name, as `Item.reader` has it.
+    """Return the format of a name, as in `Item.reader`.
 
     Raises:
-        DataError: If there is none, as when the item was found by another version.
+        DataError: If there is none, for example for an item found by another version.
     """
     for known in readers():
         if known.name == name:
@@ -146,9 +146,9 @@ def reader(name: str) -> Reader:
 
 
 def scan_file(path: Path, beginning: FileHead | None = None) -> ScannedFile:
-    """What a file is, and its headers where the format looks into files one by one.
+    """Detect the format of a file, and read its headers where the format scans files one by one.
 
-    Its `beginning` is read if it is not given.
+    `beginning` is read if it is not given.
     """
     if beginning is None:
         try:
@@ -168,7 +168,7 @@ def scan_file(path: Path, beginning: FileHead | None = None) -> ScannedFile:
 
 
 def scan_each(files: Sequence[Path]) -> Iterator[ScannedFile]:
-    """Looks into files one after the other, in this process."""
+    """Scan files one after the other, in this process."""
     return map(scan_file, files)
 
 
@@ -180,11 +180,11 @@ def find(
     stacks: StacksConfig | None = None,
     mask_folder: Sequence[str] = (),
 ) -> Iterator[Item | Refusal]:
-    """The images in some files, with their label maps, and what is refused and why; every file is told of.
+    """Find the images in files, with their label maps, and the refused files with reasons; every file is covered.
 
-    `geometry` is what becomes of images that make no regular grid: refused, resampled to one, or kept as images. With
-    `stacks`, the pictures of a folder are one volume. A file of many frames may be told of more than once. Label maps
-    lie in folders called `mask_folder`, or beside their images as `medvit.readers.label_maps` has it.
+    `geometry` is the handling of images that do not form a regular grid: refused, resampled to one, or kept as images.
+    With `stacks`, the images of a folder are one volume. A multi-frame file may be reported more than once. Label maps
+    are in folders named `mask_folder`, or beside their images as `medvit.readers.label_maps` defines.
     """
     yield from stacked(_each(files, GeometryConfig.of(geometry), look, mask_folder), stacks)
 
@@ -215,10 +215,10 @@ def _each(
 
 
 def read(item: Item) -> Image:
-    """The pixels of an image, and its label map where it has one.
+    """Read the pixels of an image, and its label map where it has one.
 
     Raises:
-        DataError: One of its kinds; the text names no path and no patient.
+        DataError: A subclass; the text names no path and no patient.
     """
     with decoding(f"the {item.kind}"):
         image = reader(item.reader).read(item)
@@ -245,16 +245,16 @@ def extent(item: Item) -> Extent | None:
 
 
 def read_masks(item: Item) -> list[LabelMap]:
-    """The label maps of an image as its files have them: none, one, or one for each picture of a stack.
+    """Read the label maps of an image as its files have them: none, one, or one per image of a stack.
 
     Raises:
-        DataError: One of its kinds; the text names no path and no patient.
+        DataError: A subclass; the text names no path and no patient.
     """
     return [_read_mask(file, item) for file in mask_files(item)]
 
 
 def mask_files(item: Item) -> tuple[Path, ...]:
-    """The files of the label maps of an image."""
+    """Return the files of the label maps of an image."""
     if item.mask is not None:
         return (item.mask,)
     return tuple(file for known in item.headers if isinstance(known, Slices) for file in known.masks)
@@ -264,17 +264,17 @@ def _read_mask(path: Path, item: Item) -> LabelMap:
     with decoding("the label map"):
         known = _sniff(path, read_head(path))
     if not isinstance(known, MaskReader):
-        raise UnreadableError("the label map of the image is not of a format that holds label maps")
+        raise UnreadableError("the format of the label map does not support label maps")
     with decoding("the label map"):
         return known.read_mask(path, item)
 
 
 def texts(path: Path) -> Iterator[FileText]:
-    """The texts of a file beside its pixels, by the reader of its format.
+    """Yield the texts of a file besides its pixels, by the reader of its format.
 
     Raises:
-        NotAnImageError: If no reader knows the format.
-        DataError: One of its kinds, if not all texts can be read; those that can come before.
+        NotAnImageError: If no reader recognizes the format.
+        DataError: A subclass, if not all texts can be read; readable ones come first.
     """
     with decoding("the texts of a file"):
         beginning = read_head(path)
@@ -300,7 +300,7 @@ def _sniff(file: Path, beginning: FileHead) -> Reader | Refusal:
     if not head:
         return Refusal((file,), UnreadableError.code, "the file is empty")
     known = next((known for known in readers() if known.sniff(file, head)), None)
-    return known or Refusal((file,), NotAnImageError.code, "neither its name nor its first bytes tell a known format")
+    return known or Refusal((file,), NotAnImageError.code, "neither its name nor its first bytes show a known format")
 
 
 def _with_mask(found: Item | Refusal, mask: Path | None) -> Item | Refusal:
@@ -308,4 +308,4 @@ def _with_mask(found: Item | Refusal, mask: Path | None) -> Item | Refusal:
         return found
     if isinstance(found, Item):
         return replace(found, mask=mask)
-    return replace(found, files=(*found.files, mask), reason=f"{found.reason} (its label map is left out with it)")
+    return replace(found, files=(*found.files, mask), reason=f"{found.reason} (its label map is excluded with it)")

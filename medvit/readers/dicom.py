@@ -1,16 +1,17 @@
-"""DICOM: whatever has a place as volumes, all other instances and frames as images.
+"""DICOM reader: volumes where positions are known, images for all other instances and frames.
 
 - A volume is planes of one series on one regular grid: slices, frames of a multi-frame instance, or tiles of a Siemens
   mosaic. Its planes ascend along the slice normal (the cross product of row and column directions, LPS). Pixels are
-  then turned to RAS+ order, so the slice axis need not be the last one, nor keep its direction; `source_affine` gives
-  the grid of columns, rows and slices in file order, for what is written back.
-- A series of many times, echoes, b-values, stacks and the like gives an item for each; `Item.part` says which it is.
+  then reordered to RAS+, so the slice axis is not always the last one and may be reversed; `source_affine` gives the
+  grid of columns, rows and slices in file order, for writing results back.
+- A series of several times, echoes, b-values, stacks and the like gives an item for each; `Item.part` names it.
 - A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
-  another multi-frame instance without places is an image without affine, with `mpp` where pixels are square and their
-  size is said. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a place: where
-  none is said, they are refused. Frames of other classes are counted in the log of ingest and on the card.
-- Planes that make no regular grid are refused, unless the reader is told to resample them or to keep them as images.
-- Segmentations, reports, plans, directories and other objects that are no images are refused.
+  another multi-frame instance without positions is an image without affine, with `mpp` where pixels are square and
+  their size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a
+  position: without one, they are refused. Frames of other classes are counted in the log of ingest and on the card.
+- Planes that do not form a regular grid are refused, unless the reader is set to resample them or to keep them as
+  images.
+- Segmentations, reports, plans, directories and other objects that are not images are refused.
 """
 
 from __future__ import annotations
@@ -47,24 +48,24 @@ IN_TRANSDUCER = "in the frame of the transducer"
 
 @dataclass(frozen=True)
 class Dicom:
-    """DICOM Part 10 files and data sets without preamble (PS3.10); `geometry` is what to do with irregular series."""
+    """DICOM Part 10 files and data sets without preamble (PS3.10); `geometry` sets the handling of irregular series."""
 
     geometry: Geometry = "refuse"
     name: str = "dicom"
     header_type: type = Header
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the file begins as DICOM or is named so."""
+        """Return whether the file begins as DICOM or has a DICOM suffix."""
         return begins_as_dicom(head) or path.suffix.lower() in SUFFIXES
 
     def with_geometry(self, geometry: Geometry) -> Dicom:
-        """The same reader with another answer to irregular series."""
+        """Return the same reader with another handling of irregular series."""
         return replace(self, geometry=geometry)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a volume or image; a refusal an instance that is no image, or a series of irregular geometry.
+        """Yield an item per volume or image; a refusal per instance that is not an image, or irregular series.
 
-        Pixels are read of those instances only that may be copies of one another.
+        Pixels are read only of instances that may be copies of one another.
         """
         planes: list[Header] = []
         for file in files:
@@ -76,7 +77,7 @@ class Dicom:
         yield from self.join(planes)
 
     def look(self, path: Path, beginning: FileHead | None = None) -> tuple[Header, ...] | Refusal:
-        """A header for every plane of a file that holds an image; its `beginning` is read if it is not given."""
+        """Return a header for every plane of a file that holds an image; `beginning` is read if it is not given."""
         try:
             with decoding("the DICOM header"):
                 return read_planes(path, beginning)
@@ -84,18 +85,18 @@ class Dicom:
             return refusal((path,), error)
 
     def join(self, headers: Sequence[Header]) -> Iterator[Item | Refusal]:
-        """Volumes and images of the series that these planes make, and the refusals."""
+        """Return volumes and images of the series that these planes form, and the refusals."""
         for series in group(headers):
             yield from self._items(series)
 
     def read(self, item: Item) -> Image:
-        """A volume (1, I, J, K) in RAS+ order or an image (C, H, W), in the stored type.
+        """Read a volume (1, I, J, K) in RAS+ order or an image (C, H, W), in the stored type.
 
         Slices of one series that differ in type or rescale, as in PET, come as float32 in their real unit.
 
         Raises:
-            GeometryError: If the slices do not make one regular grid.
-            ConflictError: If the values of its slices do not mean the same.
+            GeometryError: If the slices do not form one regular grid.
+            ConflictError: If the values of its slices have different meanings.
             UnreadableError: If pixels cannot be decoded.
         """
         planes, decoded = _read_pixels(item)
@@ -133,7 +134,7 @@ class Dicom:
         return Extent(shape, bits=first.bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Every element that may hold a text, at any depth, the preamble, and comments in compressed pixels."""
+        """Yield every element that may hold a text, at any depth, the preamble, and comments in compressed pixels."""
         return file_texts(path)
 
     def _items(self, series: Sequence[Header]) -> Iterator[Item | Refusal]:
@@ -150,12 +151,12 @@ class Dicom:
             yield Refusal(
                 (damaged[0].file,),
                 UnreadableError.code,
-                "the pixels of a copy of an instance cannot be decoded; another copy of it, which can, is taken",
+                "the pixels of a copy of an instance cannot be decoded; another copy, which can be, is used",
             )
         for namesakes in checked.namesakes:
             yield _unclear(
                 sorted(instance[0].file for instance in namesakes),
-                f"{len(namesakes)} instances have one (0008,0018) SOPInstanceUID and differ in pixels or header",
+                f"{len(namesakes)} instances have the same (0008,0018) SOPInstanceUID but differ in pixels or header",
             )
         of = Items(self.name, {instance[0].file: len(instance) for instance in instances})
         kept = [plane for instance in checked.kept for plane in instance]
@@ -220,19 +221,19 @@ class Dicom:
 
 @dataclass(frozen=True)
 class Items:
-    """Makes items of planes; `num_frames` is how many planes each file of the series holds."""
+    """Factory of items from planes; `num_frames` is how many planes each file of the series holds."""
 
     reader: str
     num_frames: Mapping[Path, int]
 
     def image(self, plane: Header, part: str = "") -> Item:
-        """One plane as an image; a frame of many says which it is."""
+        """Return one plane as an image; a frame of a multi-frame file has its number."""
         if not part and plane.frame is not None and self.num_frames[plane.file] > 1:
             part = frame_part(plane.frame, self.num_frames[plane.file])
         return self._item([plane], "image", part)
 
     def volume(self, planes: Sequence[Header], part: str = "") -> Item:
-        """Planes in their order as a volume."""
+        """Return planes in their order as a volume."""
         if planes[0].in_transducer:
             part = f"{part}, {IN_TRANSDUCER}".lstrip(", ")
         return self._item(planes, "volume", part)
@@ -242,7 +243,7 @@ class Items:
         files = {plane.file: None for plane in planes}
         numbers = {file: n for n, file in enumerate(files)}
         frames = tuple((numbers[plane.file], plane.frame) for plane in planes if plane.frame is not None)
-        # The first frame tells an item from all others of its files, since a frame belongs to one item.
+        # The first frame identifies an item among those of its files, since a frame belongs to one item.
         is_whole = len(planes) == sum(self.num_frames[file] for file in files)
         return Item(
             reader=self.reader,
@@ -259,12 +260,12 @@ class Items:
 
 
 def source_affine(item: Item) -> Affine:
-    """The grid of a volume as its files have it: (column, row, plane) to RAS+ mm, planes in the order of the item.
+    """Return the grid of a volume in file order: (column, row, plane) to RAS+ mm, planes in the order of the item.
 
     `geometry.like(mask, image.affine, source_affine(item))` puts a mask back on columns, rows and planes.
 
     Raises:
-        GeometryError: If the planes do not make one regular grid.
+        GeometryError: If the planes do not form one regular grid.
     """
     with decoding("the DICOM header"):
         return arrange(_planes(item)).affine
@@ -288,17 +289,17 @@ def _by_file(series: Sequence[Header]) -> list[Instance]:
 
 def _conflict(conflicts: Sequence[Instance], others: Sequence[Header]) -> Refusal:
     files = sorted({*(instance[0].file for instance in conflicts), *(plane.file for plane in others)})
-    with_it = f"; the other {len(files) - len(conflicts)} of its series are left out with them" if others else ""
-    what = f"{len(conflicts)} instances claim the same place and number as another and hold other pixels"
+    with_it = f"; the other {len(files) - len(conflicts)} of its series are excluded with them" if others else ""
+    what = f"{len(conflicts)} instances have the same position and number as another but different pixels"
     return _unclear(files, what + with_it)
 
 
 def _unclear(files: Sequence[Path], what: str) -> Refusal:
-    return Refusal(tuple(files), "conflict", f"{what}: which are right cannot be told; remove the wrong ones")
+    return Refusal(tuple(files), "conflict", f"{what}: it is unknown which are right; remove the wrong ones")
 
 
 def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
-    """The planes of an item with their pixels; without a mapping that nobody asked for and that some pixels lack."""
+    """Read the planes of an item with their pixels; without a default mapping that some pixels lack."""
     planes, frames = zip(*read_pixels(item), strict=True)
     if any(frame.num_unmapped for frame in frames):
         planes, frames = zip(*read_pixels(replace(item, values="unmapped")), strict=True)
@@ -312,7 +313,7 @@ def _is_as_wished(frame: Frame, values: Values) -> bool:
 
 
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:
-    """Slices (rows, columns) in one type, and a frame that says what their values mean."""
+    """Return slices (rows, columns) in one type, and a frame that describes their values."""
     first = frames[0]
     if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in frames}) > 1:
         return real_values(frames)
@@ -323,7 +324,7 @@ def _volume(planes: Sequence[Header], frames: Sequence[Frame], item: Item) -> Im
     stack = arrange(planes)
     by_plane = {(plane.file, plane.frame): frame for plane, frame in zip(planes, frames, strict=True)}
     slices, meaning = _uniform([by_plane[plane.file, plane.frame] for plane in stack.headers])
-    # Rows run along the second voxel axis: (row, column) a slice -> (column, row, slice).
+    # Rows run along the second voxel axis: (row, column) per slice -> (column, row, slice).
     return _image(*stacked_to_ras([one.T for one in slices], stack.affine), meaning, item)
 
 

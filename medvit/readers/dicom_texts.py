@@ -1,4 +1,4 @@
-"""Texts in a DICOM file: its elements at any depth, and what stands outside of them."""
+"""Texts in a DICOM file: its elements at any depth, and bytes outside of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _WORDS = ("OD", "OF", "OL", "OV", "OW")
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
-    """Every text of a file, with its element where it has one.
+    """Yield every text of a file, with its element where it has one.
 
     Raises:
-        DataError: One of its kinds, if the file is damaged, or it is not known where its compressed pixels hold text;
-            what can be read comes before.
+        DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;
+            readable texts come first.
     """
     dataset = load(path)
     yield from element_texts(dataset)
@@ -38,7 +38,7 @@ def file_texts(path: Path) -> Iterator[FileText]:
 
 
 def element_texts(dataset: Dataset) -> Iterator[FileText]:
-    """The values of the elements of a data set that may hold a text, of nested ones and of the file meta too."""
+    """Yield the values of the elements of a data set that may hold a text, including nested ones and the file meta."""
     for part in (getattr(dataset, "file_meta", None), dataset):
         if part is not None:
             yield from _of_elements(part)
@@ -56,7 +56,7 @@ def _of_elements(dataset: Dataset) -> Iterator[FileText]:
 
 
 def elements(dataset: Dataset) -> Iterator[DataElement]:
-    """The elements that can be read, in the order of their tags."""
+    """Yield the elements that can be read, in the order of their tags."""
     for tag in sorted(dataset.keys()):
         element = element_at(dataset, int(tag))
         if element is not None:
@@ -64,15 +64,15 @@ def elements(dataset: Dataset) -> Iterator[DataElement]:
 
 
 def element_at(dataset: Dataset, tag: int) -> DataElement | None:
-    """The element of a tag, or none if its bytes do not make a value of its VR."""
+    """Return the element of a tag, or None if its bytes are not a valid value of its VR."""
     try:
         return dataset[tag]
-    except Exception:  # whatever pydicom raises on bytes that break their VR; what cannot be read is not kept
+    except Exception:  # whatever pydicom raises on bytes that violate their VR; unreadable values are not kept
         return None
 
 
 def texts(value: Any) -> list[str]:
-    """The values of an element as texts; of a binary value the runs of it that look like text."""
+    """Yield the values of an element as texts; for a binary value, its runs that look like text."""
     if value is None:
         return []
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Volumes of Heidelberg's OCT in its export format (.vol), through eyepy (MIT), an optional extra."""
+"""Reader of Heidelberg OCT volumes in their export format (.vol), through eyepy (MIT), an optional extra."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ MAGIC = b"HSF-OCT-"
 MODALITY = "OPT"
 SIDES = {"OD": "right", "OS": "left"}
 VOLUME_PATTERNS = (0, 3, 4)
-"""Scan patterns that are parallel B-scans, or not said; lines, circles and stars are no volumes."""
+"""Scan patterns of parallel B-scans, or unspecified; lines, circles and stars are not volumes."""
 
 
 HEADER_BYTES, _SPARE = 2048, 258
-"""Length of the header, and where its spare bytes begin; offsets as in eyepy's `vol_format`, which texts need not."""
+"""Length of the header, and offset of its spare bytes; as in eyepy's `vol_format`, which reading texts does not need.
+"""
 _NAMES: Mapping[str, tuple[int, int]] = {
     "ID": (104, 16),
     "ReferenceID": (120, 16),
@@ -36,26 +37,26 @@ _NAMES: Mapping[str, tuple[int, int]] = {
     "VisitID": (176, 24),
     "ProgID": (224, 34),
 }
-"""Zero-terminated texts, where they begin and how long they are at most."""
+"""Zero-terminated texts: offset and maximum length."""
 _NUMBERS: Mapping[str, int] = {"PID": 136, "VID": 172}
-"""Numbers of 32 bits that the viewer gives to patients and visits."""
+"""32-bit numbers that the viewer assigns to patients and visits."""
 _DAYS: Mapping[str, tuple[int, str, datetime, float]] = {
     "ExamTime": (88, "<Q", datetime(1601, 1, 1), 864e9),
     "DOB": (164, "<d", datetime(1899, 12, 30), 1.0),
     "VisitDate": (200, "<d", datetime(1899, 12, 30), 1.0),
 }
-"""Days: where they stand, their type, from which day they count, and how many of them are a day."""
+"""Dates: offset, type, epoch, and units per day."""
 MAX_DAYS = 2_000_000
 FLOAT_BYTES = 4
-"""Days that a calendar of four digits of years holds, and no header that is damaged."""
+"""Days in a calendar with four-digit years; more means a damaged header."""
 
 
 @dataclass(frozen=True)
 class HeyexHeader:
-    """What the head of a file says; `side` is right, left or nothing."""
+    """Header of a file; `side` is right, left or empty."""
 
     spacing_mm: tuple[float, float, float]
-    """Between B-scans, in depth, along a B-scan."""
+    """Spacing between B-scans, in depth, along a B-scan."""
     num_scans: int
     pattern: int
     side: str
@@ -63,16 +64,16 @@ class HeyexHeader:
 
 
 class Heyex:
-    """Volumes (1, I, J, K) of 8 bits, brightness as it is shown: linear in the logarithm of what is stored."""
+    """Reader of 8-bit volumes (1, I, J, K), brightness as displayed: linear in the logarithm of the stored values."""
 
     name = "heyex"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the file opens as an export of Heidelberg's OCT."""
+        """Return whether the file begins as a Heidelberg OCT export."""
         return head.startswith(MAGIC)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a volume; without eyepy, a refusal that says what to install."""
+        """Yield an item per volume; without eyepy, a refusal with install instructions."""
         for file in files:
             try:
                 with decoding("the OCT file"):
@@ -85,7 +86,7 @@ class Heyex:
                 yield Item(self.name, (file,), "volume", MODALITY, identity=identity, headers=(head,))
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Identifiers of scan, patient and visit, and the days of birth, visit and examination.
+        """Yield identifiers of scan, patient and visit, and the dates of birth, visit and examination.
 
         Raises:
             UnreadableError: If the file ends within its header.
@@ -107,7 +108,7 @@ class Heyex:
         yield from (FileText(text.decode("latin-1"), "Heidelberg spare bytes") for text in spare if len(text) > 3)
 
     def read(self, item: Item) -> Image:
-        """The volume in RAS+ order: B-scans from below upwards, columns to the patient's left, rows deeper.
+        """Read the volume in RAS+ order: B-scans from inferior to superior, columns to the patient's left, rows deeper.
 
         Raises:
             GeometryError: If B-scans are not parallel and evenly spaced.
@@ -143,16 +144,16 @@ def _check(head: HeyexHeader) -> None:
 
 
 def _spacing_mm(heights_mm: Sequence[float], told_mm: float) -> float:
-    """The signed distance between B-scans, upwards where positive; heights count downwards from the top of the SLO.
+    """Return the signed B-scan distance, upwards positive; heights are counted downwards from the top of the SLO.
 
     Raises:
-        GeometryError: If their positions are not even, as where one is missing.
+        GeometryError: If they are not evenly spaced, as where one is missing.
     """
     gaps = np.diff(heights_mm)
     if np.ptp(gaps) > 0.25 * told_mm or abs(abs(float(np.median(gaps))) - told_mm) > 0.25 * told_mm:
         low, high = sorted(map(abs, (float(gaps.min()), float(gaps.max()))))
         raise GeometryError(
-            f"B-scans lie {low:.3f} to {high:.3f} mm apart; expected {told_mm:.3f} mm each: are B-scans missing?"
+            f"B-scans are {low:.3f} to {high:.3f} mm apart; expected {told_mm:.3f} mm each: are B-scans missing?"
         )
     return -float(np.sign(np.median(gaps))) * told_mm
 

@@ -1,4 +1,4 @@
-"""Pictures: TIFF by tifffile, 16-bit color PNG by imagecodecs, other PNG, JPEG, GIF and BMP by Pillow."""
+"""Reader of 2D images: TIFF by tifffile, 16-bit color PNG by imagecodecs, other PNG, JPEG, GIF and BMP by Pillow."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp")
 
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
-"""The decoders of Pillow that are let near a file."""
+"""Pillow decoders that may open a file."""
 
 MAX_PIXELS = 200_000_000
-"""The largest picture taken, in pixels: beyond it is a slide, or a header that lies."""
+"""Largest image accepted, in pixels: anything larger is a slide, or has a false header."""
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is turned."""
+"""EXIF tag of the orientation of an image."""
 
 GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Pictures:
-    """Pictures (C, H, W), C = 1 or 3, uint8 or uint16. Neither their physical scale nor their modality is known."""
+    """Reader of images (C, H, W), C = 1 or 3, uint8 or uint16. Their physical scale and modality are unknown."""
 
     name = "image"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the magic of one of the formats is there, or the file is named as one."""
+        """Return whether the file has the magic bytes or the suffix of one of the formats."""
         return head.startswith(MAGIC) or path.name.lower().endswith(SUFFIXES)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a picture."""
+        """Yield an item per image."""
         for file in files:
             try:
                 with decoding("the picture"):
@@ -60,7 +60,7 @@ class Pictures:
                 yield Item(reader=self.name, files=(file,), kind="image")
 
     def read(self, item: Item) -> Image:
-        """The pixels (C, H, W), upright as EXIF says; a palette becomes colors, a constant alpha channel is dropped.
+        """Read the pixels (C, H, W), upright by EXIF; a palette becomes colors, a constant alpha channel is dropped.
 
         Raises:
             UnsupportedError: If the picture has many pages, or is transparent in places.
@@ -82,11 +82,11 @@ class Pictures:
             return Extent((picture.height, picture.width), 1 if is_gray else 3, bits)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""
+        """Yield comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""
         return picture_texts(path, FORMATS)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """Labels (H, W): gray levels as stored, also those of 2 and 4 bits, or the indices of a palette of colors."""
+        """Read labels (H, W): gray levels as stored, 2- and 4-bit ones included, or the indices of a color palette."""
         labels = tiff_page.tiff_labels(path) if _is_for_tifffile(path) else _labels(path)
         return label_image(_channels_first(labels))
 
@@ -119,11 +119,11 @@ def _open(path: Path) -> Picture:
         picture = Pillow.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         _check_jpeg(path)
-        raise UnreadableError("named as a picture, but its bytes are of no kind known here") from None
+        raise UnreadableError("named as a picture, but its bytes are not of a supported format") from None
     except (OSError, NotImplementedError) as error:
         if str(error).startswith("Unsupported"):
             raise UnsupportedError(
-                "a picture of a kind that no installed decoder takes (its compression or pixel depth); save it as PNG"
+                "a picture that no installed decoder supports (its compression or pixel depth); save it as PNG"
             ) from None
         raise
     except Pillow.DecompressionBombError:
@@ -132,7 +132,7 @@ def _open(path: Path) -> Picture:
         raise UnsupportedError(tiff_page.IN_INKS.format(picture.format))
     pages = getattr(picture, "n_frames", 1)
     _check_size(picture.width, picture.height)
-    if pages > 1 and picture.format != "MPO":  # an MPO's further pages are previews of its first
+    if pages > 1 and picture.format != "MPO":  # the other pages of an MPO are previews of its first
         raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
     check_allowed(picture.width * picture.height * _pixel_bytes(picture, path), path.stat().st_size)
     return picture
@@ -145,15 +145,15 @@ def _pixel_bytes(picture: Picture, path: Path) -> int:
 
 
 def _check_jpeg(path: Path) -> None:
-    """Refuse a JPEG that is whole and of more bits than its decoder takes.
+    """Refuse a complete JPEG of other than 8 bits, which its decoder does not support.
 
     Raises:
-        UnsupportedError: If it is one.
+        UnsupportedError: If its samples have other than 8 bits.
     """
     content = path.read_bytes()
     claimed = read_codestream(content) if content.startswith(b"\xff\xd8\xff") else None
     if claimed is not None and claimed.bits != 8:
-        raise UnsupportedError(f"a JPEG of {claimed.bits} bits a sample; expected 8: save it as PNG of 16 bits")
+        raise UnsupportedError(f"a JPEG of {claimed.bits} bits per sample; expected 8: save it as 16-bit PNG")
 
 
 def _pixels(path: Path) -> Num[Array, "h w *c"]:
@@ -179,7 +179,7 @@ def _labels(path: Path) -> Num[Array, "h w *c"]:
         if picture.mode == "P" and not tiff_page.is_gray(_palette(picture)):
             return np.asarray(ImageOps.exif_transpose(picture))
         factor = 255 if picture.mode == "1" else tiff_page.SPREAD.get(bits, 1) if picture.mode == "L" else 1
-    # The decoder has spread gray of 1, 2 or 4 bits over 8.
+    # The decoder has scaled gray of 1, 2 or 4 bits to 8.
     return _pixels(path) // np.uint8(factor) if factor > 1 else _pixels(path)
 
 
@@ -189,7 +189,7 @@ class _PngKind(NamedTuple):
 
     @property
     def is_deep_color(self) -> bool:
-        """Whether it has 16 bits in more than one channel, of which Pillow gives 8."""
+        """Return whether it has 16 bits in more than one channel, of which Pillow returns 8."""
         return self.bits == 16 and self.color_type != 0
 
 

@@ -1,7 +1,7 @@
-"""Folders of pictures that are the slices of one volume, as the B-scans of an OCT; spacing is given, never guessed.
+"""Volumes from folders of 2D images, such as the B-scans of an OCT; spacing is given, never guessed.
 
-The order is that of the last number in the names of the files. Where numbers leave a gap, a slice is missing, and the
-volume is refused.
+Slices are ordered by the last number in the file names. A gap in these numbers is a missing slice, and the volume is
+refused.
 """
 
 from __future__ import annotations
@@ -38,57 +38,56 @@ def _axes(text: str) -> str:
 
 
 class StacksConfig(Config):
-    """How pictures make volumes, where files say nothing of it."""
+    """Options of volumes that are folders of images, for which files have no geometry."""
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Distance of neighboring pictures, of neighboring rows and of neighboring columns, in mm; must be given."""
+    """Spacing between neighboring images, rows and columns, in mm; required."""
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
-    """Where columns, rows and pictures run to. LPS is right of OCT seen as on its device: columns to the patient's
-    left, rows deeper, pictures from below upwards; LPI where the first picture is the uppermost."""
+    """Anatomical directions of columns, rows and images. LPS fits OCT displayed as on its device: columns to the
+    patient's left, rows deeper, images from inferior to superior; LPI where the first image is the uppermost.
+    """
     num_slices: Count | None = None
-    """Pictures of a whole stack, so that a missing last one is found; none takes as many as are numbered."""
+    """Images in a complete stack, so that a missing last one is detected. Unset: as many as are numbered."""
 
     @model_validator(mode="after")
     def _has_a_spacing(self) -> Self:
         if self.spacing_mm is None:
-            raise ValueError(
-                "pictures do not say how far apart they lie; give stacks.spacing_mm, as [0.24,0.0039,0.011]"
-            )
+            raise ValueError("pictures have no spacing; give stacks.spacing_mm, such as [0.24,0.0039,0.011]")
         return self
 
     @property
     def described(self) -> str:
-        """The numbers in words, for `Item.part`."""
+        """Describe the geometry in words, for `Item.part`."""
         return f"pictures {' x '.join(f'{mm:g}' for mm in self.spacing_mm or ())} mm apart, {self.axes}, as given"
 
 
 @dataclass(frozen=True)
 class Slices:
-    """What is known of a stack: how it lies, and its label maps in the order of its pictures, where it has them."""
+    """Geometry of a stack, and its label maps in the order of its images, where it has them."""
 
     config: StacksConfig
     masks: tuple[Path, ...] = ()
 
 
 class ImageStack:
-    """Volumes (1, I, J, K) of pictures; never of a file by itself: `stacked` makes its items."""
+    """Reader of volumes (1, I, J, K) made of images; never of single files: `stacked` makes its items."""
 
     name = NAME
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Never: a picture is an image until a config says that its folder is a volume."""
+        """Return False: an image stays an image until a config makes its folder a volume."""
         return False
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Nothing."""
+        """Yield nothing."""
         yield from ()
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """The texts of a picture."""
+        """Yield the texts of an image."""
         return PICTURES.texts(path)
 
     def read(self, item: Item) -> Image:
-        """The volume in RAS+ order, gray, with its label map.
+        """Read the volume in RAS+ order, gray, with its label map.
 
         Raises:
             GeometryError: If pictures differ in size or type.
@@ -112,7 +111,7 @@ class ImageStack:
 
 
 def stacked(found: Iterable[Item | Refusal], config: StacksConfig | None) -> Iterator[Item | Refusal]:
-    """What was found, the pictures of each folder being one volume; all else, and all without a config, as it is."""
+    """Join the images of each folder into one volume; return everything else, and all without a config, unchanged."""
     folders: dict[Path, list[Item]] = defaultdict(list)
     for one in found:
         if config is not None and isinstance(one, Item) and one.reader == PICTURES.name:
@@ -144,14 +143,16 @@ def _stack(items: Sequence[Item], config: StacksConfig) -> Item | Refusal:
 def _number(file: Path) -> int:
     found = _NUMBER.findall(file.stem)
     if not found:
-        raise GeometryError("a picture of a stack has no number in its name, so that its place is unknown")
+        raise GeometryError("a picture of a stack has no number in its name, so its position is unknown")
     return int(found[-1])
 
 
 def _check_whole(numbers: Sequence[int], num_slices: int | None) -> None:
     first, last = min(numbers), max(numbers)
     if len(set(numbers)) < len(numbers):
-        raise GeometryError(f"several pictures of a stack have one number, of {first} to {last}; expected one each")
+        raise GeometryError(
+            f"several pictures of a stack have the same number, in {first} to {last}; expected distinct numbers"
+        )
     missing = sorted(set(range(first, last + 1)) - set(numbers))
     if missing:
         shown = ", ".join(map(str, missing[:SHOWN_NUMBERS])) + (", ..." if len(missing) > SHOWN_NUMBERS else "")
@@ -166,9 +167,9 @@ def _check_whole(numbers: Sequence[int], num_slices: int | None) -> None:
 
 
 def _gray(pixels: Array) -> Array:
-    """(H, W) of a gray picture, or of one in three equal channels."""
+    """Return (H, W) of a gray image, or of one with three equal channels."""
     if (pixels != pixels[:1]).any():
-        raise DataError("a picture of a stack is in colors; expected gray B-scans or slices")
+        raise DataError("a picture of a stack is in color; expected gray B-scans or slices")
     return pixels[0]
 
 

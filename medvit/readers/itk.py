@@ -1,4 +1,4 @@
-"""MetaImage and NRRD through SimpleITK: .mha, .mhd, .nrrd, .nhdr. ITK says LPS; it is turned to RAS+ here."""
+"""Reader of MetaImage and NRRD through SimpleITK: .mha, .mhd, .nrrd, .nhdr. ITK uses LPS, converted to RAS+ here."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from medvit.types import Image
 
 HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")
 ENCODINGS = ("raw", "gzip", "gz", "ascii", "text", "txt", "hex")
-"""Encodings of a NRRD that ITK is built with."""
+"""NRRD encodings that ITK is built with."""
 DETACHED = (".raw", ".zraw")
-"""Voxels of a .mhd or .nhdr that names them."""
+"""Suffixes of voxel files that a .mhd or .nhdr names."""
 
 
 @dataclass(frozen=True)
 class Itk:
-    """MetaImage and NRRD, in 2D and 3D. The modality is not in the file: it stays empty."""
+    """Reader of MetaImage and NRRD, in 2D and 3D. The files do not store the modality: it stays empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "itk"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the file is named as one of them or begins as a NRRD."""
+        """Return whether the file has one of their suffixes or begins as a NRRD."""
         return path.name.lower().removesuffix(".gz").endswith((*HEADERS, *DETACHED)) or head.startswith(b"NRRD000")
 
     def with_grid(self, grid: GeometryConfig) -> Itk:
-        """The same reader with answers for sheared grids, and for files that name no anatomical axes."""
+        """Return the same reader with options for sheared grids, and for files that name no anatomical axes."""
         return replace(self, grid=grid)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item an image or volume; detached voxels are told of with their header."""
+        """Yield an item per image or volume; detached voxels belong to the item of their header."""
         detached = {file for file in files if _is_detached(file)}
         claimed = set[Path]()
         for file in files:
@@ -89,7 +89,7 @@ class Itk:
         )
 
     def read(self, item: Item) -> Image:
-        """A volume (1, I, J, K) or an image (1, H, W), in its stored type."""
+        """Read a volume (1, I, J, K) or an image (1, H, W), in its stored type."""
         voxels, affine, mpp = _load(item.files[0], item.assumed_axes)
         if affine is None:
             return Image(voxels[None], "image", item.modality, mpp=mpp)
@@ -109,11 +109,11 @@ class Itk:
         return Extent(shape, bits=bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Fields and comments beyond the grid; voxels in a file of their own have none."""
+        """Yield fields and comments beyond the grid; voxels in a separate file have none."""
         return iter(()) if _is_detached(path) else itk_texts(path, MAX_HEADER_BYTES)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """The labels of a file, (I, J, K) or (H, W).
+        """Read the labels of a file, (I, J, K) or (H, W).
 
         Raises:
             DataError: If a value is not a whole number.
@@ -133,7 +133,7 @@ def _is_detached(file: Path) -> bool:
 def _open(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
-    header = read_text_header(path)  # before ITK, which would open whatever file the header names
+    header = read_text_header(path)  # before ITK, which would open any file that the header names
     if header.is_nrrd and header.get("dimension") == "3" and header.get("space") and lacks_directions(header):
         raise GeometryError(f"{what_lacks(header)}; add them to the header")
     if header.is_nrrd and header.get("encoding").lower() not in ENCODINGS:
@@ -146,7 +146,7 @@ def _open(path: Path) -> Any:
     source.ReadImageInformation()
     size = source.GetSize()
     if source.GetNumberOfComponents() > 1:
-        raise UnsupportedError(f"{source.GetNumberOfComponents()} numbers a voxel; expected one")
+        raise UnsupportedError(f"{source.GetNumberOfComponents()} numbers per voxel; expected one")
     if len(size) not in (2, 3) and any(n > 1 for n in size[3:]):
         raise UnsupportedError(f"an image of shape {size}; expected one volume: split it along its last axes")
     promised = int(np.prod(size, dtype=np.float64)) * _voxel_bytes(source.GetPixelID())
@@ -178,7 +178,7 @@ def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"],
     voxels = narrowed(sitk.GetArrayFromImage(image))  # slowest axis first
     if image.GetDimension() == 2:
         spacing = image.GetSpacing()
-        # A spacing of exactly 1 is what ITK says when the file says none.
+        # ITK returns a spacing of exactly 1 when the file has none.
         is_isotropic = abs(spacing[0] - spacing[1]) <= 1e-3 * spacing[0] and spacing[0] != 1.0
         return voxels, None, spacing[0] * 1000.0 * mm_per_unit(header) if is_isotropic else None
     volume = voxels.reshape(voxels.shape[-3:]).transpose(2, 1, 0)
@@ -186,7 +186,7 @@ def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"],
 
 
 def _affine(source: Any, header: TextHeader, assumed: AnatomicalAxes | None) -> Affine:
-    """The grid of an image, or of a reader that knows its header, by the axes that its file names or that are assumed.
+    """Return the grid of an image, or of a reader that has read its header, by its named or assumed axes.
 
     Raises:
         GeometryError: If the file names no anatomical axes and none are assumed, or names contradicting ones.
@@ -199,8 +199,8 @@ def _affine(source: Any, header: TextHeader, assumed: AnatomicalAxes | None) -> 
     check_axes(header, directions)
     if not names_axes(header):
         if assumed is None:
-            raise GeometryError(f"{what_lacks(header)}; geometry.assume=LPS or geometry.assume=RAS says it")
-        # ITK takes a world without names as LPS.
+            raise GeometryError(f"{what_lacks(header)}; set geometry.assume=LPS or geometry.assume=RAS")
+        # ITK reads unnamed axes as LPS.
         matrix = lps_to_ras(matrix) if assumed == "RAS" else matrix
     scale = mm_per_unit(header)
     return Affine(np.diag([scale, scale, scale, 1.0]) @ lps_to_ras(matrix))

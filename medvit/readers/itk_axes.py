@@ -1,6 +1,6 @@
-"""Anatomical axes and units of MetaImage and NRRD, of which ITK passes over a part.
+"""Anatomical axes and units of MetaImage and NRRD, which ITK handles only in part.
 
-ITK takes every world as LPS in mm but for the spaces RAS and LAS of a NRRD, whatever its other fields say.
+ITK reads every space as LPS in mm except the NRRD spaces RAS and LAS, whatever its other fields say.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from medvit.readers.itk_header import TextHeader
 ANATOMICAL = re.compile(
     r"(right-anterior-superior|left-anterior-superior|left-posterior-superior)(-time)?|(ras|las|lps)t?", re.IGNORECASE
 )
-"""Spaces of a NRRD that name sides of the patient."""
+"""NRRD spaces with anatomical directions."""
 IDENTITY = "RAI"
-"""The code of MetaIO for axes to the left, back and head: each letter is where an axis comes from."""
+"""MetaIO's code for axes to the left, back and head: each letter is where an axis starts."""
 FROM = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "I": (0, 0, 1), "S": (0, 0, -1)}
-"""Directions in LPS of axes that come from a side."""
+"""LPS directions of axes that start at a side."""
 LEAST_COSINE = 0.1
-"""Of an axis with the direction that its letter names; oblique axes lie between two."""
+"""Least cosine of an axis with the direction of its letter; oblique axes are between two."""
 MM_PER_UNIT = {
     **dict.fromkeys(("mm", "millimeter", "millimeters"), 1.0),
     **dict.fromkeys(("m", "meter", "meters"), 1000.0),
@@ -33,19 +33,19 @@ MM_PER_UNIT = {
 
 
 def names_axes(header: TextHeader) -> bool:
-    """Whether a file of a volume says where left, back and head are."""
+    """Return whether the file of a volume defines left, back and head."""
     if header.is_nrrd:
         return bool(ANATOMICAL.fullmatch(header.get("space"))) and bool(header.get("spacedirections"))
     return bool(_matrix(header)) or _code(header) == IDENTITY
 
 
 def lacks_directions(header: TextHeader) -> bool:
-    """Whether a NRRD does not say how its axes run in its space."""
+    """Return whether a NRRD lacks the directions of its axes in its space."""
     return header.is_nrrd and not header.get("spacedirections")
 
 
 def what_lacks(header: TextHeader) -> str:
-    """What of its anatomical axes a file does not say, in words."""
+    """Describe the missing anatomical axes of a file."""
     if not header.is_nrrd:
         code = _code(header)
         if not code:
@@ -59,10 +59,10 @@ def what_lacks(header: TextHeader) -> str:
 
 
 def check_axes(header: TextHeader, directions: Float[Array, "3 3"]) -> None:
-    """Compare the directions (LPS, a column an axis) with the letters of AnatomicalOrientation, where both are there.
+    """Compare the directions (LPS, one column per axis) with the letters of AnatomicalOrientation, if both are there.
 
     Raises:
-        GeometryError: If an axis runs elsewhere than its letter says.
+        GeometryError: If an axis contradicts its letter.
     """
     code = _code(header)
     if header.is_nrrd or not code or not _matrix(header):
@@ -76,7 +76,7 @@ def check_axes(header: TextHeader, directions: Float[Array, "3 3"]) -> None:
 
 
 def mm_per_unit(header: TextHeader) -> float:
-    """Millimeters in the unit of length of a file.
+    """Return the millimeters per unit of length of a file.
 
     Raises:
         GeometryError: If the unit is unknown, or differs between axes.
@@ -93,6 +93,6 @@ def _matrix(header: TextHeader) -> str:
 
 
 def _code(header: TextHeader) -> str:
-    """The three letters of AnatomicalOrientation, or nothing where they are not said."""
+    """Return the three letters of AnatomicalOrientation, or empty where they are missing."""
     code = header.get("anatomicalorientation").upper()[:3]
     return code if len(code) == 3 and all(letter in FROM for letter in code) else ""

@@ -1,4 +1,4 @@
-"""Headers of MetaImage and NRRD as text: the fields that ITK passes over, and where the voxels are.
+"""Headers of MetaImage and NRRD as text: the fields that ITK ignores, and the files of the voxels.
 
 Sources: MetaIO's MetaImage documentation; the definition of the NRRD file format (teem.sourceforge.net/nrrd).
 """
@@ -16,7 +16,7 @@ from medvit.errors import UnreadableError
 from medvit.files.beside import named_beside
 
 MAX_HEADER_BYTES = 2**20
-"""A header, with the list of its data files, ends within."""
+"""Longest header in bytes, including the list of its data files."""
 LIST = "LIST"
 CHUNK_BYTES = 2**20
 GZIP = ("gzip", "gz")
@@ -26,9 +26,9 @@ _PATTERN = re.compile(r"%[0-9]*d")
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Fields of a header by their names in lower case, without blanks; `num_bytes` of it precede attached voxels.
+    """Fields of a header by lower-case name without blanks; `num_bytes` of it precede attached voxels.
 
-    `data_files` are those with the voxels, none where they follow the header.
+    `data_files` are the files with the voxels, empty where voxels follow the header.
     """
 
     path: Path
@@ -38,20 +38,20 @@ class TextHeader:
     data_files: tuple[Path, ...]
 
     def get(self, *names: str) -> str:
-        """The first field of these names that is there, or nothing."""
+        """Return the first present field of these names, or empty text."""
         return next((self.fields[name] for name in names if name in self.fields), "")
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The header and its data files."""
+        """Return the header and its data files."""
         return (self.path, *self.data_files)
 
 
 def read_text_header(path: Path) -> TextHeader:
-    """The fields of a MetaImage or NRRD header, and the data files that it names.
+    """Read the fields of a MetaImage or NRRD header, and the data files that it names.
 
     Raises:
-        UnsupportedError: If a data file lies outside the folder of the header.
+        UnsupportedError: If a data file is outside the folder of the header.
         UnreadableError: If a data file is missing, or the file has no such header.
     """
     with path.open("rb") as stream:
@@ -60,7 +60,7 @@ def read_text_header(path: Path) -> TextHeader:
 
 
 def check_num_bytes(header: TextHeader, promised: int) -> None:
-    """Compare the bytes of the voxels with those that the header promises.
+    """Compare the bytes of the voxels with those that the header declares.
 
     Raises:
         UnreadableError: If there are fewer or more: a reader would cut off or shift voxels.
@@ -69,7 +69,7 @@ def check_num_bytes(header: TextHeader, promised: int) -> None:
     if held is not None and held != promised:
         short = "it is cut short" if held < promised else "which of them are the voxels is unknown"
         more = "at least " if held > promised and _encoding(header) not in ("raw", "") else ""
-        raise UnreadableError(f"the header promises {promised} bytes of voxels, the file holds {more}{held}; {short}")
+        raise UnreadableError(f"the header declares {promised} bytes of voxels, the file holds {more}{held}; {short}")
 
 
 def _nrrd(path: Path, content: bytes) -> TextHeader:
@@ -107,7 +107,7 @@ def _meta(path: Path, content: bytes) -> TextHeader:
 
 
 def _names(named: str, rest: list[str]) -> list[str]:
-    """The files of one name, of a list that follows the header, or of a pattern with first, last and step."""
+    """Return the files of one name, of a list that follows the header, or of a pattern with first, last and step."""
     if named.split()[:1] == [LIST]:
         return [line.strip() for line in rest if line.strip()]
     pattern, *numbers = named.split() if _PATTERN.search(named) else [named]
@@ -130,7 +130,7 @@ def _encoding(header: TextHeader) -> str:
 
 
 def _held_bytes(header: TextHeader, promised: int) -> int | None:
-    """Bytes of voxels in the files, counted up to one more than promised where compressed; none of text."""
+    """Count the bytes of voxels in the files, up to one more than declared where compressed; None for text."""
     encoding = _encoding(header)
     skipped = int(header.get("byteskip", "headersize") or 0)
     if encoding == "raw":
@@ -149,7 +149,7 @@ def _held_bytes(header: TextHeader, promised: int) -> int | None:
 
 
 def _line_bytes(header: TextHeader) -> int:
-    """Bytes of the lines that precede the voxels of each file."""
+    """Count the bytes of the lines that precede the voxels of each file."""
     num_lines = int(header.get("lineskip") or 0) if header.is_nrrd else 0
     total = 0
     for file in (header.data_files or (header.path,)) if num_lines else ():

@@ -1,14 +1,14 @@
-"""Label maps that lie beside their images: which file belongs to which, and whether both lie on one grid.
+"""Label maps beside their images: pairing of files, and the check that both have one grid.
 
-Pairs are known by name, in this order:
+Pairs are formed by name, in this order:
 
 - `images/X.nii.gz` and `labels/X.nii.gz`: folders of `LABEL_FOLDERS` beside one of images, at any depth, also
   `imagesTr` and `labelsTr`;
 - `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or across such folders;
-- `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, all with the one label map.
+- `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, all with the same label map.
 
 Where the folder of label maps is named by the user, `NAME/X.png` belongs to `X.png` of any folder beside it.
-What the values of label maps mean is decided over all of a source (`medvit.ingest.mask_meaning`), never by one file.
+The meaning of label map values is decided over a whole source (`medvit.ingest.mask_meaning`), never by one file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from medvit.records import Refusal
 from medvit.types import Image
 
 GRID_TOLERANCE_MM = 1e-2
-"""How far a corner of a label map may lie from that of its image."""
+"""Largest distance between corners of a label map and its image."""
 
 ORPHAN = "label_map"
-"""Code of a label map without an image: set aside, and no failure."""
-FIELD = "in a folder named mask, and the label maps lie in another one; scanning.mask_folder=mask takes these instead"
+"""Code of a label map without an image: set aside, not a failure."""
+FIELD = "in a folder named mask, and the label maps are in another one; scanning.mask_folder=mask uses these instead"
 OTHER = "named as a label map, but scanning.mask_folder names others; rename or remove it"
 
 LABEL_FOLDERS = (
@@ -52,19 +52,19 @@ LABEL_FOLDERS = (
     "annotation",
     "annotations",
 )
-"""Folders of label maps of the images in a sibling folder."""
+"""Names of folders with label maps for the images in a sibling folder."""
 FIELD_FOLDERS = ("mask",)
 """Folders that hold label maps unless the source has some of `LABEL_FOLDERS`: DRIVE's `mask` is the field of view."""
 
 ROUNDING = 1e-3
-"""How far a label may lie from a whole number: programs that scale labels write 0.9999999997 for 1."""
+"""Largest distance of a label from a whole number: programs that scale labels write 0.9999999997 for 1."""
 
 _LABEL_FOLDER = re.compile(rf"({'|'.join(LABEL_FOLDERS)})(tr|ts)?", re.IGNORECASE)
 _FIELD_FOLDER = re.compile(rf"({'|'.join(FIELD_FOLDERS)})(tr|ts)?", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"(images?|imgs?)(tr|ts)?", re.IGNORECASE)
 
 LABEL_SUFFIXES = ("seg", "segmentation", "mask", "masks", "label", "labels", "labelmap", "manual1")
-"""Endings of the name of a label map, after `_` or `-`."""
+"""Suffixes of the name of a label map, after `_` or `-`."""
 
 _LABEL_STEM = re.compile(rf"(.+)[_-](?:{'|'.join(LABEL_SUFFIXES)})(?:[_-]\d+)?", re.IGNORECASE)
 _IMAGE_STEM = re.compile(r"(.+)[_-](?:\d{4}|image|img|training|test)", re.IGNORECASE)
@@ -82,7 +82,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which image has which label map, and the label maps that have no image of their own."""
+    """Label map of each image, and the label maps without an image."""
 
     masks: dict[Path, Path]
     refused: tuple[Refusal, ...]
@@ -94,14 +94,14 @@ class Pairing:
 
 
 def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
-    """Pairs images with label maps by their names; opens nothing.
+    """Pair images with label maps by their names, without opening files.
 
-    A file named as a label map whose image is not there is refused, as is a second label map of one image. A folder
-    named as one of label maps, but beside no folder of images, holds ordinary images. With `folders`, the folders of
-    these names hold the label maps, and what else looks like one is set aside.
+    A file named as a label map without an image is refused, as is a second label map of one image. A folder named as
+    one of label maps, but not beside a folder of images, holds ordinary images. With `folders`, the folders of these
+    names hold the label maps, and other files named as label maps are set aside.
 
     Raises:
-        DataError: If no file lies in one of `folders`.
+        DataError: If no file is in one of `folders`.
     """
     in_folders = {_key(file, _IMAGE_FOLDER)[0] for file in files if _folder_index(file, _IMAGE_FOLDER) is not None}
     of_files = {file: _label_keys(file, in_folders) for file in files}
@@ -111,8 +111,8 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     chosen = {file: keys for file, keys in chosen.items() if keys}
     if folders and not chosen:
         raise DataError(
-            f"no file of the source lies in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the "
-            "name of the folders that hold label maps"
+            f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the name of the "
+            "folders that hold label maps"
         )
     if folders:
         aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}
@@ -143,7 +143,7 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
 
 
 def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
-    """Labels in the smallest integer type that holds them; what is within `ROUNDING` of a whole number is that one.
+    """Return labels in the smallest integer type that holds them, rounded within `ROUNDING` of a whole number.
 
     Raises:
         DataError: If a value is not a whole number.
@@ -161,7 +161,7 @@ def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
 
 
 def label_volume(voxels: Num[Array, "i j k"], affine: Affine) -> LabelMap:
-    """A label map in RAS+ order, from one in any order.
+    """Return a label map in RAS+ order, from one in any order.
 
     Raises:
         DataError: If a value is not a whole number.
@@ -171,21 +171,21 @@ def label_volume(voxels: Num[Array, "i j k"], affine: Affine) -> LabelMap:
 
 
 def label_image(pixels: Num[Array, "c h w"]) -> LabelMap:
-    """A label map (H, W) from an image: the gray levels as they are.
+    """Return a label map (H, W) from an image: the gray levels as they are.
 
     Raises:
         UnsupportedError: If it has colors.
     """
     if (pixels != pixels[:1]).any():
-        raise UnsupportedError("the label map is in colors; expected one class number a pixel")
+        raise UnsupportedError("the label map is in color; expected one class number per pixel")
     return LabelMap(as_labels(pixels[0]))
 
 
 def attach(image: Image, label_map: LabelMap) -> Image:
-    """The image with its label map.
+    """Return the image with its label map.
 
     Raises:
-        GeometryError: If the two do not lie on the same grid, within `GRID_TOLERANCE_MM`.
+        GeometryError: If the two are not on the same grid, within `GRID_TOLERANCE_MM`.
     """
     shape = image.pixels.shape[1:]
     if label_map.labels.shape != shape:
@@ -195,7 +195,8 @@ def attach(image: Image, label_map: LabelMap) -> Image:
         apart_mm = float(np.abs(image.affine(corners) - label_map.affine(corners)).max())
         if apart_mm > GRID_TOLERANCE_MM:
             raise GeometryError(
-                f"the label map lies {apart_mm:.3f} mm from its image; expected one grid within {GRID_TOLERANCE_MM} mm"
+                f"the label map is {apart_mm:.3f} mm away from its image; expected one grid within "
+                f"{GRID_TOLERANCE_MM} mm"
             )
     return replace(image, mask=label_map.labels)
 
@@ -203,7 +204,7 @@ def attach(image: Image, label_map: LabelMap) -> Image:
 def _refuse(file: Path, *, is_second: bool) -> Refusal:
     if is_second:
         return Refusal((file,), DataError.code, "a second label map of one image; merge them into one")
-    return Refusal((file,), ORPHAN, "named as a label map, but its image is not there; rename or remove it")
+    return Refusal((file,), ORPHAN, "named as a label map, but it has no image; rename or remove it")
 
 
 def _stem(file: Path) -> str:
@@ -242,7 +243,7 @@ def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
 
 
 def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -> list[_Key]:
-    """Keys of a file in a folder of label maps; with `in_folders`, only beside one of these folders of images."""
+    """Yield the keys of a file in a folder of label maps; with `in_folders`, only beside one of these image folders."""
     suffixed = _LABEL_STEM.fullmatch(_stem(file))
     stems = [_stem(file), suffixed[1]] if suffixed else [_stem(file)]
     keys = [_key(file, pattern, stem) for stem in stems]
@@ -250,7 +251,7 @@ def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -
 
 
 def _keys_beside(file: Path) -> list[_Key]:
-    """Keys of an image whose label map may lie in a folder beside any of its own."""
+    """Yield the keys of an image whose label map may be in a folder beside any of its own."""
     shortened, parts = _IMAGE_STEM.fullmatch(_stem(file)), file.parts[:-1]
     places = ["/".join((*parts[:n], "*", *parts[n + 1 :])) for n in reversed(range(len(parts)))]
     stems = (_stem(file), shortened[1]) if shortened else (_stem(file),)

@@ -1,4 +1,4 @@
-"""Which eye an ophthalmic DICOM image is of, and what it is centered on, as its elements say; nothing is guessed."""
+"""Laterality and centering of an ophthalmic DICOM image, from its elements; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODALITIES = (PHOTOGRAPH, TOMOGRAPHY)
 """Ophthalmic photography and tomography (PS3.3 C.7.3.1.1.1)."""
 
 SIDES: Mapping[str, str] = {"R": "right", "L": "left", "B": "both"}
-"""Values of (0020,0062) ImageLaterality and its like (PS3.3 C.8.17.5)."""
+"""Values of (0020,0062) ImageLaterality and similar elements (PS3.3 C.8.17.5)."""
 ELEMENTS: Mapping[str, str] = {
     "ImageLaterality": "(0020,0062) ImageLaterality",
     "Laterality": "(0020,0060) Laterality",
@@ -43,10 +43,10 @@ _READ = (*ELEMENTS, "RelativeImagePositionCodeSequence", *GROUPS)
 
 @dataclass(frozen=True)
 class EyeSaid:
-    """What headers say of an image of the eye.
+    """Header values on the eye in an image.
 
-    `sides` holds what each element of `ELEMENTS` says in its files: right, left or both; of a vendor's file, what its
-    header says. `view` is what it is centered on: macula, disc, disc-macula or lesion, empty where no code says it.
+    `sides` holds the value of each element of `ELEMENTS` in its files: right, left or both; for a vendor's file, that
+    of its header. `view` is the center of the image: macula, disc, disc-macula or lesion, empty without a code.
     """
 
     sides: Mapping[str, frozenset[str]]
@@ -54,10 +54,10 @@ class EyeSaid:
 
 
 def eye_said(item: Item) -> EyeSaid:
-    """What the files of an image of the eye say; each header is read once.
+    """Return the eye values in the files of an image; each header is read once.
 
-    Of files that hold many images, only what is said of the frames of this one. A file that does not open says nothing:
-    reading its pixels tells why.
+    For files with several images, only the values of this image's frames. A file that does not open gives no values:
+    the error is raised when its pixels are read.
     """
     if item.reader == HEYEX.name:
         return EyeSaid({"its header": frozenset(head.side for head in item.headers if head.side)})

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2: .nii, .nii.gz and pairs of .hdr and .img."""
+"""Reader of NIfTI-1 and NIfTI-2: .nii, .nii.gz and pairs of .hdr and .img."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 APART_VOXELS = 0.5
-"""How far two forms of one grid may lie apart."""
+"""Largest distance between two forms of one grid."""
 log = logging.getLogger("medvit")
 
 
 @dataclass(frozen=True)
 class Nifti:
-    """NIfTI volumes. The modality is not in the file: it stays empty."""
+    """Reader of NIfTI volumes. The files do not store the modality: it stays empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "nifti"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the magic of NIfTI-1 or -2 is there, or the file is named .nii, .nii.gz, .img or .img.gz."""
+        """Return whether the file has the magic of NIfTI-1 or -2, or is named .nii, .nii.gz, .img or .img.gz."""
         named = path.name.lower().removesuffix(".gz").endswith((".nii", ".img"))
         return named or head[344:348] in MAGIC or head[4:8] in (b"n+2\0", b"ni2\0")
 
     def with_grid(self, grid: GeometryConfig) -> Nifti:
-        """The same reader with answers for sheared grids, and for forms that contradict each other."""
+        """Return the same reader with options for sheared grids, and for forms that contradict each other."""
         return replace(self, grid=grid)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a volume; the .img of a pair is told of with its .hdr."""
+        """Yield an item per volume; the .img of a pair belongs to the item of its .hdr."""
         headers = {file for file in files if file.suffix.lower() == ".hdr"}
         voxels = {file for file in files if file.suffix.lower() == ".img"}
         num_two_grids = 0
@@ -80,7 +80,7 @@ class Nifti:
         if num_two_grids and self.grid.nifti is None:
             log.warning(
                 "%d NIfTI files have an sform and a qform of different codes more than half a voxel apart; "
-                "the sform was taken (geometry.nifti=qform takes the other)",
+                "the sform was used (geometry.nifti=qform uses the other)",
                 num_two_grids,
             )
 
@@ -99,10 +99,10 @@ class Nifti:
         )
 
     def read(self, item: Item) -> Image:
-        """A volume (1, I, J, K) in its stored type, scl_slope and scl_inter as slope and intercept.
+        """Read a volume (1, I, J, K) in its stored type, scl_slope and scl_inter as slope and intercept.
 
         Raises:
-            GeometryError: If the file says no orientation (both sform_code and qform_code are 0).
+            GeometryError: If the file has no orientation (both sform_code and qform_code are 0).
             UnsupportedError: If it holds more than one volume, or colors.
         """
         source = _open(item.files[0])
@@ -120,12 +120,12 @@ class Nifti:
         return Extent(shape, bits=8 * source.header.get_data_dtype().itemsize, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """The texts of the header, NIfTI or Analyze, and its extensions; the voxels of a pair have none."""
+        """Yield the texts of the header, NIfTI or Analyze, and its extensions; the voxels of a pair have none."""
         is_voxels = path.name.lower().removesuffix(".gz").endswith(".img")
         return iter(()) if is_voxels else nifti_texts(path)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """The labels of a file (I, J, K), scaled if it says so.
+        """Read the labels of a file (I, J, K), scaled if its header scales them.
 
         Raises:
             DataError: If a value is not a whole number.
@@ -142,7 +142,7 @@ class Nifti:
 
 
 def source_affine(path: Path, form: NiftiForm | None = None) -> Affine:
-    """The grid of a volume as its file has it: (i, j, k) in stored order to RAS+ mm, whatever unit the file uses."""
+    """Return the grid of a volume in stored order: (i, j, k) to RAS+ mm, whatever unit the file uses."""
     return _affine(_open(path), form)
 
 
@@ -156,14 +156,14 @@ def _open(path: Path) -> Nifti1Image:
         raise UnsupportedError(_what(source))
     header, shape = source.header, source.shape
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        raise GeometryError("sform_code and qform_code are both 0, so no orientation is known; set one of them")
+        raise GeometryError("sform_code and qform_code are both 0, so the orientation is unknown; set one of them")
     if any(n > 1 for n in shape[3:]):
         raise UnsupportedError(f"a NIfTI of shape {shape}; expected one volume: split it along its last axes")
     if min(shape, default=0) < 1:
         raise GeometryError(f"a NIfTI of shape {shape}; expected at least one voxel along each axis")
     stored = header.get_data_dtype()
     if stored.fields is not None or stored.kind not in "iuf":
-        raise UnsupportedError("a NIfTI of colors or complex numbers; expected one real number a voxel")
+        raise UnsupportedError("a NIfTI of colors or complex numbers; expected one real number per voxel")
     claimed = int(np.prod(shape, dtype=np.float64)) * stored.itemsize
     voxels = Path(source.file_map["image"].filename)
     check_size = check_volume if voxels.suffix == ".gz" else check_stored
@@ -176,7 +176,7 @@ def _open(path: Path) -> Nifti1Image:
 def _check_no_more(promised: int, held: int) -> None:
     if held > promised:
         raise UnreadableError(
-            f"the header promises {promised} bytes of voxels, the file holds {held}; which of them are the voxels is "
+            f"the header declares {promised} bytes of voxels, the file holds {held}; which of them are the voxels is "
             "unknown"
         )
 
@@ -188,12 +188,12 @@ def _what(source: Any) -> str:
     if isinstance(source, Cifti2Image):
         return "a CIFTI-2 file, which holds values of brain surfaces and regions; expected a volume on a grid"
     if isinstance(source, AnalyzeImage):
-        return "an Analyze image, which does not tell left from right; convert it to NIfTI"
+        return "an Analyze image, which does not distinguish left from right; convert it to NIfTI"
     return f"an image that nibabel reads as {type(source).__name__}; expected NIfTI"
 
 
 def _voxels_of(header: Path) -> Path:
-    """The .img of a .hdr, whose suffix may be in the same case or not."""
+    """Return the .img of a .hdr, whose suffix may differ in case."""
     beside = (header.with_suffix(suffix) for suffix in (".img", ".IMG"))
     return next((voxels for voxels in beside if voxels.exists()), header.with_suffix(".img"))
 
@@ -217,20 +217,20 @@ def _affine(source: Nifti1Image, form: NiftiForm | None = None) -> Affine:
         return forms[form]
     if len(forms) == 2 and _contradict(source, forms):
         raise GeometryError(
-            f"sform and qform lie {apart(forms['sform'], forms['qform'], _shape(source)):.1f} voxels apart, "
+            f"sform and qform are {apart(forms['sform'], forms['qform'], _shape(source)):.1f} voxels apart, "
             "and nothing says which is right; geometry.nifti=sform or geometry.nifti=qform decides"
         )
     return next(iter(forms.values()))
 
 
 def _has_two_grids(source: Nifti1Image) -> bool:
-    """Whether the two forms are places in different spaces, such as that of the scanner and that of a template."""
+    """Return whether the two forms refer to different spaces, such as the scanner's and a template's."""
     forms = _forms(source)
     return len(forms) == 2 and apart(forms["sform"], forms["qform"], _shape(source)) > APART_VOXELS
 
 
 def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
-    """Whether the two forms of one grid differ, or one mirrors the other."""
+    """Return whether the two forms of one grid differ, or one mirrors the other."""
     sform, qform = forms["sform"], forms["qform"]
     is_one_space = int(source.header["sform_code"]) == int(source.header["qform_code"])
     is_mirrored = np.linalg.det(sform.matrix[:3, :3]) * np.linalg.det(qform.matrix[:3, :3]) < 0
@@ -238,7 +238,7 @@ def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
 
 
 def _forms(source: Nifti1Image) -> Mapping[NiftiForm, Affine]:
-    """The usable forms of a grid, sform first: with a code above 0, and neither zero nor invalid."""
+    """Return the usable forms of a grid, sform first: with a code above 0, and neither zero nor invalid."""
     from nibabel.spatialimages import HeaderDataError
 
     forms: dict[NiftiForm, Affine] = {}
@@ -250,10 +250,11 @@ def _forms(source: Nifti1Image) -> Mapping[NiftiForm, Affine]:
         except (HeaderDataError, GeometryError):
             if not forms:
                 raise GeometryError(
-                    "the qform is no rotation and no other form is usable, so no orientation is known; set the sform"
+                    "the qform is not a rotation and no other form is usable, so the orientation is unknown; set the "
+                    "sform"
                 ) from None
     if not forms:
-        raise GeometryError("the sform is zero and qform_code is 0, so no orientation is known; set one of them")
+        raise GeometryError("the sform is zero and qform_code is 0, so the orientation is unknown; set one of them")
     return forms
 
 

@@ -1,4 +1,4 @@
-"""Small images in the manner of MedMNIST (Yang et al., Scientific Data 2023): one .npz with splits and labels."""
+"""Reader of small images in MedMNIST format (Yang et al., Scientific Data 2023): one .npz with splits and labels."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from medvit.records import Extent, FileText, Identity, Item, Kind, Refusal, Spli
 from medvit.types import Image
 
 MAX_IMAGES = 10_000_000
-"""Images of one split; a damaged header may claim more than there are bytes to name them."""
+"""Largest number of images in one split; a damaged header may declare more than memory holds."""
 
 MAX_CHANNELS = 5
-"""A last axis as short as this is more likely of channels than of slices."""
+"""A last axis up to this length is more likely channels than slices."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 _KEY = re.compile(r"(train|val|test)_(images|labels)")
-"""Arrays of numbers, as `find` takes them."""
+"""Names of the arrays that `find` reads."""
 
 
 class Arrays:
-    """Images `(N, H, W)` or `(N, H, W, C)` and volumes `(N, I, J, K)` under the keys `train_images`, ....
+    """Reader of images `(N, H, W)` or `(N, H, W, C)` and volumes `(N, I, J, K)` under `train_images`, ....
 
-    Labels `(N, 1)` under `train_labels`, ... become the label `label`, several columns `label_0`, `label_1`, ... No
-    geometry is known, so volumes have no affine; no patient is known either.
+    Labels `(N, 1)` under `train_labels`, ... become the label `label`, several columns `label_0`, `label_1`, ... The
+    geometry is unknown, so volumes have no affine; patients are unknown too.
     """
 
     name = "array"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether the file is named .npz."""
+        """Return whether the file is named .npz."""
         return path.suffix.lower() == ".npz"
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item an image of every split, in order."""
+        """Yield an item per image of every split, in order."""
         for file in files:
             try:
                 with decoding("the .npz"):
@@ -60,10 +60,12 @@ class Arrays:
                 yield from items
 
     def read(self, item: Item) -> Image:
-        """One image (C, H, W) or volume (1, I, J, K), in its stored type, float64 as `measured.narrowed` has it."""
+        """Read one image (C, H, W) or volume (1, I, J, K), in its stored type; float64 as in `measured.narrowed`."""
         file, index = item.files[0], item.index
         if index is None or item.split is None:
-            raise DataError("an image of an .npz is found by its split and index; find the files again")
+            raise DataError(
+                "an image of an .npz is identified by its split and index, which this item lacks; run the command again"
+            )
         stored = narrowed(_images(file, file.stat().st_mtime_ns, item.split)[index])
         if item.kind == "volume":
             pixels = stored.reshape(1, *stored.shape[:3])
@@ -79,7 +81,7 @@ class Arrays:
         return Extent(shape[1:3], 1 if len(shape) == 3 else shape[3])
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """The comment of the archive, the names of its arrays, and arrays of texts.
+        """Yield the comment of the archive, the names of its arrays, and arrays of texts.
 
         Raises:
             UnsupportedError: If it holds Python objects, which are not opened.
@@ -93,7 +95,7 @@ class Arrays:
             for name in names:
                 try:
                     values = arrays[name] if not _KEY.fullmatch(name) else np.empty(0)
-                except ValueError:  # what NumPy raises of an array of Python objects
+                except ValueError:  # what NumPy raises for an array of Python objects
                     objects += 1
                     continue
                 if values.dtype.kind in "US":
@@ -133,7 +135,7 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
             read_header = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
             shape, _, dtype = read_header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
-        raise UnsupportedError(f"{key} holds no numbers (type {dtype}); expected an array of numbers")
+        raise UnsupportedError(f"{key} is not numeric (type {dtype}); expected an array of numbers")
     if min(shape, default=0) < 1:
         raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
     if shape[0] > MAX_IMAGES:

@@ -1,4 +1,4 @@
-"""What is wanted of images where files offer more than one answer, or none: values, and where voxels lie."""
+"""Options for files that offer several answers, or none: pixel values and grids."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ OPTIONS: Mapping[Values, str] = {
     "SUVbw": "values.pet=SUVbw",
     "mapped": "values.mapping",
 }
-"""The option that asks for values other than those stored."""
+"""Option that requests values other than those stored."""
 
 
 class ValuesConfig(Config):
-    """Values of DICOM images, where a file offers more than those it stores."""
+    """Options of DICOM pixel values, where a file offers more than its stored values."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
-    """PET as stored, in the unit of the file, or as uptake by body weight where the file says all that needs."""
+    """PET as stored, in the unit of the file, or as SUV by body weight where the file has all the needed elements."""
     radiographs: Literal["stored", "displayed"] = "stored"
-    """CR, DX, MG and fluoroscopy as stored, or as their own VOI table or window displays them, in 16 bits."""
+    """CR, DX, MG and fluoroscopy as stored, or as displayed by their own VOI table or window, in 16 bits."""
 
     mapping: str | None = Field(default=None, min_length=1)
-    """Label (0040,9210) of the real-world value mapping to take in place of the rescale, but of what `pet` and
-    `radiographs` ask for. Unset: the only mapping of a file without a rescale."""
+    """Label (0040,9210) of the real-world value mapping to use in place of the rescale, except for images covered by
+    `pet` and `radiographs`. Unset: the only mapping of a file without a rescale.
+    """
 
     @property
     def said(self) -> list[str]:
-        """The options that are not at their default, as users set them."""
+        """Return the options that are not at their default, as users set them."""
         return [f"values.{key}={value}" for key, value in self.model_dump(exclude_defaults=True).items()]
 
     def of(self, item: Item) -> Item:
-        """An item that asks for the values wanted of its modality."""
+        """Return an item that requests the values set for its modality."""
         if item.modality == "PT" and self.pet != "stored":
             return replace(item, values=self.pet)
         if item.modality in RADIOGRAPHS and self.radiographs != "stored":
@@ -50,20 +51,19 @@ class ValuesConfig(Config):
 
 
 class GridConfig(Config):
-    """Where voxels lie, where a file says it in two ways or not at all."""
+    """Options of grids that a file defines twice or not at all."""
 
     nifti: NiftiForm | None = None
-    """The form that decides where sform and qform of a NIfTI contradict each other; unset refuses such files."""
+    """Form to use where the sform and qform of a NIfTI contradict each other. Unset: refuse such files."""
     assume: AnatomicalAxes | None = None
-    """Anatomical axes of MetaImage and NRRD files that name none: LPS or RAS; unset refuses such files."""
+    """Anatomical axes of MetaImage and NRRD files that name none: LPS or RAS. Unset: refuse such files."""
 
 
 class GeometryConfig(GridConfig):
-    """Grids that are irregular, or that a file says in two ways or not at all; `geometry=resample` sets `irregular`."""
+    """Grids that are irregular, or defined twice or not at all; `geometry=resample` sets `irregular`."""
 
     irregular: Geometry = "refuse"
-    """What makes no regular grid: refuse, resample to one (tilt and shear taken back), or keep DICOM slices as
-    images."""
+    """Images without a regular grid: refuse, resample (tilt and shear are undone), or keep DICOM slices as images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,5 +76,5 @@ class GeometryConfig(GridConfig):
 
     @classmethod
     def of(cls, given: Self | Geometry) -> Self:
-        """The config that one word is short for."""
+        """Return the config that a single word abbreviates."""
         return cls(irregular=given) if isinstance(given, str) else given

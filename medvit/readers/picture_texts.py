@@ -1,4 +1,4 @@
-"""Texts beside the pixels of a picture: EXIF, XMP, IPTC, comments and the texts of PNG; tags of all pages of a TIFF."""
+"""Texts beside the pixels of 2D images: EXIF, XMP, IPTC, comments, texts of PNG, and tags of all pages of a TIFF."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from medvit.records import FileText
 from medvit.wsi.tiff_backend import opened
 
 MAX_XML = 2**24
-"""Letters of XML that are read."""
+"""Characters of XML that are read."""
 MAX_PAGES = 1000
 """Pages of a TIFF whose tags are read."""
 
 SUB_DIRECTORIES = (0x8769, 0x8825)
-"""Where EXIF has the exposure and the place (CIPA DC-008, 4.6.3)."""
+"""EXIF directories of exposure and GPS (CIPA DC-008, 4.6.3)."""
 EXIF_DATES = (0x0132, 0x9003, 0x9004, 0x001D)
 EXIF_WIDE = range(0x9C9B, 0x9CA0)
 """Title, comment, author, keywords and subject as Windows writes them, in UTF-16."""
 EXIF_HARMLESS = frozenset((0x010F, 0x0110, 0x0131, 0x9000, 0xA000, 0xA433, 0xA434))
 """Makers, models, programs, and versions of the format."""
 CHARACTER_CODE_BYTES = 8
-"""How long the name of the character code before an EXIF UserComment is."""
+"""Length of the character code before an EXIF UserComment."""
 USER_COMMENT = 0x9286
 
 IPTC_DATES = ((2, 30), (2, 55), (2, 62))
@@ -39,21 +39,21 @@ bits xmp
 """
 XMP_TAG, ICC_TAG, TABLES_TAG = 700, 34675, 347
 BINARY_TAGS = (ICC_TAG, TABLES_TAG, 33723)
-"""Of TIFF: color profile and tables of JPEG; IPTC is read apart."""
+"""TIFF tags of color profile and JPEG tables; IPTC is read separately."""
 NOT_NOTES = frozenset(_TECHNICAL.split())
-"""What Pillow tells of a picture that is no note, or is read apart."""
+"""Entries of Pillow's `info` that are not notes, or are read separately."""
 
 READ_APART = (b"JFIF", b"Exif", b"http://ns.adobe.com/xap", b"ICC_PROFILE", b"MPF", b"Photoshop", b"Adobe", b"Ducky")
-"""Beginnings of application data that say how to decode a picture, or that Pillow reads."""
+"""Prefixes of application data needed for decoding, or read by Pillow."""
 
 _XML_TEXT = re.compile(r">([^<>]*\w[^<>]*)<|=\s*[\"']([^\"'<>]*\w[^\"'<>]*)[\"']")
 
 
 def picture_texts(path: Path, formats: tuple[str, ...]) -> Iterator[FileText]:
-    """The texts of a picture in one of the formats of Pillow, of a damaged one as far as it can be read.
+    """Yield the texts of an image in a format of Pillow; for a damaged one, as far as it can be read.
 
     Raises:
-        DataError: If it cannot be opened, or its end, where texts may stand, cannot be read.
+        DataError: If it cannot be opened, or its end, which may hold texts, cannot be read.
     """
     from PIL import Image as Pillow
 
@@ -68,7 +68,7 @@ def picture_texts(path: Path, formats: tuple[str, ...]) -> Iterator[FileText]:
         if picture.format in ("JPEG", "MPO"):
             yield from _segments(getattr(picture, "applist", ()))
         if picture.format == "PNG":
-            picture.load()  # texts may lie behind the pixels
+            picture.load()  # texts may follow the pixels
             yield from _notes(picture.info)
             yield from xml_texts(picture.info.get("xmp"))
         if picture.format == "TIFF":
@@ -76,7 +76,7 @@ def picture_texts(path: Path, formats: tuple[str, ...]) -> Iterator[FileText]:
 
 
 def tiff_texts(path: Path) -> Iterator[FileText]:
-    """The texts in the tags of all pages of a TIFF."""
+    """Yield the texts in the tags of all pages of a TIFF."""
     with opened(path) as file:
         for page in file.pages[:MAX_PAGES]:
             for tag in page.tags:
@@ -102,22 +102,22 @@ def _tiff_tag(code: int, value: Any, name: str) -> Iterator[FileText]:
 
 
 def note(text: str, place: str) -> FileText:
-    """A free text."""
+    """Return a free text."""
     return FileText(text.strip(), place)
 
 
 def name(text: str, place: str) -> FileText:
-    """A name or an identifier."""
+    """Return a name or an identifier."""
     return FileText(text.strip(), place, "name")
 
 
 def day(text: str, place: str) -> FileText:
-    """A day, of which the first eight digits are year, month and day."""
+    """Return a date whose first eight digits are year, month and day."""
     return FileText(re.sub(r"\D", "", text)[:8], place, "date")
 
 
 def _segments(segments: Iterable[tuple[str, bytes]]) -> Iterator[FileText]:
-    """Comments and application data of a JPEG, but for those that are read apart."""
+    """Yield comments and application data of a JPEG, except those that are read separately."""
     for marker, content in segments:
         if not content.startswith(READ_APART):
             yield from (note(text, f"{marker} of a JPEG") for text in texts(content))
@@ -169,7 +169,7 @@ def _notes(notes: Mapping[Any, Any]) -> Iterator[FileText]:
 
 
 def xml_texts(packet: bytes | str | None) -> Iterator[FileText]:
-    """The texts and attributes of XML such as XMP."""
+    """Yield the texts and attributes of XML such as XMP."""
     if not packet:
         return
     whole = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet

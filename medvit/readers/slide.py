@@ -1,4 +1,4 @@
-"""Reader of whole slides: which files are slides; their regions are read through `medvit.wsi.slide`."""
+"""Reader of whole slides: detects slides; their regions are read through `medvit.wsi.slide`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from medvit.wsi.slide import LARGE, MODALITY, SUFFIXES, TIFF_MAGIC, open_slide
 from medvit.wsi.tiff_backend import names_lost_page, opened, short_level
 
 IN_FOLDERS = (".mrxs",)
-"""Endings of slides whose data lie in a folder of the same name."""
+"""Suffixes of slides whose data are in a folder of the same name."""
 _DAY = re.compile(r"(\d{4}|\d{1,2})[-./](\d{1,2})[-./](\d{4}|\d{1,2})")
 _NAMING = re.compile(r"(?i)([._ -]|^)(id|guid|uuid|name|barcode|label|accession|patient|case|title|user|operator)\b")
-"""Keys of names and identifiers, among whatever a maker writes."""
+"""Keys of names and identifiers among vendor metadata."""
 
 
 @dataclass(frozen=True)
 class SlideReader:
-    """Whole slides; they are read by region, never whole."""
+    """Reader of whole slides, which are read by region, never whole."""
 
     name: str = "slide"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Whether it is named as a slide, is a DICOM slide, or is a TIFF that is tiled or has several scales."""
+        """Return whether it has a slide suffix, is a DICOM slide, or is a TIFF that is tiled or has several scales."""
         if path.name.lower().endswith(SUFFIXES) or dicom_backend.claims(head):
             return True
         return head.startswith(TIFF_MAGIC) and _is_pyramid(path)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """An item a slide."""
+        """Yield an item per slide."""
         dicom = [file for file in files if dicom_backend.claims(_head(file))]
         yield from dicom_backend.series(dicom, self.name)
         for file in sorted(set(files) - set(dicom)):
@@ -52,10 +52,10 @@ class SlideReader:
                 yield Item(self.name, (file,), "slide", MODALITY)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """The texts of a slide: those of its DICOM file, its TIFF tags and what its maker says of it beside them.
+        """Yield the texts of a slide: those of its DICOM file, its TIFF tags and its vendor's metadata.
 
         Raises:
-            UnreadableError: If it is not of a format known here.
+            UnreadableError: If its format is not supported.
         """
         head = _head(path)
         if dicom_backend.claims(head):
@@ -66,7 +66,7 @@ class SlideReader:
         if head.startswith(TIFF_MAGIC):
             yield from tiff_texts(path)
         elif not vendor(path):
-            raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+            raise UnreadableError("named as a slide, but its bytes are not of a supported slide format")
         if vendor(path):
             yield from (_of_maker(key, value) for key, value in maker_texts(path).items())
 
@@ -79,7 +79,7 @@ class SlideReader:
             slide.close()
 
     def read(self, item: Item) -> Image:
-        """Refuses: a slide is read by region, through `open_slide`.
+        """Refuse: a slide is read by region, through `open_slide`.
 
         Raises:
             UnsupportedError: Always.
@@ -88,12 +88,12 @@ class SlideReader:
 
 
 def is_part_of_slide(path: Path) -> bool:
-    """Whether a file lies in the folder of a slide that is named as that folder, as those of an MRXS do."""
+    """Return whether a file is in the data folder of a slide with the folder's name, as for MRXS."""
     return any(path.parent.with_name(path.parent.name + suffix).is_file() for suffix in IN_FOLDERS)
 
 
 def _index_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Keys and values of the index beside the data of an MRXS, which is a text."""
+    """Yield keys and values of the index beside the data of an MRXS, which is text."""
     index = path.with_suffix("") / "Slidedat.ini"
     if index.is_file():
         for line in index.read_text("utf-8-sig", errors="replace").splitlines():
@@ -118,15 +118,15 @@ def _head(file: Path) -> bytes:
 
 def _require_slide(file: Path) -> None:
     if not vendor(file) and not _head(file).startswith(TIFF_MAGIC):
-        raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+        raise UnreadableError("named as a slide, but its bytes are not of a supported slide format")
     if _head(file).startswith(TIFF_MAGIC) and (wrong := short_level(file)) is not None:
         raise wrong
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Whether a TIFF is a maker's, holds one picture at several scales, or one as large as no photograph.
+    """Return whether a TIFF is a vendor's, holds one image at several scales, or is too large for a photograph.
 
-    A tiled one that is cut short counts, too: what is lost may be its other scales.
+    A truncated tiled TIFF counts, too: the missing part may be its other scales.
     """
     maker = vendor(path)
     if maker and maker != "generic-tiff":
@@ -140,7 +140,7 @@ def _is_pyramid(path: Path) -> bool:
                 return True
             return bool(pages) and pages[0].is_tiled and names_lost_page(file)
     except MedvitError:
-        return False  # the reader of pictures says what is wrong with it
+        return False  # the image reader reports the error
 
 
 READER = SlideReader()

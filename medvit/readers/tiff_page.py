@@ -1,7 +1,7 @@
-"""The one page of a TIFF picture through tifffile: bits, sign, channels, polarity and orientation as its header says.
+"""Single-page TIFF images through tifffile: bits, sign, channels, polarity and orientation from the header.
 
-tifffile gives values as they are stored. What they mean (photometric interpretation, planar configuration, extra
-samples, orientation: TIFF 6.0, section 8) is applied here, for every layout alike; what has no meaning here is refused.
+tifffile gives values as they are stored. Their meaning (photometric interpretation, planar configuration, extra
+samples, orientation: TIFF 6.0, section 8) is applied here, for every layout alike; unsupported ones are refused.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 """Codes of (262) PhotometricInterpretation."""
 COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
-IN_INKS = "a {} in inks (CMYK), whose colors hang on a printer's profile; expected gray or RGB: convert it"
-"""Channels of a photometric interpretation; those beyond are extra samples."""
+IN_INKS = "a {} in inks (CMYK), whose colors depend on a printer's profile; expected gray or RGB: convert it"
+"""Channels of a photometric interpretation; additional channels are extra samples."""
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
 TO_RGB = (JPEG, WEBP)
-"""Codes of (259) Compression whose decoder turns YCbCr to RGB itself."""
+"""Codes of (259) Compression whose decoder converts YCbCr to RGB itself."""
 TRANSPARENCY = (1, 2)
 """Codes of (338) ExtraSamples that are an alpha channel."""
 SPREAD = {1: 255, 2: 85, 4: 17}
-"""Factor that spreads gray of fewer bits over 8, as PNG decoders do."""
+"""Factor that scales gray of fewer bits to 8, as PNG decoders do."""
 
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """The tags of a page that say what its values mean."""
+    """Tags of a page that define the meaning of its values."""
 
     width: int
     height: int
@@ -49,14 +49,14 @@ class TiffHeader:
     compression: int
     orientation: int
     is_for_pillow: bool
-    """Whether it is of 8 bits in a coding that Pillow turns to RGB or gray, and tifffile does not."""
+    """Whether it has 8 bits in a coding that Pillow, but not tifffile, converts to RGB or gray."""
 
 
 def read_header(path: Path) -> TiffHeader:
-    """The tags of a picture, checked.
+    """Read and check the tags of an image.
 
     Raises:
-        UnsupportedError: If it has several pages or planes, or is of a kind that is not taken; the kind is named.
+        UnsupportedError: If it has several pages or planes, or is of an unsupported kind, which is named.
         UnreadableError: If its pixels are not all in the file.
     """
     with _page(path) as page:
@@ -64,10 +64,10 @@ def read_header(path: Path) -> TiffHeader:
 
 
 def tiff_values(path: Path) -> Num[Array, "h w c"]:
-    """Values as stored, upright: palette indices, gray levels or RGB, and extra samples; white is not yet bright.
+    """Read values as stored, upright: palette indices, gray or RGB, and extra samples; polarity is not applied.
 
     Raises:
-        UnreadableError: If they are not of the size and type that the header says.
+        UnreadableError: If their size or type contradicts the header.
     """
     with _page(path) as page:
         header = _header(page, path.stat().st_size)
@@ -84,7 +84,7 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
 
 
 def tiff_pixels(path: Path) -> Num[Array, "h w c"]:
-    """Gray or RGB, upright, low values dark; gray of 1, 2 or 4 bits is spread over 8, a palette becomes its colors."""
+    """Read gray or RGB, upright, low values dark; 1-, 2- and 4-bit gray is scaled to 8, a palette becomes colors."""
     header, values = read_header(path), tiff_values(path)
     if header.photometric == PALETTE:
         colors = _colormap(path)[values[..., 0]]
@@ -97,7 +97,7 @@ def tiff_pixels(path: Path) -> Num[Array, "h w c"]:
 
 
 def tiff_labels(path: Path) -> Num[Array, "h w c"]:
-    """Class numbers as stored: gray levels, or the indices of a palette of colors.
+    """Read class numbers as stored: gray levels, or the indices of a color palette.
 
     Raises:
         UnsupportedError: If white is zero in more than one bit, so that gray levels count backwards.
@@ -109,26 +109,26 @@ def tiff_labels(path: Path) -> Num[Array, "h w c"]:
         return tiff_values(path)
     if header.bits > 1:
         raise UnsupportedError(
-            "the label map says that white is zero, so that class numbers and gray levels run opposite ways; "
+            "in the label map white is zero, so that class numbers and gray levels run in opposite directions; "
             "save it with black as zero"
         )
     return ~tiff_values(path).astype(bool)
 
 
 def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[int, ...] = ()) -> Num[Array, "h w c"]:
-    """The colors alone, where every channel beside them is constant and so says nothing.
+    """Return only the colors, where every extra channel is constant and so carries no information.
 
-    `meanings` of those channels are codes of ExtraSamples; one without a code is of unknown meaning.
+    `meanings` of those channels are codes of ExtraSamples; a channel without a code has an unknown meaning.
 
     Raises:
-        UnsupportedError: If one is not constant; it says whether it is transparency or a channel of unknown meaning.
+        UnsupportedError: If one is not constant; the message says whether it is transparency or of unknown meaning.
     """
     for number in range(num_colors, values.shape[-1]):
         extra = values[..., number]
         if not (extra != extra.flat[0]).any():
             continue
         if (*meanings, *(0,) * number)[number - num_colors] in TRANSPARENCY:
-            raise UnsupportedError("transparent in places, so its colors are not settled; save it without alpha")
+            raise UnsupportedError("transparent in places, so its colors are undefined; save it without alpha")
         raise UnsupportedError(
             f"{values.shape[-1]} channels, of which {num_colors} {'is' if num_colors == 1 else 'are'} gray or color; "
             "expected gray or RGB: save each channel as its own file"
@@ -137,7 +137,7 @@ def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[
 
 
 def upright(values: Num[Array, "h w *c"], orientation: int) -> Num[Array, "a b *c"]:
-    """A picture turned and mirrored as (274) Orientation says (TIFF 6.0, section 8; EXIF)."""
+    """Rotate and mirror an image as its (274) Orientation requires (TIFF 6.0, section 8; EXIF)."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
@@ -146,7 +146,7 @@ def upright(values: Num[Array, "h w *c"], orientation: int) -> Num[Array, "a b *
 
 
 def is_gray(colors: Num[Array, "*s 3"]) -> bool:
-    """Whether red, green and blue are equal everywhere."""
+    """Return whether red, green and blue are equal everywhere."""
     return bool((colors == colors[..., :1]).all())
 
 
@@ -154,7 +154,7 @@ def is_gray(colors: Num[Array, "*s 3"]) -> bool:
 def _page(path: Path) -> Iterator[Any]:
     with opened(path) as file:
         num_pages = len(file.pages)
-        if file.is_imagej:  # one page may stand for a stack that follows it
+        if file.is_imagej:  # one page may describe a stack that follows it
             num_pages = max(num_pages, int((file.imagej_metadata or {}).get("images", 1)))
         if num_pages != 1:
             raise UnsupportedError(
@@ -198,7 +198,7 @@ def _check_kind(header: TiffHeader, page: Any) -> None:
     if header.photometric == YCBCR and header.compression not in TO_RGB:
         raise UnsupportedError(f"a TIFF in {_name(page.photometric)} of {header.bits} bits; expected gray or RGB")
     if not _has_decoder(header.compression):
-        raise UnsupportedError(f"a TIFF compressed by {_name(page.compression)}; no installed decoder takes that")
+        raise UnsupportedError(f"a TIFF compressed by {_name(page.compression)}; no installed decoder supports it")
     if page.dtype is None or page.dtype.kind not in "biuf":
         raise UnsupportedError(
             f"a TIFF of {header.bits} bits in sample format {_name(page.sampleformat)}; expected real numbers"
@@ -209,16 +209,16 @@ def _check_kind(header: TiffHeader, page: Any) -> None:
         raise UnsupportedError(f"{header.samples} channels of {header.bits} bits; expected 8 or more")
     if header.photometric == WHITE_IS_ZERO and page.dtype.kind not in "bu":
         raise UnsupportedError(
-            f"white is zero in values of {page.dtype}, where nothing says which value is black; "
+            f"white is zero in values of {page.dtype}, where the value of black is undefined; "
             "save it with black as zero"
         )
 
 
 def _check_bytes(header: TiffHeader, page: Any, held_bytes: int) -> None:
-    """Refuse a picture of which strips or tiles are missing: a decoder would fill them with a constant."""
+    """Refuse an image with missing strips or tiles: a decoder would fill them with a constant."""
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if any(offset + num_bytes > held_bytes for offset, num_bytes in places):
-        raise UnreadableError("a strip or tile of the picture ends beyond the end of the file; it is cut short")
+        raise UnreadableError("a strip or tile of the picture extends past the end of the file; it is cut short")
     if not places or not all(offset and num_bytes for offset, num_bytes in places):
         raise UnreadableError("a strip or tile of the picture is not in the file; it is cut short or was never written")
     claimed = header.height * -(-header.width * header.samples * header.bits // 8)
@@ -245,5 +245,5 @@ def _colormap(path: Path) -> Num[Array, "colors 3"]:
         if page.colormap is None:
             raise UnreadableError("a TIFF of palette colors without its palette (320 ColorMap)")
         colors = np.asarray(page.colormap).T
-    # Colors are of 16 bits; some writers give 8.
+    # Colors have 16 bits; some writers use 8.
     return (colors // 256 if colors.max(initial=0) > 255 else colors).astype(np.uint8)

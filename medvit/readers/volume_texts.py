@@ -16,7 +16,7 @@ DICOM_EXTENSION = 2
 """Code of a NIfTI extension that holds DICOM elements."""
 _FREE_FIELDS = ("descrip", "intent_name")
 _NAMING_FIELDS = ("db_name", "aux_file", "patient_id", "scannum", "originator", "generated")
-"""Of NIfTI, and of Analyze before it."""
+"""Text fields of NIfTI, and of its predecessor Analyze."""
 
 _HEADER_LINE = re.compile(r"#\s*(?P<comment>.+)|(?P<key>[\w .-]+?)\s*(?::=|:|=)\s*(?P<value>.+)")
 _GRID = """
@@ -27,11 +27,11 @@ sizes spacings kinds endian encoding space centerings thicknesses labels units s
 measurementframe spacedimension lineskip byteskip axismins axismaxs datafile
 """
 FIELDS_OF_THE_GRID = frozenset(_GRID.split())
-"""Fields of MetaImage and NRRD, without spaces, that tell of the grid alone."""
+"""Fields of MetaImage and NRRD, without spaces, that describe only the grid."""
 
 
 def nifti_texts(path: Path) -> Iterator[FileText]:
-    """The texts in the header of a NIfTI, or of an Analyze, and in its extensions, of which one kind is DICOM."""
+    """Yield the texts in the header of a NIfTI or Analyze file and in its extensions, one kind of which is DICOM."""
     import nibabel as nib
 
     header: Any = nib.load(path).header
@@ -48,7 +48,7 @@ def nifti_texts(path: Path) -> Iterator[FileText]:
 
 
 def itk_texts(path: Path, num_bytes: int) -> Iterator[FileText]:
-    """The fields and comments of a MetaImage or NRRD beyond its grid, in its first `num_bytes`."""
+    """Yield the fields and comments of a MetaImage or NRRD beyond its grid, in its first `num_bytes`."""
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
         content = stream.read(num_bytes)
     for line in re.split(rb"\r?\n", content):
@@ -56,7 +56,7 @@ def itk_texts(path: Path, num_bytes: int) -> Iterator[FileText]:
             continue
         match = _HEADER_LINE.fullmatch(line.decode("utf-8", "replace").strip())
         if match is None:
-            return  # an empty line ends the header of a NRRD, voxels that of a MetaImage
+            return  # an empty line ends a NRRD header; a MetaImage header ends at the voxels
         key = re.sub(r"\W", "", match["key"] or "").casefold()
         if match["comment"] or key not in FIELDS_OF_THE_GRID:
             yield note(match["comment"] or match["value"], "a header field")

@@ -127,7 +127,7 @@ def test_a_localizer_is_an_image_beside_the_volume_of_its_series(write_series, w
         ({"NumberOfFrames": 3}, "geometry", "no (0020,0032) ImagePositionPatient in 3 of 3 slices"),
         ({"NumberOfFrames": 0}, "unreadable", "NumberOfFrames is not a number above 0"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "geometry", "without its private CSA header"),
-        ({"Rows": 60000, "Columns": 60000}, "unreadable", "the header claims 6866.5 MiB of pixels"),
+        ({"Rows": 60000, "Columns": 60000}, "unreadable", "the header declares 6866.5 MiB of pixels"),
     ],
 )
 def test_what_is_no_single_image_is_refused_with_a_reason(write_slice, elements, code, said):

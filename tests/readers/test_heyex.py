@@ -103,4 +103,4 @@ def test_a_header_that_promises_more_scans_than_the_file_holds_is_refused_before
     (tmp_path / "x.vol").write_bytes(content[:16] + (2**20).to_bytes(4, "little") + content[20:])
     (found,) = find([tmp_path / "x.vol"])
     assert isinstance(found, Refusal)
-    assert "the header claims" in found.reason
+    assert "the header declares" in found.reason

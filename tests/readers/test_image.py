@@ -241,6 +241,6 @@ def test_pictures_in_inks_are_refused_as_images_and_as_label_maps(tmp_path: Path
     (refusal,) = find([tmp_path / name])
     assert isinstance(refusal, Refusal)
     assert refusal.code == "unsupported"
-    assert "in inks (CMYK), whose colors hang on a printer's profile; expected gray or RGB" in refusal.reason
+    assert "in inks (CMYK), whose colors depend on a printer's profile; expected gray or RGB" in refusal.reason
     with pytest.raises(UnsupportedError, match=r"in inks \(CMYK\)"):
         READER.read_mask(tmp_path / name)

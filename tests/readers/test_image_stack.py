@@ -79,7 +79,7 @@ def test_a_missing_last_picture_is_found_where_their_number_is_known(scans: Path
 
 def test_two_pictures_of_one_number_or_none_are_refused(scans: Path) -> None:
     _write(scans / "copy-9.png", np.zeros((6, 8)))
-    assert "several pictures of a stack have one number" in refused(scans)
+    assert "several pictures of a stack have the same number" in refused(scans)
     (scans / "copy-9.png").rename(scans / "copy.png")
     assert "has no number in its name" in refused(scans)
 

@@ -52,7 +52,7 @@ def test_other_names_are_images_of_their_own(names):
 def test_label_maps_without_an_image_and_second_ones_are_refused():
     pairing = pair_masks([Path(name) for name in ("a.png", "a_mask.png", "a_mask_1.png", "b_mask.png")])
     assert pairing.masks == {Path("a.png"): Path("a_mask.png")}
-    assert [("second" in refusal.reason, "not there" in refusal.reason) for refusal in pairing.refused] == [
+    assert [("second" in refusal.reason, "has no image" in refusal.reason) for refusal in pairing.refused] == [
         (True, False),
         (False, True),
     ]
@@ -89,7 +89,7 @@ def test_values_that_are_not_whole_numbers_are_refused():
 def test_gray_levels_are_labels_as_they_are_and_colors_none():
     assert label_image(np.array([[[0, 255]]], np.uint8)).labels.tolist() == [[0, 255]]
     assert label_image(np.array([[[0, 7]]], np.uint16)).labels.tolist() == [[0, 7]]
-    with pytest.raises(UnsupportedError, match="in colors"):
+    with pytest.raises(UnsupportedError, match="in color"):
         label_image(np.array([[[0]], [[1]], [[2]]], np.uint8))
 
 
@@ -148,7 +148,7 @@ def test_a_named_folder_holds_the_label_maps_of_those_beside_it(place):
 
 
 def test_a_named_folder_that_is_not_there_is_refused():
-    with pytest.raises(DataError, match="no file of the source lies in a folder 'truth'"):
+    with pytest.raises(DataError, match="no file of the source is in a folder 'truth'"):
         pair_masks([Path("images/a.png")], ["truth"])
 
 

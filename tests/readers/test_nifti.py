@@ -119,7 +119,7 @@ def test_a_header_without_its_voxels_and_one_linked_elsewhere_are_refused(tmp_pa
     nib.save(nib.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.hdr")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "a.img").rename(tmp_path / "elsewhere" / "a.img")
-    assert "not there" in only(tmp_path / "a.hdr").reason
+    assert "does not exist" in only(tmp_path / "a.hdr").reason
     (tmp_path / "a.img").symlink_to(tmp_path / "elsewhere" / "a.img")
     assert isinstance(only(tmp_path / "a.hdr", tmp_path / "a.img"), Item)
     (tmp_path / "a.img").unlink()
@@ -206,4 +206,4 @@ def test_more_voxels_than_the_header_promises_are_refused(tmp_path: Path, name: 
     nib.save(kind(np.zeros((2, 2, 2), np.int16), np.eye(4)), tmp_path / name)
     voxels = tmp_path / name.replace("hdr", "img")
     voxels.write_bytes(voxels.read_bytes() + bytes(6))
-    assert "promises 16 bytes of voxels, the file holds 22" in only(*sorted(tmp_path.iterdir(), reverse=True)).reason
+    assert "declares 16 bytes of voxels, the file holds 22" in only(*sorted(tmp_path.iterdir(), reverse=True)).reason

@@ -29,9 +29,9 @@ COMPRESSED = (
 )
 PEERS = {
     "2ch_uint8.tif": "2 channels",
-    "a.mhd": "promises 240 bytes of voxels, the file holds 592",
-    "longer.nrrd": "promises 48 bytes of voxels, the file holds 68",
-    "nifti1.hdr": "names a data file that is not there",
+    "a.mhd": "declares 240 bytes of voxels, the file holds 592",
+    "longer.nrrd": "declares 48 bytes of voxels, the file holds 68",
+    "nifti1.hdr": "names a data file that does not exist",
     "row_major.dconn.nii": "CIFTI-2",
     "ct_without_pixeldata.dcm": "its pixels were removed",
 }
@@ -160,4 +160,4 @@ def test_a_frame_more_than_the_header_says_is_not_dropped(tmp_path: Path):
     dataset = pydicom.dcmread(small("CT_small.dcm"))
     dataset.PixelData = dataset.PixelData * 2
     dataset.save_as(tmp_path / "a.dcm")
-    assert "at least one frame more" in sentence(tmp_path / "a.dcm")
+    assert "at least one extra frame" in sentence(tmp_path / "a.dcm")
