@@ -1,4 +1,4 @@
-"""Slides that are DICOM: VL Whole Slide Microscopy (PS3.3 A.32.8) through wsidicom, a file a level and more."""
+"""DICOM slides: VL Whole Slide Microscopy (PS3.3 A.32.8) through wsidicom, one or more files per level."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medvit.wsi.pyramid import PyramidLevel
 PREAMBLE = 128
 WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 CACHE_BYTES = 2**24
-"""Decoded tiles of one slide kept at most, and as much again of coded ones."""
+"""Cache size for the decoded tiles of one slide, and again for its encoded ones."""
 MODALITY = "SM"
 READ = (
     "SOPClassUID",
@@ -36,16 +36,16 @@ READ = (
     "PyramidUID",
 )
 PARTS = ("optical_paths", "focal_planes")
-"""What wsidicom calls the parts of a level that show one place differently."""
+"""wsidicom's names for parts of a level that show one position differently."""
 PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
-"""Third value of (0008,0008) ImageType of what is no level: the label and the whole glass often show names."""
+"""Third values of (0008,0008) ImageType of images that are not levels: label and overview often show names."""
 
 
 def claims(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of DICOM and name whole slide microscopy as the class."""
+    """Return whether the first bytes of a file are DICOM with whole slide microscopy as SOP class."""
     if head[PREAMBLE : PREAMBLE + 4] != b"DICM" or WHOLE_SLIDE not in head:
         return False
-    return head.partition(WHOLE_SLIDE)[2][:1] in (b"\0", b"\2", b"")  # the UID ends there: no annotations
+    return head.partition(WHOLE_SLIDE)[2][:1] in (b"\0", b"\2", b"")  # the UID ends there: excludes annotations
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Header:
 
 
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
-    """The slides in DICOM files, one a series, and the files that are none: labels and overviews are left out."""
+    """Return the slides in DICOM files, one per series, and the refused files: labels and overviews are excluded."""
     groups: dict[tuple[object, ...], list[_Header]] = {}
     seen = [_header(file) for file in files]
     known = [header for header in seen if isinstance(header, _Header)]
@@ -71,7 +71,7 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
                 (file,), NotAnImageError.code, f"the {header.kind.lower()} picture of a slide, which may show names"
             )
         else:
-            who, what = patients[id(header)], header.identity  # two patients may share the UID of a series
+            who, what = patients[id(header)], header.identity  # two patients may share a series UID
             key = (who, what.study, what.series) if what.series else (str(file),)
             groups.setdefault(key, []).append(header)
     for group in groups.values():
@@ -85,7 +85,7 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
 
 
 def _apart(group: Sequence[_Header]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The files of a slide without second copies, and these; files of one UID that differ keep it from being opened."""
+    """Separate second copies from the files of a slide; different files with one UID keep it from being opened."""
     first: dict[str, Path] = {}
     parts, copies = list[Path](), list[Path]()
     for header in group:
@@ -114,7 +114,7 @@ def _header(file: Path) -> _Header | Refusal:
 
 
 class DicomPyramid:
-    """The levels of one DICOM series, read through wsidicom."""
+    """Levels of one DICOM series, read through wsidicom."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         from wsidicom import Settings, WsiDicom
@@ -137,13 +137,13 @@ class DicomPyramid:
             found = _levels(self._slide, source)
         except WsiDicomUidDuplicateError:
             raise UnreadableError(
-                f"two of the {len(files)} DICOM files of the slide have one (0008,0018) SOPInstanceUID and "
-                "differ; which is right cannot be told: remove the wrong one"
+                f"two of the {len(files)} DICOM files of the slide have the same (0008,0018) SOPInstanceUID but "
+                "differ; it is unknown which is right: remove the wrong one"
             ) from None
         except WsiDicomError:
             raise UnreadableError(
-                f"the {len(files)} DICOM files of the slide make no pyramid; expected VL Whole Slide Microscopy, "
-                "tiled, with one volume picture a level"
+                f"the {len(files)} DICOM files of the slide do not form a pyramid; expected VL Whole Slide "
+                "Microscopy, tiled, with one VOLUME image per level"
             ) from None
         self._numbers = [level.level for level in found]
         height, width = found[0].size.height, found[0].size.width
@@ -156,34 +156,34 @@ class DicomPyramid:
         self.tile_side = int(found[0].tile_size.width)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Pixels of a region of a level."""
+        """Read the pixels of a region of a level."""
         found = self._slide.read_region((x, y), self._numbers[level], (width, height), as_array=True)
         pixels = np.asarray(found)
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-            raise UnsupportedError(f"a DICOM slide of {pixels.dtype} pixels; expected 8 bits a channel")
+            raise UnsupportedError(f"a DICOM slide of {pixels.dtype} pixels; expected 8 bits per channel")
         return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Close the files."""
         self._slide.close()
 
 
 def _require_all(source: Any, files: Sequence[Path]) -> None:
-    """Check that every file was opened: wsidicom leaves out, in silence, those that it cannot read."""
+    """Check that every file was opened: wsidicom silently skips those that it cannot read."""
     instances = (*source.level_instances, *source.thumbnail_instances, *source.overview_instances)
     missing = len(files) - sum(len(one.datasets) for one in (*instances, *source.label_instances))
     if missing > 0:
         raise UnreadableError(
-            f"{missing} of the {len(files)} DICOM files of the slide cannot be opened as levels of it; expected VL "
-            "Whole Slide Microscopy, tiled, of one slide: copy them again, or remove what is of another slide"
+            f"{missing} of the {len(files)} DICOM files of the slide cannot be opened as its levels; expected VL "
+            "Whole Slide Microscopy, tiled, of one slide: copy them again, or remove files of other slides"
         )
 
 
 def _pixel_um(source: Any) -> tuple[float, float] | None:
-    """Width and height of a pixel of the largest level; none where (0028,0030) PixelSpacing is missing.
+    """Return the pixel width and height of the largest level; None without (0028,0030) PixelSpacing.
 
-    wsidicom opens no level without a spacing and an extent. Such levels get those that their sizes in pixels ask for,
-    in arbitrary units: they say which level is how much coarser, and the scale stays unknown.
+    wsidicom cannot open a level without spacing and extent. Such levels get values derived from their sizes in pixels,
+    in arbitrary units: these give the ratios of levels, while the scale remains unknown.
     """
     from wsidicom.geometry import SizeMm
 
@@ -207,10 +207,10 @@ def _several(found: str) -> UnsupportedError:
 
 
 def _levels(slide: Any, source: Any) -> list[Any]:
-    """The levels of the one pyramid of one optical path and focal plane.
+    """Return the levels of the single pyramid of one optical path and focal plane.
 
     Raises:
-        UnsupportedError: If the files hold several, of which none can be said to be meant.
+        UnsupportedError: If the files hold several, with none marked as the intended one.
     """
     pyramids = list(slide.pyramids)
     levels = list(pyramids[0])
@@ -218,7 +218,7 @@ def _levels(slide: Any, source: Any) -> list[Any]:
     same = max(len(level.instances) for level in levels)
     counts = {"pyramids": len(pyramids), "optical paths": len(paths), "focal planes": len(planes)}
     if max(counts.values()) == 1:
-        # wsidicom keeps one level a scale, and the last of several.
+        # wsidicom keeps one level per scale: the last of several.
         lost = sum(len(one.datasets) for one in source.level_instances) - sum(len(level.datasets) for level in levels)
         counts = {"pictures of one size": same, "pictures of one scale": lost + 1}
     if max(counts.values()) > 1:
@@ -229,10 +229,10 @@ def _levels(slide: Any, source: Any) -> list[Any]:
 
 
 def siblings(file: Path) -> tuple[Path, ...]:
-    """The files of the same slide in the folder of one of them.
+    """Return the files of the same slide in the folder of one of them.
 
     Raises:
-        DataError: If the file is no level of a slide.
+        DataError: If the file is not a level of a slide.
     """
     files = [other for other in sorted(file.parent.iterdir()) if other.is_file() and _claims(other)]
     for found in series(files, ""):
@@ -240,7 +240,7 @@ def siblings(file: Path) -> tuple[Path, ...]:
             return found.files
         if isinstance(found, Refusal) and file in found.files and found.code == UnsupportedError.code:
             raise UnsupportedError(found.reason)
-    raise DataError("the DICOM file is no level of a slide; expected VL Whole Slide Microscopy")
+    raise DataError("the DICOM file is not a level of a slide; expected VL Whole Slide Microscopy")
 
 
 def _claims(file: Path) -> bool:

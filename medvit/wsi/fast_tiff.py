@@ -1,8 +1,8 @@
-"""Slides that are TIFF inside, which two decoders read: each is held against the other.
+"""Fast reading of TIFF slides without OpenSlide, where both decoders give the same pixels.
 
-OpenSlide paints each region on a canvas with transparency; cutting it out of decoded tiles is six times as fast. Of a
-TIFF of no maker it takes the first picture, turns tiles one by one and reads few kinds of compression, so tifffile
-reads these; OpenSlide is asked only whether it sees the same.
+OpenSlide paints each region on a canvas with transparency; cutting it out of decoded tiles is six times as fast. In a
+generic TIFF, OpenSlide reads the first image, rotates tiles one by one and supports few compressions, so tifffile
+reads these; OpenSlide only confirms that it sees the same pixels.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from medvit.wsi.tiff_backend import TiffPyramid
 from medvit.wsi.turned import UPRIGHT, TurnedPyramid
 
 GENERIC = "generic-tiff"
-"""OpenSlide's name of tiled TIFF of no maker."""
+"""OpenSlide's name of generic tiled TIFF."""
 APERIO = "aperio"
-"""OpenSlide's name of the one maker whose levels are pages of one picture each, in whole tiles."""
+"""OpenSlide's name of the only vendor format whose levels are pages of one image each, in whole tiles."""
 MAX_DIFFERENCE = 2
-"""Gray levels by which two decoders of JPEG may differ at most, or on average where they interpolate color."""
+"""Largest difference of two JPEG decoders in gray levels; on average where they interpolate color."""
 PROBE = 64
-"""Pixels of a side of what is compared in the middle of each level."""
+"""Side of the compared region in the middle of each level, in pixels."""
 
 Verdict = Literal["same", "similar", "different", "unknown"]
 
 
 def of_maker(path: Path, maker: str) -> Pyramid:
-    """A slide of a maker known to OpenSlide, read past it where that gives the same pixels.
+    """Open a vendor slide known to OpenSlide without OpenSlide, where that gives the same pixels.
 
     Raises:
-        UnsupportedError: If the two decoders see different pictures.
+        UnsupportedError: If the two decoders give different images.
     """
     slow = OpenSlidePyramid(path)
     if maker != APERIO:
@@ -42,7 +42,7 @@ def of_maker(path: Path, maker: str) -> Pyramid:
     try:
         fast = TiffPyramid(path)
     except DataError:
-        return slow  # a kind of compression or color that only OpenSlide knows of this maker
+        return slow  # a compression or color of this vendor that only OpenSlide supports
     is_plain = fast.is_tiled and not fast.is_sparse and fast.orientation == UPRIGHT
     verdict = _verdict(slow, fast) if is_plain and _shapes(slow) == _shapes(fast) else "unknown"
     if verdict == "different":
@@ -58,14 +58,14 @@ def of_maker(path: Path, maker: str) -> Pyramid:
 
 
 def plain(path: Path) -> Pyramid:
-    """A slide that is a TIFF of no maker.
+    """Open a slide that is a generic TIFF.
 
     Raises:
-        UnsupportedError: If it is of a kind that is not read, or OpenSlide sees another picture in it.
+        UnsupportedError: If its kind is not supported, or OpenSlide decodes it to another image.
     """
     fast = TiffPyramid(path)
     if fast.orientation != UPRIGHT:
-        return TurnedPyramid(fast, fast.orientation)  # OpenSlide turns tile by tile
+        return TurnedPyramid(fast, fast.orientation)  # OpenSlide rotates tile by tile
     if not fast.is_first or vendor(path) != GENERIC or (slow := _openslide(path)) is None:
         return fast
     verdict = _verdict(slow, fast)
@@ -79,7 +79,7 @@ def plain(path: Path) -> Pyramid:
 
 
 def _openslide(path: Path) -> OpenSlidePyramid | None:
-    """The slide through OpenSlide; none if it lacks a decoder for it."""
+    """Open the slide through OpenSlide; None if it lacks a decoder for it."""
     import openslide
 
     try:
@@ -93,7 +93,7 @@ def _shapes(pyramid: Pyramid) -> list[tuple[int, int]]:
 
 
 def _verdict(slow: OpenSlidePyramid, fast: TiffPyramid) -> Verdict:
-    """How alike the levels are that both have."""
+    """Compare the levels that both decoders have."""
     known = {shape: number for number, shape in enumerate(_shapes(slow))}
     pairs = [(known[shape], number) for number, shape in enumerate(_shapes(fast)) if shape in known]
     found = {_verdict_at(slow, fast, *pair) for pair in pairs}
@@ -108,7 +108,7 @@ def _verdict_at(slow: OpenSlidePyramid, fast: TiffPyramid, slow_level: int, fast
     try:
         one, other = slow.region(slow_level, *place), fast.region(fast_level, *place)
     except DataError:
-        return "unknown"  # who reads it later says what is wrong
+        return "unknown"  # reading it later raises the error
     apart = np.abs(one.astype(np.int16) - other)
     if apart.max() <= MAX_DIFFERENCE:
         return "same"
@@ -117,6 +117,6 @@ def _verdict_at(slow: OpenSlidePyramid, fast: TiffPyramid, slow_level: int, fast
 
 def _disagreement() -> UnsupportedError:
     return UnsupportedError(
-        "a TIFF slide that tifffile and OpenSlide decode to different pixels, so that which are right cannot be told; "
-        "expected the same of both: convert it to RGB in JPEG or deflate"
+        "a TIFF slide that tifffile and OpenSlide decode to different pixels, so it is unknown which are right; "
+        "expected the same pixels from both: convert it to RGB in JPEG or deflate"
     )

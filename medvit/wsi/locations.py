@@ -1,7 +1,7 @@
-"""Where the slides of a dataset lie: beside the site's key and nowhere else, since names of files may name patients.
+"""Locations of the slides of a dataset: stored only beside the site's key, since file names may name patients.
 
-`KEY.slides/DATASET.json`, a file of mode 0600, gives for the pseudonym of each slide its files and, where the file says
-none, its microns per pixel.
+`KEY.slides/DATASET.json`, a file of mode 0600, gives the files of each slide by its pseudonym and, where the file
+lacks it, its microns per pixel.
 """
 
 from __future__ import annotations
@@ -27,43 +27,44 @@ from medvit.wsi.slide import Slide, open_slide
 from medvit.wsi.tiles import SAME_SCALE, TILE_FLAGS, Magnification, TileFlag, TileGrid
 
 MAX_OPEN = 128
-"""Slides that a process keeps open: twice as many as those whose tiles are dealt by turns in training."""
+"""Slides that a process keeps open: twice as many as those whose tiles training interleaves."""
 
 
 class SlidesConfig(Config):
-    """Where slides lie; pixels of slides stay in their files."""
+    """Options of slide locations; pixels of slides remain in their files."""
 
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file that was given to ingest: where the slides lie is written beside it, in KEY.slides/."""
+    """Key file that was given to ingest, which recorded the locations of the slides beside it, in KEY.slides/."""
     folder: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Folder where the slides lie now, if they were moved since; files are found in it by their names."""
+    """Current folder of the slides, if they were moved; files are found in it by name."""
     skip_tiles: tuple[TileFlag, ...] = ()
-    """Tiles that carry one of these flags of ingest are left out: blurred, pen."""
+    """Exclude tiles with any of these ingest flags: blurred, pen."""
 
     def usable(self, grid: TileGrid) -> TileGrid:
-        """The tiles of a slide without those to skip."""
+        """Return the tiles of a slide without those to skip."""
         unwanted = sum(TILE_FLAGS[name] for name in set(self.skip_tiles))
         return grid.only(~grid.has(unwanted)) if unwanted else grid
 
 
 class MixedSlidesConfig(SlidesConfig):
-    """Where slides lie, and the scales at which their tiles are looked at when nothing but pixels is learned."""
+    """Options of slide locations, and of the magnifications of tiles in self-supervised training."""
 
     magnifications: Mapping[Magnification, Positive] = {}
-    """Shares of magnifications at which tiles are drawn, about their centers and with as many pixels each, as in
-    {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2); none takes each tile at its own scale."""
+    """Shares of the magnifications at which tiles are drawn, with the same centers and size in pixels, such as {40x:
+    0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2). Unset: each tile at its own scale.
+    """
 
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """The files of a slide, and its microns per pixel where they were given by hand."""
+    """Files of a slide, and its microns per pixel where they were given by hand."""
 
     files: tuple[str, ...]
     mpp: float | None = None
 
 
 def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -> Path:
-    """Adds to the file of a dataset where slides lie, by their pseudonym; the path of the file, of mode 0600.
+    """Add the locations of slides to the file of a dataset, by pseudonym; return its path (mode 0600).
 
     Raises:
         OutputError: If it cannot be written.
@@ -74,15 +75,17 @@ def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -
         text = json.dumps({name: asdict(place) for name, place in sorted(known.items())}, indent=1)
         write_private(path, [text.encode("utf-8", "surrogateescape")])
     except OSError as error:
-        raise OutputError(f"where slides lie cannot be kept: {error.strerror}; give another key=...") from None
+        raise OutputError(
+            f"the locations of slides cannot be written: {error.strerror}; give another key=..."
+        ) from None
     return path
 
 
 def open_row(row: Row, key: Path, folder: Path | None = None) -> Slide:
-    """The open slide of a manifest's row of kind slide, kept open in this process for the next call.
+    """Open the slide of a manifest row of kind slide; it stays open in this process for the next call.
 
     Raises:
-        DataError: If nobody knows where it lies, if nothing or another slide lies there, or if it cannot be read.
+        DataError: If its location is unknown, if nothing or another slide is there, or if it cannot be read.
     """
     kept = _open_slides()
     name = (str(key), str(folder), row.dataset, row.image_id)
@@ -96,7 +99,7 @@ def open_row(row: Row, key: Path, folder: Path | None = None) -> Slide:
 
 
 def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
-    """The row of one tile of a slide."""
+    """Return the row of one tile of a slide."""
     x, y = (int(place) for place in grid.xy[index])
     known = {one.name: getattr(slide, one.name) for one in fields(Row)}
     return TileRow(
@@ -116,7 +119,7 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
 
 
 def magnified(tile: TileRow, mpp: float) -> TileRow | None:
-    """A tile of as many pixels about the same center at about `mpp` microns each, moved to lie within the slide.
+    """Return a tile of equal size around the same center at about `mpp` microns per pixel, moved inside the slide.
 
     None if the slide is coarser, or smaller than such a tile.
     """
@@ -140,10 +143,10 @@ def magnified(tile: TileRow, mpp: float) -> TileRow | None:
 
 
 def read_tile(row: TileRow, slides: SlidesConfig) -> UInt8[Array, "3 h w"]:
-    """The pixels of a tile, from the file of its slide.
+    """Read the pixels of a tile from the file of its slide.
 
     Raises:
-        DataError: If the slide is not where it was, or cannot be read there.
+        DataError: If the slide has moved, or cannot be read there.
     """
     assert row.slide is not None
     assert row.mpp is not None
@@ -155,16 +158,16 @@ def _open(row: Row, key: Path, folder: Path | None) -> Slide:
     place = _places(path, path.stat().st_mtime_ns if path.is_file() else 0).get(row.image_id)
     if place is None:
         raise DataError(
-            f"{row}: where its file lies is not written beside the key; give slides.key=... as it was given to ingest, "
+            f"{row}: no location of this slide is recorded for this key file; pass the slides.key that ingest used, "
             "or ingest the slides again on this machine"
         )
     files = [Path(file) if folder is None else folder / Path(file).name for file in place.files]
     if not all(file.is_file() for file in files):
-        raise DataError(f"{row}: its file is gone; give slides.folder=... where the slides lie now")
+        raise DataError(f"{row}: its file is gone; set slides.folder=... to the current folder of the slides")
     slide = open_slide(files, place.mpp)
     if slide.shape != row.shape[1:] or not np.isclose(slide.mpp, row.mpp or 0.0):
         slide.close()
-        raise DataError(f"{row}: another slide lies in its place now; put it back, or ingest the slides again")
+        raise DataError(f"{row}: another slide is in its place now; put the original back, or ingest the slides again")
     return slide
 
 
@@ -185,12 +188,12 @@ def _read(path: Path) -> dict[str, SlideFiles]:
         tree = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         return {name: SlideFiles(tuple(place["files"]), place["mpp"]) for name, place in tree.items()}
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError("the file beside the key that says where slides lie is damaged; ingest them again") from None
+        raise DataError("the file of slide locations beside the key is damaged; ingest the slides again") from None
 
 
 _KEPT: dict[int, OrderedDict[tuple[str, ...], Slide]] = {}
 
 
 def _open_slides() -> OrderedDict[tuple[str, ...], Slide]:
-    """The open slides of this process: a process that was forked must not share file handles with its parent."""
+    """Return the open slides of this process: a forked process must not share file handles with its parent."""
     return _KEPT.setdefault(os.getpid(), OrderedDict())

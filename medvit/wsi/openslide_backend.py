@@ -16,29 +16,29 @@ from medvit.errors import UnreadableError
 from medvit.wsi.pyramid import PyramidLevel, cut_short
 
 CACHE_BYTES = 2**27
-"""Decoded tiles of all slides of a process kept at most."""
+"""Cache size for the decoded tiles of all slides of a process."""
 WHITE = (255, 255, 255)
 MANY_DIGITS = 6
-"""From so many digits on a number may be one of a slide or a patient."""
+"""A number with at least this many digits may identify a slide or a patient."""
 
 
 @cache
 def _cache(process: int) -> Any:
-    """One cache for all slides of a process, which has hundreds open at times."""
+    """Return the cache shared by all slides of a process, which may have hundreds open."""
     import openslide
 
     return openslide.OpenSlideCache(CACHE_BYTES)
 
 
 def vendor(path: Path) -> str:
-    """What OpenSlide calls the format of a file, empty where it knows none."""
+    """Return OpenSlide's name of the format of a file; empty where it does not recognize it."""
     import openslide
 
     return openslide.OpenSlide.detect_format(path) or ""
 
 
 def maker_texts(path: Path) -> dict[str, str]:
-    """What the maker of a slide says of it in texts, by its own keys; numbers that only measure are left out.
+    """Return the vendor's texts on a slide, by the vendor's keys; numbers that are only measurements are excluded.
 
     Raises:
         UnreadableError: If OpenSlide cannot open it.
@@ -49,17 +49,17 @@ def maker_texts(path: Path) -> dict[str, str]:
         with openslide.OpenSlide(path) as slide:
             known = dict(slide.properties)
     except openslide.OpenSlideError:
-        raise UnreadableError("OpenSlide knows the format of the slide and cannot open it") from None
+        raise UnreadableError("OpenSlide recognizes the format of the slide but cannot open it") from None
     return {key: text for key, text in known.items() if not key.startswith("openslide.") and not is_measure(text)}
 
 
 def is_measure(text: str) -> bool:
-    """Whether a text is a number too short to be one of a slide or a patient."""
+    """Return whether a text is a number too short to identify a slide or a patient."""
     return re.fullmatch(r"[-+\d.eE]*", text) is not None and len(re.sub(r"\D", "", text)) < MANY_DIGITS
 
 
 class OpenSlidePyramid:
-    """A slide opened by OpenSlide; where nothing was scanned, it shows the background that the file names, or white."""
+    """Slide opened by OpenSlide; unscanned areas show the file's background color, or white."""
 
     def __init__(self, path: Path) -> None:
         import openslide
@@ -75,7 +75,7 @@ class OpenSlidePyramid:
         self._background = np.array(tuple(bytes.fromhex(background)) if background else WHITE, np.float32)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Pixels of a region of a level.
+        """Read the pixels of a region of a level.
 
         Raises:
             UnreadableError: If the file is damaged there.
@@ -94,7 +94,7 @@ class OpenSlidePyramid:
         return np.asarray(np.rint(color * share + self._background * (1.0 - share)), np.uint8)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._slide.close()
 
 

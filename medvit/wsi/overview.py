@@ -1,4 +1,4 @@
-"""A picture of a slide: the low-power view, and where tissue, ink and tiles were found on it."""
+"""Overview image of a slide: the low-power view, and the tissue, ink and tiles found on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medvit.wsi.tiles import BLURRED, PEN
 from medvit.wsi.tiling import Tiled
 
 INK, BLUR, TILE = (235, 190, 0), (200, 40, 160), (40, 90, 200)
-"""Red, green and blue of what is marked."""
+"""RGB colors of the marks."""
 SHADE = 0.45
 
 
 def draw(tiled: Tiled, path: Path) -> None:
-    """Writes the slide as it is and, beside it, with glass dimmed, ink yellow and tiles framed, blurred ones violet."""
+    """Write the slide and, beside it, a copy with dimmed glass, yellow ink and framed tiles (blurred ones violet)."""
     from PIL import Image, ImageDraw
 
     plain = Image.fromarray(tiled.picture.transpose(1, 2, 0))

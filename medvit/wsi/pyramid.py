@@ -1,4 +1,4 @@
-"""What a slide format gives: one picture at several scales, read in regions."""
+"""Interface of slide formats: one image at several scales, read in regions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, UnreadableError, UnsupportedError
 
 PLAUSIBLE_MPP = (0.02, 20.0)
-"""Beyond these, a resolution is that of a screen or a printer (72 dots an inch is 353 microns), not of a microscope."""
+"""Outside this range, a resolution is that of a screen or printer (72 dpi is 353 microns), not of a microscope."""
 MAX_ANISOTROPY = 1.05
-"""The largest ratio of a pixel's sides: tiles are square in pixels, so they must be so in microns."""
+"""Largest aspect ratio of a pixel: tiles are square in pixels, so they must be square in microns."""
 
 
 @dataclass(frozen=True)
@@ -26,45 +26,44 @@ class PyramidLevel:
 
 
 class Pyramid(Protocol):
-    """An open slide file. Levels go from the finest on; label and macro pictures are no levels."""
+    """Open slide file. Levels start with the finest; label and macro images are not levels."""
 
     levels: tuple[PyramidLevel, ...]
     pixel_um: tuple[float, float] | None
-    """Width and height in microns of a pixel of level 0, as the file says; none where it does not."""
+    """Width and height of a level 0 pixel in microns, from the file; None where it has none."""
     tile_side: int
-    """Pixels of a side of the file's own tiles at level 0, by which an order of reading may go."""
+    """Side of the file's own tiles at level 0 in pixels, to choose an order of reading."""
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Pixels of a region of a level, in its own pixels; it lies within the level."""
+        """Read the pixels of a region of a level, in its own pixels; the region is within the level."""
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
 
 
 def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> float:
-    """Microns per pixel of a slide of any format: what its header says, else what the user gives.
+    """Return the microns per pixel of a slide of any format: from its header, else as given by the user.
 
-    What a header says that no microscope has, as the 72 dots an inch that programs write for want of better, is not
-    believed, so that the user's word counts.
+    A header value that no microscope has, such as the 72 dpi that programs write as a default, is ignored in favor of
+    the user's.
 
     Raises:
         UnsupportedError: If the pixels are not square.
-        DataError: If nobody says it.
+        DataError: If neither gives it.
     """
     low, high = PLAUSIBLE_MPP
     if said is not None and all(low <= side <= high for side in said):
         if max(said) > MAX_ANISOTROPY * min(said):
             raise UnsupportedError(
                 f"the slide's header says pixels of {said[0]:.4g} x {said[1]:.4g} microns, which are not square; "
-                "expected as many microns across as down: resample the slide, or correct its header"
+                "expected equal width and height in microns: resample the slide, or correct its header"
             )
         return said[0] if said[0] == said[1] else math.sqrt(said[0] * said[1])
     if given is not None:
         return given
     if said is None:
         raise DataError(
-            "the slide does not say its microns per pixel; expected them in its header: give tiles.slide_mpp=... "
-            "if you know them"
+            "the slide has no microns per pixel; expected them in its header: give tiles.slide_mpp=... if you know them"
         )
     raise DataError(
         f"the slide's header says {said[0]:.4g} x {said[1]:.4g} microns per pixel, which no microscope has; expected "
@@ -73,8 +72,8 @@ def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> 
 
 
 def cut_short(height: int, width: int) -> UnreadableError:
-    """The error of a level whose pixels are not all in the file."""
+    """Return the error for a level with missing pixels."""
     return UnreadableError(
-        f"the pyramid level of {width} x {height} pixels is cut short or damaged, so the slide is not whole; copy the "
+        f"the pyramid level of {width} x {height} pixels is cut short or damaged, so the slide is incomplete; copy the "
         "file again"
     )

@@ -1,7 +1,7 @@
-"""Whole slides: which files they are, and regions of them at any scale.
+"""Whole slides: detection of their files, and regions of them at any scale.
 
-OpenSlide reads its formats, wsidicom reads DICOM, tifffile reads OME-TIFF and plain TIFF. Label and macro pictures are
-never read: they carry names.
+OpenSlide reads its formats, wsidicom reads DICOM, tifffile reads OME-TIFF and plain TIFF. Label and macro images are
+never read: they show names.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".qptiff", ".svslide")
 MODALITY = "SM"
-"""Slide microscopy, in the words of DICOM."""
+"""DICOM modality of slide microscopy."""
 SCALE_TOLERANCE = 1e-3
-"""A level whose scale is off by less is read without resampling: a quarter of a pixel over a tile of 256."""
+"""A level whose scale differs by less is read without resampling: a quarter of a pixel over a tile of 256."""
 FINER = 1.05
-"""How much finer than the slide itself a region may be asked for: scanners of one magnification differ so much."""
+"""How much finer than the slide a region may be: scanners of one magnification differ by this much."""
 BAND_BYTES = 2**25
-"""Pixels held at once on the way to an overview."""
+"""Pixels held at once while an overview is made."""
 LARGE = 2**25
-"""A tiled TIFF of more pixels than this is a slide, though it has one scale only."""
+"""A tiled TIFF with more pixels than this is a slide, even with a single scale."""
 
 
 class Slide:
-    """An open slide. Places are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
+    """Open slide. Positions are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
 
-    `mpp` is in microns per pixel at level 0, as the file says, else as given.
+    `mpp` is in microns per pixel at level 0, from the file, else as given.
     """
 
     def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:
@@ -55,7 +55,7 @@ class Slide:
         self.tile_side: int = pyramid.tile_side
 
     def read(self, x: int, y: int, size: int, mpp: float) -> UInt8[Array, "3 size size"]:
-        """A square region with its upper left corner at (x, y), `size` pixels a side at `mpp` microns per pixel.
+        """Read a square region with upper left corner (x, y), `size` pixels per side, at `mpp` microns per pixel.
 
         Raises:
             DataError: If the region is not within the slide, or finer than the slide.
@@ -75,7 +75,7 @@ class Slide:
         return _channels_first(self._resized(number, box, (size, size)))
 
     def overview(self, max_side: int) -> UInt8[Array, "3 h w"]:
-        """The whole slide, its longer side `max_side` pixels or less, if the slide has no more; memory stays flat."""
+        """Return the whole slide with a longer side of at most `max_side` pixels; memory use stays constant."""
         shrunk = max(1.0, max(self.shape) / max_side)
         height, width = (max(1, round(side / shrunk)) for side in self.shape)
         number = self._level(shrunk)
@@ -89,7 +89,7 @@ class Slide:
         return _channels_first(np.concatenate(bands))
 
     def check(self) -> None:
-        """Reads the far corner of every level.
+        """Read the far corner of every level.
 
         Raises:
             UnreadableError: If one is cut short.
@@ -99,7 +99,7 @@ class Slide:
             self._region(number, width - 1, height - 1, 1, 1)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._pyramid.close()
 
     def _check(self, x: int, y: int, side: float, scale: float, mpp: float) -> None:
@@ -111,11 +111,11 @@ class Slide:
         height, width = self.shape
         if min(x, y) < 0 or x + side > width + scale or y + side > height + scale:
             raise DataError(
-                f"a tile at ({x}, {y}) that spans {side:.0f} pixels lies outside the slide of {width} x {height} pixels"
+                f"a tile at ({x}, {y}) that spans {side:.0f} pixels is outside the slide of {width} x {height} pixels"
             )
 
     def _level(self, scale: float) -> int:
-        """The coarsest level that is no coarser than the scale."""
+        """Return the coarsest level that is at least as fine as the scale."""
         fine = [n for n, level in enumerate(self.levels) if level.downsample <= scale * (1.0 + SCALE_TOLERANCE)]
         return max(fine, key=lambda n: self.levels[n].downsample, default=0)
 
@@ -129,7 +129,7 @@ class Slide:
     def _resized(
         self, level: int, box: tuple[float, float, float, float], shape: tuple[int, int]
     ) -> UInt8[Array, "h w 3"]:
-        """A box (x, y, width, height) of a level, averaged or interpolated to a shape."""
+        """Return a box (x, y, width, height) of a level, averaged or interpolated to a shape."""
         from PIL import Image as Pillow
 
         rows, columns = self.levels[level].shape
@@ -148,12 +148,12 @@ def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
 
 
 def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
-    """An open slide: of a file, or of the DICOM files of its levels; `mpp` is meant where the file does not say it.
+    """Open a slide from a file or the DICOM files of its levels; `mpp` applies where the file has none.
 
-    Of one DICOM file, the other levels are found in its folder.
+    For a single DICOM file, the other levels are found in its folder.
 
     Raises:
-        DataError: If it says no microns per pixel and none are given.
+        DataError: If it has no microns per pixel and none are given.
         UnreadableError: If it is not what it claims to be.
     """
     files = [path] if isinstance(path, Path) else list(path)
@@ -172,4 +172,4 @@ def _pyramid(files: list[Path]) -> Pyramid:
         return of_maker(files[0], maker)
     if head.startswith(TIFF_MAGIC):
         return plain(files[0])
-    raise UnreadableError("named as a slide, but its bytes are of no slide format known here")
+    raise UnreadableError("named as a slide, but its bytes are not of a supported slide format")

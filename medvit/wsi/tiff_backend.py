@@ -1,4 +1,4 @@
-"""Slides that are TIFF of no maker: plain and OME-TIFF through tifffile, in strips or tiles, decoded one by one."""
+"""Generic TIFF slides: plain and OME-TIFF through tifffile, in strips or tiles, decoded one by one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from medvit.wsi.tiff_scan import scan_of, size_of
 from medvit.wsi.turned import FLIPS, UPRIGHT
 
 CACHE_BYTES = 2**27
-"""Decoded strips and tiles of all slides of a process kept at most."""
+"""Cache size for the decoded strips and tiles of all slides of a process."""
 LOSSLESS = (1, 5, 8, 32773, 32946, 50000)
-"""Values of (259) Compression of which all decoders give the same: none, LZW, deflate, PackBits, Zstandard."""
+"""Values of (259) Compression that all decoders decode identically: none, LZW, deflate, PackBits, Zstandard."""
 CONTIGUOUS = 1
 """Value of (284) PlanarConfiguration: the channels of a pixel side by side."""
 
 
 def opened(path: Path) -> Any:
-    """An open TIFF of tifffile, whose warnings, which quote file names, are not heard; it opens no other file."""
+    """Open a TIFF with tifffile, silencing warnings that quote file names; no other file is opened."""
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -38,9 +38,9 @@ def opened(path: Path) -> Any:
 
 
 class TiffPyramid:
-    """A TIFF slide, of 8-bit color or gray: uncompressed ones are memory-mapped, others decoded strip- or tile-wise.
+    """TIFF slide of 8-bit color or gray: memory-mapped if uncompressed, else decoded by strip or tile.
 
-    Its pixels are as stored; `orientation` says how they are meant to be seen.
+    Its pixels are as stored; `orientation` is the orientation for display.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class TiffPyramid:
         self._number = next(_numbers)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Pixels of a region of a level.
+        """Read the pixels of a region of a level.
 
         Raises:
             UnreadableError: If the file is damaged there.
@@ -91,7 +91,7 @@ class TiffPyramid:
         return found
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._maps = []
         self._file.close()
 
@@ -111,7 +111,7 @@ class TiffPyramid:
 
 
 class _Cache:
-    """Decoded parts of slides, those used last; one for all slides of a process, which has many open at times."""
+    """Least-recently-used cache of decoded parts of slides, shared by all open slides of a process."""
 
     def __init__(self) -> None:
         self._parts: OrderedDict[tuple[int, int, int], Array] = OrderedDict()
@@ -134,7 +134,7 @@ _cache, _numbers = _Cache(), count()
 
 
 def short_level(path: Path) -> UnreadableError | None:
-    """What is wrong with a TIFF some of whose pixels lie beyond its end; reads no pixels."""
+    """Describe the damage of a TIFF with pixels past its end; reads no pixels."""
     num_bytes = path.stat().st_size
     with opened(path) as file:
         if len(file.pages) == 0:
@@ -145,13 +145,13 @@ def short_level(path: Path) -> UnreadableError | None:
                 return cut_short(*size_of(page))
         if names_lost_page(file):
             return UnreadableError(
-                "a TIFF that goes on beyond its end, so levels of the slide are missing; copy it again"
+                "a TIFF that extends past the end of its file, so levels of the slide are missing; copy it again"
             )
     return None
 
 
 def names_lost_page(file: Any) -> bool:
-    """Whether the last page that can be read of an open TIFF names a next one, which the file does not hold."""
+    """Return whether the last readable page of an open TIFF points to a next one that the file does not hold."""
     tiff, handle = file.tiff, file.filehandle
     offset = file.pages[len(file.pages) - 1].offset
     handle.seek(offset)
@@ -167,13 +167,13 @@ def _require_decoder(page: Any) -> None:
     if int(page.compression) not in TIFF.DECOMPRESSORS:
         name = getattr(page.compression, "name", str(page.compression))
         raise UnsupportedError(
-            f"a TIFF slide compressed as {name}, for which there is no decoder here; expected JPEG, JPEG 2000, WebP, "
+            f"a TIFF slide compressed as {name}, which no installed decoder supports; expected JPEG, JPEG 2000, WebP, "
             "LZW, deflate or none: convert it"
         )
 
 
 def _orientation(pages: Sequence[Any]) -> int:
-    """The one (274) Orientation of all levels."""
+    """Return the common (274) Orientation of all levels."""
     found = {int(page.tags.valueof("Orientation", UPRIGHT)) for page in pages}
     if len(found) > 1 or not found <= set(FLIPS):
         raise UnsupportedError(
@@ -190,7 +190,7 @@ def _segment_size(page: Any) -> tuple[int, int]:
 
 
 def _filled(page: Any, index: int) -> tuple[int, int]:
-    """Rows and columns of a strip or tile that are of the picture; those beyond its rim hold anything."""
+    """Return the rows and columns of a strip or tile inside the image; those past its edge hold arbitrary values."""
     rows, columns = _segment_size(page)
     row, column = divmod(index, -(-page.imagewidth // columns))
     height, width = size_of(page)
@@ -207,7 +207,7 @@ def _mapped(path: Path, page: Any) -> Array | None:
 
 
 def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w c"] | None:
-    """The samples of a strip or tile, empty where a sparse file leaves it out; none if it is damaged."""
+    """Return the samples of a strip or tile, empty where a sparse file omits it; None if it is damaged."""
     num_planes = 1 if page.planarconfig == CONTIGUOUS else int(page.samplesperpixel)
     num_segments = len(page.dataoffsets) // num_planes
     if index >= num_segments:
@@ -238,5 +238,5 @@ def _decoded_plane(handle: Any, page: Any, index: int) -> UInt8[Array, "h w c"] 
 
 
 def _blank(page: Any) -> UInt8[Array, "h w 3"]:
-    """White glass, of which a sparse file leaves out the tiles."""
+    """Return white glass, for tiles that a sparse file omits."""
     return np.full((*_segment_size(page), 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Colors of a TIFF: from the samples of its pixels to RGB on white glass, by what its header says of them."""
+"""Colors of a TIFF: from samples to RGB on white glass, as its header defines them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvit.errors import UnsupportedError
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """Values of (262) PhotometricInterpretation (TIFF 6.0, section 8)."""
 JPEG, APERIO_YCBCR = 7, 33003
-"""Values of (259) Compression: a decoder that turns YCbCr to RGB; and YCbCr whatever the header says."""
+"""Values of (259) Compression: the decoder converts YCbCr to RGB; and YCbCr whatever the header says."""
 Alpha = Literal["none", "associated", "unassociated", "unspecified"]
 ALPHA: dict[int, Alpha] = {1: "associated", 2: "unassociated"}
 """Values of (338) ExtraSamples: colors multiplied by opacity, or not."""
@@ -22,17 +22,17 @@ ALPHA: dict[int, Alpha] = {1: "associated", 2: "unassociated"}
 
 @dataclass(frozen=True)
 class TiffColors:
-    """How samples of a TIFF page, 8 bits each and interleaved, become RGB."""
+    """Conversion of the samples of a TIFF page, 8 bits each and interleaved, to RGB."""
 
     is_inverted: bool
     palette: UInt8[Array, "256 3"] | None
     alpha: Alpha
 
     def rgb(self, samples: UInt8[Array, "h w c"]) -> UInt8[Array, "h w 3"]:
-        """RGB of pixels; what is transparent shows white, as glass does.
+        """Return the RGB of pixels; transparent areas become white, as glass is.
 
         Raises:
-            UnsupportedError: If a further channel, of which the file does not say what it is, is not 255 everywhere.
+            UnsupportedError: If an extra channel of unspecified meaning is not 255 everywhere.
         """
         colors = samples if self.alpha == "none" else samples[..., :-1]
         if self.palette is not None:
@@ -48,7 +48,7 @@ class TiffColors:
             return np.ascontiguousarray(colors)
         if self.alpha == "unspecified":
             raise UnsupportedError(
-                "a TIFF slide with a further channel, of which (338) ExtraSamples does not say that it is opacity; "
+                "a TIFF slide with an extra channel that (338) ExtraSamples does not declare as opacity; "
                 "expected RGB, or RGB with opacity: save it without that channel"
             )
         share = alpha.astype(np.float32) / 255.0
@@ -57,17 +57,17 @@ class TiffColors:
 
 
 def colors_of(page: Any) -> TiffColors:
-    """How the samples of a page become RGB.
+    """Return the conversion of the samples of a page to RGB.
 
     Raises:
-        UnsupportedError: If they are not colors or gray of 8 bits.
+        UnsupportedError: If they are not 8-bit colors or gray.
     """
     found, num_samples = int(page.photometric), int(page.samplesperpixel)
     if page.dtype != np.uint8 or page.bitspersample != 8:
         bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
         kind = "unknown" if page.dtype is None else page.dtype.name
         raise UnsupportedError(
-            f"a TIFF slide of {num_samples} channels of {bits} bits ({kind}); expected unsigned 8 bits a channel"
+            f"a TIFF slide of {num_samples} channels of {bits} bits ({kind}); expected unsigned 8 bits per channel"
         )
     num_colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, YCBCR: 3}.get(found)
     is_unconverted = int(page.compression) == APERIO_YCBCR or (found == YCBCR and int(page.compression) != JPEG)
@@ -81,7 +81,7 @@ def colors_of(page: Any) -> TiffColors:
     if num_extra not in (0, 1):
         raise UnsupportedError(
             f"a TIFF slide of {num_samples} channels, of which {num_colors} are {_name(page.photometric)}; expected "
-            "8-bit RGB or gray: save the channels meant as RGB"
+            "8-bit RGB or gray: save the intended channels as RGB"
         )
     alpha: Alpha = "none"
     if num_extra:
@@ -90,14 +90,14 @@ def colors_of(page: Any) -> TiffColors:
 
 
 def _name(photometric: Any) -> str:
-    """A photometric interpretation in words."""
+    """Name a photometric interpretation."""
     known = {"MINISWHITE": "gray", "MINISBLACK": "gray", "SEPARATED": "inks (CMYK)", "YCBCR": "YCbCr"}
     name = getattr(photometric, "name", str(photometric))
     return known.get(name, name)
 
 
 def _palette(page: Any) -> UInt8[Array, "256 3"]:
-    """The (320) ColorMap in 8 bits; some writers leave its 16 bits half empty."""
+    """Return the (320) ColorMap in 8 bits; some writers leave half of its 16 bits empty."""
     if page.colormap is None or page.colormap.shape != (3, 256):
         raise UnsupportedError("a TIFF slide of palette indices without a palette of 256 colors; save it as RGB")
     colors = page.colormap.T

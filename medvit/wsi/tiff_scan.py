@@ -1,4 +1,4 @@
-"""Which picture of a TIFF is the slide: the largest that is neither a label, a macro picture nor a thumbnail."""
+"""Choice of the slide image in a TIFF: the largest that is neither a label, a macro image nor a thumbnail."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from xml.etree import ElementTree
 from medvit.errors import UnsupportedError
 
 BESIDE = re.compile(r"(?<![a-z])(label|macro|overview|thumbnail|localizer)(?![a-z])", re.IGNORECASE)
-"""Words in the name or short description of a picture that shows the glass, its label or the slide small."""
+"""Words in the name or short description of an overview, a label or a thumbnail."""
 MAX_DESCRIPTION = 200
-"""Characters of a (270) ImageDescription that may be a name; longer ones are metadata."""
+"""Longest (270) ImageDescription that may be a name; longer ones are metadata."""
 MICRONS = {2: 25_400.0, 3: 10_000.0}
 """Microns in the unit of (296) ResolutionUnit: inch, centimeter (TIFF 6.0, section 8)."""
 OME_UNITS = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-"""Microns in the units of OME-XML's PhysicalSizeXUnit; without one, microns are meant (OME 2016-06)."""
+"""Microns in the units of OME-XML's PhysicalSizeXUnit; the default is microns (OME 2016-06)."""
 ROUNDING = 2
-"""Pixels by which the sides of a smaller copy may be off from those of the whole."""
+"""Rounding tolerance, in pixels, for the sides of a reduced copy."""
 
 
 @dataclass(frozen=True)
 class TiffScan:
-    """The slide of a TIFF: a page of tifffile for each level, from the finest on, and the size of its pixels."""
+    """The slide of a TIFF: a tifffile page for each level, finest first, and the size of its pixels."""
 
     pages: tuple[Any, ...]
     pixel_um: tuple[float, float] | None
 
 
 def scan_of(file: Any) -> TiffScan:
-    """The slide in an open TIFF.
+    """Find the slide in an open TIFF.
 
     Raises:
-        UnsupportedError: If there is none, or several of which none can be said to be meant.
+        UnsupportedError: If there is none, or several with none marked as the intended one.
     """
     ome = tuple(_ome_pixels(file))
     pictures = list(file.series)
@@ -50,8 +50,8 @@ def scan_of(file: Any) -> TiffScan:
     if rivals:
         sizes = ", ".join("{1} x {0}".format(*size_of(one.keyframe)) for one in [largest, *rivals[:3]])
         raise UnsupportedError(
-            f"a TIFF of {len(rivals) + 1} pictures that may be the slide ({sizes} pixels); expected one scan a file, "
-            "others named as label or macro: save each scan as its own file"
+            f"a TIFF of {len(rivals) + 1} pictures that may be the slide ({sizes} pixels); expected one scan per "
+            "file, others named as label or macro: save each scan as its own file"
         )
     _require_one_plane(largest)
     others = [level.keyframe for one in scans if one is not largest for level in one.levels]
@@ -61,12 +61,12 @@ def scan_of(file: Any) -> TiffScan:
 
 
 def size_of(page: Any) -> tuple[int, int]:
-    """Rows and columns of a page."""
+    """Return the rows and columns of a page."""
     return int(page.imagelength), int(page.imagewidth)
 
 
 def _by_size(pages: Sequence[Any]) -> tuple[Any, ...]:
-    """Pages from the largest on, one of each size."""
+    """Return one page of each size, largest first."""
     first: dict[tuple[int, int], Any] = {}
     for page in pages:
         first.setdefault(size_of(page), page)
@@ -80,7 +80,7 @@ def _is_beside(series: Any) -> bool:
 
 
 def _is_rival(one: Any, largest: Any) -> bool:
-    """Whether a picture may be a scan of its own: no smaller copy of the largest, and not in strips beside tiles."""
+    """Return whether an image may be a scan of its own: not a reduced copy of the largest, nor strips beside tiles."""
     page, of = one.keyframe, largest.keyframe
     if page.is_reduced or _is_smaller(page, of):
         return False
@@ -88,7 +88,7 @@ def _is_rival(one: Any, largest: Any) -> bool:
 
 
 def _is_level(page: Any, of: Any) -> bool:
-    """Whether a page that tifffile did not join to the largest is a level of it: said to be reduced, and alike."""
+    """Return whether a page that tifffile did not join to the largest is a level of it: marked reduced, and similar."""
     return bool((page.is_reduced or page.is_subifd) and page.is_tiled == of.is_tiled and _is_smaller(page, of))
 
 
@@ -103,7 +103,7 @@ def _require_one_plane(series: Any) -> None:
         names = {"Z": "focal planes", "C": "channels", "T": "times"}
         found = ", ".join(f"{size} {names.get(axis, 'pages')}" for axis, size in planes.items() if size > 1)
         raise UnsupportedError(
-            f"a TIFF slide of {found} of one size; expected one picture in color: save the one meant as its own file"
+            f"a TIFF slide of {found} of one size; expected one picture in color: save the intended one as its own file"
         )
 
 
@@ -123,7 +123,7 @@ def _side_um(resolution: Any, unit_um: float) -> float:
 
 @dataclass(frozen=True)
 class _OmePixels:
-    """What OME-XML says of one picture: its first page, its sides in pixels, and the sides of a pixel."""
+    """OME-XML entry of one image: its first page, its sides in pixels, and the sides of a pixel."""
 
     page: int
     size: tuple[int, int]
@@ -131,7 +131,7 @@ class _OmePixels:
 
 
 def _ome_um(ome: Sequence[_OmePixels], page: Any) -> tuple[float, float] | None:
-    """The pixel of the picture whose page and size these are; two that differ and fit alike say nothing."""
+    """Return the pixel size of the image with this page and size; None if two entries differ and fit equally well."""
     fitting = [one for one in ome if one.size == size_of(page)]
     exact = [one for one in fitting if one.page == page.index]
     said = {one.pixel_um for one in exact or fitting}

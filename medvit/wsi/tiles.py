@@ -1,7 +1,7 @@
-"""Which regions of a slide are worth a look: `tiles/IMAGE_ID.parquet` in a dataset, a line a tile.
+"""Tiles of slides with tissue: `tiles/IMAGE_ID.parquet` in a dataset, one row per tile.
 
-A line has the slide's pseudonym, the upper left corner in pixels of level 0, the share of tissue and the flags. The
-pixels stay in the slide's file. Lines are in an order that follows the file, so that reading goes through it once.
+A row has the slide's pseudonym, the upper left corner in pixels of level 0, the share of tissue and the flags. The
+pixels remain in the slide's file. Rows follow the order of the file, so that reading goes through it once.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from medvit.files.atomic import replacing
 FOLDER = "tiles"
 Magnification = Literal["40x", "20x", "10x", "5x"]
 MPP: Mapping[Magnification, float] = {"40x": 0.25, "20x": 0.5, "10x": 1.0, "5x": 2.0}
-"""Microns per pixel of a magnification, as scanners have it."""
+"""Microns per pixel of each scanner magnification."""
 SAME_SCALE = 0.05
-"""A scale within this share of the wished one is taken as it is: scanners of 20x differ so much."""
+"""A scale within this share of the requested one is used as it is: 20x scanners differ by this much."""
 TileFlag = Literal["blurred", "pen"]
 BLURRED, PEN = 1, 2
-"""Bits of `TileGrid.flags`: out of focus; ink of a marker in the tile."""
+"""Bits of `TileGrid.flags`: out of focus; marker ink in the tile."""
 TILE_FLAGS: Mapping[TileFlag, int] = {"blurred": BLURRED, "pen": PEN}
 TISSUE_MM2 = "tissue_mm2"
-"""Fact of a grid: the area of tissue on the slide, in mm², in tiles or not."""
+"""Fact of a grid: the total area of tissue on the slide, in mm², inside and outside tiles."""
 
 _FACTS = b"medvit_tiles"
 _SCHEMA = pa.schema(
@@ -48,10 +48,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of one slide: corners `xy` (N, 2) in pixels of level 0, sides of `size` pixels at `mpp` microns each.
+    """Tiles of one slide: corners `xy` (N, 2) in pixels of level 0, sides of `size` pixels at `mpp` microns each.
 
     `tissue` (N,) is the share of each tile that is tissue; `flags` (N,) are the bits `BLURRED` and `PEN`. `facts` are
-    further short words on how the grid came to be.
+    other short notes on how the grid was made.
     """
 
     xy: Int64[Array, "n 2"]
@@ -65,19 +65,19 @@ class TileGrid:
         return len(self.xy)
 
     def has(self, flag: int) -> Bool[Array, "n"]:
-        """Which tiles carry a flag, or one of several."""
+        """Return which tiles have a flag, or one of several."""
         return np.asarray(self.flags & np.uint8(flag)) > 0
 
     def only(self, chosen: Bool[Array, "n"]) -> TileGrid:
-        """The chosen tiles."""
+        """Return the chosen tiles."""
         return replace(self, xy=self.xy[chosen], tissue=self.tissue[chosen], flags=self.flags[chosen])
 
     def side(self, slide_mpp: float) -> float:
-        """Pixels of level 0 that the side of a tile spans, on a slide of so many microns per pixel."""
+        """Return the side of a tile in pixels of level 0, for a slide with this many microns per pixel."""
         return self.size * self.mpp / slide_mpp
 
     def write(self, folder: Path, image_id: str) -> None:
-        """Writes the file into a dataset's folder, whole or not at all."""
+        """Write the file into a dataset folder, atomically."""
         path = _path(folder, image_id)
         path.parent.mkdir(exist_ok=True)
         slides = pa.DictionaryArray.from_arrays(np.zeros(len(self), np.int32), [image_id])
@@ -89,10 +89,10 @@ class TileGrid:
 
     @classmethod
     def read(cls, folder: Path, image_id: str) -> TileGrid:
-        """The tiles of a slide in a dataset's folder.
+        """Read the tiles of a slide in a dataset folder.
 
         Raises:
-            DataError: If the dataset holds none of it, or the file is damaged.
+            DataError: If the dataset has none for the slide, or the file is damaged.
         """
         path = _path(folder, image_id)
         if not path.is_file():

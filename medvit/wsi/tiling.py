@@ -1,4 +1,4 @@
-"""The grid of tiles on a slide: where they lie, how much of each is tissue, and which are blurred or under ink."""
+"""Tile grid of a slide: positions, share of tissue, and flags for blur and ink."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medvit.wsi.tiles import BLURRED, MPP, PEN, SAME_SCALE, TISSUE_MM2, Magnific
 from medvit.wsi.tissue import WORKING_MPP, TissueMap, find_tissue, optical_density, require_tissue
 
 MAX_OVERVIEW = 2048
-"""Pixels of the longer side of the low-power picture at most."""
+"""Longer side of the low-power image in pixels, at most."""
 SQUARE = 8
-"""Tiles of the file along a side of the squares in which a slide is gone through."""
+"""Side, in tiles of the file, of the squares in which a slide is traversed."""
 PICTURE_SIDE = 512
-"""Pixels of the longer side of the picture to show."""
+"""Longer side of the preview in pixels."""
 INK_SHARE = 0.02
-"""Share of a tile under ink from which it is flagged."""
+"""Share of ink from which a tile is flagged."""
 FOCUS_MPP = 1.0
-"""Finest scale at which focus is looked at."""
+"""Finest scale at which focus is measured."""
 SHARPNESS = 0.06
 """Least sharpness of a tile in focus. On H&E at 1 micron per pixel, tiles in focus have 0.5 to 3, and 0.05 or less
 when smoothed by a Gaussian of 2 microns."""
@@ -38,26 +38,27 @@ class TilesConfig(Config):
     mpp: Positive | None = None
     """Microns per pixel of the tiles, in place of `magnification`."""
     size: Count = 256
-    """Pixels of a side of a tile."""
+    """Side of a tile in pixels."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of a side that a tile has in common with the next one."""
+    """Overlap of neighboring tiles, as a share of the side."""
     min_tissue: Share = 0.1
-    """Least share of a tile that is tissue; tiles with less are not listed."""
+    """Minimum share of tissue in a tile; tiles with less are not listed."""
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides whose headers do not say it, or say what no microscope has; with it,
-    plain TIFF pictures are slides, too."""
+    """Microns per pixel of slides whose headers lack it, or have a value that no microscope has. If set, plain TIFF
+    images are read as slides, too.
+    """
     pack: bool = False
-    """Whether the pixels of tiles are copied into the dataset, each an image of its own, instead of read on demand."""
+    """Copy the pixels of tiles into the dataset, each as an image of its own, instead of reading them on demand."""
 
     @property
     def wished_mpp(self) -> float:
-        """Microns per pixel that are asked for."""
+        """Requested microns per pixel."""
         return self.mpp or MPP[self.magnification]
 
 
 @dataclass(frozen=True)
 class Tiled:
-    """What was found on a slide: its tiles, tissue and ink at low power, and a small picture (3, h, w) to show.
+    """Tiling result of a slide: its tiles, tissue and ink at low power, and a small preview (3, h, w).
 
     `width` of the slide and `side` of a tile are in pixels of level 0.
     """
@@ -70,10 +71,10 @@ class Tiled:
 
 
 def cut(slide: Slide, config: TilesConfig) -> Tiled:
-    """The tiles of a slide that have tissue.
+    """Return the tiles of a slide that have tissue.
 
     Raises:
-        DataError: If the slide has no tissue, is smaller than a tile or coarser than the wished scale.
+        DataError: If the slide has no tissue, is smaller than a tile or coarser than the requested scale.
         UnreadableError: If it is damaged.
     """
     mpp = tile_mpp(slide, config.wished_mpp)
@@ -97,17 +98,17 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
     grid = TileGrid(corners[kept], config.size, mpp, tissue[kept], flags, facts)
     if not len(grid):
         raise DataError(
-            f"no tile of the slide has the tissue that is asked for, {config.min_tissue:.0%} of it; the best has "
+            f"no tile of the slide has the required tissue, {config.min_tissue:.0%} of the tile; the best has "
             f"{tissue.max(initial=0.0):.0%}: lower tiles.min_tissue, or choose smaller tiles"
         )
     return Tiled(_focused(slide, grid), slide.overview(PICTURE_SIDE), found, slide.shape[1], side)
 
 
 def tile_mpp(slide: Slide, wished: float) -> float:
-    """The scale of tiles: that of a level of the slide where one is near, else the wished one.
+    """Return the scale of tiles: that of a slide level where one is near, else the requested one.
 
     Raises:
-        DataError: If the slide is coarser than what is wished.
+        DataError: If the slide is coarser than requested.
     """
     near = [slide.mpp * level.downsample for level in slide.levels]
     best = min(near, key=lambda mpp: abs(mpp / wished - 1.0))
@@ -115,16 +116,16 @@ def tile_mpp(slide: Slide, wished: float) -> float:
         return best
     if slide.mpp > wished:
         raise DataError(
-            f"the slide has {slide.mpp:.4g} microns per pixel, coarser than the wished {wished:.4g}; choose a lower "
+            f"the slide has {slide.mpp:.4g} microns per pixel, coarser than the requested {wished:.4g}; choose a lower "
             "magnification for it"
         )
     return wished
 
 
 def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, "n 2"]:
-    """Corners (x, y) by squares of `SQUARE` x `SQUARE` of the file's own tiles, and row by row of these within.
+    """Order corners (x, y) by squares of `SQUARE` x `SQUARE` of the file's own tiles, and row by row within these.
 
-    What a square needs is decoded once and fits a cache, however wide the slide is.
+    The tiles of a square are decoded once and fit a cache, however wide the slide is.
     """
     x, y = corners.T
     square = SQUARE * tile_side
@@ -132,7 +133,7 @@ def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, 
 
 
 def sharpness(pixels: UInt8[Array, "3 h w"]) -> float:
-    """How much of the contrast is in finest detail: variance of the Laplacian of optical density, over its variance."""
+    """Return the share of contrast in the finest detail: variance of the Laplacian of optical density, normalized."""
     from scipy import ndimage
 
     density = optical_density(pixels).mean(axis=0)
@@ -147,7 +148,7 @@ def _corners(shape: tuple[int, int], side: float, stride: float) -> Int64[Array,
 
 
 def _shares(mask: Bool[Array, "h w"], corners: Float64[Array, "n 2"], side: float) -> Float32[Array, "n"]:
-    """The share of each square that is in a mask, by sums over rectangles from the origin."""
+    """Return the share of each square that is in a mask, by summed-area tables."""
     sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     height, width = mask.shape
     left, top = (np.minimum(np.floor(corners[:, n]).astype(int), size - 1) for n, size in ((0, width), (1, height)))
@@ -158,7 +159,7 @@ def _shares(mask: Bool[Array, "h w"], corners: Float64[Array, "n 2"], side: floa
 
 
 def _focused(slide: Slide, grid: TileGrid) -> TileGrid:
-    """The grid with flags on tiles that are out of focus."""
+    """Return the grid with flags on tiles that are out of focus."""
     mpp = max(grid.mpp, FOCUS_MPP)
     size = max(8, int(grid.size * grid.mpp / mpp))
     flags = grid.flags.copy()

@@ -1,10 +1,10 @@
-"""Where on a slide tissue lies, at low power: not on blank glass, under marker ink, along bubbles or on dust.
+"""Tissue detection on slides at low power, excluding blank glass, marker ink, bubbles and dust.
 
-Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all alike. So tissue is what has
-a color in optical density (Beer and Lambert: -log10 of the light that passes, against the light of blank glass), which
+Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all colors equally. So tissue is
+defined by color in optical density (Beer and Lambert: -log10 of transmitted light, relative to blank glass), which
 fading only scales. Marker ink has colors that no stain of histology has: hematoxylin, eosin and DAB absorb green at
-least as much as nearly all else (vectors of Ruifrok and Johnston, 2001), while green and blue ink let it pass, and red
-ink absorbs blue like green while red passes.
+least as much as nearly all else (vectors of Ruifrok and Johnston, 2001), while green and blue ink transmit it, and red
+ink absorbs blue as much as green and transmits red.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, UnsupportedError
 
 WORKING_MPP = 8.0
-"""Microns per pixel at which tissue is looked for: a nucleus a pixel."""
+"""Microns per pixel of tissue detection: one nucleus per pixel."""
 GLASS_SHARE = 0.005
-"""Share of a picture that must be bright and colorless for the light of glass to be read from it."""
+"""Share of an image that must be bright and colorless to estimate the light of glass from it."""
 USUAL_GLASS = 245.0
 BRIGHT, COLORLESS = 180.0, 20.0
-"""Gray levels: darker, or with more between its channels, is no glass."""
+"""Gray levels: pixels that are darker, or whose channels differ by more, are not glass."""
 GRAY_SPREAD, GRAY_SHARE = 2, 0.01
-"""Gray levels between the channels of a picture without color, and the share of it that is darker than glass."""
+"""Gray levels between the channels of an image without color, and its share of pixels darker than glass."""
 CHROMA = (0.02, 0.06)
 """Bounds of the threshold on color in optical density, between faded tissue and the noise of a camera."""
 INK_CHROMA = 0.12
-"""Fainter color is not told to be ink."""
+"""Fainter color cannot be recognized as ink."""
 SMOOTH = 0.025
-"""Ink lies out of focus above the tissue: its finest detail in optical density is below this."""
+"""Ink is out of focus above the tissue: its finest detail in optical density is below this."""
 FAINT = 0.03
-"""Optical density below which there is nothing but glass."""
+"""Optical density below which there is only glass."""
 RIM = 1.5
-"""How much more detail the rim of a stroke may have."""
+"""Factor by which the rim of a stroke may have more detail."""
 ALIKE = 0.98
-"""Cosine from which the rim has the color of the stroke; hematoxylin and blue ink have 0.92."""
+"""Cosine from which the rim counts as having the color of the stroke; hematoxylin and blue ink have 0.92."""
 CLOSED_UM, OPENED_UM, GROWN_UM = 90.0, 12.0, 150.0
-"""Gaps that are closed, as in fat; specks that vanish; how far the faint rim of a stroke reaches."""
+"""Size of gaps that are closed, as in fat; of specks that are removed; reach of the faint rim of a stroke."""
 MIN_AREA_UM2 = 5_000.0
 """Smaller islands are dust."""
 MIN_AREA_PIXELS = 9
@@ -47,14 +47,14 @@ MIN_AREA_PIXELS = 9
 
 @dataclass(frozen=True)
 class TissueMap:
-    """Which pixels (H, W) of a low-power picture are tissue, and which are ink; never both."""
+    """Tissue and ink pixels (H, W) of a low-power image; a pixel is never both."""
 
     tissue: Bool[Array, "h w"]
     ink: Bool[Array, "h w"]
 
 
 def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
-    """Tissue and ink of a picture at about `WORKING_MPP`, of which `mpp` is the scale."""
+    """Return tissue and ink of an image at about `WORKING_MPP`, with scale `mpp`."""
     from scipy import ndimage
 
     density = optical_density(pixels)
@@ -69,10 +69,10 @@ def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
 
 
 def require_tissue(found: TissueMap, pixels: UInt8[Array, "3 h w"]) -> None:
-    """Check that a slide, of which `pixels` are the low-power picture, has tissue.
+    """Check that a slide, with `pixels` as its low-power image, has tissue.
 
     Raises:
-        UnsupportedError: If it is gray: what is tissue and what dust cannot be said without color.
+        UnsupportedError: If it is gray: tissue and dust cannot be distinguished without color.
         DataError: If there is none.
     """
     if not found.tissue.any():
@@ -83,18 +83,18 @@ def require_tissue(found: TissueMap, pixels: UInt8[Array, "3 h w"]) -> None:
             )
         share = float(found.ink.mean())
         seen = f"only ink, on {share:.0%} of it" if share > 0.01 else "only blank glass"
-        raise DataError(f"the slide shows no tissue, {seen}; leave it out, or scan it again")
+        raise DataError(f"the slide shows no tissue, {seen}; exclude it, or scan it again")
 
 
 def optical_density(pixels: UInt8[Array, "3 h w"]) -> Float32[Array, "3 h w"]:
-    """Optical density of each channel against the light of blank glass in the same picture."""
+    """Return the optical density of each channel relative to the blank glass of the same image."""
     values = pixels.astype(np.float32)
     glass = _glass(values)[:, None, None]
     return np.maximum(-np.log10((values + 1.0) / (glass + 1.0)), 0.0).astype(np.float32)
 
 
 def _is_gray(pixels: UInt8[Array, "3 h w"]) -> bool:
-    """Whether a picture has no color anywhere, and more on it than glass."""
+    """Return whether an image has no color anywhere, and more on it than glass."""
     spread = int((pixels.max(axis=0) - pixels.min(axis=0)).max())
     return spread <= GRAY_SPREAD and bool((optical_density(pixels).mean(axis=0) > FAINT).mean() > GRAY_SHARE)
 
@@ -124,7 +124,7 @@ def _ink(
     sure = ndimage.binary_opening((is_green | is_blue | is_red) & is_flat, _disk(2 * OPENED_UM, mpp))
     if not sure.any():
         return sure
-    # The thick end of a stroke is nearly black, and its rim faint: both belong to ink that they touch.
+    # The thick end of a stroke is nearly black and its rim faint: both belong to the ink that they touch.
     dark = ndimage.binary_propagation(sure, mask=sure | (is_flat & (smooth.mean(axis=0) > 0.5)))
     distance, nearest = ndimage.distance_transform_edt(~dark, return_indices=True)
     near = distance * mpp <= GROWN_UM
@@ -134,13 +134,13 @@ def _ink(
 
 
 def _likeness(one: Float32[Array, "3 h w"], other: Float32[Array, "3 h w"]) -> Float32[Array, "h w"]:
-    """Cosine of the colors in optical density: 1 where one is a thinner layer of the other."""
+    """Return the cosine of colors in optical density: 1 where one is a thinner layer of the other."""
     norms = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
     return np.asarray((one * other).sum(axis=0) / np.maximum(norms, 1e-6))
 
 
 def _threshold(chroma: Float32[Array, "n"]) -> float:
-    """Otsu's threshold (1979) within its bounds."""
+    """Return Otsu's threshold (1979), clipped to its bounds."""
     low, high = CHROMA
     counts, edges = np.histogram(np.minimum(chroma, 0.5), 256, (0.0, 0.5))
     centers = (edges[:-1] + edges[1:]) / 2
@@ -164,7 +164,7 @@ def _closed(mask: Bool[Array, "h w"], disk: Bool[Array, "d d"]) -> Bool[Array, "
     from scipy import ndimage
 
     reach = len(disk) // 2
-    padded = np.pad(mask, reach, mode="edge")  # else closing would eat tissue along the rim of the picture
+    padded = np.pad(mask, reach, mode="edge")  # otherwise closing would erode tissue along the image border
     inner = tuple(slice(reach, -reach or None) for _ in range(2))
     return np.asarray(ndimage.binary_closing(padded, disk)[inner])
 

@@ -1,4 +1,4 @@
-"""Slides that are stored turned or mirrored, as (274) Orientation says, seen upright as a whole."""
+"""Slides stored rotated or mirrored, as (274) Orientation declares, presented upright."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FLIPS = {
     7: (True, True, True),
     8: (True, True, False),
 }
-"""What makes each orientation upright (TIFF 6.0, section 8): swap rows and columns, then flip rows, flip columns."""
+"""Steps to upright per orientation (TIFF 6.0, section 8): swap rows and columns, then flip rows, flip columns."""
 
 
 class TurnedPyramid:
-    """A slide as it is meant to be seen, of one that is stored otherwise."""
+    """Upright view of a slide that is stored in another orientation."""
 
     def __init__(self, stored: Pyramid, orientation: int) -> None:
         self._stored = stored
@@ -36,7 +36,7 @@ class TurnedPyramid:
             self.pixel_um = None if stored.pixel_um is None else (stored.pixel_um[1], stored.pixel_um[0])
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Pixels of a region of a level, upright."""
+        """Read the pixels of a region of a level, upright."""
         rows, columns = self.levels[level].shape
         left = columns - x - width if self._flips_columns else x
         top = rows - y - height if self._flips_rows else y
@@ -47,5 +47,5 @@ class TurnedPyramid:
         return np.ascontiguousarray(pixels[:, ::-1] if self._flips_columns else pixels)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._stored.close()

@@ -163,7 +163,7 @@ def test_a_slide_without_microns_per_pixel_says_what_to_give(model, tmp_path):
     apply(model, source, tmp_path / "out")
     (line,) = table(tmp_path / "out" / "status.csv")
     assert line["status"] == "failed"
-    assert "does not say its microns per pixel" in line["reason"]
+    assert "has no microns per pixel" in line["reason"]
     assert "tiles.slide_mpp=" in line["reason"]
     apply(model, source, tmp_path / "mended", tiles={"slide_mpp": MPP})
     (line,) = table(tmp_path / "mended" / "status.csv")

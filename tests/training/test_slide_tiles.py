@@ -120,7 +120,7 @@ def mixed(folder: Path, shares: dict[str, float]) -> TileSamples:
 
 
 def test_a_key_that_knows_no_slides_is_told(slides: Path, tmp_path: Path):
-    with pytest.raises(DataError, match=r"is not written beside the key; give slides\.key"):
+    with pytest.raises(DataError, match=r"no location of this slide is recorded.*; pass the slides\.key"):
         pretrain(output=tmp_path / "out", **options(slides, slides={"key": tmp_path / "other"}))
 
 

@@ -81,8 +81,8 @@ def test_the_overview_is_the_slide_small(tiled: Path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ((800, 0, 256, 0.5), "lies outside the slide"),
-        ((-1, 0, 16, 0.5), "lies outside"),
+        ((800, 0, 256, 0.5), "is outside the slide"),
+        ((-1, 0, 16, 0.5), "is outside"),
         ((0, 0, 16, 0.25), "finer|0.25"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_tile_outside_the_slide_or_finer_than_it_is_refused(tiled: Path, place
 
 def test_a_slide_without_microns_per_pixel_is_refused_unless_they_are_given(tmp_path: Path):
     path = pyramid(tmp_path / "slide.tif", picture(), mpp=None, tile=(128, 128))
-    with pytest.raises(DataError, match=r"does not say its microns per pixel.*tiles\.slide_mpp"):
+    with pytest.raises(DataError, match=r"has no microns per pixel.*tiles\.slide_mpp"):
         open_slide(path)
     assert open_slide(path, 0.25).mpp == 0.25
 
@@ -141,7 +141,7 @@ def test_an_aperio_slide_opens_and_text_in_its_name_is_refused(shared_data: Path
     slide = open_slide(shared_data / "wsi" / "cmu-1-small-region.svs")
     assert (slide.shape, slide.mpp) == ((2967, 2220), 0.499)
     assert len(slide.levels) == 1  # neither label nor macro
-    with pytest.raises(UnreadableError, match="no slide format known here"):
+    with pytest.raises(UnreadableError, match="not of a supported slide format"):
         open_slide(shared_data / "wsi" / "broken.svs")
 
 
@@ -168,7 +168,9 @@ def test_a_second_copy_of_a_level_is_told_and_another_one_of_its_uid_is_refused(
     assert [one.files for one in found if isinstance(one, Refusal) and one.code == "duplicate"] == [(copy,)]
     assert open_slide(slide.files).shape
     copy.write_bytes(level.read_bytes()[:-1] + b"x")
-    with pytest.raises(UnreadableError, match=r"two of the \d DICOM files of the slide have one .* SOPInstanceUID"):
+    with pytest.raises(
+        UnreadableError, match=r"two of the \d DICOM files of the slide have the same .* SOPInstanceUID"
+    ):
         open_slide((*slide.files, copy))
 
 
@@ -208,7 +210,7 @@ def test_a_dicom_slide_without_spacing_takes_what_the_user_says(levels: list[Pat
     expected = before.read(256, 256, 128, 2 * before.mpp)
     for path in levels:
         rewrite(path, spacing=None, **({} if has_extent else {"ImagedVolumeWidth": None, "ImagedVolumeHeight": None}))
-    with pytest.raises(DataError, match=r"does not say its microns per pixel.*tiles\.slide_mpp"):
+    with pytest.raises(DataError, match=r"has no microns per pixel.*tiles\.slide_mpp"):
         open_slide(levels)
     slide = open_slide(levels, 0.25)
     assert slide.mpp == 0.25

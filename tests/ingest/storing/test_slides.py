@@ -112,8 +112,8 @@ def test_what_cannot_be_taken_is_told_in_a_sentence_each_and_the_rest_goes_on(so
     manifest = run(tmp_path)
     assert len(manifest) == 3
     reasons = " / ".join(entry.reason for entry in quarantine.read(tmp_path / "dataset"))
-    assert "no slide format known here" in reasons
-    assert "does not say its microns per pixel" in reasons
+    assert "not of a supported slide format" in reasons
+    assert "has no microns per pixel" in reasons
     assert "the slide shows no tissue, only blank glass" in reasons
     assert "is cut short or damaged" in reasons
 
