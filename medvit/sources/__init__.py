@@ -1,9 +1,10 @@
 """Sources of files: folders, archives, DICOMDIR, DICOMweb and PACS.
 
-The contract. A module of this room with a `SOURCE` is a kind of source. It *knows* a location by its scheme or name,
-and *fetches* it: what is not a plain file on this machine is put into a spool, a folder that only its owner can read,
-and stays there until `Local.discard`. A fetch that goes on takes nothing twice. A source *by study* can also be fetched
-one study at a time. Locations, paths and identifiers name patients: no log and no error tells them.
+The contract. A module of this room with a `SOURCE` is a kind of source. It *recognizes* (`knows`) a location by its
+scheme or name, and *fetches* it: anything that is not a plain file on this machine is put into a spool, a folder that
+only its owner can read, and remains there until `Local.discard`. A resumed fetch transfers nothing twice. A source *by
+study* can also be fetched one study at a time. Locations, paths and identifiers name patients: they never appear in
+logs or errors.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ __all__ = [
 ]
 
 SPOOL = ".spool"
-"""Folder inside an unfinished output that holds what was fetched."""
+"""Folder inside an unfinished output for fetched files."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """Files of a source on this machine, sorted; `refusals` are those that could not be had, and why.
+    """Files of a source on this machine, sorted; `refusals` are files that could not be fetched, and why.
 
-    All paths lie below `root`.
+    All paths are below `root`.
     """
 
     root: Path = field(repr=False)
@@ -51,17 +52,17 @@ class Local:
     spool: Spool | None = field(default=None, repr=False)
 
     def discard(self) -> None:
-        """Removes what was fetched, unless it is to be kept; files of a folder are never touched."""
+        """Remove fetched files, unless they are to be kept; files of a folder are never touched."""
         if self.spool is not None:
             self.spool.discard()
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a source is asked for: where, how, and where to put it.
+    """Request to a source: its location, the options, and where to put the files.
 
     Raises:
-        ConfigError: If the spool lies in the output of the stage, which would hold files that name patients.
+        ConfigError: If the spool is in the output of the stage, which would then hold files that name patients.
     """
 
     location: str = field(repr=False)
@@ -75,11 +76,11 @@ class SourceRequest:
         final = partial.with_name(partial.name.removesuffix(".partial"))
         if spool.is_relative_to(partial) or spool.is_relative_to(final):
             raise ConfigError(
-                "retrieve.spool lies in the output, which would keep files of patients; give a place elsewhere"
+                "retrieve.spool is in the output, which would keep files of patients; choose a folder elsewhere"
             )
 
     def spool(self, *facts: object) -> Spool:
-        """The spool of this location in its present state, as `facts` tell it (such as a file's size)."""
+        """Open the spool of this location in its present state, identified by `facts` (such as a file's size)."""
         options = self.options
         parent = self.work / SPOOL if options.spool is None else options.spool.expanduser()
         return Spool.open(parent, (self.location, *facts), is_kept=options.keep, max_gib=options.max_gib)
@@ -91,13 +92,13 @@ class Source(Protocol):
     name: str
 
     def knows(self, location: str) -> bool:
-        """Whether the location is of this kind."""
+        """Return whether the location is of this kind."""
 
     def fetch(self, place: SourceRequest) -> Local:
-        """All its files.
+        """Fetch all its files.
 
         Raises:
-            SourceError: If the source cannot be reached, refuses, or does not hold what it says.
+            SourceError: If the source cannot be reached, refuses, or does not hold what it lists.
             DataError: If it is missing or holds nothing.
             ConfigError: If options do not fit it.
         """
@@ -105,25 +106,25 @@ class Source(Protocol):
 
 @runtime_checkable
 class SourceByStudy(Source, Protocol):
-    """A source that can be fetched one study at a time."""
+    """Source that can be fetched one study at a time."""
 
     def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
-        """The files of one study after the other, but for those of which `is_done` says so by Study Instance UID."""
+        """Yield the files of one study after the other, except those whose Study Instance UID `is_done`."""
 
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Every kind of source, by name; the folder, which takes any path, comes last."""
+    """Return every kind of source, by name; the folder, which accepts any path, comes last."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     found = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
     return tuple(sorted(found, key=lambda source: (source.name == "folder", source.name)))
 
 
 def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
-    """The files of a source on this machine; what must be fetched is spooled below `work` unless options say where.
+    """Fetch the files of a source to this machine; spooled below `work` unless options set another folder.
 
     Raises:
-        MedvitError: One of its kinds, as `Source.fetch` says.
+        MedvitError: A subclass, as in `Source.fetch`.
     """
     return _source(location).fetch(SourceRequest(location, options, work))
 
@@ -131,10 +132,10 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
 def fetch_studies(
     location: str, options: RetrieveConfig, *, work: Path, is_done: Callable[[str], bool]
 ) -> Iterator[Local]:
-    """The files of a source in turn, so that a server's are never all on this machine; `discard` each when done.
+    """Yield the files of a source study by study, so that a server's are never all on this machine; `discard` each.
 
     Raises:
-        MedvitError: One of its kinds, as `Source.fetch` says.
+        MedvitError: A subclass, as in `Source.fetch`.
     """
     source, place = _source(location), SourceRequest(location, options, work)
     if isinstance(source, SourceByStudy):
@@ -144,7 +145,7 @@ def fetch_studies(
 
 
 def clear(work: Path) -> None:
-    """Removes all that was fetched below `work`, also by runs that never came to an end.
+    """Remove all files fetched below `work`, including those of runs that never finished.
 
     Raises:
         OSError: If it cannot be removed.
@@ -168,5 +169,5 @@ def _source(location: str) -> Source:
 
 
 def local_path(location: str) -> Path | None:
-    """The path that a location is, or none where it is a server's."""
+    """Return the path of a location, or None for a server."""
     return None if is_url(location) else Path(location)

@@ -1,7 +1,7 @@
-"""A zip or tar archive (plain, gzip, bzip2 or xz), unpacked into a spool without trusting it.
+"""Zip or tar archive (plain, gzip, bzip2 or xz), unpacked into a spool without trusting it.
 
-Only plain files are taken, only below the spool, and only so many bytes: what an archive says of its own sizes is not
-believed, what comes out is counted.
+Only plain files are unpacked, only below the spool, and only up to a size limit: the sizes that an archive declares
+are ignored, unpacked bytes are counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from medvit.sources.spool import GIB, Spool
 CHUNK_BYTES = 2**20
 MAX_MEMBERS = 5_000_000
 MAX_RATIO = 250
-"""Above `RATIO_BYTES`, this many bytes out of one is no image: DICOM compresses about 2:1, empty masks rarely 100:1."""
+"""Above `RATIO_BYTES`, such a compression ratio is not an image: DICOM compresses about 2:1, empty masks rarely 100:1.
+"""
 RATIO_BYTES = GIB
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
@@ -44,7 +45,7 @@ class ArchiveMember:
     name: str
     kind: EntryKind
     changed_s: float
-    """Time of change, in s since 1970; an update of a dataset goes by it."""
+    """Modification time, in s since 1970; an update of a dataset compares it."""
     entry: zipfile.ZipInfo | tarfile.TarInfo
 
 
@@ -54,16 +55,16 @@ class Archive:
     name = "archive"
 
     def knows(self, location: str) -> bool:
-        """Whether the location is a file that is named as an archive."""
+        """Return whether the location is a file with an archive suffix."""
         path = local_path(location)
         return path is not None and path.is_file() and is_archive(path.name)
 
     def fetch(self, place: SourceRequest) -> Local:
-        """The files of the archive; members that are no plain files, or archives themselves, are refused."""
+        """Unpack the files of the archive; members that are not plain files, or are archives, are refused."""
         path = Path(place.location)
         if path.name.lower().endswith(UNOPENED):
             raise DataError(
-                "the source is an archive of a kind that is not opened; unpack it and give the folder, or pack it as "
+                "the source is an archive of an unsupported kind; unpack it and give the folder, or pack it as "
                 + ", ".join(OPENED)
             )
         state = path.stat()
@@ -73,11 +74,11 @@ class Archive:
 
 
 class _TooMuchError(SourceError):
-    """Raised of an archive that holds more than any does which is meant well."""
+    """Raised for an archive that holds more than any legitimate one."""
 
 
 class Unpacking:
-    """Unpacks one archive into a spool."""
+    """Unpacking of one archive into a spool."""
 
     def __init__(self, spool: Spool, max_bytes: int) -> None:
         self._spool, self._max_bytes = spool, max(max_bytes, RATIO_BYTES)
@@ -87,7 +88,7 @@ class Unpacking:
         self._num_bytes = 0
 
     def run(self, path: Path) -> Local:
-        """Takes every member in turn."""
+        """Unpack the members one by one."""
         with path.open("rb") as raw, _opened(raw) as (members, reader), _bar(path) as bar:
             for number, member in enumerate(members):
                 if number >= MAX_MEMBERS:
@@ -115,16 +116,16 @@ class Unpacking:
             with _stream(reader, member) as stream:
                 self._write(stream, name, member.changed_s)
         except (SourceError, tarfile.TarError, OSError):
-            raise  # the rest of a tar file cannot be found, and a full disk is full for all
+            raise  # the rest of a tar file cannot be located, and a full disk fails every file
         except (*BROKEN, RuntimeError):
             del self._files[name]
             self._refuse(UnreadableError.code, "a file of the archive is damaged and cannot be unpacked", name)
 
     def _objection(self, member: ArchiveMember, name: PurePosixPath | None) -> str:
         if name is None:
-            return "its name in the archive leads out of it, or is none"
+            return "its name in the archive leads out of it, or is not a file name"
         if member.kind != "file":
-            return f"it is a {member.kind} in an archive; only plain files are taken"
+            return f"it is a {member.kind} in an archive; only plain files are accepted"
         if is_archive(name.name):
             return "an archive inside of an archive is not opened; unpack it, or give it as a source of its own"
         if name in self._files:
@@ -143,7 +144,8 @@ class Unpacking:
                 self._num_bytes += len(chunk)
                 if self._num_bytes > self._max_bytes:
                     raise _TooMuchError(
-                        f"the archive unpacks to more than {MAX_RATIO} times its size, as those made to fill disks do; "
+                        f"the archive unpacks to more than {MAX_RATIO} times its size, as archives made to fill disks "
+                        "do; "
                         "if you trust it, unpack it and give the folder"
                     )
                 part.write(chunk)
@@ -151,7 +153,7 @@ class Unpacking:
 
 
 def _safe_name(name: str) -> PurePosixPath | None:
-    """The relative path that a member's name is; none where it is absolute, climbs, or cannot be a file's."""
+    """Return the relative path of a member's name; None where it is absolute, climbs, or is not a valid file name."""
     text = name.replace("\\", "/")
     parts = PurePosixPath(text).parts
     if (
@@ -217,12 +219,12 @@ def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: ArchiveMember) ->
 
 @contextmanager
 def _explained(spool: Spool) -> Iterator[None]:
-    """Says what is wrong with an archive; of one that is refused for good, nothing that was unpacked stays."""
+    """Explain the error of an archive; if it is refused for good, remove all unpacked files."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the stage tells of a full disk
+            raise  # the stage reports a full disk
         raise SourceError(f"the archive cannot be read: {error.strerror or 'it is damaged'}") from None
     except _TooMuchError:
         spool.discard()

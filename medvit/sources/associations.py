@@ -1,4 +1,4 @@
-"""Associations with a DICOM server, and what their failures mean in one sentence (PS3.8 9.3.4, PS3.7 C)."""
+"""Associations with a DICOM server, and messages for their failures (PS3.8 9.3.4, PS3.7 C)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 PENDING = (0xFF00, 0xFF01)
 WARNINGS = (0x0001, 0x0107, 0x0116, 0xB000)
-"""Statuses of requests that were done, if not for all (PS3.7 C)."""
+"""Statuses of requests that were completed, perhaps partially (PS3.7 C)."""
 OUT_OF_RESOURCES = (0xA700, 0xA701, 0xA702)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A DICOM server: its title and address."""
+    """DICOM server: its title and address."""
 
     aet: str
     host: str
@@ -41,11 +41,11 @@ class Peer:
         return f"the server {self.aet} at {self.host}:{self.port}"
 
     def check(self) -> str:
-        """Passes if the server takes connections; the address of this machine that it sees.
+        """Check that the server accepts connections; return this machine's address as seen from there.
 
         Raises:
             UnreachableError: If it does not.
-            SourceError: If its name is not known, or its certificate not trusted.
+            SourceError: If its name cannot be resolved, or its certificate is not trusted.
         """
         self.options.tls.check()
         try:
@@ -55,13 +55,15 @@ class Peer:
                         return str(secured.getsockname()[0])
                 return str(connection.getsockname()[0])
         except socket.gaierror:
-            raise SourceError(f"the name of {self} is not known in this network; check the URL of the source") from None
+            raise SourceError(f"the name of {self} cannot be resolved; check the URL of the source") from None
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
                 f"the certificate of {self} is not trusted ({error.verify_message}); see retrieve.tls.ca"
             ) from None
         except ssl.SSLError:
-            raise SourceError(f"{self} and we find no encryption in common; check its port, and retrieve.tls") from None
+            raise SourceError(
+                f"{self} and this machine have no encryption in common; check its port, and retrieve.tls"
+            ) from None
         except OSError as error:
             reason = error.strerror or "no answer"
             raise UnreachableError(
@@ -69,7 +71,7 @@ class Peer:
             ) from None
 
     def entity(self) -> ApplicationEntity:
-        """Our side of an association."""
+        """Return our side of an association."""
         from pynetdicom import AE
 
         entity = AE(ae_title=self.options.pacs.aet)
@@ -79,14 +81,14 @@ class Peer:
 
 
 MAX_PDU_BYTES = 2**20
-"""Of a message part (PS3.8 9.3.1); we ask for parts of 16 KiB, and some servers send longer ones."""
+"""Largest message part (PS3.8 9.3.1); we request parts of 16 KiB, but some servers send longer ones."""
 
 
 def make_punctual(event: Event) -> None:
-    """Bound what a new connection reads: each part of a message ends, in its length and in time.
+    """Bound what a new connection reads: the length and the time of each message part.
 
-    pynetdicom's timeouts begin again with every byte, and a thread that waits for the next one cannot be ended. Handle
-    its event EVT_CONN_OPEN with this.
+    pynetdicom's timeouts restart with every byte, and a thread that waits for the next one cannot be stopped. Use this
+    as handler of its event EVT_CONN_OPEN.
     """
     connection = event.assoc.dul.socket
     timeout_s = event.assoc.ae.dimse_timeout
@@ -94,7 +96,7 @@ def make_punctual(event: Event) -> None:
 
 
 def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray:
-    """Bytes of a connection, fewer only where it is closed.
+    """Return bytes of a connection, fewer only where it is closed.
 
     Raises:
         OSError: If they are too many or too slow, which ends the association.
@@ -106,7 +108,7 @@ def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray
     while len(content) < num_bytes:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError(f"fewer than {CHUNK_BYTES} bytes came in {timeout_s:g} s")
+            raise TimeoutError(f"fewer than {CHUNK_BYTES} bytes were received in {timeout_s:g} s")
         sock.settimeout(left_s)
         part = sock.recv(min(num_bytes - len(content), CHUNK_BYTES))
         if not part:
@@ -122,11 +124,11 @@ def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray
 def associated(
     peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
 ) -> Iterator[Association]:
-    """An association with a server, released at the end.
+    """Yield an association with a server, released at the end.
 
     Raises:
         UnreachableError: If the server does not answer.
-        SourceError: If it refuses us, or what we ask for.
+        SourceError: If it refuses us or our request.
     """
     from pynetdicom import evt
 
@@ -142,14 +144,14 @@ def associated(
     )
     if association.is_rejected:
         raise SourceError(
-            f"{peer} refuses our title {peer.options.pacs.aet} or goes by another; check both with its administrator"
+            f"{peer} refuses our title {peer.options.pacs.aet} or has another itself; check both with its administrator"
         )
     if not association.is_established:
         peer.check()
-        raise UnreachableError(f"{peer} takes the connection and then no request; is it a DICOM server?")
+        raise UnreachableError(f"{peer} accepts the connection but no request; is it a DICOM server?")
     try:
         if not any(context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts):
-            raise SourceError(f"{peer} does not offer the service that is asked for; try another retrieve.pacs.method")
+            raise SourceError(f"{peer} does not offer the requested service; try another retrieve.pacs.method")
         yield association
     finally:
         if association.is_established:
@@ -157,31 +159,31 @@ def associated(
 
 
 def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) -> int:
-    """The status of an answer, if it is not a failure, or one of those that the caller tells of.
+    """Return the status of an answer, if it is not a failure or is one of those that the caller handles.
 
     Raises:
-        CutShortError: If the connection is lost, or the server lacks the means for now.
+        CutShortError: If the connection is lost, or the server is temporarily out of resources.
         SourceError: If the server refuses.
     """
     if not status or "Status" not in status:
-        raise CutShortError(f"{peer} broke off the connection")
+        raise CutShortError(f"{peer} closed the connection")
     code = int(status.Status)
     if code in (0x0000, *PENDING, *WARNINGS, *allowed):
         return code
     if code in OUT_OF_RESOURCES or 0xC000 <= code <= 0xCFFF or code == 0xFE00:
-        raise CutShortError(f"{peer} could not do {what} for now (status 0x{code:04X})")
+        raise CutShortError(f"{peer} could not do {what} at the moment (status 0x{code:04X})")
     raise SourceError(f"{peer} refuses {what} (status 0x{code:04X}); ask its administrator for the right to it")
 
 
 def client_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Encryption of connections that we make."""
+    """Return the encryption context of outgoing connections."""
     context = ssl.create_default_context(cafile=tls.ca)
     _add_our_certificate(context, tls)
     return context
 
 
 def server_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Encryption of connections that are made to us; the other side must have a certificate that we trust."""
+    """Return the encryption context of incoming connections; the other side must have a certificate that we trust."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     _add_our_certificate(context, tls)

@@ -1,7 +1,7 @@
-"""The directory of a DICOM medium, as on CDs from other hospitals: the files it refers to, and those that are missing.
+"""DICOMDIR of a medium, as on CDs from other hospitals: the files it refers to, and those that are missing.
 
-A DICOMDIR (PS3.10 8.6, PS3.3 F) names its files by components of at most 8 characters in upper case; media that were
-copied have them in lower case, with a dot at the end or with a version number, so these are looked for too.
+A DICOMDIR (PS3.10 8.6, PS3.3 F) names its files by components of at most 8 characters in upper case; copied media have
+them in lower case, with a dot at the end or with a version number, so these are tried, too.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from medvit.sources import Local, SourceRequest, local_path
 
 NAME = "DICOMDIR"
 MISSING = "missing"
-"""Code of a file that the directory refers to and that is not there."""
+"""Code of a missing file that the directory refers to."""
 IN_USE = 0xFFFF
-"""Value of (0004,1410) RecordInUseFlag of a record that counts; 0 marks one that was removed (PS3.3 F.3.2.2)."""
+"""Value of (0004,1410) RecordInUseFlag of an active record; 0 marks a removed one (PS3.3 F.3.2.2)."""
 
 
 class DicomDirectory:
-    """A DICOMDIR file, given as the source."""
+    """DICOMDIR file, given as the source."""
 
     name = "dicomdir"
 
     def knows(self, location: str) -> bool:
-        """Whether the location is a file named DICOMDIR."""
+        """Return whether the location is a file named DICOMDIR."""
         path = local_path(location)
         return path is not None and path.name.upper().startswith(NAME) and path.is_file()
 
     def fetch(self, place: SourceRequest) -> Local:
-        """The files that the directory refers to, where they lie.
+        """Return the files that the directory refers to, in place.
 
         Raises:
-            DataError: If it cannot be read, refers to no file, or none of its files is there.
+            DataError: If it cannot be read, refers to no file, or all its files are missing.
         """
         path = Path(place.location)
         files: set[Path] = set()
@@ -47,11 +47,11 @@ class DicomDirectory:
                 files.add(found)
         if not files:
             raise DataError(
-                f"none of the {len(missing)} files that the DICOMDIR refers to is there; copy the whole medium"
+                f"all {len(missing)} files that the DICOMDIR refers to are missing; copy the whole medium"
                 if missing
                 else "the DICOMDIR refers to no file; give source=PATH of the folder instead"
             )
-        reason = "the DICOMDIR refers to it, and it is not there; copy the whole medium"
+        reason = "the DICOMDIR refers to it, but it is missing; copy the whole medium"
         return Local(
             path.parent,
             tuple(sorted(files)),
@@ -60,7 +60,7 @@ class DicomDirectory:
 
 
 def _references(path: Path) -> Iterator[tuple[str, ...]]:
-    """The components of (0004,1500) ReferencedFileID of every record in use."""
+    """Yield the components of (0004,1500) ReferencedFileID of every record in use."""
     import pydicom
 
     try:
@@ -69,14 +69,14 @@ def _references(path: Path) -> Iterator[tuple[str, ...]]:
             reference = record.get("ReferencedFileID")
             if reference and record.get("RecordInUseFlag", IN_USE) != 0:
                 yield (reference,) if isinstance(reference, str) else tuple(map(str, reference))
-    except Exception as error:  # a damaged directory makes pydicom raise nearly anything, and quote it
+    except Exception as error:  # a damaged directory makes pydicom raise almost any error, and quote it
         raise DataError(
             f"the DICOMDIR cannot be read ({type(error).__name__}); give source=PATH of the folder instead"
         ) from None
 
 
 def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
-    """The file of a reference below the folder, whatever the medium was copied with."""
+    """Return the file of a reference below the folder, however the medium was copied."""
     if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
         return None
     path = folder
@@ -93,7 +93,7 @@ def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
 
 
 def _plain(name: str) -> str:
-    """A name as the medium has it: upper case, without the dot and version of ISO 9660."""
+    """Normalize a name as on the medium: upper case, without the dot and version of ISO 9660."""
     return name.upper().partition(";")[0].rstrip(".")
 
 

@@ -1,7 +1,7 @@
-"""A DICOMweb server: QIDO-RS to find, WADO-RS to retrieve (PS3.18 10.6, 10.4).
+"""DICOMweb client: QIDO-RS to search, WADO-RS to retrieve (PS3.18 10.6, 10.4).
 
-Searches go through dicomweb-client. Instances do not: it holds each in memory, decodes it, and takes a body that breaks
-off for whole; they are streamed into the spool byte for byte, in the transfer syntax they are stored in.
+Searches go through dicomweb-client. Instances do not: it holds each in memory, decodes it, and accepts a truncated
+body as complete; they are streamed into the spool byte for byte, in the transfer syntax they are stored in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
 
 PAGE = 1000
-"""Results asked for at once; a server may give fewer."""
+"""Results requested at once; a server may return fewer."""
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """The media type of instances as they are stored (PS3.18 8.7.3.5.2)."""
 
@@ -37,13 +37,13 @@ QidoResult = Mapping[str, Any]
 
 
 class DicomWeb:
-    """A connection to a DICOMweb server."""
+    """Connection to a DICOMweb server."""
 
     def __init__(self, root: str, http: requests.Session, client: DICOMwebClient, timeout_s: float) -> None:
         self._root, self._http, self._client, self._timeout_s = root, http, client, timeout_s
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """The studies of a patient with a modality, of any where these are empty."""
+        """Return the studies of a patient with a modality; empty arguments match any."""
         asked = {"PatientID": patient, "ModalitiesInStudy": modality, "StudyDate": query.dates()}
         results = self._pages(
             self._client.search_for_studies, filters=_said(asked), fields=["StudyDate", "StudyDescription"]
@@ -54,7 +54,7 @@ class DicomWeb:
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
-        """The series of a study that a query means, with all their instances."""
+        """Return the series of a study that match a query, with all their instances."""
         found: dict[str, RemoteSeries] = {}
         for modality in query.modality or ("",):
             results = self._pages(
@@ -71,10 +71,10 @@ class DicomWeb:
         return list(found.values())
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Streams the series, or those of its instances that are missing, into the intake.
+        """Stream the series, or its missing instances, into the intake.
 
         Raises:
-            CutShortError: If an answer breaks off, or the server is out of order for now.
+            CutShortError: If an answer is cut off, or the server is temporarily out of order.
             SourceError: If the server refuses or cannot be reached.
         """
         place = f"{self._root}/studies/{quote(series.study, safe='')}/series/{quote(series.uid, safe='')}"
@@ -82,7 +82,7 @@ class DicomWeb:
             try:
                 self._stream(place, intake)
                 return
-            except NotThereError:  # a server may give instances and no whole series
+            except NotThereError:  # a server may support instances but not whole series
                 pass
         num_refused = 0
         for uid in missing:
@@ -91,7 +91,7 @@ class DicomWeb:
             except NotThereError:
                 num_refused += 1
         if num_refused:
-            raise CutShortError("the server lists instances that it does not give (HTTP 404)")
+            raise CutShortError("the server lists instances that it does not return (HTTP 404)")
 
     def _with_instances(self, study: RemoteStudy, series: str) -> RemoteSeries:
         results = self._pages(self._client.search_for_instances, study.uid, series)
@@ -109,7 +109,7 @@ class DicomWeb:
         filters: Mapping[str, str] | None = None,
         fields: Sequence[str] = (),
     ) -> list[QidoResult]:
-        """All results of a search. A server that knows no pages gives the same again, which ends it."""
+        """Yield all results of a search. A server without paging returns the same page again, which ends it."""
         found: dict[str, QidoResult] = {}
         while True:
             with explained(self._root):
@@ -125,7 +125,9 @@ class DicomWeb:
             if len(found) == before:
                 return list(found.values())
             if len(found) > MAX_RESULTS:
-                raise SourceError(f"the server gives more than {MAX_RESULTS} results to one search; narrow the query")
+                raise SourceError(
+                    f"the server returns more than {MAX_RESULTS} results for one search; narrow the query"
+                )
 
     def _stream(self, url: str, intake: Intake) -> None:
         with explained(self._root), intake.dropping_halves():
@@ -142,19 +144,19 @@ class DicomWeb:
                     and "json" not in content_type
                     and "xml" not in content_type
                 ):
-                    intake.begin()  # some servers send a single instance bare
+                    intake.begin()  # some servers send a single instance without multipart
                     for chunk in body:
                         intake.write(chunk)
                     intake.end()
                 else:
                     raise SourceError(
-                        "the server answers with no DICOM; is the URL of the source the root of its DICOMweb service?"
+                        "the server's answer is not DICOM; is the URL of the source the root of its DICOMweb service?"
                     )
 
 
 @contextmanager
 def connect(location: str, options: RetrieveConfig) -> Iterator[DicomWeb]:
-    """A connection to the DICOMweb server of a URL."""
+    """Connect to the DICOMweb server of a URL."""
     from dicomweb_client.api import DICOMwebClient
 
     root = location.removeprefix("dicomweb+").rstrip("/")
@@ -163,7 +165,7 @@ def connect(location: str, options: RetrieveConfig) -> Iterator[DicomWeb]:
             client = DICOMwebClient(root, session=http, timeout=options.timeout_s, permissive_uid=True)
         except ValueError:
             raise ConfigError("the URL of the source cannot be read; expected https://HOST:PORT/ROOT") from None
-        client.set_http_retry_params(retry=False)  # it would repeat some failures; `transfer` repeats all that may pass
+        client.set_http_retry_params(retry=False)  # it would retry some failures; `transfer` retries all transient ones
         yield DicomWeb(root, http, client, options.timeout_s)
 
 
@@ -176,7 +178,7 @@ def _key(result: QidoResult) -> str:
 
 
 def _text(result: QidoResult, tag: str) -> str:
-    """The first value of an attribute in the DICOM JSON model (PS3.18 F.2), empty where there is none."""
+    """Return the first value of an attribute in the DICOM JSON model (PS3.18 F.2); empty where it is missing."""
     values = result.get(tag, {}).get("Value") or [""]
     return str(values[0] if values[0] is not None else "").strip()
 

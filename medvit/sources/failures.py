@@ -1,4 +1,4 @@
-"""Failures of a transfer that another attempt may mend; all other `SourceError`s are final."""
+"""Failures of a transfer that a retry may fix; all other `SourceError`s are final."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from medvit.errors import SourceError
 
 
 class CutShortError(SourceError):
-    """A transfer that ended before its end, or that the server could not make for now."""
+    """Transfer that ended early, or that the server could not complete at the moment."""
 
 
 class UnreachableError(CutShortError):
-    """The server does not answer: the same for all that is asked of it."""
+    """The server does not answer: applies to all its requests."""
 
 
 class NotThereError(CutShortError):
-    """What was asked for is not there: final for it, and no matter to others."""
+    """The requested object does not exist: final for it, but does not affect others."""
 
 
 class StoppedError(SourceError):
-    """Work that ended because other work met an error, which is the one to tell."""
+    """Work that was stopped because other work failed; report that other error."""
 
     def __init__(self) -> None:
         super().__init__("stopped, since another transfer met an error")

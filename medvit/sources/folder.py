@@ -1,4 +1,4 @@
-"""A folder on disk, nested anyhow, or one file."""
+"""Folder on disk, nested to any depth, or one file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from medvit.sources.skip_rules import is_archive, is_hidden
 
 
 class Folder:
-    """A folder, nested anyhow, or a single file that is no archive."""
+    """Folder, nested to any depth, or a single file that is not an archive."""
 
     name = "folder"
 
     def knows(self, location: str) -> bool:
-        """Whether the location is a path."""
+        """Return whether the location is a path."""
         return not is_url(location)
 
     def fetch(self, place: SourceRequest) -> Local:
-        """The files where they lie.
+        """Return the files in place.
 
         Raises:
             DataError: If the source is missing, holds no file, or one of its folders cannot be listed.
@@ -32,13 +32,13 @@ class Folder:
 
 
 def local(source: Path) -> Local:
-    """The files below a folder, archives among them refused; or the one file that `source` is."""
+    """Return the files below a folder, with archives refused; or the one file that `source` is."""
     root = source.parent if source.is_file() else source
     found, refusals = _listed(source)
     kept: list[Path] = []
     for file in found:
         if is_archive(file.name):
-            reason = "an archive inside of the source is not opened; unpack it, or give it as a source of its own"
+            reason = "an archive inside the source is not opened; unpack it, or give it as a source of its own"
             refusals.append(Refusal((file,), UnsupportedError.code, reason))
         else:
             kept.append(file)
@@ -46,9 +46,10 @@ def local(source: Path) -> Local:
 
 
 def files(source: Path) -> list[Path]:
-    """Every regular file below a folder, sorted by path; or the one file that `source` is.
+    """Return every regular file below a folder, sorted by path; or the one file that `source` is.
 
-    Hidden files and folders (a leading dot, `__MACOSX`) are skipped. Links to files are followed, those to folders not.
+    Hidden files and folders (a leading dot, `__MACOSX`) are skipped. Links to files are followed, links to folders are
+    not.
 
     Raises:
         DataError: If the source is missing, holds nothing, or one of its folders cannot be listed.
@@ -57,7 +58,7 @@ def files(source: Path) -> list[Path]:
 
 
 def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
-    """The regular files below a folder, sorted, and what else is there, with the reason why it is not taken."""
+    """Return the regular files below a folder, sorted, and other entries with the reason why they are refused."""
     if source.is_file():
         return [source], []
     if source.exists() and not source.is_dir():
@@ -82,7 +83,7 @@ def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
     if not found and not refusals:
         raise DataError(f"the folder {source} holds no files; give source=PATH of the folder that holds the images")
     refusals.sort(key=lambda refusal: refusal.files[0].parts)
-    return sorted(found, key=lambda file: file.parts), refusals  # the order of paths, which compare themselves slowly
+    return sorted(found, key=lambda file: file.parts), refusals  # the order of `Path`, whose comparisons are slow
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -96,7 +97,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _is_regular(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # links in a circle
+    except OSError:  # circular links
         return False
 
 
@@ -104,16 +105,16 @@ def _reason(path: Path) -> str:
     if path.is_symlink() and path.is_dir():
         return "a link to a folder, which is not followed; copy the folder here, or give it as a source of its own"
     if path.is_symlink() and not path.exists():
-        return "a link that leads nowhere; restore the file it names, or remove the link"
+        return "a broken link; restore the file it names, or remove the link"
     return f"{_kind(path)}; expected a regular file: remove it from the source"
 
 
 def _kind(path: Path) -> str:
-    """What a path that is neither a file nor a folder is, in words."""
+    """Describe a path that is neither a file nor a folder."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        return "a path that cannot be looked at"
+        return "a path that cannot be accessed"
     kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
 

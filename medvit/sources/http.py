@@ -1,4 +1,4 @@
-"""HTTP sessions with the site's certificates and secrets, and what their failures mean in one sentence."""
+"""HTTP sessions with the site's certificates and secrets, and messages for their failures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from medvit.sources.punctual import PunctualAdapter, hold
 log = logging.getLogger("medvit")
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Statuses that another attempt may change (RFC 9110 15.5, 15.6)."""
+"""Statuses that a retry may change (RFC 9110 15.5, 15.6)."""
 MAX_REDIRECTS = 5
 WRONG_ROOT = "is the URL of the source the root of its DICOMweb service?"
 
 
 class _Bearer(AuthBase):
-    """A token in the header (RFC 6750 2.1)."""
+    """Bearer token in the header (RFC 6750 2.1)."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -38,7 +38,7 @@ class _Bearer(AuthBase):
 
 
 class _Session(requests.Session):
-    """A session whose authorities are not replaced by those an environment variable names, and whose answers end."""
+    """Session that ignores certificate settings in environment variables and bounds its answers."""
 
     timeout_s: float
 
@@ -50,7 +50,7 @@ class _Session(requests.Session):
         return response
 
     def hold_redirect(self, response: requests.Response, **_: Any) -> None:
-        """Read the body of a redirect, within the limits of all answers: requests would read it to its end."""
+        """Read the body of a redirect within the limits of all answers; requests would read it without limits."""
         if response.is_redirect:
             hold(response, self.timeout_s)
 
@@ -61,7 +61,7 @@ class _Session(requests.Session):
 
 @contextmanager
 def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
-    """A session for a server.
+    """Return a session for a server.
 
     Raises:
         ConfigError: If a certificate or a secret is missing, or a secret would travel in the clear.
@@ -101,7 +101,7 @@ def _check_clear(url: str, options: RetrieveConfig, *, has_secret: bool) -> None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Return whether a host is this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -112,12 +112,12 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turns the errors of a request into one sentence that tells the server and no more of the address.
+    """Convert the errors of a request to one sentence that names the server, without the rest of the URL.
 
     Raises:
         UnreachableError: If the server does not answer.
-        CutShortError: If the answer breaks off, or another attempt may change it.
-        SourceError: If the server refuses, or is not the one it should be.
+        CutShortError: If the answer is cut off, or a retry may change it.
+        SourceError: If the server refuses, or is not the expected one.
     """
     try:
         yield
@@ -136,7 +136,7 @@ def _meaning(error: Exception, server: str) -> SourceError:
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
         return _of_connection(error, server)
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return CutShortError(f"{server} broke off the connection")
+        return CutShortError(f"{server} closed the connection")
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return SourceError(f"{server} does not answer in DICOM JSON; {WRONG_ROOT}")
     return SourceError(f"{server} cannot be asked ({type(error).__name__}); check the URL of the source")
@@ -144,9 +144,9 @@ def _meaning(error: Exception, server: str) -> SourceError:
 
 def _of_status(status: int, server: str) -> SourceError:
     known: Mapping[int, str] = {
-        401: "does not know us (HTTP 401); check retrieve.auth and the environment variables that it names",
+        401: "refuses our credentials (HTTP 401); check retrieve.auth and the environment variables that it names",
         403: "does not allow it (HTTP 403); ask its administrator for the right to search and retrieve",
-        407: "is behind a proxy that wants a password (HTTP 407)",
+        407: "is behind a proxy that requires a password (HTTP 407)",
     }
     if status in known:
         return SourceError(f"{server} {known[status]}")
@@ -159,10 +159,13 @@ def _of_status(status: int, server: str) -> SourceError:
 
 def _of_tls(text: str, server: str) -> SourceError:
     if "CERTIFICATE_VERIFY_FAILED" not in text:
-        return SourceError(f"{server} and we find no encryption in common; check that it speaks TLS, and retrieve.tls")
+        return SourceError(
+            f"{server} and this machine have no encryption in common; check that it speaks TLS, and retrieve.tls"
+        )
     if re.search("self.signed|unable to get", text):
         return SourceError(
-            f"the certificate of {server} is of an authority that is not trusted; give that one's as retrieve.tls.ca"
+            f"the certificate of {server} is from an untrusted authority; give the authority's certificate as "
+            "retrieve.tls.ca"
         )
     return SourceError(f"the certificate of {server} is not valid for it; check its name and its date")
 
@@ -170,11 +173,11 @@ def _of_tls(text: str, server: str) -> SourceError:
 def _of_connection(error: Exception, server: str) -> SourceError:
     text = str(error)
     if "NameResolutionError" in text or "getaddrinfo" in text:
-        return SourceError(f"the name of {server} is not known in this network; check the URL of the source")
+        return SourceError(f"the name of {server} cannot be resolved; check the URL of the source")
     if isinstance(error, requests.exceptions.ReadTimeout) or "Read timed out" in text:
-        return CutShortError(f"{server} fell silent; raise retrieve.timeout_s if it is slow")
+        return CutShortError(f"{server} stopped sending; raise retrieve.timeout_s if it is slow")
     if isinstance(error, requests.exceptions.ProxyError):
         return UnreachableError(f"the proxy to {server} does not answer; check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, requests.exceptions.Timeout) or "Max retries" in text:
         return UnreachableError(f"{server} cannot be reached; check that it runs, its port, and the firewall")
-    return CutShortError(f"{server} broke off the connection")
+    return CutShortError(f"{server} closed the connection")

@@ -1,4 +1,4 @@
-"""What a server holds, and the door through which its instances come into the spool."""
+"""Studies and series on a server, and the intake that checks their instances into the spool."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from medvit.sources.spool import GIB, Spool, SpooledFile
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 MAX_INSTANCE_GIB = 64
-"""Largest file of an instance: a whole slide at 20 times the size of those in use."""
+"""Largest file of an instance: 20 times the size of whole slides in use."""
 MAX_RESULTS = 2_000_000
-"""Results of one search; a server that goes on has no end."""
+"""Maximum results of one search; a server that sends more is treated as endless."""
 MAX_STRANGE = 100
-"""Instances that nobody asked for, above the number of those of the series, until an answer counts as endless."""
+"""Unrequested instances, in addition to the number in the series, before an answer counts as endless."""
 
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class RemoteStudy:
-    """A study of a server."""
+    """Study on a server."""
 
     uid: str = field(repr=False)
     patient: str = field(default="", repr=False)
@@ -39,7 +39,7 @@ class RemoteStudy:
     description: str = field(default="", repr=False)
 
     def is_meant(self, patient: str, query: Query) -> bool:
-        """Whether a query for a patient, or for any where that is empty, means it, as far as the server has said.
+        """Return whether the study matches a query for a patient, or for any if empty, as far as the server states it.
 
         Servers differ in what they match themselves: some ignore the case of a PatientID, or a key altogether.
         """
@@ -53,20 +53,20 @@ class RemoteStudy:
 
 @dataclass(frozen=True)
 class RemoteSeries:
-    """A series of a server: SOP Instance UIDs of all its instances, sorted, and their SOP classes."""
+    """Series on a server: SOP Instance UIDs of all its instances, sorted, and their SOP classes."""
 
     study: str = field(repr=False)
     uid: str = field(repr=False)
     instances: tuple[str, ...] = field(repr=False)
     classes: tuple[str, ...] = ()
     patients: frozenset[str] = field(default=frozenset(), repr=False)
-    """PatientIDs that the server gave for the study; empty where it gave none, so that any is taken."""
+    """PatientIDs that the server returned for the study; empty where it returned none, so that any is accepted."""
 
 
 class Intake:
-    """Takes the missing instances of a series, checks that each is one, and names it.
+    """Sink that takes the missing instances of a series, checks and names them.
 
-    A sink of `multipart.split`. What was not asked for is dropped.
+    A sink of `multipart.split`. Unrequested instances are dropped.
     """
 
     def __init__(
@@ -82,34 +82,36 @@ class Intake:
         self._open: AbstractContextManager[SpooledFile] | None = None
         self._part: SpooledFile | None = None
         self.failure: Exception | None = None
-        """Why an instance could not be kept that a server has sent: a full disk, or a limit."""
+        """Reason why a received instance could not be stored: a full disk, or a limit."""
         self.objection = ""
-        """What was wrong with an instance that came under the UID of one that was asked for, and was not kept."""
+        """Reason why an instance with a requested UID was rejected."""
         self._num_strange = 0
 
     def begin(self) -> None:
-        """An instance begins."""
+        """Begin an instance."""
         self._open = self._spool.part()
         self._part = self._open.__enter__()
 
     def write(self, content: bytes) -> None:
-        """More of its file.
+        """Write more of its file.
 
         Raises:
-            StoppedError: If all stop meanwhile.
+            StoppedError: If the transfer was stopped meanwhile.
         """
         if self._stop.is_set():
             raise StoppedError
         assert self._part is not None, "begin comes first"
         self._part.write(content)
         if self._part.num_bytes > MAX_INSTANCE_GIB * GIB:
-            raise SourceError(f"the server sends an instance of more than {MAX_INSTANCE_GIB} GiB, as no image has")
+            raise SourceError(
+                f"the server sends an instance of more than {MAX_INSTANCE_GIB} GiB, larger than any image"
+            )
 
     def end(self) -> None:
-        """It is whole.
+        """Complete the instance.
 
         Raises:
-            CutShortError: If it is no DICOM file, or too many came that were not asked for.
+            CutShortError: If it is not a DICOM file, or too many unrequested instances were sent.
         """
         assert self._part is not None, "begin comes first"
         header = header_of(self._part)
@@ -123,11 +125,11 @@ class Intake:
         elif header.instance not in self._series.instances:
             self._num_strange += 1
             if self._num_strange > MAX_STRANGE + len(self._series.instances):
-                raise CutShortError("the server sends instances without end that were not asked for")
+                raise CutShortError("the server keeps sending instances that were not requested")
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Why an instance under the UID of one that was asked for is not that one; empty where it is."""
+        """Return why an instance under a requested UID is not the requested one; empty where it is."""
         wrong = [
             what
             for what, found, expected in (
@@ -139,10 +141,10 @@ class Intake:
         ]
         if not wrong:
             return ""
-        return f"the server sent an instance of another {' and '.join(wrong)} under the UID of one that was asked for"
+        return f"the server sent an instance of another {' and '.join(wrong)} under the UID of a requested one"
 
     def store(self, content: bytes) -> int:
-        """Takes a whole instance as C-STORE gives it; the status to answer with (PS3.4 B.2.3)."""
+        """Store a complete instance from C-STORE; return the status to answer with (PS3.4 B.2.3)."""
         try:
             with self.dropping_halves():
                 self.begin()
@@ -156,14 +158,14 @@ class Intake:
         return SUCCESS
 
     def drop(self) -> None:
-        """Forgets the instance that was begun, if any."""
+        """Discard the instance that was begun, if any."""
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = self._part = None
 
     @contextmanager
     def dropping_halves(self) -> Iterator[Intake]:
-        """Forgets at the end what was begun and is not whole."""
+        """Discard an incomplete instance at the end of the block."""
         try:
             yield self
         finally:
@@ -180,7 +182,7 @@ class SentHeader(NamedTuple):
 
 
 def header_of(part: SpooledFile) -> SentHeader:
-    """The identifiers of the file that was written.
+    """Return the identifiers of the written file.
 
     Raises:
         CutShortError: If it is not a DICOM file.
@@ -192,20 +194,22 @@ def header_of(part: SpooledFile) -> SentHeader:
     try:
         found = pydicom.dcmread(part.path, specific_tags=list(tags), stop_before_pixels=True)
         return SentHeader(str(found.SOPInstanceUID), *(str(found.get(tag) or "").strip() for tag in tags[2:]))
-    except Exception as error:  # whatever a server sends; pydicom's texts quote it
-        raise CutShortError(f"the server sent something that is no DICOM instance ({type(error).__name__})") from None
+    except Exception as error:  # any bytes from a server; pydicom's messages quote them
+        raise CutShortError(
+            f"the server sent something that is not a DICOM instance ({type(error).__name__})"
+        ) from None
 
 
 def file_name(series: RemoteSeries, instance: str) -> PurePosixPath:
-    """Where an instance lies in the spool: `STUDY/SERIES/INSTANCE.dcm`."""
+    """Return the path of an instance in the spool: `STUDY/SERIES/INSTANCE.dcm`."""
     return PurePosixPath(_component(series.study), _component(series.uid), f"{_component(instance)}.dcm")
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Whether a text is what a pattern with * and ? means, in any case; an empty one means any (PS3.4 C.2.2.2.4)."""
+    """Return whether a text matches a pattern with * and ?, ignoring case; empty matches any (PS3.4 C.2.2.2.4)."""
     return not pattern or fnmatch.fnmatchcase(text.casefold(), pattern.casefold().replace("[", "[[]"))
 
 
 def _component(uid: str) -> str:
-    """A UID as the name of a file; what a server calls a UID and could be a path is hashed."""
+    """Return a UID as a file name; a UID from a server that could be a path is hashed."""
     return uid if _UID.fullmatch(uid) else hashlib.sha256(uid.encode()).hexdigest()

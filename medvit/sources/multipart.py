@@ -1,4 +1,4 @@
-"""Splits a multipart body (RFC 2046 5.1) as it arrives, so that no part is ever held in memory as a whole."""
+"""Multipart parser (RFC 2046 5.1) that splits a body as it arrives, never holding a whole part in memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ CRLF = b"\r\n"
 
 
 class Sink(Protocol):
-    """Takes the content of parts."""
+    """Receiver of the content of parts."""
 
     def begin(self) -> None:
-        """A part begins."""
+        """Begin a part."""
 
     def write(self, content: bytes) -> None:
-        """More of it."""
+        """Write more of it."""
 
     def end(self) -> None:
-        """It was whole."""
+        """Complete the part."""
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """The boundary that a Content-Type names; none if it is not multipart."""
+    """Return the boundary in a Content-Type; None if it is not multipart."""
     message = Message()
     message["Content-Type"] = content_type
     boundary = message.get_boundary()
@@ -34,18 +34,18 @@ def boundary_of(content_type: str) -> bytes | None:
 
 
 def split(chunks: Iterable[bytes], boundary: bytes, sink: Sink) -> None:
-    """Gives every part to the sink, without the headers of the part.
+    """Pass every part to the sink, without the headers of the part.
 
     Raises:
-        CutShortError: If the body ends before its closing boundary; the part that it breaks off in never ends.
+        CutShortError: If the body ends before its closing boundary; the unfinished part is never completed.
     """
     splitter = _Splitter(boundary, sink)
     for chunk in chunks:
         splitter.feed(chunk)
-        if splitter.state == "done":  # an epilogue means nothing, and may have no end
+        if splitter.state == "done":  # an epilogue has no meaning, and may be endless
             return
     if splitter.state != "done":
-        raise CutShortError("the answer broke off before its end")
+        raise CutShortError("the answer was cut off before its end")
 
 
 class _Splitter:
@@ -70,14 +70,14 @@ class _Splitter:
 
     def _content(self) -> bool:
         end = self._buffer.find(self._delimiter)
-        # What may be the beginning of a boundary waits for the rest of it.
+        # A possible beginning of a boundary is held back until the rest arrives.
         num_sure = end if end >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
         if self.state == "body" and num_sure:
             self._sink.write(bytes(self._buffer[:num_sure]))
         if self.state == "preamble":
             self._num_before += num_sure
             if self._num_before > MAX_HEAD_BYTES:
-                raise CutShortError("the answer is called multipart and has no boundary")
+                raise CutShortError("the answer is declared as multipart but has no boundary")
         if end < 0:
             del self._buffer[:num_sure]
             return False
@@ -97,7 +97,7 @@ class _Splitter:
         if end < 0:
             self._refuse_long_head()
             return False
-        del self._buffer[:end]  # white space may follow a boundary; the line break opens the head
+        del self._buffer[:end]  # white space may follow a boundary; the line break begins the head
         self.state = "head"
         return True
 
@@ -113,4 +113,4 @@ class _Splitter:
 
     def _refuse_long_head(self) -> None:
         if len(self._buffer) > MAX_HEAD_BYTES:
-            raise CutShortError("a part of the answer has no end of its headers")
+            raise CutShortError("the headers of a part of the answer do not end")

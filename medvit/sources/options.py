@@ -1,4 +1,4 @@
-"""Which source is meant, and how to get at it: the options of archives and servers.
+"""Options of sources: archives and servers.
 
 A secret is never an option: options name the environment variables that hold it.
 """
@@ -18,17 +18,17 @@ from medvit.config import Amount, Config, Count, Positive
 from medvit.errors import ConfigError
 
 AET_PATTERN = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
-"""An application entity title: up to 16 characters of the default repertoire, no backslash (PS3.5 6.2, VR AE)."""
+"""Application entity title: up to 16 characters of the default repertoire, no backslash (PS3.5 6.2, VR AE)."""
 
 Aet = Annotated[str, Field(pattern=AET_PATTERN)]
-"""An application entity title."""
+"""Application entity title."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WILDCARDS = re.compile(r"[*?\\]")
 
 
 def is_url(location: str) -> bool:
-    """Whether a source is a server rather than a path."""
+    """Return whether a source is a server rather than a path."""
     return _URL.match(location) is not None
 
 
@@ -45,18 +45,20 @@ def _location(value: Any) -> str:
         raise ValueError("the URL cannot be read; expected SCHEME://HOST:PORT/PATH") from None
     if parts.password is not None or (parts.username is not None and not text.lower().startswith("pacs")):
         raise ValueError(
-            "the URL holds a user or a password, which would be written down; put them into environment variables and "
+            "the URL holds a user or a password, which would be recorded; put them into environment variables and "
             "name these: retrieve.auth.user_env=..., retrieve.auth.password_env=..."
         )
     if not parts.hostname or port == 0:
         raise ValueError("the URL names no host; expected SCHEME://HOST:PORT/PATH")
     if parts.query or parts.fragment:
-        raise ValueError("the URL holds a query; what to take is said by retrieve.query, as retrieve.query.modality=CT")
+        raise ValueError(
+            "the URL holds a query; select with retrieve.query instead, such as retrieve.query.modality=CT"
+        )
     return text
 
 
 Location = Annotated[str, BeforeValidator(_location)]
-"""A path, or the URL of a server; a URL with a password is refused."""
+"""Path, or URL of a server; a URL with a password is refused."""
 
 
 def _day(value: Any) -> Any:
@@ -65,24 +67,24 @@ def _day(value: Any) -> Any:
 
 
 Day = Annotated[date, BeforeValidator(_day)]
-"""A day as 2024-01-31, or 20240131 as DICOM writes it."""
+"""Date as 2024-01-31, or 20240131 as in DICOM."""
 
 
 class Query(Config):
-    """What to ask a server for; what is not said is not asked, so that no option at all means all it holds."""
+    """Query to a server; without any option it matches everything."""
 
     modality: tuple[str, ...] = ()
-    """Modalities of series by their DICOM code, such as [CT, MR]; none takes any."""
+    """Modalities of series by their DICOM code, such as [CT, MR]. Empty: any."""
     since: Day | None = None
-    """First day of the studies to take, as 2024-01-31."""
+    """First study date, such as 2024-01-31."""
     until: Day | None = None
-    """Last day of the studies to take."""
+    """Last study date."""
     description: str = ""
-    """SeriesDescription to take, in any case; * stands for any text and ? for one character."""
+    """SeriesDescription to match, ignoring case; * matches any text and ? one character."""
     study_description: str = ""
-    """StudyDescription to take, as with description."""
+    """StudyDescription to match, as with description."""
     patients: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Text file with one PatientID a line; only their studies are taken."""
+    """Text file with one PatientID per line; only their studies are fetched."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Query:
@@ -91,10 +93,10 @@ class Query(Config):
         return self
 
     def patient_ids(self) -> tuple[str, ...]:
-        """The PatientIDs to ask for, without repetition; one empty one where any is meant.
+        """Return the distinct PatientIDs to request; a single empty one for any.
 
         Raises:
-            ConfigError: If the file cannot be read, names nobody, or has a line that would match several patients.
+            ConfigError: If the file cannot be read, has no PatientID, or has a line that would match several patients.
         """
         if self.patients is None:
             return ("",)
@@ -107,15 +109,15 @@ class Query(Config):
             if _WILDCARDS.search(line):
                 raise ConfigError(
                     f"line {number} of the list retrieve.query.patients holds *, ? or a backslash, which match other "
-                    "patients too; expected one PatientID a line"
+                    "patients too; expected one PatientID per line"
                 )
         named = tuple(dict.fromkeys(line for line in lines if line))
         if not named:
-            raise ConfigError("the list retrieve.query.patients is empty; expected one PatientID a line")
+            raise ConfigError("the list retrieve.query.patients is empty; expected one PatientID per line")
         return named
 
     def dates(self) -> str:
-        """The range of days as DICOM asks for it (PS3.4 C.2.2.2.5), empty where any day is meant."""
+        """Return the range of dates in DICOM form (PS3.4 C.2.2.2.5); empty for any date."""
         if self.since is None and self.until is None:
             return ""
         return "-".join(f"{day:%Y%m%d}" if day else "" for day in (self.since, self.until))
@@ -123,7 +125,7 @@ class Query(Config):
 
 def _variable(value: str) -> str:
     if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("expected the name of an environment variable, as MEDVIT_TOKEN, never the secret itself")
+        raise ValueError("expected the name of an environment variable, such as MEDVIT_TOKEN, never the secret itself")
     return value
 
 
@@ -131,7 +133,7 @@ EnvironmentVariable = Annotated[str, AfterValidator(_variable)]
 
 
 class AuthConfig(Config):
-    """Who we are to a DICOMweb server; the secrets are read from the environment when they are needed."""
+    """Authentication to a DICOMweb server; secrets are read from the environment when needed."""
 
     token_env: EnvironmentVariable = ""
     """Environment variable that holds a bearer token (RFC 6750)."""
@@ -149,7 +151,7 @@ class AuthConfig(Config):
         return self
 
     def secrets(self) -> tuple[str, ...]:
-        """The token, or user and password, or nothing.
+        """Return the token, or user and password, or nothing.
 
         Raises:
             ConfigError: If a named variable is not set.
@@ -165,11 +167,11 @@ class TlsConfig(Config):
     """Certificates of encrypted connections, as PEM files."""
 
     ca: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Authorities to trust in place of those of the system, as for a hospital's own."""
+    """Certificate authorities to trust in place of the system's, such as a hospital's own."""
     cert: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Our own certificate, for servers that ask for one."""
+    """Our certificate, for servers that require one."""
     key: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Key of our certificate, without passphrase; none takes it from the file of cert."""
+    """Key of our certificate, without passphrase. Unset: in the file of cert."""
 
     @model_validator(mode="after")
     def _has_a_certificate(self) -> TlsConfig:
@@ -178,7 +180,7 @@ class TlsConfig(Config):
         return self
 
     def check(self) -> None:
-        """Passes if the files can be read.
+        """Check that the files can be read.
 
         Raises:
             ConfigError: If one cannot.
@@ -190,36 +192,36 @@ class TlsConfig(Config):
 
 
 class PacsConfig(Config):
-    """How to speak DICOM with a server (pacs://AET@HOST:PORT)."""
+    """Connection to a DICOM server (pacs://AET@HOST:PORT)."""
 
     aet: Aet = "MEDVIT"
     """Our application entity title, which the server must know for C-MOVE."""
     method: Literal["move", "get"] = "move"
-    """C-MOVE has the server connect to us; C-GET uses the connection that we made, where the server can."""
+    """C-MOVE has the server connect to us; C-GET uses our connection, where the server supports it."""
     listen: str = ""
-    """Address to receive on with C-MOVE; none takes the one from which the server is reached."""
+    """Address to receive on with C-MOVE. Unset: the address from which the server is reached."""
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     """Port to receive on with C-MOVE, which the server must know."""
 
 
 class RetrieveConfig(Config):
-    """How archives are unpacked and servers asked; folders need none of it."""
+    """Retrieval options: unpacking of archives and access to servers; folders need none."""
 
     query: Query = Field(default_factory=Query)
     concurrency: Count = 4
     """Series fetched at the same time."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """Attempts that bring nothing new, after the first one, until a request is given up."""
+    """Retries without progress before a request is given up."""
     backoff_s: Amount = 1.0
-    """Pause before the first new attempt; it doubles with each, up to a minute."""
+    """Pause before the first retry; it doubles with each, up to a minute."""
     timeout_s: Positive = 60.0
-    """Silence after which a connection is taken for dead."""
+    """Silence after which a connection counts as dead."""
     incomplete: Literal["refuse", "quarantine"] = "refuse"
-    """Series that did not come whole: refuse stops the stage, quarantine leaves them out and says so."""
+    """Incomplete series: refuse stops the stage, quarantine excludes and lists them."""
     spool: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Folder to keep fetched files in while the stage runs; none takes one inside the unfinished output."""
+    """Folder for fetched files while the stage runs. Unset: one inside the unfinished output."""
     keep: bool = False
-    """Leave the fetched files, which name patients, in the spool; needs spool."""
+    """Keep the fetched files, which name patients, in the spool; requires spool."""
     max_gib: Positive = 512.0
     """Refuse to fetch or unpack more than this."""
     insecure: bool = False

@@ -1,4 +1,4 @@
-"""A DICOM server (PS3.4 C): C-FIND to find, C-MOVE with a receiver of our own or C-GET to retrieve.
+"""DICOM server client (PS3.4 C): C-FIND to search, C-MOVE with our own receiver or C-GET to retrieve.
 
 The URL is `pacs://AET@HOST:PORT`, `pacs+tls://` where the connection is encrypted (PS3.15 B), with the server's
 application entity title before the @.
@@ -31,12 +31,12 @@ MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 """Study Root Query/Retrieve Information Models (PS3.4 C.6.2)."""
 CANNOT_SEND = (0xA702, 0xA801, 0xC000)
-"""Statuses of C-MOVE to a title that the server does not know, or does not reach (PS3.4 C.4.2.1.5)."""
+"""Statuses of C-MOVE to a title that the server does not know or cannot reach (PS3.4 C.4.2.1.5)."""
 SINGLE = 50
-"""Instances named in one request, which some servers bound."""
+"""Instances named in one request, which some servers limit."""
 DEFAULT_PORT = 104
 MAX_CONTEXTS = 127
-"""Presentation contexts of one association besides the one of the query (PS3.8 9.3.2.2)."""
+"""Presentation contexts of one association besides the one for the query (PS3.8 9.3.2.2)."""
 
 COMPRESSED = (
     "1.2.840.10008.1.2.4.70",
@@ -52,17 +52,17 @@ COMPRESSED = (
     "1.2.840.10008.1.2.4.202",
     "1.2.840.10008.1.2.4.203",
 )
-"""Compressed transfer syntaxes of images (PS3.5 A.4), the most usual first."""
+"""Compressed transfer syntaxes of images (PS3.5 A.4), most common first."""
 
 
 class Pacs:
-    """Associations with a DICOM server, one a request."""
+    """Associations with a DICOM server, one per request."""
 
     def __init__(self, peer: Peer, options: RetrieveConfig, receiver: Receiver | None) -> None:
         self._peer, self._options, self._receiver = peer, options, receiver
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """The studies of a patient with a modality, of any where these are empty."""
+        """Return the studies of a patient with a modality; empty arguments match any."""
         results = self._find(
             "STUDY",
             StudyInstanceUID="",
@@ -76,7 +76,7 @@ class Pacs:
         return [study for study in studies if study.uid and study.is_meant(patient, query)]
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
-        """The series of a study that a query means, with all their instances."""
+        """Return the series of a study that match a query, with all their instances."""
         results = self._find(
             "SERIES", StudyInstanceUID=study.uid, SeriesInstanceUID="", Modality="", SeriesDescription=""
         )
@@ -88,10 +88,10 @@ class Pacs:
         ]
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Has the server send the missing instances of a series.
+        """Have the server send the missing instances of a series.
 
         Raises:
-            CutShortError: If the connection breaks off, or some did not come.
+            CutShortError: If the connection is lost, or some were not received.
             SourceError: If the server refuses.
         """
         requests = [{"SeriesInstanceUID": series.uid}]
@@ -123,13 +123,13 @@ class Pacs:
             for status, result in association.send_c_find(_dataset(level, **keys), FIND):
                 if not status and not found:
                     raise CutShortError(
-                        f"{self._peer} breaks off when asked, as servers do that do not know our title "
+                        f"{self._peer} closes the connection on a request, as servers do that do not know our title "
                         f"{self._options.pacs.aet}; check retrieve.pacs.aet with its administrator"
                     )
                 if checked(status, self._peer, "a search") in PENDING and result is not None:
                     found.append(result)
                     if len(found) > MAX_RESULTS:
-                        raise SourceError(f"{self._peer} gives more than {MAX_RESULTS} results to one search")
+                        raise SourceError(f"{self._peer} returns more than {MAX_RESULTS} results for one search")
         return found
 
     def _move(self, asked: Dataset, series: RemoteSeries, intake: Intake, receiver: Receiver) -> None:
@@ -162,7 +162,7 @@ class Pacs:
 
 @contextmanager
 def connect(location: str, options: RetrieveConfig) -> Iterator[Pacs]:
-    """What asks the DICOM server of a URL, and receives from it."""
+    """Connect to the DICOM server of a URL, with a receiver."""
     peer = peer_of(location, options)
     peer.check()
     with ExitStack() as stack:
@@ -173,7 +173,7 @@ def connect(location: str, options: RetrieveConfig) -> Iterator[Pacs]:
 
 
 def peer_of(location: str, options: RetrieveConfig) -> Peer:
-    """The server that a URL names.
+    """Return the server that a URL names.
 
     Raises:
         ConfigError: If the URL has no title, or a certificate cannot be read.
@@ -183,9 +183,10 @@ def peer_of(location: str, options: RetrieveConfig) -> Peer:
         aet = TypeAdapter(Aet).validate_python(unquote(parts.username or ""))
     except ValidationError:
         raise ConfigError(
-            "the URL of the source names no application entity title (1 to 16 characters); expected pacs://AET@HOST:PORT"
+            "the URL of the source names no application entity title (1 to 16 characters); expected "
+            "pacs://AET@HOST:PORT"
         ) from None
-    assert parts.hostname is not None, "the door has checked it"
+    assert parts.hostname is not None, "checked when the config was parsed"
     is_encrypted = parts.scheme.lower().endswith("+tls")
     return Peer(aet, parts.hostname, parts.port or DEFAULT_PORT, options, is_encrypted=is_encrypted)
 
@@ -197,10 +198,10 @@ def _context(model: str) -> PresentationContext:
 
 
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
-    """Contexts for the SOP classes of a series; for those of images where the server did not tell them.
+    """Return contexts for the SOP classes of a series; for those of images where the server did not return them.
 
-    Each class has a context for uncompressed syntaxes, one for each compressed one of images, and one for all others,
-    as those of videos: a server takes one syntax of a context, and sends what it holds in it, or compresses anew.
+    Each class has a context for uncompressed syntaxes, one for each compressed image syntax, and one for all others,
+    such as video: a server accepts one syntax per context, and sends what it holds in it, or compresses it again.
     """
     from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
 

@@ -1,6 +1,6 @@
-"""HTTP answers that end: by a limit of their bytes, and by a time in which nothing that counts has come.
+"""Bounded HTTP answers: by a limit on bytes, and by a time without sufficient progress.
 
-The timeout of a socket begins again with every byte. A server that sends one now and then is caught here instead.
+The timeout of a socket restarts with every byte. A server that sends one now and then is detected here instead.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from medvit.sources.failures import CutShortError
 
 CHUNK_BYTES = 2**16
-"""So many bytes, or the end, have to come within a timeout."""
+"""This many bytes, or the end, must arrive within a timeout."""
 MAX_ANSWER_BYTES = 2**28
-"""Of an answer that is held in memory: a page of a search."""
+"""Largest answer held in memory: a page of a search."""
 
 
 def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
-    """The body of an answer as it comes.
+    """Yield the body of an answer as it arrives.
 
     Raises:
-        CutShortError: If fewer than `CHUNK_BYTES` came within the timeout, and it did not end.
+        CutShortError: If fewer than `CHUNK_BYTES` arrived within the timeout, and it did not end.
     """
     with _watched(response.raw.shutdown, timeout_s) as watch:
         for chunk in response.iter_content(CHUNK_BYTES):
@@ -37,10 +37,10 @@ def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
 
 
 def hold(response: requests.Response, timeout_s: float) -> None:
-    """Read the whole body of an answer into memory, where `response.content` gives it.
+    """Read the whole body of an answer into memory, where `response.content` returns it.
 
     Raises:
-        CutShortError: If it has no end within `MAX_ANSWER_BYTES`, or is too slow.
+        CutShortError: If it is longer than `MAX_ANSWER_BYTES`, or too slow.
     """
     parts, num_bytes = [], 0
     for chunk in chunks(response, timeout_s):
@@ -53,7 +53,7 @@ def hold(response: requests.Response, timeout_s: float) -> None:
 
 
 class _Watch:
-    """A thread that ends a transfer in which nothing moved for a while."""
+    """Thread that ends a transfer without progress."""
 
     def __init__(self, end: Any, timeout_s: float) -> None:
         self._end, self._timeout_s = end, timeout_s
@@ -63,7 +63,7 @@ class _Watch:
         while not self.over.wait(self._timeout_s):
             if not self.moved:
                 self.is_late = True
-                with suppress(Exception):  # it may have ended in this moment
+                with suppress(Exception):  # it may have just ended
                     self._end()
                 return
             self.moved = False
@@ -91,7 +91,7 @@ def _slow(timeout_s: float) -> str:
 
 
 class _Punctual:
-    """A connection whose answers have their headers whole within the timeout."""
+    """Connection whose answers must have complete headers within the timeout."""
 
     sock: Any
     timeout: Any
@@ -100,7 +100,7 @@ class _Punctual:
         limit = self.timeout if isinstance(self.timeout, int | float) else None
         if limit is None or self.sock is None:
             return super().getresponse()  # type: ignore[misc]
-        with _watched(_ender(self.sock), limit + 1.0):  # silence is the socket's to find
+        with _watched(_ender(self.sock), limit + 1.0):  # the socket detects silence
             return super().getresponse()  # type: ignore[misc]
 
 
@@ -125,15 +125,15 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class PunctualAdapter(HTTPAdapter):
-    """An adapter of requests with such connections."""
+    """Adapter of requests with such connections."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make the pools of connections."""
+        """Create the connection pools."""
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        """Make the pools of connections through a proxy."""
+        """Create the connection pools through a proxy."""
         manager = super().proxy_manager_for(*arguments, **options)
         manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
         return manager

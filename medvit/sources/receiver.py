@@ -1,4 +1,4 @@
-"""Our side of C-MOVE: a server that takes what we asked for (C-STORE, PS3.4 B) and nothing else."""
+"""Receiver for C-MOVE: a server that accepts only requested instances (C-STORE, PS3.4 B)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pynetdicom.events import Event
 
 NOT_ASKED_FOR = 0x0124
-"""Status of what we did not ask for: refused, not authorized (PS3.7 C.4.2)."""
+"""Status of unrequested instances: refused, not authorized (PS3.7 C.4.2)."""
 CANNOT_UNDERSTAND = 0xC000
 
 
 class Receiver:
-    """Gives what arrives to the intake of its series."""
+    """Receiver that passes arriving instances to the intake of their series."""
 
     def __init__(self) -> None:
         self._intakes: dict[str, tuple[Intake, threading.Lock]] = {}
@@ -31,7 +31,7 @@ class Receiver:
     @classmethod
     @contextmanager
     def listening(cls, peer: Peer, options: RetrieveConfig) -> Iterator[Receiver]:
-        """A receiver that listens until the end.
+        """Yield a receiver that listens until the end.
 
         Raises:
             ConfigError: If it cannot listen.
@@ -55,8 +55,8 @@ class Receiver:
             )
         except OSError as error:
             raise ConfigError(
-                f"port {options.pacs.port} at {address} cannot be listened at: {error.strerror}; "
-                "give a free one that the server knows as retrieve.pacs.port"
+                f"cannot listen on port {options.pacs.port} of {address}: {error.strerror}; give a free port that the "
+                "server knows as retrieve.pacs.port"
             ) from None
         receiver.port = int(server.server_address[1])
         try:
@@ -66,24 +66,24 @@ class Receiver:
 
     @contextmanager
     def expecting(self, series: RemoteSeries, intake: Intake) -> Iterator[None]:
-        """Takes the instances of a series until the end."""
+        """Accept the instances of a series until the end."""
         self._intakes[series.uid] = intake, threading.Lock()
         try:
             yield
         finally:
-            # What is being written is written to its end before another attempt begins.
+            # Files being written are completed before another attempt begins.
             with self._intakes.pop(series.uid)[1]:
                 intake.drop()
 
     def store(self, event: Event) -> int:
-        """Takes one instance; the status to answer with."""
+        """Store one instance; return the status to answer with."""
         import pydicom
 
         try:
             content = event.encoded_dataset()
             header = pydicom.dcmread(BytesIO(content), specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
             series = str(header.SeriesInstanceUID)
-        except Exception:  # whatever was sent: it is refused, and missed later
+        except Exception:  # any content: it is refused, and found missing later
             return CANNOT_UNDERSTAND
         expected = self._intakes.get(series)
         if expected is None:

@@ -1,7 +1,7 @@
-"""A folder that only its owner can read, for files on their way from a source to the stage.
+"""Private folder for files on their way from a source to the stage.
 
-A file gets its name when it is whole, and a line in the book of the spool with its size; what the book says and the
-disk confirms is not fetched again.
+A file gets its name when it is complete, and a line with its size in the spool's record; files that are recorded and
+on disk are not fetched again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 class Spool:
-    """Files of one source in one state; safe to use from several threads, refused to a second process."""
+    """Files of one source in one state; thread-safe, locked against other processes."""
 
     def __init__(self, folder: Path, *, is_kept: bool, max_gib: float) -> None:
         self._folder, self._is_kept, self._max_gib = folder, is_kept, max_gib
@@ -35,7 +35,7 @@ class Spool:
         self._parts = folder / "parts"
         self._lock = threading.Lock()
         self._guard = _locked(folder / "lock")
-        shutil.rmtree(self._parts, ignore_errors=True)  # halves that an earlier run left
+        shutil.rmtree(self._parts, ignore_errors=True)  # partial files of an earlier run
         for path in (self.root, self._parts):
             path.mkdir(exist_ok=True)
         self._book = (folder / "whole.jsonl").open("a+", encoding="utf-8")
@@ -44,10 +44,10 @@ class Spool:
 
     @classmethod
     def open(cls, parent: Path, facts: tuple[object, ...], *, is_kept: bool, max_gib: float) -> Spool:
-        """The spool below `parent` of what `facts` tell apart from all else.
+        """Open the spool below `parent` that `facts` identify.
 
         Raises:
-            ConfigError: If it belongs to somebody else, or another run uses it.
+            ConfigError: If it belongs to another user, or another run uses it.
             OutputError: If it cannot be made.
         """
         digest = hashlib.sha256(json.dumps([str(fact) for fact in facts]).encode()).hexdigest()[:16]
@@ -65,11 +65,11 @@ class Spool:
             ) from None
 
     def path(self, name: PurePosixPath) -> Path:
-        """Where the file of a relative name lies, or will."""
+        """Return the present or future path of a relative name."""
         return self.root.joinpath(*name.parts)
 
     def has(self, name: PurePosixPath) -> bool:
-        """Whether the file is here, whole."""
+        """Return whether the file is here and complete."""
         size = self._sizes.get(name.as_posix())
         try:
             return size is not None and self.path(name).stat().st_size == size
@@ -78,7 +78,7 @@ class Spool:
 
     @contextmanager
     def closed_on_failure(self) -> Iterator[None]:
-        """Lets others use the spool if the fetch fails."""
+        """Release the spool to others if the fetch fails."""
         try:
             yield
         except BaseException:
@@ -87,7 +87,7 @@ class Spool:
 
     @contextmanager
     def part(self) -> Iterator[SpooledFile]:
-        """A file to write, which is gone at the end unless it was given a name.
+        """Yield a file to write, which is removed at the end unless it was given a name.
 
         Raises:
             SourceError: If all files together exceed the limit.
@@ -101,13 +101,13 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Removes all files unless they are to be kept, and lets others use the spool."""
+        """Remove all files unless they are to be kept, and release the spool."""
         if not self._is_kept:
             self._sizes.clear()
         self.close()
 
     def close(self) -> None:
-        """Lets others use the spool; one that holds nothing is removed."""
+        """Release the spool; remove it if it is empty."""
         if self._book.closed:
             return
         self._book.close()
@@ -126,7 +126,7 @@ class Spool:
             self._num_bytes += num_bytes
             if self._num_bytes > self._max_gib * GIB:
                 raise SourceError(
-                    f"the source holds more than {self._max_gib:g} GiB; ask for less, or raise retrieve.max_gib"
+                    f"the source holds more than {self._max_gib:g} GiB; request less, or raise retrieve.max_gib"
                 )
 
     def _adopt(self, part: Path, name: PurePosixPath, size: int) -> None:
@@ -140,7 +140,7 @@ class Spool:
 
 
 class SpooledFile:
-    """A file of a spool that is being written."""
+    """File of a spool that is being written."""
 
     def __init__(
         self,
@@ -153,21 +153,21 @@ class SpooledFile:
         self.num_bytes = self._checksum = 0
 
     def write(self, content: bytes) -> None:
-        """Appends bytes."""
+        """Append bytes."""
         self._count(len(content))
         self.num_bytes += len(content)
         self._checksum = zlib.crc32(content, self._checksum)
         self._stream.write(content)
 
     def flush(self) -> None:
-        """Makes what was written readable at `path`."""
+        """Make the written bytes readable at `path`."""
         self._stream.flush()
 
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
-        """Gives the file its name: it is whole. `changed_s` is its time of change, where the source says one.
+        """Give the complete file its name. `changed_s` is its modification time, where the source has one.
 
-        Where it does not, as servers do not, a checksum of the content stands for the time: the same file fetched again
-        is unchanged, and another one is not.
+        Where it has none, as servers do, a checksum of the content replaces the time: the same file fetched again
+        counts as unchanged, another one as changed.
         """
         self._stream.close()
         changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system
@@ -176,7 +176,7 @@ class SpooledFile:
 
 
 _held: dict[Path, IO[str]] = {}
-"""Locks of this process, which a later run in it takes over: an earlier one that failed may not have let go."""
+"""Locks of this process, which a later run in it takes over: a failed one may not have released them."""
 
 
 def _locked(path: Path) -> IO[str]:
@@ -195,7 +195,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _read(book: IO[str]) -> dict[str, int]:
-    """What the book says; a line cut off by the end of an earlier run is cut from it."""
+    """Read the record; a line truncated by the end of an earlier run is removed."""
     book.seek(0)
     content = book.read()
     whole = content.rpartition("\n")[0]

@@ -1,8 +1,8 @@
-"""From what a server has to files in the spool: several series at once, again where one breaks off, and all or nothing.
+"""Transfer from a server to the spool: several series at once, with retries, complete or refused.
 
-A server is asked for its instances first. What is in the spool is not fetched again. An attempt that brought something
-is followed by another; those that bring nothing are counted, and their limit ends the series, not the others. A server
-that cannot be reached, or refuses us, ends the stage.
+A server is asked for its list of instances first. Files in the spool are not fetched again. An attempt with progress
+is followed by another; attempts without progress are counted, and their limit ends this series, not the others. A
+server that cannot be reached, or refuses us, ends the stage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from medvit.sources.spool import Spool
 log = logging.getLogger("medvit")
 
 INCOMPLETE = "incomplete"
-"""Code of a series that did not come whole."""
+"""Code of an incomplete series."""
 MAX_PAUSE_S = 60.0
 TALKATIVE = ("dicomweb_client", "urllib3", "pynetdicom", "pydicom")
 """Libraries that log addresses and headers, which name patients."""
@@ -40,19 +40,19 @@ T = TypeVar("T")
 
 
 class Server(Protocol):
-    """A connection to a server; used from several threads at once."""
+    """Connection to a server; used from several threads at once."""
 
     def studies(self, patient: str, modality: str, query: Query) -> list[RemoteStudy]:
-        """The studies of a patient with a modality, of any where these are empty."""
+        """Return the studies of a patient with a modality; empty arguments match any."""
 
     def series(self, study: RemoteStudy, query: Query) -> list[RemoteSeries]:
-        """The series of a study that a query means, with all their instances."""
+        """Return the series of a study that match a query, with all their instances."""
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Gives the missing instances of a series to the intake, one a request if `singly`.
+        """Pass the missing instances of a series to the intake, one per request if `singly`.
 
         Raises:
-            CutShortError: If it breaks off; what came until then is kept.
+            CutShortError: If it is cut off; instances received before are kept.
             SourceError: If the server refuses.
         """
 
@@ -62,18 +62,18 @@ Connect = Callable[[str, RetrieveConfig], AbstractContextManager[Server]]
 
 @dataclass(frozen=True)
 class ServerSource:
-    """A source that is a server, for the schemes of its URLs."""
+    """Source that is a server, for the schemes of its URLs."""
 
     name: str
     schemes: tuple[str, ...]
     connect: Connect = field(repr=False)
 
     def knows(self, location: str) -> bool:
-        """Whether the location is a URL of one of its schemes."""
+        """Return whether the location is a URL of one of its schemes."""
         return location.lower().startswith(tuple(f"{scheme}://" for scheme in self.schemes))
 
     def fetch(self, place: SourceRequest) -> Local:
-        """The instances of all studies that the query means."""
+        """Fetch the instances of all studies that match the query."""
         with _quiet(), self.connect(place.location, place.options) as server:
             found = _find(server, place.options)
             spool = place.spool()
@@ -81,9 +81,9 @@ class ServerSource:
                 return Transfer(server, place.options, spool).run(found)
 
     def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
-        """The instances of one study after the other; nothing is fetched of those that are done.
+        """Yield the instances of one study after the other; studies that are done are not fetched.
 
-        A study that does not come whole never stops the others.
+        An incomplete study never stops the others.
         """
         isolating = place.options.model_copy(update={"incomplete": "quarantine"})
         with _quiet(), self.connect(place.location, place.options) as server:
@@ -94,7 +94,7 @@ class ServerSource:
         waiting = [study for study in by_study if not is_done(study)]
         log.info("source: %d of %d studies are still to do", len(waiting), len(by_study))
         for study in tqdm(waiting, desc="studies", unit="study", mininterval=0.5):
-            # A connection a study: what is done with one may take longer than a server waits.
+            # One connection per study: processing a study may take longer than a server waits.
             with _quiet(), self.connect(place.location, place.options) as server:
                 spool = place.spool(study)
                 with spool.closed_on_failure():
@@ -104,7 +104,7 @@ class ServerSource:
 
 @dataclass
 class Transfer:
-    """Fetches series into a spool."""
+    """Fetching of series into a spool."""
 
     server: Server
     options: RetrieveConfig
@@ -112,15 +112,16 @@ class Transfer:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, found: Sequence[RemoteSeries]) -> Local:
-        """The files of all series.
+        """Fetch the files of all series.
 
         Raises:
-            SourceError: If the server cannot be reached or refuses, or if series did not come whole and options say so.
+            SourceError: If the server cannot be reached or refuses, or if series are incomplete and options refuse
+                these.
         """
         num_wanted = sum(len(series.instances) for series in found)
         num_here = num_wanted - sum(len(self._missing(series)) for series in found)
         if num_here:
-            log.info("source: %d of %d instances are here from the run before", num_here, num_wanted)
+            log.info("source: %d of %d instances are already here from an earlier run", num_here, num_wanted)
         with tqdm(total=num_wanted, initial=num_here, desc="fetch", unit="file", mininterval=0.5) as bar:
             jobs = [partial(self._fetch, series, bar) for series in found if self._missing(series)]
             reasons = dict(in_threads(jobs, self.options.concurrency, self.stop))
@@ -133,10 +134,10 @@ class Transfer:
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
     def _fetch(self, series: RemoteSeries, bar: tqdm[NoReturn]) -> tuple[RemoteSeries, str]:
-        """The series, and why it is not whole if it is not."""
+        """Fetch the series; return the reason if it is incomplete."""
         idle = 0
         while missing := self._missing(series):
-            reason = "the server says that it has them and did not send them"
+            reason = "the server lists them but did not send them"
             intake = Intake(self.spool, series, missing, self.stop, bar.update)
             try:
                 self.server.retrieve(series, missing, intake, singly=idle > 0)
@@ -162,19 +163,21 @@ class Transfer:
         reason, _ = Counter(reasons.values()).most_common(1)[0]
         return SourceError(
             f"{sum(len(self._missing(series)) for series in reasons)} instances of {len(reasons)} of {num_series} "
-            f"series did not come; most often: {reason}; go on with resume=true, which fetches only those, or leave "
-            "the series out with retrieve.incomplete=quarantine"
+            f"series were not received; most often: {reason}; continue with resume=true, which fetches only those, or "
+            "exclude the series with retrieve.incomplete=quarantine"
         )
 
     def _refusal(self, series: RemoteSeries, reason: str) -> Refusal:
         here = [file_name(series, uid) for uid in series.instances if self.spool.has(file_name(series, uid))]
         files = tuple(map(self.spool.path, here)) or (self.spool.path(file_name(series, series.instances[0])),)
         num_missing = len(series.instances) - len(here)
-        return Refusal(files, INCOMPLETE, f"{num_missing} of {len(series.instances)} instances did not come: {reason}")
+        return Refusal(
+            files, INCOMPLETE, f"{num_missing} of {len(series.instances)} instances were not received: {reason}"
+        )
 
 
 def in_threads(jobs: Sequence[Callable[[], T]], num_threads: int, stop: threading.Event) -> Iterator[T]:
-    """What the jobs give, in the order in which they end; the first that fails stops the others and is raised."""
+    """Yield the results of the jobs as they finish; the first failure stops the others and is raised."""
     with ThreadPoolExecutor(num_threads) as pool:
         futures: list[Future[T]] = [pool.submit(job) for job in jobs]
         try:
@@ -187,10 +190,10 @@ def in_threads(jobs: Sequence[Callable[[], T]], num_threads: int, stop: threadin
 
 
 def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Event) -> T:
-    """What the action gives, at the latest attempt.
+    """Return the result of the action, with retries.
 
     Raises:
-        SourceError: Why the last attempt failed.
+        SourceError: The error of the last attempt.
     """
     for attempt in range(1, options.retries + 1):
         try:
@@ -203,10 +206,10 @@ def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Ev
 
 
 def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
-    """Waits before an attempt, longer each time, and not as long as the neighbors.
+    """Wait before an attempt: longer each time, with jitter.
 
     Raises:
-        StoppedError: If all stop meanwhile.
+        StoppedError: If the transfer was stopped meanwhile.
     """
     seconds = min(options.backoff_s * 2 ** (attempt - 1), MAX_PAUSE_S) * random.uniform(0.5, 1.0)
     if stop.wait(seconds):
@@ -214,7 +217,7 @@ def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
 
 
 def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
-    """The series that the query means, in one order whatever the server's.
+    """Find the series that match the query, in an order independent of the server's.
 
     Raises:
         DataError: If there is none.
@@ -240,7 +243,7 @@ def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
     filled = [one for one in series if one.instances]
     if not filled:
         raise DataError(
-            f"the server has no series that the query means ({len(studies)} studies matched); widen retrieve.query"
+            f"the server has no series that match the query ({len(studies)} studies matched); widen retrieve.query"
         )
     num_instances = sum(len(one.instances) for one in filled)
     num_studies = len({one.study for one in filled})
@@ -255,7 +258,7 @@ def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threadi
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the libraries silent about what they send and receive."""
+    """Silence the libraries' logs of what they send and receive."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

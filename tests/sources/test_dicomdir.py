@@ -54,7 +54,7 @@ def test_a_missing_file_is_reported(medium: Path) -> None:
     assert lost not in local.files
     (refusal,) = local.refusals
     assert (refusal.files, refusal.code) == ((lost,), "missing")
-    assert "is not there" in refusal.reason
+    assert "is missing" in refusal.reason
     for path in images(medium):
         path.unlink()
     with pytest.raises(DataError, match="none of the 33 files"):

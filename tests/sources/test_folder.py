@@ -55,9 +55,9 @@ def test_what_is_no_regular_file_is_refused_with_what_it_is_and_never_waited_for
     reasons = {refusal.files[0].name: refusal.reason.split(";")[0] for refusal in found.refusals}
     assert reasons == {
         "pipe": "a named pipe",
-        "circle": "a link that leads nowhere",
+        "circle": "a broken link",
         "folder": "a link to a folder, which is not followed",
-        "lost": "a link that leads nowhere",
+        "lost": "a broken link",
         "socket": "a socket",
     }
 

@@ -56,7 +56,7 @@ def test_a_server_that_never_sends_all_ends_in_a_sentence_and_resume_in_the_same
     faults: Any, studies: Path, tmp_path: Path
 ) -> None:
     faults.plan = lambda number, path: "drop"
-    with pytest.raises(SourceError, match=r"instances of \d of 5 series did not come.*resume=true") as caught:
+    with pytest.raises(SourceError, match=r"instances of \d of 5 series were not received.*resume=true") as caught:
         contents(faults, tmp_path, retries=1)
     assert not any(part in str(caught.value) for path in studies.rglob("*.dcm") for part in (path.stem, "t0ken"))
     faults.plan = lambda number, path: ""
@@ -76,7 +76,7 @@ def test_an_incomplete_series_may_be_left_out_whole_and_is_reported(faults: Any,
     )
     (refusal,) = local.refusals
     assert refusal.code == "incomplete"
-    assert "instances did not come" in refusal.reason
+    assert "instances were not received" in refusal.reason
     assert "1 of 32" in refusal.reason
     assert {path.parent.name for path in refusal.files} == {lost.name}
     assert lost.name not in {path.parent.name for path in local.files}
@@ -85,13 +85,13 @@ def test_an_incomplete_series_may_be_left_out_whole_and_is_reported(faults: Any,
 
 def test_a_page_to_log_in_is_no_image_and_says_so(faults: Any, tmp_path: Path) -> None:
     faults.plan = lambda number, path: "html"
-    with pytest.raises(SourceError, match="answers with no DICOM"):
+    with pytest.raises(SourceError, match="answer is not DICOM"):
         contents(faults, tmp_path)
 
 
 def test_without_the_token_nothing_is_given(faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHIVE_TOKEN", "expired")
-    with pytest.raises(SourceError, match="does not know us"):
+    with pytest.raises(SourceError, match="refuses our credentials"):
         contents(faults, tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_a_certificate_of_an_own_authority_is_trusted_once_it_is_given(
     make_faults: Callable[..., Any], certificates: Any, tmp_path: Path
 ) -> None:
     faults = make_faults(certificate=certificates.both)
-    with pytest.raises(SourceError, match=r"not trusted.*retrieve\.tls\.ca"):
+    with pytest.raises(SourceError, match=r"untrusted.*retrieve\.tls\.ca"):
         contents(faults, tmp_path)
     assert contents(faults, tmp_path, tls={"ca": certificates.ca}, query={"modality": ["DX"]})
     with pytest.raises(ConfigError, match=r"retrieve\.tls\.ca cannot be read"):

@@ -97,7 +97,7 @@ def test_a_title_to_which_the_server_cannot_send_is_told(
 
 def test_a_server_by_another_title_is_told(orthanc: Any, tmp_path: Path) -> None:
     options = RetrieveConfig.parse({"pacs": {"port": orthanc.receiver_port}})
-    with pytest.raises(SourceError, match="goes by another"):
+    with pytest.raises(SourceError, match="has another itself"):
         fetch(f"pacs://OTHER@127.0.0.1:{orthanc.dicom_port}", options, work=tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_a_server_that_does_not_run_or_exist_or_speak_dicom_is_told(tmp_path: Pa
     quick = RetrieveConfig.parse({"retries": 0, "timeout_s": 1.0, "pacs": {"port": 0}})
     with pytest.raises(SourceError, match="cannot be reached"):
         fetch(f"pacs://ARCHIVE@127.0.0.1:{unused_port}", quick, work=tmp_path)
-    with pytest.raises(SourceError, match="not known in this network"):
+    with pytest.raises(SourceError, match="cannot be resolved"):
         fetch("pacs://ARCHIVE@archive.invalid", quick, work=tmp_path)
     with pytest.raises(ConfigError, match="pacs://AET@HOST:PORT"):
         fetch("pacs://127.0.0.1:104", quick, work=tmp_path)
@@ -114,7 +114,7 @@ def test_a_server_that_does_not_run_or_exist_or_speak_dicom_is_told(tmp_path: Pa
 
 
 def test_a_port_that_is_taken_is_told(orthanc: Any, tmp_path: Path) -> None:
-    sentence = r"cannot be listened at.*retrieve\.pacs\.port"
+    sentence = r"cannot listen on port.*retrieve\.pacs\.port"
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=sentence):
         fetched(orthanc, tmp_path, {"port": taken.getsockname()[1]})
 

@@ -91,4 +91,4 @@ def test_a_study_that_does_not_come_whole_fails_and_the_others_are_done(
     assert (made.num_done, made.num_skipped, made.num_failed) == (1, 1, 1)
     (failed,) = [line for line in table(made.folder / "status.csv") if line["status"] == "failed"]
     assert failed["code"] == "incomplete"
-    assert "1 of 32 instances did not come" in failed["reason"]
+    assert "1 of 32 instances were not received" in failed["reason"]
