@@ -1,8 +1,8 @@
-"""Writing in the pixels: which images are looked at, and what becomes of those that seem to carry some.
+"""Burned-in text: which images are checked for it, and what is done with those that seem to have some.
 
-(0028,0301) BurnedInAnnotation is often absent and sometimes wrong, so it is believed where it says YES, and where it
-says NO only of images that rarely carry writing. Ultrasound, endoscopy, photographs, secondary captures and screen
-saves are looked at in any case (`medvit.deidentification.text_detector`).
+(0028,0301) BurnedInAnnotation is often absent and sometimes wrong, so YES is believed, and NO only for images that
+rarely have burned-in text. Ultrasound, endoscopy, photographs, secondary captures and screen saves are always checked
+(`medvit.deidentification.text_detector`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from medvit.types import Image
 log = logging.getLogger("medvit")
 
 Fate = Literal["", "masked", "kept"]
-"""What became of an image that seems to carry writing; nothing where none was seen."""
+"""Treatment of an image that seems to have burned-in text; empty where none was found."""
 
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.3",
@@ -46,28 +46,29 @@ RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.77.1.1",
     "1.2.840.10008.5.1.4.1.1.77.1.4",
 )
-"""Roots of ultrasound, secondary capture, endoscopy and photography (PS3.4 B.5), old and new."""
+"""UID roots of ultrasound, secondary capture, endoscopy and photography (PS3.4 B.5), old and new."""
 RISKY_MODALITIES = frozenset(("US", "IVUS", "ES", "XC", "SC", "OT", "DOC", "GM"))
 RISKY_TYPES = ("SCREEN", "CAPTURE", "DOSE", "REPORT", "PROTOCOL", "SUMMARY", "TABLE", "PASTED")
-"""Words of (0008,0008) ImageType that tell of a picture of a screen."""
+"""Values of (0008,0008) ImageType that indicate a screen capture."""
 _TAGS = ("BurnedInAnnotation", "SOPClassUID", "ImageType", "Modality", "ConversionType")
 
 
 class BurnedInError(DataError):
-    """An image left out since something seems to be written into its pixels."""
+    """Raised for an image that is excluded because its pixels seem to contain text."""
 
     code = "burned_in"
 
 
 class BurnedInConfig(Config):
-    """What becomes of images with writing in their pixels; `burned_in=mask` is short for `burned_in.policy=mask`."""
+    """Handling of burned-in text; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Leave such images out, blank the lines found (in all slices of a volume), or keep them; counted in the log."""
+    """Exclude such images, blank the lines found (in all slices of a volume), or keep them; counted in the log."""
     look_at: Literal["risky", "all"] = "risky"
-    """Look at kinds of images that often carry writing, as ultrasound and screen saves, or at all."""
+    """Check kinds of images that often have burned-in text, such as ultrasound and screen saves, or all images."""
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
-    """Suspicion from which an image counts as written on; lower finds more, and errs more."""
+    """Suspicion score from which an image counts as having text; a lower value finds more, with more false positives.
+    """
 
     SHORT: ClassVar[str] = "policy"
 
@@ -83,14 +84,14 @@ class BurnedInConfig(Config):
 
 @dataclass(frozen=True)
 class Risk:
-    """Why an image is looked at: its header `declares` writing, or its kind `is_risky`."""
+    """Reason to check an image: its header `declares` text, or its kind `is_risky`."""
 
     declares: bool = False
     is_risky: bool = False
 
 
 def risk(item: Item, modality: str = "") -> Risk:
-    """The risk that an image carries writing, from its header; `modality` is meant where the file says none."""
+    """Return the risk that an image has burned-in text, from its header; `modality` applies where the file has none."""
     if item.reader != "dicom":
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):
@@ -108,10 +109,10 @@ def risk(item: Item, modality: str = "") -> Risk:
 
 
 def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
-    """The image as the policy has it, and what became of it.
+    """Return the image after the policy was applied, and its treatment.
 
     Raises:
-        BurnedInError: If it seems to carry writing and is to be left out, or cannot be masked.
+        BurnedInError: If it seems to have burned-in text and is to be excluded, or cannot be masked.
     """
     found = risk(item, modality)
     if not found.declares and not found.is_risky and config.look_at == "risky":
@@ -122,10 +123,10 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
     if config.policy == "keep":
         return image, "kept"
     if config.policy == "quarantine":
-        raise BurnedInError(_why(found) + "; taking.burned_in=mask blanks it, taking.burned_in=keep takes it as it is")
+        raise BurnedInError(_why(found) + "; taking.burned_in=mask blanks it, taking.burned_in=keep keeps it")
     chosen = to_mask(zip(_drawn(image, item), lines, strict=True))
     if not chosen:
-        raise BurnedInError(_why(found) + ", but no line of it was found to mask")
+        raise BurnedInError(_why(found) + ", but no line of text was found to mask")
     pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
     if any(suspicion(find_lines(plane)) >= config.threshold for plane in _planes(pixels, image, item)):
         raise BurnedInError(_why(found) + ", and masking did not remove all of it")
@@ -133,20 +134,20 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
 
 
 def report(fates: Iterable[str], codes: Iterable[str]) -> None:
-    """Says in the log how many images seem to carry writing, and what became of them."""
+    """Log how many images seem to have burned-in text, and their treatment."""
     counts = Counter([*(fate for fate in fates if fate), *(code for code in codes if code == BurnedInError.code)])
     if counts:
         shown = ", ".join(
-            f"{number} {'left out' if fate == BurnedInError.code else fate}" for fate, number in sorted(counts.items())
+            f"{number} {'excluded' if fate == BurnedInError.code else fate}" for fate, number in sorted(counts.items())
         )
-        log.warning("writing in the pixels of %d images: %s", counts.total(), shown)
+        log.warning("burned-in text in %d images: %s", counts.total(), shown)
 
 
 def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -> list[TextLine]:
-    """What is blanked of planes known to carry writing, each with its lines: strong ones with their surroundings.
+    """Return the parts to blank in planes known to have text, each with its lines: strong ones with their surroundings.
 
     The letters at the ends of a line, its commas and accents are often too small or too close to count as letters, and
-    an initial or a number of two digits is no line of its own.
+    an initial or a two-digit number is not a line of its own.
     """
     chosen: set[TextLine] = set()
     for plane, found in planes:
@@ -157,19 +158,19 @@ def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -
 
 
 MASK_FROM, STRONG = 0.1, 0.3
-"""Scores of a line from which it is blanked, and from which its surroundings are, where an image is masked at all."""
+"""Minimum scores for blanking a line, and for blanking its surroundings, in an image that is masked."""
 SURROUNDINGS = 2.0
-"""Heights of a line that are blanked at its ends; an eighth of that above and below."""
+"""Margin blanked at the ends of a line, in line heights; an eighth of it above and below."""
 
 
 def _why(found: Risk) -> str:
     if found.declares:
-        return "(0028,0301) BurnedInAnnotation says that something is written into the pixels"
-    return "something seems to be written into the pixels"
+        return "(0028,0301) BurnedInAnnotation declares burned-in text"
+    return "the pixels seem to contain text"
 
 
 def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
-    """Each frame of DICOM files as it is stored.
+    """Yield each frame of DICOM files as it is stored.
 
     Raises:
         UnreadableError: If pixels cannot be decoded.
@@ -181,7 +182,7 @@ def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
 
 
 def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
-    """The planes in which writing is looked for: of a volume, those of its files."""
+    """Return the planes to search for text: for a volume, those of its files."""
     if image.kind == "image":
         yield _flat(image.pixels)
     elif item.reader == "dicom":
@@ -198,7 +199,7 @@ def _masked(pixels: Num[Array, "c h w"], lines: Iterable[TextLine]) -> Num[Array
 
 
 def _masked_volume(image: Image, item: Item, lines: Iterable[TextLine]) -> Num[Array, "c i j k"]:
-    """The voxels with the lines of any plane blanked in all planes: writing that one shows, others show fainter."""
+    """Return the voxels with the lines of any plane blanked in all planes: text in one shows fainter in others."""
     stored = _as_stored(image, item)
     masked = blanked(rearrange(stored, "c w h p -> h w p c"), lines, stored.min())
     turned, _ = to_ras(rearrange(masked, "h w p c -> c w h p"), source_affine(item))
@@ -213,10 +214,10 @@ def _planes(pixels: Num[Array, "c *s"], image: Image, item: Item) -> Iterator[Nu
 
 
 def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
-    """The voxels on the grid of the files: columns, rows and planes.
+    """Return the voxels on the grid of the files: columns, rows and planes.
 
     Raises:
-        BurnedInError: If the planes of the volume are not those of the files, as where they were resampled.
+        BurnedInError: If the planes of the volume are not those of the files, for example after resampling.
     """
     try:
         if image.affine is None or item.is_resampled:
@@ -224,6 +225,6 @@ def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
         return like(image.pixels, image.affine, source_affine(item))
     except GeometryError:
         raise BurnedInError(
-            "something is written into the pixels of a volume whose planes are not those of its files, as of a mosaic "
-            "or a resampled series; it cannot be masked"
+            "there is burned-in text in a volume whose planes are not those of its files, such as a mosaic or a "
+            "resampled series; it cannot be masked"
         ) from None

@@ -1,7 +1,8 @@
-"""A DICOM data set without what identifies its patient (PS3.15 Annex E), its pixel data byte for byte as they were.
+"""De-identification of a DICOM data set (PS3.15 Annex E); its pixel data remain unchanged, byte for byte.
 
 Everything that replaces an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets
-the same pseudonym or UID in every data set of the site, and dates of one patient move by one number of days.
+the same pseudonym or UID in every data set of the site, and all dates of one patient are shifted by the same number of
+days.
 """
 
 from __future__ import annotations
@@ -37,22 +38,22 @@ if TYPE_CHECKING:
 METHOD = "medvit, DICOM PS3.15 Annex E"
 MASKED = "lines of writing that a detector found are blanked"
 REMOVED = "REMOVED"
-"""What takes the place of a text that may not be empty."""
+"""Replacement of a text that may not be empty."""
 OLDEST = 89
-"""Years; who is older is given as one year more, since few are (45 CFR 164.514(b)(2)(i)(C))."""
+"""Maximum age in years; higher ages become one year more, since they are rare (45 CFR 164.514(b)(2)(i)(C))."""
 UTF_8 = "ISO_IR 192"
 
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _NUMBER = re.compile(r"\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?\s*")
-"""What (PS3.5 6.2) DS and IS hold, or nothing."""
+"""A valid DS or IS value (PS3.5 6.2), or an empty one."""
 _NUMERIC = re.compile(rb"[\d\s\\.+\-eE\x00]*")
 _SHORT_TEXT = {"AE": 16, "SH": 16, "LO": 64}
 
 
 @dataclass(frozen=True)
 class Replacements:
-    """What stands for the identifiers of one patient: a pseudonym, days to move dates by, a UID for a UID."""
+    """Replacements for the identifiers of one patient: a pseudonym, a date shift in days, a UID per UID."""
 
     patient: str
     days: int
@@ -60,13 +61,14 @@ class Replacements:
 
 
 def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writing: str = "") -> Dataset:
-    """A copy of a data set without what identifies its patient, with file meta information of its own.
+    """Return a de-identified copy of a data set, with its own file meta information.
 
-    Where `writing` in the pixels was found, `masked` or `kept`, the copy does not say that there is none. A detector
-    may miss some, so that after masking the Clean Pixel Data Option (113101), which promises it, is not claimed.
+    Where `writing` in the pixels was found, `masked` or `kept`, the copy does not declare that there is none. A
+    detector may miss some, so after masking the Clean Pixel Data Option (113101), which would guarantee it, is not
+    claimed.
 
     Raises:
-        UnreadableError: If compressed pixels carry an identifier in a comment of theirs, or it lacks a SOP class.
+        UnreadableError: If compressed pixels have an identifier in a comment, or the SOP class is missing.
     """
     from pydicom.dataset import FileMetaDataset
 
@@ -84,7 +86,7 @@ def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writin
 
 @dataclass(frozen=True)
 class _Cleaning:
-    """One data set being cleaned; `forbidden` are the words that identify, in lower case."""
+    """Cleaning of one data set; `forbidden` are the identifying words, in lower case."""
 
     profile: Profile
     by: Replacements
@@ -166,7 +168,7 @@ class _Cleaning:
         return self.by.uid(uid)
 
     def _moved(self, element: DataElement, vr: str) -> DataElement:
-        if vr not in DUMMIES:  # the offset from UTC, which is no date
+        if vr not in DUMMIES:  # the offset from UTC, which is not a date
             value = str(element.value)
             return _with(element, value if re.fullmatch(r"[+-]\d{4}", value) else "")
         return _with(element, [shifted(text, vr, self.by.days) for text in texts(element.value)])
@@ -198,7 +200,7 @@ class _Cleaning:
         ]
 
     def _is_free(self, value: Any) -> bool:
-        """Whether a value holds none of the words that identify."""
+        """Return whether a value has none of the identifying words."""
         if isinstance(value, bytes):
             folded = value.lower()
             return not any(word.encode() in folded for word in self.forbidden if len(word) >= MIN_SUBSTRING)
@@ -208,7 +210,7 @@ class _Cleaning:
         return not any(word in text for word in self.forbidden if len(word) >= MIN_SUBSTRING)
 
     def _is_plain_number(self, element: DataElement, vr: str) -> bool:
-        """Whether a value is a number, whatever its VR promises, and nobody's."""
+        """Return whether a value is a number, whatever its VR, and not an identifier."""
         if vr in ("DS", "IS") and not all(_NUMBER.fullmatch(text) for text in texts(element.value)):
             return False
         if vr not in ("IS", "DS", "UL", "UV", "SV", "SL"):
@@ -251,12 +253,12 @@ def _plain_texts(element: DataElement) -> list[str]:
 
 
 def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
-    """Gives the identifiers that a file must have and the source lacks."""
+    """Add the identifiers that a file must have and the source lacks."""
     meta = source.file_meta
     if not copy.get("SOPClassUID"):
         copy.SOPClassUID = str(meta.get("MediaStorageSOPClassUID") or "")
     if not copy.SOPClassUID:
-        raise UnreadableError("no (0008,0016) SOPClassUID; a file of DICOM cannot be written without it")
+        raise UnreadableError("no (0008,0016) SOPClassUID; a DICOM file cannot be written without it")
     if not copy.get("SOPInstanceUID"):
         said = str(meta.get("MediaStorageSOPInstanceUID") or "")
         copy.SOPInstanceUID = by.uid(said or hashlib.sha256(bytes(source.get("PixelData") or b"")).hexdigest())
@@ -264,7 +266,7 @@ def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
 
 
 def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
-    """Says what was done (PS3.3 C.12.1.1.1 and C.7.1.1)."""
+    """Declare the de-identification methods (PS3.3 C.12.1.1.1 and C.7.1.1)."""
     from pydicom import Dataset
 
     copy.PatientIdentityRemoved = "YES"
@@ -277,5 +279,5 @@ def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
         code.CodingSchemeDesignator = "DCM"
         copy.DeidentificationMethodCodeSequence.append(code)
     copy.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in profile.options else "REMOVED"
-    if writing == "kept" or (writing and "BurnedInAnnotation" in copy):  # some classes must have it
+    if writing == "kept" or (writing and "BurnedInAnnotation" in copy):  # some classes require it
         copy.BurnedInAnnotation = "YES"

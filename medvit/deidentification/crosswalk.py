@@ -1,4 +1,4 @@
-"""The way back from pseudonyms to files and patients, kept beside the site's key and nowhere else."""
+"""Crosswalk from pseudonyms to files and patients, stored only beside the site's key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = ("pseudonym", "original")
 
 
 def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Path:
-    """Adds (pseudonym, original) pairs to `KEY.crosswalk/DATASET.csv`, a file of mode 0600; its path.
+    """Add (pseudonym, original) pairs to `KEY.crosswalk/DATASET.csv`, of mode 0600; return its path.
 
     Raises:
         OutputError: If it cannot be written.
@@ -30,12 +30,12 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
 
 
 def place(key_file: Path, dataset: str) -> Path:
-    """The file of the crosswalk of a dataset, or of a batch of predictions."""
+    """Return the crosswalk file of a dataset, or of a batch of predictions."""
     return _folder(key_file) / f"{dataset}.csv"
 
 
 def find(key_file: Path, pseudonym: str) -> list[tuple[str, str]]:
-    """(Dataset or batch, original) of a pseudonym, from all crosswalks beside a key; sorted.
+    """Return (dataset or batch, original) of a pseudonym, from all crosswalks beside a key; sorted.
 
     Raises:
         ConfigError: If the key or a crosswalk cannot be read.

@@ -1,4 +1,4 @@
-"""Dates moved by days: values of the VRs DA, DT and TM (DICOM PS3.5 6.2)."""
+"""Date shifting by days: values of the VRs DA, DT and TM (DICOM PS3.5 6.2)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?((?:\d{2}){0,3}(?:\.\d{1,6})?)([
 _TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)?")
 
 DUMMIES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
-"""What takes the place of a date that cannot stay and may not be empty."""
+"""Replacement of a date that must be removed and may not be empty."""
 
 
 def shifted(value: str, vr: str, days: int) -> str:
-    """The value moved by whole days; times of day stay. Empty if it is no date or time, or leaves the calendar."""
+    """Return the value shifted by whole days; times of day are kept. Empty if not a date, or outside the calendar."""
     value = value.strip()
     if vr == "TM":
         return value if _TIME.fullmatch(value) else ""
@@ -29,12 +29,12 @@ def shifted(value: str, vr: str, days: int) -> str:
     text = f"{moved.year:04d}{moved.month:02d}{moved.day:02d}"
     if vr == "DA":
         return text
-    # A date without its day, or without its month, stays as coarse as it was.
+    # A date without day or month remains as coarse as it was.
     return text[: 4 + 2 * (match[2] is not None) + 2 * (match[3] is not None)] + match[4] + (match[5] or "")
 
 
 def written_forms(value: str) -> tuple[str, ...]:
-    """How people and programs write the date that a DA or DT value holds; nothing if it holds none."""
+    """Return common written forms of the date in a DA or DT value; empty if it has none."""
     match = re.match(r"(\d{4})\.?(\d{2})\.?(\d{2})", value.strip())
     if match is None:
         return ()

@@ -1,7 +1,7 @@
-"""The values in a DICOM data set that may identify someone: what the profile does not keep, at any depth.
+"""Potentially identifying values in a DICOM data set: those that the profile does not keep, at any depth.
 
-The same values serve twice: to keep them out of the texts that stay in a de-identified copy, and to look for them in
-what a dataset, its logs and the tracker hold.
+The values are used twice: to remove them from the texts kept in a de-identified copy, and to search for them in a
+dataset, its logs and the tracker.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 STRICT = Profile(frozenset())
-"""The basic profile without any option: whatever it takes away is called identifying."""
+"""Basic profile without any option: everything it removes counts as identifying."""
 
 MIN_WORD, MIN_NUMBER = 3, 4
-"""Shorter words and numbers are not looked for: they are everywhere."""
+"""Shorter words and numbers are not searched for: they are everywhere."""
 
 KEPT = (Action.KEEP, Action.CODE)
 _TELLING_META = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle", "PrivateInformation")
@@ -31,7 +31,7 @@ _TELLING_META = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle", "
 
 @dataclass(frozen=True)
 class IdentifyingValue:
-    """One value of an element that the profile does not keep; `element` is its tag and keyword."""
+    """Value of an element that the profile does not keep; `element` is its tag and keyword."""
 
     text: str = field(repr=False)
     element: str
@@ -40,7 +40,7 @@ class IdentifyingValue:
 
 
 def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingValue]:
-    """All values of a data set that a profile does not keep, nested ones and file meta information included."""
+    """Yield all values of a data set that a profile does not keep, at any depth and in the file meta information."""
     for text in element_texts(dataset):
         value = identifying(text, profile)
         if value is not None:
@@ -48,7 +48,7 @@ def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingV
 
 
 def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
-    """The words, in lower case, that may stay in no text of the data set: names, identifiers, institutions."""
+    """Return the words, in lower case, that no text of the data set may keep: names, identifiers, institutions."""
     found: set[str] = set()
     for value in values(dataset, profile):
         if value.vr in DATES or value.vr in ("UI", "UN", "OB", "OW") or value.is_descriptor:
@@ -59,14 +59,14 @@ def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
 
 
 def is_telling(word: str) -> bool:
-    """Whether a word or number is long enough to tell someone from others."""
+    """Return whether a word or number is long enough to identify someone."""
     if word.isdigit():
         return len(word.lstrip("0")) >= MIN_NUMBER
     return len(word) >= (MIN_WORD if word.isascii() else 2)
 
 
 def identifying(text: FileText, profile: Profile = STRICT) -> IdentifyingValue | None:
-    """The value in a text that a file holds, if a profile does not keep it; outside of DICOM any text may identify."""
+    """Return the value in a text of a file, if a profile does not keep it; outside DICOM any text may identify."""
     if not text.text.strip():
         return None
     if text.tag is None:
@@ -89,7 +89,7 @@ def _identifies(text: FileText, keyword: str, profile: Profile) -> bool:
         return False
     if vr in TEXT or vr in DATES or vr in ("UI", "UN", "OB", "IS", "DS"):
         action = profile.action(tag, vr)
-        return action not in KEPT and not (vr == "TM" and action is Action.SHIFT)  # times of day stay
+        return action not in KEPT and not (vr == "TM" and action is Action.SHIFT)  # times of day are kept
     return False
 
 
@@ -103,9 +103,9 @@ _PERSONAL = re.compile(
 
 
 def is_personal(column: str) -> bool:
-    """Whether the name of a column says that its cells identify patients or name their files."""
+    """Return whether the cells of a column with this name identify patients or name their files."""
     return column.casefold() in (PATIENT, FILE) or _PERSONAL.fullmatch(column) is not None
 
 
 MIN_SUBSTRING = 5
-"""A shorter word counts only as a whole word, a longer one wherever it stands."""
+"""A shorter word counts only as a whole word, a longer one anywhere."""

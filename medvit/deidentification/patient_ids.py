@@ -1,4 +1,4 @@
-"""PatientIDs that may be one patient's, and studies of several patients: what sources get wrong about identifiers."""
+"""Ambiguous identifiers in sources: PatientIDs that may be one patient's, and studies of several patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvit.records import Candidate, Identity, Patient, patients_of
 
 
 def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of PatientIDs that differ only in spaces, case, width or zeros in front of a number; each group sorted."""
+    """Return groups of PatientIDs that differ only in spaces, case, width or leading zeros; each group sorted."""
     groups: dict[str, set[str]] = defaultdict(set)
     for patient in patients:
         groups[_plain(patient)].add(patient)
@@ -20,7 +20,7 @@ def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Of (study, patient), the studies that several patients have, with these patients, sorted."""
+    """Return, from (study, patient) pairs, the studies of several patients, with these patients, sorted."""
     patients: dict[str, set[str]] = defaultdict(set)
     for study, patient in pairs:
         patients[study].add(patient)
@@ -28,10 +28,10 @@ def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates, their patients told apart where several issuers gave out one PatientID.
+    """Return the candidates, with patients separated where several issuers assigned one PatientID.
 
-    Only patients known by their PatientID: whoever names patients in another way means what that says. `refused` are
-    the identities of images of the source that are no candidates.
+    Only patients known by their PatientID: names given in other ways are taken literally. `refused` are the identities
+    of images of the source that are not candidates.
     """
     patients = patients_of([*(candidate.item.identity for candidate in candidates), *refused])
     return tuple(
@@ -45,7 +45,7 @@ def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = 
 def with_shared_uids(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
     """Return the candidates, each with the UIDs of studies and series that its patient shares with another.
 
-    The other may be one of whom all is `refused`.
+    All images of the other may be `refused`.
     """
     own = [one.item.identity for one in candidates]
     whose = patients_of([*own, *refused])
@@ -60,7 +60,7 @@ def with_shared_uids(candidates: Sequence[Candidate], refused: Sequence[Identity
 
 
 def same_but_for_issuer(candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
-    """Groups of patients that `with_issuers` told apart, sorted."""
+    """Return groups of patients that `with_issuers` separated, sorted."""
     groups: dict[str, set[str]] = defaultdict(set)
     for one in candidates:
         patient = one.item.identity.patient

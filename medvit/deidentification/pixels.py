@@ -1,4 +1,4 @@
-"""The pixels of a DICOM data set as it stores them: without what is no pixel, and with lines of writing blanked."""
+"""Stored pixels of a DICOM data set: removal of everything that is not a pixel, and blanking of lines of text."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 
 def tidy(copy: Dataset, source: Dataset) -> None:
-    """Cuts (7FE0,0010) PixelData of a data set to its length, and clears overlays that `source` keeps in its bits.
+    """Cut (7FE0,0010) PixelData to its length, and clear overlays that `source` has in unused bits.
 
-    Pixels that hold nothing else stay byte for byte as they were.
+    Other pixel data remain unchanged, byte for byte.
     """
     from pydicom.pixels.utils import get_expected_length
 
@@ -43,10 +43,10 @@ def tidy(copy: Dataset, source: Dataset) -> None:
 
 
 def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
-    """The frames of a data set as they are stored, decoded as the reader of DICOM does, colors as RGB.
+    """Return the frames of a data set as stored, decoded as in the DICOM reader, colors as RGB.
 
     Raises:
-        DataError: One of its kinds, if they cannot be decoded.
+        DataError: A subclass, if they cannot be decoded.
     """
     _settle_syntax(dataset)
     laid = layout(dataset)
@@ -54,12 +54,12 @@ def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
 
 
 def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
-    """Fills lines with black in all frames of a data set; compressed pixels then are uncompressed.
+    """Fill lines with black in all frames of a data set; compressed pixels become uncompressed.
 
-    Uncompressed ones keep their byte order, and so do lookup tables and all else that is stored as words.
+    Uncompressed pixels keep their byte order, as do lookup tables and all other data stored as words.
 
     Raises:
-        UnsupportedError: If its pixels are of a kind that cannot be changed in place.
+        UnsupportedError: If its pixels cannot be changed in place.
         UnreadableError: If they cannot be decoded.
     """
     from pydicom.pixels import pixel_array
@@ -78,7 +78,7 @@ def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
         if is_color:
             dataset.PhotometricInterpretation = "RGB"
     elif dataset.PhotometricInterpretation == "YBR_FULL_422":
-        raise UnsupportedError("pixels of subsampled colors cannot be masked")
+        raise UnsupportedError("pixels with subsampled colors cannot be masked")
     else:
         pixels = np.array(pixel_array(dataset, raw=True))
         frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
@@ -93,7 +93,7 @@ def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
 
 
 def _settle_syntax(dataset: Dataset) -> None:
-    """Gives a data set without file meta information the transfer syntax that reading it has shown."""
+    """Set the transfer syntax of a data set without file meta information to the one it was read with."""
     dataset.file_meta.TransferSyntaxUID = transfer_syntax(dataset)
 
 
@@ -107,7 +107,7 @@ def _black(frame: Num[Array, "h w *c"], dataset: Dataset) -> Any:
 
 
 def _has_embedded_overlay(dataset: Dataset) -> bool:
-    """Overlays of before 2004: their plane is a bit of each pixel (PS3.3 C.9.2, retired)."""
+    """Return whether overlays are embedded as a bit of each pixel, as before 2004 (PS3.3 C.9.2, retired)."""
     return any(
         (group, 0x0102) in dataset and (group, 0x3000) not in dataset and int(dataset[group, 0x0102].value or 0) > 0
         for group in OVERLAY_GROUPS
@@ -122,12 +122,12 @@ def _without_unused_bits(copy: Dataset, source: Dataset) -> bytes:
     order = "<" if source.original_encoding[1] in (True, None) else ">"
     pixels = np.frombuffer(copy.PixelData, dtype=f"{order}{'i' if is_signed else 'u'}{allocated // 8}")
     spare = allocated - stored
-    # Shifting up and down again clears the unused bits, and repeats the sign where there is one.
+    # A shift up and down again clears the unused bits, and repeats the sign of signed values.
     return ((pixels << spare) >> spare).astype(pixels.dtype).tobytes()
 
 
 def transfer_syntax(dataset: Dataset) -> str:
-    """The transfer syntax of a data set, as its file meta information says or else as reading it has shown."""
+    """Return the transfer syntax of a data set, from its file meta information or from reading it."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     said = str(dataset.file_meta.get("TransferSyntaxUID") or "")
@@ -138,11 +138,11 @@ def transfer_syntax(dataset: Dataset) -> str:
 
 
 def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:
-    """Tidy the pixel data of a de-identified copy; of compressed pixels only comments and application data go.
+    """Tidy the pixel data of a de-identified copy; compressed pixels only lose comments and application data.
 
     Raises:
         UnreadableError: If the structure of compressed frames is damaged, or they still hold a `forbidden` word.
-        UnsupportedError: If it is not known where frames of this compression may hold comments.
+        UnsupportedError: If the places of comments in frames of this compression are unknown.
     """
     from pydicom.uid import UID
 
@@ -154,7 +154,7 @@ def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> N
         folded = bytes(copy.PixelData).lower()
         if any(word.encode() in folded for word in forbidden if len(word) > MIN_SUBSTRING):
             raise UnreadableError(
-                "the compressed pixels carry an identifier among their samples; decompress them first"
+                "the compressed pixels contain an identifier among their samples; decompress them first"
             )
         return
     tidy(copy, source)

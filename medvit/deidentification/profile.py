@@ -1,12 +1,12 @@
-"""What becomes of each DICOM element: the Basic Application Level Confidentiality Profile and its options (PS3.15 E).
+"""Actions for each DICOM element: Basic Application Level Confidentiality Profile and its options (PS3.15 E).
 
 The actions of Table E.1-1 come from dicom-anonymizer's copy of the table (edition 2026c); its own actions, like
 those of dicognito and deid, are not used: dicom-anonymizer draws UIDs at random in each process, dicognito hashes
-with MD5 and covers a part of the table, deid has recipes in place of the table. The columns of the options are
-below.
+with MD5 and covers a part of the table, deid has recipes in place of the table. The columns of the options are below.
 
-What the table does not list is not kept for that: text stays only where it is a code or a property of the device,
-and else as common words; binary values stay where they are pixels or lookup tables; unknown elements go.
+Elements outside the table are restricted, too: text is kept only where it is a code or a property of the device, and
+otherwise reduced to common words; binary values are kept where they are pixels or lookup tables; unknown elements are
+removed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CODES: Mapping[str, tuple[str, str]] = {
 
 
 class Action(Enum):
-    """What becomes of an element."""
+    """Action for an element."""
 
     KEEP = "keep"
     REMOVE = "remove"
@@ -49,11 +49,11 @@ class Action(Enum):
     UID = "uid"
     SHIFT = "shift"
     CLEAN = "clean"
-    """Common words stay."""
+    """Keep common words."""
     CODE = "code"
-    """Stays unless it holds a word that identifies."""
+    """Keep unless it holds an identifying word."""
     ENTER = "enter"
-    """A sequence: its items are de-identified one by one."""
+    """De-identify the items of a sequence one by one."""
 
 
 _DEVICE = """
@@ -128,12 +128,12 @@ CLEANED: Mapping[Option, frozenset[str]] = {
     "descriptors": frozenset(_DESCRIPTORS.split()),
     "characteristics": frozenset(_CLEANED_CHARACTERISTICS.split()),
 }
-"""Keywords that an option cleans; what else the columns list stays with the stricter action of the profile."""
+"""Keywords that an option cleans; others in these columns keep the stricter action of the profile."""
 CODED = frozenset(_CODES_AND_DEVICES.split())
-"""Texts outside of the table that are codes, terms or properties of a device."""
+"""Texts outside the table that are codes, terms or properties of a device."""
 BINARY = frozenset(_PIXELS.split())
 KINDS = frozenset(_KINDS.split())
-"""UIDs that name a kind of thing, not a thing."""
+"""UIDs of classes, not of instances."""
 
 SAFE_PRIVATE = (
     "SIEMENS MR HEADER:0019,0A",
@@ -149,9 +149,8 @@ SAFE_PRIVATE = (
     "Philips PET Private Group:7053,00",
     "Philips PET Private Group:7053,09",
 )
-"""Private elements with numbers that diffusion and PET cannot do without (PS3.15 Table E.3.10-1).
-
-The first, the number of slices in a mosaic, is not in the table: without it other tools take empty tiles for slices.
+"""Private elements with numbers that diffusion and PET require (PS3.15 Table E.3.10-1). The first, the number of
+slices in a mosaic, is not in the table: without it other tools read empty tiles as slices.
 """
 
 TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
@@ -161,7 +160,7 @@ DATES = frozenset(("DA", "DT", "TM"))
 
 @dataclass(frozen=True)
 class Profile:
-    """The basic profile with options, and the private elements that stay, as `CREATOR:gggg,ee`."""
+    """Basic profile with options, and the private elements that are kept, as `CREATOR:gggg,ee`."""
 
     options: frozenset[Option]
     private: frozenset[str] = frozenset()
@@ -169,7 +168,7 @@ class Profile:
     """Words, in lower case, that a site allows in descriptors besides those of imaging."""
 
     def action(self, tag: int, vr: str) -> Action:
-        """What becomes of a standard element."""
+        """Return the action for a standard element."""
         return _action(self, tag, vr)
 
     def _decide(self, tag: int, vr: str) -> Action:
@@ -186,7 +185,7 @@ class Profile:
         return self._listed(keyword, vr, _table()[tag]) if tag in _table() else self._unlisted(keyword, vr)
 
     def keeps_private(self, creator: str, tag: int) -> bool:
-        """Whether a private element of a creator stays."""
+        """Return whether a private element of a creator is kept."""
         return f"{creator.strip()}:{tag >> 16:04X},{tag & 0xFF:02X}".casefold() in _folded(self.private)
 
     def _listed(self, keyword: str, vr: str, listed: str) -> Action:
@@ -216,7 +215,7 @@ class Profile:
 
 
 def parse_private(entries: tuple[str, ...]) -> frozenset[str]:
-    """Checked entries of an allow-list of private elements.
+    """Check the entries of an allow-list of private elements.
 
     Raises:
         ConfigError: If one is not of the form `CREATOR:gggg,ee`.
@@ -240,12 +239,12 @@ def _retained(vr: str) -> Action:
 
 
 def _birth(keyword: str) -> Action | None:
-    """A date of birth is no longitudinal information: the table has no C for it."""
+    """Return whether an element is a date of birth, which is not longitudinal information: the table has no C."""
     return {"PatientBirthDate": Action.EMPTY, "PatientBirthTime": Action.REMOVE}.get(keyword)
 
 
 def _is_annotation_group(tag: int) -> bool:
-    """Curves (50xx) and overlays (60xx), whose graphics may be writing, and signatures (0400)."""
+    """Return whether a group is of curves (50xx) or overlays (60xx), which may be text, or signatures (0400)."""
     group = tag >> 16
     return group & 0xFF00 in (0x5000, 0x6000) or group == 0x0400 or tag == 0xFFFCFFFC
 
@@ -257,7 +256,7 @@ def _folded(entries: frozenset[str]) -> frozenset[str]:
 
 @cache
 def _table() -> Mapping[int, str]:
-    """The actions of the basic profile by tag, as the table writes them."""
+    """Return the actions of the basic profile by tag, as in the table."""
     from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 
     found: dict[int, str] = {}

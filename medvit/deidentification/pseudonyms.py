@@ -1,7 +1,7 @@
 """Pseudonyms: keyed hashes (HMAC-SHA256, RFC 2104) in place of names, identifiers and paths.
 
-The key is a file the site keeps. With it the same patient gets the same pseudonym again; without it nobody can tell
-whose a pseudonym is by trying identifiers out.
+The key is a file that the site keeps. With it the same patient always gets the same pseudonym; without it nobody can
+find the owner of a pseudonym by trying identifiers.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ log = logging.getLogger("medvit")
 KEY_BYTES = 32
 READABLE_BY_OTHERS = 0o077
 MIN_DAYS, MAX_DAYS = 366, 3652
-"""Dates of a patient move one to ten years into the past."""
+"""Dates of a patient are shifted one to ten years into the past."""
 
 
 class Pseudonyms:
-    """Gives pseudonyms for one dataset; what has no meaning outside of it is hashed together with its name."""
+    """Pseudonyms of one dataset; identifiers without meaning outside the dataset are hashed together with its name."""
 
     def __init__(self, key: bytes, dataset: str) -> None:
         self._key, self._dataset = key, dataset
 
     @classmethod
     def with_key_file(cls, path: Path, dataset: str) -> Pseudonyms:
-        """With the key in a file, made on first use with mode 0600.
+        """Return pseudonyms with the key in a file, which is created on first use with mode 0600.
 
         Raises:
             ConfigError: If others may read the file, or if it is too short to be a key.
@@ -57,77 +57,77 @@ class Pseudonyms:
         return cls(key, dataset)
 
     def patient(self, patient: Patient) -> str:
-        """Pseudonym of a patient."""
+        """Return the pseudonym of a patient."""
         return "p-" + self._digest("patient", "" if patient.is_known_elsewhere else self._dataset, patient.id)[:12]
 
     def study(self, candidate: Candidate) -> str:
-        """Pseudonym of the study of an image; a series that names no study is one of its own, as is an image.
+        """Return the pseudonym of an image's study; a series, or else an image, without a study counts as its own.
 
-        A study whose identifier several patients of the source have is one for each of them.
+        A study identifier that several patients of the source have counts as one study per patient.
         """
         identity = candidate.item.identity
         if identity.study in candidate.shared_uids:
-            # Whoever has no PatientID is called by the study, which is no name in it.
+            # A patient without PatientID is named by the study, which cannot also distinguish patients within it.
             owner = candidate.patient.id
             return self.shared_study(identity.study, "" if owner == identity.study else owner)
         return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
     def shared_study(self, study: str, patient: str) -> str:
-        """Pseudonym of what one patient has of a study whose identifier several patients share."""
+        """Return the pseudonym of one patient's part of a study whose identifier several patients share."""
         return "s-" + self._digest("study of patient", study, patient)[:12]
 
     def series(self, candidate: Candidate) -> str:
-        """Pseudonym of the series of an image, likewise; an image that names no series is one of its own."""
+        """Return the pseudonym of an image's series, likewise; an image without a series counts as one of its own."""
         series = candidate.item.identity.series
         if series in candidate.shared_uids:
             return "e-" + self._digest("series of patient", series, candidate.patient.id)[:12]
         return "e-" + self._uid("series", series, candidate)[:12]
 
     def image(self, candidate: Candidate) -> str:
-        """Pseudonym of an image."""
+        """Return the pseudonym of an image."""
         return "i-" + self._digest("image", self._dataset, candidate.key)[:16]
 
     def file(self, path: str) -> str:
-        """Pseudonym of a file, by its path relative to the source."""
+        """Return the pseudonym of a file, by its path relative to the source."""
         return "f-" + self._digest("file", self._dataset, path)[:12]
 
     def uid(self, uid: str, *, patient: str | None = None) -> str:
-        """UID in place of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID).
+        """Return the replacement of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID).
 
-        Given a `patient`, one of its own for what that one has under a UID which several patients share.
+        With `patient`, a separate one for that patient's part of a UID that several patients share.
         """
         words = ("uid", uid.strip()) if patient is None else ("uid of patient", uid.strip(), patient)
         digest = bytes.fromhex(self._digest(*words))
         return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
     def days(self, patient: Patient) -> int:
-        """Days by which dates of a patient move: into the past, `MIN_DAYS` to `MAX_DAYS`."""
+        """Return the date shift of a patient in days: into the past, `MIN_DAYS` to `MAX_DAYS`."""
         digest = self._digest("days", "" if patient.is_known_elsewhere else self._dataset, patient.id)
         return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
 
     def state(self, *facts: object) -> str:
-        """A keyed hash of facts about files, by which a resumed run knows what is done."""
+        """Return a keyed hash of facts about files, by which a resumed run finds completed ones."""
         return self._digest("state", *map(str, facts))
 
     def _uid(self, domain: str, uid: str, candidate: Candidate) -> str:
         return self._digest(domain, "", uid) if uid else self._digest(domain, self._dataset, candidate.key)
 
     def _digest(self, domain: str, *parts: str) -> str:
-        # A domain a kind, so that equal identifiers of a patient and a study have nothing in common.
+        # One domain per kind, so that equal identifiers of a patient and a study get unrelated pseudonyms.
         message = json.dumps([domain, *parts]).encode()
         return hmac.digest(self._key, message, "sha256").hex()
 
 
 class SiteNames:
-    """Pseudonyms with the site's key; a study gets the one that ingest gives it."""
+    """Pseudonyms with the site's key; a study gets the same one as in ingest."""
 
     def __init__(self, key: Path) -> None:
         self._pseudonyms = Pseudonyms.with_key_file(key, dataset="")
         self.given: dict[str, str] = {}
-        """Pseudonym of a study -> its identifier: the way back, for the site's crosswalk only."""
+        """Pseudonym of a study -> its identifier, for the site's crosswalk only."""
 
     def study(self, identifier: str, *, patient: str | None = None) -> str:
-        """The pseudonym of a study; given a `patient`, of what that one has of a study whose UID several share."""
+        """Return the pseudonym of a study; with `patient`, of that patient's part of a study UID that several share."""
         if patient is None:
             name, original = self._pseudonyms.study(_of(Identity(study=identifier))), identifier
         else:
@@ -137,7 +137,7 @@ class SiteNames:
         return name
 
     def series(self, identifier: str) -> str:
-        """The pseudonym of a series."""
+        """Return the pseudonym of a series."""
         return self._pseudonyms.series(_of(Identity(series=identifier)))
 
 
@@ -150,11 +150,13 @@ def _make_key(path: Path) -> None:
             file.write(secrets.token_bytes(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        # A link, unlike a rename, never replaces the key that another process made meanwhile.
+        # A link, unlike a rename, never replaces a key that another process has created meanwhile.
         os.link(partial, path)
-        log.info("made the site key %s; keep it safe and private: it gives the same patients the same pseudonyms", path)
+        log.info(
+            "created the site key %s; keep it safe and private: it gives the same patients the same pseudonyms", path
+        )
     except FileExistsError:
-        log.info("using the site key %s, which another process has just made", path)
+        log.info("using the site key %s, which another process has just created", path)
     finally:
         partial.unlink()
 

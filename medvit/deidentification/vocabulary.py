@@ -1,7 +1,7 @@
-"""Words of imaging that name nobody: what descriptors may keep, and what an audit does not look for.
+"""Imaging words that name nobody: kept in descriptors, and ignored by an audit.
 
-A free text is cleaned by keeping the words of this list and small numbers, never by looking for names in it: a name
-that nobody thought of is not on the list either.
+A free text is cleaned by keeping the words of this list and small numbers, never by searching for names: a name that
+nobody thought of is not on the list either.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _SMALL_NUMBER = re.compile(rf"\d{{1,3}}({_UNITS})?|[bt]\d{{1,4}}|[clts]\d{{1,2}}
 _NUMBERS = re.compile(r"(?<!\w)\d+(?:[-/.:, ]\d+)+(?!\w)")
 _WORD = re.compile(r"\d{1,3}\.\d{1,3}(?:mm|cm|ms|s|t)?(?![^\W_.])|[^\W_]+", re.IGNORECASE)
 _PIECE = re.compile(r"[^\W\d_]?[a-zà-öø-ÿ]+|[A-ZÀ-ÖØ-Þ]+(?![a-zà-öø-ÿ])|\d+|[^\W_]")
-"""Runs of a word that are of one case, or digits; a capital belongs to the small letters behind it."""
+"""Runs of a word in one case, or of digits; a capital belongs to the following small letters."""
 _SIGNS_OUT = str.maketrans("", "", "-/.:, ")
 NAME_PREFIXES = frozenset(
     [
@@ -121,28 +121,28 @@ NAME_PREFIXES = frozenset(
         "bin",
     ]
 )
-"""Beginnings of surnames: McLong is one, though both parts are words of imaging."""
+"""Prefixes of surnames: McLong is one, though both parts are imaging words."""
 MIN_PART = 3
-"""Letters of a part of a word that may stay without the others."""
+"""Minimum letters of a word part that is kept without the others."""
 MANY_DIGITS = 5
-"""So many digits, whatever stands between them, may be a date, a telephone number or an identifier."""
+"""This many digits, whatever is between them, may be a date, a telephone number or an identifier."""
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: runs of letters and digits, in any alphabet."""
+    """Return the words of a text in lower case: runs of letters and digits, in any alphabet."""
     return re.findall(r"[^\W_]+", text.casefold())
 
 
 def is_common(word: str) -> bool:
-    """Whether a word, in lower case, names nobody."""
+    """Return whether a word, in lower case, names nobody."""
     return word in WORDS or _SMALL_NUMBER.fullmatch(word) is not None
 
 
 def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = ()) -> str:
-    """What may stay of a text: common and `allowed` words that are not `forbidden`, parted by single spaces.
+    """Return what may be kept of a text: common and `allowed` words that are not `forbidden`, joined by single spaces.
 
-    A word of several, as HippoCrop or T1post, is taken apart where letters change case or meet digits. It stays whole
-    if all parts may; else only the parts of three letters and more, never a number.
+    A compound word, such as HippoCrop or T1post, is split where letters change case or meet digits. It is kept whole
+    if all parts may be kept; else only parts of three letters and more, never a number.
     """
     text = _NUMBERS.sub(lambda match: " " if sum(map(str.isdigit, match[0])) >= MANY_DIGITS else match[0], text)
     kept = (_cleaned_word(word, forbidden, allowed) for word in _WORD.findall(text))
@@ -150,7 +150,7 @@ def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = (
 
 
 def removed(text: str, allowed: Container[str] = ()) -> str:
-    """The words of a text that `clean` takes away, or away from, where nothing is forbidden."""
+    """Return the words of a text that `clean` removes or shortens, where nothing is forbidden."""
     words = _WORD.findall(_NUMBERS.sub(lambda match: match[0].translate(_SIGNS_OUT), text))
     return " ".join(word for word in words if _cleaned_word(word, (), allowed) != word)
 
@@ -170,13 +170,13 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
-    """The words that stand in one, the longest that may stay first, and whether each of them may."""
+    """Split a word into parts, preferring the longest that may be kept, each with whether it may."""
     pieces = _PIECE.findall(word)
     parts: list[tuple[str, bool]] = []
     while pieces:
         for number in range(len(pieces), 0, -1):
             part = "".join(pieces[:number])
-            # A bare number is part of a word (T1, 3mm) or an identifier's.
+            # A bare number is part of a word (T1, 3mm) or of an identifier.
             folded = part.casefold()
             may_stay = not part.isdigit() and folded not in NAME_PREFIXES and _may_stay(folded, allowed)
             if may_stay or number == 1:
@@ -187,7 +187,7 @@ def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
 
 
 def _tells(part: str) -> bool:
-    """Whether a part may stay without the others: a word of three letters, or one with a digit that is on the list."""
+    """Return whether a part may be kept alone: a word of three letters, or one with a digit that is on the list."""
     return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
 
 

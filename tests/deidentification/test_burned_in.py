@@ -120,7 +120,7 @@ def test_by_default_images_with_writing_are_left_out_and_listed(source: Path, ca
         manifest = run(source)
     assert len(manifest) == 2
     assert [entry.code for entry in quarantine.read(manifest.folder)] == ["burned_in"] * 2
-    assert "writing in the pixels of 2 images: 2 left out" in caplog.text
+    assert "burned-in text in 2 images: 2 excluded" in caplog.text
     assert len(list((source.parent / "copy").rglob("*.dcm"))) == 2
     assert "burned_in" in (manifest.folder / "card.md").read_text(encoding="utf-8")
 
@@ -186,7 +186,7 @@ def test_kept_images_are_counted(source: Path, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         manifest = run(source, taking={"burned_in": {"policy": "keep"}})
     assert len(manifest) == 4
-    assert "writing in the pixels of 2 images: 2 kept" in caplog.text
+    assert "burned-in text in 2 images: 2 kept" in caplog.text
     said = [dcmread(file).get("BurnedInAnnotation") for file in (source.parent / "copy").rglob("*.dcm")]
     assert sorted(said, key=str) == ["NO", None, "YES", "YES"]
 
@@ -199,7 +199,7 @@ def test_an_annotation_that_says_yes_is_believed_of_any_kind(tmp_path: Path) -> 
     manifest = run(tmp_path / "source", taking={"burned_in": "mask"})
     assert len(manifest) == 1
     (entry,) = quarantine.read(manifest.folder)
-    assert entry.reason.endswith("but no line of it was found to mask")
+    assert entry.reason.endswith("but no line of text was found to mask")
 
 
 def test_kinds_that_rarely_carry_writing_are_looked_at_when_asked(tmp_path: Path) -> None:

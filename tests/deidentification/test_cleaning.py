@@ -266,7 +266,7 @@ def test_compressed_pixels_with_a_name_among_their_samples_are_refused(dataset: 
     dataset.PatientName = "Zebedee^Ann"
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset.PixelData = encapsulate([b"\xff\xd8\xff\xda\0\x02Zebedee\xff\xd9"])
-    with pytest.raises(UnreadableError, match="carry an identifier among their samples"):
+    with pytest.raises(UnreadableError, match="contain an identifier among their samples"):
         deidentified(dataset, ALL, BY)
 
 
