@@ -1,9 +1,9 @@
-"""Rows of a dataset as files that any tool opens: NIfTI volumes, PNG images, label maps, and a JSON beside each.
+"""Export of a dataset to files that any tool opens: NIfTI volumes, PNG images, label maps, and a JSON beside each.
 
-Pixels keep their stored type, and the header of a NIfTI says what they mean (`scl_slope`, `scl_inter`), so that a
-reader that scales sees the real unit. A PNG holds 8 or 16 unsigned bits; other values are mapped onto 16 bits, 8 where
-they are colors, and the JSON says by which slope and intercept. Nothing in a file tells more of a patient than the
-manifest does: pseudonyms.
+Pixels keep their stored type, and the header of a NIfTI gives their meaning (`scl_slope`, `scl_inter`), so that a
+reader that applies the scaling gets the real unit. A PNG holds 8 or 16 unsigned bits; other values are mapped onto 16
+bits, 8 for colors, and the JSON gives the slope and intercept. Like the manifest, files identify patients only by
+pseudonyms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NIFTI_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported dataset: NIfTI, PNG and JSON files, named after the images; `num_images` of them."""
+    """Exported dataset: NIfTI, PNG and JSON files, named after the images; `num_images` of them."""
 
     folder: Path
     num_images: int
@@ -44,7 +44,7 @@ class Exported:
 class Scaled:
     """Pixels in a type that a file can hold; real value = `slope` * pixel + `intercept`.
 
-    `is_lossless` is whether the stored values come back exactly.
+    `is_lossless`: whether the stored values can be restored exactly.
     """
 
     pixels: Num[Array, "*s"]
@@ -55,7 +55,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class ExportImage:
-    """Writes one row of a dataset; `compress` writes `.nii.gz` in place of `.nii`."""
+    """Writer of one row of a dataset; `compress` writes `.nii.gz` in place of `.nii`."""
 
     dataset: str
     store: Path
@@ -64,10 +64,10 @@ class ExportImage:
     compress: bool
 
     def __call__(self, row: Row) -> str:
-        """The name of the JSON of a row, written last: where it lies, the row is done.
+        """Export a row; return the name of its JSON, which is written last and marks the row as done.
 
         Raises:
-            DataError: If the store lacks the pixels, or they cannot be written as a volume or a picture.
+            DataError: If the store lacks the pixels, or they cannot be written as a volume or an image.
             OutputError: If the files cannot be written, as on a full disk.
         """
         try:
@@ -110,7 +110,7 @@ class ExportImage:
         return f"{row.image_id}{suffix}{ending}"
 
     def _sidecar(self, row: Row, scaled: Scaled) -> dict[str, Any]:
-        """All that is known of a row, in plain values; `dtype`, `slope` and `intercept` are those of the file."""
+        """Return all that is known of a row in plain values; `dtype`, `slope`, `intercept` are those of the file."""
         names = [self._name(row, "")] + ([self._name(row, "-mask")] if row.mask is not None else [])
         affine = None if row.affine is None else np.reshape(row.affine, (4, 4)).tolist()
         return {
@@ -142,7 +142,7 @@ class ExportImage:
 
 
 def is_done(row: Row, folder: Path) -> bool:
-    """Whether an earlier run has written a row: its JSON lies there, of these pixels, and so do the files it names."""
+    """Return whether an earlier run has written a row: its JSON is for these pixels, and its files exist."""
     path = folder / f"{row.image_id}.json"
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
@@ -155,9 +155,9 @@ def is_done(row: Row, folder: Path) -> bool:
 def write_nifti(
     path: Path, voxels: Num[Array, "i j k *c"], affine: Affine, slope: float = 1.0, intercept: float = 0.0
 ) -> None:
-    """Writes voxels in their own type, whole or not at all; `slope` and `intercept` go into the header.
+    """Write voxels in their own type, atomically; `slope` and `intercept` go into the header.
 
-    The affine, RAS+ in mm, is written as sform, and as qform where one can hold it, in scanner coordinates.
+    The affine, RAS+ in mm, is written as sform, and as qform where that can represent it, in scanner coordinates.
     Equal input gives equal bytes.
     """
     import nibabel as nib
@@ -177,18 +177,18 @@ def write_nifti(
 
 
 def write_png(path: Path, pixels: Num[Array, "c h w"]) -> None:
-    """Writes one or three channels of 8 bits, or one of 16, whole or not at all.
+    """Write one or three channels of 8 bits, or one of 16, atomically.
 
     Raises:
-        DataError: If the channels are of another number or depth.
+        DataError: If the number of channels or their depth differs.
     """
     from PIL import Image as Picture
 
     is_color = pixels.shape[0] == 3 and pixels.dtype == np.uint8
     if not is_color and (pixels.shape[0] != 1 or pixels.dtype not in (np.uint8, np.uint16)):
         raise DataError(
-            f"a picture of {pixels.shape[0]} channels of {pixels.dtype}; PNG files are written of 1 channel of 8 or 16 "
-            "bits, or 3 of 8"
+            f"a picture of {pixels.shape[0]} channels of {pixels.dtype}; PNG files have 1 channel of 8 or 16 bits, or "
+            "3 of 8"
         )
     picture = Picture.fromarray(rearrange(pixels, "c h w -> h w c") if is_color else pixels[0])
     with replacing(path) as partial:
@@ -204,7 +204,7 @@ def _for_nifti(pixels: Num[Array, "c i j k"], row: Row) -> Scaled:
 
 
 def _for_png(pixels: Num[Array, "c h w"], row: Row) -> Scaled:
-    """Pixels of 8 bits, or of 16 where the picture is gray, in steps as fine as they allow."""
+    """Return pixels of 8 bits, or of 16 for gray images, in the finest possible steps."""
     if pixels.dtype == np.bool_:
         return Scaled(pixels.astype(np.uint8), row.slope, row.intercept)
     top = MAX_16_BITS if pixels.shape[0] == 1 else 255
@@ -212,7 +212,7 @@ def _for_png(pixels: Num[Array, "c h w"], row: Row) -> Scaled:
         return Scaled(pixels, row.slope, row.intercept)
     finite = np.isfinite(pixels)
     if not finite.all():
-        raise DataError("the picture holds values that are no numbers; PNG has no such")
+        raise DataError("the picture has non-finite values, which PNG cannot hold")
     low, high = (float(end) for end in (pixels.min(initial=0), pixels.max(initial=0)))
     is_exact = bool(np.issubdtype(pixels.dtype, np.integer)) and high - low <= top
     step = 1.0 if is_exact or high == low else (high - low) / top
@@ -226,7 +226,7 @@ def _channels_last(pixels: Num[Array, "c i j k"]) -> Num[Array, "i j k *c"]:
 
 def _affine(row: Row) -> Affine:
     if row.affine is None:
-        raise DataError("a volume without affine; its place is unknown, so that a NIfTI would invent one")
+        raise DataError("a volume without affine; its position is unknown, and a NIfTI would have to invent one")
     return Affine(np.reshape(row.affine, (4, 4)))
 
 

@@ -1,4 +1,4 @@
-"""What intensities a dataset holds, told from a sample of its images spread evenly over the manifest."""
+"""Intensity statistics of a dataset, from a sample of its images spread evenly over the manifest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medvit.records import Row
 
 SAMPLED_IMAGES = 100
 SAMPLED_VOXELS = 2**28
-"""Voxels read at most to describe intensities."""
+"""Maximum number of voxels read to describe intensities."""
 VOXELS_AN_IMAGE = 100_000
-"""Voxels of an image that its percentiles are taken of."""
+"""Voxels of an image used for its percentiles."""
 PERCENTILES = (1, 50, 99)
 
 
 def sampled_rows(manifest: Manifest) -> list[Row]:
-    """Up to `SAMPLED_IMAGES` rows, fewer of large images; none of an empty manifest."""
+    """Return up to `SAMPLED_IMAGES` rows, fewer for large images; empty for an empty manifest."""
     if not manifest.rows:
         return []
     voxels = np.mean([float(np.prod(row.shape)) for row in manifest])
@@ -29,7 +29,7 @@ def sampled_rows(manifest: Manifest) -> list[Row]:
 
 
 def percentiles(manifest: Manifest, row: Row) -> Float[Array, "3"] | None:
-    """The `PERCENTILES` of an image in its real unit; none where no voxel was measured.
+    """Return the `PERCENTILES` of an image in its real unit; None where no voxel was measured.
 
     Raises:
         DataError: If the store lacks the pixels.

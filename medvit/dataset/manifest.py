@@ -1,4 +1,4 @@
-"""The list of what a dataset holds: `manifest.parquet`, a row an image, volume or slide."""
+"""Manifest of a dataset: `manifest.parquet`, one row per image, volume or slide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READABLE_VERSIONS = (1, 2, 3)
 num_not_finite and patient_is_assumed."""
 FILE_NAME = "manifest.parquet"
 ROWS_A_GROUP = 10_000
-"""Rows that are written, and read, at once: so many take about 30 MiB on the way."""
+"""Rows written and read at once: this many need about 30 MiB of memory."""
 
 _SCHEMA = pa.schema(
     [
@@ -57,9 +57,9 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Facts:
-    """What is true of a dataset as a whole; empty texts are said to be missing on its card.
+    """Facts on a dataset as a whole; its card reports empty texts as missing.
 
-    `classes` gives for each label key its classes in order; `mask_classes` the names of label-map values 0, 1, 2...
+    `classes` gives the classes of each label key in order; `mask_classes` the names of label-map values 0, 1, 2...
     """
 
     name: str
@@ -69,15 +69,15 @@ class Facts:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mask_classes: tuple[str, ...] = ()
     positive: Mapping[str, str] = field(default_factory=dict)
-    """By label key, which of two classes is the positive one."""
+    """Positive class by label key, for labels of two classes."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: what pixel values mean."""
+    """Options of `values.*` that are not at their default, such as {"pet": "SUVbw"}: the meaning of pixel values."""
     notes: tuple[str, ...] = ()
-    """What people must know of it that no row says, for its card, as what a de-identified copy of it lacks."""
+    """Notes for its card that no row contains, such as what a de-identified copy lacks."""
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
-        """The facts of a dataset folder; reads no row.
+        """Read the facts of a dataset folder, without its rows.
 
         Raises:
             DataError: If the folder holds no dataset or one of a newer schema.
@@ -105,8 +105,8 @@ class Manifest:
     folder: Path
 
     @classmethod
-    def read(cls, folder: str | Path) -> Manifest:
-        """The manifest of a dataset folder.
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a dataset folder.
 
         Raises:
             DataError: If the folder holds no dataset or one of a newer schema.
@@ -120,7 +120,7 @@ class Manifest:
         return cls(rows, _facts(file.schema_arrow.metadata), folder)
 
     def write(self) -> None:
-        """Writes `manifest.parquet` into the folder, a group of rows after the other, whole or not at all."""
+        """Write `manifest.parquet` into the folder, one row group after the other, atomically."""
         ordered = sorted(self.rows, key=lambda row: row.image_id)
         metadata = {
             "medvit_schema": str(SCHEMA_VERSION),
@@ -135,40 +135,40 @@ class Manifest:
 
     @property
     def store(self) -> Store:
-        """The pixels and label maps of the rows."""
+        """Pixels and label maps of the rows."""
         return Store(self.folder / "images")
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all rows and facts but notes: equal for equal datasets, wherever they lie."""
+        """SHA-256 over all rows and all facts but notes: equal for equal datasets, wherever they are stored."""
         lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
         return hashlib.sha256("\n".join([_said_facts(self.facts), *lines]).encode()).hexdigest()
 
     def filter(self, keep: Callable[[Row], bool]) -> Manifest:
-        """The rows for which `keep` is true."""
+        """Return the rows for which `keep` is true."""
         return replace(self, rows=tuple(row for row in self.rows if keep(row)))
 
     def without_flags(self, flags: Collection[Flag]) -> Manifest:
-        """The rows that carry none of some flags.
+        """Return the rows without any of some flags.
 
         Raises:
-            DataError: If nothing is left, or if nobody has looked for flags in the images.
+            DataError: If nothing is left, or if images were not checked for flags.
         """
         if not flags:
             return self
         num_unseen = sum(row.flags is None for row in self.rows)
         if num_unseen:
             raise DataError(
-                f"{self.folder}: nobody has looked for flags in {num_unseen} of {len(self)} images, so skip_flags "
-                "cannot skip them; ingest the dataset again, or leave skip_flags out"
+                f"{self.folder}: {num_unseen} of {len(self)} images were not checked for flags, so skip_flags cannot "
+                "skip them; ingest the dataset again, or remove skip_flags"
             )
         kept = self.filter(lambda row: not set(flags) & set(row.flags or ()))
         if not kept.rows:
-            raise DataError(f"{self.folder}: each of the {len(self)} images carries a flag of skip_flags; name fewer")
+            raise DataError(f"{self.folder}: all {len(self)} images have a flag of skip_flags; list fewer flags")
         return kept
 
     def split(self, name: Split) -> Manifest:
-        """The rows of one split.
+        """Return the rows of one split.
 
         Raises:
             DataError: If there are none.
@@ -177,7 +177,8 @@ class Manifest:
         if not chosen.rows:
             counts = dict(Counter(row.split for row in self.rows))
             raise DataError(
-                f"{self.folder}: no row is in the split {name!r} (found {counts}); change splits.* and ingest again"
+                f"{self.folder}: there are no rows in the split {name!r} (found {counts}); change splits.* and ingest "
+                "again"
             )
         return chosen
 
@@ -216,7 +217,7 @@ def _line(row: Row) -> dict[str, Any]:
 
 
 def _facts_tree(facts: Facts) -> dict[str, Any]:
-    """Facts without those of later schemas that say nothing, so that a dataset keeps its hash."""
+    """Return facts without empty ones of later schemas, so that a dataset keeps its hash."""
     later = ("positive", "values", "notes")
     tree = asdict(facts)
     tree["licence"] = tree.pop("license")  # as in the hash of every dataset so far
@@ -224,12 +225,12 @@ def _facts_tree(facts: Facts) -> dict[str, Any]:
 
 
 def _said_facts(facts: Facts) -> str:
-    """The facts that are of the hash: not notes, which do not change what is in the dataset."""
+    """Return the facts that the hash covers: not notes, which do not change the contents of the dataset."""
     return json.dumps(_facts_tree(replace(facts, notes=())), sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:
-    """A row without the columns of later schemas that say nothing, so that a dataset keeps its hash."""
+    """Return a row without empty columns of later schemas, so that a dataset keeps its hash."""
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
     said = {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
     if not row.patient_is_assumed:

@@ -1,4 +1,4 @@
-"""The list of what an ingest did not take, and why: `quarantine.parquet`, beside the manifest."""
+"""Quarantine of an ingest: `quarantine.parquet`, beside the manifest, lists refused files with reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCHEMA = pa.schema([("where", pa.string()), ("code", pa.string()), ("reason", p
 
 @dataclass(frozen=True, order=True)
 class Quarantined:
-    """Files that were not taken.
+    """Files that were refused.
 
     `where` is the pseudonym of the first one, `code` a kind of `medvit.errors` or `leakage`, `reason` one sentence that
     names no patient and no path.
@@ -34,12 +34,12 @@ class Quarantined:
 
 
 def write(quarantine: Sequence[Quarantined], folder: Path) -> None:
-    """Writes the list into a dataset folder, sorted, whole or not at all."""
+    """Write the list into a dataset folder, sorted, atomically."""
     table = pa.Table.from_pylist([asdict(entry) for entry in sorted(quarantine)], schema=_SCHEMA)
     with replacing(folder / FILE_NAME) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def read(folder: Path) -> tuple[Quarantined, ...]:
-    """The list of a dataset folder."""
+    """Read the list of a dataset folder."""
     return tuple(Quarantined(**line) for line in pq.read_table(folder / FILE_NAME).to_pylist())

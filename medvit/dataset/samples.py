@@ -1,4 +1,4 @@
-"""From a manifest to samples: load, preprocess once, keep in memory while there is room; of slides, tile by tile."""
+"""From a manifest to samples: load, preprocess once, keep in memory while there is room; for slides, tile by tile."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from medvit.wsi.tiles import MPP, Magnification, TileGrid
 log = logging.getLogger("medvit")
 
 CACHE_BYTES = 6 * 2**30
-"""Preprocessed samples kept in memory at most, by all processes of a loader together."""
+"""Memory limit for preprocessed samples, for all processes of a loader together."""
 SCALE_STREAM = 11
-"""Sets the draw of a scale apart from all else that is drawn by the same seed."""
+"""Salt that makes the draw of a scale independent of other draws with the same seed."""
 
 
 def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
-    """The image of a row, with its mask where it has one; pixels in their stored type.
+    """Load the image of a row, with its mask where it has one; pixels in their stored type.
 
-    Of a tile, the pixels come from the file of its slide, where `slides` says it lies.
+    For a tile, the pixels come from the file of its slide, located by `slides`.
 
     Raises:
         DataError: If the store has lost it, or if the slide cannot be read.
@@ -58,7 +58,7 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
 class Samples(Dataset[Sample]):
     """Preprocessed images of a manifest. With `classes`, the target is the index of `row.labels[label]` in them.
 
-    `slides` says where the slides of tiles lie.
+    `slides` gives the locations of the slides of tiles.
 
     Raises:
         DataError: If a row has no label, or one that is not among the classes.
@@ -88,28 +88,28 @@ class Samples(Dataset[Sample]):
             return self._cache[index]
         row = self.manifest.rows[index]
         image = load(self.manifest, row, self.slides)
-        # The first and last slices of a volume may lie outside of the body, where SPM and FSL write NaN.
+        # The first and last slices of a volume may be outside the body, where SPM and FSL write NaN.
         prepared = self.preprocess.prepared(image) if isinstance(row, SliceRow) else self.preprocess(image)
         target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
         sample = Sample(prepared.pixels, row, target, prepared.affine)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
-        worker = get_worker_info()  # each process of a loader has a memory of its own
+        worker = get_worker_info()  # each process of a loader has its own cache
         if self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):
             self._cache[index] = sample
             self._cached_bytes += size
         return sample
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """A sample as it is drawn for training; `seed` decides where there is a choice of how to look at it."""
+        """Return a sample as drawn for training; `seed` decides random choices."""
         return self[index]
 
     @property
     def examples(self) -> Manifest:
-        """Rows that show all shapes the samples have."""
+        """Return rows that show all shapes the samples have."""
         return self.manifest
 
     def of(self, manifest: Manifest) -> Samples:
-        """Samples of other rows, preprocessed alike."""
+        """Return samples of other rows, with the same preprocessing."""
         return Samples(manifest, self.preprocess, slides=self.slides)
 
     def _class_index(self, row: Row) -> int:
@@ -125,7 +125,7 @@ class Samples(Dataset[Sample]):
 class TileSamples(Samples):
     """Preprocessed tiles of the slides of a manifest, slide after slide, read on demand and not kept in memory.
 
-    Drawn for training, they have the scales that `slides` mixes, of which slides lack those finer than their own.
+    For training, they are drawn at the scales that `slides` mixes, except those finer than a slide's own.
 
     Raises:
         DataError: If no tile is left, if tiles of a slide are lost, or if a slide has none of the scales.
@@ -138,7 +138,7 @@ class TileSamples(Samples):
         self._ends = np.cumsum([len(grid) for grid in self.grids])
         if not self._ends[-1]:
             raise DataError(
-                f"{manifest.folder}: no tile of its {len(manifest)} slides is left; change slides.skip_tiles"
+                f"{manifest.folder}: no tile is left of its {len(manifest)} slides; change slides.skip_tiles"
             )
         if self.mixed:
             self._require_scales()
@@ -152,7 +152,7 @@ class TileSamples(Samples):
         return Sample(prepared.pixels, row)
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """A tile, about its center at a magnification drawn by its share of those that the slide has."""
+        """Return a tile, around its center at a magnification drawn by its share among those that the slide has."""
         if not self.mixed:
             return self[index]
         there = self._scales(self.row(index))
@@ -175,34 +175,39 @@ class TileSamples(Samples):
         for name in self.mixed:
             lacking = sum(name not in scales for _, scales in there)
             if lacking:
-                log.info("%d of %d slides have no tiles of %s; theirs are of the others", lacking, len(there), name)
+                log.info(
+                    "%d of %d slides have no tiles at %s; the other magnifications are used for them",
+                    lacking,
+                    len(there),
+                    name,
+                )
 
     def row(self, index: int) -> TileRow:
-        """The row of a tile."""
+        """Return the row of a tile."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[number - 1]) if number else 0
         return tile_row(self.manifest.rows[number], self.grids[number], index - first)
 
     @property
     def examples(self) -> Manifest:
-        """The first tile of each slide that has one."""
+        """Return the first tile of each slide that has one."""
         firsts = np.cumsum([0, *self.lengths[:-1]])[np.array(self.lengths) > 0]
         return replace(self.manifest, rows=tuple(self.row(int(index)) for index in firsts))
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tiles of each slide."""
+        """Return the number of tiles of each slide."""
         return tuple(len(grid) for grid in self.grids)
 
 
 def are_tiles(manifest: Manifest, preprocess: Preprocess) -> bool:
-    """Whether the images of a manifest are tiles of its slides; where it has pictures too, these are the images."""
+    """Return whether the images of a manifest are tiles of its slides; if it has images too, these are used."""
     kinds = {row.kind for row in manifest}
     return preprocess.kind == "image" and "slide" in kinds and "image" not in kinds
 
 
 def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> Samples:
-    """The training images of the kind that a preprocessing takes; of slides, their tiles.
+    """Return the training images of the kind that a preprocessing accepts; for slides, their tiles.
 
     Raises:
         DataError: If there are none.
@@ -212,7 +217,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     num_slides = sum(row.kind == "slide" for row in manifest)
     if num_slides and preprocess.kind == "image":
         log.warning(
-            "%d slides are left out, since %s has pictures, too; ingest slides apart, or with taking.tiles.pack=true",
+            "%d slides are excluded, since %s also has pictures; ingest slides separately, or with taking.tiles.pack=true",
             num_slides,
             manifest.folder.name,
         )
@@ -220,7 +225,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
 
 
 def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: int) -> Manifest:
-    """At most so many tiles of each split, drawn at random, as rows of a manifest."""
+    """Return at most this many random tiles of each split, as rows of a manifest."""
     generator = np.random.default_rng(seed)
     chosen: list[TileRow] = []
     for split in ("train", "val", "test"):
@@ -237,7 +242,7 @@ def _few(length: int, count: int, generator: np.random.Generator) -> list[int]:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stacks samples of one shape."""
+    """Stack samples of one shape."""
     targets = [sample.target for sample in samples if sample.target is not None]
     return Batch(
         pixels=torch.stack([sample.pixels for sample in samples]),

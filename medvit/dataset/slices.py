@@ -1,4 +1,4 @@
-"""Slices cut from volumes as they are needed: a dataset of volumes is read as one of images, without a copy.
+"""Slices cut from volumes on demand: a dataset of volumes is read as one of images, without a copy.
 
 Only the chunks that a slice touches are read. A slice keeps patient, study, series, labels and mask of its volume.
 """
@@ -27,18 +27,18 @@ log = logging.getLogger("medvit")
 
 Plane = Literal["axial", "coronal", "sagittal", "acquired"]
 ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Axis of a volume (R, A, S) that the slices of a plane are counted along."""
+"""Axis of a volume (R, A, S) along which the slices of a plane are counted."""
 
 
 class SlicesConfig(Config):
-    """Which slices of a volume are images. A word, as in slices=axial, names the plane."""
+    """Slices of volumes that become images. A single word, as in slices=axial, sets the plane."""
 
     planes: tuple[Plane, ...] = Field(default=("axial",), min_length=1)
     """axial, coronal, sagittal, or several of them; acquired: across the axis with the largest spacing, as scanned."""
     gap_mm: Amount = 0.0
-    """Slices of a volume are at least this far apart, since neighbors are near duplicates; 0 takes every one."""
+    """Minimum distance between slices of a volume, since neighbors are near duplicates; 0 uses every slice."""
     margin: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """Share of the slices left out at either end, where there is often little but air."""
+    """Share of the slices excluded at each end, which often show only air."""
     neighbors: int = Field(default=0, ge=0, le=8)
     """Slices before and after that are channels beside a slice (2.5D): 1 gives three; the outermost are repeated."""
 
@@ -50,17 +50,17 @@ class SlicesConfig(Config):
         return {"planes": value} if isinstance(value, list | tuple) else value
 
     def single(self) -> Self:
-        """Itself, if it names one plane, as a model must that predicts volumes slice by slice.
+        """Return the config, if it names one plane, as a model that predicts volumes slice by slice requires.
 
         Raises:
             ConfigError: If it names several.
         """
         if len(self.planes) > 1:
-            raise ConfigError(f"slices.planes names {', '.join(self.planes)}; a model of slices is of one plane")
+            raise ConfigError(f"slices.planes names {', '.join(self.planes)}; a slice model needs exactly one plane")
         return self
 
     def of(self, manifest: Manifest) -> Manifest:
-        """A manifest whose volumes are replaced by their slices; images stay as they are."""
+        """Return a manifest whose volumes are replaced by their slices; images are unchanged."""
         if not any(row.kind == "volume" for row in manifest):
             log.warning("slices is ignored: %s holds no volume to cut", manifest.folder)
             return manifest
@@ -91,9 +91,9 @@ class SlicesConfig(Config):
 
 @dataclass(frozen=True)
 class SliceRow(Row):
-    """An image that is slice `number` of a stored volume, counted along its axis `across`; addresses are the volume's.
+    """Image that is slice `number` of a stored volume, counted along its axis `across`; addresses are the volume's.
 
-    Its rows and columns are as a person is used to see them: A or S above, and R, or A of a sagittal one, at the left.
+    Its rows and columns are in display orientation: A or S at the top, and R, or A for a sagittal one, at the left.
     """
 
     across: int = 2
@@ -102,7 +102,7 @@ class SliceRow(Row):
 
 
 def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
-    """The pixels of a row in their stored type; of a slice, only these and those of its neighbors are read."""
+    """Return the pixels of a row in their stored type; for a slice, only these and its neighbors' are read."""
     if not isinstance(row, SliceRow):
         return store.get(row.sha256)
     first, last = max(0, row.number - row.neighbors), row.number + row.neighbors + 1
@@ -111,7 +111,7 @@ def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
 
 
 def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
-    """Every slice of a volume across the one plane of a config, in order, as images with their neighbors."""
+    """Return every slice of a volume across the single plane of a config, in order, as images with their neighbors."""
     across = across_of(image, config)
     for number in range(image.pixels.shape[1 + across]):
         pixels = _channels(image.pixels, across, number, config.neighbors)
@@ -119,18 +119,18 @@ def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
 
 
 def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j k"]:
-    """Masks of all slices as one of their volume: what cutting turned upright is turned back."""
+    """Return masks of all slices as one of their volume: the rotation to display orientation is undone."""
     return np.stack([plane.swapaxes(-1, -2)[::-1, ::-1] for plane in planes], axis=across)
 
 
 def across_of(image: Image, config: SlicesConfig) -> int:
-    """The axis of a volume that its slices are counted along."""
+    """Return the axis of a volume along which its slices are counted."""
     spacing_mm = None if image.affine is None else image.affine.spacing_mm
     return _across(config.planes[0], spacing_mm)
 
 
 def stored_mask(store: Store, row: Row) -> Int[Array, "*s"] | None:
-    """The label map of a row, where it has one."""
+    """Return the label map of a row, where it has one."""
     if row.mask is None:
         return None
     if not isinstance(row, SliceRow):
@@ -143,14 +143,14 @@ def _region(row: SliceRow) -> tuple[slice, ...]:
 
 
 def _channels(volume: Num[Array, "c i j k"], across: int, number: int, neighbors: int) -> Num[Array, "d h w"]:
-    """A slice between its neighbors as channels, neighbor by neighbor; the outermost stand for those beyond."""
+    """Return a slice between its neighbors as channels, neighbor by neighbor; the outermost replace those beyond."""
     last = volume.shape[1 + across] - 1
     numbers = [min(max(number + step, 0), last) for step in range(-neighbors, neighbors + 1)]
     return np.concatenate([_upright(volume.take([n], axis=1 + across), across) for n in numbers])
 
 
 def _upright(part: Num[Array, "*c i j k"], across: int) -> Num[Array, "*c h w"]:
-    """A part one voxel thick as rows and columns, from voxels that are ordered towards R, A and S."""
+    """Return a part one voxel thick as upright rows and columns, from voxels in R, A, S order."""
     plane = part.squeeze(part.ndim - 3 + across)
     return np.ascontiguousarray(plane[..., ::-1, ::-1].swapaxes(-1, -2))
 

@@ -1,7 +1,7 @@
-"""Pixels at rest: one compressed array an image (Blosc2), read in parts, written whole or not at all.
+"""Pixel store: one compressed array per image (Blosc2), readable in parts, written atomically.
 
-An array lies under the hash of what it holds, `images/ab/abcdef....b2nd`, so writing the same array twice is writing
-it once. LZ4 with bit shuffle: a random 96-cubed crop reads 10 times as fast as from Zarr and 100 times as from .nii.gz.
+An array is stored under the hash of its contents, `images/ab/abcdef....b2nd`, so the same array is stored only once.
+LZ4 with bit shuffle: a random 96-cubed crop reads 10 times as fast as from Zarr and 100 times as from .nii.gz.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from numpy import ndarray as Array
 from medvit.errors import DataError, OutputError
 
 CHUNK_BYTES = 2**22
-"""Upper bound of one chunk before compression: what is written at once."""
+"""Upper bound of one chunk before compression: the unit of writing."""
 
 BLOCK_BYTES = 2**15
-"""Upper bound of one block of a chunk: what is read at once. Crops read 1.4 times as fast from near-cubes of this size
+"""Upper bound of one block of a chunk: the unit of reading. Crops read 1.4 times as fast from near-cubes of this size
 as from the flat ones that Blosc2 makes by default."""
 
 IN_MEMORY_BYTES = 2**27
-"""Up to which an array is compressed in memory; a larger one would take too much of it."""
+"""Largest array that is compressed in memory; a larger one would need too much."""
 
-# Blosc2 starts four threads to pack the few offsets of each chunk, whatever it is told (`nthreads`), unless this says
-# otherwise: writing then takes a sixth longer, and half as long again where several processes write.
+# Blosc2 starts four threads to pack the few offsets of each chunk, whatever `nthreads` is, unless this is set: writing
+# then takes a sixth longer, and half as long again with several writing processes.
 os.environ.setdefault("BLOSC_NTHREADS", "1")
 
 
@@ -42,10 +42,10 @@ class Store:
         self.folder = folder
 
     def put(self, voxels: Shaped[Array, "*s"]) -> str:
-        """Stores an array lossless in its own type; its content address.
+        """Store an array losslessly in its own type; return its content address.
 
         Raises:
-            OutputError: If it cannot be written, as on a full disk; nothing half-written stays.
+            OutputError: If it cannot be written, as on a full disk; no partial file remains.
         """
         voxels = np.ascontiguousarray(voxels)
         address = content_address(voxels)
@@ -53,7 +53,7 @@ class Store:
         if path.exists():
             return address
         partial = path.with_name(f".{address}.{os.getpid()}.b2nd")
-        # Blosc2 writes a file in steps, which takes half as long again as to write at once what it made in memory.
+        # Blosc2 writes a file in steps, which takes half as long again as writing a frame made in memory at once.
         frame = _packed(voxels, contiguous=True).to_cframe() if voxels.nbytes <= IN_MEMORY_BYTES else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,9 @@ class Store:
         return address
 
     def link(self, other: Store, address: str) -> None:
-        """Takes over what another store holds under an address, as a hard link where the disk allows it.
+        """Take over an array of another store, as a hard link where the file system allows it.
 
-        Arrays are never written to in place, so neither store sees what becomes of the other.
+        Arrays are never modified in place, so neither store is affected by the other.
 
         Raises:
             OutputError: If it cannot be written.
@@ -87,7 +87,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(source, partial)
-            except OSError:  # another disk, or one without links
+            except OSError:  # another file system, or one without hard links
                 shutil.copyfile(source, partial)
             os.replace(partial, path)
         except OSError as error:
@@ -98,7 +98,7 @@ class Store:
         return self.path(address).exists()
 
     def get(self, address: str, region: tuple[slice, ...] = ()) -> Shaped[Array, "*s"]:
-        """The array under an address, or the part of it that `region` names; only the chunks it touches are read.
+        """Return the array at an address, or the part of it that `region` selects; only the chunks it touches are read.
 
         Raises:
             DataError: If the address is not in the store or its file is damaged.
@@ -114,12 +114,12 @@ class Store:
             raise DataError(f"{self.folder}: the pixels under {address[:12]} are damaged; run ingest again") from error
 
     def path(self, address: str) -> Path:
-        """Where an address lies."""
+        """Return the path of an address."""
         return self.folder / address[:2] / f"{address}.b2nd"
 
 
 def content_address(voxels: Shaped[Array, "*s"]) -> str:
-    """SHA-256 over type, shape and values of an array, in hex."""
+    """Return the SHA-256 of type, shape and values of an array, in hex."""
     digest = hashlib.sha256(f"{voxels.dtype.str}{voxels.shape}".encode())
     digest.update(np.ascontiguousarray(voxels).data)
     return digest.hexdigest()
@@ -133,7 +133,7 @@ def _packed(voxels: Shaped[Array, "*s"], **place: Any) -> Any:
 
 
 def _parts(shape: tuple[int, ...], item_bytes: int, max_bytes: int) -> tuple[int, ...]:
-    """Halves the longest axis until a part is small enough: near-cubes, which crops of any direction read well."""
+    """Halve the longest axis until a part is small enough: near-cubes, which crops in any direction read well."""
     parts = [max(1, n) for n in shape]
     while math.prod(parts) * item_bytes > max_bytes and max(parts) > 1:
         longest = parts.index(max(parts))

@@ -1,4 +1,4 @@
-"""Small pictures of stored images, for cards and reports: an image as it is, a volume by its middle axial slice."""
+"""Thumbnails of stored images, for cards and reports: an image as it is, a volume by its middle axial slice."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_SIDE = 160
-"""Pixels of a side at most."""
+"""Maximum side in pixels."""
 SHOWN_PERCENTILES = (0.5, 99.5)
 SIDE_INCHES, DPI = 1.3, 110
 
 
 def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
-    """Gray (h, w) or color (h, w, 3) values from 0 to 1; a volume with A upward and R at the left.
+    """Return gray (h, w) or color (h, w, 3) values from 0 to 1; a volume with A at the top and R at the left.
 
     Raises:
         DataError: If the store lacks the pixels.
@@ -38,19 +38,19 @@ def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
     rows, columns = (max(1, -(-size // MAX_SIDE)) for size in plane.shape[:2])
     values = filled(plane[::rows, ::columns], row.padding, slope=row.slope, intercept=row.intercept).astype(np.float64)
     if plane.dtype == np.uint8:
-        return values / 255.0  # already made to be looked at
+        return values / 255.0  # already made for display
     low, high = np.percentile(values, SHOWN_PERCENTILES)
     return np.clip((values - low) / (high - low or 1.0), 0.0, 1.0)
 
 
 def resized(values: Float[Array, "h w"], *, height_to_width: float) -> Float[Array, "i j"]:
-    """A picture with pixels repeated along one axis, so that a pixel of this shape looks as it is."""
+    """Return an image with pixels repeated along one axis, so that pixels of this aspect ratio display correctly."""
     rows, columns = max(1, round(height_to_width)), max(1, round(1.0 / height_to_width))
     return values.repeat(rows, axis=0).repeat(columns, axis=1)
 
 
 def montage(lines: Sequence[tuple[str, Sequence[tuple[str, Float[Array, "h w *c"]]]]]) -> Figure:
-    """Lines of titled pictures, side by side, each line under its heading."""
+    """Draw rows of titled images, side by side, each row under its heading."""
     from matplotlib.figure import Figure
 
     width = max(len(pictures) for _, pictures in lines)

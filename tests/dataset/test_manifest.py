@@ -116,7 +116,7 @@ def test_a_split_holds_its_rows_only(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_says_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no row is in the split 'val' \(found \{'train': 1, 'test': 1\}\)"):
+    with pytest.raises(DataError, match=r"no rows in the split 'val' \(found \{'train': 1, 'test': 1\}\)"):
         Manifest((row(1), FULL), FACTS, tmp_path).split("val")
 
 
@@ -168,12 +168,12 @@ def test_flagged_images_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_flags_that_nobody_looked_for_cannot_be_left_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nobody has looked for flags in 1 of 2 images"):
+    with pytest.raises(DataError, match="1 of 2 images were not checked for flags"):
         Manifest((row(1), row(2, flags=())), FACTS, tmp_path).without_flags(["blank"])
 
 
 def test_leaving_out_every_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="each of the 1 images carries a flag"):
+    with pytest.raises(DataError, match="all 1 images have a flag"):
         Manifest((row(1, flags=("tiny",)),), FACTS, tmp_path).without_flags(["tiny"])
 
 

@@ -157,5 +157,5 @@ def test_a_volume_in_memory_is_cut_as_the_stored_one_and_its_masks_go_back(tmp_p
 
 
 def test_a_model_of_slices_is_of_one_plane():
-    with pytest.raises(ConfigError, match="a model of slices is of one plane"):
+    with pytest.raises(ConfigError, match="a slice model needs exactly one plane"):
         SlicesConfig(planes=["axial", "coronal"]).single()
