@@ -37,8 +37,8 @@ REFERENCES = [
 
 AFFINE_TOLERANCE_MM = 1e-3
 
-BLAME = re.compile(r"\(\w*(Error|Exception|Warning)\)|find the files again|unexpected")
-"""What a sentence holds that knows of an exception alone."""
+BLAME = re.compile(r"\(\w*(Error|Exception|Warning)\)|find the files again|run the command again|unexpected")
+"""Signs of a refusal sentence that only repeats an exception."""
 
 
 def folder_of(data: str, shared_data: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Write files whole or not at all: into a hidden file beside the path, which takes its name when it is complete."""
+"""Atomic writes: to a hidden file beside the path, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HALF_WRITTEN = re.compile(r"\..+\.partial|\.[0-9a-f]{64}\.\d+\.b2nd")
-"""Names of files that are being written: by `replacing`, and by a store of arrays."""
+"""Names of partial files: of `replacing`, and of a store of arrays."""
 
 
 def is_of_disk(error: BaseException) -> bool:
-    """Whether an error means that nothing more can be written here: a full disk, a quota, a read-only file system."""
+    """Return whether an error means that nothing can be written here: full disk, quota, read-only file system."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write to; its file replaces `path` when the block ends, and is removed if that fails."""
+    """Yield a hidden path to write to; its file replaces `path` when the block ends, and is removed on failure."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -35,10 +35,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
-    """Remove what a process that was killed left half written in a folder and below it.
+    """Remove the partial files of killed processes from a folder and its subfolders.
 
-    Only files with names that the writers of medvit give are removed, and nothing in folders named in `besides`. The
-    caller sees to it that nobody writes there.
+    Only files with the names of medvit's partial files are removed, and nothing in folders named in `besides`. The
+    caller ensures that no process writes there.
     """
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in besides]
@@ -47,21 +47,21 @@ def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all."""
+    """Write tensors as safetensors, atomically."""
     from safetensors.torch import save_file
 
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with replacing(path) as partial:
         save_file(plain, partial, metadata=dict(metadata) if metadata else None)
-        partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it the owner's alone
+        partial.chmod((path.parent.stat().st_mode & 0o666) | 0o600)  # safetensors makes it readable only by its owner
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    """Write a text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes whole or not at all."""
+    """Write bytes atomically."""
     with replacing(path) as partial:
         partial.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Data files that a header names: they must be in the folder of the header, or a file could pull in any other."""
+"""Data files named in a header: restricted to the header's folder, since a header could otherwise read any file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from medvit.errors import UnreadableError, UnsupportedError
 
 
 def named_beside(header: Path, name: str) -> Path:
-    """The data file that a header names, in the folder of the header or below.
+    """Return the data file that a header names, in the folder of the header or below.
 
     Raises:
         UnsupportedError: If it is elsewhere, after links are resolved.
-        UnreadableError: If it is not there.
+        UnreadableError: If it does not exist.
     """
     named = header.parent / name
     if not named.resolve().is_relative_to(header.parent.resolve()):
@@ -20,5 +20,5 @@ def named_beside(header: Path, name: str) -> Path:
             "the header names a data file outside its own folder; expected one beside it: move the two together"
         )
     if not named.is_file():
-        raise UnreadableError("the header names a data file that is not there; copy it beside the header")
+        raise UnreadableError("the header names a data file that does not exist; copy it beside the header")
     return named

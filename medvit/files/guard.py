@@ -1,4 +1,4 @@
-"""How a failure at the door becomes a refusal that names no patient and no path."""
+"""Conversion of decoder errors to refusals that name no patient and no path."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from medvit.records import Refusal
 
 
 def refusal(files: Sequence[Path], error: MedvitError) -> Refusal:
-    """The files that an error is about, with its code and its sentence."""
+    """Return the refusal of these files, with the code and the message of an error."""
     return Refusal(tuple(files), error.code, str(error))
 
 
 def decoding(what: str) -> AbstractContextManager[None]:
-    """Turns whatever a decoder raises into one sentence about `what`; our own errors pass unchanged.
+    """Convert any error of a decoder to one sentence about `what`; medvit's own errors pass unchanged.
 
-    Decoders quote paths and header values in errors and warnings; both may name a patient, so neither gets out.
+    Decoders quote paths and header values in errors and warnings; both may name a patient, so neither is passed on.
 
     Raises:
-        UnreadableError: In place of any error that is not ours.
+        UnreadableError: In place of any error that is not medvit's own.
     """
     return _Decoding(what)
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Drops all warnings meanwhile. Who decodes many small things does so within: it takes as long as a header."""
+    """Ignore all warnings within a block. Wrap loops over many small decodings: entering costs as much as a header."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 _SILENT = ("ignore", None, Warning, None, 0)
-"""The filter that drops all warnings, as `warnings.filters` holds it."""
+"""The filter that ignores all warnings, as in `warnings.filters`."""
 
 
 class _Decoding(AbstractContextManager[None]):
@@ -56,7 +56,7 @@ class _Decoding(AbstractContextManager[None]):
 
 def _sentence(what: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{what} cannot be read: its file is gone; find the files again"
+        return f"{what} cannot be read: its file is gone; run the command again"
     if isinstance(error, MemoryError):
-        return f"{what} does not fit into memory; use a machine with more, or leave it out"
+        return f"{what} does not fit into memory; use a machine with more, or exclude it"
     return f"{what} cannot be decoded ({type(error).__name__}); the file is damaged or not what it claims"

@@ -1,4 +1,4 @@
-"""The beginning of a file, read once for all who look at it: most headers end within."""
+"""First bytes of a file, read once for all readers: most headers end within them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 FIRST_BYTES = 2**15
-"""What is read of a file at first: headers of GE take 17 KiB, those of Siemens, with all of its protocol, 120."""
+"""Bytes read first: GE headers take 17 KiB, Siemens headers with the full protocol 120 KiB."""
 
 
 class FileHead(NamedTuple):
-    """The first `FIRST_BYTES` of a file, or all of a shorter one, its size in bytes and its time of change in ns."""
+    """First `FIRST_BYTES` of a file (all of a shorter one), its size in bytes and its modification time in ns."""
 
     content: bytes
     size: int
@@ -21,7 +21,7 @@ class FileHead(NamedTuple):
 
 
 def read_head(path: Path) -> FileHead:
-    """The beginning of a file.
+    """Read the beginning of a file.
 
     Raises:
         OSError: If it cannot be opened or read, or is a pipe or device, which might never end.
@@ -34,5 +34,5 @@ def read_head(path: Path) -> FileHead:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """A file descriptor; opening a named pipe does not wait for a writer."""
+    """Open a file descriptor; opening a named pipe does not wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

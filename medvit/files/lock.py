@@ -1,4 +1,4 @@
-"""Locks between processes, held by a file: the system frees them when a process ends, however it ends."""
+"""File locks between processes: the system releases them when a process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from pathlib import Path
 LOCK = ".lock"
 """Name of the file that locks the folder it is in."""
 RETRY_S = 0.05
-"""Time between two attempts of who waits for a lock."""
+"""Time between two attempts while waiting for a lock."""
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _GUARD = threading.Lock()
 _held: dict[tuple[int, int], str] = {}
-"""Locks of this process, by the file's device and inode: the system's locks keep out other processes alone."""
+"""Locks of this process, by the file's device and inode: the system's locks exclude only other processes."""
 
 
 class LockedError(Exception):
-    """Another holds the lock; the text says who."""
+    """Another process holds the lock; the message names it."""
 
 
 @dataclass(frozen=True)
 class FileLock:
-    """A lock that is held until it is released or the process ends.
+    """Lock that is held until it is released or the process ends.
 
-    Not `flock`: children that are forked, such as the workers of a loader, would hold it on after their parent was
-    killed. The file must not be opened and closed by its holder, which frees the lock.
+    Not `flock`: forked children, such as the workers of a loader, would keep it after their parent was killed. The
+    holder must not open and close the file again, which releases the lock.
     """
 
     descriptor: int
     inode: tuple[int, int]
 
     def release(self, *paths: Path) -> None:
-        """Free the lock and remove its file, which is at one of these paths, as its folder may have been renamed."""
+        """Release the lock and remove its file, which is at one of these paths, as its folder may have been renamed."""
         with _GUARD:
             for path in paths:
                 if _inode(path) == self.inode:
-                    path.unlink()  # while it is held: who waits for it sees that the file is another
+                    path.unlink()  # while it is held: waiting processes see that the file is another
             _held.pop(self.inode, None)
             os.close(self.descriptor)
 
 
 def take(path: Path, purpose: str) -> FileLock:
-    """Take the lock of a file, which is made; where the file system has no locks, other processes are not kept out.
+    """Take the lock of a file, creating it; on file systems without locks, other processes are not excluded.
 
     Raises:
         LockedError: If it is held.
@@ -79,7 +79,7 @@ def take(path: Path, purpose: str) -> FileLock:
 
 
 def wait_for(path: Path, purpose: str, *, timeout_s: float) -> FileLock:
-    """Take the lock of a file as soon as it is free.
+    """Take the lock of a file as soon as it is released.
 
     Raises:
         LockedError: If it is still held after that time.

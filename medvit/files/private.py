@@ -1,4 +1,4 @@
-"""Write files that only their owner may read: what names patients or their files is kept in such files alone."""
+"""Files that only their owner may read: anything that names patients or their files is stored only in these."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
-"""Modes of such a folder and of a file in it."""
+"""Modes of a private folder and of its files."""
 STALE_S = 24 * 3600.0
-"""Age of a half-written file from which its process is taken for killed; writing takes seconds."""
+"""Age from which a partial file counts as left by a killed process; writing takes seconds."""
 
 
 def make_private(folder: Path) -> None:
-    """Give a folder and all below it modes by which only their owner can read them; links are left alone.
+    """Make a folder and its contents readable only by their owner; links are left alone.
 
     Raises:
-        OSError: If one is somebody else's.
+        OSError: If one belongs to another user.
     """
     folder.chmod(OWNER_FOLDER)
     for path in folder.rglob("*"):
@@ -29,10 +29,10 @@ def make_private(folder: Path) -> None:
 
 
 def write_private(path: Path, parts: Iterable[bytes]) -> None:
-    """Write parts one after the other to a file of mode 0600, whole or not at all; its folder is made with mode 0700.
+    """Write parts in order to a file of mode 0600, atomically; its folder is created with mode 0700.
 
     Raises:
-        OSError: If it cannot be written; an earlier file of that name is left as it was.
+        OSError: If it cannot be written; an earlier file of that name is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(mode=OWNER_FOLDER, parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what processes that were killed left half written of a file, which may name patients."""
+    """Remove partial files of killed processes, since they may name patients."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with suppress(OSError):
             if re.fullmatch(r"\d+", left.name.rpartition(".")[2]) and time.time() - left.stat().st_mtime > STALE_S:

@@ -1,4 +1,4 @@
-"""CSV for people, who open it in a spreadsheet: text that it would take for a formula is text there."""
+"""CSV for spreadsheets: text that a spreadsheet would take for a formula is escaped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of what spreadsheets compute (OWASP, CSV Injection)."""
+"""First characters of spreadsheet formulas (OWASP, CSV Injection)."""
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV; a text that begins as a formula gets an apostrophe in front, numbers stay."""
+    """Return a table as CSV; a text that begins as a formula gets an apostrophe in front, numbers are unchanged."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

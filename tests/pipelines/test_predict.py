@@ -149,7 +149,7 @@ def test_a_result_says_that_a_file_of_its_series_was_cut_short(tmp_path: Path, m
     top.write_bytes(top.read_bytes()[: top.stat().st_size // 2])
     (line,) = table(run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder / "status.csv")
     assert line["status"] == "done"
-    assert "1 files that may belong to it are left out: the header claims" in line["reason"]
+    assert "1 files that may belong to it are left out: the header declares" in line["reason"]
 
 
 def describe(path: Path) -> str:
