@@ -1,7 +1,7 @@
 """Phantoms: small synthetic images with labels, written as DICOM, NIfTI, PNG and whole slides.
 
 They exist to run and test the pipeline without patients. The same seed writes the same bytes. A phantom is a drawing:
-a number measured on it says that the pipeline works, nothing about patients.
+a number measured on it shows that the pipeline works, and nothing about patients.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ __all__ = [
 ]
 
 CT_ORIENTATIONS = ("LPS", "LPI", "LPS", "LIA")
-"""Orders in which the studies are stored, in turn: axial upwards, axial downwards, axial, coronal."""
+"""Orders in which the studies are stored, cyclically: axial upwards, axial downwards, axial, coronal."""
 
 NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
 SLIDES_A_PATIENT = 2
 INKED_EVERY = 4
-"""Of the slides, every fourth has marker ink on it."""
+"""Every fourth slide has marker ink on it."""
 OBLIQUE_EVERY = 4
-"""Of the volumes, every fourth lies oblique in the scanner."""
+"""Every fourth volume is oblique in the scanner."""
 
 
 def write_ct_studies(folder: Path, num_studies: int, *, seed: int = 0) -> list[Path]:
-    """Writes DICOM studies of a scout and a CT series each; the folders of the studies, one a patient."""
+    """Write DICOM studies of a scout and a CT series each; return the study folders, one per patient."""
     studies = [folder / f"study-{number:03d}" for number in range(num_studies)]
     for number, study in enumerate(studies):
         subject = PhantomPatient(seed, number)
@@ -78,7 +78,7 @@ def write_ct_studies(folder: Path, num_studies: int, *, seed: int = 0) -> list[P
 
 
 def write_ct_pairs(folder: Path, num_pairs: int, *, seed: int = 0) -> None:
-    """Writes NIfTI volumes into `images/` and, under the same names, label maps of `CT_CLASSES` into `labels/`."""
+    """Write NIfTI volumes into `images/` and, under the same names, label maps of `CT_CLASSES` into `labels/`."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(num_pairs):
@@ -89,13 +89,13 @@ def write_ct_pairs(folder: Path, num_pairs: int, *, seed: int = 0) -> None:
 
 
 def ct_labels(number: int, *, seed: int = 0) -> tuple[Array, Affine]:
-    """The label map (I, J, K) in RAS+ of a patient of `write_ct_studies` or `write_ct_pairs`, and where it lies."""
+    """Return the label map (I, J, K) in RAS+ of a patient of `write_ct_studies` or `write_ct_pairs`, and its affine."""
     phantom, affine = _patient(seed, number)
     return phantom.labels, affine
 
 
 def write_radiographs(folder: Path, num_images: int, *, seed: int = 0) -> None:
-    """Writes chest radiographs as PNG of 16 bits into a folder a class, the classes in turn."""
+    """Write chest radiographs as 16-bit PNG into a folder per class, cycling through the classes."""
     for number in range(num_images):
         label, pixels = _radiograph(seed, number)
         path = folder / label / f"phantom_{number:03d}.png"
@@ -104,7 +104,7 @@ def write_radiographs(folder: Path, num_images: int, *, seed: int = 0) -> None:
 
 
 def write_radiograph_studies(folder: Path, num_images: int, *, seed: int = 0) -> None:
-    """Writes chest radiographs as DICOM into a folder a class, the classes in turn, every third as MONOCHROME1."""
+    """Write chest radiographs as DICOM into a folder per class, cycling through classes, every third as MONOCHROME1."""
     for number in range(num_images):
         label, pixels = _radiograph(seed, number)
         path = folder / label / f"IM{number:05d}.dcm"
@@ -112,7 +112,7 @@ def write_radiograph_studies(folder: Path, num_images: int, *, seed: int = 0) ->
 
 
 def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
-    """Writes color photographs of the retina as PNG into a folder a class, the classes in turn."""
+    """Write color photographs of the retina as PNG into a folder per class, cycling through the classes."""
     for number in range(num_images):
         label = FUNDUS_CLASSES[number % len(FUNDUS_CLASSES)]
         path = folder / label / f"phantom_{number:03d}.png"
@@ -121,7 +121,7 @@ def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
 
 
 def write_slides(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
-    """Writes slides as pyramidal TIFF into a folder a class; the files `patient-NNN-slide-N.tif`, two a patient."""
+    """Write slides as pyramidal TIFF into a folder per class: `patient-NNN-slide-N.tif`, two per patient."""
     paths = []
     for number in range(num_slides):
         label, phantom = _slide(seed, number)
@@ -131,7 +131,7 @@ def write_slides(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
 
 
 def write_slide_studies(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
-    """Writes the same slides as DICOM, a folder a slide with a file a level and one of the label; the folders."""
+    """Write the same slides as DICOM, a folder per slide with a file per level and a label; return the folders."""
     folders = []
     for number in range(num_slides):
         label, phantom = _slide(seed, number)
@@ -141,7 +141,7 @@ def write_slide_studies(folder: Path, num_slides: int, *, seed: int = 0) -> list
 
 
 def slide_labels(number: int, *, seed: int = 0) -> Array:
-    """What is where on a slide of `write_slides`, every 16 pixels (h, w): 0 glass, 1 normal tissue, 2 tumor."""
+    """Return the class map of a slide of `write_slides`, every 16 pixels (h, w): 0 glass, 1 normal tissue, 2 tumor."""
     return _slide(seed, number)[1].labels
 
 
@@ -152,9 +152,9 @@ def _slide(seed: int, number: int) -> tuple[str, slide.SlidePhantom]:
 
 
 def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without: tuple[int, ...] = ()) -> None:
-    """Writes OCT volumes as DICOM of many frames, both eyes of a patient in one study, in a folder a class of the eye.
+    """Write OCT volumes as multi-frame DICOM, both eyes of a patient in one study, in a folder per class of the eye.
 
-    The right eyes have the classes in turn, the left ones a class drawn by chance. B-scans whose numbers `without`
+    The right eyes cycle through the classes, the left ones have a random class. B-scans whose numbers `without`
     names are missing.
     """
     for number in range(num_patients):
@@ -166,7 +166,7 @@ def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without
 
 
 def write_oct_stacks(folder: Path, num_eyes: int, *, seed: int = 0) -> None:
-    """Writes OCT volumes as folders of PNG, one a B-scan, in `images/`, and their layers in `labels/`.
+    """Write OCT volumes as folders of PNG, one per B-scan, in `images/`, and their layers in `labels/`.
 
     Label maps have the names of their B-scans; their values are the indices of `OCT_LAYERS`.
     """

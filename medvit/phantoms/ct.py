@@ -1,4 +1,4 @@
-"""A small synthetic CT of chest base and abdomen with its organs labeled."""
+"""Small synthetic CT of chest base and abdomen with labeled organs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RIB_GAP_MM, VERTEBRA_MM = 34.0, 30.0
 
 @dataclass(frozen=True)
 class CtPhantom:
-    """Voxels in RAS+: `hu` in Hounsfield units, `labels` indexing `CLASSES`, and where they lie."""
+    """Voxels in RAS+: `hu` in Hounsfield units, `labels` indexing `CLASSES`, and their affine."""
 
     hu: Int16[Array, "i j k"]
     labels: UInt8[Array, "i j k"]
@@ -30,7 +30,7 @@ class CtPhantom:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """The volume under work: world coordinates in mm of each voxel, HU painted so far, labels."""
+    """Volume in progress: world coordinates in mm of each voxel, HU painted so far, labels."""
 
     generator: np.random.Generator
     points_mm: Float[Array, "i j k 3"]
@@ -38,14 +38,14 @@ class _Canvas:
     labels: UInt8[Array, "i j k"]
 
     def paint(self, region: Bool[Array, "i j k"], hu: float, label: int = 0) -> None:
-        """Fills a region; what lay there before is gone, its label too."""
+        """Fill a region, replacing earlier values and labels."""
         self.hu[region] = hu
         self.labels[region] = label
 
     def blob(
         self, center_mm: tuple[float, ...], radii_mm: tuple[float, ...], wobble: float = 0.15
     ) -> Bool[Array, "i j k"]:
-        """An ellipsoid of which center, size, tilt and surface vary from patient to patient."""
+        """Return an ellipsoid whose center, size, tilt and surface vary from patient to patient."""
         draw = self.generator
         radii = np.array(radii_mm) * draw.uniform(0.82, 1.18, 3)
         center = np.array(center_mm) + draw.normal(0, 5, 3)
@@ -55,7 +55,7 @@ class _Canvas:
         return distance + wobble * surface / surface.std() < 1
 
     def tube(self, center_mm: tuple[float, float], radius_mm: float) -> Bool[Array, "i j k"]:
-        """A cylinder along the body that sways a little."""
+        """Return a slightly winding cylinder along the body."""
         height = self.points_mm[..., 2]
         sway = 6 * np.sin(height / self.generator.uniform(50, 90) + self.generator.uniform(0, 6))
         offset = np.hypot(self.points_mm[..., 0] - center_mm[0] - sway, self.points_mm[..., 1] - center_mm[1])
@@ -63,10 +63,10 @@ class _Canvas:
 
 
 def ct(generator: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> CtPhantom:
-    """One patient in the portal venous phase.
+    """Return one patient in the portal venous phase.
 
-    Liver, spleen and kidneys differ from what touches them by 10 to 100 HU under noise of 18 to 34 HU, with streaks,
-    lesions, gas and vessels of like density: a threshold does not segment it.
+    Liver, spleen and kidneys differ from adjacent tissue by 10 to 100 HU under noise of 18 to 34 HU, with streaks,
+    lesions, gas and vessels of similar density: a threshold does not segment it.
     """
     in_plane_mm, between_slices_mm = generator.uniform((6.2, 7.0), (7.2, 8.2))
     spacing = (in_plane_mm, in_plane_mm, between_slices_mm)
@@ -120,7 +120,7 @@ def _bowel(canvas: _Canvas) -> None:
 def _organs(canvas: _Canvas) -> None:
     draw = canvas.generator
     liver = canvas.blob((62, 5, 8), (66, 72, 62)) | canvas.blob((8, 42, 22), (58, 32, 34))
-    # Under the diaphragm organs take the place of lung and gas; above it they end where the lung begins.
+    # Below the diaphragm organs replace lung and gas; above it they end where the lung begins.
     inside = (canvas.hu > -500) | (np.abs(canvas.points_mm[..., 2]) < 48)
     body = inside & (np.linalg.norm(canvas.points_mm[..., :2] / (114, 82), axis=-1) < 1)
     density = draw.uniform(88, 118)
@@ -151,7 +151,7 @@ def _noise(generator: np.random.Generator, shape: tuple[int, int, int]) -> Float
 
 
 def _streaks(generator: np.random.Generator, points_mm: Float[Array, "i j k 3"]) -> Float[Array, "i j k"]:
-    """Bright and dark rays in the axial plane through one dense spot, over a few slices."""
+    """Return bright and dark streaks in the axial plane through one dense spot, over a few slices."""
     spot = np.array([generator.uniform(-60, 60), generator.uniform(-50, 50), generator.uniform(-80, 60)])
     x, y, z = np.moveaxis(points_mm - spot, -1, 0)
     rays = np.zeros(x.shape)

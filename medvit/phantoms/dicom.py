@@ -1,4 +1,4 @@
-"""Phantoms as DICOM: CT series of one slice a file, localizers, digital radiographs, and OCT volumes in one file."""
+"""Phantoms as DICOM: single-slice CT series, localizers, digital radiographs, and OCT volumes in one file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCOUT = "Scout"
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """A made-up patient, and the study of the day; unique by `seed` and `number`, the same for ever."""
+    """Synthetic patient and study; unique by `seed` and `number`, always the same."""
 
     seed: int
     number: int
@@ -45,7 +45,7 @@ class PhantomPatient:
         return f"Phantom^{self.number:03d}"
 
     def uid(self, *parts: object) -> str:
-        """A DICOM UID of this subject, drawn from the seed and what it names."""
+        """Return a DICOM UID of this subject, drawn from the seed and a name."""
         return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *map(str, parts)]))
 
 
@@ -59,9 +59,9 @@ def write_ct_series(
     description: str = "Abdomen portal venous",
     number: int = 2,
 ) -> list[Path]:
-    """Writes a volume in RAS+ as one CT series; the files, in the order of the slices.
+    """Write a volume in RAS+ as one CT series; return the files, in the order of the slices.
 
-    `orientation` names where columns, rows and slices run to: `"LPS"` is axial, `"LIA"` coronal. File names are
+    `orientation` gives the directions of columns, rows and slices: `"LPS"` is axial, `"LIA"` coronal. File names are
     shuffled, as scanners and archives leave them.
     """
     wanted = nib.orientations.axcodes2ornt(orientation)
@@ -79,7 +79,7 @@ def write_ct_series(
 
 
 def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, subject: PhantomPatient) -> Path:
-    """Writes the scout of a study: one coronal projection, of which no volume can be made."""
+    """Write the scout of a study: one coronal projection, which cannot be part of a volume."""
     flat = hu.astype(np.float64).mean(axis=1, keepdims=True)
     (path,) = write_ct_series(
         folder,
@@ -96,9 +96,9 @@ def write_localizer(folder: Path, hu: Int16[Array, "i j k"], affine: Affine, *, 
 def write_radiograph(
     path: Path, pixels: UInt16[Array, "h w"], *, subject: PhantomPatient, inverted: bool = False
 ) -> None:
-    """Writes one chest radiograph of 12 bits as a DX image for presentation.
+    """Write one 12-bit chest radiograph as a DX image for presentation.
 
-    With `inverted` the stored values are turned and the image says MONOCHROME1, as many detectors do.
+    With `inverted`, the stored values are inverted and the image is MONOCHROME1, as from many detectors.
     """
     dataset = _study(subject, "DX", DigitalXRayImageStorageForPresentation, "CHEST PA", number=1, instance=1)
     dataset.ImageType = ["DERIVED", "PRIMARY", ""]
@@ -134,10 +134,11 @@ def write_tomogram(
     side: str = "right",
     without: tuple[int, ...] = (),
 ) -> None:
-    """Writes one OCT volume as an Ophthalmic Tomography Image of many frames (PS3.3 A.52.4.4).
+    """Write one OCT volume as a multi-frame Ophthalmic Tomography Image (PS3.3 A.52.4.4).
 
-    `spacing_mm` lies between B-scans, along their rows of depth and along their columns. B-scans ascend from below,
-    their columns run to the patient's left and their rows deeper. Those whose numbers `without` names are left out.
+    `spacing_mm` is the spacing between B-scans, between rows in depth and between columns. B-scans ascend from
+    inferior to superior, their columns run to the patient's left and their rows deeper. B-scans whose numbers are in
+    `without` are omitted.
     """
     number = 1 if side == "right" else 2
     dataset = _study(subject, "OPT", OphthalmicTomographyImageStorage, "Macula", number=number, instance=1)
@@ -175,7 +176,7 @@ def write_tomogram(
 
 
 def _describe_scanner(dataset: Dataset) -> None:
-    """What the modules of ophthalmic tomography ask for (PS3.3 C.8.17.7 to C.8.17.11); what is unknown stays empty."""
+    """Set the attributes of ophthalmic tomography modules (PS3.3 C.8.17.7 to C.8.17.11); unknown ones are empty."""
     dataset.AcquisitionDateTime, dataset.AcquisitionNumber, dataset.AcquisitionDuration = "20200101120000", 1, 2.0
     dataset.ConcatenationFrameOffsetNumber = 0
     dataset.InConcatenationNumber = dataset.InConcatenationTotalNumber = 1
@@ -196,7 +197,7 @@ def _describe_scanner(dataset: Dataset) -> None:
 
 
 def _bscan(index: int, between_mm: float) -> Dataset:
-    """The functional groups of one B-scan."""
+    """Return the functional groups of one B-scan."""
     place = _item(ImagePositionPatient=["0", "0", _decimal(index * between_mm)])
     content = _item(FrameAcquisitionNumber=1, DimensionIndexValues=[index + 1], FrameAcquisitionDuration=10.0)
     content.FrameReferenceDateTime = content.FrameAcquisitionDateTime = "20200101120000"
@@ -204,7 +205,7 @@ def _bscan(index: int, between_mm: float) -> Dataset:
 
 
 def lose_slice(series: Path) -> None:
-    """Removes the middle slice of a series, as a broken transfer does."""
+    """Remove the middle slice of a series, as a broken transfer does."""
     files = sorted(series.glob("*.dcm"), key=lambda path: int(dcmread(path, stop_before_pixels=True).InstanceNumber))
     files[len(files) // 2].unlink()
 
@@ -212,7 +213,7 @@ def lose_slice(series: Path) -> None:
 def _study(
     subject: PhantomPatient, modality: str, sop_class: str, description: str, *, number: int, instance: int
 ) -> Dataset:
-    """The modules every image has: patient, study, series, equipment, image."""
+    """Return the modules every image has: patient, study, series, equipment, image."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID = sop_class
@@ -277,5 +278,5 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def _decimal(value: float) -> str:
-    """A DICOM decimal string: 16 characters at most."""
+    """Return a DICOM decimal string of at most 16 characters."""
     return f"{value:.10f}"[:16]

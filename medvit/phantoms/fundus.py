@@ -1,4 +1,4 @@
-"""A synthetic color photograph of the retina, graded like diabetic retinopathy."""
+"""Synthetic color photograph of the retina, graded like diabetic retinopathy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter
 CLASSES = ("none", "mild", "severe")
 SIZE = 96
 LESIONS = {"none": (0, 0, 0), "mild": (6, 1, 0), "severe": (10, 6, 9)}
-"""Class -> about how many microaneurysms, hemorrhages and hard exudates."""
+"""Class -> approximate number of microaneurysms, hemorrhages and hard exudates."""
 
 
 def fundus(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt8[Array, "h w 3"]:
-    """One eye in RGB; `label` is one of `CLASSES`.
+    """Return one eye in RGB; `label` is one of `CLASSES`.
 
     Specks of pigment and uneven light, in all classes, look like faint lesions.
     """
@@ -39,7 +39,7 @@ def fundus(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt
 
 
 def _vessels(draw: np.random.Generator, disc: tuple[float, float], size: int) -> Float[Array, "h w"]:
-    """Arcades that leave the disc up and down and thin out as they branch."""
+    """Return vessel arcades that leave the disc up and down and thin out as they branch."""
     ink = np.zeros((size, size))
     branches = [(disc[0], disc[1], angle + draw.normal(0, 0.15), 1.0) for angle in (-2.2, -0.9, 0.9, 2.2)]
     while branches:
@@ -60,7 +60,7 @@ def _vessels(draw: np.random.Generator, disc: tuple[float, float], size: int) ->
 def _lesions(
     draw: np.random.Generator, label: str, retina: Float[Array, "h w"]
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
-    """Dark lesions and bright ones, each 0 to 1."""
+    """Return dark lesions and bright ones, each 0 to 1."""
     specks = _spots(draw, retina, draw.poisson(4), 0.7) * 0.35
     small, large, exudates = (draw.poisson(mean) for mean in LESIONS[label])
     dark = np.maximum.reduce([specks, _spots(draw, retina, small, 0.8), _spots(draw, retina, large, 1.7)])

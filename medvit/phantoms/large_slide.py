@@ -1,4 +1,4 @@
-"""A slide of any size in a small file: a pyramid whose tiles are a few pictures, named again and again.
+"""Slide of any size in a small file: a pyramid whose tiles are a few images, referenced repeatedly.
 
 The tables of a TIFF may point to the same bytes from many places (TIFF 6.0, section 15), so 100,000 x 100,000 pixels
 take a few MiB.
@@ -19,14 +19,14 @@ from medvit.phantoms.slide import COARSE, MICRONS, QUALITY, TILE, levels, slide
 PERIOD = 8
 """Tiles of level 0 after which tissue repeats."""
 STEP, NUM_LEVELS = 4, 4
-"""Each level is a quarter of the one before, as scanners write them."""
+"""Each level is a quarter of the previous one, as scanners write them."""
 LIGHT = 244
 SHORT, LONG, RATIONAL, LONG8 = 3, 4, 5, 16
 """Types of BigTIFF fields."""
 
 
 def write_large(path: Path, side: int, *, mpp: float = 0.25, seed: int = 0) -> None:
-    """Writes a square slide of `side` pixels with a disk of tissue over two thirds of its width."""
+    """Write a square slide of `side` pixels with a disk of tissue over two thirds of its width."""
     texture = slide(np.random.default_rng([seed, 5]), "tumor", shape=(PERIOD * TILE, PERIOD * TILE)).pixels
     tissue = texture[_inner(len(texture))]
     pictures = list(levels(np.tile(tissue, (2, 2, 1))[: len(texture), : len(texture)], 2 * NUM_LEVELS))[::2]
@@ -50,7 +50,7 @@ def write_large(path: Path, side: int, *, mpp: float = 0.25, seed: int = 0) -> N
 
 
 def _inner(side: int) -> tuple[slice, slice]:
-    """The middle of a phantom, where all is tissue."""
+    """Return the middle of a phantom, where all is tissue."""
     quarter = side // (4 * COARSE) * COARSE
     return (slice(quarter, side - quarter), slice(quarter, side - quarter))
 
@@ -74,7 +74,7 @@ def _jpeg(pixels: UInt8[Array, "h w 3"]) -> bytes:
 
 
 def _table(size: int, period: int, offsets: list[tuple[int, int]], glass: tuple[int, int]) -> Int64[Array, "2 n"]:
-    """Offset and length of each tile of a level, row by row."""
+    """Return the offset and length of each tile of a level, row by row."""
     count = -(-size // TILE)
     row, column = np.mgrid[:count, :count]
     known = np.array([*offsets, glass], np.int64)
@@ -89,7 +89,7 @@ def _in_disk(size: int, count: int) -> Bool[Array, "n n"]:
 
 
 def _directory(file: io.BufferedWriter, size: int, table: Int64[Array, "2 n"], mpp: float, *, is_reduced: bool) -> int:
-    """Writes the tables and the directory of a level; where it begins. The last 8 bytes say where the next one is."""
+    """Write the tables and the directory of a level; return its offset. Its last 8 bytes point to the next one."""
     offsets_at = file.tell()
     file.write(table[0].astype("<u8").tobytes())
     counts_at = file.tell()

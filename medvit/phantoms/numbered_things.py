@@ -1,4 +1,4 @@
-"""Archives of very many DICOM instances with hardly any pixels, to see how a scan grows with their number."""
+"""Archives of very many DICOM instances with hardly any pixels, to measure how a scan scales."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medvit.geometry import Affine
 from medvit.phantoms.dicom import PhantomPatient, write_ct_series
 
 ROOT = "1.2.826.0.1.3680043.10.1561"
-"""Root of the made-up UIDs; those of the template end in zeros, which are replaced."""
+"""Root of the synthetic UIDs; those of the template end in zeros, which are replaced."""
 
 
 def write_archive(folder: Path, *, num_series: int, num_slices: int) -> None:
-    """Writes CT series of 4 x 4 pixels, a folder a series, each of a patient of its own; thousands of files a second.
+    """Write CT series of 4 x 4 pixels, a folder per series, each of its own patient; thousands of files per second.
 
-    All come of one template whose bytes are replaced where instances differ, so a header is a whole one.
+    All are copies of one template with bytes replaced where instances differ, so headers are complete.
     """
     template = _template(folder)
     for series in range(num_series):
@@ -53,7 +53,7 @@ def _patched(content: bytes, what: str, number: int) -> bytes:
 
 
 def _text(what: str, number: int) -> str:
-    """An identifier or a position in mm; all of a kind are of one length."""
+    """Return an identifier or a position in mm; all of a kind have one length."""
     if what == "patient":
         return f"PHANTOM-{number:08d}"
     if what == "place":

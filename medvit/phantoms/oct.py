@@ -1,4 +1,4 @@
-"""A synthetic OCT volume of the macula: layers, a fovea, vessels that cast shadows, and perhaps fluid."""
+"""Synthetic OCT volume of the macula: layers, a fovea, vessels that cast shadows, and perhaps fluid."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CLASSES = ("normal", "fluid")
 LAYERS = ("background", "inner retina", "outer retina", "pigment epithelium", "fluid")
 """Names of the label-map values 0 to 4; background is vitreous above and choroid below."""
 SHAPE = (16, 64, 96)
-"""B-scans, rows of depth, columns."""
+"""B-scans, rows in depth, columns."""
 SPACING_MM = (0.25, 0.0156, 0.0625)
-"""Between B-scans, in depth, and along a B-scan: 4 x 1 x 6 mm, three scales as of a real scan."""
+"""Spacing between B-scans, in depth, and along a B-scan: 4 x 1 x 6 mm in total, anisotropic as in a real scan."""
 
 BRIGHTNESS = {"vitreous": 12, "nerve fibers": 150, "inner": 95, "outer": 55, "epithelium": 190, "choroid": 100}
 
 
 @dataclass(frozen=True)
 class OctPhantom:
-    """B-scans (frames, rows, columns) of one eye, rows running deeper, and what each pixel is."""
+    """B-scans (frames, rows, columns) of one eye, rows running deeper, and the class of each pixel."""
 
     pixels: UInt8[Array, "frames rows columns"]
     labels: UInt8[Array, "frames rows columns"]
@@ -32,7 +32,7 @@ class OctPhantom:
 def oct_volume(
     generator: np.random.Generator, label: str, shape: tuple[int, int, int] = SHAPE, side: str = "right"
 ) -> OctPhantom:
-    """One eye; `label` is one of `CLASSES`, `side` right or left: nerve fibers are thicker on the nasal side.
+    """Return one eye; `label` is one of `CLASSES`, `side` right or left: nerve fibers are thicker on the nasal side.
 
     Noise is speckle, which grows with brightness; the retina is tilted and bent from eye to eye.
     """
@@ -41,7 +41,7 @@ def oct_volume(
     unit = rows / 64
     floor = _smooth(generator, y.shape, 1.2) + 41 + 3 * generator.normal() * x + 2 * (x**2 + y**2)
     fovea = np.exp(-((x - generator.normal(0, 0.05)) ** 2 + (y - generator.normal(0, 0.05)) ** 2) / 0.05)
-    nasal = x if side == "right" else -x  # in a picture of a right eye the nose is at the right
+    nasal = x if side == "right" else -x  # in an image of a right eye the nose is at the right
     fibers = (3.5 + 2.0 * nasal) * (1 - fovea)
     inner = (10 + _smooth(generator, y.shape, 0.5)) * (1 - 0.75 * fovea)
     outer, epithelium = 9 + 2 * fovea, 3.0
@@ -78,14 +78,14 @@ def _smooth(draw: np.random.Generator, shape: tuple[int, ...], size: float) -> F
 
 
 def _pocket(draw: np.random.Generator, y: Float[Array, "f c"], x: Float[Array, "f c"]) -> Float[Array, "f c"]:
-    """Height of fluid under the retina, in rows of 64."""
+    """Return the height of fluid under the retina, in rows of 64."""
     center, size = draw.uniform(-0.4, 0.4, 2), draw.uniform(0.25, 0.45)
     bump = 1.0 - ((y - center[0]) ** 2 + (x - center[1]) ** 2) / size**2
     return np.asarray(draw.uniform(8, 14) * np.sqrt(np.clip(bump, 0.0, None)))
 
 
 def _shadows(draw: np.random.Generator, shape: tuple[int, ...]) -> Float[Array, "f c"]:
-    """Share of light that passes the vessels, which run across the B-scans."""
+    """Return the share of light that passes the vessels, which run across the B-scans."""
     frames, columns = shape
     passed = np.ones(shape)
     for _ in range(5):

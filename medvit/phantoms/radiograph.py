@@ -1,4 +1,4 @@
-"""A synthetic chest radiograph, with an opacity of the lung or without."""
+"""Synthetic chest radiograph, with or without a lung opacity."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ RIB_GAP = 0.145
 
 
 def radiograph(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt16[Array, "h w"]:
-    """One posteroanterior view of 12 bits, dense bright; `label` is one of `CLASSES`.
+    """Return one 12-bit posteroanterior view, dense bright; `label` is one of `CLASSES`.
 
-    An opacity is a cloud without sharp borders in one lung, as of pneumonia, faint in some. The lungs of all differ in
-    size, density and vessels, and the whole picture in brightness.
+    An opacity is a cloud without sharp borders in one lung, as in pneumonia, faint in some. Lungs differ in size,
+    density and vessels, and images in brightness.
     """
     y, x = np.mgrid[0:size, 0:size] / (size - 1) * 2 - 1
     x = x + generator.normal(0, 0.05)
     y = y + generator.normal(0, 0.05)
-    # The patient's left lies at the right of the picture: there the heart reaches out.
+    # The patient's left is at the right of the image: there the heart extends.
     heart = np.hypot((x - 0.14) / generator.uniform(0.3, 0.4), (y - 0.3) / generator.uniform(0.28, 0.36)) < 1
     lungs = _lungs(generator, x, y) * (1 - gaussian_filter(heart.astype(np.float64), 1.0))
     density = 0.25 + 0.35 * (np.hypot(x / 0.98, y / 1.6) < 1) - 0.42 * lungs

@@ -1,6 +1,6 @@
-"""A synthetic slide of tissue stained with hematoxylin and eosin, of two classes, with marker ink on some.
+"""Synthetic slide of tissue stained with hematoxylin and eosin, of two classes, some with marker ink.
 
-Stains mix in optical density (Ruifrok and Johnston, 2001), and each slide has a stain and a light of its own.
+Stains mix in optical density (Ruifrok and Johnston, 2001), and each slide has its own stain and light.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy import ndarray as Array
 from scipy.ndimage import gaussian_filter, zoom
 
 CLASSES = ("normal", "tumor")
-"""A slide with tumor has normal tissue, too."""
+"""A slide with tumor also has normal tissue."""
 MPP = 0.5
 """Microns per pixel at level 0: 20x."""
 SHAPE = (1536, 2048)
@@ -24,15 +24,15 @@ NUM_LEVELS = 4
 """20x, 10x, 5x and 2.5x."""
 TILE = 256
 COARSE = 16
-"""Pixels of level 0 that a pixel of the map of classes spans."""
+"""Pixels of level 0 per pixel of the class map."""
 HEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 INKS = ((0.9, 0.15, 0.4), (1.0, 0.5, 0.1))
-"""Optical densities of green and of blue marker."""
+"""Optical densities of green and blue marker."""
 NUCLEI = {"normal": (0.0012, 2.2, 0.9), "tumor": (0.0035, 3.6, 1.3)}
-"""Class -> nuclei in a pixel, sigma of a nucleus in pixels, and how much stain it takes."""
+"""Class -> nuclei per pixel, sigma of a nucleus in pixels, and its uptake of stain."""
 CENTIMETER, MICRONS = 3, 1e4
 QUALITY = 85
-"""Of JPEG."""
+"""JPEG quality."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SlidePhantom:
 def slide(
     generator: np.random.Generator, label: str, *, has_ink: bool = False, shape: tuple[int, int] = SHAPE
 ) -> SlidePhantom:
-    """One slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`."""
+    """Return one slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`."""
     coarse = (shape[0] // COARSE, shape[1] // COARSE)
     labels = _regions(generator, label, coarse)
     tissue = [_fine((labels == n + 1).astype(np.float32), shape) for n in range(len(CLASSES))]
@@ -63,7 +63,7 @@ def slide(
 
 
 def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[UInt8[Array, "h w 3"]]:
-    """The picture at falling scales, each half of the one before, averaged."""
+    """Return the image at decreasing scales, each half of the previous one, averaged."""
     for _ in range(count):
         yield pixels
         height, width = (side // 2 for side in pixels.shape[:2])
@@ -73,7 +73,7 @@ def levels(pixels: UInt8[Array, "h w 3"], count: int = NUM_LEVELS) -> Iterator[U
 
 
 def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MPP) -> None:
-    """Writes a pyramidal TIFF of JPEG tiles that OpenSlide opens; without `mpp`, it does not say its scale."""
+    """Write a pyramidal TIFF of JPEG tiles that OpenSlide opens; without `mpp`, it has no scale."""
     import tifffile
 
     scale: dict[str, Any] = {} if mpp is None else {"resolutionunit": CENTIMETER}
@@ -96,7 +96,7 @@ def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MP
 
 
 def _regions(generator: np.random.Generator, label: str, coarse: tuple[int, int]) -> UInt8[Array, "g f"]:
-    """A blob of tissue, and in tumor slides another one within it."""
+    """Return a blob of tissue and, in tumor slides, another one within it."""
     y, x = np.mgrid[: coarse[0], : coarse[1]]
     y, x = y / coarse[0] * 2 - 1, x / coarse[1] * 2 - 1
     wavy = gaussian_filter(generator.normal(size=coarse), 6) * 12
@@ -133,7 +133,7 @@ def _ink(generator: np.random.Generator) -> tuple[float, float, float]:
 
 
 def _stroke(generator: np.random.Generator, coarse: tuple[int, int], shape: tuple[int, int]) -> Float[Array, "h w"]:
-    """A straight smooth stroke across a corner of the slide, out of focus."""
+    """Return a straight smooth stroke across a corner of the slide, out of focus."""
     y, x = np.mgrid[: coarse[0], : coarse[1]]
     offset = generator.uniform(0.16, 0.24) * sum(coarse)
     distance = np.abs(x + y - offset) / np.sqrt(2)

@@ -1,4 +1,4 @@
-"""Phantom slides as DICOM: VL Whole Slide Microscopy Image (PS3.3 A.32.8), a file a level, and a label that names."""
+"""Phantom slides as DICOM: VL Whole Slide Microscopy Image (PS3.3 A.32.8), a file per level, and a label with names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BRIGHTFIELD = ("111744", "DCM", "Brightfield illumination")
 def write_dicom_slide(
     folder: Path, pixels: UInt8[Array, "h w 3"], *, subject: PhantomPatient, mpp: float = MPP
 ) -> list[Path]:
-    """Writes a slide as a series: its levels from the finest on, then its label; the files."""
+    """Write a slide as a series: its levels, finest first, then its label; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, level in enumerate(levels(pixels)):
@@ -119,7 +119,7 @@ def _add_place(dataset: Dataset, extent_mm: tuple[float, float], shape: tuple[in
 
 
 def _profile() -> bytes:
-    """The color space sRGB, without the time of day that its writer puts into bytes 24 to 35."""
+    """Return the sRGB color profile, without the time of day that its writer puts into bytes 24 to 35."""
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
