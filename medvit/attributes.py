@@ -9,18 +9,18 @@ MODALITIES = ("OP", "OPT")
 QUALITY, LATERALITY = "fundus_quality", "laterality"
 
 MAPPING, OFFERED = "value_mapping", "offered_mappings"
-"""Label of the DICOM real-world value mapping that gave the values, and those that were there and not applied."""
+"""Label of the applied DICOM real-world value mapping, and labels of those present but not applied."""
 
 STRATA: tuple[tuple[str, float, float], ...] = (
     ("good", 0.8, 1.01),
     ("usable", 0.5, 0.8),
     ("poor", -0.01, 0.5),
 )
-"""Names of the strata of quality, and their bounds: the lower one belongs to them."""
+"""Names of the quality strata, and their bounds: the lower one is included."""
 
 
 def stratum(row: Row) -> str:
-    """The stratum of the quality of a photograph: good, usable or poor; `not judged` where there is no score."""
+    """Return the quality stratum of a photograph: good, usable or poor; `not judged` where there is no score."""
     score = row.attributes.get(QUALITY)
     if score is None:
         return "not judged"

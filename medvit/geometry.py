@@ -1,6 +1,6 @@
 """Geometry of volumes: one affine type, voxels to RAS+ millimeters, float64.
 
-DICOM and ITK say LPS. Their readers and writers convert at the door with `lps_to_ras`; inside, all is RAS+.
+DICOM and ITK use LPS. Their readers and writers convert with `lps_to_ras`; everything else uses RAS+.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from numpy.lib.stride_tricks import as_strided
 from medvit.errors import GeometryError
 
 AXIS_TOLERANCE = 1e-3
-"""Largest deviation of a direction cosine from a unit or right-angled frame."""
+"""Largest deviation of direction cosines from an orthonormal frame."""
 
 SHEAR_TOLERANCE_MM = 0.2
-"""How far a grid may drift off its own right angles from end to end; a tilt of one degree makes 1.7 mm over 10 cm."""
+"""Largest drift of a grid off right angles from end to end; a tilt of one degree makes 1.7 mm over 10 cm."""
 
 SHIFT_TOLERANCE = 0.01
-"""Largest distance of two grids that count as one, in voxels."""
+"""Largest distance between grids that count as the same, in voxels."""
 
 SCANNER = 1
-"""Code of NIfTI affines: scanner coordinates."""
+"""Code of NIfTI affines in scanner coordinates."""
 
 BAND = 8
-"""Lines of planes that are put across at once: so many of 40 planes are held by the cache nearest to a core. Measured,
-twice as quick as plane by plane, for CT of 256 or 512 pixels, and up to 1.7 times as quick again where no copy is
-needed."""
+"""Lines of planes that are transposed at once: this many lines of 40 planes fit the cache closest to a core. Measured:
+twice as fast as plane by plane for CT of 256 or 512 pixels, and up to 1.7 times faster still where no copy is needed.
+"""
 PAGE_BYTES = 4096
-"""Memory addresses so far apart fall on the same lines of a cache."""
+"""Memory addresses this far apart map to the same cache lines."""
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """Maps voxel indices (i, j, k) to world coordinates in mm, RAS+ (first axis to the patient's right).
+    """Map from voxel indices (i, j, k) to world coordinates in mm, RAS+ (first axis to the patient's right).
 
-    The index of a voxel names its center. The matrix is (4, 4), float64, copied from its input.
+    The index of a voxel refers to its center. The matrix is (4, 4), float64, copied from its input.
 
     Raises:
         GeometryError: If the matrix is not (4, 4), not finite, or singular.
@@ -54,13 +54,13 @@ class Affine:
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise GeometryError(f"expected a finite affine of shape (4, 4), found {matrix.shape}")
         if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise GeometryError("the affine is singular: two voxel axes point the same way or a spacing is zero")
+            raise GeometryError("the affine is singular: two voxel axes are parallel or a spacing is zero")
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
 
     @classmethod
     def from_spacing(cls, spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Affine:
-        """The affine of an axis-aligned grid with the given spacing and center of the first voxel, in mm."""
+        """Return the affine of an axis-aligned grid with the given spacing and first voxel center, in mm."""
         matrix = np.diag([*spacing_mm, 1.0])
         matrix[:3, 3] = origin_mm
         return cls(matrix)
@@ -88,18 +88,18 @@ class Affine:
         return float(abs(np.linalg.det(self.matrix[:3, :3]))) / 1000.0
 
     def inverse(self) -> Affine:
-        """Maps world coordinates in mm to voxel indices."""
+        """Return the inverse map: world coordinates in mm to voxel indices."""
         return Affine(np.linalg.inv(self.matrix))
 
     def __matmul__(self, other: Affine) -> Affine:
         return Affine(self.matrix @ other.matrix)
 
     def __call__(self, points: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
-        """World positions of voxel indices `(..., 3)`, in mm."""
+        """Return the world positions of voxel indices `(..., 3)`, in mm."""
         return np.asarray(points, dtype=np.float64) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
 
     def is_close(self, other: Affine, tolerance_mm: float = 1e-3) -> bool:
-        """Whether no entry of the two matrices differs by more than `tolerance_mm`."""
+        """Return whether no entry of the two matrices differs by more than `tolerance_mm`."""
         return bool(np.abs(self.matrix - other.matrix).max() <= tolerance_mm)
 
     def __repr__(self) -> str:
@@ -109,7 +109,7 @@ class Affine:
 
 
 def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
-    """Check that voxels lie on a grid of right angles, whatever format it comes from; the last three axes are meant.
+    """Check that the last three axes form a grid of right angles, whatever format it comes from.
 
     Raises:
         GeometryError: If two axes drift off their right angle by more than `SHEAR_TOLERANCE_MM` within the grid.
@@ -123,9 +123,9 @@ def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
 
 
 def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
-    """Write a grid as the sform of a NIfTI header, and as its qform where that can hold the same grid.
+    """Write a grid as the sform of a NIfTI header, and as its qform if that can represent it.
 
-    A qform holds no shear; a reader that prefers it would move the voxels.
+    A qform cannot represent shear; a reader that prefers it would move the voxels.
     """
     header.set_sform(affine.matrix, code=SCANNER)
     header.set_qform(affine.matrix, code=SCANNER)
@@ -134,7 +134,7 @@ def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
 
 
 def drift(affine: Affine, shape: tuple[int, ...]) -> float:
-    """How far the last three axes of a grid drift off right angles within a grid, in mm; 0 within `AXIS_TOLERANCE`."""
+    """Return how far the last three axes drift off right angles within a grid, in mm; 0 within `AXIS_TOLERANCE`."""
     spacing = np.array(affine.spacing_mm)
     directions = affine.matrix[:3, :3] / spacing
     extents = (np.array(shape[-3:]) - 1) * spacing
@@ -144,20 +144,20 @@ def drift(affine: Affine, shape: tuple[int, ...]) -> float:
 
 
 def apart(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
-    """The largest distance of the corners of two grids of one shape, in voxels of the first along an axis."""
+    """Return the largest distance between corners of two grids of one shape, in voxels of the first along an axis."""
     corners = np.array(list(product(*((0, n - 1) for n in shape[-3:]))))
     return float(np.abs(one.inverse()(other(corners)) - corners).max())
 
 
 def lps_to_ras(matrix: Float[Array, "4 4"]) -> Float[Array, "4 4"]:
-    """The same map with world axes turned from LPS (DICOM, ITK) to RAS+, or back: it is its own inverse."""
+    """Convert world axes from LPS (DICOM, ITK) to RAS+, or back: the conversion is its own inverse."""
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
 
 
 def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Array, "*c a b d"], Affine]:
-    """Permutes and flips the last three axes so that they point nearest to R, A, S; no voxel value changes.
+    """Permute and flip the last three axes so that they point nearest to R, A, S; no voxel value changes.
 
-    Oblique grids stay oblique: only the order and direction of the axes change, and the affine follows.
+    Oblique grids remain oblique: only the order and direction of the axes change, and the affine follows.
     """
     return _orient(voxels, affine, nib.orientations.io_orientation(affine.matrix))
 
@@ -170,9 +170,9 @@ def ras_extent(shape: Sequence[int], affine: Affine) -> tuple[tuple[int, ...], t
 
 
 def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tuple[Shaped[Array, "a b d"], Affine]:
-    """`to_ras` of planes laid one after the other along the third axis, without a copy in between.
+    """Return `to_ras` of planes stacked along the third axis, without an intermediate copy.
 
-    It is quickest for planes of which `i` runs along neighbors in memory, as in the transpose of rows.
+    It is fastest for planes whose `i` axis is contiguous in memory, as in the transpose of rows.
     """
     orientation = nib.orientations.io_orientation(affine.matrix)
     axes, shape = orientation[:, 0].astype(int), (*planes[0].shape, len(planes))
@@ -188,14 +188,14 @@ def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tu
 
 
 def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, "i j"]]) -> None:
-    """Fills voxels whose neighbors in memory are of different planes, in bands of all planes that a cache holds."""
+    """Fill voxels whose memory neighbors are in different planes, in bands of all planes that fit a cache."""
     num_i, num_j = planes[0].shape
     evenly = _evenly_spaced(planes)
     if evenly is not None:
         for start in range(0, num_j, BAND):
             voxels[:, start : start + BAND] = evenly[:, start : start + BAND]
         return
-    # Odd rows: voxels of different planes at one place would share a line of the cache if they lay powers of 2 apart.
+    # Odd rows: voxels of different planes at one position would share a cache line if they were powers of 2 apart.
     room = np.empty((len(planes), BAND, num_i + 32), planes[0].dtype)
     for start in range(0, num_j, BAND):
         band = room[:, : num_j - start, :num_i]
@@ -205,9 +205,9 @@ def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, 
 
 
 def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j k"] | None:
-    """Planes that lie in memory at one distance from each other, as one array that is no copy; none of others.
+    """Return planes at equal distances in memory as one array without a copy; None for others.
 
-    At a multiple of a page the planes would share lines of the cache, and a copy in bands is quicker.
+    At multiples of a page the planes would share cache lines, and a copy in bands is faster.
     """
     addresses = [plane.__array_interface__["data"][0] for plane in planes]
     steps = {after - before for before, after in pairwise(addresses)}
@@ -219,19 +219,19 @@ def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j
 
 
 def like(voxels: Shaped[Array, "*c i j k"], affine: Affine, target: Affine) -> Shaped[Array, "*c a b d"]:
-    """Voxels on a grid that differs from `target` by order and direction of axes only, put in its order.
+    """Reorder and flip the axes of voxels to match the grid `target`, which differs only in these.
 
     Raises:
-        GeometryError: If the two grids do not lie on the same voxels.
+        GeometryError: If the two grids do not have the same voxels.
     """
     step = target.inverse().matrix @ affine.matrix
     rotation = np.round(step[:3, :3])
     if np.abs(step[:3, :3] - rotation).max() > AXIS_TOLERANCE or not (np.abs(rotation).sum(axis=0) == 1).all():
-        raise GeometryError(f"grids differ by more than an order of axes: {affine} and {target}")
+        raise GeometryError(f"grids differ by more than the order of axes: {affine} and {target}")
     turned, placed = _orient(voxels, affine, nib.orientations.io_orientation(step))
     shift = np.abs(target.inverse()(np.array(placed.origin_mm))).max()
     if shift > SHIFT_TOLERANCE:
-        raise GeometryError(f"grids lie {shift:.2f} voxels apart: {affine} and {target}")
+        raise GeometryError(f"grids are {shift:.2f} voxels apart: {affine} and {target}")
     return turned
 
 
@@ -247,10 +247,10 @@ def _orient(voxels: Array, affine: Affine, orientation: Num[Array, "3 2"]) -> tu
 def resampled_grid(
     shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine of a grid of about the given spacing over exactly the same field of view.
+    """Return the shape and affine of a grid of about the given spacing over exactly the same field of view.
 
     The outer faces of the two grids coincide on all sides, as in `torch.nn.functional.interpolate` with
-    `align_corners=False`; so the spacing that results differs a little from the one asked for.
+    `align_corners=False`; so the resulting spacing differs a little from the requested one.
     """
     i, j, k = (
         max(1, round(n * own / wanted))
@@ -260,7 +260,7 @@ def resampled_grid(
 
 
 def rescaled(affine: Affine, shape: tuple[int, ...], new_shape: tuple[int, ...]) -> Affine:
-    """The affine of a grid with another number of voxels over exactly the same field of view."""
+    """Return the affine of a grid with another number of voxels over exactly the same field of view."""
     factors = np.array(shape[-3:]) / np.array(new_shape[-3:])
     scale = np.diag([*factors, 1.0])
     scale[:3, 3] = (factors - 1.0) / 2.0

@@ -1,7 +1,7 @@
-"""Which voxels of an image were measured: those that are finite and not padding, and what stands in for the others.
+"""Measured voxels of an image: those that are finite and not padding, and fill values for the others.
 
-The store keeps every voxel bit for bit. Whatever computes with intensities (flags, statistics, interpolation,
-normalization) leaves out what was not measured, by the functions of this module, so that all of them agree.
+The store keeps every voxel bit for bit. All computations with intensities (flags, statistics, interpolation,
+normalization) exclude unmeasured voxels with the functions of this module, so that they agree.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from medvit.errors import UnsupportedError
 from medvit.records import Padding
 
 ROUNDING = 1e-5
-"""Share of the range of an image by which float32 may change a value: less than a step of 16 bits."""
+"""Largest change by float32, as a share of the range of an image: less than one 16-bit step."""
 
 
 def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
-    """Where pixels are NaN, infinite or beyond float32; none where all are finite."""
+    """Return where pixels are NaN, infinite or beyond float32; None where all are finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return None
     with np.errstate(over="ignore"):
@@ -27,14 +27,14 @@ def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
 
 
 def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
-    """Values of more than 32 bits of floating point as float32, in which models compute; all others as they are.
+    """Convert floating-point values of more than 32 bits to float32, in which models compute; return others unchanged.
 
     Whole numbers that float32 would change (those above 2^24) become integers and stay exact. Other values are rounded
-    to 24 bits, where that is at most `ROUNDING` of their range; NaN and infinities stay, and what is beyond float32
-    becomes infinite, which is counted as not finite.
+    to 24 bits, where that is at most `ROUNDING` of their range; NaN and infinities remain, and values beyond float32
+    become infinite, which is counted as not finite.
 
     Raises:
-        UnsupportedError: If rounding would change more, as of small differences beside a large offset.
+        UnsupportedError: If rounding would change more, as for small differences on a large offset.
     """
     if values.dtype.kind != "f" or values.dtype.itemsize <= 4:
         return values
@@ -52,7 +52,7 @@ def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
 
 
 def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
-    """Values as float32, whole numbers too.
+    """Return values as float32, whole numbers too.
 
     Raises:
         UnsupportedError: If that changes one by more than `ROUNDING` of their range.
@@ -68,16 +68,16 @@ def _check_rounding(made: Num[Array, "n"], values: Num[Array, "n"], low: float, 
     error = float(np.abs(made - values).max())
     if error > (ROUNDING * (high - low) or ROUNDING * abs(low)):
         raise UnsupportedError(
-            f"values between {low:.9g} and {high:.9g}, of which float32 would change some by {error:.2g}; expected "
-            "values that 24 bits tell apart: subtract their offset, or scale them, before saving"
+            f"values between {low:.9g} and {high:.9g}, some of which float32 would change by {error:.2g}; expected "
+            "values that 24 bits can separate: subtract their offset, or scale them, before saving"
         )
 
 
 def _whole(values: Num[Array, "*s"], *, is_all: bool) -> Num[Array, "*s"]:
     if not is_all:
         raise UnsupportedError(
-            f"whole numbers of {values.dtype} above 2^24, which float32 would change, beside values that are not "
-            "finite, which integers cannot be; expected one or the other"
+            f"whole numbers of {values.dtype} above 2^24, which float32 would change, together with non-finite "
+            "values, which integers cannot hold; expected one or the other"
         )
     low, high = int(values.min()), int(values.max())
     needed = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high))
@@ -85,7 +85,7 @@ def _whole(values: Num[Array, "*s"], *, is_all: bool) -> Num[Array, "*s"]:
 
 
 def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bool[Array, "*s"] | None:
-    """Where pixels are not finite or, as stored, lie within the bounds of `padding`; none where all were measured."""
+    """Return where pixels are not finite or, as stored, within `padding`; None where all were measured."""
     found = not_finite(pixels)
     if padding is None:
         return found
@@ -97,7 +97,7 @@ def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bo
 
 
 def measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Num[Array, "n"]:
-    """The values that were measured, in one dimension."""
+    """Return the measured values, in one dimension."""
     lost = not_measured(pixels, padding)
     return pixels.ravel() if lost is None else pixels[~lost]
 
@@ -105,10 +105,10 @@ def measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Num[Ar
 def filled(
     pixels: Num[Array, "*s"], padding: Padding | None = None, *, slope: float = 1.0, intercept: float = 0.0
 ) -> Num[Array, "*s"]:
-    """Pixels, in their type, with a background in place of what was not measured; themselves where all were.
+    """Replace unmeasured pixels by a background, in their type; return the pixels themselves if all were measured.
 
-    Padding becomes the lowest measured intensity. So do NaN and -inf, unless an intensity of 0 lies within the measured
-    ones: then they become 0, since SPM and FSL write NaN for zero outside of the brain. +inf becomes the highest.
+    Padding becomes the lowest measured intensity. So do NaN and -inf, unless 0 is within the measured range: then they
+    become 0, since SPM and FSL write NaN for zero outside the brain. +inf becomes the highest.
     """
     lost = not_measured(pixels, padding)
     if lost is None:

@@ -1,8 +1,8 @@
 """Records of an image from the source to the manifest: frozen dataclasses, never dicts.
 
-Four records describe its life: a reader finds an `Item`, a `Candidate` is an item with its patient, labels and split, a
-`Taken` is what was stored of it, and a `Row` is its line in the manifest. Items and candidates hold identifiers, names
-and paths; rows hold pseudonyms alone.
+Four records describe its life: a reader finds an `Item`, a `Candidate` is an item with its patient, labels and split,
+a `Taken` describes what was stored of it, and a `Row` is its line in the manifest. Items and candidates hold
+identifiers, names and paths; rows hold only pseudonyms.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
-"""Which values of an image are wanted: as stored with their unit, as its file displays them, uptake of PET, those of a
-real-world value mapping that is named, or as stored without any such mapping."""
+"""Requested values of an image: as stored with their unit, as its file displays them, PET uptake, those of a named
+real-world value mapping, or as stored without any such mapping.
+"""
 
 Padding = tuple[float, float]
-"""Bounds, both included, of the stored values that stand for pixels without a measurement."""
+"""Bounds, both included, of the stored padding values (pixels without a measurement)."""
 
 NiftiForm = Literal["sform", "qform"]
 AnatomicalAxes = Literal["LPS", "RAS"]
@@ -37,15 +38,15 @@ Flag = Literal[OfPixels, "tiny", "spacing", OfFundus]
 
 
 IGNORED = 255
-"""Value of stored label maps that counts in no loss and no metric, where there are at most so many classes."""
+"""Value of stored label maps that every loss and metric ignores, where there are at most this many classes."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who and what an image is, in the words of its file: never printed, never stored, only pseudonymized.
+    """Identifiers of an image, in the words of its file: never printed, never stored, only pseudonymized.
 
-    `patient`, `study`, `series` hold the original identifiers, empty where the file has none. `issuer` names who gave
-    out the patient's (DICOM IssuerOfPatientID): two hospitals may give one identifier to two patients.
+    `patient`, `study`, `series` hold the original identifiers, empty where the file has none. `issuer` names the
+    issuer of the patient's (DICOM IssuerOfPatientID): two hospitals may assign one identifier to two patients.
     """
 
     patient: str = field(default="", repr=False)
@@ -55,7 +56,7 @@ class Identity:
 
 
 class Owned(Protocol):
-    """Whatever says whose it is: an identity, or the header of a file."""
+    """Anything with the identifiers of its owner: an identity, or the header of a file."""
 
     @property
     def patient(self) -> str:
@@ -64,7 +65,7 @@ class Owned(Protocol):
 
     @property
     def issuer(self) -> str:
-        """Who gave it out."""
+        """Issuer of the identifier."""
         ...
 
     @property
@@ -74,10 +75,11 @@ class Owned(Protocol):
 
 
 def patients_of(found: Iterable[Owned]) -> list[str]:
-    """Return the patient of each: its identifier, with the issuer (`ID^^^ISSUER`) where several issuers gave it out.
+    """Return the patient of each: its identifier, with the issuer (`ID^^^ISSUER`) where several issuers assigned it.
 
-    What names no issuer takes the only one of its patient's identifier within its study, if there is one, and else is
-    a patient of its own. Letter case and spaces of issuers do not count. The form is that of HL7 v2 (data type CX).
+    An identity without an issuer gets the only issuer of its patient's identifier within its study, if there is
+    exactly one, and else is a patient of its own. Letter case and spaces of issuers are ignored. The form is that of
+    HL7 v2 (data type CX).
     """
     everything = [(one, " ".join(one.issuer.split()).casefold()) for one in found]
     if len({issuer for _, issuer in everything} - {""}) < 2:
@@ -99,7 +101,7 @@ def patients_of(found: Iterable[Owned]) -> list[str]:
 
 @dataclass(frozen=True)
 class Item:
-    """One image that a reader found: enough to read it later, in another process.
+    """Image that a reader found: enough to read it later, in another process.
 
     `description` (DICOM SeriesDescription) serves to choose a series; it is free text and is never stored.
 
@@ -114,30 +116,30 @@ class Item:
     kind: Kind
     modality: str = ""
     index: int | None = None
-    """Which image of a file that holds many."""
+    """Index of the image in a file that holds many."""
     frames: tuple[tuple[int, int], ...] = ()
-    """(number in `files`, frame) of each slice in order, where files hold many frames; empty: a slice a file."""
+    """(number in `files`, frame) of each slice in order, for multi-frame files; empty: one slice per file."""
     part: str = ""
-    """What it is among the images of its series, as `echo time 30 ms`; computed words, no free text."""
+    """Its part of its series, such as `echo time 30 ms`; computed words, never free text."""
     is_resampled: bool = False
-    """Whether its slices make no regular grid, so that reading puts them on one."""
+    """Whether its slices do not form a regular grid, so that reading resamples them to one."""
     nifti_form: NiftiForm | None = None
-    """The form of a NIfTI that decides where two contradict each other."""
+    """Form of a NIfTI to use where sform and qform contradict each other."""
     assumed_axes: AnatomicalAxes | None = None
-    """Anatomical axes of a file that names none."""
+    """Anatomical axes to assume for a file that names none."""
     values: Values = "stored"
-    """Which values to read; what a file does not allow, it does not give."""
+    """Requested values; applied as far as the file allows."""
     mapping: str = ""
-    """Label of the real-world value mapping whose values are wanted, where `values` is mapped."""
+    """Label of the requested real-world value mapping, where `values` is mapped."""
     identity: Identity = field(default_factory=Identity)
     description: str = field(default="", repr=False)
     split: Split | None = None
-    """The official split, where the data say one."""
+    """Official split, where the data have one."""
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: Path | None = None
-    """A label map on the grid of the image."""
+    """Label map on the grid of the image."""
     headers: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """What its reader knows of each file already, so that reading need not find it out again."""
+    """Facts on each file that its reader has already found, so that reading need not find them again."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,12 @@ class Extent:
 
 
 TextKind = Literal["note", "name", "date"]
-"""What a text in a file is: free text, a name or identifier, or a day (as YYYYMMDD)."""
+"""Kind of a text in a file: free text, a name or identifier, or a date (as YYYYMMDD)."""
 
 
 @dataclass(frozen=True)
 class FileText:
-    """A text that a file holds beside its pixels; `place` names it by its format and never by what it says."""
+    """Text that a file holds besides its pixels; `place` names its position by format, never by content."""
 
     text: str = field(repr=False)
     place: str
@@ -174,7 +176,7 @@ class FileText:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Files that are not taken, and why; `reason` names no patient and no path."""
+    """Files that are not accepted, and why; `reason` names no patient and no path."""
 
     files: tuple[Path, ...]
     code: str
@@ -183,7 +185,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a manifest: an image, volume or slide. Identifiers are pseudonyms.
+    """Row of a manifest: an image, volume or slide. Identifiers are pseudonyms.
 
     Real intensity = `slope` * stored value + `intercept`, in `unit` ("HU", "" where unknown).
     """
@@ -200,37 +202,39 @@ class Row:
     """(C, *S)."""
     dtype: str
     sha256: str
-    """Content address of the pixels in the store; of a slide, of its low-power picture there."""
+    """Content address of the pixels in the store; for a slide, of its low-power image there."""
     labels: Mapping[str, str] = field(default_factory=dict)
     mask: str | None = None
     """Content address of the label map in the store, (*S)."""
     spacing_mm: tuple[float, float, float] | None = None
     affine: tuple[float, ...] | None = None
-    """Voxel to world, RAS+ mm, the 16 entries row by row."""
+    """Voxel to world, RAS+ mm, 16 entries in row-major order."""
     mpp: float | None = None
-    """Microns per pixel, of images that have a physical scale but no position."""
+    """Microns per pixel, for images with a physical scale but no position."""
     slope: float = 1.0
     intercept: float = 0.0
     unit: str = ""
     part: str = ""
-    """What it is among the images of its series, as `echo time 30 ms`."""
+    """Its part of its series, such as `echo time 30 ms`."""
     flags: tuple[Flag, ...] | None = None
-    """What looks wrong with the image; none where nobody looked, as before flags were known."""
+    """Suspected faults of the image; None if not checked, as in older datasets."""
     perceptual_hash: str | None = None
-    """Of `medvit.leakage.perceptual_hash`, empty of an image without any structure; none where it was not made."""
+    """Hash of `medvit.leakage.perceptual_hash`; empty for an image without structure, None where it was not computed.
+    """
     file_sha256: str | None = None
-    """Hash of the one file an image came from; none of DICOM, whose files hold identifiers that a hash would test."""
+    """Hash of the single file of an image; None for DICOM, whose files hold identifiers that a hash could confirm."""
     padding: Padding | None = None
-    """Stored values that stand for pixels without a measurement, where the file declares some."""
+    """Stored padding values (pixels without a measurement), where the file declares any."""
     fallback: str = ""
-    """The option of values that the file did not allow, as `values.pet=SUVbw`: the values are those stored."""
+    """Values option that the file did not allow, such as `values.pet=SUVbw`: the values are those stored."""
     num_not_finite: int | None = None
-    """Pixels that are NaN or infinite, counted over all channels; none where there are none, or nobody looked."""
+    """Number of NaN or infinite pixels over all channels; None where there are none, or not counted."""
     patient_is_assumed: bool | None = None
-    """Whether nothing names the patient (`Patient.is_assumed`); unset where ingest did not record it yet."""
+    """Whether the patient is assumed (`Patient.is_assumed`); unset where ingest did not record it yet."""
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """How and of whom it was taken, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
-    `medvit.ingest.fundus_quality`; nothing that identifies."""
+    """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
+    `medvit.ingest.fundus_quality`; nothing that identifies.
+    """
 
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"
@@ -238,16 +242,16 @@ class Row:
 
 @dataclass(frozen=True)
 class TileRow(Row):
-    """A tile of a slide, as a row of kind image: a region that is read from the slide's file when it is asked for.
+    """Tile of a slide, as a row of kind image: a region that is read from the slide's file on demand.
 
-    All that is known of the slide is said of the tile; `mpp` and `shape` are those of the tile.
+    The tile has all attributes of the slide; `mpp` and `shape` are those of the tile.
     """
 
     slide: Row | None = None
     x: int = 0
-    """Upper left corner in pixels of level 0 of the slide, along a row."""
+    """x of the upper left corner, in pixels of level 0 of the slide."""
     y: int = 0
-    """The same, downward."""
+    """y of the upper left corner, downward."""
 
 
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -259,31 +263,31 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-"""What people call the three splits, in folders and tables."""
+"""Common names of the three splits, in folders and tables."""
 
 
 def frame_part(number: int, num_frames: int) -> str:
-    """Return what a frame is that is an image of its own, counted from 0, as `frame 3 of 10`."""
+    """Return the part name of a frame that is an image of its own, counted from 0: `frame 3 of 10`."""
     return f"frame {number + 1} of {num_frames}"
 
 
 def is_frame(part: str) -> bool:
-    """Whether what an image is among those of its series says that it is one frame of a file, without a place."""
+    """Return whether a part name denotes one frame of a file, without a position."""
     return re.fullmatch(r"frame \d+ of \d+", part) is not None
 
 
 def place_in_file(item: Item) -> str:
-    """Which image of a file that holds many is meant, as `#test/7`; nothing for a file that is one image."""
+    """Return the index of an image within a file that holds many, as `#test/7`; empty for a single-image file."""
     return "" if item.index is None else f"#{item.split or ''}/{item.index}"
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Who an image is of, in the words of the source.
+    """Patient of an image, in the words of the source.
 
-    `is_known_elsewhere` says that the identifier means the same person in other datasets of the site, as a DICOM
-    PatientID does and a file name does not. `is_assumed` says that nothing names the patient, so that an image, its
-    series or its study stands for one: two of them may be one person.
+    `is_known_elsewhere`: the identifier means the same person in other datasets of the site, as a DICOM PatientID does
+    and a file name does not. `is_assumed`: nothing names the patient, so each image, series or study counts as one
+    patient: two of them may be the same person.
     """
 
     id: str = field(repr=False)
@@ -293,7 +297,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image found in the source, before its pixels are read.
+    """Image found in the source, before its pixels are read.
 
     `paths` are relative to the source, one for each file of the item. `split` is the official one until splits are
     assigned.
@@ -305,15 +309,15 @@ class Candidate:
     labels: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
     shared_uids: frozenset[str] = field(default=frozenset(), repr=False)
-    """UIDs of studies and series of its patient that another patient of the source has too."""
+    """UIDs of studies and series of its patient that another patient of the source also has."""
 
     @property
     def key(self) -> str:
-        """What tells it from all others of the source."""
+        """Key that is unique within the source."""
         return "\n".join(self.paths) + place_in_file(self.item)
 
     def with_labels(self, labels: Mapping[str, str], split: Split | None = None, patient: str = "") -> Self:
-        """The candidate with what a table says of it."""
+        """Return the candidate with its entries in a table."""
         return replace(
             self,
             labels={**self.labels, **labels},
@@ -322,16 +326,16 @@ class Candidate:
         )
 
     def refused(self, code: str, reason: str) -> Refusal:
-        """Its files, not taken."""
+        """Return a refusal of its files."""
         return Refusal(self.item.files, code, reason)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The stored pixels of an image and what they tell: the part of a row for which they have to be read.
+    """Stored pixels of an image and facts derived from them: the part of a row that requires reading pixels.
 
-    `num_mask_values` is one more than the largest class in its label map; `mask_values` are the counts of its values as
-    its file has them (`medvit.ingest.mask_meaning.MaskCounts`), and `mask_state` tells in which state of the file.
+    `num_mask_values` is one more than the largest class in its label map; `mask_values` are the counts of its values
+    in its file (`medvit.ingest.mask_meaning.MaskCounts`), and `mask_state` identifies the state of that file.
     """
 
     sha256: str
@@ -354,13 +358,13 @@ class Taken:
     num_not_finite: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     writing: str = ""
-    """What became of writing in its pixels: masked or kept; nothing where none was seen."""
+    """Treatment of burned-in text: masked or kept; empty where none was found."""
     mask_values: Mapping[str, int] = field(default_factory=dict)
     mask_state: str = ""
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:
-        """Itself from plain values, lists in place of tuples."""
+        """Build from plain values, with lists in place of tuples."""
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
         }

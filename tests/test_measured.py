@@ -81,14 +81,14 @@ def test_whole_numbers_that_float32_would_change_stay_exact(highest: int) -> Non
     made = narrowed(np.array([0.0, 7.0, highest]))
     assert made.dtype.kind in "iu"
     assert made.tolist() == [0, 7, highest]
-    with pytest.raises(UnsupportedError, match="which float32 would change, beside values that are not finite"):
+    with pytest.raises(UnsupportedError, match="which float32 would change, together with non-finite values"):
         narrowed(np.array([np.nan, highest]))
 
 
 def test_small_differences_beside_a_large_offset_are_refused_and_a_constant_is_none() -> None:
     offset = 1e9 + np.linspace(0.1, 60.0, 50)
     for change in (narrowed, rounded):
-        with pytest.raises(UnsupportedError, match=r"float32 would change some by \d+; .*subtract their offset"):
+        with pytest.raises(UnsupportedError, match=r"of which float32 would change by \d+; .*subtract their offset"):
             change(offset)
     assert narrowed(np.full(3, 1e9 + 0.1)).dtype == np.float32
     assert narrowed(np.array([0.1, 0.2])).dtype == np.float32
