@@ -1,8 +1,8 @@
 """Leakage between datasets and splits: shared patients, studies, files and pixels, and near duplicates.
 
-A model that has seen an image, or another of the same patient, has seen part of the answer. Pseudonyms of one site key
-are equal for the same patient wherever PatientID says who that is; a patient known only by a file name has another
-pseudonym in every dataset, so between such datasets only pixels and looks can tell.
+A model that has seen an image, or another of the same patient, has seen part of the answer. With one site key, a
+patient known by PatientID has the same pseudonym everywhere; a patient known only by a file name has another pseudonym
+in every dataset, so between such datasets only pixels can be compared.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from medvit.measured import filled
 from medvit.records import Row
 
 VERSION = 3
-"""Raise when a perceptual hash or a comparison changes, so that an update of a dataset makes it again."""
+"""Raise when a perceptual hash or a comparison changes, so that an update of a dataset recomputes it."""
 
 WIDER = 2
-"""Hashes of images may differ in so many times more bits where a second look at their pixels finds them the same."""
+"""Factor on the maximum number of differing bits for pairs that a second comparison of pixels confirms."""
 CACHED_LOOKS = 384
 """About 125 MB."""
 
@@ -53,7 +53,7 @@ CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
 
 @dataclass(frozen=True)
 class GroupMember:
-    """A row and the name of the dataset it is of: `a`, `b`, or nothing where there is only one."""
+    """Row and the name of its dataset: `a`, `b`, or empty where there is only one."""
 
     source: str
     row: Row
@@ -66,10 +66,10 @@ class GroupMember:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that share a patient, a study, a file or their pixels, or that look alike.
+    """Images that share a patient, a study, a file or their pixels, or are near duplicates.
 
-    `distance` is the number of bits in which the hashes of look-alikes differ, at most over the links of the group;
-    `is_turned` says that some look alike only when mirrored or turned by right angles.
+    `distance` is the largest number of bits in which hashes of near duplicates differ, over the links of the group;
+    `is_turned`: some are near duplicates only when mirrored or rotated by right angles.
     """
 
     check: Check
@@ -79,7 +79,7 @@ class Overlap:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The datasets and splits of the images, in order, each once."""
+        """Distinct datasets and splits of the images, in order."""
         return tuple(sorted({member.place for member in self.members}))
 
     @property
@@ -90,7 +90,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What a search found: `hits.csv`, `leakage.html`; `overlaps` as in the files."""
+    """Result of a search: `hits.csv`, `leakage.html`; `overlaps` as in the files."""
 
     folder: Path
     overlaps: tuple[Overlap, ...]
@@ -99,12 +99,12 @@ class Leakage:
 def find_overlaps(
     manifests: Mapping[str, Manifest], checks: Collection[Check] = CHECKS, max_distance: int = MAX_DISTANCE
 ) -> tuple[Overlap, ...]:
-    """All overlaps of some datasets by their names: of patients and studies those that cross, of images every group.
+    """Find all overlaps of named datasets: of patients and studies those that cross, of images every group.
 
-    Constant images count for neither pixels nor looks. Look-alikes are groups of at least two different images, as they
-    are or mirrored or turned: hashes within `max_distance` bits, or unless turned within twice as many or among the
-    nearest by their lowest frequencies, confirmed by fine structure, shifted, cropped or not; of volumes by
-    correlation. Links of links are in one group.
+    Constant images are excluded from the comparison of pixels and hashes. Near duplicates are groups of at least two
+    different images, unchanged, mirrored or rotated: hashes within `max_distance` bits, or, unless rotated, within
+    twice as many or among the nearest by their lowest frequencies, confirmed by fine structure (also shifted or
+    cropped) and, for volumes, by correlation. Groups are transitive.
 
     Raises:
         DataError: If pixels are needed that a store lacks.
@@ -123,7 +123,7 @@ def find_overlaps(
 
 
 def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
-    """The groups of one dataset with identical pixels or that look alike; warns of the latter if they cross splits.
+    """Find groups of one dataset with identical pixels or near duplicates; warn if near duplicates cross splits.
 
     Raises:
         DataError: If pixels are needed that the store lacks.
@@ -131,7 +131,7 @@ def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
     overlaps = find_overlaps({"": manifest}, ("pixel", "perceptual"))
     crossing = sum(overlap.check == "perceptual" and overlap.crosses for overlap in overlaps)
     if crossing:
-        log.warning("groups of images that look alike and lie in several splits: %d; see `medvit leakage`", crossing)
+        log.warning("groups of near duplicates in several splits: %d; see `medvit leakage`", crossing)
     return overlaps
 
 
@@ -162,9 +162,9 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 
 
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
-    """Pairs of near hashes and their distances, nearest first.
+    """Return pairs of near hashes and their distances, nearest first.
 
-    After them those whose lowest frequencies are near, as of a crop, and those that are near once one is turned.
+    Then pairs with near lowest frequencies, as of a crop, and pairs that are near after one is rotated or mirrored.
     """
     hashes = [member.row.perceptual_hash or "" for member in hashed]
     yield from _listed(near_pairs(hashes, WIDER * max_distance), None)
@@ -177,7 +177,7 @@ def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[in
 
 
 def _is_large(row: Row) -> bool:
-    """Whether a row is of an image with enough pixels to find a crop of it."""
+    """Return whether a row is of an image with enough pixels to find a crop of it."""
     return len(row.shape) == 3 and min(row.shape[1:]) >= SMALL
 
 
@@ -187,10 +187,10 @@ def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Tu
 
 
 def _hashed(members: Sequence[GroupMember], manifests: Mapping[str, Manifest]) -> list[GroupMember]:
-    """The members, with hashes for the rows of older datasets that have none."""
+    """Return the members, with computed hashes for rows of older datasets without them."""
     lacking = sum(not _is_hashed(member.row) for member in members)
     if lacking:
-        log.info("hashing %d images of datasets that were made before such hashes were kept", lacking)
+        log.info("hashing %d images of datasets made before hashes were stored", lacking)
     return [
         member
         if _is_hashed(member.row)
@@ -210,17 +210,17 @@ def _pixels(member: GroupMember, manifests: Mapping[str, Manifest]) -> Num[Array
 
 
 class Comparison:
-    """Compares the pixels of images whose hashes are near."""
+    """Comparison of the pixels of images with near hashes."""
 
     def __init__(self, members: Sequence[GroupMember], manifests: Mapping[str, Manifest], max_distance: int) -> None:
         self.members, self.manifests, self.max_distance = members, manifests, max_distance
         self._look = lru_cache(maxsize=CACHED_LOOKS)(self._prepared)
 
     def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
-        """Whether two images are near duplicates: by fine structure, or of smooth ones and volumes by correlation.
+        """Return whether two images are near duplicates by fine structure; smooth ones and volumes by correlation.
 
-        Smooth images and volumes must have hashes within `max_distance`; others may be shifted or cropped, which moves
-        hashes on.
+        Smooth images and volumes must have hashes within `max_distance`; others may be shifted or cropped, which
+        changes hashes.
         """
         shapes = [len(self.members[number].row.shape) for number in (one, other)]
         if shapes[0] != shapes[1] or (shapes[0] != 3 and distance > self.max_distance):
@@ -248,17 +248,17 @@ class Groups:
         self._distances = [0] * size
 
     def are_joined(self, one: int, other: int) -> bool:
-        """Whether two indices are in one group already."""
+        """Return whether two indices are already in one group."""
         return self._root(one) == self._root(other)
 
     def join(self, one: int, other: int, distance: int) -> None:
-        """Makes one group of those of two indices."""
+        """Merge the groups of two indices."""
         root, branch = self._root(one), self._root(other)
         self._parents[branch] = root
         self._distances[root] = max(distance, self._distances[root], self._distances[branch])
 
     def found(self) -> Iterator[tuple[Sequence[int], int]]:
-        """The groups of two and more, and the largest distance of each."""
+        """Return the groups of two and more, and the largest distance of each."""
         members: dict[int, list[int]] = defaultdict(list)
         for index in range(len(self._parents)):
             members[self._root(index)].append(index)

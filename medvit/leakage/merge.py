@@ -1,8 +1,8 @@
-"""Several datasets as one: patients stay apart, splits stay closed, volumes may become slices.
+"""Merging of datasets: patients and splits stay separate, and volumes may become slices.
 
-A patient whom several datasets know by the same pseudonym, and images that are the same or look alike, stay in the most
-protected split they are in; the others are left out. A label that means one thing here and another there takes the name
-of its dataset before its own.
+A patient with the same pseudonym in several datasets, and identical images or near duplicates, remain in the most
+protected split they are in; the others are excluded. A label with different meanings gets the name of its dataset as a
+prefix.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row, Split
 
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
-"""What several splits share stays in the first of these."""
+"""Splits by priority: what several splits share remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
-"""What splits must not share, and how it is called."""
+"""What splits must not share, and its name in messages."""
 LEAKAGE = "leakage"
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The datasets as one, and the images that were left out since a more protected split has them."""
+    """The merged dataset, and the images excluded because a more protected split has them."""
 
     manifest: Manifest
     left_out: tuple[Quarantined, ...]
@@ -45,9 +45,9 @@ OF_VALUES: Mapping[str, Collection[str]] = {"pet": {"PT"}, "radiographs": RADIOG
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
-    """Datasets as one in a folder, whose store takes over what theirs hold; the manifest is not written.
+    """Merge datasets into a folder, whose store takes over their arrays; the manifest is not written.
 
-    With `slices`, each volume is replaced by so many images across its coarsest axis, of even distance.
+    With `slices`, each volume is replaced by this many evenly spaced images across its coarsest axis.
 
     Raises:
         DataError: If two of them hold the same image, by its pseudonym.
@@ -81,10 +81,10 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
 
 
 def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[tuple[int, Num[Array, "c h w"]]]:
-    """Numbers and pixels of at most `count` slices across an axis of a volume in RAS+, of even distance.
+    """Return numbers and pixels of at most `count` evenly spaced slices across an axis of a volume in RAS+.
 
-    As they are looked at: the top row is superior, or anterior in axial slices; the left column is the patient's right,
-    or anterior in sagittal slices.
+    In display orientation: the top row is superior, or anterior in axial slices; the left column is the patient's
+    right, or anterior in sagittal slices.
     """
     depth = voxels.shape[axis + 1]
     num = min(count, depth)
@@ -94,10 +94,10 @@ def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[
 
 
 def _values(parts: Sequence[Manifest]) -> dict[str, str]:
-    """Options of `values.*` of all parts.
+    """Return the options of `values.*` of all parts.
 
     Raises:
-        DataError: If pixel values of one kind mean one thing in one part and another in another.
+        DataError: If pixel values of one kind have different meanings in different parts.
     """
     given = {key: value for part in parts for key, value in part.facts.values.items()}
     for key, value in given.items():
@@ -123,7 +123,7 @@ def _require_distinct(parts: Sequence[Manifest]) -> None:
 
 
 def _leaking(parts: Sequence[Manifest]) -> dict[str, str]:
-    """The images that a more protected split has, too, or whose patient it has, each with the reason."""
+    """Return images that, or whose patients, a more protected split also has, each with the reason."""
     named = {str(number): part for number, part in enumerate(parts)}
     found: dict[str, str] = {}
     for overlap in find_overlaps(named, CHECKS.keys()):
@@ -137,7 +137,7 @@ def _less_protected(overlap: Overlap) -> set[str]:
 
 
 def _ambiguous(parts: Sequence[Manifest]) -> set[str]:
-    """Keys of labels whose classes differ between datasets."""
+    """Return keys of labels whose classes differ between datasets."""
     meanings: dict[str, set[tuple[str, ...]]] = {}
     for part in parts:
         for key, names in part.facts.classes.items():
@@ -155,7 +155,7 @@ def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
-    """The positive class of each label, where datasets that say one agree."""
+    """Return the positive class of each label, where the datasets that declare one agree."""
     found: dict[str, set[str]] = {}
     for part in parts:
         for key, name in part.facts.positive.items():
@@ -164,7 +164,7 @@ def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
 
 
 def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
-    """The classes of label maps where all datasets that have some agree; else none, and the maps are left behind."""
+    """Return the classes of label maps where all datasets with label maps agree; else none, and maps are dropped."""
     meanings = {tuple(part.facts.mask_classes) for part in parts if any(row.mask for row in part)}
     return meanings.pop() if len(meanings) == 1 else ()
 

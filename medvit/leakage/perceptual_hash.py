@@ -1,16 +1,16 @@
-"""Perceptual hashes: images that look alike get hashes that differ in few bits, whatever their size and scale.
+"""Perceptual hashes: similar images get hashes that differ in few bits, whatever their size and scale.
 
-An image is averaged onto a small grid, its clipped intensities are taken to frequencies by the cosine transform, and
-each of the `NUM_BITS` lowest frequencies gives a bit: whether it is positive (the pHash of Zauner, "Implementation and
-Benchmarking of Perceptual Image Hash Functions", 2010, with four times its bits and zero in place of the median).
+An image is averaged onto a small grid, its clipped intensities are transformed to frequencies by the cosine transform,
+and each of the `NUM_BITS` lowest frequencies gives a bit: whether it is positive (the pHash of Zauner, "Implementation
+and Benchmarking of Perceptual Image Hash Functions", 2010, with four times its bits and zero in place of the median).
 Volumes are hashed in the same way over their three axes, which run to R, A and S.
 
-Mirroring an image turns the sign of every other frequency, and exchanging its axes exchanges frequencies. So the hash
-of an image that was mirrored or turned follows from the hash of the image alone (`turned`).
+Mirroring an image flips the sign of every other frequency, and swapping its axes swaps frequencies. So the hash of a
+mirrored or rotated image follows from the hash of the image alone (`turned`).
 
 The pairs within a Hamming distance are found by multi-index hashing (Norouzi, Punjani and Fleet, "Fast Search in
 Hamming Space with Multi-Index Hashing", CVPR 2012): of `NUM_BANDS` parts of two hashes that differ in at most r bits,
-one differs in at most r / `NUM_BANDS`, and equal parts are found by sorting. The search misses nothing.
+one differs in at most r / `NUM_BANDS`, and equal parts are found by sorting. The search is exact.
 """
 
 from __future__ import annotations
@@ -27,44 +27,45 @@ from numpy import ndarray as Array
 NUM_BITS = 256
 NUM_BANDS, BAND_BITS = 16, 16
 GRID = {2: 64, 3: 32}
-"""Points a side of the grid an image or a volume is averaged onto."""
+"""Points per side of the grid an image or a volume is averaged onto."""
 SAMPLED = {2: 512, 3: 128}
-"""Pixels along an axis that are averaged at most; the others are stepped over."""
+"""Largest number of pixels averaged along an axis; others are skipped."""
 CLIPPED_PERCENTILES = (0.5, 99.5)
-"""Intensities beyond are clipped, so that a burned-in mark or one hot pixel does not decide."""
+"""Percentiles at which intensities are clipped, so that a burned-in mark or one hot pixel does not dominate."""
 
 MARK = "z"
-"""Begins every hash. Hashes without it were cut at the median, are 4 to 30 bits off, and have to be made anew."""
+"""Begins every hash. Hashes without it used the median as threshold, differ by 4 to 30 bits, and must be recomputed."""
 
 MAX_DISTANCE = 20
-"""Bits in which two images may differ and count as alike.
+"""Largest number of differing bits for near duplicates.
 
 Measured on 413 brain MR slices, 340 breast ultrasound images, 120 of nuclei, 1600 small and 30 large fundus pictures,
-200 MR and 1584 binary volumes. Of copies after JPEG (down to quality 20), resizing, conversion to gray, noise and gamma
-99 % differ in at most 18 bits; shifted or cropped by 1 % in 12 to 38, and are found in part. Different images differ in
-22 or more, but for smooth ones: one pair of the small pictures and 2272 of the binary volumes (of 1.25 million) are
-nearer, and `MIN_CORRELATION` takes them out. Turned copies have up to 4 bits more. On 413 brain slices, 340 ultrasound
-images, 120 of nuclei and 30 fundus pictures no two were called alike that only a turn brings together.
+200 MR and 1584 binary volumes. Of copies after JPEG (down to quality 20), resizing, conversion to gray, noise and
+gamma 99 % differ in at most 18 bits; shifted or cropped by 1 % in 12 to 38, and are found in part. Different images
+differ in 22 or more, except smooth ones: one pair of the small pictures and 2272 of the binary volumes (of 1.25
+million) are nearer, and `MIN_CORRELATION` removes them. Rotated copies have up to 4 bits more. On 413 brain slices,
+340 ultrasound images, 120 of nuclei and 30 fundus pictures, no pair was a false match only after rotation.
 """
 MIN_CORRELATION = 0.94
-"""Correlation on the grid that images of near hashes must have: true pairs had 0.94 to 1, false ones 0.93 at most."""
+"""Minimum correlation on the grid for images with near hashes: true pairs had 0.94 to 1, false ones 0.93 at most."""
 MAX_PAIRS_AT_ONCE = 2**22
 FEW = 512
-"""Hashes of which all pairs are compared: cutting them into bands takes longer."""
+"""Up to this many hashes, all pairs are compared: banding takes longer."""
 
 COARSE_BITS = 64
-"""Bits of the lowest frequencies, which a crop leaves much as they are."""
+"""Bits of the lowest frequencies, which a crop hardly changes."""
 COARSE_DISTANCE = 16
-"""Of those, bits in which an image and its crop may differ: of ultrasound, brain slices and nuclei cropped by 5 % half
-differ in 6 to 10, nine of ten in 12 to 18; by 10 % half in 15 to 18. Of different images one pair in a thousand is as
-near, of fundus photographs within one frame most are."""
+"""Largest number of these bits in which an image and its crop may differ. For ultrasound, brain slices and nuclei
+cropped by 5 %, half differ in 6 to 10, nine of ten in 12 to 18; by 10 %, half in 15 to 18. Among different images one
+pair in a thousand is as near; among fundus photographs within one frame most are.
+"""
 COARSE_COUNT = 2
-"""So many of the nearest are looked at, so that the time grows with the number of images."""
+"""Number of nearest neighbors examined, so that time grows linearly with the number of images."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of indices (N,) into a list of hashes, `first` below `second`, and in how many bits each pair differs."""
+    """Pairs of indices (N,) into a list of hashes, `first` below `second`, and the number of differing bits."""
 
     first: Int[Array, "n"]
     second: Int[Array, "n"]
@@ -75,9 +76,9 @@ class Pairs:
 
 
 def hash_image(pixels: Num[Array, "c *s"]) -> str:
-    """The hash of an image (C, H, W) or a volume (C, I, J, K), channels averaged: `MARK` and 64 hexadecimal digits.
+    """Return the hash of an image (C, H, W) or volume (C, I, J, K), channels averaged: `MARK` and 64 hex digits.
 
-    Empty where there is nothing to tell images apart by: no finite pixel, or all alike after clipping.
+    Empty where nothing distinguishes images: no finite pixel, or all equal after clipping.
     """
     averaged = _on_grid(pixels)
     low, high = np.percentile(averaged, CLIPPED_PERCENTILES)
@@ -89,13 +90,13 @@ def hash_image(pixels: Num[Array, "c *s"]) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """An image turned by right angles or mirrored: its axes in `order`, and then those `flipped` run backwards."""
+    """Rotation by right angles or mirroring of an image: its axes in `order`, then those `flipped` reversed."""
 
     order: tuple[int, ...]
     flipped: tuple[bool, ...]
 
     def apply(self, grid: Num[Array, "*s"]) -> Num[Array, "*t"]:
-        """Pixels without channels, turned."""
+        """Return pixels without channels, rotated or mirrored."""
         steps = tuple(slice(None, None, -1 if is_flipped else 1) for is_flipped in self.flipped)
         return grid.transpose(self.order)[steps]
 
@@ -104,14 +105,16 @@ TURNS: Mapping[int, tuple[Turn, ...]] = {
     2: tuple(Turn(order, flips) for order in ((0, 1), (1, 0)) for flips in product((False, True), repeat=2))[1:],
     3: tuple(Turn((0, 1, 2), flips) for flips in product((False, True), repeat=3))[1:],
 }
-"""By dimensions: the seven ways to turn or mirror an image, and those to mirror a volume, whose axes are known."""
+"""By number of dimensions: the seven rotations and reflections of an image, and the reflections of a volume, whose
+axes are known.
+"""
 
 
 def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Turn | None = None) -> Pairs:
-    """All pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes pair with none.
+    """Return all pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes have no pairs.
 
-    With a `turn`, the pairs of which the first, turned, is near the second, the hashes being those of images of its
-    dimensions; up to 4 bits are lost where it exchanges axes.
+    With a `turn`, the pairs whose first, so rotated, is near the second, for hashes of images with its dimensions; up
+    to 4 bits are lost where it swaps axes.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -123,10 +126,10 @@ def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Tu
 
 
 def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, count: int = COARSE_COUNT) -> Pairs:
-    """Pairs of each hash with the `count` nearest by their `COARSE_BITS` lowest frequencies, within a distance there.
+    """Return pairs of each hash with its `count` nearest by the `COARSE_BITS` lowest frequencies, within a distance.
 
-    What is told of them is in how many of all bits they differ. Empty hashes pair with none. All are compared with all:
-    10,000 take about a second.
+    Their distance counts all differing bits. Empty hashes have no pairs. All are compared with all: 10,000 take about
+    a second.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -141,7 +144,7 @@ def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, cou
 
 
 def _nearest(coarse: UInt64[Array, "n"], some: slice, max_distance: int, count: int) -> Int[Array, "m 2"]:
-    """Pairs of some hashes with the nearest others."""
+    """Return pairs of some hashes with the nearest others."""
     distances = np.bitwise_count(coarse[some, None] ^ coarse)
     own = np.arange(len(distances))
     distances[own, own + some.start] = COARSE_BITS + 1
@@ -154,7 +157,7 @@ def _nearest(coarse: UInt64[Array, "n"], some: slice, max_distance: int, count: 
 def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
     places = _lowest(len(turn.order))
     number = {tuple(place): bit for bit, place in enumerate(places.T.tolist())}
-    # Axis n of what is turned was axis order[n]; where the exchanged frequency is not among the lowest, the bit stays.
+    # Axis n after the rotation was axis order[n]; where the swapped frequency is not among the lowest, the bit is kept.
     inverse = np.argsort(turn.order)
     sources = [number.get(tuple(place[inverse].tolist()), bit) for bit, place in enumerate(places.T)]
     is_odd = places[np.array(turn.flipped)].sum(axis=0) % 2
@@ -163,7 +166,7 @@ def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
 
 
 def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn | None = None) -> float:
-    """Pearson's correlation of two images, the first turned, on one grid; 0 where one of them is constant."""
+    """Return Pearson's correlation of two images, the first rotated, on one grid; 0 where one of them is constant."""
     first = _on_grid(one) if turn is None else turn.apply(_on_grid(one))
     first, second = first.ravel() - first.mean(), _on_grid(other).ravel()
     second = second - second.mean()
@@ -176,7 +179,7 @@ def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
 
 
 def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
-    """The mean of the channels, averaged onto a grid of so many points a side."""
+    """Return the mean of the channels, averaged onto a grid with this many points per side."""
     ndim = pixels.ndim - 1
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
     sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
@@ -187,7 +190,7 @@ def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
 
 
 def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int) -> Float[Array, "*t"]:
-    """The averages of stretches of one axis, no axis moved: `tensordot` would take twice as long, for a copy."""
+    """Average stretches of one axis in place: `tensordot` would take twice as long, for a copy."""
     before, after = pixels.shape[:axis], pixels.shape[axis + 1 :]
     if not after:
         averaged = pixels.reshape(-1, pixels.shape[axis]) @ shares.T
@@ -197,7 +200,7 @@ def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int
 
 
 def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
-    """The pixels with the lowest finite value in place of those that are not finite; zeros where none is."""
+    """Replace non-finite pixels by the lowest finite value; zeros where none is finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return pixels
     is_finite = np.isfinite(pixels)
@@ -206,7 +209,7 @@ def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
 
 @cache
 def _averaging(size: int, points: int) -> Float[Array, "p n"]:
-    """Shares of `size` pixels in each of `points` equal stretches of their axis."""
+    """Return shares of `size` pixels in each of `points` equal stretches of their axis."""
     edges = np.linspace(0, size, points + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(size)[None]
@@ -215,7 +218,7 @@ def _averaging(size: int, points: int) -> Float[Array, "p n"]:
 
 
 def _low_frequencies(grid: Float[Array, "*g"]) -> Float[Array, "b"]:
-    """Coefficients of the orthonormal cosine transform (DCT-II), as far as `_lowest` names them."""
+    """Return the coefficients of the orthonormal cosine transform (DCT-II) selected by `_lowest`."""
     points, kept = len(grid), int(_lowest(grid.ndim).max()) + 1
     angles = np.pi / points * (np.arange(points)[None] + 0.5) * np.arange(kept)[:, None]
     waves = np.cos(angles) * np.where(np.arange(kept) == 0, 1.0, np.sqrt(2.0))[:, None] / np.sqrt(points)
@@ -227,7 +230,7 @@ def _low_frequencies(grid: Float[Array, "*g"]) -> Float[Array, "b"]:
 
 @cache
 def _lowest(ndim: int) -> Int[Array, "d b"]:
-    """Places of the `NUM_BITS` lowest frequencies, without the mean, which tells of brightness only."""
+    """Return the `NUM_BITS` lowest frequencies, without the mean, which only reflects brightness."""
     places = np.indices((GRID[ndim],) * ndim).reshape(ndim, -1)
     return places[:, np.argsort((places**2).sum(axis=0), kind="stable")[1 : NUM_BITS + 1]]
 
@@ -248,7 +251,7 @@ def _search(sought: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distanc
 def _candidates(
     sought: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
-    """Index pairs, the first the lower, of which every pair with a band within the radius is one."""
+    """Return index pairs, the lower index first, that include every pair with a band within the radius."""
     if size <= FEW:
         yield from _all_pairs(size)
         return
@@ -256,7 +259,7 @@ def _candidates(
     orders = [np.argsort(bands[:, band], kind="stable") for band in range(NUM_BANDS)]
     bounds = [_bounds(bands[:, band][order], sought[:, band], masks) for band, order in enumerate(orders)]
     if sum(int((high - low).sum()) for low, high in bounds) > size * (size - 1) // 2:
-        yield from _all_pairs(size)  # so alike are the hashes that comparing all is quicker
+        yield from _all_pairs(size)  # hashes are so similar that comparing all is faster
         return
     for order, (lows, highs) in zip(orders, bounds, strict=True):
         for low, high in zip(lows, highs, strict=True):
@@ -264,7 +267,7 @@ def _candidates(
 
 
 def _masks(radius: int) -> UInt16[Array, "m"]:
-    """Every pattern of at most `radius` of `BAND_BITS` bits."""
+    """Return every pattern of at most `radius` of `BAND_BITS` bits."""
     patterns = (combinations(range(BAND_BITS), count) for count in range(radius + 1))
     return np.array([sum(1 << bit for bit in bits) for some in patterns for bits in some], dtype=np.uint16)
 
@@ -272,7 +275,7 @@ def _masks(radius: int) -> UInt16[Array, "m"]:
 def _bounds(
     ordered: UInt16[Array, "n"], keys: UInt16[Array, "n"], masks: UInt16[Array, "m"]
 ) -> tuple[Int[Array, "m n"], Int[Array, "m n"]]:
-    """Between which places of the sorted keys lie those that equal each key with each mask's bits turned."""
+    """Return the ranges of the sorted keys that equal each key with the bits of each mask flipped."""
     starts = np.searchsorted(ordered, np.arange(2**BAND_BITS + 1)).astype(np.int32)
     turned = (keys[None] ^ masks[:, None]).astype(np.int64)
     return starts[turned], starts[turned + 1]

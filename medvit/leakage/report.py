@@ -1,4 +1,4 @@
-"""What a search for overlaps found: a table for the terminal, `hits.csv` for programs, `leakage.html` to look at."""
+"""Reports on overlaps: a table for the terminal, `hits.csv` for programs, `leakage.html` for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvit.patients import PatientCount
 
 HITS, HTML = "hits.csv", "leakage.html"
 SHOWN_GROUPS, SHOWN_IMAGES = 12, 4
-"""Examples of a kind, and images of an example, on the page."""
+"""Examples per kind, and images per example, on the page."""
 LISTED_GROUPS = 50
 
 NAMES: Mapping[Check, str] = {
@@ -27,23 +27,23 @@ NAMES: Mapping[Check, str] = {
     "study": "same study",
     "file": "identical files",
     "pixel": "identical pixels",
-    "perceptual": "alike to look at",
+    "perceptual": "near duplicates",
 }
 NOTES = (
-    "Groups that cross lie in more than one split, or in both datasets; the others are repeats within one split.",
+    "Groups that cross are in more than one split, or in both datasets; the others are repeats within one split.",
     "Identical pixels: each stored value is the same, whatever the file. Files are compared unless they are DICOM, or "
-    "of a dataset made before their hashes were kept. Alike: hashes of 256 bits that differ in few, confirmed by "
-    "fine structure, of volumes and smooth images by correlation: a repeated exposure, a copy re-encoded, resized, "
-    "shifted or cropped by up to a tenth, or a neighboring frame. Copies as they lie are also found mirrored or, of "
-    "images, turned by right angles. Of larger shifts and crops some are missed, of pictures under 64 pixels most; "
-    "copies turned by other angles are not found.",
-    "The same patient is known again between datasets only where both were ingested with one key and files name "
-    "their patient (DICOM PatientID, or the column patient of a table).",
+    "of a dataset made before their hashes were stored. Near duplicates: 256-bit hashes that differ in few bits, "
+    "confirmed by fine structure or, for volumes and smooth images, by correlation: a repeated exposure, a copy "
+    "re-encoded, resized, shifted or cropped by up to a tenth, or a neighboring frame. Copies without a shift or crop "
+    "are also found when mirrored or, for images, rotated by right angles. Some larger shifts and crops are missed, "
+    "most of them in images under 64 pixels; copies rotated by other angles are not found.",
+    "The same patient is recognized between datasets only where both were ingested with one key and files name their "
+    "patient (DICOM PatientID, or the column patient of a table).",
 )
 
 
 def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
-    """A line a kind: groups, groups that cross, images in those."""
+    """Return a row per kind: groups, groups that cross, images in those."""
     lines = []
     for check in checks:
         found = [overlap for overlap in overlaps if overlap.check == check]
@@ -53,7 +53,7 @@ def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
 
 
 def crossings(overlaps: Sequence[Overlap]) -> Table:
-    """How many groups of each kind join which splits and datasets."""
+    """Count the groups of each kind that join splits and datasets."""
     counts = Counter((overlap.check, overlap.places) for overlap in overlaps if overlap.crosses)
     lines = [
         [NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items(), key=_order)
@@ -62,7 +62,7 @@ def crossings(overlaps: Sequence[Overlap]) -> Table:
 
 
 def hits(overlaps: Sequence[Overlap]) -> list[str]:
-    """A sentence for each way in which splits or datasets are joined."""
+    """Return a sentence for each way in which splits or datasets are joined."""
     return [
         f"{name}: {number} group{'' if number == 1 else 's'} in {places}"
         for name, places, number in crossings(overlaps).lines
@@ -72,7 +72,7 @@ def hits(overlaps: Sequence[Overlap]) -> list[str]:
 def write(
     folder: Path, manifests: Mapping[str, Manifest], overlaps: Sequence[Overlap], checks: Sequence[Check]
 ) -> None:
-    """Writes `hits.csv`, a line an image of every group, and `leakage.html` into a folder."""
+    """Write `hits.csv`, a row per image of every group, and `leakage.html` into a folder."""
     write_text(folder / HITS, _csv(overlaps))
     crossing = [overlap for overlap in overlaps if overlap.crosses]
     names = ", ".join(f"{key}: {manifest.facts.name}".removeprefix(": ") for key, manifest in manifests.items())
@@ -91,7 +91,7 @@ def write(
 
 
 def _of_assumed(manifests: Mapping[str, Manifest]) -> list[str]:
-    """A sentence for each dataset with patients that nothing names: that two are the same person cannot be found."""
+    """Return a note for each dataset with assumed patients: that two are the same person cannot be detected."""
     counts = ((manifest.facts.name, PatientCount.of(manifest)) for manifest in manifests.values())
     lost = "who is then not found as the same patient"
     return [f"{name}: {count.note}, {lost}." for name, count in counts if count.assumed]
@@ -122,7 +122,7 @@ def _heading(number: int, overlap: Overlap) -> str:
 
 
 def _pictures(overlap: Overlap, manifests: Mapping[str, Manifest]) -> list[tuple[str, Float[Array, "h w *c"]]]:
-    # One of each place first, so that both sides of a crossing are seen.
+    # One of each split or dataset first, so that both sides of a crossing are shown.
     first = {member.place: member for member in reversed(overlap.members)}
     ordered = [*first.values(), *(m for m in overlap.members if m is not first[m.place])][:SHOWN_IMAGES]
     return [(_title(m.place, m.row.labels), thumbnail(manifests[m.source], m.row)) for m in ordered]

@@ -1,11 +1,11 @@
-"""A second look at the pixels of two images that may be near duplicates, also where one is shifted or cropped.
+"""Second comparison of the pixels of possible near duplicates, also where one is shifted or cropped.
 
-Two images of one kind can agree in everything coarse, as two photographs of a fundus within one round frame do, and
-still be of two eyes. What decides is fine structure at equal local contrast, block by block, so that an edge of the
-frame counts no more than a vessel: of a copy, three quarters of the blocks agree; of two eyes, those on the edge alone.
+Two images of one kind can agree in all coarse structure, as two fundus photographs within one round frame do, and
+still show different eyes. Fine structure at equal local contrast decides, block by block, so that an edge of the frame
+counts no more than a vessel: in a copy, three quarters of the blocks agree; between two eyes, only those on the edge.
 
-A copy that lost its borders is shifted and stretched. Windows of one image are sought in the other by
-cross-correlation, and from those whose displacements agree follows one shift and one stretch along each axis.
+A cropped copy is shifted and stretched. Windows of one image are located in the other by cross-correlation, and those
+with consistent displacements give one shift and one stretch along each axis.
 """
 
 from __future__ import annotations
@@ -22,47 +22,48 @@ from scipy.ndimage import gaussian_filter
 from medvit.leakage.perceptual_hash import Turn, averaged_on
 
 SIDE = 256
-"""Points a side of the grid on which images are compared."""
+"""Points per side of the grid on which images are compared."""
 ROUGH = SIDE // 2
-"""Points a side of the grid on which windows are sought."""
+"""Points per side of the rough grid on which windows are located."""
 WINDOW = ROUGH // 2
-"""Points a side of a window on the rough grid; nine of them overlap by half."""
+"""Points per side of a window on the rough grid; nine of them overlap by half."""
 MAX_SHIFT = ROUGH // 8
-"""Points of the rough grid by which a window is displaced along an axis at most."""
+"""Largest displacement of a window along an axis, in points of the rough grid."""
 MAX_STRETCH = 1.15
-"""How much longer one image is than the other along an axis at most: a crop by 10 % stretches by 1.11."""
+"""Largest stretch between images along an axis: a crop by 10 % stretches by 1.11."""
 TOLERANCE = 2.0
-"""Points of the rough grid within which windows agree on shift and stretch."""
+"""Tolerance of windows that agree on shift and stretch, in points of the rough grid."""
 MIN_WINDOWS = 4
-"""Windows that must agree; with fewer, images are laid over each other by one shift."""
+"""Windows that must agree; with fewer, images are aligned by a single shift."""
 BLOCK = 32
-"""Points a side of the blocks whose fine structure is compared, each as far as both images cover it."""
+"""Points per side of the blocks whose fine structure is compared, each where both images cover it."""
 MIN_BLOCKS = 4
 MIN_VARIANCE = 0.15
-"""Variance of the fine structure at equal local contrast without which a block has none: 1 where it has much."""
+"""Minimum variance of fine structure at equal local contrast for a block to count; 1 where there is much."""
 FINE, COARSE, LOCAL = 1.0, 6.0, 8.0
-"""Standard deviations in points of the blurs between which structure is fine, and over which contrast is local."""
+"""Standard deviations of blurs, in points: two that bound fine structure, and one that defines local contrast."""
 TRUNCATED = 2.5
-"""Standard deviations at which the wide blurs end."""
+"""Standard deviations at which the wide blurs are truncated."""
 MIN_FINE = 0.12
-"""Fine structure, as a share of the standard deviation of the image, without which an image is too smooth to tell:
-smooth phantoms have 0.11 at most, ultrasound, brain slices and fundus photographs 0.17 at least."""
+"""Minimum fine structure, as a share of the standard deviation of the image; below it, an image is too smooth to
+compare: smooth phantoms have 0.11 at most, ultrasound, brain slices and fundus photographs 0.17 at least.
+"""
 QUARTILE = 25
 MIN_DETAIL = 0.3
 MIN_DETAIL_SMALL = 0.7
-"""Lower quartile over blocks of the correlation of fine structure that copies have at least.
+"""Minimum for copies of the lower quartile over blocks of the correlation of fine structure.
 
 Chosen on half of the images of six sets (`benchmarks/duplicates.py`; docs/results.md has the others). Different images
 of ultrasound, nuclei and DRIVE had 0.16 at most, copies cropped by up to 5 % 0.8 and by up to 10 % 0.37 at least.
-Of pictures of 28 pixels different ones had 0.65 at most, copies cropped by up to 10 % 0.8 at least.
+Among images of 28 pixels, different ones had 0.65 at most, copies cropped by up to 10 % 0.8 at least.
 """
 SMALL = 64
-"""Images with fewer pixels along an axis have so few details that `MIN_DETAIL_SMALL` holds."""
+"""Images with fewer pixels along an axis have so little detail that `MIN_DETAIL_SMALL` applies."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """An image prepared to be laid over others; what only likely copies need is computed when it is asked for."""
+    """Image prepared for alignment with others; parts that only likely copies need are computed on demand."""
 
     grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
@@ -71,12 +72,12 @@ class Look:
 
     @cached_property
     def detail(self) -> Float[Array, "h w"]:
-        """Its fine structure at equal local contrast."""
+        """Fine structure at equal local contrast."""
         return self._detail[0]
 
     @cached_property
     def is_smooth(self) -> bool:
-        """Whether it has too little fine structure to tell."""
+        """Whether it has too little fine structure for a comparison."""
         spread = self._detail[1]
         return spread < MIN_FINE * float(self.grid.std()) or spread == 0.0
 
@@ -97,14 +98,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies on another: a point there is `stretch` times the point here, plus `shift`, along (H, W)."""
+    """Position of an image on another: a point there is `stretch` times the point here, plus `shift`, along (H, W)."""
 
     stretch: Float[Array, "2"]
     shift: Float[Array, "2"]
 
 
 def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
-    """An image, turned, on the grid, with its fine structure at equal local contrast."""
+    """Return an image, rotated, on the grid, with its fine structure at equal local contrast."""
     grid = averaged_on(pixels, SIDE).astype(np.float32)
     grid = grid if turn is None else np.ascontiguousarray(turn.apply(grid))
     rough, _ = _detail(grid.reshape(ROUGH, 2, ROUGH, 2).mean(axis=(1, 3)))
@@ -112,13 +113,13 @@ def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
 
 
 def shows_the_same(one: Look, other: Look) -> bool:
-    """Whether two images have the same content, as they lie, shifted or with borders of one of them cut off."""
+    """Return whether two images have the same content: unchanged, shifted, or with borders of one cropped."""
     least = MIN_DETAIL_SMALL if one.is_small or other.is_small else MIN_DETAIL
     return agreement(one, other) >= least
 
 
 def agreement(one: Look, other: Look) -> float:
-    """Lower quartile over blocks of the correlation of fine structure, once the images lie over each other.
+    """Return the lower quartile over blocks of the correlation of fine structure, after alignment of the images.
 
     0 where too few blocks have fine structure.
     """
@@ -129,7 +130,7 @@ def agreement(one: Look, other: Look) -> float:
 
 
 def _detail(grid: Float[Array, "h w"]) -> tuple[Float[Array, "h w"], float]:
-    """Fine structure at equal local contrast, and its standard deviation before."""
+    """Return fine structure at equal local contrast, and its standard deviation before normalization."""
     fine = gaussian_filter(grid, FINE) - gaussian_filter(grid, COARSE, truncate=TRUNCATED)
     spread = float(fine.std())
     contrast = np.sqrt(gaussian_filter(fine**2, LOCAL, truncate=TRUNCATED))
@@ -158,7 +159,7 @@ def _windowed(rough: Float[Array, "r r"]) -> Float[Array, "9 r r"]:
 
 
 def _placed(one: Look, other: Look) -> Placement:
-    """Where the other image lies on the first, as most windows say."""
+    """Return the placement of the other image on the first that most windows support."""
     centers = _centers()
     whole, windows = one.spectrum, other.window_spectra
     there = centers + _displacements(whole, windows)
@@ -176,14 +177,14 @@ def _placed(one: Look, other: Look) -> Placement:
 
 @cache
 def _slanted() -> tuple[Int[Array, "p"], Int[Array, "p"]]:
-    """Pairs of windows that differ in row and column, from which shift and stretch follow."""
+    """Return pairs of windows that differ in row and column, to solve for shift and stretch."""
     first, second = np.triu_indices(9, 1)
     is_slanted = (_centers()[first] != _centers()[second]).all(axis=1)
     return first[is_slanted], second[is_slanted]
 
 
 def _displacements(whole: Complex[Array, "r f"], windows: Complex[Array, "n r f"]) -> Float[Array, "n 2"]:
-    """By how many points each window lies further down and right in the other image, to a part of a point."""
+    """Return the displacement of each window in the other image, down and right, with subpixel precision."""
     peaks = scipy.fft.irfft2(whole * windows.conj(), s=(ROUGH, ROUGH))
     near = np.arange(-MAX_SHIFT - 1, MAX_SHIFT + 2)
     peaks = peaks[:, near[:, None], near]
@@ -197,13 +198,13 @@ def _displacements(whole: Complex[Array, "r f"], windows: Complex[Array, "n r f"
 
 
 def _vertex(before: Float[Array, "n"], top: Float[Array, "n"], after: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Where the parabola through three values has its peak, from the middle one, within half a point."""
+    """Return the peak of the parabola through three values, relative to the middle one, within half a point."""
     curvature = np.minimum(before - 2.0 * top + after, -1e-12)
     return np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
 
 
 def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
-    """The least-squares shift and stretch; an axis along which all windows lie at one place is not stretched."""
+    """Return the least-squares shift and stretch; an axis with all windows at one position is not stretched."""
     centered = here - here.mean(axis=0)
     extent = (centered**2).sum(axis=0)
     stretch = np.where(extent > 0, (centered * there).sum(axis=0) / np.maximum(extent, 1.0), 1.0)
@@ -211,12 +212,12 @@ def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
 
 
 def _on_grid(stretch: Float[Array, "2"], shift: Float[Array, "2"]) -> Placement:
-    """A placement in points of the fine grid: a rough point is the middle of two of them."""
+    """Convert a placement to points of the fine grid: a rough point is the middle of two of them."""
     return Placement(stretch, 2.0 * shift + 0.5 * (1.0 - stretch))
 
 
 def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:
-    """The fine structure of an image where it lies on another, and the points it covers."""
+    """Return the fine structure of an image placed on another, and the points it covers."""
     laid, covered = detail, []
     for axis in (0, 1):
         place = (np.arange(SIDE) - placement.shift[axis]) / placement.stretch[axis]
@@ -231,7 +232,7 @@ def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Arra
 def _correlations(
     one: Float[Array, "h w"], other: Float[Array, "h w"], covered: Bool[Array, "h w"]
 ) -> Float[Array, "b"]:
-    """Of the blocks that are covered by half at least and have fine structure in one of the images."""
+    """Return the correlations of blocks at least half covered, with fine structure in one of the images."""
     inside = _blocks(covered.astype(np.float32))
     number = np.maximum(inside.sum(axis=1), 1.0)
     parts = [_blocks(part) * inside for part in (one, other)]

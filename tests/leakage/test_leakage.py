@@ -161,7 +161,7 @@ def test_lookalikes_across_splits_are_warned_of(tmp_path: Path, caplog: pytest.L
     rows = [row(tmp_path, 0, picture(0)), row(tmp_path, 1, noisy(picture(0)), split="test")]
     with caplog.at_level(logging.WARNING, "medvit"):
         find_copies(dataset(tmp_path, *rows))
-    assert "look alike and lie in several splits: 1" in caplog.text
+    assert "near duplicates in several splits: 1" in caplog.text
 
 
 def test_links_of_links_are_one_group_with_the_largest_distance() -> None:
@@ -202,7 +202,7 @@ def test_the_report_lists_every_image_and_stands_alone(tmp_path: Path) -> None:
         ["same study", 0, 0, 0],
         ["identical files", 0, 0, 0],
         ["identical pixels", 1, 0, 0],
-        ["alike to look at", 1, 1, 2],
+        ["near duplicates", 1, 1, 2],
     ]
 
 
