@@ -44,6 +44,12 @@ class UnsupportedError(DataError):
     code = "unsupported"
 
 
+class TimeLimitError(DataError):
+    """An image or file on which work was stopped because it took longer than allowed."""
+
+    code = "timeout"
+
+
 class ConflictError(DataError):
     """Files that contradict each other, so that it is unknown which is right."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from medvit import phantoms
 from medvit.dataset.manifest import Manifest
 from medvit.engine import EngineConfig, map_items
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, TimeLimitError
 from medvit.ingest.scan import scan
 from medvit.phantoms.numbered_things import write_archive
 from pipelines.ingest import ingest
@@ -95,6 +96,10 @@ def kill_itself(number: int) -> int:
     return number
 
 
+def of_unportable(number: int) -> object:
+    return threading.Lock() if number == 2 else number
+
+
 def test_killing_a_worker_of_a_cluster_loses_nothing(cluster: str, tmp_path: Path) -> None:
     def kill() -> None:
         while not (tmp_path / "pid").exists():
@@ -115,6 +120,28 @@ def test_an_item_that_kills_every_worker_of_a_cluster_is_the_only_one_lost(clust
     outcomes = list(map_items(kill_itself, range(5), config=config, title="killing"))
     assert [outcome.result for outcome in outcomes] == [0, 1, None, 3, 4]
     assert "died on it 2 times" in str(outcomes[2].error)
+
+
+def hang(seconds: float) -> float:
+    """Sleeps without giving up the interpreter's lock, as a decoder in C may."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return seconds
+
+
+def test_an_item_over_the_time_limit_of_a_cluster_is_stopped_alone_and_order_holds(cluster: str) -> None:
+    config = EngineConfig(name="ray", address=cluster, item_timeout_s=0.4)
+    items = [0.001, 60.0, 0.002, 60.5, 0.003]
+    outcomes = list(map_items(hang, items, config=config, title="hung"))
+    assert [outcome.item for outcome in outcomes] == items
+    assert [outcome.result for outcome in outcomes] == [0.001, None, 0.002, None, 0.003]
+    assert [type(outcomes[n].error) for n in (1, 3)] == [TimeLimitError] * 2
+
+
+def test_an_item_that_cannot_be_passed_to_a_cluster_is_an_error_of_its_own(cluster: str) -> None:
+    config = EngineConfig(name="ray", address=cluster)
+    outcomes = list(map_items(of_unportable, [1, 2, 3], config=config, title="unportable"))
+    assert [outcome.result for outcome in outcomes] == [1, None, 3]
+    assert "pickle" in str(outcomes[1].error)
 
 
 def test_a_map_on_a_cluster_may_be_left_at_its_last_outcome(cluster: str) -> None:

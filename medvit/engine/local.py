@@ -1,7 +1,12 @@
 """Processes on this machine that do items for the calling one, each with its next item at hand.
 
 A worker that dies costs nothing but the time of the item it was at: that is tried once more, by another worker, and
-what else it was given goes to others.
+what else it was given goes to others. A worker that is at one item for longer than allowed is killed, which a decoder
+that hangs cannot prevent; the item has failed and is not tried again.
+
+Not `concurrent.futures.ProcessPoolExecutor`, because there one worker that dies ends the whole pool: all that waits
+fails with it, and which item it was at is not known. Not `multiprocessing.Pool`, because it waits forever for the item
+of a worker that was killed.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +23,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic
 
-from medvit.engine.outcome import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, portable
+from medvit.engine.outcome import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, late, portable
 from medvit.errors import MedvitError
 from medvit.hardware import one_thread_for_children
 
@@ -27,6 +33,12 @@ In a longer row the first one might come last, and nobody saw how far the work h
 STARTS = 4
 """Workers in a row that may die before they have begun to work."""
 BEGUN = "begun"
+"""What a worker says when it has loaded its first item, with all that has to be imported for it, and again when that
+took long for a later one: only then the time of the item begins."""
+LOADING_S = 0.05
+"""An item that takes longer to load waits for modules."""
+KILL_S = 5.0
+"""How long the end of a killed worker is waited for: one that waits for a network drive may outlive the signal."""
 
 
 class Crew(Generic[ItemT, ResultT]):
@@ -38,8 +50,10 @@ class Crew(Generic[ItemT, ResultT]):
         items: Sequence[ItemT],
         num_workers: int,
         costs: Sequence[float] | None = None,
+        limit_s: float | None = None,
     ) -> None:
         self._function, self._items, self._num_workers = function, items, num_workers
+        self._limit_s = limit_s
         self._costs = costs or [0.0] * len(items)
         self._waiting, self._deaths = deque(range(len(items))), [0] * len(items)
         self._busy: list[_Worker] = []
@@ -54,10 +68,12 @@ class Crew(Generic[ItemT, ResultT]):
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
         """The next outcomes that workers have, with the numbers of their items; waits until one says something.
 
+        There are none where a worker has only begun, or an item is to be tried again.
+
         Raises:
             MedvitError: If workers die as they start.
         """
-        ready = set(wait([worker.connection for worker in self._busy]))
+        ready = set(wait([worker.connection for worker in self._busy], self._patience_s()))
         for worker in [worker for worker in self._busy if worker.connection in ready]:
             answer = worker.answer()
             if answer == BEGUN:
@@ -73,6 +89,26 @@ class Crew(Generic[ItemT, ResultT]):
                 self._busy.remove(worker)
                 _idle.append(worker)
             yield number, Outcome(self._items[number], *answer)
+        yield from self._stop_late()
+
+    def _patience_s(self) -> float | None:
+        """How long until the first item reaches the time limit; None without a limit or while nobody works."""
+        if self._limit_s is None:
+            return None
+        spent = [worker.spent_s for worker in self._busy if worker.has_begun]
+        return max(0.0, self._limit_s - max(spent)) if spent else None
+
+    def _stop_late(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
+        """Kill the workers whose item is over the time limit, unless its answer has just come."""
+        limit_s = self._limit_s
+        if limit_s is None:
+            return
+        for worker in [one for one in self._busy if one.has_begun and one.spent_s >= limit_s]:
+            if not worker.connection.poll():
+                number = worker.given.popleft()
+                worker.end()
+                self._dismiss(worker)
+                yield number, late(self._items[number], limit_s)
 
     def end(self) -> None:
         """Ends the workers that have not done what they were given."""
@@ -97,9 +133,13 @@ class Crew(Generic[ItemT, ResultT]):
         at_their_last = (worker for worker in self._busy if len(worker.given) == 1)
         return min(at_their_last, key=lambda worker: self._costs[worker.given[0]], default=None)
 
-    def _bury(self, worker: _Worker, number: int) -> None:
+    def _dismiss(self, worker: _Worker) -> None:
+        """Give to others what a worker that has ended had at hand."""
         self._busy.remove(worker)
         self._waiting.extendleft(reversed(worker.given))
+
+    def _bury(self, worker: _Worker, number: int) -> None:
+        self._dismiss(worker)
         if not worker.has_begun:
             self._failed_starts += 1
             if self._failed_starts == STARTS:
@@ -123,20 +163,30 @@ class _Worker:
             self._process.start()
         theirs.close()
         self.has_begun = False
-        """Whether it has said that it is ready to work."""
+        """Whether it has said that it has loaded its first item."""
         self.given: deque[int] = deque()
         """The numbers of the items that it has to do, in order."""
+        self._since = time.monotonic()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds for which it has been at its first item."""
+        return time.monotonic() - self._since
 
     def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
         """Sends an item to do. That the worker has died is seen when its answer is taken."""
+        if not self.given:
+            self._since = time.monotonic()
         self.given.append(number)
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Result and error of its first item; none if it has died on it. At first, that it has begun to work."""
+        """Result and error of its first item; none if it has died on it. Before, that it has begun with it."""
         try:
-            return self.connection.recv()
+            answer = self.connection.recv()
+            self._since = time.monotonic()
+            return answer
         except (EOFError, OSError):  # also within an answer
             self.end()
             return None
@@ -144,7 +194,7 @@ class _Worker:
     def end(self) -> None:
         """Ends the process at once."""
         self._process.kill()
-        self._process.join()
+        self._process.join(KILL_S)
         self.connection.close()
 
 
@@ -152,14 +202,24 @@ _idle: list[_Worker] = []
 """Workers of earlier maps: what they have imported serves the next one."""
 
 
+def has_idle_workers() -> bool:
+    """Whether a worker of an earlier map is there, so that even a single item costs no start of a process."""
+    return bool(_idle)
+
+
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
     given: SimpleQueue[bytes | None] = SimpleQueue()
     Thread(target=_receive, args=(connection, given), daemon=True).start()
+    has_begun = False
     with suppress(OSError):  # the calling process has ended
-        connection.send(BEGUN)
         while (one := given.get()) is not None:
-            connection.send_bytes(_answer(one))
+            since = time.monotonic()
+            function, item = _loaded(one)
+            if not has_begun or time.monotonic() - since > LOADING_S:
+                connection.send(BEGUN)
+                has_begun = True
+            connection.send_bytes(_answer(function, item))
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
@@ -173,9 +233,21 @@ def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
     given.put(None)
 
 
-def _answer(given: bytes) -> bytes:
+def _loaded(given: bytes) -> tuple[Callable[[Any], Any], Any]:
+    """Function and item; in their place, where they cannot be loaded, one that says why."""
     try:
         function, item = pickle.loads(given)
-        return pickle.dumps(attempt(function, item))
+        return function, item
     except Exception as error:  # what cannot be passed between processes may fail in any way
+        return _fail, error
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+def _answer(function: Callable[[Any], Any], item: Any) -> bytes:
+    try:
+        return pickle.dumps(attempt(function, item))
+    except Exception as error:  # as a result does that no other process can take
         return pickle.dumps((None, portable(error)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, TimeLimitError
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -48,6 +48,15 @@ def died(item: ItemT) -> Outcome[ItemT, Any]:
         "lower engine.num_processes"
     )
     return Outcome(item, error=MedvitError(message))
+
+
+def late(item: ItemT, limit_s: float) -> Outcome[ItemT, Any]:
+    """Return the outcome of an item whose worker was stopped at the time limit; it is not tried again."""
+    message = (
+        f"it took longer than engine.item_timeout_s={limit_s:g} allows and was stopped, as where a decoder hangs; "
+        "raise the limit if its size explains the time"
+    )
+    return Outcome(item, error=TimeLimitError(message))
 
 
 def portable(error: Exception) -> Exception:

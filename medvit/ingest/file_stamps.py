@@ -39,12 +39,16 @@ class Stamp(NamedTuple):
     head: str
 
 
+UNKNOWN = Stamp(0, 0, "")
+"""Of a file that cannot be read."""
+
+
 def stamp(path: Path) -> Stamp:
     """The stamp of a file as it is now."""
     try:
         return stamp_of(read_head(path))
     except OSError:
-        return Stamp(0, 0, "")  # reading it will say why
+        return UNKNOWN  # reading it will say why
 
 
 def stamp_of(beginning: FileHead) -> Stamp:
@@ -56,7 +60,7 @@ def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
     """The stamps of files, taken by the workers of an engine."""
     batches = list(batched(files))
     outcomes = map_items(_stamp_each, batches, config=engine, title="stamp", weights=lengths(batches), unit="file")
-    found = chain.from_iterable(one.result or _stamp_each(one.item) for one in outcomes)
+    found = chain.from_iterable(one.result or [UNKNOWN] * len(one.item) for one in outcomes)
     return dict(zip(files, found, strict=True))
 
 

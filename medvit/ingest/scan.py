@@ -18,13 +18,14 @@ from medvit.deidentification.patient_ids import with_issuers
 from medvit.dicom.header import read_header
 from medvit.engine import EngineConfig, map_items
 from medvit.engine.outcome import Outcome
-from medvit.errors import DataError, MedvitError, NotAnImageError, UnreadableError
+from medvit.errors import DataError, MedvitError, NotAnImageError, TimeLimitError, UnreadableError
 from medvit.files.guard import decoding, silence
 from medvit.files.head import read_head
 from medvit.files.limits import MAX_VOLUME_GIB, allowed_gib
 from medvit.hardware import few_collections
 from medvit.ingest.file_stamps import (
     READING_ROOMS,
+    UNKNOWN,
     Stamp,
     StateOf,
     batched,
@@ -53,23 +54,8 @@ NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 """The case in nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
 
 
-class ScanningConfig(Config):
-    """What to look for in the source, and what to believe where files do not say it."""
-
-    patient_from: GroupPattern | None = None
-    """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
-    modality: str = ""
-    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
-    geometry: GeometryConfig = Field(default_factory=GeometryConfig)
-    stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
-    mask_folder: tuple[str, ...] = ()
-    """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
-    eye: EyeConfig = Field(default_factory=EyeConfig)
-    max_volume_gib: Positive = MAX_VOLUME_GIB
-    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
-
-
+NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)
+"""Codes of refusals that say nothing of a patient, or whose files would hang once more."""
 NOWHERE = Path()
 """Stands for the path of a file on the way between processes."""
 
@@ -249,8 +235,10 @@ def _alone(outcome: Outcome[Path, tuple[ScannedFile, Stamp]]) -> tuple[ScannedFi
     reason = (
         str(error) if isinstance(error, MedvitError) else f"reading stopped at an unexpected {type(error).__name__}"
     )
-    seen = ScannedFile(outcome.item, refusal=Refusal((outcome.item,), UnreadableError.code, reason))
-    return seen, stamp(outcome.item)
+    code = error.code if isinstance(error, TimeLimitError) else UnreadableError.code
+    seen = ScannedFile(outcome.item, refusal=Refusal((outcome.item,), code, reason))
+    # What hung or killed a worker is not opened in this process: it would take the whole run along.
+    return seen, UNKNOWN if isinstance(error, MedvitError) else stamp(outcome.item)
 
 
 def _relative(file: Path, root: Path) -> str:
@@ -266,7 +254,7 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
 def _identity(refusal: Refusal) -> Identity | None:
     """Whose a refused DICOM image is; none of other files."""
     # What is no file may be a named pipe, which nobody should wait for.
-    if refusal.code in (NotAnImageError.code, ORPHAN) or not refusal.files or not refusal.files[0].is_file():
+    if refusal.code in NOT_OPENED or not refusal.files or not refusal.files[0].is_file():
         return None
     try:
         with decoding("the DICOM header"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_info
 
 from medvit.engine import AHEAD, EngineConfig, map_items
 from medvit.engine.local import LAST
-from medvit.errors import ConfigError, DataError
+from medvit.errors import ConfigError, DataError, TimeLimitError
 from medvit.files.limits import allowed_gib, allowing
 
 PROJECT = Path(__file__).parents[2]
@@ -263,3 +264,43 @@ def test_workers_obey_the_limit_of_whom_they_work_for_also_those_that_run_alread
     for gib in (0.5, 3.0):
         with allowing(gib):
             assert {outcome.result for outcome in map_items(allowed, range(4), config=config, title="")} == {gib}
+
+
+def hang(seconds: float) -> float:
+    """Sleeps without giving up the interpreter's lock, as a decoder in C may: no thread or signal handler gets in."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return seconds
+
+
+LIMIT_S = 0.4
+
+
+def test_an_item_over_the_time_limit_is_stopped_alone_and_order_holds() -> None:
+    limited = SPREAD.model_copy(update={"item_timeout_s": LIMIT_S})
+    list(map_items(hang, [0.0, 0.0], config=SPREAD, title="warm up"))
+    items = [0.001, 60.0, 0.002, 0.003, 0.004, 60.5, 0.005]
+    start = time.monotonic()
+    outcomes = list(map_items(hang, items, config=limited, title="hung"))
+    assert [outcome.item for outcome in outcomes] == items
+    assert [outcome.result for outcome in outcomes if outcome.error is None] == [0.001, 0.002, 0.003, 0.004, 0.005]
+    late = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert [type(error) for error in late] == [TimeLimitError] * 2
+    assert "longer than engine.item_timeout_s=0.4" in str(late[0])
+    assert time.monotonic() - start < 20  # s; beside the limits, the start of new workers
+
+
+def test_many_items_within_the_limit_may_take_longer_than_it_together() -> None:
+    limited = SPREAD.model_copy(update={"item_timeout_s": LIMIT_S})
+    list(map_items(hang, [0.0, 0.0], config=SPREAD, title="warm up"))
+    outcomes = list(map_items(hang, [0.1] * 12, config=limited, title="quick"))
+    assert [outcome.result for outcome in outcomes] == [0.1] * 12
+
+
+def test_in_the_calling_process_a_warning_tells_of_the_item_that_takes_too_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limited = HERE.model_copy(update={"item_timeout_s": 0.05})
+    outcomes = list(map_items(pid_after_a_while, [0.0, 0.15, 0.0], config=limited, title="slow"))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("slow: item 2 of 3 takes longer than engine.item_timeout_s=0.05 allows")

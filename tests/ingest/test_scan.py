@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import pydicom
 import pytest
 
 from medvit import phantoms
+from medvit.engine.outcome import late
 from medvit.errors import DataError
 from medvit.ingest.scan import ScanningConfig, scan
+from medvit.ingest import scan as scanning
+from medvit.ingest.file_stamps import UNKNOWN
+from medvit.records import Refusal
 
 Write = Callable[..., Path]
 
@@ -104,3 +109,17 @@ def test_images_of_one_file_are_told_apart(tmp_path: Path) -> None:
 def test_a_missing_source_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder at"):
         scan(tmp_path / "none")
+
+
+def test_a_file_on_which_scanning_hung_is_refused_without_being_opened_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.dcm")  # whoever opens it waits
+    found, taken = scanning._alone(late(tmp_path / "hangs.dcm", limit_s=5.0))
+    assert found.refusal is not None
+    assert (found.refusal.code, taken) == ("timeout", UNKNOWN)
+
+
+def test_whose_a_file_is_on_which_scanning_hung_is_not_asked_of_the_file(tmp_path: Path) -> None:
+    phantoms.write_radiograph_studies(tmp_path, 1)
+    (file,) = tmp_path.rglob("*.dcm")
+    refusals = [Refusal((file,), code, "") for code in ("unsupported", "timeout")]
+    assert [scanning._identity(one) is None for one in refusals] == [False, True]

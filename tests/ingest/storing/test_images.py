@@ -14,6 +14,7 @@ from PIL import Image
 from medvit.dataset.store import Store
 from medvit.deidentification.pseudonyms import Pseudonyms
 from medvit.engine import EngineConfig
+from medvit.engine.outcome import late
 from medvit.errors import OutputError
 from medvit.ingest.mask_meaning import MaskMeaning
 from medvit.ingest.scan import scan
@@ -144,3 +145,30 @@ def test_instances_become_one_class(tmp_path: Path) -> None:
     taken = function(candidate)
     assert taken.num_mask_values == 2
     assert np.array_equal(Store(tmp_path / "store").get(taken.mask), numbers > 0)
+
+
+@dataclass(frozen=True)
+class StoppedAtTwo(ReadAndStore):
+    """Ends at one image as the engine ends what hangs."""
+
+    def __call__(self, candidate: Candidate) -> Taken:
+        """What was stored of a candidate."""
+        error = late(candidate, limit_s=5.0).error
+        if candidate.item.files[0].stem == "2" and error is not None:
+            raise error
+        return super().__call__(candidate)
+
+
+def test_an_image_on_which_reading_hangs_is_refused_alone_as_one_that_takes_too_long(source: Path) -> None:
+    out = source.parent / "out"
+    stored = store_images(
+        scan(source).candidates,
+        StoppedAtTwo(out / "images", ""),
+        folder=out,
+        engine=EngineConfig(),
+        state=Pseudonyms(bytes(32), "x").state,
+    )
+    assert list(stored.taken) == ["0.png", "1.png", "3.png"]
+    (refusal,) = stored.refusals
+    assert (refusal.files, refusal.code) == ((source / "2.png",), "timeout")
+    assert refusal.reason.startswith("it took longer than engine.item_timeout_s=5 allows and was stopped")
