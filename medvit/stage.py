@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type_hints
 
@@ -73,6 +74,11 @@ class StageConfig(Config):
     def folder(self) -> Path:
         """The folder the stage makes."""
         return Path(getattr(self, self.OUTPUT))
+
+
+def first_free(name: str) -> Path:
+    """Return the first of NAME-1, NAME-2... that the current folder does not hold."""
+    return next(path for path in (Path(f"{name}-{number}") for number in count(1)) if not path.exists())
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 
 from pydantic import Field
@@ -11,7 +10,7 @@ from medvit.document import markdown_table
 from medvit.leakage import CHECKS, Check, Leakage, find_overlaps
 from medvit.leakage.perceptual_hash import MAX_DISTANCE, NUM_BITS
 from medvit.leakage.report import HITS, HTML, hits, summary, write
-from medvit.stage import Run, StageConfig, stage
+from medvit.stage import Run, StageConfig, first_free, stage
 
 
 class LeakageConfig(StageConfig):
@@ -31,8 +30,7 @@ class LeakageConfig(StageConfig):
     @property
     def folder(self) -> Path:
         """The folder the stage makes."""
-        free = (Path(f"leakage-{number}") for number in count(1))
-        return self.output or next(path for path in free if not path.exists())
+        return self.output or first_free("leakage")
 
 
 @stage

@@ -76,8 +76,8 @@ ingest source=in/nothing dataset=data/nothing
 """Datasets; the last source does not exist, for the words of an error."""
 
 DATASETS = """
-audit dataset=data/brain-mr source=in/brain-mr
-audit dataset=data/odd source=in/odd copy_to=copies/odd
+audit dataset=data/brain-mr source=in/brain-mr output=audits/brain-mr
+audit dataset=data/odd source=in/odd copy_to=copies/odd output=audits/odd
 export dataset=data/brain-mr output=exports/brain-mr
 export dataset=data/peers output=exports/peers compress=false
 export dataset=data/highdicom output=exports/highdicom
@@ -109,7 +109,8 @@ evaluate checkpoint=models/hippocampus dataset=data/hippocampus output=reports/h
 evaluate checkpoint=models/vessels dataset=data/drive output=reports/vessels resamples=200
 predict checkpoint=models/hippocampus source=in/brain-mr output=predictions/hippocampus applies_to.description=Crop
 predict checkpoint=models/grades source=in/drive output=predictions/grades
-audit dataset=data/brain-mr source=in/brain-mr places=[predictions/hippocampus]
+audit dataset=data/brain-mr source=in/brain-mr places=[predictions/hippocampus] \
+  output=audits/predictions
 """
 
 SLIDES = f"""

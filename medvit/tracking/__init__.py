@@ -9,7 +9,7 @@ MLflow is imported nowhere else.
 from medvit.tracking.journal import FOLDER
 from medvit.tracking.names import mlflow_name
 from medvit.tracking.options import ARTIFACTS, TrackingConfig, database
-from medvit.tracking.search import recorded
+from medvit.tracking.search import holds_runs, recorded
 from medvit.tracking.sync import Sent, journals, send
 from medvit.tracking.tracker import MlflowTracker, Tracker, start
 
@@ -21,6 +21,7 @@ __all__ = [
     "Tracker",
     "TrackingConfig",
     "database",
+    "holds_runs",
     "journals",
     "mlflow_name",
     "recorded",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from medvit.errors import TrackingError
@@ -11,6 +13,16 @@ from medvit.tracking.sender import first_line, import_client
 
 MAX_RUNS = 50_000
 """Runs of one experiment that MLflow gives at once."""
+
+
+def holds_runs(file: Path, *, besides: str | None) -> bool:
+    """Return whether a SQLite store holds any run but one; true where it is no database of MLflow, which may be any."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT 1 FROM runs WHERE run_uuid IS NOT ? LIMIT 1", (besides,)).fetchone()
+        except sqlite3.Error:
+            return True
+    return found is not None
 
 
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:

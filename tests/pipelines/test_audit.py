@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,7 @@ def audit(made: Path, source: Path, *words: str) -> int:
             f"source={source}",
             f"key={made / 'site.key'}",
             tracking,
+            f"output={tempfile.mkdtemp(dir=made.parent)}",
             *copy,
             *words,
         ]

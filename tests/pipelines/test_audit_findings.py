@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -64,10 +65,15 @@ def made(source: Path, make_store: MakeStore, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+def new_output(made: Path) -> str:
+    """A folder beside what is audited."""
+    return f"output={tempfile.mkdtemp(dir=made.parent)}"
+
+
 def audit(made: Path, source: Path, *words: str) -> int:
     """Runs the audit of a folder like `made`; its exit status."""
     places = [f"dataset={made / 'dataset'}", f"source={source}", f"key={made / 'site.key'}"]
-    places.append(f"tracking.uri=sqlite:///{made}/mlflow.db")
+    places += [f"tracking.uri=sqlite:///{made}/mlflow.db", new_output(made)]
     copy = [] if any(word.startswith("copy_to") for word in words) else [f"copy_to={made / 'copy'}"]
     return main(["audit", *places, *copy, *words])
 
@@ -252,7 +258,7 @@ def of_pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def audit_of_pictures(source: Path, folder: Path) -> int:
     words = [f"dataset={folder / 'dataset'}", f"key={folder / 'site.key'}", "tracking.enabled=false"]
-    return main(["audit", f"source={source}", *words])
+    return main(["audit", f"source={source}", *words, new_output(folder)])
 
 
 def test_what_headers_of_volumes_and_pictures_say_is_kept_nowhere(of_pictures: tuple[Path, Path]) -> None:
@@ -288,7 +294,7 @@ def test_without_the_key_the_dates_of_a_copy_are_said_to_be_unsearched(
     made: Path, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = [f"dataset={made / 'dataset'}", f"source={source}", f"key={made / 'none'}", "tracking.enabled=false"]
-    assert main(["audit", *words, f"copy_to={made / 'copy'}"]) == 0
+    assert main(["audit", *words, f"copy_to={made / 'copy'}", new_output(made)]) == 0
     assert "dates in a DICOM copy are not searched" in caplog.text
 
 
@@ -323,10 +329,47 @@ def test_a_folder_name_that_is_the_name_of_the_dataset_is_no_finding(
         words = [f"dataset={tmp_path / 'dataset'}", f"key={tmp_path / 'site.key'}", "tracking.enabled=false"]
         assert main(["ingest", f"source={place}", f"name={called}", *words]) == 0
         (tmp_path / "dataset" / "note.txt").write_text("of Quokkahill")
-        assert (main(["audit", f"source={place}", *words]) == SOME_ITEMS_FAILED) == is_found
+        assert (main(["audit", f"source={place}", *words, new_output(tmp_path)]) == SOME_ITEMS_FAILED) == is_found
         assert ("note.txt, line 1: a value of a file or folder name" in capsys.readouterr().out) == is_found
     finally:
         place.rename(source)
+
+
+def test_findings_are_listed_in_a_folder_of_their_own_and_the_dataset_stays_as_it_was(
+    copy_of: Path, source: Path, tmp_path: Path
+) -> None:
+    spoil_manifest(copy_of)
+    before = {path: path.read_bytes() for path in (copy_of / "dataset").rglob("*") if path.is_file()}
+    words = [f"dataset={copy_of / 'dataset'}", f"source={source}", f"key={copy_of / 'site.key'}"]
+    options = [
+        f"copy_to={copy_of / 'copy'}",
+        f"output={tmp_path / 'audit'}",
+        "tracking.enabled=false",
+        f"ignore=[{NAME}]",
+    ]
+    assert main(["audit", *words, *options]) == SOME_ITEMS_FAILED
+    kinds = {line.split(",")[0] for line in (tmp_path / "audit" / "findings.csv").read_text().splitlines()}
+    assert kinds == {"kind", "found"}
+    assert {path.name for path in (tmp_path / "audit").iterdir()} == {
+        "config.yaml",
+        "findings.csv",
+        "lineage.json",
+        "summary.txt",
+    }
+    for path in (tmp_path / "audit").iterdir():
+        assert [word for word in WORDS if word.casefold() in path.read_text(encoding="utf-8").casefold()] == []
+    assert before == {path: path.read_bytes() for path in (copy_of / "dataset").rglob("*") if path.is_file()}
+
+
+def test_where_there_was_no_store_that_of_the_audit_itself_hides_it_from_nobody(
+    made: Path, source: Path, make_store: MakeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(made / "dataset", tmp_path / "dataset")
+    config = tmp_path / "dataset" / "config.yaml"
+    config.write_text(config.read_text().replace(f"{made}/mlflow.db", f"{tmp_path}/mlflow.db"))
+    words = [f"dataset={tmp_path / 'dataset'}", f"key={made / 'site.key'}", f"copy_to={made / 'copy'}"]
+    main(["audit", *words, f"source={source}", f"tracking.uri={make_store(tmp_path)}", new_output(tmp_path)])
+    assert f"no MLflow store at sqlite:///{tmp_path / 'mlflow.db'}" in caplog.text
 
 
 def test_a_file_that_nobody_can_read_is_said_and_fails(made: Path, source: Path, tmp_path: Path, capsys) -> None:
@@ -353,9 +396,9 @@ def test_cells_of_a_table_are_looked_for(
     words = [f"labels=[{tmp_path / place / 'labels.csv'}]"] if place == "beside" else []
     made = tmp_path / "made"
     words += [f"dataset={made / 'dataset'}", f"key={made / 'site.key'}", "tracking.enabled=false"]
-    assert main(["audit", f"source={tmp_path / 'source'}", *words]) == 0
+    assert main(["audit", f"source={tmp_path / 'source'}", *words, new_output(made)]) == 0
     (made / "dataset" / "note.txt").write_text(text)
-    assert main(["audit", f"source={tmp_path / 'source'}", *words]) == SOME_ITEMS_FAILED
+    assert main(["audit", f"source={tmp_path / 'source'}", *words, new_output(made)]) == SOME_ITEMS_FAILED
     assert "note.txt, line 1: a value of a cell of a table" in capsys.readouterr().out
 
 

@@ -1,0 +1,95 @@
+"""Places to search: the dataset, its de-identified copy, the MLflow stores that runs were recorded in, and others."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.audit.matcher import Trace
+from medvit.audit.search import Search
+from medvit.errors import DataError
+from medvit.tracking import ARTIFACTS, TrackingConfig, database, holds_runs, recorded
+
+log = logging.getLogger("medvit")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or file to search, under the name by which findings tell it."""
+
+    title: str
+    path: Path
+
+    def traces(self, search: Search) -> Iterator[Trace]:
+        """Yield the findings in it."""
+        yield from search.folder(self.path, self.title)
+
+
+class CopyPlace(Place):
+    """A de-identified DICOM copy."""
+
+    def traces(self, search: Search) -> Iterator[Trace]:
+        """Yield the findings in it, dates that were not moved among them."""
+        yield from search.copy(self.path)
+
+
+@dataclass(frozen=True)
+class StorePlace:
+    """An MLflow store that is no SQLite file."""
+
+    title: str
+    tracking: TrackingConfig
+
+    def traces(self, search: Search) -> Iterator[Trace]:
+        """Yield the findings in its runs and in their artifacts.
+
+        Raises:
+            TrackingError: If it cannot be searched.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for place, text in recorded(self.tracking, Path(folder)):
+                yield from search.text(f"{self.title}, {place}", text)
+            yield from search.folder(Path(folder), f"{self.title}, artifacts")
+
+
+AnyPlace = Place | StorePlace
+
+
+def find_places(
+    dataset: Path, copy: Path | None, stores: Sequence[TrackingConfig], others: Sequence[Path], own_run: str | None
+) -> list[AnyPlace]:
+    """Return what is there to search, with a warning where no store holds any run but `own_run`, that of the audit.
+
+    Raises:
+        DataError: If the copy or one of the others is missing.
+    """
+    places: list[AnyPlace] = [Place("the dataset", dataset)]
+    if copy is not None:
+        if not copy.is_dir():
+            raise DataError(f"no DICOM copy at {copy}; give copy_to=... where it lies")
+        places.append(CopyPlace("the DICOM copy", copy))
+    enabled = [tracking for tracking in dict.fromkeys(stores) if tracking.enabled]
+    if enabled and not any(_holds_runs(tracking, own_run) for tracking in enabled):
+        log.warning("no MLflow store at %s; give tracking.uri=... where there is one", enabled[0].uri)
+    places += [place for tracking in enabled for place in _places_of(tracking)]
+    for path in others:
+        if not path.exists():
+            raise DataError(f"nothing at {path}; places=[...] names files and folders that exist")
+        places.append(Place(path.name, path))
+    return places
+
+
+def _holds_runs(tracking: TrackingConfig, own_run: str | None) -> bool:
+    file = database(tracking)
+    return file is None or (file.exists() and holds_runs(file, besides=own_run))
+
+
+def _places_of(tracking: TrackingConfig) -> list[AnyPlace]:
+    file = database(tracking)
+    if file is None:
+        return [StorePlace("MLflow", tracking)]
+    there = [path for path in (file, file.parent / ARTIFACTS) if path.exists()]
+    return [Place("MLflow" if path == file else "MLflow artifacts", path) for path in there]

@@ -1,0 +1,53 @@
+"""What an audit found: a text for the terminal, kept as `summary.txt`, and `findings.csv` for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.audit.matcher import Trace
+from medvit.audit.needles import Sought
+from medvit.audit.places import AnyPlace
+from medvit.files.atomic import write_text
+from medvit.files.spreadsheets import csv_text
+
+FINDINGS, SUMMARY = "findings.csv", "summary.txt"
+COLUMNS = ("kind", "place", "what")
+SHOWN = 200
+"""Findings that are printed; the file lists all."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found, without any value of a patient: `findings.csv`, `summary.txt`."""
+
+    folder: Path
+    traces: tuple[Trace, ...]
+    unread: tuple[str, ...] = ()
+    """A line for every reason for which files of the source could not be read."""
+
+    def write(self, summary: str) -> None:
+        """Write the files into the folder."""
+        found = [("unsearched" if one.is_unsearched else "found", one.place, one.source) for one in self.traces]
+        lines = [*found, *(("unread", "the source", line) for line in self.unread)]
+        write_text(self.folder / FINDINGS, csv_text(COLUMNS, lines))
+        write_text(self.folder / SUMMARY, f"{summary}\n")
+
+
+def unread_lines(needles: Sought) -> tuple[str, ...]:
+    """Return a line for every reason for which files of the source could not be read."""
+    return tuple(f"{number} files of the source: {reason}" for reason, number in sorted(needles.unread.items()))
+
+
+def summary_of(needles: Sought, places: Sequence[AnyPlace], audited: Audited) -> str:
+    """Return what was looked for, where, and what was found."""
+    titles = ", ".join(dict.fromkeys(place.title for place in places))
+    lines = [
+        f"looked for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
+        f"not looked for: {needles.num_passed_over} values that are too short or too common to tell anyone",
+        *(f"not read, so that what it says was not looked for: {line}" for line in audited.unread),
+        f"found: {len(audited.traces) or 'nothing'}",
+    ]
+    rest = [f"  and {len(audited.traces) - SHOWN} more"] if len(audited.traces) > SHOWN else []
+    return "\n".join([*lines, *(f"  {trace}" for trace in audited.traces[:SHOWN]), *rest])

@@ -1,0 +1,103 @@
+"""What is looked for: all that identifies patients in the files of a source, its tables and its file names."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from medvit.audit.needles import IdentifyingValues, ReadValues, Sought, sought
+from medvit.audit.search import Search, by_pseudonym
+from medvit.dataset.manifest import Manifest
+from medvit.deidentification.profile import Profile
+from medvit.deidentification.pseudonyms import Pseudonyms
+from medvit.engine import EngineConfig, map_items
+from medvit.engine.outcome import Outcome
+from medvit.errors import DataError, TimeLimitError
+from medvit.records import Patient
+from medvit.sources import Location, RetrieveConfig, fetch, local_path
+
+log = logging.getLogger("medvit")
+
+
+def read_source(
+    source: Location,
+    retrieve: RetrieveConfig,
+    tables: Sequence[Path],
+    manifest: Manifest,
+    *,
+    profile: Profile,
+    ignored: Sequence[str],
+    engine: EngineConfig,
+) -> Sought:
+    """Return what to look for of a source and of `tables` beside it; `profile` is that of the de-identified copy.
+
+    `ignored` words are not looked for, nor are the names of the dataset and of its classes.
+
+    Raises:
+        DataError: If the source holds no file, or a table is missing.
+    """
+    path = local_path(source)
+    with tempfile.TemporaryDirectory() as work:
+        local = fetch(source, retrieve, work=Path(work))
+        refused = [file for refusal in local.refusals for file in refusal.files]
+        names = [*local.files, *refused, *([path] if path is not None and path.is_file() else [])]
+        files = [*local.files, *(_existing(table) for table in tables)]
+        outcomes = map_items(ReadValues(profile), files, config=engine, title="read")
+        lost = (IdentifyingValues(unread=refusal.reason) for refusal in local.refusals for _ in refusal.files)
+        found = chain(map(_values, outcomes), lost)
+        classes = {text for row in manifest for label in row.labels.items() for text in label}
+        called = str(manifest.facts.name)
+        needles = sought(names, local.root, found, ignored, num_files=len(files), dataset=called, classes=classes)
+        local.discard()
+    return needles
+
+
+def _existing(table: Path) -> Path:
+    if not table.is_file():
+        raise DataError(f"no table at {table}; labels=[...] names files that exist")
+    return table
+
+
+def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
+    if outcome.result is not None:
+        return outcome.result
+    # The text of another error may name a file or a patient.
+    is_late = isinstance(outcome.error, TimeLimitError)
+    return IdentifyingValues(unread=str(outcome.error) if is_late else "reading stopped at an unexpected error")
+
+
+def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
+    """Return the search, with the days by which the site's key moves the dates of each patient in a DICOM copy.
+
+    Without a key file, which is warned of, these dates are not searched. `is_by_patient_id` says whether the patients
+    of the dataset are those that DICOM files name; then it is warned of where none of them is in the source.
+    """
+    if not key.expanduser().is_file():
+        log.warning(
+            "no key file at %s, so dates in a DICOM copy are not searched, nor is it known whether the dataset was "
+            "made of this source; give key=...",
+            key,
+        )
+        return Search(needles)
+    pseudonyms = Pseudonyms.with_key_file(key, "")
+    if is_by_patient_id:
+        _warn_of_strangers(needles, manifest, pseudonyms)
+    patients = {name: Patient(name, is_known_elsewhere=True) for name in needles.dates}
+    names = {name: pseudonyms.patient(patient) for name, patient in patients.items()}
+    moves = {names[name]: pseudonyms.days(patient) for name, patient in patients.items()}
+    return Search(by_pseudonym(needles, names), moves)
+
+
+def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
+    """Warns where patients of the source have pseudonyms, and none of them is in the dataset."""
+    known = {row.patient_id for row in manifest}
+    here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
+    if known and here and not known & here:
+        log.warning(
+            "none of the %d patients that the source names by PatientID is in the dataset: what is found, or not, "
+            "means nothing unless it was made of this source, by this key (key=...), with patients from elsewhere",
+            len(here),
+        )
