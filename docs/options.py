@@ -13,15 +13,16 @@ from dataclasses import astuple
 from medvit.config import groups, keys
 from pipelines.__main__ import STAGES, find
 from pipelines._help import OPTIONS
+from pipelines.plan import PlanConfig
 
 
 def rendered() -> str:
-    """Return the list as JSON, one option a line so that changes are readable; `plan` has the options of others."""
-    return "{\n" + ",\n".join(_stage(name) for name in STAGES if name != "plan") + "\n}\n"
+    """Return the list as JSON, one option a line so that changes are readable; of `plan` only those of its own."""
+    return "{\n" + ",\n".join(map(_stage, STAGES)) + "\n}\n"
 
 
 def _stage(name: str) -> str:
-    config = find(name).config_type
+    config = PlanConfig if name == "plan" else find(name).config_type
     lines = ",\n".join(_options(config))
     return f'{json.dumps(name)}: {{\n"groups": {json.dumps(groups(config), indent=0)},\n"keys": [\n{lines}\n]}}'
 

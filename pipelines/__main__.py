@@ -144,7 +144,7 @@ STAGES = {
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "plan": Entry(
-        "Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing.",
+        "Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing but a table.",
         "medvit plan pretrain dataset=runs/dataset backbone.size=base",
         before="pretrain|finetune ",
     ),
@@ -275,15 +275,16 @@ def help_of(name: str, words: Sequence[str] = ()) -> str:
 
     entry = STAGES[name]
     head = (f"usage: medvit {name} {entry.before}[CONFIG.yaml] key=value ... [--debug]", "", entry.summary)
-    shown = page(_with_options(name, words), words, first=STAGES[_with_options(name, words)].first, head=head)
+    known = _with_options(name, words)
+    shown = page(known, words, first=STAGES[known.split()[-1]].first, head=head)
     return "\n".join([shown, "", "example:", f"  {entry.example}"])
 
 
 def _with_options(name: str, words: Sequence[str]) -> str:
-    """Return the stage whose options a command takes: another one for `plan`, whose first word names it."""
+    """Return the stage whose options a command takes; that of `plan` is followed by the one that is planned."""
     if name != "plan":
         return name
-    return "finetune" if words[:1] and words[0] == "finetune" else "pretrain"
+    return "plan finetune" if words[:1] and words[0] == "finetune" else "plan pretrain"
 
 
 def _misspelt(name: str, command: Command) -> str:

@@ -18,13 +18,17 @@ LAST = ("seed", "resume", "tracking")
 
 @cache
 def options(stage: str) -> tuple[Key, ...]:
-    """Return every option of a stage, those of all variants included."""
-    return tuple(Key(*line) for line in listed()[stage]["keys"])
+    """Return every option of a stage, those of all variants included; `plan pretrain` has those of both."""
+    own, _, planned = stage.partition(" ")
+    keys = [Key(*line) for line in listed()[own]["keys"]]
+    names = {key.name for key in keys}
+    others = (Key(*line) for line in listed()[planned]["keys"]) if planned else ()
+    return (*(key for key in others if key.name not in names), *keys)
 
 
 def groups(stage: str) -> dict[str, str]:
     """Return the groups of options of a stage with what each is about."""
-    return dict(listed()[stage]["groups"])
+    return {group: about for name in stage.split() for group, about in dict(listed()[name]["groups"]).items()}
 
 
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:

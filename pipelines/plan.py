@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medvit.config import unknown_name
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
-from medvit.stage import Finished, Run, Stage, seed_everything
+from medvit.stage import Run, Stage, StageConfig, first_free
 from medvit.tracking import Tracker
-from medvit.training.profiling import WARMUP_STEPS, Measured, Meter
+from medvit.training.plan import MEASURED_STEPS, TABLE, Plan, PlanRow, Sizes, image_rows, slide_rows
+from medvit.training.profiling import Measured, Meter
 from medvit.training.slide_heads import holds_slides
 from medvit.training.slide_plan import PlannedSlides, plan_slides
 from pipelines import finetune as finetuning
@@ -24,37 +22,42 @@ from pipelines import pretrain as pretraining
 
 log = logging.getLogger("medvit")
 
-MEASURED_STEPS = WARMUP_STEPS + 3
-PLANNED: Mapping[str, Stage[Any, Any]] = {"pretrain": pretraining.pretrain, "finetune": finetuning.finetune}
-ADAM_BYTES = 8
-"""Two averages in float32 for each trained weight."""
 
+class PlanConfig(StageConfig):
+    """Options of `medvit plan` beside those of the training that is planned."""
 
-@dataclass(frozen=True)
-class Plan:
-    """Rows of a table: what, how much, and how it is known."""
+    OUTPUT: ClassVar[str] = "plan"
+    IS_DISTRIBUTED: ClassVar[bool] = False
+    RESOLVED: ClassVar[tuple[str, ...]] = ()
 
-    folder: Path
-    rows: tuple[tuple[str, str, str], ...]
-
-    def __str__(self) -> str:
-        widths = [max(len(row[column]) for row in self.rows) for column in (0, 1)]
-        return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}".rstrip() for row in self.rows)
-
-
-@dataclass(frozen=True)
-class Planner:
-    """Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing."""
-
-    stage: Stage[Any, Any]
+    plan: Path | None = None
+    """Folder to make for the table. Unset: the first free of plan-1, plan-2... in the current folder."""
+    output: Path = Path("planned")
+    """Folder that the training would make; nothing is written there, but the free space of its disk is told."""
 
     @property
-    def config_type(self) -> type[Any]:
-        """The options of the stage that is planned."""
-        return self.stage.config_type
+    def folder(self) -> Path:
+        """The folder the stage makes."""
+        return self.plan or first_free("plan")
 
-    def about(self, words: Sequence[str]) -> tuple[Planner, list[str]]:
-        """The planner of the stage that the first word names, and the other words; where nothing is made, no output.
+
+class PretrainPlanConfig(PlanConfig, pretraining.PretrainConfig):
+    """Options of `medvit plan pretrain`."""
+
+
+class FinetunePlanConfig(PlanConfig, finetuning.FinetuneConfig):
+    """Options of `medvit plan finetune`."""
+
+
+class PlanStage(Stage[Any, Plan]):
+    """A stage whose options are those of the training that the first word of its command names."""
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.recipe.__doc__
+
+    def about(self, words: Sequence[str]) -> tuple[Stage[Any, Plan], list[str]]:
+        """Return the stage with the options of the training that the first word names, and the other words.
 
         Raises:
             ConfigError: If no stage that can be planned is named.
@@ -62,59 +65,59 @@ class Planner:
         name = words[0] if words else ""
         if name not in PLANNED:
             raise ConfigError(unknown_name("stage to plan", name, list(PLANNED)))
-        rest = list(words[1:])
-        if not any(word.startswith("output=") for word in rest):
-            rest.append(f"output={Path('planned').absolute()}")
-        return Planner(PLANNED[name]), rest
-
-    def run(self, config: Any) -> Finished[Plan]:
-        """Measures a few steps in a folder that is removed again, and prints the table."""
-        seed_everything(config.seed)
-        alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
-        short = alone | {
-            "epochs": 1,
-            "steps_per_epoch": MEASURED_STEPS,
-            "compile": False,
-        }  # compiled steps are not counted
-        changes: dict[str, Any] = {"trainer": config.trainer.model_copy(update=short), "resume": False}
-        if isinstance(config, pretraining.PretrainConfig) and config.guard.action != "off":
-            changes["guard"] = config.guard.model_copy(update={"action": "warn"})
-        with tempfile.TemporaryDirectory() as folder:
-            run = Run("plan", Path(folder), Tracker())
-            short_config = config.model_copy(update=changes)
-            if _learns_slides(config):
-                rows = _slide_rows(config, *_measure_slides(short_config, run))
-            else:
-                rows = _rows(config, *_measure(short_config, run))
-        for line in run.failures:
-            log.warning("%s", line)
-        plan = Plan(config.folder, tuple(rows))
-        print(plan)
-        return Finished(plan, ())
+        return PlanStage(self.name, PLANNED[name], self.recipe), list(words[1:])
 
 
-plan = Planner(PLANNED["pretrain"])
+PLANNED: Mapping[str, type[PlanConfig]] = {"pretrain": PretrainPlanConfig, "finetune": FinetunePlanConfig}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Weights of a training by number, and what it writes in bytes."""
+def _plan(config: Any, run: Run) -> Plan:
+    """Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing but a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        measuring = Run(run.stage, Path(folder), Tracker())  # nothing is kept of the training
+        short = _shortened(config)
+        if isinstance(config, FinetunePlanConfig) and holds_slides(Manifest.read(config.dataset), config.label):
+            rows = _slide_rows(config, *_measure_slides(short, measuring))
+        else:
+            sizes, measured = _measure(short, measuring)
+            rows = image_rows(config.trainer, config.loader, sizes, measured, output=config.output)
+    run.inputs |= measuring.inputs
+    run.parents |= measuring.parents
+    for line in measuring.failures:
+        log.warning("%s", line)
+    plan = Plan(run.folder, rows)
+    plan.write()
+    print(plan)
+    run.keep(TABLE)
+    return plan
 
-    backbone: int
-    module: int
-    trained: int
-    images: int
-    checkpoint_bytes: int
 
-    @property
-    def resume_bytes(self) -> int:
-        """The file to resume from: all weights and the averages of those in training."""
-        return 4 * self.module + ADAM_BYTES * self.trained
+plan = PlanStage("plan", PretrainPlanConfig, _plan)
 
 
-def _learns_slides(config: Any) -> bool:
-    is_finetuning = isinstance(config, finetuning.FinetuneConfig)
-    return is_finetuning and holds_slides(Manifest.read(config.dataset), config.label)
+def _shortened(config: Any) -> Any:
+    """Return the options of a training of a few steps on one device; compiled steps are not counted."""
+    alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
+    short = alone | {"epochs": 1, "steps_per_epoch": MEASURED_STEPS, "compile": False}
+    changes: dict[str, Any] = {"trainer": config.trainer.model_copy(update=short), "resume": False}
+    if isinstance(config, PretrainPlanConfig) and config.guard.action != "off":
+        changes["guard"] = config.guard.model_copy(update={"action": "warn"})
+    return config.model_copy(update=changes)
+
+
+def _slide_rows(
+    config: FinetunePlanConfig, sizes: Sizes, measured: Measured, planned: PlannedSlides
+) -> tuple[PlanRow, ...]:
+    return slide_rows(
+        config.trainer,
+        config.loader,
+        sizes,
+        measured,
+        planned,
+        heads=config.bags.members,
+        workers=config.tiles.num_workers,
+        output=config.tiles.embeddings or config.dataset,
+    )
 
 
 def _measure_slides(config: finetuning.FinetuneConfig, run: Run) -> tuple[Sizes, Measured, PlannedSlides]:
@@ -163,98 +166,3 @@ def _measure(config: Any, run: Run) -> tuple[Sizes, Measured]:
     parts.trainer.callbacks = [meter]  # nothing is kept of this run
     parts.trainer.fit(parts.module, *loaders)
     return sizes, meter.measured
-
-
-def _rows(config: Any, sizes: Sizes, measured: Measured) -> Sequence[tuple[str, str, str]]:
-    trainer = config.trainer
-    images = trainer.step_images(config.loader.batch_size)
-    training_s = trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s
-    fixed = 4 * sizes.module + (4 + ADAM_BYTES) * sizes.trained
-    disk = 2 * sizes.resume_bytes + 2 * sizes.checkpoint_bytes
-    free = shutil.disk_usage(_existing(config.folder)).free
-    where = f"{trainer.devices * trainer.nodes} devices, of which one was measured" if _many(trainer) else "one device"
-    return (
-        ("weights of the backbone", _count(sizes.backbone), ""),
-        ("weights in all", _count(sizes.module), "with heads, decoder and teacher"),
-        ("weights that learn", _count(sizes.trained), f"{sizes.trained / sizes.module:.1%} of all"),
-        (
-            "images",
-            str(sizes.images),
-            f"{images} a step, seen {trainer.steps * images / max(1, sizes.images):.1f} times",
-        ),
-        ("operations of a step", f"{_count(measured.flops)}FLOP", "a device, forward and backward, counted"),
-        ("speed", f"{_count(measured.flops / measured.step_s)}FLOP/s", "a device, of these, measured"),
-        ("throughput", f"{images / measured.step_s:.3g} images/s", where),
-        ("memory, weights", _bytes(fixed), "a device: weights, gradients, AdamW's averages"),
-        ("memory, activations", _bytes(measured.activation_bytes), "a device, kept for the backward pass, counted"),
-        ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
-        ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of a round's end", f"{measured.round_end_s:.3g} s", "readings, pictures, validation"),
-        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} rounds"),
-        ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
-        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes beside"),
-    )
-
-
-def _slide_rows(
-    config: finetuning.FinetuneConfig, sizes: Sizes, measured: Measured, planned: PlannedSlides
-) -> Sequence[tuple[str, str, str]]:
-    trainer, heads = config.trainer, config.bags.members
-    slides = trainer.step_images(config.loader.batch_size)
-    workers = config.tiles.num_workers
-    tile_s = planned.tile_s(workers)
-    embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
-    training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s)
-    free = shutil.disk_usage(_existing(config.tiles.embeddings or config.dataset)).free
-    there = f"{planned.num_tiles - planned.num_waiting} are there already"
-    speed = f"{1 / tile_s:.3g} tiles/s" if planned.num_waiting else "nothing to do"
-    how = f"read in {workers} processes beside" if workers else "read and embedded by turns; give tiles.num_workers=..."
-    seen = trainer.steps * slides / max(1, sizes.images)
-    return (
-        ("weights of the backbone", _count(sizes.backbone), "frozen"),
-        ("weights of a head", _count(sizes.trained), f"{heads} heads, one after the other"),
-        ("slides", str(sizes.images), f"{slides} a step, seen {seen:.1f} times by each head"),
-        ("tiles", str(planned.num_tiles), f"at most {planned.most_tiles} on a slide; {there}"),
-        ("speed of embedding", speed, f"measured on one slide; {how}" if planned.num_waiting else ""),
-        ("time to embed", _duration(embedding_s), f"{planned.num_waiting} tiles, once for all runs of this backbone"),
-        ("operations of a step", f"{_count(measured.flops)}FLOP", "of a head, forward and backward, counted"),
-        ("memory, activations", _bytes(measured.activation_bytes), "of a head, kept for the backward pass, counted"),
-        ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
-        ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of a round's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
-        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} rounds"),
-        ("time to finish", _duration(embedding_s + training_s), "both"),
-        ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),
-        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "backbone and heads"),
-    )
-
-
-def _many(trainer: Any) -> bool:
-    return bool(trainer.devices * trainer.nodes > 1)
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-
-
-def _count(number: float) -> str:
-    if not math.isfinite(number):
-        return "unknown "
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
-
-
-def _bytes(number: float) -> str:
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number / 2**10:.3g} KiB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    return f"{hours:.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"

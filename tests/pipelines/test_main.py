@@ -99,7 +99,7 @@ def test_the_list_of_options_is_that_of_the_stages() -> None:
 def test_help_lists_every_option_of_every_variant_with_its_meaning(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = [key for key in options("pretrain" if name == "plan" else name) if key.type != RENAMED]
+    known = [key for key in options("plan pretrain" if name == "plan" else name) if key.type != RENAMED]
     shown = ""
     for variant in dict.fromkeys(key.variant for key in known):
         assert main([name, *([variant] if variant else []), "--help"]) == 0

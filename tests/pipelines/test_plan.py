@@ -1,5 +1,6 @@
-"""A plan tells what a training takes and makes nothing."""
+"""A plan tells what a training takes and makes nothing but its table."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from medvit.artifacts import Lineage
+from medvit.dataset.manifest import Manifest
+from medvit.training.plan import _bytes, _count, _duration
 from medvit.training.profiling import Measured, _kept, attention_on_cpu
 from pipelines.__main__ import main
-from pipelines.finetune import FinetuneConfig
-from pipelines.plan import PLANNED, Planner, _bytes, _count, _duration
+from pipelines.plan import FinetunePlanConfig, plan
 from tests.training.conftest import dataset
 from tests.training.test_runs import MAE, TINY, finetune_options
 
@@ -42,7 +45,10 @@ def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_pat
     assert told["images"] == "8  2 a step, seen 175.0 times"
     assert told["weights that learn"].endswith("100.0% of all")
     assert "700 steps in 7 rounds" in told["time to finish"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
+    with (tmp_path / "plan-1" / "plan.csv").open(newline="") as file:
+        kept = {line["what"]: f"{line['how_much']}  {line['how_it_is_known']}".strip() for line in csv.DictReader(file)}
+    assert kept == told
 
 
 def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp_path, capsys, monkeypatch):
@@ -50,7 +56,7 @@ def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp
     assert main(["plan", "finetune", f"dataset={images}", *SMALL, "peft=frozen"]) == 0
     told = table(capsys)
     assert told["weights that learn"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
 
 
 def test_what_cannot_be_planned_is_told_with_what_can(capsys):
@@ -60,10 +66,11 @@ def test_what_cannot_be_planned_is_told_with_what_can(capsys):
 
 def test_a_plan_from_python_speaks_of_the_options_given(images, tmp_path):
     options = finetune_options(images, backbone=TINY, head=None, preprocess={"kind": "image"})
-    config = FinetuneConfig.parse({**options, "output": tmp_path / "x"})
-    made = Planner(PLANNED["finetune"]).run(config).artifact
+    config = FinetunePlanConfig.parse({**options, "output": tmp_path / "x", "plan": tmp_path / "plan"})
+    made = plan(config)
     assert "6 steps in 3 rounds" in str(made)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [made.folder]
+    assert Lineage.read(made.folder).inputs == {"dataset": Manifest.read(images).hash}
 
 
 def test_operations_of_attention_on_a_cpu_are_counted():

@@ -17,10 +17,11 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.training.plan import _bytes
 from medvit.transforms.preprocess import Normalization, Preprocess
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
-from pipelines.plan import PLANNED, Planner, _bytes
+from pipelines.plan import FinetunePlanConfig, plan
 from pipelines.predict import predict
 from tests.slides import CLASSES, HEIGHT, MPP, SIZE, SPOT, WIDTH, picture, write_dataset, write_slide
 
@@ -242,8 +243,8 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     options = {"checkpoint": place / "backbone", "output": tmp_path / "model", **QUICK, **OFF}
     slides = {"key": place / "site.key", "folder": source}
     tree = {"dataset": tmp_path / "dataset", "slides": slides, "bags": {"members": 2, "tiles": 32}}
-    config = finetune.config_type.parse({**tree, **options})
-    told = {name: rest for name, *rest in Planner(PLANNED["finetune"]).run(config).artifact.rows}
+    config = FinetunePlanConfig.parse({**tree, **options, "plan": tmp_path / "plan"})
+    told = {name: rest for name, *rest in plan(config).rows}
     assert told["slides"][0] == "16"
     assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are there already"]
     assert told["time to train"][1] == "2 heads of 30 steps in 2 rounds"
@@ -255,8 +256,9 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
 
 def test_a_plan_counts_embeddings_that_are_there(place, model, tmp_path):
     tree = {"dataset": place / "dataset", "checkpoint": place / "backbone", "output": tmp_path / "model"}
-    config = finetune.config_type.parse({**tree, "slides": {"key": place / "site.key"}, **QUICK, **OFF})
-    told = {name: rest for name, *rest in Planner(PLANNED["finetune"]).run(config).artifact.rows}
+    slides = {"key": place / "site.key"}
+    config = FinetunePlanConfig.parse({**tree, "slides": slides, **QUICK, **OFF, "plan": tmp_path / "plan"})
+    told = {name: rest for name, *rest in plan(config).rows}
     assert told["speed of embedding"][0] == "nothing to do"
     assert told["time to embed"][0] == "0.0 minutes"
 
