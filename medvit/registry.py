@@ -1,40 +1,124 @@
-"""Registry of choices made by `name` in YAML, found because their files are in the room's folder.
+"""Registry of what a room offers by name, found because its file lies in the room's folder.
 
-A room is a package such as `medvit.objectives`. A file in it holds a config class with a `name` and a `build` method:
+A room is a package such as `medvit.objectives`. There are two kinds. Where a choice has options, a file holds a config
+class with a `name` and a `build` method:
 
     @register
     class Mae(ObjectiveConfig):
         name: Literal["mae"] = "mae"
 
 and a field of the type `Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]` takes
-`{name: mae, mask_ratio: 0.9}`. Adding a choice is adding a file.
+`{name: mae, mask_ratio: 0.9}`. Where it has none, a file holds a constant with a `name`, as `READER` of
+`medvit.readers`, and `occupants("medvit.readers", "READER")` returns all of them. Adding one is adding a file.
+
+The file may also be part of another package, which names it as an entry point of the room:
+
+    [project.entry-points."medvit.objectives"]
+    rotation = "my_package.rotation"
+
+A config class there says which room it is for, `@register(room="medvit.objectives")`. `extend` does the same for this
+process alone, `extended` for a `with` block.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cache
+from importlib.metadata import EntryPoints, distributions, entry_points
+from types import ModuleType
+from typing import Any, TypeVar, overload
 
 from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from medvit.config import ChoiceError, Config, unknown_name
+from medvit.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 _rooms: dict[str, dict[str, type[Config]]] = {}
+_joined: dict[str, list[str]] = {}
+"""Modules that joined a room in this process, by room."""
+_occupants: dict[tuple[str, str], tuple[Any, ...]] = {}
 
 
-def register(config: type[ConfigT]) -> type[ConfigT]:
-    """Make a config class a choice of the room its file is in, under the default of its field `name`."""
-    room = config.__module__.rpartition(".")[0]
+@overload
+def register(config: type[ConfigT]) -> type[ConfigT]: ...
+@overload
+def register(*, room: str) -> Callable[[type[ConfigT]], type[ConfigT]]: ...
+def register(config: type[ConfigT] | None = None, *, room: str = "") -> Any:
+    """Make a config class a choice of a room, under the default of its field `name`; for use as a decorator.
+
+    Unset, the room is the package that its file lies in.
+
+    Raises:
+        ConfigError: If the room has another choice of this name.
+    """
+    if config is None:
+        return lambda given: _register(given, room)
+    return _register(config, config.__module__.rpartition(".")[0])
+
+
+def _register(config: type[ConfigT], room: str) -> type[ConfigT]:
     name = config.model_fields["name"].default
     taken = _rooms.setdefault(room, {}).setdefault(name, config)
-    assert taken is config or taken.__qualname__ == config.__qualname__, f"{room} has two choices named {name!r}"
+    if (taken.__module__, taken.__qualname__) != (config.__module__, config.__qualname__):
+        raise _named_twice(room, name, taken.__module__, config.__module__)
     return config
+
+
+def extend(room: str, module: str) -> None:
+    """Import a module of another package into a room, for this process; an entry point does so for all.
+
+    Raises:
+        ConfigError: If it cannot be imported, or has a name that the room has already.
+    """
+    _imported(room, module)
+    _joined.setdefault(room, []).append(module)
+    for known, constant in list(_occupants):
+        if known == room:
+            del _occupants[room, constant]
+            try:
+                occupants(room, constant)
+            except ConfigError:
+                _leave(room, module)
+                raise
+
+
+@contextmanager
+def extended(room: str, module: str) -> Iterator[None]:
+    """Extend a room within a `with` block, as in a test."""
+    extend(room, module)
+    try:
+        yield
+    finally:
+        _leave(room, module)
+
+
+def is_extended() -> bool:
+    """Whether another package that is installed offers something to a room."""
+    return any(entry.group.startswith("medvit.") for package in distributions() for entry in package.entry_points)
+
+
+def occupants(room: str, constant: str) -> tuple[Any, ...]:
+    """Return what the modules of a room define under the name of a constant, sorted by their `name`.
+
+    Raises:
+        ConfigError: If two have one name, or a module of another package cannot be imported.
+    """
+    if (room, constant) not in _occupants:
+        found: dict[str, tuple[str, Any]] = {}
+        for module in _modules(room):
+            occupant = getattr(module, constant, None)
+            if occupant is not None and found.setdefault(occupant.name, (module.__name__, occupant))[1] is not occupant:
+                raise _named_twice(room, occupant.name, found[occupant.name][0], module.__name__)
+        _occupants[room, constant] = tuple(found[name][1] for name in sorted(found))
+    return _occupants[room, constant]
 
 
 def names(room: str) -> list[str]:
@@ -93,8 +177,45 @@ class Chosen:
 
 
 def _load(room: str) -> dict[str, type[Config]]:
+    for _ in _modules(room):
+        pass  # a module registers its choices as it is imported
+    return _rooms.get(room, {})
+
+
+def _leave(room: str, module: str) -> None:
+    _joined[room].remove(module)
+    _rooms[room] = {name: kind for name, kind in _rooms.get(room, {}).items() if kind.__module__ != module}
+    sys.modules.pop(module, None)  # its next import registers its choices again
+    for key in [key for key in _occupants if key[0] == room]:
+        del _occupants[key]
+
+
+def _modules(room: str) -> Iterator[ModuleType]:
+    """The modules of a room, and those of other packages that joined it."""
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):  # code shared by the choices of a room
-            importlib.import_module(f"{room}.{module.name}")
-    return _rooms.get(room, {})
+        if not module.name.startswith("_"):  # what the choices of a room share is no choice
+            yield importlib.import_module(f"{room}.{module.name}")
+    for entry in _entry_points(room):
+        yield _imported(room, entry.value)
+    for name in _joined.get(room, ()):
+        yield importlib.import_module(name)
+
+
+@cache
+def _entry_points(room: str) -> EntryPoints:
+    return entry_points(group=room)
+
+
+def _imported(room: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"the module {module}, which another package offers to {room}, cannot be imported: {error}; mend or "
+            "uninstall that package"
+        ) from error
+
+
+def _named_twice(room: str, name: str, *modules: str) -> ConfigError:
+    return ConfigError(f"{room} has two choices named {name!r}, in {' and '.join(modules)}; rename one of them")

@@ -102,6 +102,8 @@ def undocumented(body: list[ast.stmt], prefix: str, *, may_inherit: bool = False
     for node in body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
+        if any(ast.unparse(one) == "overload" for one in node.decorator_list):  # the implementation has the docstring
+            continue
         if ast.get_docstring(node) is None and not (may_inherit and isinstance(node, ast.FunctionDef)):
             yield f"{prefix}{node.name}"
         if isinstance(node, ast.ClassDef):

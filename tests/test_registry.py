@@ -12,7 +12,14 @@ from pydantic import Field
 
 from medvit.config import Config
 from medvit.errors import ConfigError
-from medvit.registry import Chosen, find, names
+from medvit.registry import Chosen, extend, extended, find, is_extended, names, occupants
+
+THING = """
+class Thing:
+    name = "{name}"
+
+THING = Thing()
+"""
 
 CHOICE = """
 from typing import Literal
@@ -106,3 +113,57 @@ def test_every_room_of_choices_offers_some_and_each_accepts_its_own_name(name: s
     assert names(name)
     for choice in names(name):
         assert find(name, choice).parse({"name": choice}).tree()["name"] == choice
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of modules that are no part of a room."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_module_of_another_package_joins_a_room_for_a_while(room: str, elsewhere: Path) -> None:
+    text = CHOICE.format(kind="Star", name="star").replace("@register", f"@register(room={room!r})")
+    (elsewhere / "my_star.py").write_text(text, encoding="utf-8")
+    for _ in range(2):  # also when it has been imported before
+        with extended(room, "my_star"):
+            assert options(room).parse({"shape": {"name": "star", "size": 2}}).shape.tree() == {
+                "name": "star",
+                "size": 2,
+            }
+        assert "star" not in names(room)
+
+
+def test_things_without_options_are_found_by_the_name_of_their_constant(room: str, elsewhere: Path) -> None:
+    (elsewhere / "my_thing.py").write_text(THING.format(name="b"), encoding="utf-8")
+    (Path(sys.modules[room].__path__[0]) / "thing.py").write_text(THING.format(name="a"), encoding="utf-8")
+    with extended(room, "my_thing"):
+        assert [thing.name for thing in occupants(room, "THING")] == ["a", "b"]
+    assert [thing.name for thing in occupants(room, "THING")] == ["a"]
+
+
+def test_an_installed_package_extends_a_room_by_its_entry_point(room: str, elsewhere: Path) -> None:
+    (elsewhere / "installed_thing.py").write_text(THING.format(name="c"), encoding="utf-8")
+    facts = elsewhere / "installed_thing-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-thing\nVersion: 1.0\n", encoding="utf-8")
+    groups = "[medvit.things]\nc = installed_thing\n[room_of_things]\nc = installed_thing\n"
+    (facts / "entry_points.txt").write_text(groups, encoding="utf-8")
+    (elsewhere / "room_of_things").mkdir()
+    (elsewhere / "room_of_things" / "__init__.py").touch()
+    assert is_extended()
+    assert [thing.name for thing in occupants("room_of_things", "THING")] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (CHOICE.format(kind="Other", name="circle").replace("@register", "@register(room=ROOM)"), "two choices named"),
+        ("import no_such_module", "cannot be imported: No module named 'no_such_module'; mend or uninstall"),
+    ],
+)
+def test_what_cannot_join_a_room_is_told_with_its_module(room: str, elsewhere: Path, text: str, told: str) -> None:
+    (elsewhere / "my_other.py").write_text(f"ROOM = {room!r}\n{text}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"(?s)my_other.*{told}|{told}.*my_other"):
+        extend(room, "my_other")
+    assert find(room, "circle").__module__ == f"{room}.circle"

@@ -1,15 +1,14 @@
 """Readers of image formats, one per file; each refuses with a reason rather than guess.
 
-The contract. A module of this room with a `READER` is a format. A reader *sniffs* a file by its first 512 bytes and
-its name, *finds* the images in the files it recognizes without reading pixels, returns the *texts* of a file besides
-its pixels, and *reads* one image: volumes (C, I, J, K) come in RAS+ order with an affine in mm, pixels in their stored
-type with `slope`, `intercept` and `unit`. LPS is never used outside this room.
+The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `READER` is a
+format. A reader *sniffs* a file by its first 512 bytes and its name, *finds* the images in the files it knows without
+reading pixels, gives the *texts* of a file beside its pixels, and *reads* one image: volumes (C, I, J, K) come in RAS+
+order with an affine in mm, pixels in their stored type with `slope`, `intercept` and `unit`. LPS does not leave this
+room. Adding a reader is adding a file and its test (docs/how-to/add-a-reader.md).
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -24,6 +23,7 @@ from medvit.readers.image_stack import Slices, StacksConfig, stacked
 from medvit.readers.label_maps import LabelMap, attach, pair_masks
 from medvit.readers.options import GeometryConfig
 from medvit.records import Extent, FileText, Item, Refusal
+from medvit.registry import occupants
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
@@ -124,12 +124,14 @@ ScanFiles = Callable[[Sequence[Path]], Iterable[ScannedFile]]
 """Scans files, in their order; it may use several processes or a cache."""
 
 
-@cache
 def readers() -> tuple[Reader, ...]:
-    """Return every format, slides first and then by name; the first one that sniffs a file reads it."""
-    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found = [module.READER for module in modules if hasattr(module, "READER")]
-    # A slide is a TIFF or DICOM by its first bytes, so slides are tried first.
+    """Every format, slides first and then by name; the first one that sniffs a file reads it."""
+    return _slides_first(occupants(__name__, "READER"))
+
+
+@cache
+def _slides_first(found: tuple[Reader, ...]) -> tuple[Reader, ...]:
+    # A slide is a TIFF or DICOM by its first bytes, so it is looked for before those.
     return tuple(sorted(found, key=lambda reader: (reader.name != FIRST, reader.name)))
 
 
@@ -286,9 +288,13 @@ def texts(path: Path) -> Iterator[FileText]:
         yield from known.texts(path)
 
 
-@cache
 def _series_readers() -> dict[str, SeriesReader]:
-    return {known.name: known for known in readers() if isinstance(known, SeriesReader)}
+    return _of_series(readers())
+
+
+@cache
+def _of_series(known: tuple[Reader, ...]) -> dict[str, SeriesReader]:
+    return {one.name: one for one in known if isinstance(one, SeriesReader)}
 
 
 def _unopened(file: Path, error: OSError) -> Refusal:
