@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gains_report import METRICS, PROBES, costs_table, scores_table
+from benchmarks.gains_report import PROBES, costs_table, scores_table
 from benchmarks.measured import Cost, run_once
-from benchmarks.probes import Answers, Labeled, compared, start_weights
+from benchmarks.probes import METRICS, Answers, Labeled, compared, start_weights
 from medvit.artifacts import Checkpoint
 from medvit.backbones import Backbone
 from medvit.dataset.manifest import Manifest

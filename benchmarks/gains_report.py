@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from medvit.document import Table, markdown_table
+from medvit.metrics import metric_title
 
 NAMES = {
     "random": "random start",
@@ -22,7 +23,6 @@ PROBES = {
     "linear": ("linear probe", "test"),
     "knn_val": ("20 neighbors, of validation images", "val"),
 }
-METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}
 
 
 def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
@@ -34,7 +34,7 @@ def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
         (NAMES[method], *(_cell(told["probes"][probe][metric][method]) for told in scores.values()))
         for method in methods
     ]
-    return f"{title}, {METRICS[metric]}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
+    return f"{title}, {metric_title(metric)}\n\n" + markdown_table(Table(("weights", *heads), tuple(rows)))
 
 
 def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -19,9 +19,9 @@ from medvit import phantoms
 from medvit.artifacts import Report
 from medvit.config import Tree
 from medvit.evaluation import Estimate
-from medvit.evaluation.report import metric_name
 from medvit.files.atomic import write_text
 from medvit.geometry import Affine, to_ras
+from medvit.metrics import metric_title
 from medvit.metrics.dice import dice
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
@@ -291,7 +291,7 @@ def figures(report: Path, names: tuple[str, ...]) -> list[str]:
         name: Estimate(**{part: undefined if value is None else value for part, value in one.items()})
         for name, one in chosen.items()
     }
-    return [f"  {metric_name(name, positive[name]):52s}{estimate}" for name, estimate in estimates.items()]
+    return [f"  {metric_title(name, positive[name]):52s}{estimate}" for name, estimate in estimates.items()]
 
 
 def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:

@@ -35,7 +35,6 @@ from medvit.evaluation.report import (
     HTML,
     Example,
     ReportSubject,
-    metric_name,
     read_facts,
     read_table,
     write_report,
@@ -60,6 +59,7 @@ from medvit.hardware import Device, resolve_device
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_figure import slide_figure
 from medvit.inference.slide_predictor import SlidePredictor
+from medvit.metrics import metric_title
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.patients import PatientCount
 from medvit.records import Row, Split
@@ -386,4 +386,4 @@ def _tell(estimates: Mapping[str, Estimate], title: str, positive: str) -> None:
     if estimates:
         print(f"\n{title}: value [95 % interval]")
         for name, estimate in estimates.items():
-            print(f"  {metric_name(name, positive):44s} {estimate}")
+            print(f"  {metric_title(name, positive):44s} {estimate}")

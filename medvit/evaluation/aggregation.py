@@ -30,14 +30,13 @@ from medvit.errors import ConfigError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.metrics import PATIENT_PREFIX
 from medvit.patients import PatientCount, assumed_patients
 from medvit.records import Row
 
 AggregationLevel = Literal["image", "eye", "visit", "patient"]
 LEVELS: tuple[AggregationLevel, ...] = ("image", "eye", "visit", "patient")
 THIRDS = ("most certain third", "middle third", "least certain third")
-PREFIX = "patient_"
-"""Before the name of a metric of patients."""
 
 
 @dataclass(frozen=True)
@@ -234,5 +233,5 @@ def evaluate_with_patients(
     told = [f"{counted}: each has the mean of the probabilities of its images"]
     if mixed := everyone - set(patients.patients):
         told.append(f"with images of several classes, and not counted: {PatientCount.among(mixed, assumed)}")
-    metrics = dict(images.metrics) | {f"{PREFIX}{name}": estimate for name, estimate in estimates.items()}
+    metrics = dict(images.metrics) | {f"{PATIENT_PREFIX}{name}": estimate for name, estimate in estimates.items()}
     return replace(images, metrics=metrics, notes=(*images.notes, *told))

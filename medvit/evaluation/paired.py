@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from medvit.evaluation import Estimate
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.segmentation import mask_metrics
+from medvit.metrics import MaskMetric, metric_of
+
+log = logging.getLogger("medvit")
 
 MetricTable = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
@@ -29,8 +33,7 @@ def paired_differences(
     mine = np.array([index for index, image in enumerate(one["image_id"]) if image in places], dtype=int)
     if mine.size == 0:
         raise DataError("the two reports share no image; evaluate both models on the same split of the same dataset")
-    if set(one) != set(other):
-        raise DataError("the two reports measure different things; compare models of one task and the same classes")
+    one, other = _comparable(one, other)
     theirs = np.array([places[image] for image in one["image_id"][mine]], dtype=int)
     truths = [name for name in one if name.partition(".")[0] in ("truth", "true_voxels")]
     if any((one[name][mine] != other[name][theirs]).any() for name in truths):
@@ -43,6 +46,25 @@ def paired_differences(
         return {name: first[name] - second[name] for name in first}
 
     return bootstrap(difference, patients, resamples=resamples, seed=seed)
+
+
+def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
+    """The columns of both; only a metric that one of them has for no class, as of another version, is left out."""
+    measured = [{_mask_metric(name) for name in table} for table in (one, other)]
+    unequal = set(one) ^ set(other)
+    if any(_mask_metric(name) in (measured[0] & measured[1]) | {""} for name in unequal):
+        raise DataError("the two reports measure different things; compare models of one task and the same classes")
+    if unequal:
+        left_out = ", ".join(sorted({_mask_metric(name) for name in unequal}))
+        log.warning("only one of the two reports measures %s, which is not compared", left_out)
+    shared = [name for name in one if name in other]
+    return {name: one[name] for name in shared}, {name: other[name] for name in shared}
+
+
+def _mask_metric(column: str) -> str:
+    """The name of the metric that a column holds; empty where it holds something else."""
+    metric = metric_of(column)
+    return metric.name if isinstance(metric, MaskMetric) else ""
 
 
 def _metrics(table: MetricTable, indices: Array, classes: Sequence[str], positive: int) -> dict[str, float]:

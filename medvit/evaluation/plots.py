@@ -11,8 +11,9 @@ from numpy import ndarray as Array
 from sklearn import metrics
 
 from medvit.evaluation import Evaluation
-from medvit.metrics.calibration import reliability
 from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics.dice import METRIC as DICE
+from medvit.metrics.ece import reliability
 from medvit.records import IGNORED
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
@@ -84,7 +85,7 @@ def dice_figure(evaluation: Evaluation) -> Figure:
         if len(values):
             axes.boxplot(values, positions=[place], widths=0.5, showfliers=False, medianprops={"color": FOUND})
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("Dice")
+    axes.set_ylabel(DICE.title)
     axes.grid(axis="y", alpha=0.3)
     return figure
 

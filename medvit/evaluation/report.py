@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,61 +16,17 @@ from medvit.artifacts import METRICS
 from medvit.document import Bullets, Document, Picture, Section, Table
 from medvit.errors import DataError
 from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow, plots
-from medvit.evaluation.aggregation import PREFIX
 from medvit.evaluation.paired import MetricTable
-from medvit.evaluation.selection import is_of_positive
 from medvit.files.atomic import write_text
+from medvit.metrics import ClassMetric, Metric, is_of_positive, metric_of, metric_title
 from medvit.patients import PatientCount
 
 HTML, TABLE = "report.html", "predictions.parquet"
-
-NAMES = {
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "f1_macro": "F1, mean of classes",
-    "brier": "Brier score",
-    "ece": "Expected calibration error",
-    "kappa_quadratic": "Quadratic kappa",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "dice": "Dice",
-    "hd95_mm": "HD95, mm",
-    "hd95_px": "HD95, pixels",
-    "nsd": "Normalized surface Dice",
-    "volume_bias_ml": "Found - true volume, mL",
-}
-
-MEANINGS = {
-    "auroc": "AUROC: chance that a case scores above a control; of several classes, the mean of one against the rest.",
-    "sensitivity": "Sensitivity, specificity, F1 and accuracy: of the most probable class; of two, the one above 0.5. "
-    "Sensitivity is the share of the positive class that is found, specificity that of the other class.",
-    "kappa_quadratic": "Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
-    "ece": "Expected calibration error: how far probabilities are from frequencies on average; 0 is best.",
-    "brier": "Brier score: squared distance of the probabilities from the truth; 0 is best, 2 worst.",
-    "dice": "Dice: twice the overlap over the sum of both; of several classes, the mean of each image over them.",
-    "hd95_mm": "HD95: the 95th percentile of the distances between the two surfaces; less is better.",
-    "hd95_px": "HD95: the 95th percentile of the distances between the two outlines; less is better. In pixels, for "
-    "these images do not say how large a pixel is.",
-    "nsd": "Normalized surface Dice: the share of both surfaces that lies within the tolerance of the other.",
-}
-"""Metrics in a sentence, for those who do not meet them every day."""
 
 INTERVALS = (
     "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample that leaves a number "
     "undefined, as without a case of a class, does not count for it."
 )
-SHOWN_IN_PARTS = (
-    "auroc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "kappa_quadratic",
-    "sensitivity",
-    "specificity",
-)
-"""Metrics shown of levels and strata; `metrics.json` has all."""
 FEW_PATIENTS = 20
 """Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
 
@@ -107,6 +63,7 @@ def write_report(
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
+    metrics |= {"definitions": {metric.name: _definition(metric) for metric in _measured(evaluation.metrics)}}
     metrics |= {"facts": dict(subject.facts), "notes": list(evaluation.notes), "classes": list(evaluation.classes)}
     if positive:
         metrics["positive"] = positive
@@ -162,15 +119,6 @@ def page(
     return Document(subject.title, subject.warning, sections, "warning", subject.facts)
 
 
-def metric_name(name: str, positive: str = "") -> str:
-    """A metric in words: `dice.liver` is "Dice, liver", and with the positive class where it is of one of two."""
-    metric, _, part = name.partition(".")
-    own = metric.removeprefix(PREFIX)
-    of_patients = ", of patients" if own != metric else ""
-    of_class = f" (positive: {positive})" if positive and is_of_positive(name) else ""
-    return NAMES.get(own, own) + of_patients + (f", {part}" if part else "") + of_class
-
-
 def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
     if evaluation.kind == "segmentation":
         pictures = [("Dice of every image", plots.dice_figure(evaluation))]
@@ -194,28 +142,38 @@ def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str
     }
 
 
+def _definition(metric: Metric) -> dict[str, str | bool | None]:
+    told = {"title": metric.title, "meaning": metric.meaning, "unit": metric.unit}
+    return told | {"higher_is_better": metric.higher_is_better, "is_per_image": metric.is_per_image}
+
+
 def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
     """The sentences that the numbers of this report need."""
     patients = PatientCount.of(evaluation.rows)
     few = f"Only {patients}: the intervals are rougher than they look, and likely too narrow."
     return [
         *([few] if patients.total < FEW_PATIENTS else []),
-        *(text for name, text in MEANINGS.items() if name in evaluation.metrics),
+        *(metric.meaning for metric in _measured(evaluation.metrics)),
         INTERVALS,
         *(["A difference whose interval holds 0 has not been shown."] if differences else []),
     ]
 
 
+def _measured(keys: Iterable[str]) -> list[Metric]:
+    """The metrics that some keys are of, in their order, each once."""
+    return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
+
+
 def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, positive: str) -> Section:
     """What holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
-    lines = [[metric_name(name, positive), str(estimate)] for name, estimate in overall.items()]
+    lines = [[metric_title(name, positive), str(estimate)] for name, estimate in overall.items()]
     tables = [Table(["metric", head], lines)] if overall else []
     keys = [name.partition(".")[::2] for name in metrics if "." in name]
     columns, parts = list(dict.fromkeys(key for key, _ in keys)), list(dict.fromkeys(part for _, part in keys))
     if parts:
         cells = [[part, *(str(metrics.get(f"{key}.{part}", "")) for key in columns)] for part in parts]
-        tables.append(Table(["class", *map(metric_name, columns)], cells))
+        tables.append(Table(["class", *map(metric_title, columns)], cells))
     return Section(title, tables)
 
 
@@ -229,14 +187,19 @@ def _counts(patients: PatientCount) -> dict[str, int]:
 
 
 def _breakdown(breakdown: Breakdown, positive: str) -> Section:
-    """A line a part, with the metrics of `SHOWN_IN_PARTS`."""
-    known = {name: None for line in breakdown.lines for name in line.metrics if name in SHOWN_IN_PARTS}
+    """A line a part, with the metrics that are made for breakdowns."""
+    known = {name: None for line in breakdown.lines for name in line.metrics if _is_in_breakdowns(name)}
     lines = [
         [line.name, line.num_items, line.patients.cell, *(str(line.metrics[name]) for name in known)]
         for line in breakdown.lines
     ]
-    table = Table(["", "number", "patients", *(metric_name(name, positive) for name in known)], lines)
+    table = Table(["", "number", "patients", *(metric_title(name, positive) for name in known)], lines)
     return Section(breakdown.title, [breakdown.note, table])
+
+
+def _is_in_breakdowns(key: str) -> bool:
+    metric = metric_of(key)
+    return "." not in key and isinstance(metric, ClassMetric) and metric.in_breakdowns
 
 
 def _figures(title: str, pictures: Sequence[tuple[str, Figure]]) -> Section:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,15 +10,10 @@ from numpy import ndarray as Array
 
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
-from medvit.metrics.dice import dice
-from medvit.metrics.surface import hd95, nsd
+from medvit.metrics import LengthUnit, MaskMetric, MaskPair, VolumeMetric, keys_of, metrics
 from medvit.records import IGNORED, Row
 
 Scores = dict[str, float]
-Unit = Literal["mm", "px"]
-
-AVERAGED = ("dice", "hd95", "nsd")
-"""Scores whose mean over the classes makes sense."""
 
 
 def score_case(
@@ -29,9 +23,9 @@ def score_case(
     spacing_mm: tuple[float, ...],
     *,
     tolerance_mm: float,
-    unit: Unit = "mm",
+    unit: LengthUnit = "mm",
 ) -> Scores:
-    """Of each foreground class: `dice`, `hd95_mm`, `nsd`, its voxels and, of volumes, `volume_ml` and `true_volume_ml`.
+    """Return of each foreground class every `MaskMetric`, its voxels and, of volumes, `volume_ml`, `true_volume_ml`.
 
     In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
     there is no volume.
@@ -46,8 +40,8 @@ def score_case(
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     for index, name in enumerate(classes[1:], start=1):
         true, given = truth == index, found == index
-        own = {"dice": dice(true, given), f"hd95_{unit}": hd95(true, given, spacing_mm)}
-        own |= {"nsd": nsd(true, given, spacing_mm, tolerance_mm)}
+        masks = MaskPair(true, given, spacing_mm, tolerance_mm)
+        own = {metric.key(unit): metric.compute(masks) for metric in metrics(MaskMetric)}
         own |= {"voxels": float(given.sum()), "true_voxels": float(true.sum())}
         if truth.ndim == 3 and unit == "mm":
             own |= {"volume_ml": own["voxels"] * voxel_ml, "true_volume_ml": own["true_voxels"] * voxel_ml}
@@ -66,8 +60,8 @@ def evaluate_masks(
 ) -> Evaluation:
     """Means over images of all scores, and of their means over the classes, with intervals over patients."""
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    metrics = dict.fromkeys(name.partition(".")[0] for name in columns if name.startswith(AVERAGED))
-    columns = {metric: _mean_over_classes(columns, metric) for metric in metrics} | columns
+    averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
+    columns = {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
     estimates = bootstrap(
         lambda drawn: mask_metrics({name: values[drawn] for name, values in columns.items()}),
         [row.patient_id for row in rows],
@@ -78,11 +72,15 @@ def evaluate_masks(
 
 
 def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
-    """Means over the images of Dice, HD95 and NSD where they are defined, and of found minus true volume in mL."""
-    found = {name: _mean(values) for name, values in columns.items() if name.startswith(AVERAGED)}
+    """Return the means over the images of every `MaskMetric` where it is defined, and every `VolumeMetric`."""
+    known = keys_of(MaskMetric)
+    found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
     parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]
-    biases = {part: columns[f"volume_ml.{part}"] - columns[f"true_volume_ml.{part}"] for part in parts}
-    return found | {f"volume_bias_ml.{part}": _mean(bias) for part, bias in biases.items()}
+    for metric in metrics(VolumeMetric):
+        for part in parts:
+            volumes = columns[f"true_volume_ml.{part}"], columns[f"volume_ml.{part}"]
+            found[f"{metric.key()}.{part}"] = metric.compute(*volumes)
+    return found
 
 
 def _mean_over_classes(columns: Mapping[str, Float[Array, "n"]], metric: str) -> Float[Array, "n"]:

@@ -13,10 +13,9 @@ from numpy import ndarray as Array
 from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError, DataError
 from medvit.evaluation import Estimate, Evaluation
-from medvit.evaluation.aggregation import PREFIX
-from medvit.evaluation.segmentation import Unit
 from medvit.leakage import find_overlaps
 from medvit.leakage.seen_patients import seen_patients
+from medvit.metrics import LengthUnit, is_of_positive
 from medvit.models.image import ModelConfig
 from medvit.models.slide import SlideModelConfig
 from medvit.patients import PatientCount
@@ -141,15 +140,6 @@ def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: S
     return [f"{found}; the numbers may flatter (`medvit leakage` lists them)"] * bool(known)
 
 
-OF_POSITIVE = ("average_precision", "sensitivity", "specificity")
-"""Metrics that say another thing of the one of two classes than of the other."""
-
-
-def is_of_positive(name: str) -> bool:
-    """Whether a metric, of images or of patients, is that of the positive one of two classes."""
-    return name.removeprefix(PREFIX) in OF_POSITIVE
-
-
 def choose_positive(
     classes: Sequence[str], *, asked: str, worst: str, model: str, dataset: str
 ) -> tuple[str, list[str]]:
@@ -187,12 +177,12 @@ def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def unit_of(manifest: Manifest) -> Unit:
+def unit_of(manifest: Manifest) -> LengthUnit:
     """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
     return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
 
 
-def spacing(image: Image, unit: Unit) -> tuple[float, ...]:
+def spacing(image: Image, unit: LengthUnit) -> tuple[float, ...]:
     """Distance between neighboring pixels or voxels, in a unit."""
     num_axes = image.pixels.ndim - 1
     if unit == "px":

@@ -8,7 +8,20 @@ from __future__ import annotations
 from jaxtyping import Int
 from numpy import ndarray as Array
 
+from medvit.metrics import ClassMetric
+
 
 def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
     """Compute the share of images whose chosen class is the true one; NaN without images."""
     return float((chosen == truth).mean()) if len(truth) else float("nan")
+
+
+METRIC = ClassMetric(
+    name="accuracy",
+    title="Accuracy",
+    meaning="Accuracy: the share of images that are given their class; it rewards choosing the most frequent one.",
+    higher_is_better=True,
+    of_all=lambda found: accuracy(found.truth, found.chosen),
+    in_breakdowns=True,
+    place=30,
+)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
-from medvit.metrics.thresholds import counts_by_score
+from medvit.metrics import ClassMetric
+from medvit.metrics._thresholds import counts_by_score
 
 
 def auroc(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> float:
@@ -18,7 +19,11 @@ def auroc(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> float:
 
     NaN without a case or without a control.
     """
-    cases, controls = counts_by_score(positive, scores)
+    return area(*counts_by_score(positive, scores))
+
+
+def area(cases: Float[Array, "t"], controls: Float[Array, "t"]) -> float:
+    """Compute AUROC of the cases and controls at each distinct score, in ascending order of score."""
     below = np.cumsum(controls) - controls / 2.0
     pairs = cases.sum() * controls.sum()
     return float((cases * below).sum() / pairs) if pairs else float("nan")
@@ -40,3 +45,15 @@ def mean_auroc(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> fl
     areas = one_vs_rest_auroc(truth, probabilities)
     defined = areas[~np.isnan(areas)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+METRIC = ClassMetric(
+    name="auroc",
+    title="AUROC",
+    meaning="AUROC: chance that a case scores above a control; of several classes, the mean of one against the rest.",
+    higher_is_better=True,
+    of_all=lambda found: float(np.mean([area(*counts) for counts in found.by_score])),  # undefined where one is
+    of_each=lambda found: np.array([area(*counts) for counts in found.by_score]),
+    in_breakdowns=True,
+    place=10,
+)

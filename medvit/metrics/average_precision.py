@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from medvit.metrics.thresholds import counts_by_score
+from medvit.metrics import ClassMetric
+from medvit.metrics._thresholds import counts_by_score
 
 
 def average_precision(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> float:
@@ -18,7 +19,25 @@ def average_precision(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> 
 
     NaN without a case.
     """
-    cases, controls = (counts[::-1] for counts in counts_by_score(positive, scores))
+    return mean_precision(*counts_by_score(positive, scores))
+
+
+def mean_precision(cases: Float[Array, "t"], controls: Float[Array, "t"]) -> float:
+    """Compute average precision of the cases and controls at each distinct score, in ascending order of score."""
+    cases, controls = cases[::-1], controls[::-1]
     found = np.cumsum(cases)
     num_cases = cases.sum()
     return float((cases * found / (found + np.cumsum(controls))).sum() / num_cases) if num_cases else float("nan")
+
+
+METRIC = ClassMetric(
+    name="average_precision",
+    title="Average precision",
+    meaning="Average precision: the area under the precision-recall curve; by chance it is the share of cases. Of "
+    "several classes, the mean of one against the rest.",
+    higher_is_better=True,
+    of_all=lambda found: float(np.mean([mean_precision(*counts) for counts in found.by_score])),
+    is_of_positive=True,
+    in_breakdowns=True,
+    place=20,
+)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
+from medvit.metrics import MaskMetric
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -49,3 +51,13 @@ def mean_dice(intersection: Counts, total: Counts) -> float:
     """
     defined = total > 0
     return float(dice_from_counts(intersection, total)[defined].mean()) if defined.any() else float("nan")
+
+
+METRIC = MaskMetric(
+    name="dice",
+    title="Dice",
+    meaning="Dice: twice the overlap over the sum of both; of several classes, the mean of each image over them.",
+    higher_is_better=True,
+    compute=lambda masks: dice(masks.true, masks.found),
+    place=10,
+)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from medvit.files.atomic import write_weights
 from medvit.losses.supervised import Loss
+from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
+from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
@@ -107,5 +109,5 @@ class Finetuning(TrainingModule):
     def _metric(self) -> tuple[str, float]:
         first, second = zip(*self._validated, strict=True)
         if self.model.config.kind == "segmentation":
-            return "val_dice", mean_dice(*torch.cat(first).unbind(dim=1))
-        return "val_auroc", mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())
+            return f"val_{DICE.key()}", mean_dice(*torch.cat(first).unbind(dim=1))
+        return f"val_{AUROC.key()}", mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())

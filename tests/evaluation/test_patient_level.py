@@ -6,7 +6,7 @@ import pytest
 from medvit.evaluation.aggregation import answers, evaluate_with_patients, of_patients
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
-from medvit.evaluation.report import metric_name
+from medvit.metrics import metric_title
 from medvit.records import Row
 
 CLASSES = ("normal", "tumor")
@@ -67,4 +67,4 @@ def test_patients_with_images_of_several_classes_are_counted_and_left_out():
     [("patient_auroc", "AUROC, of patients"), ("patient_sensitivity.tumor", "Sensitivity, of patients, tumor")],
 )
 def test_the_report_names_metrics_of_patients(name, words):
-    assert metric_name(name) == words
+    assert metric_title(name) == words

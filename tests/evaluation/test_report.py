@@ -1,5 +1,6 @@
 """The report stands alone and says what it must."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.plots import overlay_figure
 from medvit.evaluation.report import Example, ReportSubject, read_table, write_report
 from medvit.evaluation.segmentation import evaluate_masks, score_case
+from medvit.metrics import metric_of
 from medvit.patients import PatientCount
 from medvit.records import Row
 
@@ -64,6 +66,17 @@ def test_every_number_is_in_the_file_with_its_interval(tmp_path):
     assert set(saved["metrics"]["auroc"]) == {"value", "low", "high"}
     assert saved["differences"]["auroc"]["low"] == -0.1
     assert pq.read_table(tmp_path / "predictions.parquet").num_rows == 30
+
+
+@pytest.mark.parametrize("evaluation", [classified(), segmented()[0]], ids=lambda evaluation: evaluation.kind)
+def test_every_metric_is_defined_in_the_file_and_explained_in_the_page(evaluation, tmp_path):
+    write_report(tmp_path, ReportSubject("Title", {}), evaluation)
+    definitions = json.loads((tmp_path / "metrics.json").read_text())["definitions"]
+    measured = {metric_of(key) for key in evaluation.metrics}
+    assert definitions.keys() == {metric.name for metric in measured}
+    assert all(definitions[metric.name]["higher_is_better"] is metric.higher_is_better for metric in measured)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert all(metric.meaning in page for metric in measured)
 
 
 def test_text_from_outside_is_escaped(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 
 from medvit.errors import ConfigError
 from medvit.evaluation import Estimate
-from medvit.evaluation.report import metric_name
 from medvit.evaluation.selection import choose_positive, tracked
+from medvit.metrics import metric_title
 
 CLASSES = ("cancer", "normal")
 
@@ -49,5 +49,5 @@ def test_numbers_of_one_of_two_classes_bear_its_name() -> None:
     found = tracked({"sensitivity": one, "patient_specificity": one, "auroc": one}, "test", "cancer")
     assert found.keys() >= {"test.sensitivity.cancer", "test.sensitivity.cancer.low", "test.patient_specificity.cancer"}
     assert "test.auroc" in found
-    assert metric_name("patient_sensitivity", "cancer") == "Sensitivity, of patients (positive: cancer)"
-    assert metric_name("auroc", "cancer") == "AUROC"
+    assert metric_title("patient_sensitivity", "cancer") == "Sensitivity, of patients (positive: cancer)"
+    assert metric_title("auroc", "cancer") == "AUROC"

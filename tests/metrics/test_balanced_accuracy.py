@@ -8,7 +8,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medvit.metrics.accuracy import accuracy
 from medvit.metrics.balanced_accuracy import balanced_accuracy
-from medvit.metrics.confusion import confusion_matrix, sensitivity
+from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics.sensitivity import sensitivity
 
 
 def test_balanced_accuracy_does_not_reward_the_frequent_class():

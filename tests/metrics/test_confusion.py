@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from medvit.metrics.confusion import confusion_matrix, f1_macro, sensitivity, specificity
+from medvit.metrics.confusion import confusion_matrix
+from medvit.metrics.f1_macro import f1_macro
+from medvit.metrics.sensitivity import sensitivity
+from medvit.metrics.specificity import specificity
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])

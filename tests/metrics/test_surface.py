@@ -9,7 +9,8 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from medvit.metrics.surface import hd95, nsd
+from medvit.metrics.hd95 import hd95
+from medvit.metrics.nsd import nsd
 
 SPACING_MM = (0.8, 1.0, 2.5)
 

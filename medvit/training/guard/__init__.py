@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from medvit.config import Amount, Config, Count, Share
+from medvit.metrics.effective_rank import METRIC as EFFECTIVE_RANK
 
 NAN = float("nan")
 AlarmKind = Literal["low", "fall", "collapse"]
@@ -54,14 +55,15 @@ class ProbeReading:
 
     step: int
     score: float = NAN
-    """Of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
+    """Balanced accuracy of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
     noise: float = 0.0
     """Standard error of the score, or of `knn` without one."""
     hits: tuple[float, ...] = ()
     """What each query image adds to that score; they sum to it."""
     rank: float = NAN
+    """`medvit.metrics.effective_rank` of bank and queries."""
     cosine: float = NAN
-    """Mean cosine of two images."""
+    """`medvit.metrics.mean_cosine` of bank and queries."""
     entropy: float = NAN
     """Of the teacher's targets, as a share of log K."""
     reconstruction: float = NAN
@@ -171,9 +173,9 @@ class Guard:
         if reading.images and math.isnan(reading.rank):
             yield Alarm("collapse", "features are not finite")
         if reading.rank < config.rank_hard:
-            yield Alarm(self._of_rank(reading, before, allowed), f"the effective rank is {reading.rank:.2f}")
+            yield Alarm(self._of_rank(reading, before, allowed), f"the {EFFECTIVE_RANK.title} is {reading.rank:.2f}")
         elif reading.rank < config.rank_soft <= reading.images / 2:
-            yield Alarm("low", f"the effective rank is {reading.rank:.2f}")
+            yield Alarm("low", f"the {EFFECTIVE_RANK.title} is {reading.rank:.2f}")
         if reading.entropy < config.entropy:
             text = f"the teacher's entropy is {reading.entropy:.3f} of its largest"
             yield Alarm("collapse" if reading.step else "low", text)

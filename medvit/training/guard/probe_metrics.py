@@ -1,4 +1,4 @@
-"""Figures of a representation, without any training: neighbors, a ridge probe, effective rank, mean cosine."""
+"""Probes of a representation without any training: neighbors and a ridge regression; the noise of their score."""
 
 from __future__ import annotations
 
@@ -59,26 +59,3 @@ def standard_error(share: float, count: int) -> float:
     """Of a share of `count` images, which does not vanish at 0 and 1 (Agresti and Coull, Am. Stat. 1998)."""
     center = (share * count + 2.0) / (count + 4.0)
     return float((center * (1.0 - center) / (count + 4.0)) ** 0.5)
-
-
-def effective_rank(features: Float[Tensor, "n d"]) -> float:
-    """Return number of directions that features use.
-
-    Exp of the entropy of their singular values, as shares of their sum.
-
-    Roy and Vetterli (EUSIPCO 2007); as RankMe (Garrido et al., ICML 2023), a judge of representations without labels.
-    As there, features are not centered, so that images that all give one vector have rank 1. NaN where a feature is no
-    number.
-    """
-    if not torch.isfinite(features).all():
-        return float("nan")
-    values = torch.linalg.svdvals(features.double())
-    shares = values / values.sum().clamp_min(1e-12) + 1e-7
-    return float((-(shares * shares.log()).sum()).exp())
-
-
-def mean_cosine(features: Float[Tensor, "n d"]) -> float:
-    """Mean cosine of two different images: 1 where all have equal features."""
-    unit = F.normalize(features.double(), dim=-1)
-    count = len(unit)
-    return float((unit.sum(dim=0).square().sum() - unit.square().sum()) / (count * (count - 1)))

@@ -19,10 +19,13 @@ from torch.nn import functional as F
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count
+from medvit.metrics.balanced_accuracy import shares_of_balanced_accuracy
+from medvit.metrics.effective_rank import effective_rank
+from medvit.metrics.mean_cosine import mean_cosine
 from medvit.objectives import Objective
 from medvit.records import Row
 from medvit.training.guard import NAN, ProbeReading
-from medvit.training.guard.probe_metrics import effective_rank, knn_vote, mean_cosine, ridge_logits, standard_error
+from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard_error
 from medvit.types import Tokens, Views
 
 AT_ONCE = 8, 64
@@ -137,10 +140,8 @@ class Probe:
             if is_linear
             else knn_vote(known, self.bank_labels, asked, self.num_neighbors)
         )
-        truth = self.query_labels
-        members = torch.bincount(truth).double()
-        shares = (answers.argmax(dim=1) == truth).double() / (members[truth] * (members > 0).sum())
-        return shares.unflatten(0, (len(self.queries), -1)).sum(dim=1)
+        shares = shares_of_balanced_accuracy(self.query_labels.numpy(), answers.argmax(dim=1).numpy())
+        return torch.from_numpy(shares).unflatten(0, (len(self.queries), -1)).sum(dim=1)
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
         """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""

@@ -1,7 +1,6 @@
 """The guard: what it reads, when it speaks, and that a wrecked run never ends with the wreck."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from safetensors.torch import load_file
 from medvit.artifacts import Checkpoint
 from medvit.errors import TrainingError
 from medvit.training.guard import NAN, Guard, GuardConfig, ProbeReading
-from medvit.training.guard.probe_metrics import effective_rank, knn_vote, mean_cosine, ridge_logits, standard_error
+from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard_error
 from pipelines.pretrain import PretrainConfig, pretrain
 from tests.training.test_runs import interrupt, pretrain_options, same_weights
 
@@ -21,22 +20,6 @@ def reading(step, score=0.8, rank=20.0, noise=0.0, images=96, **more):
 
 def kinds(guard, *readings):
     return [{alarm.kind for alarm in guard.take(r)} for r in readings]
-
-
-def test_effective_rank_counts_equal_directions_and_is_one_where_all_images_look_alike():
-    assert effective_rank(torch.eye(12)) == pytest.approx(12.0, rel=1e-4)
-    assert effective_rank(torch.ones(12, 5)) == pytest.approx(1.0, abs=1e-4)
-    shares = torch.tensor([0.5, 0.25, 0.25])
-    assert effective_rank(torch.diag(shares)) == pytest.approx(math.exp(1.5 * math.log(2)), rel=1e-4)
-    assert math.isnan(effective_rank(torch.tensor([[1.0, NAN]])))
-
-
-def test_mean_cosine_is_that_of_all_pairs():
-    features = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pairs = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
-    off_diagonal = pairs[~torch.eye(7, dtype=torch.bool)]
-    assert mean_cosine(features) == pytest.approx(float(off_diagonal.mean()), abs=1e-9)
-    assert mean_cosine(torch.ones(4, 3)) == pytest.approx(1.0)
 
 
 def test_the_ridge_probe_finds_a_class_that_neighbors_miss():

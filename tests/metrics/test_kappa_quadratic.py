@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from medvit.metrics.confusion import confusion_matrix
-from medvit.metrics.kappa import quadratic_kappa
+from medvit.metrics.kappa_quadratic import quadratic_kappa
 
 
 def test_kappa_is_that_of_scikit_learn():

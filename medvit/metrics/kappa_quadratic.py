@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray as Array
 
+from medvit.metrics import ClassMetric
+
 
 def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
     """Compute kappa of a confusion matrix in which an error costs the square of its size in grades.
@@ -22,3 +24,20 @@ def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
     by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
     expected = (cost * by_chance).sum()
     return 1.0 - float((cost * counts).sum() / expected) if expected else float("nan")
+
+
+def are_grades(classes: Sequence[str]) -> bool:
+    """Whether classes are grades that an order of two does not exhaust: more than two numbers."""
+    return len(classes) > 2 and all(name.lstrip("-").isdigit() for name in classes)
+
+
+METRIC = ClassMetric(
+    name="kappa_quadratic",
+    title="Quadratic kappa",
+    meaning="Quadratic kappa: agreement in grade beyond chance; an error costs the square of its size.",
+    higher_is_better=True,
+    of_all=lambda found: quadratic_kappa(found.counts, [int(name) for name in found.classes]),
+    applies=are_grades,
+    in_breakdowns=True,
+    place=80,
+)

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
+from medvit.metrics import ClassMetric
+
 NUM_BINS = 10
 """Bins of equal width in confidence."""
 
@@ -29,3 +31,13 @@ def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> l
         (float(confidence[bins == b].mean()), float(hits[bins == b].mean()), float((bins == b).mean()))
         for b in np.unique(bins)
     ]
+
+
+METRIC = ClassMetric(
+    name="ece",
+    title="Expected calibration error",
+    meaning="Expected calibration error: how far probabilities are from frequencies on average; 0 is best.",
+    higher_is_better=False,
+    of_all=lambda found: expected_calibration_error(found.truth, found.probabilities),
+    place=70,
+)

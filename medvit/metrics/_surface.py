@@ -1,0 +1,29 @@
+"""Masks as MONAI takes them to measure surfaces, cut to the box that holds both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray as Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def boxed(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> tuple[Tensor, Tensor]:
+    """Return prediction and truth (1, 1, *T), cut to the box around both, which holds every surface.
+
+    The box has a margin of one voxel, so that surfaces at its faces are inside it too.
+    """
+    import torch
+
+    both = true | given
+    box = []
+    for axis, size in enumerate(both.shape):
+        others = tuple(other for other in range(both.ndim) if other != axis)
+        inside = np.flatnonzero(both.any(axis=others))
+        box.append(slice(max(0, int(inside[0]) - 1), min(size, int(inside[-1]) + 2)))
+    y_pred, y = (torch.from_numpy(mask[tuple(box)][None, None].astype(np.float32)) for mask in (given, true))
+    return y_pred, y

@@ -1,0 +1,33 @@
+"""Mean cosine of the features of two images, from -1 to 1; lower is better: at 1 all images look alike.
+
+Representation, over all pairs of different images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+
+from medvit.metrics import FeatureMetric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mean_cosine(features: Float[Tensor, "n d"]) -> float:
+    """Compute the mean cosine of two different images."""
+    from torch.nn import functional as F
+
+    unit = F.normalize(features.double(), dim=-1)
+    count = len(unit)
+    return float((unit.sum(dim=0).square().sum() - unit.square().sum()) / (count * (count - 1)))
+
+
+METRIC = FeatureMetric(
+    name="mean_cosine",
+    title="mean cosine",
+    meaning="Mean cosine: how much alike two images are to the backbone; 1 where all look alike.",
+    higher_is_better=False,
+    compute=mean_cosine,
+)

@@ -1,0 +1,33 @@
+"""Sensitivity (recall), the share of the images of a class that are given it: 0 to 1, higher is better.
+
+Classification, over all images, each class against the rest (Yerushalmy, Public Health Reports 1947).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.metrics import ClassMetric
+from medvit.metrics.confusion import ratio
+
+
+def sensitivity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
+    """Compute for each class the share of its images that are given it; NaN for a class without images."""
+    return ratio(np.diag(counts), counts.sum(axis=1))
+
+
+METRIC = ClassMetric(
+    name="sensitivity",
+    title="Sensitivity",
+    meaning="Sensitivity: the share of images of a class, of two the positive one, that are given it. An image is "
+    "given its most probable class: of two, the one above 0.5.",
+    higher_is_better=True,
+    of_all=lambda found: float(sensitivity(found.counts)[found.positive]),
+    of_each=lambda found: sensitivity(found.counts),
+    applies=lambda classes: len(classes) == 2,
+    is_of_positive=True,
+    in_breakdowns=True,
+    place=90,
+)

@@ -1,0 +1,34 @@
+"""Specificity, the share of the images of other classes that are not given a class: 0 to 1, higher is better.
+
+Classification, over all images, each class against the rest (Yerushalmy, Public Health Reports 1947).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from medvit.metrics import ClassMetric
+from medvit.metrics.confusion import ratio
+
+
+def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
+    """Compute for each class the share of the other images that are not given it; NaN if there are no others."""
+    others = counts.sum() - counts.sum(axis=1)
+    given = counts.sum(axis=0) - np.diag(counts)
+    return ratio(others - given, others)
+
+
+METRIC = ClassMetric(
+    name="specificity",
+    title="Specificity",
+    meaning="Specificity: the share of images of other classes that are not given a class, of two the positive one.",
+    higher_is_better=True,
+    of_all=lambda found: float(specificity(found.counts)[found.positive]),
+    of_each=lambda found: specificity(found.counts),
+    applies=lambda classes: len(classes) == 2,
+    is_of_positive=True,
+    in_breakdowns=True,
+    place=100,
+)
