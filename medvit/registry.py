@@ -194,7 +194,7 @@ def _modules(room: str) -> Iterator[ModuleType]:
     """The modules of a room, and those of other packages that joined it."""
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):  # what the choices of a room share is no choice
+        if not module.name.startswith("_"):  # code shared by the choices of a room
             yield importlib.import_module(f"{room}.{module.name}")
     for entry in _entry_points(room):
         yield _imported(room, entry.value)

@@ -217,7 +217,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     num_slides = sum(row.kind == "slide" for row in manifest)
     if num_slides and preprocess.kind == "image":
         log.warning(
-            "%d slides are excluded, since %s also has pictures; ingest slides separately, or with taking.tiles.pack=true",
+            "%d slides are excluded, since %s also has pictures; ingest slides apart, or with taking.tiles.pack=true",
             num_slides,
             manifest.folder.name,
         )
