@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from medvit import __version__
 from medvit.config import Tree, read_yaml
 from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.atomic import write_text, write_weights
+from medvit.summary import Summary, labeled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,14 +67,8 @@ class Checkpoint:
 
     `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
     chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
-    apart; `load` leaves it in its file.
-
-    >>> import medvit
-    >>> checkpoint = medvit.Checkpoint.load("runs/model")
-    >>> checkpoint.kind, checkpoint.model["classes"]
-    ('segmentation', ['background', 'liver', 'spleen', 'kidney'])
-    >>> checkpoint.state["backbone.cls_token"].shape
-    torch.Size([1, 1, 16])
+    apart; `load` leaves it in its file. `training` is what a summary says of the training that has just ended: names
+    and texts.
     """
 
     folder: Path
@@ -81,6 +76,7 @@ class Checkpoint:
     preprocess: Tree
     state: Mapping[str, Tensor] = field(repr=False)
     adapter: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    training: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def kind(self) -> str:
@@ -147,6 +143,14 @@ class Checkpoint:
         except SafetensorError as error:
             raise CheckpointError(f"{self.folder / ADAPTER} is damaged: {error}") from None
 
+    def summary(self) -> Summary:
+        """Kind and size of the model, and how its training went."""
+        weights = f"{sum(weight.numel() for weight in self.state.values()):,}"
+        if self.adapter:
+            weights += f"; {sum(weight.numel() for weight in self.adapter.values()):,} of training kept apart, too"
+        files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "what training changed"}
+        return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
+
     def require(self, *kinds: str) -> Checkpoint:
         """Itself, if it was made for one of these purposes.
 
@@ -160,62 +164,36 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` are values by name.
+    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` as in the file.
 
-    >>> import medvit
-    >>> report = medvit.Report.read("runs/report")
-    >>> round(report.metrics["dice.liver"], 2)
-    0.82
+    `lines` are the main figures for a summary: names and texts.
     """
 
     folder: Path
-    metrics: Mapping[str, float]
+    metrics: Tree
+    lines: Sequence[tuple[str, str]] = ()
 
-    @classmethod
-    def read(cls, folder: str | Path) -> Report:
-        """The report in a folder; `metrics.json` has intervals and all else. A metric that is undefined is NaN.
-
-        Raises:
-            DataError: If the folder is not a report, or is damaged.
-        """
-        folder = Path(folder)
-        text = _text_of(folder / METRICS, "a report", "evaluate")
-        try:
-            values = {name: found["value"] for name, found in json.loads(text)["metrics"].items()}
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise DataError(f"{folder / METRICS} is damaged and cannot be read; run evaluate again") from None
-        return cls(folder, {name: math.nan if value is None else float(value) for name, value in values.items()})
+    def summary(self) -> Summary:
+        """What was measured, and the main metrics with their intervals."""
+        files = {"report.html": "report", "metrics.json": "all metrics", "predictions.parquet": "a row for each image"}
+        return Summary(self.lines, {**files, "summary.txt": "what was made, and where"})
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study.
 
-    >>> import medvit
-    >>> predictions = medvit.Predictions.read("runs/predictions")
-    >>> predictions.num_done, predictions.num_skipped, predictions.num_failed
-    (1, 0, 1)
+    `reasons` are lines on why studies were skipped, failed or lack an object.
     """
 
     folder: Path
     num_done: int
     num_skipped: int
     num_failed: int
+    reasons: Sequence[str] = ()
 
-    @classmethod
-    def read(cls, folder: str | Path) -> Predictions:
-        """The predictions in a folder.
-
-        Raises:
-            DataError: If the folder holds no predictions.
-        """
-        folder = Path(folder)
-        lines = csv.DictReader(_text_of(folder / STATUS, "predictions", "predict").splitlines())
-        counts = Counter(line.get("status") for line in lines)
-        return cls(folder, counts["done"], counts["skipped"], counts["failed"])
-
-
-def _text_of(path: Path, what: str, stage: str) -> str:
-    if not path.is_file():
-        raise DataError(f"{path.parent} is not {what}: no {path.name} in it; give the output of {stage}")
-    return path.read_text(encoding="utf-8")
+    def summary(self) -> Summary:
+        """Studies by what came of them, with the reasons."""
+        studies = f"{self.num_done} done, {self.num_skipped} skipped, {self.num_failed} failed"
+        files = {"status.csv": "a row for each study", "predictions.csv": "probabilities and volumes"}
+        return Summary([("studies", studies), *labeled("reasons", self.reasons)], files)

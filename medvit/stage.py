@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type
 
 from pydantic import Field
 
-from medvit import sources, tracking
+from medvit import __version__, sources, tracking
 from medvit.artifacts import Checkpoint, Lineage
 from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
@@ -31,8 +32,10 @@ from medvit.distributed import leads
 from medvit.errors import ConfigError, MedvitError, OutputError
 from medvit.files.atomic import sweep, write_text
 from medvit.files.lock import LOCK, FileLock, LockedError, take
-from medvit.files.private import OWNER_FOLDER, make_private
+from medvit.files.private import OWNER_FILE, OWNER_FOLDER, make_private
 from medvit.leakage.seen_patients import training_patients
+from medvit.logs import LOG, log_to_file, note
+from medvit.summary import Summary, duration
 from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
@@ -41,8 +44,10 @@ CONFIG, OPTIONS, INPUTS = "config.yaml", ".options.yaml", ".inputs.json"
 """The tree in force, the options asked for, and the digests of inputs; the hidden ones while a run is unfinished."""
 UNNEEDED = ".unneeded.json"
 """Names of what a finished run has still to remove from its folder, for the next start if it is killed before."""
-BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, tracking.FOLDER)
+BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
 """What a run has in its folder before it has made anything."""
+NOTED_FAILURES = 1000
+"""Failed items that the log file names."""
 FREE_BYTES = 2**20
 """A disk with less than this free is called full when a write fails."""
 
@@ -182,18 +187,22 @@ class Artifact(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Where it is stored."""
+
+    def summary(self) -> Summary:
+        """What it holds, for the terminal and the log."""
 
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
 ArtifactT = TypeVar("ArtifactT", bound=Artifact)
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True)
-class Finished(Generic[ArtifactT]):
+class Finished(Generic[MadeT]):
     """What a stage made, and a line for every item that failed on the way."""
 
-    artifact: ArtifactT
+    artifact: MadeT
     failures: tuple[str, ...]
 
 
@@ -223,7 +232,14 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         partial = final.with_name(f"{final.name}.partial")
         if not leads():
             self._follow(config, partial)
-        with _locked(partial, final, config, self.name), _explained_disk_errors(partial), _removed_if_empty(partial):
+        began = time.monotonic()
+        with (
+            _locked(partial, final, config, self.name),
+            _explained_disk_errors(partial),
+            _removed_if_empty(partial),
+            log_to_file(partial / LOG, mode=OWNER_FILE if config.IS_PRIVATE else 0o666),
+            _noted(self.name, config),
+        ):
             run = Run(self.name, partial, start(config.tracking, self.name, partial))
             try:
                 _begin(run, config)
@@ -240,8 +256,9 @@ class Stage(Generic[StageConfigT, ArtifactT]):
                 run.tracker.finish("FAILED")
                 raise
             run.tracker.finish("FINISHED")
-        log.info("%s: done, see %s", self.name, final)
-        return Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
+            finished = Finished(replace(artifact, folder=final), tuple(run.failures))  # type: ignore[type-var]
+            _report(self.name, finished, time.monotonic() - began)
+        return finished
 
     def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
         """Takes part in the training that another process leads, and ends with it."""
@@ -402,6 +419,39 @@ def _end(run: Run) -> None:
     tree = {key: value for key, value in run.tree.items() if key not in ("resume", "tracking")}
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     Lineage(run.stage, digest, run.inputs, run.parents, run.tracker.run_id).write(run.folder)
+
+
+@contextmanager
+def _noted(stage: str, config: StageConfig) -> Iterator[None]:
+    """Note in the log file how a run begins, and how it ends where it fails.
+
+    An error of a stage that reads what names patients is noted by its kind alone: its text may name a file of theirs.
+    """
+    note("medvit %s: %s %s", __version__, stage, "resumed" if config.resume else "started")
+    try:
+        yield
+    except MedvitError as error:
+        reads_names = config.tree().keys() != config.tree(private=False).keys()
+        text = "; its text is on the terminal alone" if reads_names else f": {error}"
+        note("%s failed: %s%s", stage, type(error).__name__, text, level=logging.ERROR)
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        note("%s interrupted", stage, level=logging.ERROR)
+        raise
+    except BaseException as error:
+        note("%s stopped by an unexpected %s", stage, type(error).__name__, level=logging.ERROR)
+        raise
+
+
+def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
+    """Log the summary of what a run made; its failures go to the log file, as the command prints them."""
+    failures = finished.failures
+    for failure in failures[:NOTED_FAILURES]:
+        note("%s", failure, level=logging.WARNING)
+    if len(failures) > NOTED_FAILURES:
+        note("and %d more", len(failures) - NOTED_FAILURES, level=logging.WARNING)
+    folder = finished.artifact.folder
+    log.info("%s: done in %s\n%s", stage, duration(elapsed_s), finished.artifact.summary().text(folder))
 
 
 @contextmanager

@@ -210,13 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Runs one stage; its exit status. With `debug`, errors come with their traceback."""
     from medvit.errors import ConfigError, MedvitError
+    from medvit.logs import log_to_terminal
     from pipelines._help import misspelt
 
     problem = misspelt(_with_options(name, words), words)
     if problem:
         return _told(name, problem, WRONG_ARGUMENTS, debug=False)
 
-    _log_to_stderr()
+    log_to_terminal()
     logging.getLogger("medvit").setLevel(logging.DEBUG if debug else logging.NOTSET)
     _quiet("alembic", "numexpr")
     _quiet_deprecations()
@@ -322,12 +323,6 @@ def _quiet_deprecations() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _unexpected(error: Exception) -> str:

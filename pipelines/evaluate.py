@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy import ndarray as Array
 from pydantic import Field
-from tqdm import tqdm
 
 from medvit.artifacts import METRICS, Lineage, Report
 from medvit.attributes import LATERALITY
@@ -37,6 +36,7 @@ from medvit.evaluation.report import (
     ReportSubject,
     read_facts,
     read_table,
+    summary_lines,
     write_report,
 )
 from medvit.evaluation.segmentation import Scores, evaluate_masks, score_case
@@ -62,6 +62,7 @@ from medvit.inference.slide_predictor import SlidePredictor
 from medvit.metrics import metric_title
 from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.patients import PatientCount
+from medvit.progress import with_progress
 from medvit.records import Row, Split
 from medvit.stage import Run, StageConfig, stage
 from medvit.types import Image, Prediction
@@ -148,7 +149,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     _tell(differences, "difference from the other report", config.positive)
     run.tracker.metrics(tracked(evaluation.metrics, config.split, config.positive))
     run.keep(METRICS, HTML)
-    return Report(run.folder, {name: estimate.value for name, estimate in evaluation.metrics.items()})
+    values = {name: estimate.value for name, estimate in evaluation.metrics.items()}
+    return Report(run.folder, values, summary_lines(config.split, evaluation, differences))
 
 
 def measure(
@@ -255,7 +257,7 @@ def measure_slides(
     slides = predictor.embed(manifest, config.slides, config.tiles, failures)
     rows: list[Row] = []
     found: list[Array] = []
-    for slide in tqdm(slides, desc="Evaluating", unit="slide"):
+    for slide in with_progress(slides, total=len(slides), title="Evaluating", unit="slide"):
         try:
             found.append(predictor.read(slide.embeddings).probabilities)
         except DataError as error:
@@ -288,8 +290,8 @@ def telling_slides(
 
 
 def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> Iterator[tuple[Row, Image, Prediction]]:
-    """Each image of a manifest with what the model says of it, behind a progress bar; one that fails is passed over."""
-    for row in tqdm(manifest, total=len(manifest), desc="Evaluating", unit="image", mininterval=0.5):
+    """Each image of a manifest with what the model says of it, with progress; one that fails is passed over."""
+    for row in with_progress(manifest, total=len(manifest), title="Evaluating", unit="image"):
         try:
             image = load(manifest, row)
             prediction = predictor(image)

@@ -47,8 +47,8 @@ def export(config: ExportConfig, run: Run) -> Exported:
 
     num_done = len(rows) - len(run.failures)
     run.tracker.metrics({"num_exported": num_done, "num_failed": len(run.failures)})
-    log.info("export: %d images written, %d failed", num_done, len(run.failures))
-    return Exported(run.folder, num_done)
+    num_failed = len(run.failures)
+    return Exported(run.folder, num_done, num_failed)
 
 
 def _told(row: Row, error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -37,7 +37,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.bags import BagConfig
 from medvit.training.loading.rounds import rounds, whole_images
-from medvit.training.options import TrainingOptions, told_patients
+from medvit.training.options import TrainingOptions, told_patients, trained_on
 from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.slide_heads import (
     SlideTraining,
@@ -165,7 +165,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
-    return checkpoint
+    return replace(checkpoint, training=trained_on([*parts.task.train], [*parts.task.val]) | parts.module.outcome())
 
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
@@ -195,7 +195,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     write_model_card(checkpoint, figures=figures, training=training.describe())
     run.leftovers.update(training.leftovers)
     run.keep(*CHECKPOINT_FILES)
-    return checkpoint
+    return replace(checkpoint, training=training.outcome(figures))
 
 
 @dataclass(frozen=True)

@@ -117,15 +117,12 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     run.keep(STATUS)
     counts = worklist.counts
     run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
-    if worklist.num_lacking:
-        log.warning("predict: %d studies lack an object; status.csv says which and why", worklist.num_lacking)
-    log.info("predict: %d done, %d skipped, %d failed, see status.csv", *(counts[status] for status in STATUSES))
     log.info(
         "predict: DICOM results name their patients, so only you can read them; %s says which study a pseudonym is, as "
         "does medvit whois s-...",
         who,
     )
-    return Predictions(run.folder, *(counts[status] for status in STATUSES))
+    return Predictions(run.folder, counts["done"], counts["skipped"], counts["failed"], worklist.reasons)
 
 
 def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:

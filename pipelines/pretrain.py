@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ from medvit.training.guard.build_probe import build_probe
 from medvit.training.guard.probes import ProbeConfig
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.views import ViewStream, feed
-from medvit.training.options import TrainingOptions, told_patients
+from medvit.training.options import TrainingOptions, told_patients, trained_on
 from medvit.training.pretraining import Pretraining
 from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
 from medvit.training.self_distillation import SelfDistillation, SelfDistillationConfig
@@ -148,7 +148,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
     write_model_card(checkpoint, figures=parts.module.figures(), training=training)
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
-    return checkpoint
+    return replace(checkpoint, training=trained_on(parts.rows) | parts.module.outcome())
 
 
 def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:

@@ -1,8 +1,9 @@
-"""Checkpoints come back whole, and what is not a checkpoint says so."""
+"""Checkpoints come back whole, what is not a checkpoint says so, and artifacts tell what they hold."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from medvit.artifacts import ADAPTER, LINEAGE, MODEL, PREPROCESS, WEIGHTS, Checkpoint, Lineage
 from medvit.errors import CheckpointError
 from medvit.files.atomic import write_text
+from medvit.summary import Summary, counted, duration, labeled
 
 
 def checkpoint(folder: Path, *, value: float = 1.0, kind: str = "classification") -> Checkpoint:
@@ -91,3 +93,39 @@ def test_a_text_replaces_another_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "ä")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ä"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_checkpoint_tells_its_kind_its_size_and_how_its_training_went(tmp_path: Path) -> None:
+    saved = replace(checkpoint(tmp_path).save(), training={"best": "val_auroc 0.9, epoch 2 of 3 (step 8)"})
+    assert [line.split(maxsplit=1) for line in saved.summary().text(tmp_path).splitlines()][:3] == [
+        ["model", "classification"],
+        ["weights", "10; 2 of training kept apart, too"],
+        ["best", "val_auroc 0.9, epoch 2 of 3 (step 8)"],
+    ]
+
+
+def test_a_summary_names_the_folder_and_those_of_its_files_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "card.md").touch()
+    (tmp_path / "b").touch()
+    summary = Summary(labeled("refused", ["1 file", "2 files"]), {"card.md": "data card", "a": "absent", "b": "there"})
+    assert summary.text(tmp_path).splitlines() == [
+        "  refused  1 file",
+        "           2 files",
+        f"  folder   {tmp_path}",
+        "  open     card.md (data card)",
+        "           b (there)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    nouns = ("study", "query", "file")
+    assert [counted(1, noun) for noun in nouns] == ["1 study", "1 query", "1 file"]
+    assert [counted(2, noun) for noun in nouns] == ["2 studies", "2 queries", "2 files"]

@@ -18,10 +18,12 @@ import yaml
 from mlflow import MlflowClient
 from pydantic import Field
 
+from medvit import __version__
 from medvit.artifacts import Checkpoint, Lineage, Report
 from medvit.config import Config
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.errors import ConfigError, DataError, OutputError
+from medvit.logs import LOG, STAMP
 from medvit.phantoms import write_ct_studies
 from medvit.stage import OPTIONS, Run, StageConfig, seed_everything, stage
 from tests.forked import Forked, heard, say
@@ -321,7 +323,12 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_pat
             run_count(tmp_path, resume=resume)
         other.tell("")
     assert other.status == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json", "mine.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.yaml",
+        "lineage.json",
+        "medvit.log",
+        "mine.txt",
+    ]
     with pytest.raises(OutputError, match="exists already"):
         run_count(tmp_path, resume=resume)
 
@@ -365,7 +372,7 @@ def test_leftovers_are_removed_when_the_folder_has_its_name_and_not_before(
             outer(output=tmp_path / "out", tracking=OFF)
     assert (tmp_path / "out.partial" / "last.ckpt").is_file()
     outer(output=tmp_path / "out", tracking=OFF, resume=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "lineage.json", "medvit.log"]
 
 
 def test_resuming_what_was_never_begun_begins_it(tmp_path: Path) -> None:
@@ -394,6 +401,52 @@ def test_resuming_on_another_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gone").rename(tmp_path / "one")
     assert run_count(tmp_path, resume=True, dataset=tmp_path / "one").metrics == {"count": 3}
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def logged(folder: Path) -> list[str]:
+    """Lines of a log file without their time."""
+    return [STAMP.sub("", line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_log_of_a_run_goes_on_in_one_file_and_ends_with_the_summary(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run_count(tmp_path, stop_at=2)
+    assert logged(tmp_path / "out.partial") == [
+        f"INFO medvit {__version__}: count started",
+        "ERROR count failed: DataError; its text is on the terminal alone",  # a private option may name a patient
+    ]
+    run_count(tmp_path, resume=True)
+    lines = logged(tmp_path / "out")
+    assert lines[2:4] == [f"INFO medvit {__version__}: count resumed", "WARNING none of the numbers is large"]
+    assert lines[4].startswith("INFO count: done in ")
+    assert lines[5:] == [f"  folder  {tmp_path / 'out'}"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [("bug", "stopped by an unexpected ZeroDivisionError"), ("stop", "interrupted")]
+)
+def test_the_log_says_how_a_run_ended_that_did_not_finish(tmp_path: Path, error: str, line: str) -> None:
+    with pytest.raises(type(ERRORS[error])):
+        run_count(tmp_path, stop_at=2, error=error)
+    assert logged(tmp_path / "out.partial")[-1] == f"ERROR count {line}"
+
+
+class OpenConfig(StageConfig):
+    """Options, none of them private."""
+
+    output: Path
+    """Where to."""
+
+
+def test_an_error_that_can_name_no_patient_is_logged_whole(tmp_path: Path) -> None:
+    @stage
+    def fail(config: OpenConfig, run: Run) -> Report:
+        (run.folder / "made.txt").touch()
+        raise DataError("no more numbers")
+
+    with pytest.raises(DataError):
+        fail(output=tmp_path / "out", tracking=OFF)
+    assert logged(tmp_path / "out.partial")[-1] == "ERROR fail failed: DataError: no more numbers"
 
 
 def test_private_options_are_not_saved(tmp_path: Path) -> None:

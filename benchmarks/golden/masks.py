@@ -13,12 +13,17 @@ MADE_IN, DATABASE = "made-in.txt", "mlflow.db"
 
 MASKED = "(masked)"
 
-PROGRESS = re.compile(r"(?<![^\r\n])[^\r\n|%]{0,60}?\d+%\|[^|\r\n]*\| *\d+/\d+ \[[^\]\r\n]*\]")
-"""A progress bar of tqdm: how often it is drawn, and its rates, follow the speed of the machine."""
+PROGRESS = re.compile(
+    r"^(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d INFO [\w ]+: \d[^\n]*(?:/s|s/\w+)(?:, [^\n]* left[^\n]*)?(?:\n|$)",
+    re.MULTILINE,
+)
+"""A line of progress: how often there is one, and its rates, follow the speed of the machine."""
 
 TEXT_MASKS = (
-    # The time of day that starts a log line.
-    (re.compile(r"^\d\d:\d\d:\d\d (?=[A-Z]+ )", re.MULTILINE), ""),
+    # The time that starts a log line.
+    (re.compile(r"^(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d (?=[A-Z]+ )", re.MULTILINE), ""),
+    # How long a stage took.
+    (re.compile(r"(?<=: done in ).*"), MASKED),
 )
 """Pattern and replacement, for every text."""
 
@@ -88,8 +93,8 @@ class Names:
         return text
 
     def lines(self, text: str) -> list[str]:
-        """Return the lines of a text after all masks for texts; lines that held nothing but a progress bar go."""
-        text = PROGRESS.sub("\r", self.replace(text)).replace("\r\n", "\n").replace("\r", "\n")
+        """Return the lines of a text after all masks for texts; lines of progress go."""
+        text = PROGRESS.sub("", self.replace(text))
         for pattern, replacement in TEXT_MASKS:
             text = pattern.sub(replacement, text)
         return [line for line in text.split("\n") if line.strip()]

@@ -26,6 +26,7 @@ from medvit.dicom.header import load
 from medvit.dicom.stream_comments import comments
 from medvit.errors import MedvitError, NotAnImageError
 from medvit.files.guard import decoding
+from medvit.logs import LOG, STAMP
 from medvit.readers.dicom_texts import elements, texts
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
 """End of the keywords of tables of colors, whose bytes look like words by chance."""
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
+_STAMP = re.compile(STAMP.pattern.encode(), re.MULTILINE)
+"""When medvit logged a line: the day of a study only by chance, where it is ingested on the day it was made."""
 PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 
@@ -122,6 +125,7 @@ def _search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
         yield Trace(place, "the texts of a PDF are compressed", is_unsearched=True)
     else:
         content, is_whole = _unpacked(file, head)
+        content = _STAMP.sub(b"", content) if file.name == LOG else content
         yield from _content(content, place, haystack)
         if not is_whole:
             yield Trace(place, f"only its first {MAX_TEXT} bytes were unpacked", is_unsearched=True)

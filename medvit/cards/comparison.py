@@ -20,6 +20,7 @@ from medvit.document import Document, Picture, Section, Table
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.patients import PatientCount
+from medvit.summary import Summary, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +59,11 @@ class CardFolder:
 
     folder: Path
     variables: tuple[ComparedVariable, ...] = ()
+
+    def summary(self) -> Summary:
+        """How many variables were compared."""
+        lines = [("compared", counted(len(self.variables), "variable"))] if self.variables else []
+        return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", "card.md": "data card"})
 
 
 def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, ...]:

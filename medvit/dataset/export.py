@@ -25,6 +25,7 @@ from medvit.errors import DataError, OutputError, UnsupportedError
 from medvit.files.atomic import replacing, write_bytes, write_text
 from medvit.geometry import Affine, write_forms
 from medvit.records import Row
+from medvit.summary import Summary
 
 MM = "mm"
 """Unit of NIfTI affines."""
@@ -38,6 +39,11 @@ class Exported:
 
     folder: Path
     num_images: int
+    num_failed: int = 0
+
+    def summary(self) -> Summary:
+        """Images written and failed."""
+        return Summary([("images", f"{self.num_images} written, {self.num_failed} failed")])
 
 
 @dataclass(frozen=True)

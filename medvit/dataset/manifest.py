@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvit.dataset import quarantine
+from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.files.atomic import replacing
+from medvit.patients import PatientCount
 from medvit.records import Flag, Row, Split
+from medvit.summary import Summary, counted, labeled
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
 """Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding,
 num_not_finite and patient_is_assumed."""
 FILE_NAME = "manifest.parquet"
+FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
+"""Files of a dataset to open first."""
+SHOWN_CLASSES = 8
+"""Classes of a label that a summary names."""
 ROWS_A_GROUP = 10_000
 """Rows written and read at once: this many need about 30 MiB of memory."""
 
@@ -182,6 +190,37 @@ class Manifest:
             )
         return chosen
 
+    def summary(self) -> Summary:
+        """Images, studies, patients, splits, labels, and what was refused by reason."""
+        kinds, splits = Counter(row.kind for row in self.rows), Counter(row.split for row in self.rows)
+        refused = quarantine.read(self.folder) if (self.folder / quarantine.FILE_NAME).is_file() else ()
+        lines = [
+            ("images", ", ".join(counted(number, kind) for kind, number in sorted(kinds.items()))),
+            ("studies", str(len({row.study_id for row in self.rows}))),
+            ("patients", PatientCount.of(self.rows).cell),
+            ("splits", ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))),
+            *labeled("labels", [*self._labels(), *self._label_maps()] or ["none"]),
+            *labeled("refused", list(_refused(refused)) or ["nothing"]),
+        ]
+        return Summary(lines, {name: what for name, what in FILES.items() if refused or name != quarantine.FILE_NAME})
+
+    def _labels(self) -> Iterator[str]:
+        counts: dict[str, Counter[str]] = {}
+        for row in self.rows:
+            for key, value in row.labels.items():
+                counts.setdefault(key, Counter())[value] += 1
+        for key, values in sorted(counts.items()):
+            shown = ", ".join(f"{value} ({number})" for value, number in values.most_common(SHOWN_CLASSES))
+            more = f" and {len(values) - SHOWN_CLASSES} more" if len(values) > SHOWN_CLASSES else ""
+            yield f"{key}: {shown}{more}"
+
+    def _label_maps(self) -> Iterator[str]:
+        number = sum(row.mask is not None for row in self.rows)
+        if number:
+            classes = ", ".join(self.facts.mask_classes[:SHOWN_CLASSES])
+            more = ", ..." if len(self.facts.mask_classes) > SHOWN_CLASSES else ""
+            yield f"label maps of {counted(number, 'image')}" + (f": {classes}{more}" if classes else "")
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -209,6 +248,16 @@ def _open(folder: Path) -> pq.ParquetFile:
 
 def _damaged(folder: Path) -> DataError:
     return DataError(f"{folder / FILE_NAME} is damaged and cannot be read; run ingest again")
+
+
+def _refused(entries: Sequence[Quarantined]) -> Iterator[str]:
+    """Yield a line for each code: how many files, and the reason of most of them."""
+    by_code: dict[str, Counter[str]] = {}
+    for entry in entries:
+        by_code.setdefault(entry.code, Counter())[entry.reason] += entry.num_files
+    for code, reasons in sorted(by_code.items(), key=lambda pair: -pair[1].total()):
+        others = f" (and {counted(len(reasons) - 1, 'other reason')})" if len(reasons) > 1 else ""
+        yield f"{counted(reasons.total(), 'file')}, {code}: {reasons.most_common(1)[0][0]}{others}"
 
 
 def _line(row: Row) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal
 
 from pydantic import model_validator
-from tqdm import tqdm
 
 from medvit.config import Config, Count, Positive
 from medvit.engine.cluster import on_cluster
@@ -27,6 +26,7 @@ from medvit.engine.outcome import ItemT, Outcome, ResultT, tried
 from medvit.engine.watch import Watch
 from medvit.files.limits import allowed_gib, allowing
 from medvit.hardware import one_blas_thread
+from medvit.progress import Progress
 
 AHEAD = 32
 """Items a worker that may be done before the next one in order is: more let one slow item hold up nobody."""
@@ -67,9 +67,9 @@ def map_items(
     unit: str = "item",
     costs: Sequence[float] | None = None,
 ) -> Iterator[Outcome[ItemT, ResultT]]:
-    """Outcomes in the order of the items, behind a progress bar with the time left.
+    """Outcomes in the order of the items, with progress and the time left.
 
-    The bar counts items, or their `weights` in some `unit`. Local processes begin those of the last items first that
+    Progress counts items, or their `weights` in some `unit`. Local processes begin those of the last items first that
     have the highest `costs`, in bytes or whatever grows with the time of an item. An error in one item never stops the
     others. A full disk (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died
     `ATTEMPTS` times becomes an outcome with an error, and so does one that takes longer than `config.item_timeout_s`
@@ -94,11 +94,11 @@ def map_items(
     else:
         outcomes = _here(function, items, title, config.item_timeout_s)
     counts = weights or [1] * len(items)
-    bar = tqdm(total=sum(counts), desc=title, unit=unit, disable=len(items) < 2, mininterval=0.5)
-    with bar, closing(outcomes):
+    progress = Progress(sum(counts), title=title, unit=unit, is_shown=len(items) > 1)
+    with progress, closing(outcomes):
         for count, outcome in zip(counts, outcomes, strict=True):
             yield outcome
-            bar.update(count)
+            progress.update(count)
 
 
 @dataclass(frozen=True)

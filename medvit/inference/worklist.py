@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
 
+from tqdm import tqdm
 from medvit.artifacts import STATUS
 from medvit.errors import MedvitError, OutputError
 from medvit.files.atomic import is_of_disk, write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.inference.series_selection import NoSeriesError
+from medvit.progress import with_progress
 from medvit.writers import Result, Status, Study
 from medvit.writers.optional import LACKS
 
@@ -29,6 +30,9 @@ log = logging.getLogger("medvit")
 PREDICTIONS = "predictions.csv"
 STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
 PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels")
+
+SHOWN_REASONS = 8
+"""Reasons that a summary gives, the most frequent ones."""
 
 Perform = Callable[[Study, Path], Result]
 """Does one study and writes its objects into the given folder, which exists and is empty."""
@@ -58,7 +62,7 @@ class Worklist:
         self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]
 
     def run(self, studies: Sequence[Study], perform: Perform) -> None:
-        """Does every study that is not done yet, behind a progress bar with the time left.
+        """Does every study that is not done yet, with progress and the time left.
 
         A study that fails never stops the others.
 
@@ -68,7 +72,8 @@ class Worklist:
         waiting = [study for study in studies if self.status(study.name) != "done"]
         if len(waiting) < len(studies):
             log.info("predict: %d of %d studies are done already", len(studies) - len(waiting), len(studies))
-        for study in tqdm(waiting, desc="predict", unit="study", mininterval=0.5, disable=len(waiting) < 2):
+        is_shown = len(waiting) > 1
+        for study in with_progress(waiting, total=len(waiting), title="predict", unit="study", is_shown=is_shown):
             started = time.monotonic()
             result = self._attempt(study, perform)
             self.record(study.name, result, seconds=time.monotonic() - started)
@@ -105,9 +110,18 @@ class Worklist:
         return Counter(line.status for line in self.lines.values())
 
     @property
-    def num_lacking(self) -> int:
-        """How many studies that are done lack an object that could not be written."""
-        return sum(line.status == "done" and LACKS in line.reason for line in self.lines.values())
+    def lacking(self) -> list[str]:
+        """A line for people for every study that is done and lacks an object that could not be written."""
+        lines = self.lines.values()
+        return [f"{line.study}: {line.reason}" for line in lines if line.status == "done" and LACKS in line.reason]
+
+    @property
+    def reasons(self) -> list[str]:
+        """A line for every reason: how many studies were skipped or failed, or lack an object, for it."""
+        told = [
+            (line.status, line.reason) for line in self.lines.values() if line.status != "done" or LACKS in line.reason
+        ]
+        return [f"{number} {status}: {reason}" for (status, reason), number in Counter(told).most_common(SHOWN_REASONS)]
 
     @property
     def first_reason(self) -> str:

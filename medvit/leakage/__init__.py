@@ -8,7 +8,7 @@ in every dataset, so between such datasets only pixels can be compared.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -36,6 +36,7 @@ from medvit.leakage.perceptual_hash import (
 from medvit.leakage.second_look import SMALL, Look, prepared, shows_the_same
 from medvit.measured import filled
 from medvit.records import Row
+from medvit.summary import Summary
 
 VERSION = 3
 """Raise when a perceptual hash or a comparison changes, so that an update of a dataset recomputes it."""
@@ -94,6 +95,13 @@ class Leakage:
 
     folder: Path
     overlaps: tuple[Overlap, ...]
+
+    def summary(self) -> Summary:
+        """Groups that cross splits or datasets, by what they share."""
+        crossing = Counter(overlap.check for overlap in self.overlaps if overlap.crosses)
+        found = [f"{check} {number}" for check, number in crossing.items()]
+        files = {"leakage.html": "report", "hits.csv": "a row for each image of a group"}
+        return Summary([("crossing", ", ".join(found) or "no group")], files)
 
 
 def find_overlaps(

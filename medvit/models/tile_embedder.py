@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from medvit.backbones import Backbone
 from medvit.config import Config, Count, Tree
@@ -26,6 +25,7 @@ from medvit.engine.outcome import Outcome
 from medvit.errors import DataError, MedvitError, OutputError
 from medvit.hardware import half_precision
 from medvit.models.embedding_store import FOLDER, Embeddings, EmbeddingStore
+from medvit.progress import Progress
 from medvit.records import Row
 from medvit.transforms.padding import pad_to_multiple
 from medvit.transforms.preprocess import Preprocess
@@ -162,7 +162,7 @@ def embed_slides(
     store: EmbeddingStore,
     config: TileLoaderConfig,
 ) -> Iterator[Outcome[Row, Embeddings]]:
-    """Return the embeddings of each slide, in order, behind a progress bar over tiles with the time left.
+    """The embeddings of each slide, in order, with progress over tiles and the time left.
 
     What the store has is not made again; a slide that fails leaves nothing and does not stop the others.
 
@@ -173,16 +173,15 @@ def embed_slides(
     waiting = [job for job in jobs if job.known is None]
     if len(waiting) < len(jobs):
         log.info("embeddings of %d of %d slides are there already", len(jobs) - len(waiting), len(jobs))
-    with tqdm(
-        total=sum(len(job.grid) for job in waiting), desc="Embedding", unit="tile", mininterval=0.5, disable=not waiting
-    ) as bar:
+    num_tiles = sum(len(job.grid) for job in waiting)
+    with Progress(num_tiles, title="Embedding", unit="tile", is_shown=bool(waiting)) as progress:
         for job in jobs:
             if job.known is not None:
                 yield Outcome(job.row, job.known)
                 continue
-            before = bar.n
-            yield _attempt(job, partial(open_row, job.row), embedder, store, config, bar)
-            bar.update(before + len(job.grid) - bar.n)
+            before = progress.n
+            yield _attempt(job, partial(open_row, job.row), embedder, store, config, progress)
+            progress.update(before + len(job.grid) - progress.n)
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def _attempt(
     embedder: Embedder,
     store: EmbeddingStore,
     config: TileLoaderConfig,
-    bar: Any,
+    progress: Progress,
 ) -> Outcome[Row, Embeddings]:
     name, count = slide_name(job.row, job.grid), len(job.grid)
     try:
@@ -267,7 +266,7 @@ def _attempt(
         with store.writing(name, count, embedder.width) as writer:
             for part in _finite(embed_tiles(open_slide, job.grid, embedder, config)):
                 writer.append(part)
-                bar.update(len(part))
+                progress.update(len(part))
         return Outcome(job.row, store.get(name, count))
     except OutputError:
         raise

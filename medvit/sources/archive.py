@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Literal, NoReturn
-
-from tqdm import tqdm
+from typing import IO, BinaryIO, Literal
 
 from medvit.errors import DataError, SourceError, UnreadableError, UnsupportedError
+from medvit.progress import BYTES, Progress
 from medvit.records import Refusal
 from medvit.sources import Local, SourceRequest, local_path
 from medvit.sources.skip_rules import OPENED, UNOPENED, is_archive, is_hidden_below
@@ -88,13 +87,13 @@ class Unpacking:
         self._num_bytes = 0
 
     def run(self, path: Path) -> Local:
-        """Unpack the members one by one."""
-        with path.open("rb") as raw, _opened(raw) as (members, reader), _bar(path) as bar:
+        """Takes every member in turn."""
+        with path.open("rb") as raw, _opened(raw) as (members, reader), _progress(path) as progress:
             for number, member in enumerate(members):
                 if number >= MAX_MEMBERS:
                     raise _TooMuchError(f"the archive holds more than {MAX_MEMBERS} entries; unpack it in parts")
                 self._take(member, reader)
-                bar.update(max(0, raw.tell() - bar.n))
+                progress.update(max(0, raw.tell() - progress.n))
         if not self._files and not self._refusals:
             raise DataError("the archive holds no files; give source=PATH of one that holds images")
         return Local(self._spool.root, tuple(sorted(self._files.values())), tuple(self._refusals), self._spool)
@@ -169,8 +168,8 @@ def _safe_name(name: str) -> PurePosixPath | None:
     return PurePosixPath(*parts)
 
 
-def _bar(path: Path) -> tqdm[NoReturn]:
-    return tqdm(total=path.stat().st_size, desc="unpack", unit="B", unit_scale=True, mininterval=0.5)
+def _progress(path: Path) -> Progress:
+    return Progress(path.stat().st_size, title="unpack", unit=BYTES)
 
 
 @contextmanager

@@ -16,11 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
-
-from tqdm import tqdm
+from typing import Protocol, TypeVar
 
 from medvit.errors import DataError, SourceError
+from medvit.progress import Progress, with_progress
 from medvit.records import Refusal
 from medvit.sources import Local, SourceRequest
 from medvit.sources.failures import CutShortError, NotThereError, StoppedError, UnreachableError
@@ -93,8 +92,8 @@ class ServerSource:
                 by_study.setdefault(series.study, []).append(series)
         waiting = [study for study in by_study if not is_done(study)]
         log.info("source: %d of %d studies are still to do", len(waiting), len(by_study))
-        for study in tqdm(waiting, desc="studies", unit="study", mininterval=0.5):
-            # One connection per study: processing a study may take longer than a server waits.
+        for study in with_progress(waiting, total=len(waiting), title="studies", unit="study"):
+            # A connection a study: what is done with one may take longer than a server waits.
             with _quiet(), self.connect(place.location, place.options) as server:
                 spool = place.spool(study)
                 with spool.closed_on_failure():
@@ -121,9 +120,9 @@ class Transfer:
         num_wanted = sum(len(series.instances) for series in found)
         num_here = num_wanted - sum(len(self._missing(series)) for series in found)
         if num_here:
-            log.info("source: %d of %d instances are already here from an earlier run", num_here, num_wanted)
-        with tqdm(total=num_wanted, initial=num_here, desc="fetch", unit="file", mininterval=0.5) as bar:
-            jobs = [partial(self._fetch, series, bar) for series in found if self._missing(series)]
+            log.info("source: %d of %d instances are here from the run before", num_here, num_wanted)
+        with Progress(num_wanted, title="fetch", unit="file", done=num_here) as progress:
+            jobs = [partial(self._fetch, series, progress) for series in found if self._missing(series)]
             reasons = dict(in_threads(jobs, self.options.concurrency, self.stop))
         reasons = {series: reason for series, reason in reasons.items() if reason}
         if reasons and self.options.incomplete == "refuse":
@@ -133,12 +132,12 @@ class Transfer:
         refusals = tuple(self._refusal(series, reason) for series, reason in reasons.items())
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
-    def _fetch(self, series: RemoteSeries, bar: tqdm[NoReturn]) -> tuple[RemoteSeries, str]:
-        """Fetch the series; return the reason if it is incomplete."""
+    def _fetch(self, series: RemoteSeries, progress: Progress) -> tuple[RemoteSeries, str]:
+        """The series, and why it is not whole if it is not."""
         idle = 0
         while missing := self._missing(series):
-            reason = "the server lists them but did not send them"
-            intake = Intake(self.spool, series, missing, self.stop, bar.update)
+            reason = "the server says that it has them and did not send them"
+            intake = Intake(self.spool, series, missing, self.stop, progress.update)
             try:
                 self.server.retrieve(series, missing, intake, singly=idle > 0)
             except UnreachableError:
@@ -253,7 +252,7 @@ def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
 
 def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threading.Event, title: str) -> list[T]:
     done = in_threads(jobs, options.concurrency, stop)
-    return list(tqdm(done, total=len(jobs), desc=title, unit="query", disable=len(jobs) < 2, mininterval=0.5))
+    return list(with_progress(done, total=len(jobs), title=title, unit="query", is_shown=len(jobs) > 1))
 
 
 @contextmanager

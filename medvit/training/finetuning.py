@@ -65,8 +65,8 @@ class Finetuning(TrainingModule):
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metric of the epoch and keep the weights if it is the best."""
-        name, metric = self._metric()
+        """Computes the metric of the round and keeps the weights if it is the best."""
+        name, metric = self.metric_name, self._metric()
         self._validated.clear()
         self.log(name, metric, prog_bar=True, sync_dist=True)
         if math.isnan(metric):
@@ -92,6 +92,12 @@ class Finetuning(TrainingModule):
         best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
         return super().figures() | best | {"step of the kept epoch": self.best_step}
 
+    def outcome(self) -> dict[str, str]:
+        """The best validation metric and its epoch."""
+        name, best = self.metric_name, self.best_metric
+        text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last is kept"
+        return {"best": f"{text}, {self.epoch_of(self.best_step)}"}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which epoch was best."""
         super().on_save_checkpoint(checkpoint)
@@ -106,8 +112,13 @@ class Finetuning(TrainingModule):
         """Load the weights of the best epoch into the model."""
         self.model.load_state_dict(load_file(self.best_path), strict=False)
 
-    def _metric(self) -> tuple[str, float]:
+    @property
+    def metric_name(self) -> str:
+        """The validation metric by which the best round is chosen."""
+        return "val_dice" if self.model.config.kind == "segmentation" else "val_auroc"
+
+    def _metric(self) -> float:
         first, second = zip(*self._validated, strict=True)
         if self.model.config.kind == "segmentation":
-            return f"val_{DICE.key()}", mean_dice(*torch.cat(first).unbind(dim=1))
-        return f"val_{AUROC.key()}", mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())
+            return mean_dice(*torch.cat(first).unbind(dim=1))
+        return mean_auroc(torch.cat(second).numpy(), torch.cat(first).numpy())

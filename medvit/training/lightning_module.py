@@ -101,6 +101,15 @@ class TrainingModule(lightning.LightningModule):
             if not torch.isfinite(norm):
                 self._stop("norm of the gradient", norm.item())
 
+    def epoch_of(self, step: int) -> str:
+        """The epoch in which a step is, with their number and the step itself, for a summary."""
+        epochs = self.trainer.max_epochs or 1
+        return f"epoch {math.ceil(step * epochs / self.num_steps)} of {epochs} (step {step})"
+
+    def outcome(self) -> dict[str, str]:
+        """How the training went, for a summary: names and texts."""
+        raise NotImplementedError
+
     def figures(self) -> dict[str, float]:
         """Return the last value of every metric, for the model card."""
         return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}

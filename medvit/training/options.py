@@ -15,6 +15,7 @@ from medvit.config import Config
 from medvit.dataset.manifest import Manifest
 from medvit.patients import PatientCount
 from medvit.records import Flag, Row
+from medvit.summary import counted
 from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.rounds import LoaderConfig
@@ -30,6 +31,14 @@ def told_patients(rows: Sequence[Row]) -> str:
     """Return the patients a model was trained on, for its card, with what it means that some are assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
+
+
+def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
+    """The images and patients that a model was trained on, and those its best epoch was chosen on, for a summary."""
+    parts = {"trained on": train, "chosen on": val}
+    return {
+        name: f"{counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}" for name, rows in parts.items() if rows
+    }
 
 
 class TrainingOptions(Config):

@@ -118,6 +118,17 @@ class Pretraining(TrainingModule):
         super().on_load_checkpoint(checkpoint)
         self.guard.recall(checkpoint["guard"])
 
+    def outcome(self) -> dict[str, str]:
+        """The last losses, and the best reading of the guard with its epoch."""
+        figures, best = self.figures(), self.guard.best
+        losses = {name: value for name, value in figures.items() if not name.startswith(("guard_", "knn_", "lr"))}
+        told = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}
+        if best is not None:
+            read = ", ".join(f"{name} {value:.3g}" for name, value in best.figures().items())
+            told["best"] = f"{read}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
+            told["guard"] = self.guard.verdict or "no alarm that ends the training"
+        return told
+
     def handed_on(self) -> Backbone:
         """Return the backbone to pass on: with its last weights, or with the best where the guard says so."""
         backbone = self.objective.backbone

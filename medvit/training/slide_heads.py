@@ -32,7 +32,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.loading.bags import Bag, BagConfig, bag_rounds, divide, whole_bags
 from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.optim import OptimConfig
-from medvit.training.options import told_patients
+from medvit.training.options import told_patients, trained_on
 from medvit.training.resume import BEST, RESUME, last_checkpoint, position_of
 from medvit.training.trainer import Trainer, TrainerConfig
 from medvit.wsi.tiles import TileFlag
@@ -158,6 +158,18 @@ class SlideTraining:
             own = json.loads((_home(folder, member) / FIGURES).read_text(encoding="utf-8"))
             figures |= {f"head {member + 1}: {name}": value for name, value in own.items()}
         return [load_file(_home(folder, member) / BEST) for member in range(self.bags.members)], figures
+
+    def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
+        """The best validation metric of each head and its step, from the figures of `train`, for a summary."""
+        names = [f"head {member + 1}" for member in range(self.bags.members)]
+        train, val = ([row for row in self.rows if row.split == split] for split in ("train", "val"))
+        return trained_on(train, val) | {
+            name: (
+                f"val_auroc {figures.get(f'{name}: best validation metric', float('nan')):.3f}, "
+                f"step {figures[f'{name}: step of the kept round']:.0f} of {self.trainer.steps}"
+            )
+            for name in names
+        }
 
     def describe(self) -> dict[str, str]:
         """How it learns, for the model card."""

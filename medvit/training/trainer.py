@@ -13,11 +13,11 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
-from tqdm import tqdm
 
 from medvit.config import Config, Count
 from medvit.errors import ConfigError
 from medvit.hardware import half_precision, keep_freed_memory
+from medvit.progress import Progress
 from medvit.tracking import Tracker
 from medvit.training.resume import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
@@ -104,7 +104,7 @@ class TrainerConfig(Config):
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=False,
-            callbacks=[KeepLast(folder / RESUME), StepBar(), *([CompileBlocks()] if self.compile else [])],
+            callbacks=[KeepLast(folder / RESUME), StepProgress(), *([CompileBlocks()] if self.compile else [])],
             use_distributed_sampler=False,
             inference_mode=False,
         )
@@ -128,41 +128,35 @@ class CompileBlocks(Callback):
                 unit.compile()
 
 
-class StepBar(Callback):
-    """One progress bar over all steps of the run, with the time left and the metrics of the progress line."""
+class StepProgress(Callback):
+    """Progress over all steps of the run, with the time left and the metrics that the modules name for it."""
 
     def __init__(self) -> None:
-        self._bar = tqdm(disable=True)  # what fails or is interrupted before the first step finds one to close
+        self._progress = Progress(0, title="", is_shown=False)  # an error before the first step finds one to close
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Open the bar at the position of the run."""
+        """Begins where the run goes on."""
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches
-        self._bar = tqdm(
-            total=total,
-            initial=trainer.global_step,
-            desc="Training",
-            unit="step",
-            mininterval=1.0,
-            disable=not trainer.is_global_zero,
+        self._progress = Progress(
+            total, title="Training", unit="step", done=trainer.global_step, is_shown=trainer.is_global_zero
         )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Move the bar to the step."""
-        shown = {name: f"{value:.3g}" for name, value in trainer.progress_bar_metrics.items()}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(trainer.global_step - self._bar.n)
+        """Counts the step."""
+        self._progress.note = ", ".join(f"{name}={value:.3g}" for name, value in trainer.progress_bar_metrics.items())
+        self._progress.update(trainer.global_step - self._progress.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Close the bar."""
-        self._bar.close()
+        """Ends it."""
+        self._progress.close()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Close the bar, so that the message stands on a line of its own."""
-        self._bar.close()
+        """Ends it, so that the message stands on a line of its own."""
+        self._progress.close()
 
 
 class _TrackerLogger(Logger):

@@ -91,7 +91,7 @@ KINDS: dict[str, tuple[Callable[[int], bytes], str]] = {
     "a.csv": (lambda value: b"x,y\n0,%d\n" % value, "row 1, y: '1' | '2'"),
     "a.md": (lambda value: b"# Title\n\nvalue %d\n" % value, "line 2: 'value 1' | 'value 2'"),
     "a.html": (lambda value: b"<p>%d</p>" % value, "line 1: '<p>1</p>' | '<p>2</p>'"),
-    "a.txt": (lambda value: b"12:00:00 INFO %d" % value, "line 1: 'INFO 1' | 'INFO 2'"),
+    "a.txt": (lambda value: b"2026-01-31 12:00:00 INFO %d" % value, "line 1: 'INFO 1' | 'INFO 2'"),
     "a.parquet": (parquet, "row 1, count: 1 | 2"),
     "a.dcm": (dicom, "(0040,A043) ConceptNameCodeSequence[0] (0008,0104) CodeMeaning: 'LO Liver 1' | 'LO Liver 2'"),
     "a.safetensors": (lambda value: save({"w": np.float32([0, value])}), "w: 1 of 2 values differ, first at (1,): 1.0"),
@@ -142,9 +142,16 @@ def test_metadata_of_a_table_is_compared_by_value_but_for_states(tmp_path):
 def test_times_of_gzip_and_of_logs_and_progress_are_masked(tmp_path):
     pair = [gzip.compress(b"x", mtime=time) for time in (1, 2)]
     assert found(tmp_path / "gzip", "a.gz", *pair) == []
-    log = b"%s INFO go\nTraining:  50%%|xx  | 1/2 [00:01<00:01,  %s step/s]\r%s INFO end\n"
-    pair = [log % (b"12:00:00", b"1.00", b"12:00:01"), log % (b"13:30:00", b"9.00", b"13:31:00")]
+    day, other = b"2026-01-31 12:00:00 INFO ", b"2026-02-01 13:30:00 INFO "
+    progress = (
+        day
+        + b"Training: 1 of 2 steps (50%), 1.5 s/step, 1.5 s left; loss=1\n"
+        + day
+        + b"a: 2 images in 12 s, 9 image/s\n"
+    )
+    pair = [day + b"go\n" + progress + day + b"a: done in 3 s\n", other + b"go\n" + other + b"a: done in 2 min 4 s\n"]
     assert found(tmp_path / "log", "a.txt", *pair) == []
+    assert found(tmp_path / "words", "a.txt", day + b"3 of 4 slides\n", day + b"2 of 4 slides\n") != []
     assert found(tmp_path / "seconds", "status.csv", b"study,seconds\ns,1\n", b"study,seconds\ns,2\n") == []
 
 

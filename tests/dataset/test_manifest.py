@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from medvit.dataset import quarantine
 from medvit.dataset.manifest import FILE_NAME, Facts, Manifest
 from medvit.errors import DataError
 from medvit.records import Row
@@ -211,3 +212,25 @@ def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remem
     plain.write()
     metadata = pq.read_schema(tmp_path / FILE_NAME).metadata
     assert metadata[b"medvit_facts"].decode() == lines
+
+
+def test_a_dataset_tells_images_patients_splits_labels_and_what_was_refused_by_reason(tmp_path: Path) -> None:
+    slide = row(4, kind="slide", study_id="s-01", patient_is_assumed=True, labels={"label": "no"})
+    manifest = Manifest((row(1, labels={"label": "no"}), FULL, slide), FACTS, tmp_path)
+    manifest.write()
+    gaps = [quarantine.Quarantined(f"f-{n}", "geometry", f"gap {gap}", 30) for n, gap in enumerate((1, 1, 2))]
+    quarantine.write([*gaps, quarantine.Quarantined("f-9", "unreadable", "damaged", 1)], tmp_path)
+    assert manifest.summary().text(tmp_path).splitlines() == [
+        "  images    1 slide, 2 volumes",
+        "  studies   2",
+        "  patients  3 (2 assumed)",
+        "  splits    train 2, val 0, test 1",
+        "  labels    age: 40 (1)",
+        "            label: no (2), yes (1)",
+        "            label maps of 1 image: background, liver, spleen",
+        "  refused   90 files, geometry: gap 1 (and 1 other reason)",
+        "            1 file, unreadable: damaged",
+        f"  folder    {tmp_path}",
+        "  open      quarantine.parquet (what was refused)",
+        "            manifest.parquet (a row for each image)",
+    ]

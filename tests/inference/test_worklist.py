@@ -11,6 +11,7 @@ from medvit.errors import GeometryError, OutputError
 from medvit.inference.series_selection import NoSeriesError
 from medvit.inference.worklist import PREDICTIONS, Worklist
 from medvit.writers import Finding, Result, Study
+from medvit.writers.optional import LACKS
 
 STUDIES = [Study(f"s-{n}", ()) for n in range(4)]
 DONE = Result("done", outputs=("a.txt",), findings=(Finding("e-1", "liver", volume_ml=1.5, num_voxels=3),))
@@ -44,6 +45,19 @@ def test_one_bad_study_never_stops_the_others(tmp_path: Path) -> None:
     assert table(tmp_path / PREDICTIONS)[0] == {
         "study": "s-0", "series": "e-1", "class": "liver", "probability": "", "volume_ml": "1.5", "num_voxels": "3",
     }  # fmt: skip
+
+
+def test_reasons_are_counted_and_a_result_that_lacks_an_object_is_named(tmp_path: Path) -> None:
+    worklist = Worklist(tmp_path)
+    worklist.run(STUDIES, perform)
+    worklist.record("s-4", Result("done", reason=f"derived; {LACKS} preview: too large"))
+    worklist.record("s-5", Result("failed", "geometry", "slices are missing"))
+    assert worklist.lacking == [f"s-4: derived; {LACKS} preview: too large"]
+    assert worklist.reasons == [
+        "2 failed: slices are missing",
+        "1 skipped: the study has 1 series of CT as volume",
+        f"1 done: derived; {LACKS} preview: too large",
+    ]
 
 
 def test_an_unexpected_error_is_told_by_its_kind_and_not_by_its_text(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from pydicom.encaps import encapsulate
 from medvit import phantoms
 from medvit.audit.matcher import Haystack
 from medvit.audit.needles import IdentifyingValues, Needle, sought
+from medvit.audit.search import search_file
 from medvit.deidentification.identifiers import IdentifyingValue, values
 from medvit.dicom.acquisition import quantities
+from medvit.logs import LOG
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from tests.plugins.tracking_template import MakeStore
 
@@ -76,6 +78,15 @@ def audit(made: Path, source: Path, *words: str) -> int:
     places += [f"tracking.uri=sqlite:///{made}/mlflow.db", new_output(made)]
     copy = [] if any(word.startswith("copy_to") for word in words) else [f"copy_to={made / 'copy'}"]
     return main(["audit", *places, *copy, *words])
+
+
+def test_the_time_of_a_log_line_is_no_date_of_a_study_and_what_follows_it_may_be(tmp_path: Path) -> None:
+    haystack = Haystack([Needle("2026-01-31", "(0008,0020) StudyDate", is_date=True)])
+    log = tmp_path / LOG
+    log.write_text("2026-01-31 12:00:00 INFO go\n", encoding="utf-8")
+    assert not list(search_file(log, "the dataset", haystack))
+    log.write_text("2026-01-31 12:00:00 INFO taken on 2026-01-31\n", encoding="utf-8")
+    assert len(list(search_file(log, "the dataset", haystack))) == 1
 
 
 def test_what_an_ingest_leaves_is_clean(made: Path, source: Path) -> None:

@@ -62,7 +62,9 @@ def recorded(manifest: Manifest) -> dict[str, Any]:
 
 def contents(dataset: Path) -> dict[str, bytes]:
     """The bytes of all files but those that tell of the run."""
-    files = [p for p in dataset.rglob("*") if p.is_file() and p.name not in ("config.yaml", "lineage.json")]
+    files = [
+        p for p in dataset.rglob("*") if p.is_file() and p.name not in ("config.yaml", "lineage.json", "medvit.log")
+    ]
     return {p.relative_to(dataset).as_posix(): p.read_bytes() for p in files}
 
 

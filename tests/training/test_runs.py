@@ -1,6 +1,7 @@
 """Pretraining and fine-tuning as a user runs them, on a handful of tiny volumes and images."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(v
     one, other = ((made.folder / "model_card.md").read_text() for made in (whole, resumed))
     assert "val_dice" in one
     assert one == other
+    assert whole.training == resumed.training
+    assert re.fullmatch(r"val_dice 0\.\d+, epoch \d of \d \(step \d+\)", whole.training["best"])
 
 
 @pytest.mark.parametrize("stage", [pretrain, finetune], ids=["pretrain", "finetune"])

@@ -1,0 +1,109 @@
+"""Log lines with date and time: on the terminal, and in the log file that every artifact keeps.
+
+The file gets the lines of medvit alone: warnings of libraries and tracebacks may name a patient or a file.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOG = "medvit.log"
+"""Name of the log file in the folder of an artifact."""
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=[A-Z]+ )", re.MULTILINE)
+"""Date and local time that begin a line."""
+
+log = logging.getLogger("medvit")
+
+
+class DatedFormatter(logging.Formatter):
+    """Formatter of both places: date, local time, level and message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Handler that writes to stderr, above a progress bar where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(DatedFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        bars = sys.modules.get("tqdm")
+        if bars is None or not self.stream.isatty():
+            super().emit(record)
+            return
+        with bars.tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+class LogFile(logging.FileHandler):
+    """Handler that appends to the log file of an artifact, from level INFO on and without tracebacks."""
+
+    def __init__(self, path: Path, *, mode: int = 0o666) -> None:
+        path.touch(mode)
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setLevel(logging.INFO)
+        self.setFormatter(DatedFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        plain = copy.copy(record)
+        plain.exc_info = plain.exc_text = plain.stack_info = None
+        super().emit(plain)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (as logging calls it)
+        """Ignore that a line cannot be written: on a full disk the stage fails at its next file, and says why."""
+
+
+def log_to_terminal() -> None:
+    """Show the log on stderr, unless the program has arranged its log itself."""
+    logging.basicConfig(level=logging.INFO, handlers=[TerminalHandler()])
+
+
+@contextmanager
+def log_to_file(path: Path, *, mode: int = 0o666) -> Iterator[None]:
+    """Append what medvit logs to a file, which is made with `mode` if it is not there.
+
+    The file gets lines from level INFO on; other handlers get what they got before.
+    """
+    before, shown = log.level, log.getEffectiveLevel()
+    handler, own = LogFile(path, mode=mode), []
+    if not log.hasHandlers() and logging.lastResort is not None:
+        own.append(logging.lastResort)  # which Python would no longer use, now that there is a handler
+    others = [*own, *log.handlers, *logging.getLogger().handlers] if shown > logging.INFO else []
+
+    def as_before(record: logging.LogRecord) -> bool:
+        return record.name != log.name or record.levelno >= shown
+
+    for other in others:
+        other.addFilter(as_before)
+    log.setLevel(min(logging.INFO, shown))
+    own.append(handler)
+    for one in own:
+        log.addHandler(one)
+    try:
+        yield
+    finally:
+        for one in own:
+            log.removeHandler(one)
+        handler.close()
+        log.setLevel(before)
+        for other in others:
+            other.removeFilter(as_before)
+
+
+def note(message: str, *values: object, level: int = logging.INFO) -> None:
+    """Write a line to the log files that are open, and nowhere else."""
+    record = log.makeRecord(log.name, level, "", 0, message, values, None)
+    for handler in log.handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)

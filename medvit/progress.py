@@ -1,0 +1,126 @@
+"""Progress over many items: a bar in a terminal; elsewhere, and in the log file, a line now and then.
+
+Not tqdm alone: into a file or a pipe it writes two states of its bar a second, all on one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+from medvit import logs
+from medvit.summary import counted, duration
+
+log = logging.getLogger("medvit")
+
+FIRST_S, LONGEST_S = 10.0, 300.0
+"""Seconds to the first line, and most seconds between two."""
+SHARE = 0.1
+"""Share of the time so far that passes between two lines, within these bounds: a night of work makes 100 lines."""
+BYTES, MIB = "B", 2**20
+CountedT = TypeVar("CountedT")
+
+
+class Progress:
+    """Number of items done of a total, shown as it grows.
+
+    A line tells count, rate and time left, as of this run: `done` items of an earlier one count for neither. Work of
+    less than `FIRST_S` makes no line. Several threads may update it.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        title: str,
+        unit: str = "item",
+        done: int = 0,
+        is_shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.title, self.unit, self.n = total, title, unit, done
+        self.note = ""
+        """What a line says beside, as the present loss."""
+        self._first, self._is_shown, self._clock = done, is_shown, clock
+        self._started = self._last = clock()
+        self._wait = FIRST_S
+        self._lock = Lock()
+        self._in_terminal = is_shown and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit=unit,
+            unit_scale=unit == BYTES,
+            unit_divisor=1024 if unit == BYTES else 1000,
+            mininterval=0.5,
+            disable=not self._in_terminal,
+        )
+
+    def update(self, number: int = 1) -> None:
+        """Count more items as done."""
+        with self._lock:
+            self.n += number
+            if self._in_terminal:
+                self._bar.set_postfix_str(self.note, refresh=False)
+                self._bar.update(number)
+            now = self._clock()
+            if self._is_shown and now - self._last >= self._wait and self.n < self.total:
+                self._last = now
+                self._wait = min(LONGEST_S, max(FIRST_S, SHARE * (now - self._started)))
+                self._tell(self._line(now))
+
+    def close(self) -> None:
+        """Remove the bar; where work took so long that lines were written, write the last."""
+        self._bar.close()
+        elapsed, number = self._clock() - self._started, self.n - self._first
+        if self._is_shown and elapsed >= FIRST_S and number:
+            done = self._amount(number, of=None if self.n >= self.total else self.total)
+            self._tell(f"{self.title}: {done} in {duration(elapsed)}, {self._rate(number / elapsed)}")
+        self._is_shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _tell(self, line: str) -> None:
+        """Write a line to the log file, and to the terminal unless the bar stands there."""
+        tell = logs.note if self._in_terminal else log.info
+        tell("%s", line)
+
+    def _line(self, now: float) -> str:
+        rate = (self.n - self._first) / max(1e-9, now - self._started)
+        left = f"{duration((self.total - self.n) / rate)} left" if rate else "time left unknown"
+        share = f"{self.n / self.total:.0%}"
+        note = f"; {self.note}" if self.note else ""
+        done = f"{self._amount(self.n, of=self.total)} ({share})"
+        return f"{self.title}: {done}, {self._rate(rate)}, {left}{note}"
+
+    def _amount(self, number: int, *, of: int | None = None) -> str:
+        if self.unit == BYTES:
+            return f"{number / MIB:.1f} MiB" if of is None else f"{number / MIB:.1f} of {of / MIB:.1f} MiB"
+        return counted(number, self.unit) if of is None else f"{number} of {counted(of, self.unit)}"
+
+    def _rate(self, rate: float) -> str:
+        if self.unit == BYTES:
+            return f"{rate / MIB:.1f} MiB/s"
+        return f"{rate:.3g} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s/{self.unit}"
+
+
+def with_progress(
+    items: Iterable[CountedT], *, total: int, title: str, unit: str = "item", is_shown: bool = True
+) -> Iterator[CountedT]:
+    """Yield items, each counted as done when the next is asked for."""
+    with Progress(total, title=title, unit=unit, is_shown=is_shown) as progress:
+        for item in items:
+            yield item
+            progress.update()
