@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines._output import outliving_readers
+
 if TYPE_CHECKING:
     from medvit.stage import Stage
 
@@ -183,7 +185,12 @@ class Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; its exit status."""
+    """Runs the command line; its exit status. That nobody reads the output to its end changes neither."""
+    with outliving_readers():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     command = Command.of(sys.argv[1:] if arguments is None else arguments)
     given = command.words[0] if command.words else ""
     name = RENAMED.get(given, given)
