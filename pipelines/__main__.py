@@ -1,7 +1,8 @@
 """The command `medvit`: finds the stage, reads its config, and tells people what went wrong in one sentence.
 
-Exit status: 0 all went well, 1 the stage failed, 2 the config or the arguments are wrong, 3 finished but some items
-failed, 130 interrupted. Nothing heavy is imported before a stage is known, so help answers at once.
+Exit status: 0 all went well, 1 the stage failed, 2 the config or the arguments are wrong, 3 finished and something
+asked for did not hold, some items failed or nothing fitted, 130 interrupted. Nothing heavy is imported before a stage
+is known, so help answers at once.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ STAGES = {
     "ingest": Entry(
         "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
+        "failed or are not as asked for",
         first=(
             "name",
             "labeling.from_folders",
@@ -118,6 +120,7 @@ STAGES = {
     "predict": Entry(
         "Runs a model on a folder of studies and writes results a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
+        "failed, lack a result or did not fit",
         first=(
             "key",
             "series",
@@ -182,6 +185,15 @@ class Command:
             tuple(argument for argument in named if not argument.startswith("-")),
             frozenset(argument for argument in named if argument.startswith("-")),
         )
+
+
+EXIT_STATUS = """exit status:
+  0    all went well
+  1    the stage failed
+  2    the configuration or the arguments are wrong
+  3    finished, and something asked for did not hold (a leak was found, the guard stepped in), some items failed, or
+       nothing fitted
+  130  interrupted; the same command with resume=true goes on"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,6 +284,7 @@ def overview() -> str:
     return (
         "usage: medvit STAGE [CONFIG.yaml] key=value ... [--debug]\n\n"
         f"stages:\n{stages}\n\n"
+        f"{EXIT_STATUS}\n\n"
         "medvit STAGE --help lists every key with its type, default and meaning; medvit --version tells the version.\n"
         "An error is one sentence; --debug shows its traceback. For research use; not a medical device."
     )

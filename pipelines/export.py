@@ -48,6 +48,10 @@ def export(config: ExportConfig, run: Run) -> Exported:
     num_done = len(rows) - len(run.failures)
     run.tracker.metrics({"num_exported": num_done, "num_failed": len(run.failures)})
     num_failed = len(run.failures)
+    if not rows:
+        run.failures.append(
+            f"the dataset has no image in {', '.join(config.splits) or 'no split'}; change splits=[...]"
+        )
     return Exported(run.folder, num_done, num_failed)
 
 

@@ -111,7 +111,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     if not worklist.lines:
         raise DataError(f"the source holds {num_ignored} files and none is an image; give source=... with studies")
 
-    run.failures += worklist.failures
+    run.failures += [*worklist.failures, *worklist.lacking]
     if not worklist.counts["done"] and not worklist.failures:
         run.failures.append(f"no study fits the model, all {len(worklist.lines)} were skipped: {worklist.first_reason}")
     run.keep(STATUS)

@@ -114,6 +114,14 @@ def failures(quarantine: Sequence[Quarantined]) -> list[str]:
     return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
 
 
+def unmet(made: Sequence[Row]) -> list[str]:
+    """A line for every option of `values` that some images could not give, so that their values are those stored."""
+    counts = Counter(row.fallback for row in made if row.fallback)
+    return [
+        f"{wish}: {number} of {len(made)} images keep their stored values" for wish, number in sorted(counts.items())
+    ]
+
+
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
     """The names of label-map values: those given, else `background`, `class 1` and so on up to the largest value.
 

@@ -67,6 +67,13 @@ def test_a_failed_image_does_not_stop_the_others_and_makes_status_3(dataset: Pat
     assert len(list(output.glob("i-*.json"))) == 2
 
 
+def test_an_export_of_splits_without_an_image_says_so_and_makes_status_3(dataset: Path, tmp_path: Path, capsys):
+    absent = {"train", "val", "test"} - {row.split for row in Manifest.read(dataset)}
+    words = [f"dataset={dataset}", f"output={tmp_path / 'out'}", f"splits=[{','.join(absent)}]"]
+    assert main(["export", *words, "tracking.enabled=false"]) == SOME_ITEMS_FAILED
+    assert "the dataset has no image in" in capsys.readouterr().err
+
+
 def test_an_export_that_was_stopped_goes_on_and_writes_only_what_is_missing(dataset: Path, tmp_path: Path, monkeypatch):
     whole = export(dataset=dataset, output=tmp_path / "whole", **QUIET)
     get = Store.get

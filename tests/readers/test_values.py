@@ -68,11 +68,12 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
     write_multiframe(tmp_path / "source" / "cine.dcm", counted(2, 32, 32), [], **cine)
     options = {"source": tmp_path / "source", "dataset": tmp_path / "dataset", "key": tmp_path / "site.key"}
     with caplog.at_level(logging.INFO, "medvit"):
-        ingest(
-            IngestConfig.parse(
-                {**options, "tracking": {"enabled": False}, "taking": {"values": VALUES | {"mapping": "FIELD"}}}
-            )
-        )
+        tree = {**options, "tracking": {"enabled": False}, "values": VALUES | {"mapping": "FIELD"}}
+        failures = ingest.run(IngestConfig.parse(tree)).failures
+    assert failures == (
+        "values.mapping: 3 of 7 images keep their stored values",
+        "values.radiographs=displayed: 2 of 7 images keep their stored values",
+    )
     assert "values.radiographs=displayed: 2 images do not say what it needs" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
