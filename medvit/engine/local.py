@@ -11,6 +11,7 @@ of a worker that was killed.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import pickle
 import signal
@@ -26,6 +27,8 @@ from typing import Any, Generic
 from medvit.engine.outcome import ATTEMPTS, ItemT, Outcome, ResultT, attempt, died, late, portable
 from medvit.errors import MedvitError
 from medvit.hardware import one_thread_for_children
+
+log = logging.getLogger("medvit")
 
 LAST = 4
 """Items a worker, the last ones of all, of which those that take longest are begun first: so the workers end together.
@@ -78,6 +81,10 @@ class Crew(Generic[ItemT, ResultT]):
             answer = worker.answer()
             if answer == BEGUN:
                 worker.has_begun, self._failed_starts = True, 0
+                continue
+            if isinstance(answer, logging.LogRecord):
+                if log.isEnabledFor(answer.levelno):
+                    log.handle(answer)
                 continue
             number = worker.given.popleft()
             if answer is None:
@@ -182,7 +189,10 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Result and error of its first item; none if it has died on it. Before, that it has begun with it."""
+        """Result and error of its first item; none if it has died on it.
+
+        At first, that it has begun to work; before each, the lines that it has logged.
+        """
         try:
             answer = self.connection.recv()
             self._since = time.monotonic()
@@ -209,17 +219,31 @@ def has_idle_workers() -> bool:
 
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
+    logged = _Collected()
+    log.addHandler(logged)
+    log.setLevel(logging.INFO)
+    log.propagate = False
     given: SimpleQueue[bytes | None] = SimpleQueue()
     Thread(target=_receive, args=(connection, given), daemon=True).start()
     has_begun = False
     with suppress(OSError):  # the calling process has ended
         while (one := given.get()) is not None:
-            since = time.monotonic()
-            function, item = _loaded(one)
-            if not has_begun or time.monotonic() - since > LOADING_S:
-                connection.send(BEGUN)
-                has_begun = True
-            connection.send_bytes(_answer(function, item))
+            answer = _answer(one)
+            while not logged.lines.empty():
+                connection.send(logged.lines.get())
+            connection.send_bytes(answer)
+
+
+class _Collected(logging.Handler):
+    """Lines that a worker has logged, for the calling process: it alone knows the terminal and the log file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line in plain words, which can pass between processes."""
+        self.lines.put(logging.LogRecord(record.name, record.levelno, "", 0, record.getMessage(), None, None))
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:

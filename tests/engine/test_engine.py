@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -111,6 +112,24 @@ def test_items_and_results_larger_than_a_pipe_holds_pass_in_both_directions_at_o
     items = [bytes([number]) * 2**22 for number in range(12)]  # 4 MiB; a pipe holds 64 KiB to some 100
     outcomes = map_items(doubled, items, config=SPREAD, title="large")
     assert [outcome.result == outcome.item * 2 for outcome in outcomes] == [True] * 12
+
+
+def warned_of(number: int) -> int:
+    logging.getLogger("medvit").info("at %d", number)
+    logging.getLogger("medvit").warning("odd %d", number)
+    return number
+
+
+@pytest.mark.parametrize("config", [HERE, SPREAD], ids=["here", "processes"])
+def test_what_an_item_logs_is_logged_once_in_the_calling_process(
+    config: EngineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(list(map_items(warned_of, [1, 2], config=config, title="warn"))) == 2
+    assert sorted(caplog.messages) == ["odd 1", "odd 2"]
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    list(map_items(warned_of, [3, 4], config=config, title="warn"))
+    assert sorted(caplog.messages) == ["at 3", "at 4", "odd 3", "odd 4"]
 
 
 def test_no_items_are_no_outcomes() -> None:
