@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +13,7 @@ import yaml
 
 from medvit import __version__
 from medvit.config import Tree, read_yaml
-from medvit.errors import CheckpointError, ConfigError, DataError
+from medvit.errors import CheckpointError, ConfigError
 from medvit.files.atomic import write_text, write_weights
 from medvit.summary import Summary, labeled
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from medvit.audit.places import find_places
 from medvit.audit.report import FINDINGS, SUMMARY, Audited, summary_of, unread_lines
 from medvit.audit.source import keyed_search, read_source
-from medvit.config import read_yaml
+from medvit.config import Tree, read_yaml
 from medvit.engine import EngineConfig
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.sources import Location, RetrieveConfig
@@ -71,7 +71,7 @@ def audit(config: AuditConfig, run: Run) -> Audited:
         ignored=[*config.ignore, *copying.words],
         engine=config.engine,
     )
-    search = keyed_search(needles, manifest, config.key, is_by_patient_id=not made_with.get("patient_from"))
+    search = keyed_search(needles, manifest, config.key, is_by_patient_id=not _patient_from(made_with))
     stores = [config.tracking, recorded_in]
     places = find_places(
         config.dataset, config.copy_to or copying.copy_to, stores, config.places, own_run=run.tracker.run_id
@@ -90,3 +90,8 @@ def audit(config: AuditConfig, run: Run) -> Audited:
     run.tracker.metrics({"num_sought": len(needles.needles), "num_found": len(traces), "num_unread": len(found.unread)})
     run.keep(FINDINGS, SUMMARY)
     return found
+
+
+def _patient_from(made_with: Tree) -> object:
+    """Return the option `scanning.patient_from` that a dataset was made with, also of earlier versions."""
+    return (made_with.get("scanning") or {}).get("patient_from") or made_with.get("patient_from")

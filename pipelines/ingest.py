@@ -17,25 +17,12 @@ from medvit.ingest import deidentified_copy
 from medvit.ingest.curation import CurationConfig, curate
 from medvit.ingest.dataset import Dataset, Description, FactsConfig
 from medvit.ingest.deidentified_copy import DeidentifyConfig
-from medvit.ingest.label_keys import LabelBy
-from medvit.ingest.label_table import LabelTable, Unmatched
-from medvit.ingest.labels import LABEL, LabelFrom, classes, from_folders, positive_classes
-from medvit.ingest.laterality import EyeConfig, GroupPattern, paired
-from medvit.ingest.mask_meaning import MaskClasses, MaskCounts, MaskMeaning, MaskValues, meaning_of
-from medvit.ingest.pack_tiles import pack
-from medvit.ingest.rows import (
-    failures,
-    mask_classes,
-    quarantined,
-    require_some,
-    rows,
-    tell_assumed,
-    tell_unlabeled,
-    unmet,
-    warn_of_identifiers,
-    way_back,
-)
-from medvit.ingest.scan import Scan, scan
+from medvit.ingest.labeling import Labeled, LabelingConfig, Labels
+from medvit.ingest.labels import classes
+from medvit.ingest.near_duplicates import kept_together
+from medvit.ingest.rows import check_rows, mask_classes, rows, warn_of_identifiers
+from medvit.ingest.scan import ScanningConfig, scan
+from medvit.ingest.site import Site
 from medvit.ingest.splits import SplitConfig, assign
 from medvit.ingest.storing import Workplace
 from medvit.ingest.storing.masks import Masks
@@ -198,10 +185,6 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
     manifest = dataset.write(run, earlier, found)
     storage.remove_unused(manifest.rows)
     local.discard()
-    run.failures += [*failures(left_out), *unmet(made)]
-    run.tracker.dataset(name, manifest.hash, "ingest")
-    run.keep(cards.FILE_NAME, croissant.FILE_NAME)
-    run.tracker.file(run.folder / plots.FOLDER, plots.FOLDER)
     return manifest
 
 

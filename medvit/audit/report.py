@@ -11,6 +11,7 @@ from medvit.audit.needles import Sought
 from medvit.audit.places import AnyPlace
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
+from medvit.summary import Summary, counted
 
 FINDINGS, SUMMARY = "findings.csv", "summary.txt"
 COLUMNS = ("kind", "place", "what")
@@ -26,6 +27,12 @@ class Audited:
     traces: tuple[Trace, ...]
     unread: tuple[str, ...] = ()
     """A line for every reason for which files of the source could not be read."""
+
+    def summary(self) -> Summary:
+        """Return counts of what was found and of what could not be searched."""
+        unsearched = sum(trace.is_unsearched for trace in self.traces) + len(self.unread)
+        lines = [("found", counted(len(self.traces), "place")), ("unsearched", str(unsearched))]
+        return Summary(lines, {FINDINGS: "findings", "summary.txt": "summary"})
 
     def write(self, summary: str) -> None:
         """Write the files into the folder."""

@@ -228,7 +228,12 @@ def _serve(connection: Connection) -> None:
     has_begun = False
     with suppress(OSError):  # the calling process has ended
         while (one := given.get()) is not None:
-            answer = _answer(one)
+            since = time.monotonic()
+            function, item = _loaded(one)
+            if not has_begun or time.monotonic() - since > LOADING_S:
+                connection.send(BEGUN)
+                has_begun = True
+            answer = _answer(function, item)
             while not logged.lines.empty():
                 connection.send(logged.lines.get())
             connection.send_bytes(answer)

@@ -112,9 +112,9 @@ def summary_lines(
     main = [name for name in MAIN if name in evaluation.metrics]
     return [
         ("split", f"{split}: {counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}"),
-        *((metric_name(name, positive), str(evaluation.metrics[name])) for name in main),
+        *((metric_title(name, positive), str(evaluation.metrics[name])) for name in main),
         *(
-            (f"{metric_name(n, positive)}, difference", str(differences[n]))
+            (f"{metric_title(n, positive)}, difference", str(differences[n]))
             for n in main
             if differences and n in differences
         ),

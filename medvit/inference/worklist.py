@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-from tqdm import tqdm
 from medvit.artifacts import STATUS
 from medvit.errors import MedvitError, OutputError
 from medvit.files.atomic import is_of_disk, write_text

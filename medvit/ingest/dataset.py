@@ -16,7 +16,7 @@ from medvit.dataset import quarantine
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.quarantine import Quarantined
 from medvit.ingest import file_stamps
-from medvit.ingest.rows import failures, quarantined, way_back
+from medvit.ingest.rows import failures, quarantined, unmet, way_back
 from medvit.ingest.scan import Scan
 from medvit.ingest.site import Site
 from medvit.ingest.update import Earlier
@@ -110,7 +110,7 @@ class Dataset:
         earlier.leave(found, card, manifest.folder)
         if not earlier.takes_card(card, manifest.folder):
             write_card(manifest, self.left_out, self.prose)
-        run.failures += failures(self.left_out)
+        run.failures += [*failures(self.left_out), *unmet(self.manifest.rows)]
         run.tracker.dataset(manifest.facts.name, manifest.hash, "ingest")
         run.keep(cards.FILE_NAME, croissant.FILE_NAME)
         run.tracker.file(manifest.folder / plots.FOLDER, plots.FOLDER)

@@ -54,6 +54,23 @@ NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 """The case in nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
 
 
+class ScanningConfig(Config):
+    """What to look for in the source, and what to believe where files do not say it."""
+
+    patient_from: GroupPattern | None = None
+    """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    modality: str = ""
+    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
+    geometry: GeometryConfig = Field(default_factory=GeometryConfig)
+    stacks: StacksConfig | None = None
+    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    mask_folder: tuple[str, ...] = ()
+    """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
+    eye: EyeConfig = Field(default_factory=EyeConfig)
+    max_volume_gib: Positive = MAX_VOLUME_GIB
+    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
+
+
 NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)
 """Codes of refusals that say nothing of a patient, or whose files would hang once more."""
 NOWHERE = Path()

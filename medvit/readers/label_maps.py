@@ -111,8 +111,8 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
     chosen = {file: keys for file, keys in chosen.items() if keys}
     if folders and not chosen:
         raise DataError(
-            f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the name of the "
-            "folders that hold label maps"
+            f"no file of the source is in a folder {' or '.join(map(repr, folders))}; scanning.mask_folder is the name "
+            "of the folders that hold label maps"
         )
     if folders:
         aside = {file: OTHER for file, keys in of_files.items() if keys and file not in chosen}

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from medvit.files.atomic import write_weights
 from medvit.losses.supervised import Loss
-from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
-from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag

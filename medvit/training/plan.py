@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
+from medvit.summary import Summary
 from medvit.training.loading.rounds import LoaderConfig
 from medvit.training.profiling import WARMUP_STEPS, Measured
 from medvit.training.slide_plan import PlannedSlides
@@ -32,6 +33,10 @@ class Plan:
     def __str__(self) -> str:
         widths = [max(len(row[column]) for row in self.rows) for column in (0, 1)]
         return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}".rstrip() for row in self.rows)
+
+    def summary(self) -> Summary:
+        """Return the rows of the table."""
+        return Summary([(row[0], f"{row[1]}  {row[2]}".rstrip()) for row in self.rows], {TABLE: "table"})
 
     def write(self) -> None:
         """Write the table into the folder."""

@@ -13,9 +13,9 @@ import pytest
 from medvit import phantoms
 from medvit.engine.outcome import late
 from medvit.errors import DataError
-from medvit.ingest.scan import ScanningConfig, scan
 from medvit.ingest import scan as scanning
 from medvit.ingest.file_stamps import UNKNOWN
+from medvit.ingest.scan import ScanningConfig, scan
 from medvit.records import Refusal
 
 Write = Callable[..., Path]
