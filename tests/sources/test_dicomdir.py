@@ -57,7 +57,7 @@ def test_a_missing_file_is_reported(medium: Path) -> None:
     assert "is missing" in refusal.reason
     for path in images(medium):
         path.unlink()
-    with pytest.raises(DataError, match="none of the 33 files"):
+    with pytest.raises(DataError, match="all 33 files"):
         found(medium / "DICOMDIR")
 
 
