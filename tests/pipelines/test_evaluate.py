@@ -266,7 +266,7 @@ def test_an_empty_split_and_a_bare_backbone_are_refused(
     tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:
     checkpoint, dataset = make_checkpoint(), make_dataset()
-    with pytest.raises(DataError, match="no row is in the split 'val'"):
+    with pytest.raises(DataError, match="no rows in the split 'val'"):
         run(tmp_path, checkpoint, dataset, split="val")
     backbone = replace(Checkpoint.load(checkpoint), folder=tmp_path / "backbone", model={"kind": "backbone"}).save()
     with pytest.raises(CheckpointError, match="is a backbone checkpoint"):

@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused(place, model, tmp_path):
         learn(place, tmp_path / "c", label="grade")
     manifest = Manifest.read(place / "dataset")
     dataset = _without_val(manifest, tmp_path)
-    with pytest.raises(DataError, match=r"no row is in the split 'val'"):
+    with pytest.raises(DataError, match=r"no rows in the split 'val'"):
         learn(place, tmp_path / "d", dataset=dataset)
     shutil.copytree(place / "dataset" / "tiles", dataset / "tiles")
     learn(place, tmp_path / "e", dataset=dataset, bags={"members": 2, "folds": 2})

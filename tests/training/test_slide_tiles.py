@@ -110,7 +110,7 @@ def test_pretraining_looks_at_several_magnifications(slides: Path, tmp_path: Pat
     caplog.set_level("INFO")
     magnifications = {"slides": {"key": slides / "key", "magnifications": {"40x": 0.2, "20x": 0.4, "10x": 0.4}}}
     pretrain(output=tmp_path / "out", **options(slides, **magnifications))
-    assert "3 of 3 slides have no tiles of 40x; theirs are of the others" in caplog.text
+    assert "3 of 3 slides have no tiles at 40x; the other magnifications are used for them" in caplog.text
 
 
 def mixed(folder: Path, shares: dict[str, float]) -> TileSamples:
