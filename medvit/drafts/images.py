@@ -62,11 +62,16 @@ class Images:
 
     @classmethod
     def of(cls, survey: Survey) -> Images:
-        """Return the kind of images that has labels or label maps, or else the one there is most of."""
+        """Return the kind of images that has labels or label maps, or else the one there is most of.
+
+        Beside pictures, slides without labels are not chosen: pretraining leaves them out then.
+        """
         weights: dict[str, tuple[bool, int]] = {}
         for group in survey.groups:
             is_labeled, weight = weights.get(group.kind, (False, 0))
             weights[group.kind] = (is_labeled or bool(group.num_masks or group.num_labeled), weight + group.weight)
+        if "image" in weights and not weights.get("slide", (True, 0))[0]:
+            del weights["slide"]
         kind = max(weights, key=lambda name: weights[name])
         chosen = [group for group in survey.groups if group.kind == kind]
         codes = {group.modality for group in chosen}
@@ -78,6 +83,11 @@ class Images:
         )
         others = (f"{len(group.candidates)} of kind {group.kind}" for group in survey.groups if group.kind != kind)
         return cls(merged, tuple(others))
+
+    @property
+    def are_slides_mixed(self) -> bool:
+        """Whether they are slides, or pictures beside slides."""
+        return self.group.kind in ("image", "slide") and any("slide" in one or "image" in one for one in self.others)
 
     @property
     def is_fundus(self) -> bool:

@@ -222,6 +222,12 @@ def _geometry(survey: Survey) -> Iterator[DraftOption]:
 
 
 def _tiles(images: Images) -> Iterator[DraftOption]:
+    if images.are_slides_mixed:
+        text = (
+            "The source holds slides and pictures, and pretraining then leaves out the slides. Make a dataset of "
+            "each; or copy the tiles of slides into the dataset, as pictures:"
+        )
+        yield DraftOption("tiles.pack", True, text, is_off=True)
     if images.group.kind != "slide":
         return
     coarsest = max((one.mpp for one in images.group.extents if one.mpp is not None), default=MPP["20x"])

@@ -70,6 +70,8 @@ def _preprocess(images: Images) -> Iterator[DraftOption]:
     """The preprocessing, which the checkpoint passes on to the model."""
     kind = "volume" if images.is_3d else "image"
     left_out = f"The dataset also holds images that this training leaves out: {', '.join(images.others)}."
+    if images.group.kind == "slide" and images.are_slides_mixed:
+        left_out = f"Beside pictures ({', '.join(images.others)}), slides are left out: see tiles.pack in ingest.yaml."
     yield DraftOption("preprocess.kind", kind, left_out if images.others else "")
     yield DraftOption("preprocess.channels", 3 if images.is_oct else images.group.channels)
     if images.is_3d:

@@ -177,5 +177,12 @@ def test_few_patients_get_a_salt_that_leaves_no_split_empty() -> None:
     assert "train" in {split_of(f"{SECRET}-{n}", alone) for n in range(2)}
 
 
+def test_slides_beside_pictures_are_reported_since_pretraining_leaves_them_out() -> None:
+    assert "slides are left out" in drafts(SURVEYS["slides"])["pretrain.yaml"].text()
+    unlabeled = surveyed([*images("slide", "SM", reader="slide"), *images(num=9)], PHOTO)
+    assert "leaves out: 40 of kind slide" in drafts(unlabeled)["pretrain.yaml"].text()
+    assert "# tiles: {pack: true}" in drafts(unlabeled)["ingest.yaml"].text()
+
+
 def test_tiles_have_a_magnification_that_every_slide_has() -> None:
     assert drafts(SURVEYS["slides"])["ingest.yaml"].tree()["tiles"]["magnification"] == "10x"
