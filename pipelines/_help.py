@@ -66,10 +66,12 @@ def misspelt(stage: str, words: Iterable[str]) -> str:
         group = name.rpartition(".")[0]
         parents = {one.rpartition(".")[0] for one in known}
         siblings = [one for one in known if (group in parents and one.startswith(f"{group}.")) or not group]
-        tops = list(dict.fromkeys(_below(one, group) for one in siblings))
         if is_extended():
             return ""  # the stage itself knows the options of other packages, and takes longer to answer
-        return f"the arguments: unknown key {name!r}{nearest(name, tops or known)}"
+        now = {key.name: key.default for key in options(stage) if key.type == RENAMED}
+        tops = dict.fromkeys(_below(one, group) for one in siblings or known)
+        earlier = {one: now[one] for one in tops if one in now}
+        return f"the arguments: unknown key {name!r}{nearest(name, [one for one in tops if one not in now], earlier)}"
     return ""
 
 

@@ -11,7 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from medvit.logs import LOG, TerminalHandler, log_to_file, note
-from tests.forked import Forked
+from tests.processes.forked import Forked
 
 log = logging.getLogger("medvit")
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ (.*)")

@@ -26,8 +26,8 @@ from medvit.errors import ConfigError, DataError, OutputError
 from medvit.logs import LOG, STAMP
 from medvit.phantoms import write_ct_studies
 from medvit.stage import OPTIONS, Run, StageConfig, seed_everything, stage
-from tests.forked import Forked, heard, say
 from tests.plugins.tracking_template import MakeStore
+from tests.processes.forked import Forked, heard, say
 
 
 class CountConfig(StageConfig):

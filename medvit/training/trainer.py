@@ -7,7 +7,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import lightning
 import torch
@@ -22,7 +22,7 @@ from medvit.tracking import Tracker
 from medvit.training.resume import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
 
-Trainer = lightning.Trainer
+Trainer: TypeAlias = lightning.Trainer
 """What runs the loop."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
 """Names of transformer blocks, of backbones and of decoders."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medvit.files.lock import LockedError, take, wait_for
-from tests.forked import Forked, say
+from tests.processes.forked import Forked, say
 
 
 def hold(path: Path) -> None:

@@ -22,8 +22,8 @@ from medvit import phantoms
 from medvit.dataset import quarantine
 from medvit.dataset.manifest import Manifest
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
-from tests.forked import forked_command
 from tests.plugins.tracking_template import MakeStore
+from tests.processes.forked import forked_command
 
 NAME, GIVEN, MIDDLE, NUMBER = "Zebedeeson", "Quentina", "Ottokarla", "QX7731904"
 PLACE, DOCTOR, FREE, FOREIGN = "Granthamshire", "Wolfsberger", "Birgittasdottir", "Müllerström"

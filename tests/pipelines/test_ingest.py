@@ -21,8 +21,8 @@ from medvit.dataset.samples import load
 from medvit.errors import DataError, OutputError
 from pipelines.__main__ import SOME_ITEMS_FAILED, main
 from pipelines.ingest import IngestConfig, ingest
-from tests.forked import forked_command
 from tests.plugins.tracking_template import MakeStore
+from tests.processes.forked import forked_command
 
 NUM_PAIRS = 12
 

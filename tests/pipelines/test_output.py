@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
-from tests.forked import Forked
+from tests.processes.forked import Forked
 
 
 def talk_to_nobody(words: tuple[str, ...], places: tuple[int, ...]) -> int:

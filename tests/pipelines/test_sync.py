@@ -23,7 +23,7 @@ from medvit.tracking import FOLDER, TrackingConfig, start
 from pipelines.__main__ import main
 from pipelines.ingest import ingest
 from pipelines.sync import sync
-from tests.forked import Forked, heard, say
+from tests.processes.forked import Forked, heard, say
 
 START_S = 120
 

@@ -13,7 +13,7 @@ import pytest
 from medvit.errors import ConfigError, SourceError
 from medvit.sources import RetrieveConfig, fetch
 from pipelines.ingest import IngestConfig, ingest
-from tests.forked import forked_command
+from tests.processes.forked import forked_command
 
 pytestmark = pytest.mark.usefixtures("token")
 

@@ -6,7 +6,7 @@ import pytest
 
 from medvit.errors import ConfigError, SourceError
 from medvit.sources.spool import Spool
-from tests.forked import Forked, heard, say
+from tests.processes.forked import Forked, heard, say
 
 NAME = PurePosixPath("study/series/1.dcm")
 

@@ -30,7 +30,7 @@ from medvit.tracking import (
     send,
     start,
 )
-from tests.forked import Forked, say
+from tests.processes.forked import Forked, say
 
 matplotlib.use("Agg")
 

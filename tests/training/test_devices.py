@@ -14,8 +14,8 @@ from medvit.stage import StageConfig
 from pipelines.finetune import FinetuneConfig, finetune
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.pretrain import pretrain
-from tests.forked import forked_command
-from tests.two_processes import run_in_two
+from tests.processes.forked import forked_command
+from tests.processes.two_processes import run_in_two
 
 OPTIONS = {
     "balance": "off",

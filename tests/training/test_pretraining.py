@@ -14,8 +14,8 @@ from medvit.errors import ConfigError, DataError
 from medvit.stage import Run
 from medvit.tracking import Tracker
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
+from tests.processes.two_processes import run_in_two
 from tests.training.test_runs import interrupt
-from tests.two_processes import run_in_two
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINO = {"name": "dino", "head": HEAD, "momentum": 0.9, "views": {"size": [16, 16], "num_local": 2}}

@@ -19,7 +19,7 @@ from medvit.training.sharding import average_replicated, clip, gather, gradient_
 from medvit.types import Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import pretrain
-from tests.two_processes import run_in_two
+from tests.processes.two_processes import run_in_two
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 DINOV2 = {"name": "dinov2", "head": HEAD, "patch_head": "separate", "gram": {"start": 0.2, "refresh": 0.5}}

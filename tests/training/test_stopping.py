@@ -18,7 +18,7 @@ from medvit.training.resume import Position, position_of
 from medvit.types import Batch, Views
 from pipelines.finetune import finetune
 from pipelines.pretrain import PretrainConfig, assemble, pretrain
-from tests.forked import forked_command
+from tests.processes.forked import forked_command
 from tests.training.test_runs import finetune_options, pretrain_options, same_weights
 
 ROUNDS = {"epochs": 2, "steps_per_epoch": 4, "precision": "32-true", "accumulate": 2}
