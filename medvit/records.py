@@ -231,6 +231,8 @@ class Row:
     """Number of NaN or infinite pixels over all channels; None where there are none, or not counted."""
     patient_is_assumed: bool | None = None
     """Whether the patient is assumed (`Patient.is_assumed`); unset where ingest did not record it yet."""
+    patient_any_issuer: str = ""
+    """Pseudonym of the PatientID alone, where several issuers assigned it and `patient_id` is of one of them."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Acquisition and subject attributes, by the keys of `medvit.dicom.acquisition`, `medvit.ingest.laterality` and
     `medvit.ingest.fundus_quality`; nothing that identifies.

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvit.config import read_yaml
 from medvit.dataset import quarantine
 from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
@@ -28,6 +29,7 @@ READABLE_VERSIONS = (1, 2, 3)
 """Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding,
 num_not_finite and patient_is_assumed."""
 FILE_NAME = "manifest.parquet"
+CONFIG = "config.yaml"
 FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
 """Files of a dataset to open first."""
 SHOWN_CLASSES = 8
@@ -58,6 +60,7 @@ _SCHEMA = pa.schema(
         ("fallback", pa.string()),
         ("num_not_finite", pa.int64()),
         ("patient_is_assumed", pa.bool_()),
+        ("patient_any_issuer", pa.string()),
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -90,7 +93,7 @@ class Facts:
         Raises:
             DataError: If the folder holds no dataset or one of a newer schema.
         """
-        return _facts(_open(folder).schema_arrow.metadata)
+        return _facts_of(folder, _open(folder))
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Manifest:
             rows = tuple(_row(line) for batch in file.iter_batches(ROWS_A_GROUP) for line in batch.to_pylist())
         except (pa.ArrowException, OSError):
             raise _damaged(folder) from None
-        return cls(rows, _facts(file.schema_arrow.metadata), folder)
+        return cls(rows, _facts_of(folder, file), folder)
 
     def write(self) -> None:
         """Write `manifest.parquet` into the folder, one row group after the other, atomically."""
@@ -274,14 +277,19 @@ def _facts_tree(facts: Facts) -> dict[str, Any]:
 
 
 def _said_facts(facts: Facts) -> str:
-    """Return the facts that the hash covers: not notes, which do not change the contents of the dataset."""
-    return json.dumps(_facts_tree(replace(facts, notes=())), sort_keys=True)
+    """Return the facts that the hash covers: not notes and values, which add nothing to the contents of rows."""
+    return json.dumps(_facts_tree(replace(facts, notes=(), values={})), sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:
     """Return a row without empty columns of later schemas, so that a dataset keeps its hash."""
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
-    said = {name: value for name, value in _line(row).items() if name not in later or value not in (None, [], "")}
+    empty: tuple[object, ...] = (None, [], "")
+    said = {
+        name: value
+        for name, value in _line(row).items()
+        if name not in (*later, "patient_any_issuer") or value not in empty
+    }
     if not row.patient_is_assumed:
         del said["patient_is_assumed"]
     return said
@@ -299,11 +307,23 @@ def _row(line: dict[str, Any]) -> Row:
             "affine": None if affine is None else tuple(affine),
             "padding": None if padding is None else tuple(padding),
             "part": line.get("part") or "",
+            "patient_any_issuer": line.get("patient_any_issuer") or "",
             "fallback": line.get("fallback") or "",
             "flags": None if flags is None else tuple(flags),
             "attributes": dict(line.get("attributes") or ()),
         }
     )
+
+
+def _facts_of(folder: Path, file: pq.ParquetFile) -> Facts:
+    """Return the facts of a dataset; earlier versions recorded `values` in the configuration alone."""
+    facts = _facts(file.schema_arrow.metadata)
+    if facts.values or not (folder / CONFIG).is_file():
+        return facts
+    tree = read_yaml(folder / CONFIG)
+    values = (tree.get("taking") or {}).get("values") or tree.get("values") or {}
+    plain = {key: value for key, value in values.items() if value not in (None, "stored")}
+    return replace(facts, values=plain)
 
 
 def _facts(metadata: Mapping[bytes, bytes]) -> Facts:

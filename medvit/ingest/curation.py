@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from medvit.attributes import MAPPING, OFFERED
 from medvit.config import Config
+from medvit.deidentification.vocabulary import clean
 from medvit.dicom.acquisition import attributes
 from medvit.ingest import duplicates, fundus_quality
 from medvit.ingest.laterality import EyeConfig, eye_attributes
@@ -17,6 +18,9 @@ from medvit.leakage.perceptual_hash import hash_image
 from medvit.measured import not_finite
 from medvit.records import Candidate, Item, Refusal, Taken
 from medvit.types import Image
+
+MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0", "b1", "fraction", "hz", "ppm"))
+"""Words of quantities in labels of real-world value mappings, beside those of imaging."""
 
 
 class CurationConfig(Config):
@@ -54,12 +58,23 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
         "num_not_finite": None if lost is None else int(lost.sum()),
         "attributes": {
             **attributes(item),
-            **({MAPPING: image.mapping} if image.mapping else {}),
-            **({OFFERED: image.offered} if image.offered else {}),
+            **({MAPPING: _label(image.mapping)} if image.mapping else {}),
+            **({OFFERED: _labels(image.offered)} if image.offered else {}),
             **eye_attributes(candidate, known.modality, eye),
             **quality.attributes,
         },
     }
+
+
+def _label(text: str) -> str:
+    """Return the words of a mapping's label that name nobody: it is free text (LO), as a description is."""
+    return clean(text, allowed=MAPPING_TERMS) or "unnamed"
+
+
+def _labels(offered: str) -> str:
+    """Return labels with their units, as `Image.offered` holds them, each label cleaned."""
+    pairs = [one.partition(" (") for one in offered.split(", ")]
+    return ", ".join(f"{_label(label)}{opening}{unit}" for label, opening, unit in pairs)
 
 
 def _file_hash(item: Item) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medvit.dataset.quarantine import Quarantined
@@ -152,6 +153,12 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
+def _any_issuer(candidate: Candidate, pseudonyms: Pseudonyms) -> str:
+    own = candidate.item.identity.patient
+    is_of_one_issuer = bool(own) and candidate.patient.id.startswith(f"{own}^^^")
+    return pseudonyms.patient(replace(candidate.patient, id=own)) if is_of_one_issuer else ""
+
+
 def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: str) -> Row:
     assert candidate.split is not None
     fields = {key: value for key, value in vars(taken).items() if key not in NOT_IN_ROWS}
@@ -166,5 +173,6 @@ def _row(candidate: Candidate, taken: Taken, pseudonyms: Pseudonyms, dataset: st
         labels=dict(candidate.labels),
         part=candidate.item.part,
         patient_is_assumed=candidate.patient.is_assumed,
+        patient_any_issuer=_any_issuer(candidate, pseudonyms),
         **fields,
     )

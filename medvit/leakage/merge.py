@@ -8,7 +8,7 @@ prefix.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Num
 from numpy import ndarray as Array
 
+from medvit.attributes import MAPPING, OFFERED
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
@@ -40,8 +41,12 @@ class Merged:
     left_out: tuple[Quarantined, ...]
 
 
-OF_VALUES: Mapping[str, Collection[str]] = {"pet": {"PT"}, "radiographs": RADIOGRAPHS, "mapping": ()}
-"""DICOM modalities that an option of `values.*` always changes."""
+OF_VALUES: Mapping[str, Callable[[Row], bool]] = {
+    "pet": lambda row: row.modality == "PT",
+    "radiographs": lambda row: row.modality in RADIOGRAPHS,
+    "mapping": lambda row: MAPPING in row.attributes or OFFERED in row.attributes,
+}
+"""Whether an option of `values.*` could have changed what the values of an image mean."""
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
@@ -103,7 +108,7 @@ def _values(parts: Sequence[Manifest]) -> dict[str, str]:
     for key, value in given.items():
         for part in parts:
             other = part.facts.values.get(key, "")
-            if other != value and (other or part.filter(lambda row, key=key: row.modality in OF_VALUES[key]).rows):  # type: ignore[misc]
+            if other != value and (other or any(map(OF_VALUES[key], part.rows))):
                 raise DataError(
                     f"{part.folder} was ingested with values.{key} {other or 'unset'}, another of the datasets with "
                     f"{value}; ingest both with the same"

@@ -21,7 +21,7 @@ DIGEST_LETTERS = 32
 
 def write_training_patients(folder: Path, rows: Iterable[Row], before: Iterable[str] = ()) -> None:
     """Write `patients.txt` into a checkpoint: the patients of rows, and those of its initial weights (`before`)."""
-    found = {*before, *(_digest(row.patient_id) for row in rows)}
+    found = {*before, *(_digest(name) for row in rows for name in _names(row))}
     write_text(folder / PATIENTS, "".join(f"{digest}\n" for digest in sorted(found)))
 
 
@@ -34,7 +34,12 @@ def training_patients(folder: Path) -> frozenset[str]:
 def seen_patients(folder: Path, rows: Iterable[Row]) -> frozenset[str]:
     """Return the patients of rows that the model in a folder was trained on."""
     known = training_patients(folder)
-    return frozenset(row.patient_id for row in rows if _digest(row.patient_id) in known)
+    return frozenset(row.patient_id for row in rows if any(_digest(name) in known for name in _names(row)))
+
+
+def _names(row: Row) -> list[str]:
+    """Return the pseudonyms of a patient: where another source had one issuer only, it is that of the PatientID."""
+    return [name for name in (row.patient_id, row.patient_any_issuer) if name]
 
 
 def _digest(patient_id: str) -> str:

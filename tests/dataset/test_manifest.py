@@ -234,3 +234,15 @@ def test_a_dataset_tells_images_patients_splits_labels_and_what_was_refused_by_r
         "  open      quarantine.parquet (what was refused)",
         "            manifest.parquet (a row for each image)",
     ]
+
+
+@pytest.mark.parametrize("tree", [{"values": {"pet": "SUVbw"}}, {"taking": {"values": {"pet": "SUVbw"}}}])
+def test_values_of_a_dataset_of_earlier_versions_are_those_of_its_configuration(
+    tmp_path: Path, tree: dict[str, object]
+) -> None:
+    manifest = Manifest((FULL,), FACTS, tmp_path)
+    manifest.write()
+    assert Manifest.read(tmp_path).facts.values == {}
+    (tmp_path / "config.yaml").write_text(json.dumps(tree), encoding="utf-8")
+    assert Manifest.read(tmp_path).facts.values == {"pet": "SUVbw"}
+    assert Manifest.read(tmp_path).hash == manifest.hash

@@ -13,6 +13,7 @@ from medvit.dataset.store import Store
 from medvit.errors import DataError
 from medvit.leakage.merge import merge, slices_of
 from medvit.leakage.perceptual_hash import hash_image
+from medvit.leakage.seen_patients import seen_patients, write_training_patients
 from medvit.records import Row, Split
 
 
@@ -138,3 +139,24 @@ def test_label_maps_that_mean_different_things_are_left_behind(tmp_path: Path) -
     other = replace(second, facts=replace(second.facts, mask_classes=("x", "y", "z")))
     assert all(row.mask for row in merge([first, second], tmp_path / "u", name="u").manifest)
     assert not any(row.mask for row in merge([first, other], tmp_path / "w", name="w").manifest)
+
+
+def test_a_patient_is_recognized_whether_or_not_a_source_has_a_second_issuer(tmp_path: Path) -> None:
+    alone = dataset(tmp_path / "1", 1, ("train",))
+    (patient,) = {row.patient_id for row in alone}
+    several = dataset(tmp_path / "2", 2, ("test",))
+    renamed = tuple(replace(row, patient_id="p-of-one-issuer", patient_any_issuer=patient) for row in several)
+    several = replace(several, rows=renamed)
+    left_out = merge([alone, several], tmp_path / "u", name="u").left_out
+    assert [entry.where for entry in left_out] == [row.image_id for row in alone]
+    write_training_patients(tmp_path, alone)
+    assert seen_patients(tmp_path, several) == {"p-of-one-issuer"}
+
+
+def test_a_mapping_that_was_taken_in_one_part_alone_is_refused(tmp_path: Path) -> None:
+    one, other = (dataset(tmp_path / str(n), n, ("train",)) for n in (1, 2))
+    one = replace(one, facts=replace(one.facts, values={"mapping": "T1"}))
+    merge([one, other], tmp_path / "u", name="u")
+    offered = tuple(replace(row, attributes={"offered_mappings": "T1 (ms)"}) for row in other)
+    with pytest.raises(DataError, match=r"values\.mapping unset, another of the datasets with T1"):
+        merge([one, replace(other, rows=offered)], tmp_path / "v", name="v")
