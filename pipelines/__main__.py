@@ -124,6 +124,7 @@ STAGES = {
         first=(
             "key",
             "series",
+            "outputs",
             "applies_to.description",
             "codes",
             "device",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medvit import __version__
 from medvit.artifacts import STATUS, Checkpoint, Predictions
@@ -30,8 +30,9 @@ from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import GeometryConfig, GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig, fetch_studies
 from medvit.stage import Run, StageConfig, stage
-from medvit.writers import STATUSES, Maker
+from medvit.writers import STATUSES, Maker, writer
 from medvit.writers.coded_terms import check_codes
+from medvit.writers.outputs import Outputs
 from medvit.wsi.locations import SlidesConfig
 from medvit.wsi.slide import Slide
 from medvit.wsi.tiles import TileGrid
@@ -58,7 +59,7 @@ class PredictConfig(StageConfig):
 
     MAY_CHANGE: ClassVar[tuple[str, ...]] = (*StageConfig.MAY_CHANGE, "retrieve", "max_volume_gib")
     IS_PRIVATE: ClassVar[bool] = True
-    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "device")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("applies_to", "outputs", "device")
 
     checkpoint: Path
     """Folder of a fine-tuned model."""
@@ -77,6 +78,9 @@ class PredictConfig(StageConfig):
     the study."""
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Which series to take, where not as the checkpoint says."""
+    outputs: tuple[str, ...] | None = None
+    """Files to write, by their writers: dicom_seg, nifti, png and preview; of slides dicom_ann, geojson, heatmap and
+    preview. Unset: all that apply. [] writes the tables alone."""
     codes: dict[str, str] = Field(default_factory=dict)
     """Coded terms of classes in DICOM SEG: class name -> SCHEME:VALUE:MEANING; others are looked up by name."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
@@ -84,6 +88,13 @@ class PredictConfig(StageConfig):
     device: Device = "auto"
     """Where the model runs: auto takes the GPU where there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
+
+    @field_validator("outputs")
+    @classmethod
+    def _are_writers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            writer(name)
+        return value
 
 
 @stage
@@ -95,7 +106,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     maker = Maker(__version__, checkpoint.hash, run.tracker.run_id)
     job = make_job(config, checkpoint, names, maker)
     rule = {key: getattr(job.applies_to, key) for key in SeriesRule.model_fields}
-    run.in_force(applies_to=rule, device=resolve_device(config.device).type)
+    run.in_force(applies_to=rule, outputs=job.outputs.names, device=resolve_device(config.device).type)
     worklist, num_ignored = Worklist(run.folder), 0
     who = crosswalk.place(config.key, f"predict-{config.output.name}")
 
@@ -126,22 +137,28 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
 
 def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
-    """What does one study, by the kind of the model."""
+    """What does one study, by the kind of the model.
+
+    Raises:
+        ConfigError: If outputs are not for such models, or codes are not of their classes.
+    """
+    outputs = Outputs.of(config.outputs, checkpoint.kind)
+    if config.codes and not any(name.startswith("dicom_") for name in outputs.names):
+        log.warning("codes is ignored: no DICOM object is written")
     if checkpoint.kind == "slide":
         slides = SlidePredictor(checkpoint, config.device)
         check_codes(config.codes, slides.config.classes)
         rule = config.applies_to.over(slides.config.applies_to)
         series: Literal["all", "one"] = "one" if config.series == "one" else "all"
-        return SlideJob(slides, rule, names, maker, cut_as(slides.config.tiles), config.tiles, series, config.codes)
+        cut_tiles = cut_as(slides.config.tiles)
+        return SlideJob(slides, rule, names, maker, cut_tiles, config.tiles, series, config.codes, outputs)
     predictor = Predictor(checkpoint, config.device)
     check_codes(config.codes, predictor.config.classes)
-    if config.codes and predictor.config.kind == "classification":
-        log.warning("codes is ignored: a classification writes no DICOM SEG")
     rule = config.applies_to.over(predictor.config.applies_to)
     values = predictor.config.values
     if values != ValuesConfig():
         log.info("predict: values are read as the model was trained on them: %s", ", ".join(values.said))
-    return StudyJob(predictor, rule, names, maker, config.series, config.codes, values)
+    return StudyJob(predictor, rule, names, maker, config.series, config.codes, values, outputs)
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:

@@ -26,50 +26,50 @@ b2nd backbone backend backoff backslash backup backward bags balance balanced ba
 began begin begins behind belong belongs below beside betas better between beyond bf16 bias bilinear bindings birth
 bits bitsallocated bitsstored blacken blank blanked blanks blocks blosc blur blurred bootstrap bootstraps border
 bottleneck bottom bounds bqml brackets breakdowns breaks brier brightest brightfield brightness broke broken burned
-burnedinannotation bytes call called came cannot card cards carries carry categories cell center centered centering
-centers cert certain certificate chance chances change changed channel channels characteristics characters charset
-check checked checkpoint checkpoints checks chmod choices choose chose chosen citeas ckpt claim claims classification
-clean client clinician clip clipped clock closed closes cluster cnts coarser code coded codes coding coherence
-coincidence collapse colors come comes command comment comments common compare compared compares compile completed
-complex compress compression concurrency confidence confidentiality config configs configuration confirmed conformsto
-confusion connection constant constrained constraint contain content contents contentsize contenturl context continue
-continues contradict contributing contributors conv convert converted convolution coordinates copied copies copy
-correct correctedimage correlation cosine costs could count counted counts create created creation creator credentials
-croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curves damaged dark dashes
-dataloader datatype date dates days debug decay decaycorrection decays declare declared declares decoded decoder
-decompress decy defined definition definitions deflate deflated degrees deidentification deidentificationmethod
+burnedinannotation bytes call called came cancel cannot card cards carries carry categories cell center centered
+centering centers cert certain certificate chance chances change changed channel channels characteristics characters
+charset check checked checkpoint checkpoints checks chmod choices choose choosing chose chosen citeas ckpt claim claims
+classification clean client clinician clip clipped clock closed closes cluster cnts coarser code coded codes coding
+coherence coincidence collapse colors come comes command comment comments common compare compared compares compile
+completed complex compress compression concurrency confidence confidentiality config configs configuration confirmed
+conformsto confusion connection constant constrained constraint contain content contents contentsize contenturl context
+continue continues contradict contributing contributors conv convert converted convolution coordinates copied copies
+copy correct correctedimage correlation cosine costs could count counted counts create created creation creator
+credentials croissant crosses crossing crosswalk cubic cuda cumulative curation current curriculum curve curves damaged
+dark dashes dataloader datatype date dates days debug decay decaycorrection decays declare declared declares decoded
+decoder decompress decy defined definition definitions deflate deflated degrees deidentification deidentificationmethod
 deidentificationmethodcodesequence deidentify demo dense depend depends deprecated depth depths derivationimagesequence
 descr described description descriptor descriptors destination detail device devices diagnosis diagonal dice dicomweb
-dict died differ difference differences different differs digits dimmed dino dinov2 direction disable disk disks
-displayed distance distances distillation distinct distinguish distribution distributions divides divisor doctype does
-done doubtful down downloaded drawing drawings drawn drift drop dropout dtype duplicate duplicates duration earlier
-echoes effect effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded encoder
-encoding encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry
-environment epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error evaluate evaluated
+dict died differ difference differences different differs digits dimmed dino dinov2 direction directions disable disk
+disks displayed distance distances distillation distinct distinguish distribution distributions divides divisor doctype
+does done doubtful down downloaded drawing drawings drawn drift drop dropout dtype duplicate duplicates duration
+earlier echoes effect effective element elements elsewhere embed embedded embedding embeddings empty enabled encoded
+encoder encoding encodingformat encrypted encryption ended endpoint endpoints ends engine entity entries entropy entry
+environment epithelium epoch epochs epsilon equal equipment equivalentproperty erasing error errors evaluate evaluated
 evaluating evenly every exactly example examples excluded execution executor exist exists expansion expectations
 expected expects experiment experiments explora exported expression extends extension extent extra extract eyepy fabric
 factor facts failed failure failures fall fallback falls feature featurecollection features fetched fetches fewer
 fibers figcaption figure figures fileobject fileproperty files fileset fill find finding finds finer finetune finish
 finished finite firewall flag flagged flags flatter flex flipped float flop fluid folders folds font format fortran
 forward found fovea fp16 fragments framed framelaterality frameofreferenceuid framereferencetime frames freeze
-frequencies frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson geometry
-gflop give given gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail guardrails half
-handed hash hashes hashing have hd95 header headers heads heat height help here hexadecimal hidden highbit highdicom
-higher highest hints hits hold holds honest hospital hours however html http https identical identification identified
-identifier identifies identify ignore ignored illumination imagelaterality imageorientationpatient
-imageorientationslide imagepositionpatient imagetype immutable includes incomplete infinity inflated info information
-ingest ingested inputs insecure inside install installed instances instead instruction int16 integer intelligence
-intended intensities intensity intercept interleaved interpolated interpolation interrupted interval intervals into
-invent irregular islivedataset item items iterations itself join joined jsonl jsonpath judge judged just kappa keep
-keeps kept keys kind know known knows koleo kwargs labeling lacks language largest laterality layer layers leafspec
-leak leakage learn learned learning learns least leave leaves legacy less letter level levelname levels library licence
-license lies life lifecycle lightning like limits lineage lines link listed listen listened lists lived load loaded
-loader local location locations lock logging logits look looked looks lookup lora loss losses lowest lutdescriptor
-machine macro macular made magnification magnifications mail make makes manufacturer many mapping mappings margin
-markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure measured
-measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message metadata
-method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing mixes
-mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
+frequencies frequent frozen fsdp functional further gamma gaps gate gaussian gelu gems generated generation geojson
+geometry gflop give given gives goes gradients gram grayscale grid grids ground grouping groups guard guardrail
+guardrails half handed harmonic hash hashes hashing have hd95 header headers heads heat heatmap height help here
+hexadecimal hidden highbit highdicom higher highest hints hits hold holds honest hospital hours however html http https
+identical identification identified identifier identifies identify ignore ignored illumination imagelaterality
+imageorientationpatient imageorientationslide imagepositionpatient imagetype immutable includes incomplete infinity
+inflated info information ingest ingested inputs insecure inside install installed instances instead instruction int16
+integer intelligence intended intensities intensity intercept interleaved interpolated interpolation interrupted
+interval intervals into invent irregular islivedataset item items iterations itself join joined jsonl jsonpath judge
+judged just kappa keep keeps kept keys kind know known knows koleo kwargs labeling lacks language largest laterality
+layer layers leafspec leak leakage learn learned learning learns least leave leaves legacy less letter level levelname
+levels library licence license lies life lifecycle lightning like limits lineage lines link listed listen listened
+lists lived load loaded loader local location locations lock logging logits look looked looks lookup lora loss losses
+lowest lutdescriptor machine macro macular made magnification magnifications mail make makes manufacturer many mapping
+mappings margin markdown masked masking masks match matched matches matrix matter meaning meanings means meant measure
+measured measurements measures median mediastoragesopinstanceuid medical medvit members memory merge merged message
+metadata method metric metrics micro microns microscope microscopy middle millimeters minutes mirrored missed missing
+mixes mlartifacts mlcommons mlflow mlruns mm² modality models modified moment momentum monai monitors monochrome2
 morphologically mosaics most move much multipart multiple must name named names ndim near nearest necrosis need needed
 needs neighboring neighbors neither network never next nhdr nifti nobody noise norm norm1 norm2 normalize normalized
 note notebook notes nothing nowrap nthreads nuclide null numbered numberofframes numberofimagesinmosaic numbers numeric
@@ -86,20 +86,20 @@ predicted predictions predicts premedication prepared preprocess preprocessing p
 pretrained pretraining private probabilities probability probable process processes progress proj project promises
 properties prose protect protected prototypes provider pseudonym pseudonyms purl pydicom pyramid python pytorch qform
 qnms quadratic quality quarantine query radiographs radiology radiopharmaceuticalinformationsequence radiotherapy raise
-ramp random rank ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
+ramp random rank rare ratio rationale ratios reached read reader readers reading readings reads reason reasons recall
 received recognized recognizes recompression record recorded recordset rectangle refer referenced references
 referringphysicianname refers refresh refreshes refuse refused refuses regex region register registers regularizer
 related reliability remove rename repeated repeats repetition replace reports request requested required requires
 resample resampled resamples rescaleintercept rescaleslope resized resolved resource resources response restore
-resumable resume resumed retain retention retired retries retrieve return returns reviewed rise rising risky rollback
-root rougher round rounds runname running runs safe safetensors salt sampled sampler samplesperpixel samplingrate save
-says scale scaling scanned scanners scanning schedule scheduled scheduler schema scheme score scores scouts scratch
-script search searched second seconds secret seed seem seems seen segmented select self send sending sensitivity sent
-sentence separate separated separately separator serial serialized
-seriesinstanceuid seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded
-shape shaped share shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent
-simdinov2 simmim since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides
-slope smaller smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
+resumable resume resumed retain retention retired retries retrieve return returns reviewed rewards rise rising risky
+rollback root rougher round rounds runname running runs safe safetensors salt sampled sampler samplesperpixel
+samplingrate save says scale scaling scanned scanners scanning schedule scheduled scheduler schema scheme score scores
+scouts scratch script search searched second seconds secret seed seem seems seen segmented select self send sending
+sensitivities sensitivity sent sentence separate separated separately separator serial serialized seriesinstanceuid
+seriesnumber serif server servers service sets settled several severity sexes sform sha256 shaded shape shaped share
+shared sharpness shears shifts shorter show shown shows side sideways siemens sigmoid signed silent simdinov2 simmim
+since sincos singular sinkhorn size sizes skip skipped slicenormalvector slicethickness slide slides slope smaller
+smoothing software solarize solid some someone something sopclassuid sopinstanceuid sourceimagesequence
 spacingbetweenslices spacings spans speaks specialneeds specificity specimen spectrum speed split splits spool spread
 sqlite sqrt square squared stable stacks stage stages stain stand standardized stands start started starts state status
 stays steps still stop stopped storage store stored straight strategy stream streamable strength stretch structure

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +17,11 @@ from medvit.inference.study_job import notes_on_patients
 from medvit.models.image import AppliesTo
 from medvit.models.tile_embedder import TileLoaderConfig
 from medvit.records import Item, Refusal
-from medvit.writers import Finding, Maker, Result, Study
-from medvit.writers.dicom_ann import write_ann
-from medvit.writers.geojson import write_geojson
-from medvit.writers.heatmap import write_heatmap
-from medvit.writers.optional import write_optional
-from medvit.writers.slide_maps import SlideFinding, attention_map, class_map
-from medvit.writers.slide_preview import write_slide_preview
-from medvit.writers.source_instances import read_sources
+from medvit.writers import Finding, Maker, Result, SlideContext, Study
+from medvit.writers.outputs import Outputs
+from medvit.writers.slide_maps import SlideFinding
 from medvit.wsi.slide import MODALITY, TIFF_SUFFIXES, Slide, open_slide
 from medvit.wsi.tiles import TileGrid
-
-PREVIEW, ATTENTION, TILES, ANNOTATIONS = "preview.png", "attention.tif", "tiles.geojson", "annotations.dcm"
 
 
 class SlideOptions(TileLoaderConfig):
@@ -95,6 +86,7 @@ class SlideJob:
     options: SlideOptions = field(default_factory=SlideOptions)
     series: Literal["all", "one"] = "all"
     codes: Mapping[str, str] = field(default_factory=dict)
+    outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "slide"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """What came of the slides of a study.
@@ -116,7 +108,8 @@ class SlideJob:
             found = self._find(opened, place)
             pairs = zip(found.classes, found.reading.probabilities, strict=True)
             findings += [Finding(name, label, probability=float(value)) for label, value in pairs]
-            notes += self._write(item, opened(), found, place)
+            context = SlideContext(item, self.maker, self.codes, slide=opened(), prediction=found)
+            notes += self.outputs.write(context, place)
         outputs = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
 
@@ -125,29 +118,3 @@ class SlideJob:
         grid = self.cut(slide)
         reading = self.predict(opened, grid, self.options, work)
         return SlideFinding(grid, reading, self.predict.config.classes, slide.shape, slide.mpp)
-
-    def _write(self, item: Item, slide: Slide, found: SlideFinding, folder: Path) -> list[str]:
-        preview, attention, tiles = folder / PREVIEW, folder / ATTENTION, folder / TILES
-        notes = write_optional("preview", preview, lambda: write_slide_preview(preview, slide, found))
-        notes += write_optional(
-            "map of attention", attention, lambda: write_heatmap(attention, attention_map(found), "attention")
-        )
-        for label in found.heat_classes():
-            name = re.sub(r"[^A-Za-z0-9]+", "-", found.classes[label]).strip("-")
-            path = folder / f"class-{label}-{name}.tif"
-            write = partial(_write_class_map, path, found, label)
-            notes += write_optional(f"map of class {label}", path, write)
-        notes += write_optional("GeoJSON of the tiles", tiles, lambda: write_geojson(tiles, found))
-        if item.identity.series:  # only DICOM names series
-            path = folder / ANNOTATIONS
-            notes += write_optional("DICOM annotations", path, lambda: self._write_ann(item, found, path))
-        return notes
-
-    def _write_ann(self, item: Item, found: SlideFinding, path: Path) -> Sequence[str]:
-        sources = read_sources(item)
-        write_ann(path, found, sources, self.maker, self.codes)
-        return sources.notes
-
-
-def _write_class_map(path: Path, found: SlideFinding, label: int) -> None:
-    write_heatmap(path, class_map(found, label), "class")

@@ -10,22 +10,17 @@ import numpy as np
 
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import DataError
-from medvit.inference.series_selection import DICOM, SeriesChoice, choose, num_fitting
+from medvit.inference.series_selection import SeriesChoice, choose, num_fitting
 from medvit.models.image import AppliesTo
 from medvit.readers import read
 from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image, Prediction
-from medvit.writers import Finding, Maker, Result, Study
-from medvit.writers.dicom_seg import present_labels, write_seg
-from medvit.writers.nifti import in_source_order, write_nifti, write_png
-from medvit.writers.optional import write_optional
-from medvit.writers.preview import write_preview
-from medvit.writers.source_instances import read_sources
+from medvit.writers import Finding, ImageContext, Maker, Result, Study
+from medvit.writers.outputs import Outputs
 
 DUPLICATE = "duplicate"
 """Code of a refused second copy, which is no loss."""
-MASK, SEG, PREVIEW = "mask", "segmentation", "preview"
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,7 @@ class StudyJob:
     series: SeriesChoice = "best"
     codes: Mapping[str, str] = field(default_factory=dict)
     values: ValuesConfig = field(default_factory=ValuesConfig)
+    outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
         """What came of the study.
@@ -55,9 +51,10 @@ class StudyJob:
             name = self._name(study, item, findings)
             image = self._read(item)
             prediction = self.predict(image)
-            suffix = f"-{name}" if len(items) > 1 else ""
             findings += findings_of(prediction, image, name)
-            notes += self._write(item, image, prediction, folder, suffix)
+            series = name if len(items) > 1 else ""
+            context = ImageContext(item, self.maker, self.codes, series, image=image, prediction=prediction)
+            notes += self.outputs.write(context, folder)
             outputs += sorted(path.name for path in folder.iterdir() if path.name not in outputs)
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
 
@@ -76,29 +73,6 @@ class StudyJob:
         name = self.names.series(study.series_key(item))
         taken = {finding.series for finding in earlier if finding.series.startswith(name)}
         return f"{name}-{len(taken) + 1}" if taken else name
-
-    def _write(self, item: Item, image: Image, prediction: Prediction, folder: Path, suffix: str) -> list[str]:
-        mask = prediction.mask
-        if mask is not None and mask.ndim == 3 and prediction.affine is not None:
-            write_nifti(folder / f"{MASK}{suffix}.nii.gz", *in_source_order(prediction, item))
-        elif mask is not None and mask.ndim == 2:
-            write_png(folder / f"{MASK}{suffix}.png", mask)
-        preview, seg = folder / f"{PREVIEW}{suffix}.png", folder / f"{SEG}{suffix}.dcm"
-        notes = write_optional("preview", preview, lambda: write_preview(preview, image, prediction))
-        if mask is None:
-            return notes
-        if not present_labels(mask):
-            return [*notes, "the mask is empty, so there is no DICOM segmentation"]
-        if item.reader == DICOM:
-            notes += write_optional("DICOM segmentation", seg, lambda: self._write_seg(item, prediction, seg))
-        return notes
-
-    def _write_seg(self, item: Item, prediction: Prediction, path: Path) -> list[str]:
-        sources = read_sources(item)
-        write_seg(path, prediction, sources, maker=self.maker, codes=self.codes)
-        missing = ", ".join(sources.made_up)
-        notes = [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []
-        return [*sources.notes, *notes]
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:

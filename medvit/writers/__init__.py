@@ -1,15 +1,28 @@
 """Writers of results, one file format a file.
 
-The contract. A writer takes the findings on a study and puts files of its format into the folder of the study. What the
-source does not allow, as a segmentation without positions, it refuses with the reason, and the other writers go on.
+The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `WRITER` is a
+format. Its name is that of its file and what `outputs=[...]` takes. A writer says for which models it is, whether it
+*applies* to what was predicted of an image, and *writes* files into an empty folder, from which they are moved into
+that of the study once it returns. What the source does not allow, such as a segmentation without positions, it refuses
+with the reason, and the other writers continue (`medvit.writers.outputs`). Adding one is adding a file and its test
+(docs/how-to/add-a-writer.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
+from medvit.config import unknown_name
 from medvit.records import Item, Refusal
+from medvit.registry import occupants
+
+if TYPE_CHECKING:
+    from medvit.types import Image, Prediction
+    from medvit.writers.slide_maps import SlideFinding
+    from medvit.wsi.slide import Slide
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -71,6 +84,81 @@ class Maker:
     version: str
     model_sha256: str
     run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class WriterContext:
+    """What every writer is given: where a result comes from, and what made it."""
+
+    item: Item = field(repr=False)
+    """The image, as its reader found it: identifiers in it are of the patient."""
+    maker: Maker
+    codes: Mapping[str, str] = field(default_factory=dict)
+    """Coded terms of classes, as `PredictConfig.codes`."""
+    series: str = ""
+    """Pseudonym of the series, where results of several series are in one folder."""
+
+    def path(self, folder: Path, stem: str, suffix: str) -> Path:
+        """Return where a file goes: `STEM.SUFFIX`, with the series behind the stem where there are several."""
+        return folder / f"{stem}{'-' * bool(self.series)}{self.series}{suffix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageContext(WriterContext):
+    """An image or volume with its prediction on the same grid."""
+
+    image: Image
+    prediction: Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideContext(WriterContext):
+    """An open slide with what a model says of its tiles."""
+
+    slide: Slide
+    prediction: SlideFinding
+
+
+ModelTask = Literal["classification", "segmentation", "slide"]
+ContextT = TypeVar("ContextT", bound=WriterContext, contravariant=True)
+
+
+class ResultWriter(Protocol[ContextT]):
+    """One file format of results."""
+
+    name: str
+    """Its key in `outputs=[...]`, and the name of its file."""
+    title: str
+    """What it writes, as notes call it: "there is no DICOM segmentation: ..."."""
+    tasks: Sequence[ModelTask]
+    """For which models it is."""
+
+    def applies(self, item: Item, prediction: Any) -> bool:
+        """Whether there is something to write: of a `Prediction`, or of a `SlideFinding`."""
+
+    def write(self, context: ContextT, folder: Path) -> Sequence[str]:
+        """Write files into an empty folder, and return notes for a person, which name no patient.
+
+        Raises:
+            MedvitError: One of its kinds, if the source does not allow it; the text names no patient.
+        """
+
+
+def writers() -> tuple[ResultWriter[Any], ...]:
+    """Return every writer, by name."""
+    return occupants(__name__, "WRITER")
+
+
+def writer(name: str) -> ResultWriter[Any]:
+    """Return the writer of a name.
+
+    Raises:
+        ValueError: With the nearest known name and the list.
+    """
+    known = {one.name: one for one in writers()}
+    if name not in known:
+        raise ValueError(unknown_name("writer", name, list(known)))
+    return known[name]
 
 
 @dataclass(frozen=True)

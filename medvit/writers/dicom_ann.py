@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.errors import UnsupportedError
-from medvit.writers import COLORS, Concept, Maker
+from medvit.records import Item
+from medvit.writers import COLORS, Concept, Maker, ModelTask, SlideContext
 from medvit.writers.coded_terms import PRIVATE_SCHEME, label_of, property_category, property_types
 from medvit.writers.dicom_seg import algorithm, authorship, coded, fit_texts, silent
 from medvit.writers.slide_maps import SlideFinding
-from medvit.writers.source_instances import Sources
+from medvit.writers.source_instances import Sources, read_sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -88,3 +89,24 @@ def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: 
         ],
         display_color=hd.color.CIELabColor.from_rgb(*COLORS[label % len(COLORS)]),
     )
+
+
+class DicomAnnWriter:
+    """Writes `annotations.dcm`."""
+
+    name, title = "dicom_ann", "DICOM annotations"
+    tasks: Sequence[ModelTask] = ("slide",)
+
+    def applies(self, item: Item, prediction: SlideFinding) -> bool:
+        """Whether it is a DICOM slide: no other format names series."""
+        return bool(item.identity.series)
+
+    def write(self, context: SlideContext, folder: Path) -> Sequence[str]:
+        """Write the annotations."""
+        sources = read_sources(context.item)
+        path = context.path(folder, "annotations", ".dcm")
+        write_ann(path, context.prediction, sources, context.maker, context.codes)
+        return sources.notes
+
+
+WRITER = DicomAnnWriter()

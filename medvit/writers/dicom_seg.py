@@ -15,11 +15,13 @@ from numpy import ndarray as Array
 
 from medvit.errors import GeometryError, UnsupportedError
 from medvit.geometry import like
+from medvit.readers.dicom import READER as DICOM
+from medvit.records import Item
 from medvit.types import Prediction
-from medvit.writers import COLORS, Concept, Maker
+from medvit.writers import COLORS, Concept, ImageContext, Maker, ModelTask
 from medvit.writers.character_sets import settle
 from medvit.writers.coded_terms import label_of, property_category, property_types
-from medvit.writers.source_instances import Sources, has_position
+from medvit.writers.source_instances import Sources, has_position, read_sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -211,3 +213,29 @@ def _equipment(maker: Maker) -> Any:
         software_versions=maker.version,
         contribution_description=f"made by the model {maker.model_sha256}{run}",
     )
+
+
+class DicomSegWriter:
+    """Writes `segmentation.dcm`."""
+
+    name, title = "dicom_seg", "DICOM segmentation"
+    tasks: Sequence[ModelTask] = ("segmentation",)
+
+    def applies(self, item: Item, prediction: Prediction) -> bool:
+        """Whether it is of a DICOM series."""
+        return prediction.mask is not None and item.reader == DICOM.name
+
+    def write(self, context: ImageContext, folder: Path) -> Sequence[str]:
+        """Write the segmentation, unless nothing was found: DICOM has no empty one."""
+        assert context.prediction.mask is not None
+        if not present_labels(context.prediction.mask):
+            return ["the mask is empty, so there is no DICOM segmentation"]
+        sources = read_sources(context.item)
+        path = context.path(folder, "segmentation", ".dcm")
+        write_seg(path, context.prediction, sources, maker=context.maker, codes=context.codes)
+        missing = ", ".join(sources.made_up)
+        notes = [f"the source has no UID of its {missing}: the segmentation has a derived one"] if missing else []
+        return [*sources.notes, *notes]
+
+
+WRITER = DicomSegWriter()

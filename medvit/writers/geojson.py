@@ -7,12 +7,13 @@ QuPath takes a FeatureCollection whose features have an `objectType`, a `classif
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from medvit.writers import COLORS
+from medvit.records import Item
+from medvit.writers import COLORS, ModelTask, SlideContext
 from medvit.writers.slide_maps import SlideFinding
 
 DIGITS = 6
@@ -48,3 +49,22 @@ def _features(finding: SlideFinding) -> Iterator[dict[str, Any]]:
                 "measurements": {name: round(float(value), DIGITS) for name, value in measured.items()},
             },
         }
+
+
+class GeojsonWriter:
+    """Writes `tiles.geojson`."""
+
+    name, title = "geojson", "GeoJSON of the tiles"
+    tasks: Sequence[ModelTask] = ("slide",)
+
+    def applies(self, item: Item, prediction: SlideFinding) -> bool:
+        """Always."""
+        return True
+
+    def write(self, context: SlideContext, folder: Path) -> Sequence[str]:
+        """Write the tiles."""
+        write_geojson(context.path(folder, "tiles", ".geojson"), context.prediction)
+        return ()
+
+
+WRITER = GeojsonWriter()

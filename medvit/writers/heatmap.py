@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray as Array
 
-from medvit.writers.slide_maps import HeatMap
+from medvit.records import Item
+from medvit.writers import ModelTask, SlideContext
+from medvit.writers.optional import write_optional
+from medvit.writers.slide_maps import HeatMap, SlideFinding, attention_map, class_map
 
 CELLS, MAX_SIDE = (64, 32, 16, 8, 4, 2, 1), 8192
 """Pixels of a cell at full resolution, the largest with which the longer side is no longer; halved level by level."""
@@ -75,3 +80,35 @@ def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "
             missing = ((0, step - part.shape[0]), (0, step - part.shape[1]), (0, 0))
             filled = np.pad(part, missing, constant_values=EMPTY[0])
             yield filled.repeat(pixels, axis=0).repeat(pixels, axis=1)
+
+
+class HeatmapWriter:
+    """Writes `attention.tif` and, for each class that gets a map, `class-INDEX-NAME.tif`; each may fail by itself."""
+
+    name, title = "heatmap", "heat map"
+    tasks: Sequence[ModelTask] = ("slide",)
+
+    def applies(self, item: Item, prediction: SlideFinding) -> bool:
+        """Always."""
+        return True
+
+    def write(self, context: SlideContext, folder: Path) -> Sequence[str]:
+        """Write the maps."""
+        found, path = context.prediction, context.path(folder, "attention", ".tif")
+        notes = write_optional("map of attention", path, partial(_write_attention, path, found))
+        for label in found.heat_classes():
+            name = re.sub(r"[^A-Za-z0-9]+", "-", found.classes[label]).strip("-")
+            path = context.path(folder, f"class-{label}-{name}", ".tif")
+            notes += write_optional(f"map of class {label}", path, partial(_write_class, path, found, label))
+        return notes
+
+
+def _write_attention(path: Path, found: SlideFinding) -> None:
+    write_heatmap(path, attention_map(found), "attention")
+
+
+def _write_class(path: Path, found: SlideFinding, label: int) -> None:
+    write_heatmap(path, class_map(found, label), "class")
+
+
+WRITER = HeatmapWriter()

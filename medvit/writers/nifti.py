@@ -1,7 +1,8 @@
-"""A mask as a file that any tool opens: NIfTI for a volume, PNG for an image."""
+"""The mask of a volume as NIfTI, a label map that any tool opens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from medvit.geometry import Affine, like, write_forms
 from medvit.readers.nifti import source_affine
 from medvit.records import Item
 from medvit.types import Prediction
+from medvit.writers import ImageContext, ModelTask
 
 
 def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
@@ -22,13 +24,6 @@ def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
     volume.header.set_xyzt_units("mm")
     write_forms(volume.header, affine)
     nib.save(nib.Nifti1Image(volume.dataobj, None, volume.header), path)
-
-
-def write_png(path: Path, mask: Int[Array, "h w"]) -> None:
-    """Writes a label map as a gray picture: pixel value = class index."""
-    from PIL import Image as Picture
-
-    Picture.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)).save(path)
 
 
 def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j k"], Affine]:
@@ -42,3 +37,22 @@ def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j
         return prediction.mask, prediction.affine
     source = source_affine(item.files[0], item.nifti_form)
     return like(prediction.mask, prediction.affine, source), source
+
+
+class NiftiWriter:
+    """Writes `mask.nii.gz`."""
+
+    name, title = "nifti", "NIfTI label map"
+    tasks: Sequence[ModelTask] = ("segmentation",)
+
+    def applies(self, item: Item, prediction: Prediction) -> bool:
+        """Whether it is a volume whose place is known."""
+        return prediction.mask is not None and prediction.mask.ndim == 3 and prediction.affine is not None
+
+    def write(self, context: ImageContext, folder: Path) -> Sequence[str]:
+        """Write the label map."""
+        write_nifti(context.path(folder, "mask", ".nii.gz"), *in_source_order(context.prediction, context.item))
+        return ()
+
+
+WRITER = NiftiWriter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ LACKS = "there is no"
 
 
 def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | None]) -> list[str]:
-    """Write an object to a path; the notes of its writer, or why it is not there.
+    """Write an object to a path, a file or a folder; the notes of its writer, or why it is not there.
 
     Raises:
         OutputError: If nothing can be written, as on a full disk.
@@ -34,5 +35,8 @@ def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | No
         log.debug("predict: there is no %s", what, exc_info=True)
         # Only the type: the text of a library's error may name a file or a patient.
         reason = f"its writer stopped with an unexpected {type(error).__name__} (--debug shows the traceback)"
-    path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
     return [f"{LACKS} {what}: {reason}"]

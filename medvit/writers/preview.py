@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray as Array
 
+from medvit.records import Item
 from medvit.types import Image, Prediction
-from medvit.writers import COLORS
+from medvit.writers import COLORS, ImageContext, ModelTask, SlideContext
+from medvit.writers.slide_maps import SlideFinding
+from medvit.writers.slide_preview import write_slide_preview
 
 OPACITY = 0.4
 """Share of the class color in a voxel of the mask."""
@@ -86,3 +90,26 @@ def _cut(gray: Float[Array, "h w"], mask: Int[Array, "h w"], width_to_height: fl
     colors = np.array(COLORS, dtype=np.float32)[(mask.astype(np.int64) - 1) % len(COLORS)]
     colored = np.where((mask > 0)[..., None], (1.0 - OPACITY) * bare + OPACITY * colors, bare)
     return PreviewPlane(bare.astype(np.uint8), colored.astype(np.uint8), width_to_height)
+
+
+class PreviewWriter:
+    """Writes `preview.png`, of an image or of a slide."""
+
+    name, title = "preview", "preview"
+    tasks: Sequence[ModelTask] = ("classification", "segmentation", "slide")
+
+    def applies(self, item: Item, prediction: Prediction | SlideFinding) -> bool:
+        """Always."""
+        return True
+
+    def write(self, context: ImageContext | SlideContext, folder: Path) -> Sequence[str]:
+        """Write the picture."""
+        path = context.path(folder, "preview", ".png")
+        if isinstance(context, SlideContext):
+            write_slide_preview(path, context.slide, context.prediction)
+        else:
+            write_preview(path, context.image, context.prediction)
+        return ()
+
+
+WRITER = PreviewWriter()

@@ -161,7 +161,8 @@ def test_an_interrupted_batch_goes_on_where_it_was(
 ) -> None:
     write_ct_studies(tmp_path / "source", 2)
     checkpoint = make_checkpoint()
-    whole = run(tmp_path, checkpoint, tmp_path / "source", device="cpu").artifact.folder
+    options = {"device": "cpu", "outputs": ["dicom_seg"]}  # as they are in force, for config.yaml has them so
+    whole = run(tmp_path, checkpoint, tmp_path / "source", **options).artifact.folder
     expected = {line["study"]: line["status"] for line in table(whole / "status.csv")}
     first = min(expected)
     partial = tmp_path / "out.partial"
@@ -170,7 +171,7 @@ def test_an_interrupted_batch_goes_on_where_it_was(
     (partial / "status.csv").write_text("\n".join(line for line in lines if not line.startswith(max(expected))) + "\n")
     kept = (partial / first / "segmentation.dcm").read_bytes()
     shutil.rmtree(partial / max(expected))
-    resumed = run(tmp_path, checkpoint, tmp_path / "source", device="cpu", resume=True).artifact.folder
+    resumed = run(tmp_path, checkpoint, tmp_path / "source", **options, resume=True).artifact.folder
     assert {line["study"]: line["status"] for line in table(resumed / "status.csv")} == expected
     assert (resumed / first / "segmentation.dcm").read_bytes() == kept
     assert (resumed / max(expected) / "segmentation.dcm").is_file()
@@ -354,3 +355,37 @@ def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) 
     assert "with no values.*, the training images of the model with values.radiographs=displayed" in note
     with pytest.raises(DataError, match=r"values\.radiographs unset, another of the datasets with displayed"):
         merge([made, other], tmp_path / "merged", name="both")
+
+
+def test_only_the_outputs_that_are_asked_for_are_written_and_one_that_does_not_apply_is_reported(
+    tmp_path: Path, make_checkpoint: Make
+) -> None:
+    write_ct_pairs(tmp_path / "source", 1)
+    made = run(tmp_path, make_checkpoint(), tmp_path / "source", outputs=["nifti", "dicom_seg"]).artifact.folder
+    (line,) = table(made / "status.csv")
+    assert (line["status"], line["outputs"]) == ("done", "mask.nii.gz")
+    assert line["reason"] == "there is no DICOM segmentation: dicom_seg does not apply to this volume (format nifti)"
+    assert yaml.safe_load((made / "config.yaml").read_text())["outputs"] == ["nifti", "dicom_seg"]
+
+
+def test_outputs_are_recorded_as_they_are_in_force(tmp_path: Path, make_checkpoint: Make) -> None:
+    write_radiograph_studies(tmp_path / "source", 1)
+    made = run(tmp_path, make_checkpoint("classification", ndim=2), tmp_path / "source").artifact.folder
+    assert yaml.safe_load((made / "config.yaml").read_text())["outputs"] == ["preview"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        ("dicom-seg", r"no writer is named 'dicom-seg'; did you mean 'dicom_seg'\? known are dicom_ann, "),
+        (
+            "geojson",
+            "geojson, a writer for slide models; this is a segmentation model, for which there are dicom_seg, nifti",
+        ),
+    ],
+)
+def test_outputs_that_no_study_could_get_are_refused_at_once(
+    tmp_path: Path, make_checkpoint: Make, outputs: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(tmp_path, make_checkpoint(), tmp_path, outputs=outputs)

@@ -11,7 +11,8 @@ from medvit.geometry import Affine
 from medvit.readers import find, read
 from medvit.records import Item
 from medvit.types import Prediction
-from medvit.writers.nifti import in_source_order, write_nifti, write_png
+from medvit.writers.nifti import in_source_order, write_nifti
+from medvit.writers.png import write_png
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SLA", "IAR"])

@@ -29,6 +29,13 @@ def test_a_writer_that_fails_costs_its_own_object_and_leaves_no_half_of_it(
     assert record.exc_info is not None
 
 
+def test_an_object_of_several_files_is_removed_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "object"
+    folder.mkdir()
+    write_optional("object", folder, lambda: failing(folder / "half", ValueError()))
+    assert not folder.exists()
+
+
 def test_a_reason_of_our_own_is_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "seg.dcm"
     notes = write_optional("DICOM segmentation", path, lambda: failing(path, GeometryError("slices of 2 sizes")))

@@ -1,0 +1,79 @@
+"""The files that become of a result: writers chosen by name, or all that apply."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from medvit.errors import ConfigError
+from medvit.writers import ImageContext, ResultWriter, SlideContext, writer, writers
+from medvit.writers.optional import LACKS, write_optional
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Writers, and whether a person chose them: then each that does not apply is reported."""
+
+    writers: tuple[ResultWriter[Any], ...]
+    are_chosen: bool = False
+
+    @classmethod
+    def of(cls, names: Sequence[str] | None, task: str) -> Self:
+        """Return the writers of some names; unset, all for models of a task.
+
+        Raises:
+            ConfigError: If one of them is for other models.
+        """
+        if names is None:
+            return cls(tuple(one for one in writers() if task in one.tasks))
+        chosen = tuple(writer(name) for name in dict.fromkeys(names))
+        for one in chosen:
+            if task not in one.tasks:
+                fitting = ", ".join(other.name for other in writers() if task in other.tasks)
+                raise ConfigError(
+                    f"outputs names {one.name}, a writer for {' and '.join(one.tasks)} models; this is a {task} model, "
+                    f"for which there are {fitting}"
+                )
+        return cls(chosen, are_chosen=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the writers."""
+        return tuple(one.name for one in self.writers)
+
+    def write(self, context: ImageContext | SlideContext, folder: Path) -> list[str]:
+        """Write a result into a folder; the notes of the writers, and why a file is not there.
+
+        A writer that fails costs its own files alone.
+
+        Raises:
+            OutputError: If nothing can be written, as on a full disk.
+            OSError: Likewise.
+        """
+        notes: list[str] = []
+        for one in self.writers:
+            if one.applies(context.item, context.prediction):
+                notes += _written(one, context, folder)
+            elif self.are_chosen:
+                found = f"{context.item.kind} (format {context.item.reader})"
+                notes.append(f"{LACKS} {one.title}: {one.name} does not apply to this {found}")
+        return notes
+
+
+def _written(one: ResultWriter[Any], context: ImageContext | SlideContext, folder: Path) -> list[str]:
+    own = folder / f".{one.name}"
+    own.mkdir()
+    try:
+        notes = write_optional(one.title, own, partial(one.write, context, own))
+        for made in sorted(own.iterdir()) if own.is_dir() else ():
+            if (folder / made.name).exists():
+                notes.append(f"{LACKS} {one.title} in {made.name}: another writer has written a file of this name")
+            else:
+                made.rename(folder / made.name)
+        return notes
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
