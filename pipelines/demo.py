@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 from pydantic import Field
 
@@ -23,6 +22,7 @@ from medvit.files.atomic import write_text
 from medvit.geometry import Affine, to_ras
 from medvit.metrics import metric_title
 from medvit.metrics.dice import dice
+from medvit.phantoms.check import masks_with_truth
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
 from pipelines.evaluate import evaluate
@@ -296,10 +296,6 @@ def figures(report: Path, names: tuple[str, ...]) -> list[str]:
 
 def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:
     """Mean Dice over the organs of every new study, from the NIfTI a clinician would open and the drawn truth."""
-    truths = [phantoms.ct_labels(number, seed=config.seed + NEW_SEED) for number in range(NEW_STUDIES)]
-    for path in sorted(predictions.rglob("*.nii.gz")):
-        image = nib.load(path)
-        mask, affine = to_ras(np.asarray(image.dataobj), Affine(image.affine))
-        (truth,) = (labels for labels, place in truths if place.is_close(affine, tolerance_mm=0.01))
-        organs = range(1, len(phantoms.CT_CLASSES))
+    organs = range(1, len(phantoms.CT_CLASSES))
+    for truth, mask in masks_with_truth(predictions, NEW_STUDIES, seed=config.seed + NEW_SEED):
         yield float(np.mean([dice(truth == k, mask == k) for k in organs]))

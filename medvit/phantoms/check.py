@@ -1,0 +1,28 @@
+"""Reading back: label maps that were predicted for CT phantoms, each with the truth that was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy import ndarray as Array
+
+from medvit.geometry import Affine, to_ras
+from medvit.phantoms import ct_labels
+
+SAME_PLACE_MM = 0.01
+
+
+def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Yield truth and prediction (I, J, K) of each NIfTI in a folder, in RAS+, matched by their place in the patient.
+
+    The truths are those of the first `num_studies` phantoms of a seed.
+    """
+    truths = [ct_labels(number, seed=seed) for number in range(num_studies)]
+    for path in sorted(predictions.rglob("*.nii.gz")):
+        image = nib.load(path)
+        mask, affine = to_ras(np.asarray(image.dataobj), Affine(image.affine))
+        (truth,) = (labels for labels, place in truths if place.is_close(affine, tolerance_mm=SAME_PLACE_MM))
+        yield truth, mask
