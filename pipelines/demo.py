@@ -19,7 +19,6 @@ from medvit.artifacts import Report
 from medvit.config import Tree
 from medvit.evaluation import Estimate
 from medvit.files.atomic import write_text
-from medvit.geometry import Affine, to_ras
 from medvit.metrics import metric_title
 from medvit.metrics.dice import dice
 from medvit.phantoms.check import masks_with_truth

@@ -4,58 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar, Literal
-
-from pydantic import Field
-from torch.utils.data import DataLoader
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
 
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
-from medvit.backbones import BackboneConfig
 from medvit.cards.model import write_model_card
-from medvit.config import Axis, Count
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.dataset.samples import Samples, collate
-from medvit.dataset.slices import SlicesConfig
-from medvit.errors import ConfigError
 from medvit.evaluation.selection import choose_positive
-from medvit.hardware import resolve_device
-from medvit.heads import HeadConfig, OptionalHeadChoice
 from medvit.leakage.seen_patients import write_training_patients
-from medvit.losses.supervised import classification_loss, segmentation_loss
-from medvit.models.image import AppliesTo, Model, ModelConfig
-from medvit.models.slide import SlideModelConfig, ensemble_state
-from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, embed_manifest
-from medvit.peft import OptionalLoraChoice, PeftConfig
+from medvit.models.slide import ensemble_state
+from medvit.models.tile_embedder import embed_manifest
 from medvit.peft.frozen import FrozenConfig
-from medvit.peft.full import FullConfig
-from medvit.peft.lora import LoraConfig
-from medvit.readers.options import ValuesConfig
 from medvit.stage import Run, StageConfig, stage
-from medvit.training.finetuning import Finetuning
-from medvit.training.initialization import InitialModel
-from medvit.training.loading.bags import BagConfig
-from medvit.training.loading.rounds import rounds, whole_images
-from medvit.training.options import TrainingOptions, told_patients, trained_on
-from medvit.training.resume import LEFTOVERS, last_checkpoint, position_of
-from medvit.training.slide_heads import (
-    SlideTraining,
-    bag_head,
-    common_tiles,
-    holds_slides,
-    labeled_slides,
-    warn_of_pixels,
-)
-from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
-from medvit.training.trainer import Trainer
-from medvit.transforms.augment import Augment, AugmentConfig
-from medvit.wsi.locations import SlidesConfig
+from medvit.training.assembly import AssembledFinetuning, assemble_finetuning
+from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.options import told_patients, trained_on
+from medvit.training.resume import LEFTOVERS
+from medvit.training.slide_assembly import AssembledSlides, assemble_slides
+from medvit.training.slide_heads import holds_slides
+from medvit.training.task import TaskAssignment
 
 log = logging.getLogger("medvit")
 
 
-class FinetuneConfig(TrainingOptions, StageConfig):
+class FinetuneConfig(FinetuningOptions, StageConfig):
     """Options of `medvit finetune`."""
 
     IS_DISTRIBUTED: ClassVar[bool] = True
@@ -69,70 +42,6 @@ class FinetuneConfig(TrainingOptions, StageConfig):
         "positive",
         "trainer",
     )
-
-    dataset: Path
-    """Dataset folder made by ingest; learns from its train split and chooses the best round on its val split."""
-    slices: SlicesConfig | None = None
-    """Cuts volumes into slices and learns from these as images; the model then predicts volumes slice by slice."""
-    peft: OptionalLoraChoice = None
-    """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps. Unset:
-    lora for a pretrained backbone, full for one that starts at random."""
-    head: OptionalHeadChoice = None
-    """From tokens to logits; none takes linear for classification and dense for segmentation."""
-    label: str = "label"
-    """Key of the manifest's labels to learn; where no image has it, masks are learned."""
-    positive: str = ""
-    """The positive one of two classes, remembered by the model: sensitivity is of it. Unset: what ingest was told."""
-    crop: tuple[Count, ...] | None = None
-    """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
-    balance: Literal["loss", "sampler", "off"] = "loss"
-    """How rare classes of images are made to count: weights in the loss, drawing them more often, or not at all."""
-    smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Label smoothing of classification."""
-    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Share by which neighboring steps of the sliding window overlap."""
-    mirrored_axes: tuple[Axis, ...] = ()
-    """Axes mirrored at inference, with the predictions averaged."""
-    applies_to: AppliesTo | None = None
-    """Which series of a study the model is for; what is unset is the training images' kind and modality."""
-    bags: BagConfig = Field(default_factory=BagConfig)
-    slides: SlidesConfig = Field(default_factory=SlidesConfig)
-    tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
-    augment: AugmentConfig = Field(default_factory=AugmentConfig)
-
-    @property
-    def set_for_classification(self) -> dict[str, object]:
-        """Options of classification alone that are not at their default."""
-        return self._set("balance", "smoothing")
-
-    @property
-    def set_for_pixels(self) -> dict[str, object]:
-        """Options of models that learn from pixels, and not from embeddings, that are not at their default."""
-        given = self._set("crop", "overlap", "mirrored_axes", "applies_to")
-        kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
-        return given | kept | ({} if self.augment == AugmentConfig() else {"augment": "..."})
-
-    def _set(self, *keys: str) -> dict[str, object]:
-        return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}
-
-
-@dataclass(frozen=True)
-class AssembledFinetuning:
-    """A fine-tuning, ready to start or to go on."""
-
-    start: InitialModel
-    task: TaskAssignment
-    model: Model
-    module: Finetuning
-    loader: DataLoader[object]
-    validation: DataLoader[object]
-    trainer: Trainer
-    resume_from: Path | None
-
-    @property
-    def num_images(self) -> int:
-        """Images to learn from."""
-        return len(self.task.train)
 
 
 @stage
@@ -170,7 +79,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     """Teaches heads the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
-    parts = assemble_slides(config, run)
+    parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
         preprocess=parts.start.preprocess,
@@ -184,7 +93,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     slides = embed_manifest(
         parts.slides, config.slides, embedder=parts.embedder, config=config.tiles, failures=run.failures
     )
-    training = parts.training(config, slides)
+    training = parts.training(config, slides, seed=config.seed)
     members, figures = training.train(run.folder, run.tracker)
 
     state = ensemble_state(parts.start.backbone, members)
@@ -198,131 +107,21 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
     return replace(checkpoint, training=training.outcome(figures))
 
 
-@dataclass(frozen=True)
-class AssembledSlides:
-    """What the training on slides is made of before their tiles are embedded, which takes long."""
-
-    start: InitialModel
-    embedder: Embedder
-    head: HeadConfig
-    slides: Manifest
-    positive: str
-
-    def training(self, config: FinetuneConfig, slides: Sequence[EmbeddedSlide]) -> SlideTraining:
-        """The training of the heads on embedded slides.
-
-        Raises:
-            DataError: If their tiles differ in size or scale.
-        """
-        model = SlideModelConfig(
-            backbone=self.start.config,
-            head=self.head,
-            members=config.bags.members,
-            features=self.embedder.features,
-            tiles=common_tiles(slides, config.slides.skip_tiles),
-            classes=self.slides.facts.classes[config.label],
-            label=config.label,
-            positive=self.positive,
-        )
-        options = (config.bags, config.optim, config.loader, config.trainer)
-        return SlideTraining(model, slides, *options, config.balance, config.smoothing, config.seed)
-
-
-def assemble_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
-    """Backbone, head and labeled slides, with all that can be refused before tiles are embedded.
-
-    Raises:
-        ConfigError: If the head reads no bags, several devices are asked for, or the backbone starts at random.
-        DataError: If there are fewer than two classes, or a split is empty.
-    """
-    warn_of_pixels(**config.set_for_pixels)
-    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
-    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = config.start(manifest, pretrained)
-    if not start.is_trained:
-        raise ConfigError(
-            "tiles of slides are embedded by a backbone that stays as it is, and this one has random weights; "
-            "give checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
-        )
-    embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
-    head = bag_head(config.head, config.trainer)
-    slides = labeled_slides(manifest, config.label, run.failures, folds=config.bags.folds)
-    positive = positive_of(config, slides.facts, slides.facts.classes[config.label])
-    return AssembledSlides(start, embedder, head, slides, positive)
-
-
 def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
     """All that a fine-tuning is made of, at the place where the run in the folder had got."""
-    manifest = run.dataset(config.dataset).without_flags(config.skip_flags)
-    if config.slices is not None:
-        manifest = config.slices.single().of(manifest)
-    pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
-    start = config.start(manifest, pretrained)
-    task = assign(manifest, start.preprocess, config.label)
-    require_channels(task.train, start.preprocess, config.slices)
-    require_fitting(
-        start.backbone.ndim,
-        sizes={"crop": config.crop},
-        axes={"mirrored_axes": config.mirrored_axes, "augment.flipped_axes": config.augment.flipped_axes},
-    )
-    warn_of_ignored(task.kind, **config.set_for_classification)
-    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
-    way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
-    model = Model(_describe(config, task, start.config, crop, way), start.backbone)
-    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
-    num_trained = sum(size for size, is_trained in sizes if is_trained)
-    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    resume_from = last_checkpoint(run.folder)
-    train, val = (
-        Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
-    )
-    loader = rounds(
-        config.loader,
-        train,
-        Augment(config.augment, crop, masks=task.kind == "segmentation"),
-        collate,
-        num_batches=config.trainer.batches_per_epoch,
-        seed=config.seed,
-        start=position_of(resume_from),
-        weights=task.odds() if config.balance == "sampler" else None,
-    )
-    loss = (
-        segmentation_loss()
-        if task.kind == "segmentation"
-        else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
-    )
-    module = Finetuning(
-        model,
-        loss,
-        config.step_optim,
-        num_steps=config.trainer.steps,
-        seed=config.seed,
-        folder=run.folder,
-    )
-    trainer = config.build_trainer(run.folder, run.tracker)
-    return AssembledFinetuning(start, task, model, module, loader, whole_images(val), trainer, resume_from)
+    positive = partial(positive_of, config)
+    inputs = _inputs(config, run)
+    return assemble_finetuning(config, *inputs, positive, seed=config.seed, folder=run.folder, tracker=run.tracker)
 
 
-def _describe(
-    config: FinetuneConfig, task: TaskAssignment, backbone: BackboneConfig, crop: tuple[int, ...], way: PeftConfig
-) -> ModelConfig:
-    kind = "volume" if config.slices is not None else task.train.rows[0].kind
-    default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
-    return ModelConfig(
-        kind=task.kind,
-        backbone=backbone,
-        peft=way,
-        head=config.head or default_head,
-        classes=task.classes,
-        label=config.label if task.kind == "classification" else "",
-        positive=positive_of(config, task.train.facts, task.targets),
-        roi=crop,
-        overlap=config.overlap,
-        mirrored_axes=config.mirrored_axes,
-        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
-        values=ValuesConfig.parse(task.train.facts.values),
-        slices=config.slices,
-    )
+def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
+    """The same of slides, before their tiles are embedded, which takes long."""
+    return assemble_slides(config, *_inputs(config, run), partial(positive_of, config), failures=run.failures)
+
+
+def _inputs(config: FinetuneConfig, run: Run) -> tuple[Manifest, Checkpoint | None]:
+    dataset = run.dataset(config.dataset)
+    return dataset, None if config.checkpoint is None else run.checkpoint(config.checkpoint)
 
 
 def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) -> str:
@@ -342,9 +141,3 @@ def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:
     images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
     patients = told_patients([*task.train, *task.val])
     return {"images": images, "patients": patients, **config.describe(), "seed": str(config.seed)}
-
-
-def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
-    """The given rule for series; what it leaves unset is as the training images have it."""
-    said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
-    return followed.model_copy(update=said)

@@ -121,7 +121,7 @@ def _slide_rows(
 
 
 def _measure_slides(config: finetuning.FinetuneConfig, run: Run) -> tuple[Sizes, Measured, PlannedSlides]:
-    parts = finetuning.assemble_slides(config, run)
+    parts = finetuning.assemble_on_slides(config, run)
     planned = plan_slides(
         parts.slides,
         config.slides,
@@ -130,7 +130,7 @@ def _measure_slides(config: finetuning.FinetuneConfig, run: Run) -> tuple[Sizes,
         work=run.folder,
         failures=run.failures,
     )
-    head = parts.training(config, planned.slides).assemble(0, run.folder, run.tracker)
+    head = parts.training(config, planned.slides, seed=config.seed).assemble(0, run.folder, run.tracker)
     backbone, weights = parts.start.backbone, sum(weight.numel() for weight in head.module.parameters())
     sizes = Sizes(
         backbone=sum(weight.numel() for weight in backbone.parameters()),

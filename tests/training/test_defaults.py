@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.models.image import AppliesTo
+from medvit.training.assembly import _rule
 from medvit.transforms.preprocess import Preprocess
-from pipelines.finetune import FinetuneConfig, _rule
+from pipelines.finetune import FinetuneConfig
 from tests.training.test_runs import TINY, finetune_options
 
 

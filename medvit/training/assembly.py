@@ -1,0 +1,146 @@
+"""Assembly of a fine-tuning: from options and a dataset to model, loaders, module and trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import BackboneConfig
+from medvit.dataset.manifest import Facts, Manifest
+from medvit.dataset.samples import Samples, collate
+from medvit.losses.supervised import classification_loss, segmentation_loss
+from medvit.models.image import AppliesTo, Model, ModelConfig
+from medvit.peft import PeftConfig
+from medvit.peft.full import FullConfig
+from medvit.peft.lora import LoraConfig
+from medvit.readers.options import ValuesConfig
+from medvit.tracking import Tracker
+from medvit.training.finetuning import Finetuning
+from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.initialization import InitialModel
+from medvit.training.loading.rounds import rounds, whole_images
+from medvit.training.resume import last_checkpoint, position_of
+from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
+from medvit.training.trainer import Trainer
+from medvit.transforms.augment import Augment
+
+PositiveOf = Callable[[Facts, Sequence[str]], str]
+"""The positive one of some classes, by the facts of a dataset; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class AssembledFinetuning:
+    """A fine-tuning, ready to start or to go on."""
+
+    start: InitialModel
+    task: TaskAssignment
+    model: Model
+    module: Finetuning
+    loader: DataLoader[object]
+    validation: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+
+    @property
+    def num_images(self) -> int:
+        """Images to learn from."""
+        return len(self.task.train)
+
+
+def assemble_finetuning(
+    config: FinetuningOptions,
+    manifest: Manifest,
+    pretrained: Checkpoint | None,
+    positive_of: PositiveOf,
+    *,
+    seed: int,
+    folder: Path,
+    tracker: Tracker,
+) -> AssembledFinetuning:
+    """Return all that a fine-tuning is made of, at the place where the run in the folder had got."""
+    manifest = manifest.without_flags(config.skip_flags)
+    if config.slices is not None:
+        manifest = config.slices.single().of(manifest)
+    start = config.start(manifest, pretrained)
+    task = assign(manifest, start.preprocess, config.label)
+    require_channels(task.train, start.preprocess, config.slices)
+    require_fitting(
+        start.backbone.ndim,
+        sizes={"crop": config.crop},
+        axes={"mirrored_axes": config.mirrored_axes, "augment.flipped_axes": config.augment.flipped_axes},
+    )
+    warn_of_ignored(task.kind, **config.set_for_classification)
+    crop = config.crop or crop_size(task.train, start.preprocess, start.backbone.patch_size)
+    way = config.peft or (LoraConfig() if start.is_trained else FullConfig())
+    model = Model(
+        _describe(config, task, start.config, crop, way, positive_of(task.train.facts, task.targets)), start.backbone
+    )
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
+    num_trained = sum(size for size, is_trained in sizes if is_trained)
+    start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
+    resume_from = last_checkpoint(folder)
+    train, val = (
+        Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
+    )
+    loader = rounds(
+        config.loader,
+        train,
+        Augment(config.augment, crop, masks=task.kind == "segmentation"),
+        collate,
+        num_batches=config.trainer.batches_per_epoch,
+        seed=seed,
+        start=position_of(resume_from),
+        weights=task.odds() if config.balance == "sampler" else None,
+    )
+    loss = (
+        segmentation_loss()
+        if task.kind == "segmentation"
+        else classification_loss(task.counts, smoothing=config.smoothing, balanced=config.balance == "loss")
+    )
+    module = Finetuning(
+        model,
+        loss,
+        config.step_optim,
+        num_steps=config.trainer.steps,
+        seed=seed,
+        folder=folder,
+    )
+    trainer = config.build_trainer(folder, tracker)
+    return AssembledFinetuning(start, task, model, module, loader, whole_images(val), trainer, resume_from)
+
+
+def _describe(
+    config: FinetuningOptions,
+    task: TaskAssignment,
+    backbone: BackboneConfig,
+    crop: tuple[int, ...],
+    way: PeftConfig,
+    positive: str,
+) -> ModelConfig:
+    kind = "volume" if config.slices is not None else task.train.rows[0].kind
+    default_head = {"name": "dense" if task.kind == "segmentation" else "linear"}
+    return ModelConfig(
+        kind=task.kind,
+        backbone=backbone,
+        peft=way,
+        head=config.head or default_head,
+        classes=task.classes,
+        label=config.label if task.kind == "classification" else "",
+        positive=positive,
+        roi=crop,
+        overlap=config.overlap,
+        mirrored_axes=config.mirrored_axes,
+        applies_to=_rule(config.applies_to, AppliesTo(kind=kind, modality=task.modality)),
+        values=ValuesConfig.parse(task.train.facts.values),
+        slices=config.slices,
+    )
+
+
+def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
+    """The given rule for series; what it leaves unset is as the training images have it."""
+    said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
+    return followed.model_copy(update=said)

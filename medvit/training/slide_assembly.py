@@ -1,0 +1,77 @@
+"""Assembly of a fine-tuning on slides: backbone, head and labeled slides, before their tiles are embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medvit.artifacts import Checkpoint
+from medvit.dataset.manifest import Manifest
+from medvit.errors import ConfigError
+from medvit.hardware import resolve_device
+from medvit.heads import HeadConfig
+from medvit.models.slide import SlideModelConfig
+from medvit.models.tile_embedder import EmbeddedSlide, Embedder
+from medvit.training.assembly import PositiveOf
+from medvit.training.finetuning_options import FinetuningOptions
+from medvit.training.initialization import InitialModel
+from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, labeled_slides, warn_of_pixels
+
+
+@dataclass(frozen=True)
+class AssembledSlides:
+    """What the training on slides is made of before their tiles are embedded, which takes long."""
+
+    start: InitialModel
+    embedder: Embedder
+    head: HeadConfig
+    slides: Manifest
+    positive: str
+
+    def training(self, config: FinetuningOptions, slides: Sequence[EmbeddedSlide], *, seed: int) -> SlideTraining:
+        """The training of the heads on embedded slides.
+
+        Raises:
+            DataError: If their tiles differ in size or scale.
+        """
+        model = SlideModelConfig(
+            backbone=self.start.config,
+            head=self.head,
+            members=config.bags.members,
+            features=self.embedder.features,
+            tiles=common_tiles(slides, config.slides.skip_tiles),
+            classes=self.slides.facts.classes[config.label],
+            label=config.label,
+            positive=self.positive,
+        )
+        options = (config.bags, config.optim, config.loader, config.trainer)
+        return SlideTraining(model, slides, *options, config.balance, config.smoothing, seed)
+
+
+def assemble_slides(
+    config: FinetuningOptions,
+    manifest: Manifest,
+    pretrained: Checkpoint | None,
+    positive_of: PositiveOf,
+    *,
+    failures: list[str],
+) -> AssembledSlides:
+    """Backbone, head and labeled slides, with all that can be refused before tiles are embedded.
+
+    Raises:
+        ConfigError: If the head reads no bags, several devices are asked for, or the backbone starts at random.
+        DataError: If there are fewer than two classes, or a split is empty.
+    """
+    warn_of_pixels(**config.set_for_pixels)
+    manifest = manifest.without_flags(config.skip_flags)
+    start = config.start(manifest, pretrained)
+    if not start.is_trained:
+        raise ConfigError(
+            "tiles of slides are embedded by a backbone that stays as it is, and this one has random weights; "
+            "give checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
+        )
+    embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
+    head = bag_head(config.head, config.trainer)
+    slides = labeled_slides(manifest, config.label, failures, folds=config.bags.folds)
+    positive = positive_of(slides.facts, slides.facts.classes[config.label])
+    return AssembledSlides(start, embedder, head, slides, positive)
