@@ -36,7 +36,7 @@ class AuditConfig(StageConfig):
     places: tuple[Path, ...] = ()
     """More files and folders to search, such as logs, checkpoints, reports and predictions."""
     copy_to: Path | None = None
-    """The de-identified DICOM copy; none takes the one that the dataset names, where it has one."""
+    """The de-identified DICOM copy. Unset: the one that the dataset names, where it has one."""
     ignore: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
     """Words not to look for, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})

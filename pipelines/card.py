@@ -18,11 +18,11 @@ class CardConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another one to compare it with; none writes the card of the first anew."""
+    """Another one to compare it with. Unset: a new card of the first."""
     output: Path
     """Folder to make."""
     card: Path | None = None
-    """Markdown with prose for the card; none takes data_cards/NAME.md of the project
+    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project
     where there is one that fits the images."""
 
 

@@ -102,10 +102,10 @@ class EvaluateConfig(StageConfig):
     """Distance within which two surfaces count as one in normalized surface Dice; in pixels, where images have no
     physical scale."""
     levels: tuple[AggregationLevel, ...] | None = None
-    """Of a classification: image, eye, visit, patient, side by side; none takes all of them where images say their eye,
+    """Of a classification: image, eye, visit, patient, side by side. Unset: all of them where images say their eye,
     else images alone."""
     order: tuple[str, ...] = ()
-    """All classes from harmless to worst: the worst eye decides for its patient; none takes two classes or numbers in
+    """All classes from harmless to worst: the worst eye decides for its patient. Empty: two classes or numbers in
     their order, and of others the mean of both eyes."""
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples."""

@@ -88,7 +88,7 @@ class IngestConfig(StageConfig):
     update: Path | None = None
     """Dataset made of this source before: what has not changed since is taken from it, and what has is counted."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
-    """Name of the dataset; none takes that of its folder."""
+    """Name of the dataset. Unset: that of its folder."""
     scanning: ScanningConfig = Field(default_factory=ScanningConfig)
     labeling: LabelingConfig = Field(default_factory=LabelingConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)

@@ -19,9 +19,9 @@ class LeakageConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another one to hold against it; none looks at the splits of the first alone."""
+    """Another one to hold against it. Unset: the splits of the first alone."""
     output: Path | None = None
-    """Report folder to make; none takes the first free of leakage-1, leakage-2... in the current folder."""
+    """Report folder to make. Unset: the first free of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
     """What to look for: patient, study, file, pixel, perceptual."""
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)

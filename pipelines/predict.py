@@ -45,9 +45,9 @@ class SeriesRule(Config):
     """Replaces parts of the rule by which the checkpoint chooses a series."""
 
     modality: str | None = None
-    """DICOM modality such as CT or MR; none takes that of the checkpoint."""
+    """DICOM modality such as CT or MR. Unset: that of the checkpoint."""
     description: str | None = None
-    """Regular expression searched in SeriesDescription, in any case; none takes that of the checkpoint, `.*` any."""
+    """Regular expression searched in SeriesDescription, in any case. Unset: that of the checkpoint, `.*` any."""
 
     def over(self, rule: AppliesTo) -> AppliesTo:
         """The rule of the checkpoint with these parts replaced."""

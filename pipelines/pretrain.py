@@ -68,7 +68,7 @@ class PretrainConfig(TrainingOptions, StageConfig):
     other_preprocess: Preprocess | None = None
     """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
     peft: OptionalPeftChoice = None
-    """How the weights of the backbone may change; none takes explora if they come from somewhere, full from scratch."""
+    """How the weights of the backbone may change. Unset: explora with initial weights, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """What it is trained for."""
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)

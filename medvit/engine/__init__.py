@@ -40,7 +40,7 @@ class EngineConfig(Config):
     num_processes: Count = 1
     """Processes on this machine; 1 works in the calling process. A cluster that is joined has its own number."""
     address: str | None = None
-    """HOST:PORT of the head of a Ray cluster to join, or auto; none starts one on this machine."""
+    """HOST:PORT of the head of a Ray cluster to join, or auto. Unset: one is started on this machine."""
     item_timeout_s: Positive | None = 3600.0
     """Longest time for one item, as an image or 64 headers, in seconds. Beyond it the item has failed, and its process
     is killed and replaced; in one process alone (num_processes=1) a warning says so. Unset: no limit."""

@@ -52,7 +52,7 @@ class DeidentifyConfig(Config):
     """A de-identified DICOM copy (PS3.15 Annex E); `deidentify=FOLDER` is short for `deidentify.copy_to=FOLDER`."""
 
     copy_to: Path | None = None
-    """Folder for a de-identified DICOM copy of what is taken; none writes no copy."""
+    """Folder for a de-identified DICOM copy of what is taken. Unset: no copy."""
     options: tuple[Literal["dates", "device", "characteristics", "descriptors", "uids"], ...] = (
         "dates",
         "device",

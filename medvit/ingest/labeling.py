@@ -45,7 +45,7 @@ class LabelingConfig(Config):
     unmatched: Unmatched = "refuse"
     """Lines about what the source does not have: refuse, or warn and skip them."""
     columns: tuple[str, ...] = ()
-    """Columns of the table to take, in any letter case; none takes all but those that look as if they named people."""
+    """Columns of the table to take, in any letter case. Empty: all but those that look as if they named people."""
     missing: MissingTexts | None = None
     """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     from_folders: LabelFrom = "off"

@@ -67,9 +67,9 @@ class EyeConfig(Config):
     """What is known of images of the eye, modality OP or OPT, beyond their pixels."""
 
     laterality_from: GroupPattern | None = None
-    """Regular expression whose one group is the side in a path: R, L, OD, OS, right or left; none takes whole words."""
+    """Regular expression whose one group is the side in a path: R, L, OD, OS, right or left. Unset: whole words."""
     view_from: GroupPattern | None = None
-    """Regular expression whose one group says macula or disc in a path; none takes whole words of the file name."""
+    """Regular expression whose one group says macula or disc in a path. Unset: whole words of the file name."""
     not_fundus: Literal["refuse", "flag"] = "refuse"
     """Color photographs of modality OP that show no fundus: refuse them, or take and flag them."""
 

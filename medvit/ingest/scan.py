@@ -58,7 +58,7 @@ class ScanningConfig(Config):
     """What to look for in the source, and what to believe where files do not say it."""
 
     patient_from: GroupPattern | None = None
-    """Regular expression whose one group is the patient in a file's path; none takes DICOM PatientID, else the path."""
+    """Regular expression whose one group is the patient in a file's path. Unset: DICOM PatientID, else the path."""
     modality: str = ""
     """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)

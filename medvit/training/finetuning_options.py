@@ -30,13 +30,13 @@ class FinetuningOptions(TrainingOptions):
     """How the weights of the backbone may change; continue goes on with the adapter that the checkpoint keeps. Unset:
     lora for a pretrained backbone, full for one that starts at random."""
     head: OptionalHeadChoice = None
-    """From tokens to logits; none takes linear for classification and dense for segmentation."""
+    """From tokens to logits. Unset: linear for classification and dense for segmentation."""
     label: str = "label"
     """Key of the manifest's labels to learn; where no image has it, masks are learned."""
     positive: str = ""
     """The positive one of two classes, remembered by the model: sensitivity is of it. Unset: what ingest was told."""
     crop: tuple[Count, ...] | None = None
-    """Size of training crops and of the sliding window; none fits the images, up to 512 pixels or 96 voxels a side."""
+    """Size of training crops and of the sliding window. Unset: fitted, up to 512 pixels or 96 voxels a side."""
     balance: Literal["loss", "sampler", "off"] = "loss"
     """How rare classes of images are made to count: weights in the loss, drawing them more often, or not at all."""
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -28,7 +28,7 @@ class CurriculumConfig(Config):
     """Largest deviation of the noise while crops are small and once they are whole, in deviations of the crop; 0.2 and
     0.5 of the range of natural images as published."""
     noise_side: Count | None = None
-    """Side of the square or cube of noise in each crop, in pixels or voxels; none draws one up to the whole crop."""
+    """Side of the square or cube of noise in each crop, in pixels or voxels. Unset: drawn up to the whole crop."""
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
         """Return the crops as they are to be at a share of the training; random by torch's generator."""

@@ -35,7 +35,7 @@ class ViewsConfig(Config):
     stretch: float = Field(default=4 / 3, ge=1.0)
     """Largest ratio by which one axis of a crop is stretched against another, relative to the image's own shape."""
     flipped_axes: tuple[Axis, ...] = ()
-    """Spatial axes along which a crop is flipped half of the time; none by default, since sides mean something."""
+    """Spatial axes along which a crop is flipped half of the time. None by default, since sides mean something."""
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
         """Return the same options with the sizes filled in, in whole patches, where none were given."""
