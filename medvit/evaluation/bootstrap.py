@@ -1,4 +1,9 @@
-"""Bootstrap over patients: intervals of any statistic, and of the difference of two models on the same patients."""
+"""Bootstrap over patients: intervals of any statistic, and of the difference of two models on the same patients.
+
+Not `scipy.stats.bootstrap`, because it draws images where patients have several, and one resample without a case of a
+class makes its interval undefined (measured: intervals half as wide with 4 alike images a patient; none at all of an
+AUROC with 3 positive images among 20).
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 Pixels are (B, 3, H, W) in [0, 1]. Stains mix in optical density, -ln(light / `GLASS`). What is glass has no say in the
 statistics; a picture with hardly any tissue stays as it is.
+
+Not torchstain, because on a tile of glass alone its Macenko raises an IndexError and its Reinhard turns the tile black
+(measured with version 1.4.1, a tile of 224 pixels: its Macenko takes 14 ms beside 30 here, its Reinhard 21 beside 10).
 """
 
 from __future__ import annotations
