@@ -171,7 +171,7 @@ class Report:
     lines: Sequence[tuple[str, str]] = ()
 
     def summary(self) -> Summary:
-        """What was measured, and the main metrics with their intervals."""
+        """Return what was measured, and the main metrics with their intervals."""
         files = {"report.html": "report", "metrics.json": "all metrics", "predictions.parquet": "a row for each image"}
         return Summary(self.lines, {**files, "summary.txt": "what was made, and where"})
 

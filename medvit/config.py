@@ -378,7 +378,7 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
 
 
 def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
-    """The earlier names of options and of those in groups that had another name."""
+    """Return the earlier names of options and of those in groups that had another name."""
     for old, now in kind.RENAMED.items():
         yield Key(prefix + old, RENAMED, prefix + now, "", variant)
         for key in found:

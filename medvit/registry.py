@@ -191,7 +191,7 @@ def _leave(room: str, module: str) -> None:
 
 
 def _modules(room: str) -> Iterator[ModuleType]:
-    """The modules of a room, and those of other packages that joined it."""
+    """Return the modules of a room, and those of other packages that joined it."""
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):  # code shared by the choices of a room

@@ -108,21 +108,21 @@ class Run:
     """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
-        """Reads a dataset and records it as an input of this run."""
+        """Read a dataset and records it as an input of this run."""
         manifest = Manifest.read(folder)
         self._uses(name, folder, manifest.hash)
         self.tracker.dataset(manifest.facts.name, manifest.hash, self.stage)
         return manifest
 
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
-        """Loads a checkpoint and records it as an input of this run."""
+        """Load a checkpoint and records it as an input of this run."""
         checkpoint = Checkpoint.load(folder)
         self.learned |= training_patients(folder)
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
 
     def require_same(self, name: str, digest: str) -> None:
-        """Records an input by its digest; a run that goes on must have the same.
+        """Record an input by its digest; a run that goes on must have the same.
 
         Raises:
             ConfigError: If the unfinished run had another.
@@ -134,7 +134,7 @@ class Run:
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Records an input by its digest; whether it is the one that the run began with, if it goes on."""
+        """Record an input by its digest; whether it is the one that the run began with, if it goes on."""
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -144,7 +144,7 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Records what became of options that were left to follow the data, in place of what was asked for.
+        """Record what became of options that were left to follow the data, in place of what was asked for.
 
         Those of a group are named with dots, as `**{"facts.license": "CC0"}`; its others stay.
         """
@@ -161,12 +161,12 @@ class Run:
         self.tracker.text(text, CONFIG)
 
     def leave_to_leader(self) -> None:
-        """Ends the other processes of a run on several devices: what follows is done once, by the one that leads."""
+        """End the other processes of a run on several devices: what follows is done once, by the one that leads."""
         if not self.leads:
             raise SystemExit(0)
 
     def keep(self, *names: str) -> None:
-        """Keeps files of the folder as artifacts of the run; those that are not there are passed over."""
+        """Keep files of the folder as artifacts of the run; those that are not there are passed over."""
         for name in names:
             if (self.folder / name).exists():
                 self.tracker.file(self.folder / name)
@@ -190,7 +190,7 @@ class Artifact(Protocol):
         """Where it is stored."""
 
     def summary(self) -> Summary:
-        """What it holds, for the terminal and the log."""
+        """Return what it holds, for the terminal and the log."""
 
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
@@ -219,11 +219,11 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return self.recipe.__doc__
 
     def __call__(self, config: StageConfigT | None = None, **options: Any) -> ArtifactT:
-        """Runs the stage; what it made, at its final place."""
+        """Run the stage; what it made, at its final place."""
         return self.run(config or self.config_type.parse(options, source=self.name)).artifact
 
     def run(self, config: StageConfigT) -> Finished[ArtifactT]:
-        """Runs the stage.
+        """Run the stage.
 
         Raises:
             MedvitError: In one sentence for the user; the output folder has its final name only if none was raised.
@@ -261,7 +261,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return finished
 
     def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
-        """Takes part in the training that another process leads, and ends with it."""
+        """Take part in the training that another process leads, and ends with it."""
         if config.IS_DISTRIBUTED:
             log.setLevel(logging.WARNING)  # the leader tells the rest
             seed_everything(config.seed)
@@ -270,7 +270,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
 
 
 def stage(recipe: Callable[[StageConfigT, Run], ArtifactT]) -> Stage[StageConfigT, ArtifactT]:
-    """Makes a stage of a function `(config, run) -> artifact`; the config's type is read from its annotation."""
+    """Make a stage of a function `(config, run) -> artifact`; the config's type is read from its annotation."""
     return Stage(recipe.__name__, get_type_hints(recipe)["config"], recipe)
 
 
@@ -288,7 +288,7 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
 
 @contextmanager
 def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
-    """Makes the folder to work in, or opens that of an unfinished run, for this process alone.
+    """Make the folder to work in, or opens that of an unfinished run, for this process alone.
 
     Raises:
         OutputError: If there is an artifact already, or an unfinished run and none is to go on, or another is at work.
@@ -375,7 +375,7 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
 
 
 def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
-    """The options that differ, those in groups with dots."""
+    """Return the options that differ, those in groups with dots."""
     for key in [*now, *(key for key in before if key not in now)]:
         one, other = before.get(key), now.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -385,7 +385,7 @@ def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
 
 
 def _without(tree: Tree, names: Iterable[str]) -> Tree:
-    """A tree without some options, those in groups named with dots."""
+    """Return a tree without some options, those in groups named with dots."""
     inner: dict[str, list[str]] = {}
     for name, _, rest in (name.partition(".") for name in names):
         inner.setdefault(name, []).append(rest)
@@ -456,7 +456,7 @@ def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
 
 @contextmanager
 def _removed_if_empty(partial: Path) -> Iterator[None]:
-    """A run that failed before it made anything leaves nothing to resume."""
+    """Return a run that failed before it made anything leaves nothing to resume."""
     try:
         yield
     except BaseException:

@@ -48,13 +48,13 @@ class Entry:
 
 STAGES = {
     "init": Entry(
-        "Looks at a folder without reading pixels, says what it holds, and writes configurations that fit.",
+        "Survey a folder without reading pixels, say what it holds, and write configurations that fit.",
         "medvit init source=hospital-export output=project",
         "findings stand in the way",
         first=("output", "modality", "label_from", "labels", "device"),
     ),
     "ingest": Entry(
-        "Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
+        "Make a dataset from a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
         "failed or are not as asked for",
         first=(
@@ -72,11 +72,11 @@ STAGES = {
         ),
     ),
     "merge": Entry(
-        "Makes one dataset of several, with the splits they have; what two splits share stays in one.",
+        "Merge several datasets into one and keep their splits; what two splits share stays in one.",
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
-        "Continues the pretraining of a backbone on your own images.",
+        "Continue the pretraining of a backbone on your own images.",
         "medvit pretrain dataset=runs/dataset output=runs/backbone",
         "rollback",
         first=(
@@ -93,7 +93,7 @@ STAGES = {
         ),
     ),
     "finetune": Entry(
-        "Teaches a backbone a task from your labels.",
+        "Fine-tune a backbone for a task on your labels.",
         "medvit finetune dataset=runs/dataset checkpoint=runs/backbone output=runs/model",
         first=(
             "checkpoint",
@@ -108,7 +108,7 @@ STAGES = {
         ),
     ),
     "evaluate": Entry(
-        "Measures a model on a split it was not trained on, with intervals, and writes a report.",
+        "Evaluate a model on a split it was not trained on, with intervals, and write a report.",
         "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",
         first=(
             "split",
@@ -118,7 +118,7 @@ STAGES = {
         ),
     ),
     "predict": Entry(
-        "Runs a model on a folder of studies and writes results a clinician can open.",
+        "Run a model on a folder of studies and write results that a clinician can open.",
         "medvit predict checkpoint=runs/model source=new-studies output=runs/predictions",
         "failed, lack a result or did not fit",
         first=(
@@ -131,41 +131,41 @@ STAGES = {
         ),
     ),
     "export": Entry(
-        "Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
+        "Write a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
         "medvit export dataset=runs/dataset output=runs/files",
     ),
     "audit": Entry(
-        "Looks in a dataset, its copies and the tracker for what identifies patients in the source.",
+        "Search a dataset, its copies and the tracker for what identifies patients in the source.",
         "medvit audit dataset=runs/dataset source=hospital-export",
         "places identify patients or could not be searched",
         prints_them=True,
     ),
     "leakage": Entry(
-        "Finds patients, studies and images that the splits of a dataset, or two datasets, share.",
+        "Find patients, studies and images that the splits of a dataset, or two datasets, share.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
         "ways to leak were found",
     ),
     "card": Entry(
-        "Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew.",
+        "Compare two datasets: scanners, spacing, age, sex, intensities, classes; or write the card of one again.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "plan": Entry(
-        "Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing but a table.",
+        "Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table.",
         "medvit plan pretrain dataset=runs/dataset backbone.size=base",
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Sends to MLflow what runs recorded while it could not be reached.",
+        "Send to MLflow what runs recorded while it could not be reached.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
     "whois": Entry(
-        "Tells the original of a pseudonym from the crosswalk beside the site's key; writes nothing.",
+        "Look up the original of a pseudonym in the crosswalk beside the site's key; write nothing.",
         "medvit whois s-0123456789ab key=~/.medvit/site.key",
         before="PSEUDONYM ",
     ),
     "demo": Entry(
-        "Runs every stage on phantoms of radiology, pathology and the eye, and says where to look.",
+        "Run every stage on phantoms of radiology, pathology and the eye, and say where to look.",
         "medvit demo output=runs/demo",
     ),
 }
@@ -180,7 +180,7 @@ class Command:
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Command:
-        """The command of a list of arguments; `-h` is short for `--help`."""
+        """Return the command of a list of arguments; `-h` is short for `--help`."""
         named = ["--help" if argument == "-h" else argument for argument in arguments]
         return cls(
             tuple(argument for argument in named if not argument.startswith("-")),
@@ -198,7 +198,7 @@ EXIT_STATUS = """exit status:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; its exit status. That nobody reads the output to its end changes neither."""
+    """Run the command line; its exit status. That nobody reads the output to its end changes neither."""
     with outliving_readers():
         return _main(arguments)
 
@@ -228,7 +228,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
-    """Runs one stage; its exit status. With `debug`, errors come with their traceback."""
+    """Run one stage; its exit status. With `debug`, errors come with their traceback."""
     from medvit.errors import ConfigError, MedvitError
     from medvit.logs import log_to_terminal
     from pipelines._help import misspelt
@@ -271,7 +271,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
 
 
 def find(name: str) -> Stage[Any, Any]:
-    """The stage under a name of `STAGES`."""
+    """Return the stage under a name of `STAGES`."""
     import importlib
 
     stage: Stage[Any, Any] = getattr(importlib.import_module(f"pipelines.{name}"), name)
@@ -279,7 +279,7 @@ def find(name: str) -> Stage[Any, Any]:
 
 
 def overview() -> str:
-    """The list of stages, as `medvit --help` shows it."""
+    """Return the list of stages, as `medvit --help` shows it."""
     width = max(map(len, STAGES))
     stages = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in STAGES.items())
     return (
@@ -334,7 +334,7 @@ def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _quiet(*libraries: str) -> None:
-    """Keeps the libraries' talk of their own start-up out of the log; their warnings stay."""
+    """Keep the libraries' talk of their own start-up out of the log; their warnings stay."""
     for library in libraries:
         logging.getLogger(library).setLevel(logging.WARNING)
 

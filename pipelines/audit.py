@@ -56,7 +56,7 @@ class AuditConfig(StageConfig):
 
 @stage
 def audit(config: AuditConfig, run: Run) -> Audited:
-    """Looks in a dataset, its copies and the tracker for what identifies patients in the source."""
+    """Search a dataset, its copies and the tracker for what identifies patients in the source."""
     manifest = run.dataset(config.dataset)
     made_with = read_yaml(config.dataset / CONFIG)
     copying = DeidentifyConfig.parse_saved(made_with.get("deidentify") or {}, source=CONFIG)

@@ -28,7 +28,7 @@ class CardConfig(StageConfig):
 
 @stage
 def card(config: CardConfig, run: Run) -> CardFolder:
-    """Compares two datasets: scanners, spacing, age, sex, intensities, classes; or writes the card of one anew."""
+    """Compare two datasets: scanners, spacing, age, sex, intensities, classes; or write the card of one again."""
     a = run.dataset(config.a, "a")
     if config.b is None:
         prose = find_prose(config.card, a.facts.name)

@@ -102,7 +102,7 @@ class DemoStages:
         return self.config.output.absolute()
 
     def run(self, what: Stage[Any, Any], name: str, **options: Any) -> Path:
-        """What a stage made, in the folder `name`; `options` as on the command line."""
+        """Return what a stage made, in the folder `name`; `options` as on the command line."""
         shared = {"seed": self.config.seed, "resume": self.config.resume, "tracking": self.config.tracking.tree()}
         if "key" in what.config_type.model_fields:
             shared["key"] = self.root / "site.key"
@@ -116,7 +116,7 @@ class DemoStages:
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
-    """Runs every stage on phantoms of radiology, pathology and the eye, and says where to look."""
+    """Run every stage on phantoms of radiology, pathology and the eye, and say where to look."""
     job = DemoStages(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
 
@@ -221,7 +221,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 
 
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
-    """Writes what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
+    """Write what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
 
     Slides are pyramidal TIFF, new ones DICOM; eyes are photographs and OCT volumes in DICOM. One of the new studies has
     lost a slice.
@@ -244,14 +244,14 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
 
 
 def unexpected(predictions: Path, num_expected: int) -> list[str]:
-    """The failures of a folder of predictions, unless there are as many as were meant to be."""
+    """Return the failures of a folder of predictions, unless there are as many as were meant to be."""
     with (predictions / "status.csv").open(encoding="utf-8", newline="") as file:
         failed = [line for line in csv.DictReader(file) if line["status"] != "done"]
     return [f"{line['study']}: {line['reason']}" for line in failed] if len(failed) != num_expected else []
 
 
 def summary(root: Path, config: DemoConfig) -> str:
-    """The numbers with their intervals, and where to look."""
+    """Return the numbers with their intervals, and where to look."""
     dice = list(new_dice(root / "ct-predictions", config))
     lines = [
         "",

@@ -117,7 +117,7 @@ class EvaluateConfig(StageConfig):
 
 @stage
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
-    """Measures a model on a split it was not trained on, with intervals, and writes a report."""
+    """Evaluate a model on a split it was not trained on, with intervals, and write a report."""
     manifest = run.dataset(config.dataset)
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)
@@ -205,7 +205,7 @@ def notes_on_excluded(failures: Sequence[str], total: int, what: str) -> list[st
 def positive_of(
     config: EvaluateConfig, predictor: Predictor | SlidePredictor, manifest: Manifest, notes: list[str]
 ) -> str:
-    """The positive one of two classes; empty of other models. `notes` gets a line where nobody said which.
+    """Return the positive one of two classes; empty of other models. `notes` gets a line where nobody said which.
 
     Raises:
         ConfigError: If the one asked for is not one of two classes.
@@ -226,19 +226,22 @@ def positive_of(
 
 
 def index_of(positive: str, classes: Sequence[str]) -> int:
-    """The index of the positive one of two classes; 1 of others, which have none."""
+    """Return the index of the positive one of two classes; 1 of others, which have none."""
     return classes.index(positive) if positive else 1
 
 
 def levels_of(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[AggregationLevel, ...]:
-    """The levels asked for, or all where images say their eye."""
+    """Return the levels asked for, or all where images say their eye."""
     return config.levels or (LEVELS if any(LATERALITY in row.attributes for row in rows) else LEVELS[:1])
 
 
 def by_level(
     config: EvaluateConfig, predictor: Predictor | SlidePredictor, measured: Manifest
 ) -> dict[str, Sequence[str] | None]:
-    """The levels and the order of classes in force: of a classification of images, of several levels for the order."""
+    """Return the levels and the order of classes in force.
+
+    Of a classification of images, of several levels for the order.
+    """
     model = predictor.config
     if model.kind != "classification":
         return {"levels": config.levels, "order": config.order}
@@ -251,7 +254,10 @@ def by_level(
 def measure_slides(
     manifest: Manifest, predictor: SlidePredictor, config: EvaluateConfig, notes: list[str], failures: list[str]
 ) -> Evaluation:
-    """The same of slides, whose tiles are embedded where they are not yet; of patients, too, with several slides."""
+    """Return the same of slides, whose tiles are embedded where they are not yet.
+
+    Of patients, too, with several slides.
+    """
     model = predictor.config
     num_before = len(failures)
     slides = predictor.embed(manifest, config.slides, config.tiles, failures)
@@ -276,7 +282,7 @@ def measure_slides(
 def telling_slides(
     manifest: Manifest, predictor: SlidePredictor, evaluation: Evaluation, config: EvaluateConfig
 ) -> list[Example]:
-    """The best, the median and the worst slide by the probability of the truth, with maps and top tiles."""
+    """Return the best, the median and the worst slide by the probability of the truth, with maps and top tiles."""
     examples, scores, model = [], probability_of_truth(evaluation), predictor.config
     for name, index in examples_to_show(scores).items():
         row = evaluation.rows[index]
@@ -304,12 +310,12 @@ def predicted(manifest: Manifest, predictor: Predictor, failures: list[str]) -> 
 
 
 def surface_tolerance(config: EvaluateConfig, manifest: Manifest) -> str:
-    """The tolerance of normalized surface Dice as the report tells it."""
+    """Return the tolerance of normalized surface Dice as the report tells it."""
     return f"{config.nsd_tolerance_mm:g} {unit_of(manifest)}"
 
 
 def read_other(folder: Path, tolerance: str) -> MetricTable:
-    """The images of the report named in `against`.
+    """Return the images of the report named in `against`.
 
     Raises:
         DataError: If that folder holds no report, or one with another tolerance of surfaces.
@@ -323,7 +329,7 @@ def read_other(folder: Path, tolerance: str) -> MetricTable:
 
 
 def compare(evaluation: Evaluation, other: MetricTable, config: EvaluateConfig) -> dict[str, Estimate]:
-    """The differences from another report, on the images that both predict."""
+    """Return the differences from another report, on the images that both predict."""
     rows = {
         "image_id": [row.image_id for row in evaluation.rows],
         "patient_id": [row.patient_id for row in evaluation.rows],
@@ -337,7 +343,7 @@ def compare(evaluation: Evaluation, other: MetricTable, config: EvaluateConfig) 
 def describe(
     config: EvaluateConfig, manifest: Manifest, digest: str, answered: Manifest, found: Evaluation
 ) -> ReportSubject:
-    """What was evaluated on what, and a warning where the numbers flatter."""
+    """Return what was evaluated on what, and a warning where the numbers flatter."""
     lineage = Lineage.read(config.checkpoint)
     same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
     warning = ""
@@ -363,7 +369,10 @@ def describe(
 
 
 def telling_cases(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
-    """The best, the median and the worst image: by mean Dice, with contours, or by the probability of the truth."""
+    """Return the best, the median and the worst image.
+
+    By mean Dice, with contours, or by the probability of the truth.
+    """
     scores = evaluation.columns["dice"] if evaluation.kind == "segmentation" else probability_of_truth(evaluation)
     unit, examples = unit_of(manifest), []
     for name, index in examples_to_show(scores).items():

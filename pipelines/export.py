@@ -32,7 +32,7 @@ class ExportConfig(StageConfig):
 
 @stage
 def export(config: ExportConfig, run: Run) -> Exported:
-    """Writes a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each."""
+    """Write a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each."""
     manifest = run.dataset(config.dataset)
     rows = [row for row in manifest if row.split in config.splits]
     waiting = [row for row in rows if not (config.resume and is_done(row, run.folder))]

@@ -46,7 +46,7 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
 
 @stage
 def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Teaches a backbone a task from your labels."""
+    """Fine-tune a backbone for a task on your labels."""
     if holds_slides(Manifest.read(config.dataset), config.label):
         return finetune_slides(config, run)
     parts = assemble(config, run)
@@ -115,7 +115,7 @@ def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
 
 
 def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
-    """The same of slides, before their tiles are embedded, which takes long."""
+    """Return the same of slides, before their tiles are embedded, which takes long."""
     return assemble_slides(config, *_inputs(config, run), partial(positive_of, config), failures=run.failures)
 
 
@@ -125,7 +125,7 @@ def _inputs(config: FinetuneConfig, run: Run) -> tuple[Manifest, Checkpoint | No
 
 
 def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) -> str:
-    """The positive one of two classes: the one asked for, else the one that the dataset remembers; reports none.
+    """Return the positive one of two classes: the one asked for, else the one that the dataset remembers; reports none.
 
     Raises:
         ConfigError: If the one asked for is not one of two classes.

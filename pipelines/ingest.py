@@ -104,7 +104,7 @@ class IngestConfig(StageConfig):
 
     @model_validator(mode="after")
     def _are_apart(self) -> Self:
-        """What is made lies outside of what it is made of, or the next ingest would take it for images."""
+        """Return what is made lies outside of what it is made of, or the next ingest would take it for images."""
         places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
         made = {key: path.resolve() for key, path in places.items() if path is not None}
         source = local_path(self.source)
@@ -127,7 +127,7 @@ class IngestConfig(StageConfig):
 
 @stage
 def ingest(config: IngestConfig, run: Run) -> Manifest:
-    """Makes a dataset of a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
+    """Make a dataset from a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides."""
     run.in_force(name=config.title)
     allow_volumes(config.scanning.max_volume_gib)
     config.deidentify.check(resume=config.resume)

@@ -74,7 +74,7 @@ class WrittenProject:
 
 @dataclass(frozen=True)
 class Init:
-    """Looks at a folder without reading pixels, says what it holds, and writes configurations that fit."""
+    """Survey a folder without reading pixels, say what it holds, and write configurations that fit."""
 
     config_type: type[InitConfig] = InitConfig
 
@@ -154,7 +154,7 @@ def _project(config: InitConfig, found: Survey) -> Project:
 
 
 def _findings(found: Survey, config: InitConfig) -> Iterator[str]:
-    """What makes the exit status 3, a line each."""
+    """Return what makes the exit status 3, a line each."""
     if found.num_failures > found.num_used:
         yield f"{counted(found.num_failures, 'file')} of {found.num_files} would be refused, more than would be used"
     if config.labels is not None and found.table is None:

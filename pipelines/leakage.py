@@ -35,7 +35,7 @@ class LeakageConfig(StageConfig):
 
 @stage
 def leakage(config: LeakageConfig, run: Run) -> Leakage:
-    """Finds patients, studies and images that the splits of a dataset, or two datasets, share."""
+    """Find patients, studies and images that the splits of a dataset, or two datasets, share."""
     manifests = {"" if config.b is None else "a": run.dataset(config.a, "a")}
     if config.b is not None:
         manifests["b"] = run.dataset(config.b, "b")

@@ -31,7 +31,7 @@ class MergeConfig(StageConfig):
 
 @stage
 def merge(config: MergeConfig, run: Run) -> Manifest:
-    """Makes one dataset of several, with the splits they have; what two splits share stays in one."""
+    """Merge several datasets into one and keep their splits; what two splits share stays in one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)

@@ -72,7 +72,7 @@ PLANNED: Mapping[str, type[PlanConfig]] = {"pretrain": PretrainPlanConfig, "fine
 
 
 def _plan(config: Any, run: Run) -> Plan:
-    """Tells what a pretraining or fine-tuning takes, from a few measured steps; makes nothing but a table."""
+    """Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table."""
     with tempfile.TemporaryDirectory() as folder:
         measuring = Run(run.stage, Path(folder), Tracker())  # nothing is kept of the training
         short = _shortened(config)

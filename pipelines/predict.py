@@ -50,7 +50,7 @@ class SeriesRule(Config):
     """Regular expression searched in SeriesDescription, in any case. Unset: that of the checkpoint, `.*` any."""
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """The rule of the checkpoint with these parts replaced."""
+        """Return the rule of the checkpoint with these parts replaced."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 
@@ -99,7 +99,7 @@ class PredictConfig(StageConfig):
 
 @stage
 def predict(config: PredictConfig, run: Run) -> Predictions:
-    """Runs a model on a folder of studies and writes results a clinician can open."""
+    """Run a model on a folder of studies and write results that a clinician can open."""
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     names = SiteNames(config.key)
     allow_volumes(config.max_volume_gib)
@@ -137,7 +137,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
 
 
 def make_job(config: PredictConfig, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
-    """What does one study, by the kind of the model.
+    """Return what does one study, by the kind of the model.
 
     Raises:
         ConfigError: If outputs are not for such models, or codes are not of their classes.
@@ -167,7 +167,7 @@ def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
 
 
 def cut_as(spec: TileSpec) -> Callable[[Slide], TileGrid]:
-    """Finds the tiles of a slide as ingest found those that a model learned from."""
+    """Find the tiles of a slide as ingest found those that a model learned from."""
     same = spec.model_dump(include={"size", "mpp", "overlap", "min_tissue"})
     config, slides = TilesConfig.parse(same), SlidesConfig(skip_tiles=spec.skip)
     return lambda slide: slides.usable(cut(slide, config).grid)

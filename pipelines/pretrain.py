@@ -116,7 +116,7 @@ class AssembledPretraining:
 
 @stage
 def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
-    """Continues the pretraining of a backbone on your own images."""
+    """Continue the pretraining of a backbone on your own images."""
     parts = assemble(config, run)
     other = None if len(parts.streams) < 2 else parts.streams[1].preprocess
     run.in_force(
@@ -201,7 +201,7 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
 
 
 def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Backbone) -> None:
-    """The backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
+    """Return the backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
     twin = parts.module.objective.twin
     if twin is None:
         return
@@ -231,7 +231,7 @@ def _weights_told(parts: AssembledPretraining) -> str:
 
 
 def _guard_told(guard: Guard, run: Run) -> dict[str, str]:
-    """What the guard did, for the model card; a failure of the run where it put the best weights back."""
+    """Return what the guard did, for the model card; a failure of the run where it put the best weights back."""
     start, best, last = guard.start, guard.best, guard.last
     if start is None or best is None or last is None:
         return {"guard": "off"}

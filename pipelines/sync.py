@@ -32,7 +32,7 @@ class Synced:
 
 
 class Sync:
-    """Sends to MLflow what runs recorded while it could not be reached.
+    """Send to MLflow what runs recorded while it could not be reached.
 
     Makes nothing. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name of
     the run in MLflow; that of an unfinished run stays for the run to go on with.
@@ -42,7 +42,7 @@ class Sync:
     config_type = SyncConfig
 
     def __call__(self, config: SyncConfig | None = None, **options: object) -> Synced:
-        """Sends the journals.
+        """Send the journals.
 
         Raises:
             ConfigError: If there is no such folder.
@@ -50,7 +50,7 @@ class Sync:
         return self.run(config or SyncConfig.parse(options, source=self.name))
 
     def run(self, config: SyncConfig) -> Synced:
-        """The same, of a config."""
+        """Return the same, of a config."""
         if not config.runs.is_dir():
             raise ConfigError(f"no folder at {config.runs}; runs=... names the folder of a run, or one above several")
         sent: list[Path] = []

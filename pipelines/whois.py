@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Whois:
-    """Tells the original of a pseudonym from the crosswalk beside the site's key; writes nothing."""
+    """Look up the original of a pseudonym in the crosswalk beside the site's key; write nothing."""
 
     config_type: type[WhoisConfig] = WhoisConfig
 
@@ -49,7 +49,7 @@ class Whois:
         return self, [f"pseudonym={word}" if re.match(PSEUDONYM, word) else word for word in words]
 
     def run(self, config: WhoisConfig) -> Finished[Answer]:
-        """Prints the originals.
+        """Print the originals.
 
         Raises:
             ConfigError: If the key cannot be read.

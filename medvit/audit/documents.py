@@ -40,7 +40,7 @@ _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def document_values(file: Path) -> Iterator[IdentifyingValue]:
-    """The values in a document.
+    """Return the values in a document.
 
     Raises:
         NotAnImageError: If the file is not a document known here.
@@ -122,7 +122,7 @@ def _days(match: re.Match[str]) -> Iterator[str]:
 
 
 def _sheets(file: Path) -> Iterator[Iterator[Sequence[str]]]:
-    """The sheets of a workbook (ECMA-376, 18.3), of which nothing but the cells is read."""
+    """Return the sheets of a workbook (ECMA-376, 18.3), of which nothing but the cells is read."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.file_size > 16 * MAX_BYTES for entry in entries.values()):

@@ -59,7 +59,7 @@ class Haystack:
             self._table[_slots(starts.T)] = True
 
     def in_text(self, text: str) -> set[Needle]:
-        """The needles in a text."""
+        """Return the needles in a text."""
         folded = _HEX.sub(" ", _BASE64.sub(" ", text).casefold())
         composed = folded if folded.isascii() else unicodedata.normalize("NFC", folded)
         words = re.findall(r"[^\W_]+", composed)
@@ -72,7 +72,7 @@ class Haystack:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """The needles in bytes that are no text."""
+        """Return the needles in bytes that are no text."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:

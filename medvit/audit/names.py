@@ -46,7 +46,7 @@ class NameForm:
 
 
 def name_forms(name: str) -> Iterator[NameForm]:
-    """The forms of a value of the VR PN, or of a name as people write it; of a placeholder none."""
+    """Return the forms of a value of the VR PN, or of a name as people write it; of a placeholder none."""
     for group in name.casefold().split("="):
         words = [word for word in words_of(group) if not word.isdigit()]
         if not words or is_placeholder(group):
@@ -64,7 +64,7 @@ def name_forms(name: str) -> Iterator[NameForm]:
 
 
 def written_forms(name: str) -> Iterator[str]:
-    """A person's name as DICOM writes it, and as people do (PS3.5 6.2.1), families first and last."""
+    """Return a person's name as DICOM writes it, and as people do (PS3.5 6.2.1), families first and last."""
     for group in name.casefold().split("="):
         parts = [part.strip() for part in group.split("^") if part.strip()]
         yield group.strip("^ ")
@@ -86,7 +86,7 @@ def is_word(word: str) -> bool:
 
 
 def spellings(word: str) -> set[str]:
-    """A word, and as it is written where there are no accents."""
+    """Return a word, and as it is written where there are no accents."""
     if word.isascii() or not _is_latin(word):
         return {word}
     whole = word.translate(_WITHOUT_STROKES)

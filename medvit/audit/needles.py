@@ -61,7 +61,10 @@ class Needle:
         return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:
-        """The needle of a text that comes from two places; what a copy may keep, a weak one does not forbid it."""
+        """Return the needle of a text that comes from two places.
+
+        What a copy may keep, a weak one does not forbid it.
+        """
         telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
         return Needle(
             text,
@@ -109,7 +112,7 @@ class ReadValues:
     profile: Profile
 
     def __call__(self, file: Path) -> IdentifyingValues:
-        """The values of a file, by the reader of its format or as a document; what nobody can read is said."""
+        """Return the values of a file, by the reader of its format or as a document; what nobody can read is said."""
         found: list[FileText] = []
         try:
             found.extend(readers.texts(file))  # which keeps those before an error
@@ -120,7 +123,7 @@ class ReadValues:
         return self._of_texts(found, file)
 
     def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
-        """The values among texts; of DICOM also what they are of, and which of them may be shown."""
+        """Return the values among texts; of DICOM also what they are of, and which of them may be shown."""
         of_dicom = [text for text in found if text.tag is not None]
         gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
         identifying_ones = tuple(dict.fromkeys(value for value in map(identifying, found) if value is not None))
@@ -169,7 +172,7 @@ def sought(
     dataset: str = "",
     classes: Collection[str] = (),
 ) -> Sought:
-    """What to look for, of the file names of a source and what was found in `num_files` files.
+    """Return what to look for, of the file names of a source and what was found in `num_files` files.
 
     `ignored` words are not looked for. Neither are the `classes` of the dataset where they may stand in a source by
     chance, as in a table; where they name a patient they are. Nor is the name of the source's folder where `dataset`,
@@ -191,7 +194,7 @@ def sought(
 
 
 def forms(text: str) -> set[str]:
-    """A text as programs may write it: composed or decomposed letters, escapes of JSON and of URLs."""
+    """Return a text as programs may write it: composed or decomposed letters, escapes of JSON and of URLs."""
     if text.isascii():
         return {text}
     composed, parted = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)

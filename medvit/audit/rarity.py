@@ -44,5 +44,5 @@ def is_number_in_parts(text: str) -> bool:
 
 
 def telling_part(text: str) -> str:
-    """The words of prose that may be names or identifiers: with a capital or a digit."""
+    """Return the words of prose that may be names or identifiers: with a capital or a digit."""
     return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))

@@ -63,14 +63,14 @@ class Search:
         return Haystack(n for n in self.sought.needles.values() if n.is_in_copy and not n.is_date)
 
     def folder(self, folder: Path, title: str) -> Iterator[Trace]:
-        """The findings in all files of a folder, or in one file; `title` is what the place is called."""
+        """Return the findings in all files of a folder, or in one file; `title` is what the place is called."""
         haystack = self.everywhere
         for place, file in _files(folder, title, haystack):
             yield from _named(file, folder, place, haystack)
             yield from search_file(file, place, haystack)
 
     def copy(self, folder: Path) -> Iterator[Trace]:
-        """The findings in a de-identified DICOM copy."""
+        """Return the findings in a de-identified DICOM copy."""
         haystack = self.in_copies
         for place, file in _files(folder, "the DICOM copy", haystack):
             yield from _named(file, folder, place, haystack)
@@ -79,7 +79,7 @@ class Search:
                 yield from self._unmoved_dates(file, place)
 
     def text(self, place: str, text: str) -> Iterator[Trace]:
-        """The findings in a text."""
+        """Return the findings in a text."""
         yield from _traces(place, self.everywhere.in_text(text))
 
     def _unmoved_dates(self, file: Path, place: str) -> Iterator[Trace]:
@@ -95,12 +95,12 @@ class Search:
 
 
 def by_pseudonym(sought: Sought, pseudonyms: dict[str, str]) -> Sought:
-    """The same with dates by the pseudonym of their patient."""
+    """Return the same with dates by the pseudonym of their patient."""
     return replace(sought, dates={pseudonyms[patient]: days for patient, days in sought.dates.items()})
 
 
 def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """The findings in one file, and where it could not be searched."""
+    """Return the findings in one file, and where it could not be searched."""
     try:
         with decoding("the file"):
             yield from _search_file(file, place, haystack)
@@ -133,7 +133,7 @@ def _search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _beside_pixels(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """The findings in texts of an image that are packed or coded, as those of a PNG or in EXIF."""
+    """Return the findings in texts of an image that are packed or coded, as those of a PNG or in EXIF."""
     found: set[Needle] = set()
     try:
         for text in readers.texts(file):
@@ -273,7 +273,7 @@ def _zip(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _unpacked(file: Path, head: bytes) -> tuple[bytes, bool]:
-    """The content of a file, and whether that is all of it."""
+    """Return the content of a file, and whether that is all of it."""
     if not head.startswith(b"\x1f\x8b"):
         return file.read_bytes(), True
     try:

@@ -44,7 +44,7 @@ class _Measured:
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
-    """Writes `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete.
+    """Write `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete.
 
     Raises:
         DataError: If the store lacks pixels that are shown or measured.
@@ -56,7 +56,7 @@ def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Pro
 def write_markdown(
     manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None, *, folder: Path
 ) -> None:
-    """Writes `card.md` and its plots alone, into any folder."""
+    """Write `card.md` and its plots alone, into any folder."""
     measured = _measure(manifest)
     overlaps = find_copies(manifest)
     pictures = plots.draw(manifest, measured.intensities, folder)
@@ -217,7 +217,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
 
 
 def _one_label(manifest: Manifest) -> dict[str, int]:
-    """Number of images by class, where there is one label."""
+    """Return number of images by class, where there is one label."""
     keys = list(manifest.facts.classes)
     counts = Counter(row.labels[keys[0]] for row in manifest if keys[0] in row.labels) if len(keys) == 1 else Counter()
     return dict(sorted(counts.items()))

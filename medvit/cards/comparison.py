@@ -80,7 +80,7 @@ def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, 
 
 
 def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVariable]) -> None:
-    """Writes `comparison.html`, which stands alone, `comparison.md` with its pictures, and `comparison.csv`."""
+    """Write `comparison.html`, which stands alone, `comparison.md` with its pictures, and `comparison.csv`."""
     write_text(folder / CSV, _csv(variables))
     large = [one.name for one in variables if one.effect.size in ("medium", "large")]
     opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
@@ -136,12 +136,12 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """What one dataset tells and the other does not, so that it cannot be compared."""
+    """Return what one dataset tells and the other does not, so that it cannot be compared."""
     return f"Only {key} tells: {'; '.join(sorted(known))}." if known else ""
 
 
 def _too_few(known: Set[str]) -> str:
-    """What both tell, but one of them of too few to compare."""
+    """Return what both tell, but one of them of too few to compare."""
     left = "; ".join(sorted(known))
     return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {left}." if left else ""
 

@@ -90,7 +90,7 @@ _REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding")
 
 
 def write_croissant(manifest: Manifest) -> Path:
-    """Writes `card.json` beside the manifest and the quarantine, which must be there; its path."""
+    """Write `card.json` beside the manifest and the quarantine, which must be there; its path."""
     path = manifest.folder / FILE_NAME
     write_text(path, json.dumps(_describe(manifest), indent=2) + "\n")
     return path

@@ -66,7 +66,7 @@ class EffectSize:
 
 
 def numeric_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
-    """The shift of a variable of numbers; both must have some."""
+    """Return the shift of a variable of numbers; both must have some."""
     from scipy.stats import ks_2samp, wasserstein_distance
 
     one, other = (np.asarray(part.values, dtype=np.float64) for part in (a, b))
@@ -80,7 +80,7 @@ def numeric_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
 
 
 def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
-    """The shift of a variable of names; both must have some."""
+    """Return the shift of a variable of names; both must have some."""
     names = {name: number for number, name in enumerate(sorted({*map(str, a.values), *map(str, b.values)}))}
     rng = np.random.default_rng(seed)
     sums = [_sums(np.eye(len(names))[[names[str(value)] for value in part.values]], part.patients) for part in (a, b)]
@@ -91,7 +91,7 @@ def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSi
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:
-    """The terms of every patient, added up."""
+    """Return the terms of every patient, added up."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
     sums = np.zeros((len(numbers), terms.shape[1]))
@@ -100,7 +100,7 @@ def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Arr
 
 
 def _resampled(sums: Float[Array, "p t"], rng: np.random.Generator) -> Float[Array, "r t"]:
-    """The terms of samples of as many patients, drawn with replacement."""
+    """Return the terms of samples of as many patients, drawn with replacement."""
     num_patients = len(sums)
     step = max(1, MAX_WEIGHTS // num_patients)
     parts = []

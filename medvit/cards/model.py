@@ -10,7 +10,7 @@ from medvit.files.atomic import write_text
 
 
 def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
-    """Writes `model_card.md` into the checkpoint: figures computed in training, and how it was trained."""
+    """Write `model_card.md` into the checkpoint: figures computed in training, and how it was trained."""
     model = checkpoint.model
     classes = model.get("classes")
     lines = [

@@ -114,7 +114,7 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:
-    """The number of pixels along each axis, over all images that have the axis."""
+    """Return the number of pixels along each axis, over all images that have the axis."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for row in manifest:
         for axis, size in zip("IJK" if len(row.shape) == 4 else ("rows", "columns"), row.shape[1:], strict=True):

@@ -65,7 +65,7 @@ class Prose:
 
 
 def read_prose(path: Path) -> Prose:
-    """The card in a Markdown file.
+    """Return the card in a Markdown file.
 
     Raises:
         ConfigError: If it does not open with front matter that fits `CardHead`.
@@ -85,7 +85,7 @@ def read_prose(path: Path) -> Prose:
 
 
 def find_prose(path: Path | None, name: str) -> Prose | None:
-    """The card at a path, or the one that the project keeps of a dataset of this name."""
+    """Return the card at a path, or the one that the project keeps of a dataset of this name."""
     kept = PROSE_FOLDER / f"{name}.md"
     if path is None and not kept.is_file():
         return None

@@ -35,7 +35,7 @@ HEADER = (
 
 
 def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """The part in Markdown, if the dataset has slides; their pictures are copied into `card` in `folder`.
+    """Return the part in Markdown, if the dataset has slides; their pictures are copied into `card` in `folder`.
 
     Raises:
         DataError: If the dataset has lost the tiles of a slide.
@@ -67,7 +67,7 @@ def _count(slides: Sequence[Row]) -> str:
 
 
 def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
-    """A table for each label that divides slides into classes: slides, patients and tiles of each."""
+    """Return a table for each label that divides slides into classes: slides, patients and tiles of each."""
     for key in sorted({key for row, _ in slides for key in row.labels}):
         classes = sorted({row.labels[key] for row, _ in slides if key in row.labels})
         lines: list[list[object]] = []

@@ -67,7 +67,7 @@ def names(manifest: Manifest) -> dict[str, Observed]:
 
 
 def _of_patients(rows: Iterable[Row], key: str, *, are_numbers: bool = True) -> Observed:
-    """An attribute, once a patient and value."""
+    """Return an attribute, once a patient and value."""
     pairs = dict.fromkeys((row.patient_id, row.attributes[key]) for row in rows if key in row.attributes)
     patients = [patient for patient, _ in pairs]
     return Observed([float(value) for _, value in pairs] if are_numbers else [value for _, value in pairs], patients)

@@ -200,7 +200,7 @@ def _splits(survey: Survey) -> Iterator[DraftOption]:
 
 
 def _split_names(survey: Survey, config: SplitConfig) -> set[Split]:
-    """The splits that are not empty, of images with labels or label maps where there are some."""
+    """Return the splits that are not empty, of images with labels or label maps where there are some."""
     answered = [one for one in survey.candidates if one.labels or one.item.mask is not None]
     return {split_of(patient, config) for patient in {one.patient.id for one in answered or survey.candidates}}
 

@@ -67,7 +67,7 @@ def draft_finetune(survey: Survey, images: Images, project: Project, task: Draft
 
 
 def _preprocess(images: Images) -> Iterator[DraftOption]:
-    """The preprocessing, which the checkpoint passes on to the model."""
+    """Return the preprocessing, which the checkpoint passes on to the model."""
     kind = "volume" if images.is_3d else "image"
     left_out = f"The dataset also holds images that this training leaves out: {', '.join(images.others)}."
     if images.group.kind == "slide" and images.are_slides_mixed:

@@ -74,7 +74,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
 
 
 def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
-    """The outcome of the first task, waiting for it; the others' times are kept meanwhile."""
+    """Return the outcome of the first task, waiting for it; the others' times are kept meanwhile."""
     task = pending[0]
     try:
         while not task.is_late:
@@ -118,7 +118,7 @@ def _keep_time(ray: Any, pending: Sequence[_Task[Any]], limit_s: float | None) -
 
 
 def _joined(num_processes: int, address: str | None) -> Any:
-    """The module ray, connected to the cluster."""
+    """Return the module ray, connected to the cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anyone
     try:
         import ray

@@ -63,13 +63,13 @@ class Crew(Generic[ItemT, ResultT]):
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Gives items to workers, in order but for the `LAST` ones, up to the one of a number."""
+        """Give items to workers, in order but for the `LAST` ones, up to the one of a number."""
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
 
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """The next outcomes that workers have, with the numbers of their items; waits until one says something.
+        """Return the next outcomes that workers have, with the numbers of their items; waits until one says something.
 
         There are none where a worker has only begun, or an item is to be tried again.
 
@@ -118,12 +118,12 @@ class Crew(Generic[ItemT, ResultT]):
                 yield number, late(self._items[number], limit_s)
 
     def end(self) -> None:
-        """Ends the workers that have not done what they were given."""
+        """End the workers that have not done what they were given."""
         for worker in self._busy:
             worker.end()
 
     def _upcoming(self, before: int) -> int | None:
-        """The number of the item that comes next, if it is below a number."""
+        """Return the number of the item that comes next, if it is below a number."""
         if not self._waiting or self._waiting[0] >= before:
             return None
         if len(self._waiting) > LAST * self._num_workers:
@@ -181,7 +181,7 @@ class _Worker:
         return time.monotonic() - self._since
 
     def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
-        """Sends an item to do. That the worker has died is seen when its answer is taken."""
+        """Send an item to do. That the worker has died is seen when its answer is taken."""
         if not self.given:
             self._since = time.monotonic()
         self.given.append(number)
@@ -189,7 +189,7 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Result and error of its first item; none if it has died on it.
+        """Return result and error of its first item; none if it has died on it.
 
         At first, that it has begun to work; before each, the lines that it has logged.
         """
@@ -202,7 +202,7 @@ class _Worker:
             return None
 
     def end(self) -> None:
-        """Ends the process at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.join(KILL_S)
         self.connection.close()
@@ -252,7 +252,7 @@ class _Collected(logging.Handler):
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
-    """Takes in at once what is sent, so that neither side waits for the other to listen.
+    """Take in at once what is sent, so that neither side waits for the other to listen.
 
     Where that ends, as with the calling process or for lack of memory, the worker ends too.
     """
@@ -263,7 +263,7 @@ def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
 
 
 def _loaded(given: bytes) -> tuple[Callable[[Any], Any], Any]:
-    """Function and item; in their place, where they cannot be loaded, one that says why."""
+    """Return function and item; in their place, where they cannot be loaded, one that says why."""
     try:
         function, item = pickle.loads(given)
         return function, item

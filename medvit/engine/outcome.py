@@ -26,7 +26,7 @@ class Outcome(Generic[ItemT, ResultT]):
 
 
 def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
-    """What comes of an item in this process."""
+    """Return what comes of an item in this process."""
     try:
         return Outcome(item, result=function(item))
     except Exception as error:  # isolation is this function's purpose: the caller reports each error by kind
@@ -34,7 +34,7 @@ def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, R
 
 
 def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:
-    """Result and error of an item, for another process."""
+    """Return result and error of an item, for another process."""
     outcome = tried(function, item)
     if outcome.error is not None:
         return None, portable(outcome.error)
@@ -42,7 +42,7 @@ def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT 
 
 
 def died(item: ItemT) -> Outcome[ItemT, Any]:
-    """The outcome of an item on which workers died as often as it was tried."""
+    """Return the outcome of an item on which workers died as often as it was tried."""
     message = (
         f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; "
         "lower engine.num_processes"
@@ -60,7 +60,7 @@ def late(item: ItemT, limit_s: float) -> Outcome[ItemT, Any]:
 
 
 def portable(error: Exception) -> Exception:
-    """The error, if another process can take it; else one of ours that names its kind."""
+    """Return the error, if another process can take it; else one of ours that names its kind."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever pickling of a library's error raises, the answer is the same

@@ -76,7 +76,7 @@ def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Ar
 def at_level(
     images: Answers, level: AggregationLevel, *, is_ordered: bool, rank: Int[Array, "l"] | None = None
 ) -> Answers:
-    """The answers of images brought together; of several truths where classes have no order, none is left.
+    """Return the answers of images brought together; of several truths where classes have no order, none is left.
 
     `rank` is how bad each class is, from 0 on; none takes their order.
     """
@@ -98,7 +98,7 @@ def of_patients(images: Answers) -> Answers:
 
 
 def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
-    """The place of each class in an order from harmless to worst.
+    """Return the place of each class in an order from harmless to worst.
 
     Raises:
         ConfigError: If the order does not name each class once.

@@ -33,7 +33,10 @@ def bootstrap(
 
 
 def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Int[Array, "m"]]:
-    """Indices of the images of patients drawn with replacement, as many patients as there are; one draw at a time."""
+    """Return indices of the images of patients drawn with replacement, as many patients as there are.
+
+    One draw at a time.
+    """
     names, member = np.unique(np.array(patients), return_inverse=True)
     images = [np.flatnonzero(member == patient) for patient in range(len(names))]
     generator = np.random.default_rng(seed)

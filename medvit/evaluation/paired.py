@@ -49,7 +49,10 @@ def paired_differences(
 
 
 def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
-    """The columns of both; only a metric that one of them has for no class, as of another version, is left out."""
+    """Return the columns of both.
+
+    Only a metric that one of them has for no class, as of another version, is left out.
+    """
     measured = [{_mask_metric(name) for name in table} for table in (one, other)]
     unequal = set(one) ^ set(other)
     if any(_mask_metric(name) in (measured[0] & measured[1]) | {""} for name in unequal):
@@ -62,7 +65,7 @@ def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, Metr
 
 
 def _mask_metric(column: str) -> str:
-    """The name of the metric that a column holds; empty where it holds something else."""
+    """Return the name of the metric that a column holds; empty where it holds something else."""
     metric = metric_of(column)
     return metric.name if isinstance(metric, MaskMetric) else ""
 

@@ -73,7 +73,7 @@ def confusion_figure(evaluation: Evaluation) -> Figure:
 
 
 def dice_figure(evaluation: Evaluation) -> Figure:
-    """The Dice of every image by class, with the quartiles."""
+    """Return the Dice of every image by class, with the quartiles."""
     names = list(evaluation.classes[1:])
     figure = Figure(figsize=(max(3.4, 1.3 * len(names) + 1.2), 3.4), layout="constrained")
     axes = figure.subplots()

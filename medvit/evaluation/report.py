@@ -82,7 +82,7 @@ def write_report(
     examples: Sequence[Example] = (),
     differences: Mapping[str, Estimate] | None = None,
 ) -> None:
-    """Writes `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
+    """Write `metrics.json`, `predictions.parquet` and `report.html` into a folder."""
     positive = evaluation.positive
     metrics = {"kind": evaluation.kind, "metrics": _plain(evaluation.metrics, positive)}
     metrics |= {"counts": {"images": len(evaluation.rows), **_counts(PatientCount.of(evaluation.rows))}}
@@ -122,7 +122,7 @@ def summary_lines(
 
 
 def read_table(folder: Path) -> MetricTable:
-    """The columns of the `predictions.parquet` of a report.
+    """Return the columns of the `predictions.parquet` of a report.
 
     Raises:
         DataError: If the folder holds no report.
@@ -138,7 +138,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """What a report was about; nothing where the folder holds none."""
+    """Return what a report was about; nothing where the folder holds none."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
@@ -146,7 +146,7 @@ def read_facts(folder: Path) -> Mapping[str, str]:
 def page(
     subject: ReportSubject, evaluation: Evaluation, examples: Sequence[Example], differences: Mapping[str, Estimate]
 ) -> Document:
-    """The report as one page."""
+    """Return the report as one page."""
     positive, title = evaluation.positive, "Difference from the other report"
     sections = [
         _metric_tables("Results", evaluation.metrics, "value [95 % interval]", positive),
@@ -188,7 +188,7 @@ def _definition(metric: Metric) -> dict[str, str | bool | None]:
 
 
 def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
-    """The sentences that the numbers of this report need."""
+    """Return the sentences that the numbers of this report need."""
     patients = PatientCount.of(evaluation.rows)
     few = f"Only {patients}: the intervals are rougher than they look, and likely too narrow."
     return [
@@ -200,12 +200,12 @@ def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> li
 
 
 def _measured(keys: Iterable[str]) -> list[Metric]:
-    """The metrics that some keys are of, in their order, each once."""
+    """Return the metrics that some keys are of, in their order, each once."""
     return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
 
 
 def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, positive: str) -> Section:
-    """What holds for all classes as a list, and what holds for each as a line a class."""
+    """Return what holds for all classes as a list, and what holds for each as a line a class."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_title(name, positive), str(estimate)] for name, estimate in overall.items()]
     tables = [Table(["metric", head], lines)] if overall else []
@@ -227,7 +227,7 @@ def _counts(patients: PatientCount) -> dict[str, int]:
 
 
 def _breakdown(breakdown: Breakdown, positive: str) -> Section:
-    """A line a part, with the metrics that are made for breakdowns."""
+    """Return a line a part, with the metrics that are made for breakdowns."""
     known = {name: None for line in breakdown.lines for name in line.metrics if _is_in_breakdowns(name)}
     lines = [
         [line.name, line.num_items, line.patients.cell, *(str(line.metrics[name]) for name in known)]

@@ -96,7 +96,7 @@ def _mean(values: Float[Array, "n"]) -> float:
 
 
 def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
-    """What became of images in which the truth or the finding lacks a class."""
+    """Return what became of images in which the truth or the finding lacks a class."""
     told = []
     for name in classes[1:]:
         true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0

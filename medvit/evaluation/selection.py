@@ -27,13 +27,13 @@ SeenPatients = Literal["refuse", "leave_out", "keep"]
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """The best, the median and the worst by a score, by their places; nothing where no score is defined."""
+    """Return the best, the median and the worst by a score, by their places; nothing where no score is defined."""
     order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
 
 
 def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
-    """What the model gave the true class of each image."""
+    """Return what the model gave the true class of each image."""
     probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
     return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
 
@@ -41,7 +41,7 @@ def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
 def with_known_truth(
     manifest: Manifest, model: ModelConfig | SlideModelConfig, row_kind: str
 ) -> tuple[Manifest, list[str]]:
-    """The images whose truth is known in the model's own classes, and a note on those left out.
+    """Return the images whose truth is known in the model's own classes, and a note on those left out.
 
     Raises:
         DataError: If there is none, or the dataset's classes are not the model's.
@@ -66,7 +66,7 @@ def with_known_truth(
 
 
 def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> list[str]:
-    """A note where the dataset was ingested with other `values.*` than the images that the model was trained on."""
+    """Note where the dataset was ingested with other `values.*` than the images that the model was trained on."""
     if isinstance(model, SlideModelConfig):
         return []
     here, there = (
@@ -79,7 +79,7 @@ def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> l
 
 
 def without_training_patients(manifest: Manifest, checkpoint: Path, policy: SeenPatients) -> tuple[Manifest, list[str]]:
-    """The images of patients that a model has not learned from, or all of them, and a note on those it has.
+    """Return the images of patients that a model has not learned from, or all of them, and a note on those it has.
 
     Raises:
         DataError: If there are such patients and the policy is to refuse, or if nobody else is left.
@@ -103,7 +103,7 @@ def without_training_patients(manifest: Manifest, checkpoint: Path, policy: Seen
 
 
 def shared_patients(manifest: Manifest, split: Split) -> list[str]:
-    """A note on patients of a split who also have images in the train split: the model may know them."""
+    """Return a note on patients of a split who also have images in the train split: the model may know them."""
     if split == "train":
         return []
     known = {row.patient_any_issuer or row.patient_id for row in manifest if row.split == "train"}
@@ -116,13 +116,18 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
 
 
 def assumed_patients_note(measured: Manifest) -> list[str]:
-    """A note on patients that nothing names: intervals over them, and splits by them, are as good as the assumption."""
+    """Return a note on patients that nothing names.
+
+    Intervals over them, and splits by them, are as good as the assumption.
+    """
     note = PatientCount.of(measured).note
     return [f"{note}: intervals may then be too narrow, and the model may know the person"] * bool(note)
 
 
 def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: Split) -> list[str]:
-    """A note on images of a split that have a copy or near duplicate in the train split: the model may know them.
+    """Return a note on images of a split that have a copy or near duplicate in the train split.
+
+    The model may know them.
 
     Where pixels cannot be read, the note says that the search failed.
     """
@@ -169,7 +174,7 @@ def choose_positive(
 
 
 def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
-    """The numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`.
+    """Return the numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`.
 
     What is of the positive one of two classes has its name: `test.sensitivity.cancer`.
     """

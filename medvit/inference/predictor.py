@@ -90,7 +90,7 @@ class Predictor:
 
 
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:
-    """The most probable class of each voxel of a grid of another size over the same field of view.
+    """Return the most probable class of each voxel of a grid of another size over the same field of view.
 
     Preprocessing keeps the outer faces of the grid in place (`geometry.rescaled`), which is what linear interpolation
     with `align_corners=False` undoes. Classes are taken one by one: beside the input, memory holds two volumes of the
@@ -113,7 +113,7 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """The 16-bit type the device computes well in, as in training; probabilities are float32 all the same."""
+    """Return the 16-bit type the device computes well in, as in training; probabilities are float32 all the same."""
     import torch
 
     dtype = half_precision(device)

@@ -48,7 +48,7 @@ class StudyIndex:
 
 
 def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, applies_to: AppliesTo) -> StudyIndex:
-    """Groups what the readers found in `source` by study.
+    """Group what the readers found in `source` by study.
 
     DICOM images are grouped by Study Instance UID (0020,000D), or by folder where it is empty, and by PatientID; any
     other image is a study. A refused series that the model was made for is kept with its study, so that a study whose
@@ -90,7 +90,10 @@ class StudyKey(NamedTuple):
 
     @classmethod
     def of(cls, item: Item, source: Path, patient: str) -> StudyKey:
-        """The study of an image: of DICOM by its header, or its folder where that names none; else the image itself."""
+        """Return the study of an image: of DICOM by its header, or its folder where that names none.
+
+        Else the image itself.
+        """
         if item.identity.study:
             return cls(item.identity.study, patient)
         first = _relative(item.files[0], source)
@@ -99,7 +102,10 @@ class StudyKey(NamedTuple):
         return cls(f"{first}#{item.index or 0}")
 
     def name(self, names: SiteNames, *, is_shared: bool) -> str:
-        """The pseudonym of the study: one that its patient is part of where several patients share the identifier."""
+        """Return the pseudonym of the study.
+
+        One that its patient is part of where several patients share the identifier.
+        """
         return names.study(self.study, patient=self.patient) if is_shared else names.study(self.study)
 
 
@@ -137,7 +143,7 @@ class Belongings:
         source: Path,
         applies_to: AppliesTo,
     ) -> Belongings:
-        """Finds it from the header of a refused file, else from the DICOM images in its folder."""
+        """Find it from the header of a refused file, else from the DICOM images in its folder."""
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
         for key, group in items.items():
             for path in (path for item in group if item.reader == DICOM for path in item.files):
@@ -159,7 +165,7 @@ class Belongings:
 
 
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
-    """The series of a study that a model was made for.
+    """Return the series of a study that a model was made for.
 
     Several that fit: `all` takes every one; `best` the one with most files, then most bytes, then the first identifier;
     `one` refuses.
@@ -190,7 +196,7 @@ def num_fitting(study: Study, applies_to: AppliesTo) -> int:
 
 
 def check_rule(applies_to: AppliesTo) -> AppliesTo:
-    """The rule itself, if its regular expression can be read.
+    """Return the rule itself, if its regular expression can be read.
 
     Raises:
         ConfigError: If it cannot.

@@ -33,7 +33,7 @@ class SlideOptions(TileLoaderConfig):
 
 
 def as_slides(found: Iterable[Item | Refusal], options: SlideOptions) -> Iterator[Item | Refusal]:
-    """What readers found, plain TIFF pictures as slides if the microns per pixel of such were given."""
+    """Return what readers found, plain TIFF pictures as slides if the microns per pixel of such were given."""
     for one in found:
         if isinstance(one, Item) and options.slide_mpp is not None and _is_plain(one):
             yield replace(one, reader="slide", kind="slide", modality=MODALITY)
@@ -57,7 +57,7 @@ class OpenFiles:
     mpp: float | None = None
 
     def __call__(self) -> Slide:
-        """The open slide.
+        """Return the open slide.
 
         Raises:
             DataError: If it says no microns per pixel and none are given, or cannot be read.
@@ -89,7 +89,7 @@ class SlideJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "slide"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
-        """What came of the slides of a study.
+        """Return what came of the slides of a study.
 
         Raises:
             NoSeriesError: If it has no slide.

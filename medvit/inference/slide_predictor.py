@@ -62,7 +62,7 @@ class SlidePredictor:
         config: EmbeddingConfig,
         failures: list[str],
     ) -> list[EmbeddedSlide]:
-        """The slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
+        """Return the slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
 
         Raises:
             DataError: If all slides fail, or if their tiles are of another size or scale.
@@ -74,7 +74,7 @@ class SlidePredictor:
         return found
 
     def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
-        """What each attention head of the backbone looks at on a tile; none without a class token, or with rope."""
+        """Return the attention maps of the backbone on a tile; empty without a class token, or with rope."""
         backbone = self.model.backbone
         if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
             return None
@@ -84,7 +84,7 @@ class SlidePredictor:
         return maps
 
     def read(self, embeddings: Embeddings) -> SlideReading:
-        """What the model says of a slide whose tiles are embedded.
+        """Return what the model says of a slide whose tiles are embedded.
 
         Raises:
             DataError: If it gives a probability that is not finite.
@@ -97,7 +97,7 @@ class SlidePredictor:
     def __call__(
         self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path
     ) -> SlideReading:
-        """What the model says of a slide; embeddings lie in `work` for as long as it takes, and not in memory.
+        """Return what the model says of a slide; embeddings lie in `work` for as long as it takes, and not in memory.
 
         Raises:
             DataError: If it has no tile or cannot be read.

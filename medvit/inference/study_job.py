@@ -37,7 +37,7 @@ class StudyJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
-        """What came of the study.
+        """Return what came of the study.
 
         Raises:
             NoSeriesError: If the model was made for none of its series.
@@ -59,7 +59,10 @@ class StudyJob:
         return Result("done", reason="; ".join(notes), outputs=tuple(outputs), findings=tuple(findings))
 
     def _read(self, item: Item) -> Image:
-        """The image in the values that the model was trained on, without a label map that is stored beside it."""
+        """Return the image in the values that the model was trained on.
+
+        Without a label map that is stored beside it.
+        """
         image = read(self.values.of(replace(item, mask=None)))
         if image.fallback:
             raise DataError(
@@ -69,14 +72,14 @@ class StudyJob:
         return image
 
     def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
-        """The pseudonym of the series, with a number where it has more images than one."""
+        """Return the pseudonym of the series, with a number where it has more images than one."""
         name = self.names.series(study.series_key(item))
         taken = {finding.series for finding in earlier if finding.series.startswith(name)}
         return f"{name}-{len(taken) + 1}" if taken else name
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
-    """A line for every class: its probability, or how much of it there is; the background is left out."""
+    """Return a line for every class: its probability, or how much of it there is; the background is left out."""
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         return [Finding(series, name, probability=float(value)) for name, value in pairs]
@@ -90,7 +93,7 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
 
 
 def notes_on_patients(study: Study) -> list[str]:
-    """A note where other patients have the same StudyInstanceUID."""
+    """Return a note where other patients have the same StudyInstanceUID."""
     return [f"{study.num_others} other patients have the same StudyInstanceUID"] if study.num_others else []
 
 

@@ -60,7 +60,7 @@ class Worklist:
         self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]
 
     def run(self, studies: Sequence[Study], perform: Perform) -> None:
-        """Does every study that is not done yet, with progress and the time left.
+        """Do every study that is not done yet, with progress and the time left.
 
         A study that fails never stops the others.
 
@@ -90,7 +90,7 @@ class Worklist:
         self.write()
 
     def write(self) -> None:
-        """Writes both tables; predictions first, so that a study said to be done has its numbers."""
+        """Write both tables; predictions first, so that a study said to be done has its numbers."""
         predictions = sorted(self._predictions, key=lambda row: row["study"])
         write_text(self.folder / PREDICTIONS, csv_text(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
         lines = sorted(self.lines.values(), key=lambda line: line.study)
@@ -98,7 +98,7 @@ class Worklist:
         write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))
 
     def status(self, name: str) -> Status | None:
-        """What came of a study so far."""
+        """Return what came of a study so far."""
         line = self.lines.get(name)
         return None if line is None else line.status
 

@@ -42,7 +42,7 @@ class Curated:
 
 
 def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, Any]:
-    """The fields of `Taken` that come from a look at an image, its modality known: flags, hashes and attributes.
+    """Return the fields of `Taken` that come from a look at an image, its modality known: flags, hashes and attributes.
 
     Raises:
         LateralityError: If what is said of the side of an eye contradicts itself.

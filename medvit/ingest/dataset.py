@@ -117,6 +117,6 @@ class Dataset:
         return manifest
 
     def _card_state(self, site: Site) -> str:
-        """The state of all that the card tells."""
+        """Return the state of all that the card tells."""
         versions, facts = file_stamps.version_of(file_stamps.CARD_ROOMS), self.manifest.facts
         return site.pseudonyms.state(self.manifest.hash, list(facts.notes), list(self.left_out), self.prose, versions)

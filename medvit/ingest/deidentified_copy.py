@@ -88,7 +88,7 @@ class DeidentifyConfig(Config):
         return Profile(options, frozenset(self.private), frozenset(word.casefold() for word in self.words))
 
     def check(self, *, resume: bool) -> None:
-        """Passes if the copy can be written.
+        """Check that the copy can be written.
 
         Raises:
             OutputError: If the folder is used, or holds an unfinished copy that is not to go on.
@@ -138,7 +138,7 @@ class CopyFiles:
     burned_in: BurnedInConfig
 
     def __call__(self, job: CopyJob) -> Copied:
-        """What was written.
+        """Return what was written.
 
         Raises:
             DataError: If a file cannot be read, or its pixels cannot be cleaned.
@@ -193,7 +193,7 @@ class CopyFiles:
 
 
 def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
-    """What stands for the identifiers of the patient of an image.
+    """Return what stands for the identifiers of the patient of an image.
 
     A patient who shares the UID of a study or series with another gets UIDs that are nobody else's, all of them, so
     that what refers to one another within the copy still does.
@@ -222,7 +222,7 @@ def write(
     burned_in: BurnedInConfig,
     engine: EngineConfig,
 ) -> CopyReport:
-    """Writes the copy of all DICOM images that were taken, and reports what became of it.
+    """Write the copy of all DICOM images that were taken, and reports what became of it.
 
     Of DICOM slides these are the levels, one after the other in memory; pictures of the label and of the whole glass
     are not taken. What is no DICOM is told of.
@@ -326,7 +326,7 @@ def _finish(
 
 
 def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
-    """What people should know of the copy, in Markdown."""
+    """Return what people should know of the copy, in Markdown."""
     lines = [
         f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
         "Comments in compressed pixels, private elements that are not listed, overlays and curves were removed.",

@@ -24,7 +24,7 @@ Copies = Sequence[Candidate]
 
 
 def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[Copies]:
-    """The groups of images with identical pixels, each in the order of the candidates."""
+    """Return the groups of images with identical pixels, each in the order of the candidates."""
     groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         found = taken.get(candidate.key)
@@ -34,7 +34,7 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 
 
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
-    """Logs how many images are copies, and warns of those in several splits or with several labels."""
+    """Log how many images are copies, and warns of those in several splits or with several labels."""
     if not groups:
         return
     log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
@@ -47,7 +47,7 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """What is left out of the groups, by `Candidate.key`."""
+    """Return what is left out of the groups, by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 

@@ -44,7 +44,7 @@ UNKNOWN = Stamp(0, 0, "")
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file as it is now."""
+    """Return the stamp of a file as it is now."""
     try:
         return stamp_of(read_head(path))
     except OSError:
@@ -52,12 +52,12 @@ def stamp(path: Path) -> Stamp:
 
 
 def stamp_of(beginning: FileHead) -> Stamp:
-    """The stamp of a file that begins so."""
+    """Return the stamp of a file that begins so."""
     return Stamp(beginning.size, beginning.time_ns, hashlib.sha256(beginning.content[:HEAD_BYTES]).hexdigest()[:32])
 
 
 def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
-    """The stamps of files, taken by the workers of an engine."""
+    """Return the stamps of files, taken by the workers of an engine."""
     batches = list(batched(files))
     outcomes = map_items(_stamp_each, batches, config=engine, title="stamp", weights=lengths(batches), unit="file")
     found = chain.from_iterable(one.result or [UNKNOWN] * len(one.item) for one in outcomes)
@@ -106,14 +106,14 @@ class Changes:
 
 
 def compare(before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
-    """The difference of two mappings from the pseudonym of a file to its state."""
+    """Return the difference of two mappings from the pseudonym of a file to its state."""
     common = before.keys() & now.keys()
     num_changed = sum(before[file] != now[file] for file in common)
     return Changes(len(now.keys() - common), num_changed, len(before.keys() - common), len(common) - num_changed)
 
 
 def write(states: Mapping[str, str], card: str, folder: Path) -> None:
-    """Writes the state of each file, by its pseudonym, and that of what the card tells, whole or not at all."""
+    """Write the state of each file, by its pseudonym, and that of what the card tells, whole or not at all."""
     files = sorted(states)
     columns = [pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({CARD: card}))
@@ -122,7 +122,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """The states that `write` wrote; none where a dataset has none, as one of an earlier version."""
+    """Return the states that `write` wrote; none where a dataset has none, as one of an earlier version."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
@@ -131,7 +131,7 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def read_card(folder: Path) -> str:
-    """The state of what the card of a dataset tells; empty where none is known."""
+    """Return the state of what the card of a dataset tells; empty where none is known."""
     path = folder / FILE_NAME
     metadata = (pq.read_schema(path).metadata or {}) if path.is_file() else {}
     return metadata.get(CARD.encode(), b"").decode()

@@ -89,7 +89,7 @@ def is_judged(image: Image) -> bool:
 
 
 def judge(image: Image) -> Quality:
-    """The quality of a color photograph of the fundus, (3, H, W) of eight bits."""
+    """Return the quality of a color photograph of the fundus, (3, H, W) of eight bits."""
     pixels = image.pixels
     disc = find_disc(pixels)
     # So coarse a picture shows a disc as a polygon: its colors decide alone.
@@ -145,7 +145,7 @@ def _distance() -> Float[Array, "t t"]:
 
 
 def _detail(green: Float[Array, "t t"], inside: Bool[Array, "t t"]) -> float:
-    """The spread of fine detail over that of coarse detail."""
+    """Return the spread of fine detail over that of coarse detail."""
     from scipy.ndimage import gaussian_filter
 
     fine, coarse = gaussian_filter(green, FINE), gaussian_filter(green, COARSE)

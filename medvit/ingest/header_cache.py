@@ -39,7 +39,7 @@ class HeaderCache:
         return len(self._lines)
 
     def recall(self, path: Path, state: str) -> ScannedFile | None:
-        """What was seen of a file in this state; none if nothing was."""
+        """Return what was seen of a file in this state; none if nothing was."""
         line = self._lines.get(state)
         if line is None:
             return None
@@ -54,7 +54,7 @@ class HeaderCache:
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
-    """What was written for a dataset, by state; nothing where there is none, or where it is damaged."""
+    """Return what was written for a dataset, by state; nothing where there is none, or where it is damaged."""
     try:
         whole = _path(key_file, dataset).read_bytes().splitlines()
         return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
@@ -66,7 +66,7 @@ def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
 
 
 def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-    """Keeps what was seen, each with the state its file was in, in place of what was kept before.
+    """Keep what was seen, each with the state its file was in, in place of what was kept before.
 
     Raises:
         OutputError: If it cannot be written.
@@ -81,7 +81,7 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]])
 
 
 def forget(key_file: Path, dataset: str) -> None:
-    """Removes what was kept of a dataset.
+    """Remove what was kept of a dataset.
 
     Raises:
         OutputError: If it cannot be removed.

@@ -190,7 +190,7 @@ def _is_excel(path: Path) -> bool:
 
 
 def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
-    """The rows of the one sheet with content: shown values of formulas, dates by ISO 8601, numbers as in CSV."""
+    """Return the rows of the one sheet with content: shown values of formulas, dates by ISO 8601, numbers as in CSV."""
     from openpyxl import load_workbook
 
     try:
@@ -213,7 +213,7 @@ def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
 
 
 def _cell_text(value: object, shown_as: str) -> str:
-    """A cell as CSV has it."""
+    """Return a cell as CSV has it."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -129,7 +129,7 @@ class LabelTable:
         return labeled
 
     def _said(self, line: Line) -> list[str]:
-        """What a line says of its images: labels, split and patient."""
+        """Return what a line says of its images: labels, split and patient."""
         return [
             line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)
         ]
@@ -169,7 +169,7 @@ class LabelTable:
 
 
 def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
-    """The column that says what a line is about."""
+    """Return the column that says what a line is about."""
     found = find_columns(there, COLUMNS[by])
     if len(found) == 1:
         return found[0]
@@ -192,7 +192,7 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """The column of each label, by the name that was asked for, else by its own."""
+    """Return the column of each label, by the name that was asked for, else by its own."""
     there = [column for column in grid.columns if column != key]
     chosen = {}
     for name in columns:

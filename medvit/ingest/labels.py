@@ -39,7 +39,7 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
-    """The candidates, with the label `LABEL` where they lie in a class folder."""
+    """Return the candidates, with the label `LABEL` where they lie in a class folder."""
     folders = class_folders(candidates)
     if label_from == "off":
         if are_classes(candidates, folders):
@@ -60,7 +60,7 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
 
 
 def _in_utf8(name: str) -> str:
-    """A path with those of its bytes that are not UTF-8 as %E9, so that two names never become one class."""
+    """Return a path with those of its bytes that are not UTF-8 as %E9, so that two names never become one class."""
     return "".join(f"%{ord(one) - 0xDC00:02X}" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in name)
 
 

@@ -46,7 +46,7 @@ class LateralityError(DataError):
 
 
 def one_group(text: str) -> str:
-    """The text of a regular expression of one group, unchanged.
+    """Return the text of a regular expression of one group, unchanged.
 
     Raises:
         ValueError: If it is none.
@@ -75,7 +75,7 @@ class EyeConfig(Config):
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:
-    """What is said of the eye in an image of modality OP or OPT: its side and what it is centered on, where known.
+    """Return side and center of the eye in an image of modality OP or OPT, as far as they are known.
 
     Raises:
         LateralityError: If two elements, or an element and the path, differ on the side, or if it shows both eyes.
@@ -91,7 +91,7 @@ def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> di
 def paired(
     candidates: Sequence[Candidate], modality: str, *, folders_are_classes: bool = False
 ) -> tuple[Candidate, ...]:
-    """The candidates, images of the eye whose paths differ in the word for the side alone being of one patient.
+    """Return the candidates, images of the eye whose paths differ in the word for the side alone being of one patient.
 
     Those of known patients stay as they are. `modality` is meant where a file says none. Where folders are classes, in
     which the eyes of a patient may differ, names alone decide.
@@ -114,7 +114,7 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """What the paths of its files say of the side; of slices, the name of their folder counts as theirs does."""
+    """Return what the paths of its files say of the side; of slices, the name of their folder counts as theirs does."""
     names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
     found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}

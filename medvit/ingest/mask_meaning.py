@@ -291,5 +291,5 @@ def _joined(values: Iterable[int]) -> str:
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
-    """Counts of 8-bit values plane by plane: `bincount` copies to 64 bits."""
+    """Count of 8-bit values plane by plane: `bincount` copies to 64 bits."""
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)

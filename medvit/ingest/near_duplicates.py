@@ -117,5 +117,8 @@ def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[
 
 
 def _digest(patient: str) -> bytes:
-    """An order that no other hash of patients follows, so that groups fall into splits in the shares asked for."""
+    """Return an order that no other hash of patients follows.
+
+    So that groups fall into splits in the shares asked for.
+    """
     return hashlib.sha256(b"representative\0" + patient.encode(errors="surrogateescape")).digest()

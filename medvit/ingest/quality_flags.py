@@ -73,7 +73,10 @@ MIN_PADDED = 0.4
 
 
 def flags(image: Image) -> tuple[Flag, ...]:
-    """The names of all rules that an image breaks, in a fixed order; a constant image breaks no other rule on looks."""
+    """Return the names of all rules that an image breaks, in a fixed order.
+
+    A constant image breaks no other rule on looks.
+    """
     damaged: tuple[Flag, ...] = () if not_finite(image.pixels) is None else ("not_finite",)
     sampled = _sampled(image.pixels)
     if _is_constant(sampled, image.padding) and _is_constant(image.pixels, image.padding):
@@ -168,7 +171,7 @@ def _is_inverted(image: Image, pixels: Num[Array, "c *s"]) -> bool:
 
 
 def _around_and_inside(values: Float[Array, "h w"]) -> tuple[float, float]:
-    """The medians of the frame and of the middle half."""
+    """Return the medians of the frame and of the middle half."""
     return float(np.nanmedian(_frame(values))), float(np.nanmedian(_middle(values)))
 
 
@@ -177,7 +180,7 @@ def _middle(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 
 def _within_bands(values: Float[Array, "h w"], level: float) -> Float[Array, "h w"]:
-    """What is left without the outer rows and columns that mostly lie above a level."""
+    """Return what is left without the outer rows and columns that mostly lie above a level."""
     is_dark = [(values > level).mean(axis=1 - axis) < BAND for axis in (0, 1)]
     spans = [np.flatnonzero(dark) for dark in is_dark]
     bounds = [slice(span[0], span[-1] + 1) if len(span) else slice(0) for span in spans]

@@ -30,14 +30,14 @@ SHOWN_REASONS = 5
 def rows(
     candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, dataset: str
 ) -> tuple[Row, ...]:
-    """The rows of all candidates that were taken, in the order of their `image_id`."""
+    """Return the rows of all candidates that were taken, in the order of their `image_id`."""
     there = (candidate for candidate in candidates if candidate.key in taken)
     made = (_row(candidate, taken[candidate.key], pseudonyms, dataset) for candidate in there)
     return tuple(sorted(made, key=lambda row: row.image_id))
 
 
 def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path) -> tuple[Quarantined, ...]:
-    """The refusals with the pseudonym of their first file in place of paths, sorted."""
+    """Return the refusals with the pseudonym of their first file in place of paths, sorted."""
     return tuple(
         sorted(
             Quarantined(pseudonyms.file(_relative(r.files[0], root)), r.code, r.reason, len(r.files)) for r in refusals
@@ -91,7 +91,7 @@ def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
 
 
 def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
-    """Passes if anything was taken.
+    """Check that anything was taken.
 
     Raises:
         DataError: Otherwise, with the number of files by code, the reasons of most files.
@@ -111,12 +111,15 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
 
 
 def failures(quarantine: Sequence[Quarantined]) -> list[str]:
-    """A line for every entry that is a failure."""
+    """Return a line for every entry that is a failure."""
     return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
 
 
 def unmet(made: Sequence[Row]) -> list[str]:
-    """A line for every option of `values` that some images could not give, so that their values are those stored."""
+    """Return a line for every option of `values` that some images could not give.
+
+    So that their values are those stored.
+    """
     counts = Counter(row.fallback for row in made if row.fallback)
     return [
         f"{wish}: {number} of {len(made)} images keep their stored values" for wish, number in sorted(counts.items())
@@ -124,7 +127,9 @@ def unmet(made: Sequence[Row]) -> list[str]:
 
 
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
-    """The names of label-map values: those given, else `background`, `class 1` and so on up to the largest value.
+    """Return the names of label-map values.
+
+    Those given, else `background`, `class 1` and so on up to the largest value.
 
     None where there are no label maps, or where values are so many that they number things rather than classes.
     """

@@ -107,7 +107,9 @@ def scan(
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
 ) -> Scan:
-    """The images of a folder, of the one file that `source` is, or of a source that was fetched; reads no pixels.
+    """Return the images of a folder, of the one file that `source` is, or of a source that was fetched.
+
+    Reads no pixels.
 
     Headers are read by the workers of `engine`; files that `remembered` knows in their present state are not opened
     beyond their beginning.
@@ -148,7 +150,7 @@ def scan(
 
 
 def _as_slide(candidate: Candidate) -> Candidate:
-    """A candidate, which is a slide if it is a plain TIFF picture."""
+    """Return a candidate, which is a slide if it is a plain TIFF picture."""
     item = candidate.item
     if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
         return candidate
@@ -190,7 +192,7 @@ class _Eye:
             yield seen
 
     def _look(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
-        """What files are now, their stamps taken with the same look."""
+        """Return what files are now, their stamps taken with the same look."""
         for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
             self.stamps[file] = taken
             yield seen
@@ -231,7 +233,7 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """What was seen of a file, under this path, in place, as nobody else has it yet.
+    """Return what was seen of a file, under this path, in place, as nobody else has it yet.
 
     Between processes it goes without paths: to pass on and copy them would take as long as to fetch all else.
     """
@@ -304,7 +306,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """The split that the innermost folder of a split's name says."""
+    """Return the split that the innermost folder of a split's name says."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

@@ -76,7 +76,7 @@ class SplitAssignment:
 def assign(
     candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> SplitAssignment:
-    """Gives every candidate its split; no patient is in two.
+    """Give every candidate its split; no patient is in two.
 
     `joined` maps patients that are kept together to the one of them whose hash decides; official splits stay, and
     patients without one follow those joined with them.
@@ -112,7 +112,7 @@ def assign(
 
 
 def split_of(patient: str, config: SplitConfig) -> Split:
-    """The split that the hash of a patient's identifier falls into."""
+    """Return the split that the hash of a patient's identifier falls into."""
     digest = hashlib.sha256(f"{config.salt}\0{patient}".encode(errors="surrogateescape")).digest()
     position = int.from_bytes(digest[:8]) / 2**64
     if position < config.test:
@@ -121,7 +121,7 @@ def split_of(patient: str, config: SplitConfig) -> Split:
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """The identifier that is hashed for each patient: without an issuer, so that getting one moves nobody."""
+    """Return the identifier that is hashed for each patient: without an issuer, so that getting one moves nobody."""
     found = {}
     for candidate in candidates:
         own, patient = candidate.item.identity.patient, candidate.patient.id
@@ -132,7 +132,7 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """A salt that spreads the classes much better than the one in use; none if that is good enough.
+    """Return a salt that spreads the classes much better than the one in use; none if that is good enough.
 
     For images without official splits, which do not depend on the salt; those `joined` count as one patient.
     """
@@ -179,7 +179,7 @@ def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mappi
 
 
 def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
-    """The largest deviation of a class in a split from its expected count, in standard deviations."""
+    """Return the largest deviation of a class in a split from its expected count, in standard deviations."""
     worst = 0.0
     for patients in strata.values():
         splits = [split_of(patient, config) for patient in patients]

@@ -43,7 +43,7 @@ class Earlier:
         return cls(folder, site, Remembered(memory, site.pseudonyms.state))
 
     def tell(self, found: Scan) -> None:
-        """Logs how many files were added, changed and removed since the earlier dataset was made."""
+        """Log how many files were added, changed and removed since the earlier dataset was made."""
         if self.folder is None:
             return
         before = file_stamps.read(self.folder)
@@ -53,7 +53,7 @@ class Earlier:
             log.warning("update=%s has no file in common with this source: another source, key or name", self.folder)
 
     def leave(self, found: Scan, card: str, folder: Path) -> None:
-        """Writes the states of the source files and that of the card into a dataset, and beside the key the headers.
+        """Write the states of the source files and that of the card into a dataset, and beside the key the headers.
 
         Raises:
             OutputError: If they cannot be written.
@@ -62,7 +62,7 @@ class Earlier:
         self.site.keep_headers(self.headers.seen)
 
     def takes_card(self, card: str, folder: Path) -> bool:
-        """Copies the card of the earlier dataset into a folder, if it has this state; whether it did."""
+        """Copy the card of the earlier dataset into a folder, if it has this state; whether it did."""
         if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
         for name in (cards.FILE_NAME, croissant.FILE_NAME):

@@ -97,7 +97,7 @@ class Leakage:
     overlaps: tuple[Overlap, ...]
 
     def summary(self) -> Summary:
-        """Groups that cross splits or datasets, by what they share."""
+        """Group that cross splits or datasets, by what they share."""
         crossing = Counter(overlap.check for overlap in self.overlaps if overlap.crosses)
         found = [f"{check} {number}" for check, number in crossing.items()]
         files = {"leakage.html": "report", "hits.csv": "a row for each image of a group"}

@@ -159,7 +159,7 @@ def _described(checkpoint: Checkpoint) -> _Described:
 
 
 def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
-    """The backbone of a checkpoint of any kind, with its merged weights, and how it is described."""
+    """Return the backbone of a checkpoint of any kind, with its merged weights, and how it is described."""
     config = _described(checkpoint).backbone.without_weights()
     backbone = config.build()
     try:

@@ -162,7 +162,7 @@ def embed_slides(
     store: EmbeddingStore,
     config: TileLoaderConfig,
 ) -> Iterator[Outcome[Row, Embeddings]]:
-    """The embeddings of each slide, in order, with progress over tiles and the time left.
+    """Return the embeddings of each slide, in order, with progress over tiles and the time left.
 
     What the store has is not made again; a slide that fails leaves nothing and does not stop the others.
 

@@ -272,7 +272,7 @@ def source_affine(item: Item) -> Affine:
 
 
 def _planes(item: Item) -> Sequence[Header]:
-    """The headers of an item's planes, in its order."""
+    """Return the headers of an item's planes, in its order."""
     if item.headers:
         return item.headers
     planes = [read_planes(file) for file in item.files]

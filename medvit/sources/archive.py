@@ -87,7 +87,7 @@ class Unpacking:
         self._num_bytes = 0
 
     def run(self, path: Path) -> Local:
-        """Takes every member in turn."""
+        """Take every member in turn."""
         with path.open("rb") as raw, _opened(raw) as (members, reader), _progress(path) as progress:
             for number, member in enumerate(members):
                 if number >= MAX_MEMBERS:

@@ -133,7 +133,7 @@ class Transfer:
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
     def _fetch(self, series: RemoteSeries, progress: Progress) -> tuple[RemoteSeries, str]:
-        """The series, and why it is not whole if it is not."""
+        """Return the series, and why it is not whole if it is not."""
         idle = 0
         while missing := self._missing(series):
             reason = "the server says that it has them and did not send them"

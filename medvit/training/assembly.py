@@ -141,6 +141,6 @@ def _describe(
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
-    """The given rule for series; what it leaves unset is as the training images have it."""
+    """Return the given rule for series; what it leaves unset is as the training images have it."""
     said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
     return followed.model_copy(update=said)

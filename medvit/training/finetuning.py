@@ -63,7 +63,7 @@ class Finetuning(TrainingModule):
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Computes the metric of the round and keeps the weights if it is the best."""
+        """Compute the metric of the round and keeps the weights if it is the best."""
         name, metric = self.metric_name, self._metric()
         self._validated.clear()
         self.log(name, metric, prog_bar=True, sync_dist=True)
@@ -91,7 +91,7 @@ class Finetuning(TrainingModule):
         return super().figures() | best | {"step of the kept epoch": self.best_step}
 
     def outcome(self) -> dict[str, str]:
-        """The best validation metric and its epoch."""
+        """Return the best validation metric and its epoch."""
         name, best = self.metric_name, self.best_metric
         text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last is kept"
         return {"best": f"{text}, {self.epoch_of(self.best_step)}"}

@@ -102,7 +102,7 @@ class TrainingModule(lightning.LightningModule):
                 self._stop("norm of the gradient", norm.item())
 
     def epoch_of(self, step: int) -> str:
-        """The epoch in which a step is, with their number and the step itself, for a summary."""
+        """Return the epoch in which a step is, with their number and the step itself, for a summary."""
         epochs = self.trainer.max_epochs or 1
         return f"epoch {math.ceil(step * epochs / self.num_steps)} of {epochs} (step {step})"
 

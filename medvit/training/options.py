@@ -34,7 +34,10 @@ def told_patients(rows: Sequence[Row]) -> str:
 
 
 def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
-    """The images and patients that a model was trained on, and those its best epoch was chosen on, for a summary."""
+    """Return the images and patients that a model was trained on, and those its best epoch was chosen on.
+
+    For a summary.
+    """
     parts = {"trained on": train, "chosen on": val}
     return {
         name: f"{counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}" for name, rows in parts.items() if rows

@@ -119,7 +119,7 @@ class Pretraining(TrainingModule):
         self.guard.recall(checkpoint["guard"])
 
     def outcome(self) -> dict[str, str]:
-        """The last losses, and the best reading of the guard with its epoch."""
+        """Return the last losses, and the best reading of the guard with its epoch."""
         figures, best = self.figures(), self.guard.best
         losses = {name: value for name, value in figures.items() if not name.startswith(("guard_", "knn_", "lr"))}
         told = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}

@@ -29,7 +29,7 @@ class AssembledSlides:
     positive: str
 
     def training(self, config: FinetuningOptions, slides: Sequence[EmbeddedSlide], *, seed: int) -> SlideTraining:
-        """The training of the heads on embedded slides.
+        """Return the training of the heads on embedded slides.
 
         Raises:
             DataError: If their tiles differ in size or scale.

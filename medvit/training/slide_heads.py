@@ -160,7 +160,7 @@ class SlideTraining:
         return [load_file(_home(folder, member) / BEST) for member in range(self.bags.members)], figures
 
     def outcome(self, figures: Mapping[str, float]) -> dict[str, str]:
-        """The best validation metric of each head and its step, from the figures of `train`, for a summary."""
+        """Return the best validation metric of each head and its step, from the figures of `train`, for a summary."""
         names = [f"head {member + 1}" for member in range(self.bags.members)]
         train, val = ([row for row in self.rows if row.split == split] for split in ("train", "val"))
         return trained_on(train, val) | {

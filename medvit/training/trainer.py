@@ -144,18 +144,18 @@ class StepProgress(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Counts the step."""
+        """Count the step."""
         self._progress.note = ", ".join(f"{name}={value:.3g}" for name, value in trainer.progress_bar_metrics.items())
         self._progress.update(trainer.global_step - self._progress.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Ends it."""
+        """End it."""
         self._progress.close()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Ends it, so that the message stands on a line of its own."""
+        """End it, so that the message stands on a line of its own."""
         self._progress.close()
 
 

@@ -48,7 +48,7 @@ class Study:
     """Other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
-        """What names the series of one of its images: its identifier, else its place in the study."""
+        """Return what names the series of one of its images: its identifier, else its place in the study."""
         return item.identity.series or f"{self.name}#{self.items.index(item)}"
 
 

@@ -70,7 +70,9 @@ def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
 
 
 def _undeclared(header: Dataset) -> str:
-    """The encoding of texts that are not ASCII, as they must be where no character set is declared; empty if they are.
+    """Return the encoding of texts that are not ASCII, as they must be where no character set is declared.
+
+    Empty if they are.
 
     Only texts at the top of the header are looked at: those that highdicom copies.
     """
@@ -90,7 +92,7 @@ def _undeclared(header: Dataset) -> str:
 
 
 def _terms(header: Dataset) -> tuple[str, ...]:
-    """The defined terms of (0008,0005) SpecificCharacterSet, spelt right; one empty one where there is none."""
+    """Return the defined terms of (0008,0005) SpecificCharacterSet, spelt right; one empty one where there is none."""
     from pydicom.charset import STAND_ALONE_ENCODINGS
 
     value = header.get("SpecificCharacterSet")
@@ -112,7 +114,10 @@ def _spelt(term: str) -> str:
 
 
 def _encodings(terms: Sequence[str]) -> list[str]:
-    """The encodings of Python, as pydicom decodes with them; ASCII alone where none is declared or one is unknown."""
+    """Return the encodings of Python, as pydicom decodes with them.
+
+    ASCII alone where none is declared or one is unknown.
+    """
     from pydicom.charset import python_encoding
 
     known = {**python_encoding, **LATIN_9}
@@ -149,7 +154,10 @@ def _remove_lost(header: Dataset, terms: Sequence[str]) -> None:
 
 
 def _elements(dataset: Dataset, representations: Sequence[str]) -> Iterator[DataElement]:
-    """The elements of some value representations; one that cannot be read is removed, and none other is looked at."""
+    """Return the elements of some value representations.
+
+    One that cannot be read is removed, and none other is looked at.
+    """
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)
         if element is None or _representation(element) not in representations:

@@ -22,7 +22,9 @@ ABNORMAL_WORDS = re.compile(
 
 
 def property_type(name: str, codes: Mapping[str, str]) -> Concept:
-    """The coded term of a class: as given in `codes`, else of this name in DICOM's SNOMED CT dictionary, else private.
+    """Return the coded term of a class.
+
+    As given in `codes`, else of this name in DICOM's SNOMED CT dictionary, else private.
 
     Raises:
         ConfigError: If the given code is not `SCHEME:VALUE:MEANING`.
@@ -33,7 +35,10 @@ def property_type(name: str, codes: Mapping[str, str]) -> Concept:
 
 
 def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str, Concept]:
-    """The coded term of each class; private values that would be equal, as of `<5 mm` and `>5 mm`, get a hash."""
+    """Return the coded term of each class.
+
+    Private values that would be equal, as of `<5 mm` and `>5 mm`, get a hash.
+    """
     found = {name: property_type(name, codes) for name in classes}
     times = Counter(concept.value for concept in found.values() if concept.scheme == PRIVATE_SCHEME)
     return {
@@ -45,7 +50,7 @@ def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str
 
 
 def label_of(name: str) -> str:
-    """The name of a class as a DICOM label: one value of at most 64 characters (PS3.5 6.2, LO).
+    """Return the name of a class as a DICOM label: one value of at most 64 characters (PS3.5 6.2, LO).
 
     A backslash, which would divide it into two values, becomes a slash; what is cut off is told apart by a hash.
     """
@@ -59,7 +64,7 @@ def property_category(name: str) -> Concept:
 
 
 def check_codes(codes: Mapping[str, str], classes: tuple[str, ...]) -> None:
-    """Finds mistakes in given codes before any study is done.
+    """Find mistakes in given codes before any study is done.
 
     Raises:
         ConfigError: If a code cannot be read or names no class of the model.

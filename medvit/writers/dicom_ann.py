@@ -25,7 +25,7 @@ NO_UNIT = Concept("UCUM", "1", "no units")
 
 
 def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker, codes: Mapping[str, str]) -> None:
-    """Writes a group of squares for each class that is the most probable one of a tile, with its measurements.
+    """Write a group of squares for each class that is the most probable one of a tile, with its measurements.
 
     Raises:
         UnsupportedError: If the source has no whole picture of the slide, to which places could refer.
@@ -52,7 +52,7 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
 
 
 def base_level(headers: Sequence[Dataset]) -> Dataset:
-    """The header of the picture at full resolution.
+    """Return the header of the picture at full resolution.
 
     Raises:
         UnsupportedError: If there is none among them.

@@ -33,7 +33,7 @@ SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
 def write_seg(
     path: Path, prediction: Prediction, sources: Sources, *, maker: Maker, codes: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a BINARY segmentation with a segment for every class that occurs in the mask, background left out.
+    """Write a BINARY segmentation with a segment for every class that occurs in the mask, background left out.
 
     Raises:
         GeometryError: If the mask does not lie on the pixels of the source.
@@ -89,7 +89,7 @@ def fit_texts(sources: Sources, classes: Sequence[str], codes: Mapping[str, str]
 
 
 def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
-    """What every object says of itself, as arguments of highdicom: a new series of one instance, made by a model."""
+    """Return the common arguments of highdicom objects: a new series of one instance, made by a model."""
     import highdicom as hd
 
     return {
@@ -117,7 +117,7 @@ def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keeps the libraries' log and warnings back: they quote identifiers of the source."""
+    """Keep the libraries' log and warnings back: they quote identifiers of the source."""
     for library in ("highdicom", "pydicom"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -126,12 +126,14 @@ def silent() -> Iterator[None]:
 
 
 def present_labels(mask: Int[Array, "*s"]) -> list[int]:
-    """The classes that occur in a mask, without the background."""
+    """Return the classes that occur in a mask, without the background."""
     return [int(label) for label in np.unique(mask) if label != 0]
 
 
 def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
-    """The mask in the frames of its source (frames, rows, columns), in the order of the source's headers or frames.
+    """Return the mask in the frames of its source (frames, rows, columns).
+
+    In the order of the source's headers or frames.
 
     Raises:
         GeometryError: If the mask does not lie on the pixels of the source.
@@ -182,7 +184,7 @@ def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, 
 
 
 def algorithm(maker: Maker) -> Any:
-    """What made a result, as an algorithm."""
+    """Return what made a result, as an algorithm."""
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 
@@ -195,7 +197,7 @@ def algorithm(maker: Maker) -> Any:
 
 
 def coded(concept: Concept) -> Any:
-    """A coded term as highdicom has it."""
+    """Return a coded term as highdicom has it."""
     import highdicom as hd
 
     return hd.sr.CodedConcept(concept.value, concept.scheme, concept.meaning)

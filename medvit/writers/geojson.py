@@ -21,7 +21,7 @@ DIGITS = 6
 
 
 def write_geojson(path: Path, finding: SlideFinding) -> None:
-    """Writes a feature a tile: its square, its most probable class, its attention and the probability of each class."""
+    """Write a feature a tile: its square, its most probable class, its attention and the probability of each class."""
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, feature in enumerate(_features(finding)):
@@ -58,7 +58,7 @@ class GeojsonWriter:
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Always."""
+        """Return True: it always applies."""
         return True
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

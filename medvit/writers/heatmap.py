@@ -40,7 +40,7 @@ def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:
 
 
 def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
-    """Writes a tiled RGB TIFF of several levels, each drawn from the map itself, a tile at a time."""
+    """Write a tiled RGB TIFF of several levels, each drawn from the map itself, a tile at a time."""
     import tifffile
 
     cells = colored(heat.values, colors)
@@ -89,7 +89,7 @@ class HeatmapWriter:
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Always."""
+        """Return True: it always applies."""
         return True
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

@@ -17,7 +17,7 @@ from medvit.writers import ImageContext, ModelTask
 
 
 def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
-    """Writes a label map with its affine in mm, RAS+, as scanner coordinates (code 1)."""
+    """Write a label map with its affine in mm, RAS+, as scanner coordinates (code 1)."""
     import nibabel as nib
 
     volume = nib.Nifti1Image(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16), affine.matrix)
@@ -27,7 +27,9 @@ def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
 
 
 def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j k"], Affine]:
-    """The mask of a volume with the axes in the order of its source file, where that is a NIfTI; else in RAS+ order.
+    """Return the mask of a volume with the axes in the order of its source file, where that is a NIfTI.
+
+    Else in RAS+ order.
 
     So label map and image of a NIfTI overlay voxel by voxel also in tools that ignore the affine.
     """

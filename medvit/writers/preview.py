@@ -25,7 +25,7 @@ PERCENTILES = (1.0, 99.0)
 
 
 def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
-    """Writes a PNG: of a volume the axial, coronal and sagittal slice, the patient's right or front to the left.
+    """Write a PNG: of a volume the axial, coronal and sagittal slice, the patient's right or front to the left.
 
     Of a segmentation, the same slices stand below with what was found in color.
     """
@@ -76,7 +76,7 @@ def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
 
 
 def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
-    """The middle of what was found; of the volume where nothing was."""
+    """Return the middle of what was found; of the volume where nothing was."""
     found = np.nonzero(mask)
     if not found[0].size:
         return tuple(n // 2 for n in mask.shape)
@@ -99,7 +99,7 @@ class PreviewWriter:
     tasks: Sequence[ModelTask] = ("classification", "segmentation", "slide")
 
     def applies(self, item: Item, prediction: Prediction | SlideFinding) -> bool:
-        """Always."""
+        """Return True: it always applies."""
         return True
 
     def write(self, context: ImageContext | SlideContext, folder: Path) -> Sequence[str]:

@@ -29,7 +29,7 @@ class SlideFinding:
         return self.grid.side(self.mpp)
 
     def top(self, count: int) -> Int[Array, "k"]:
-        """The tiles with most attention, most first; of tiles that overlap, only one."""
+        """Return the tiles with most attention, most first; of tiles that overlap, only one."""
         chosen: list[int] = []
         for index in np.argsort(-self.reading.attention, kind="stable"):
             apart = np.abs(self.grid.xy[chosen] - self.grid.xy[index]).max(axis=1) if chosen else np.array([np.inf])
@@ -40,7 +40,7 @@ class SlideFinding:
         return np.array(chosen)
 
     def heat_classes(self) -> Sequence[int]:
-        """The classes that get a map: of two, the second says all."""
+        """Return the classes that get a map: of two, the second says all."""
         return [1] if len(self.classes) == 2 else range(len(self.classes))
 
 
@@ -64,7 +64,7 @@ def attention_map(finding: SlideFinding) -> HeatMap:
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
-    """The probability of a class of each tile by itself."""
+    """Return the probability of a class of each tile by itself."""
     return _map(finding, finding.reading.scores[:, label])
 
 

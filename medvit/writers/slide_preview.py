@@ -23,7 +23,7 @@ GAP = 8
 
 
 def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None:
-    """Writes a PNG: the slide bare, under its attention and under each map of a class; below, the top tiles."""
+    """Write a PNG: the slide bare, under its attention and under each map of a class; below, the top tiles."""
     from PIL import Image as Picture
 
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
@@ -36,7 +36,7 @@ def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None
 
 
 def overlaid(bare: UInt8[Array, "h w 3"], heat: HeatMap, finding: SlideFinding, colors: str) -> UInt8[Array, "h w 3"]:
-    """An overview of a slide with a map laid over it where there are tiles."""
+    """Return an overview of a slide with a map laid over it where there are tiles."""
     height, width = bare.shape[:2]
     shrunk = finding.shape[0] / height, finding.shape[1] / width
     rows = np.minimum(((np.arange(height) + 0.5) * shrunk[0] / heat.cell).astype(int), heat.values.shape[0] - 1)
@@ -47,7 +47,7 @@ def overlaid(bare: UInt8[Array, "h w 3"], heat: HeatMap, finding: SlideFinding, 
 
 
 def top_tiles(slide: Slide, finding: SlideFinding, count: int = NUM_TOP) -> list[tuple[UInt8[Array, "h w 3"], int]]:
-    """The tiles with most attention as pictures, and their places in the grid."""
+    """Return the tiles with most attention as pictures, and their places in the grid."""
     from PIL import Image as Picture
 
     found = []

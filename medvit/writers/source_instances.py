@@ -55,7 +55,9 @@ class Sources:
 
 
 def read_sources(item: Item) -> Sources:
-    """The headers of a series without pixels, completed where they lack what a DICOM object that refers to them needs.
+    """Return the headers of a series without pixels.
+
+    Completed where they lack what a DICOM object that refers to them needs.
 
     Empty identifiers are taken from the file meta information, or else derived from the ones that are there, the same
     at every call; nothing is made up that a viewer would show.
@@ -164,7 +166,7 @@ def _modernize(header: Dataset) -> None:
 
 
 def _drop_invalid(header: Dataset) -> None:
-    """Removes what is copied from the source as it is, where its value breaks the rules of its type.
+    """Remove what is copied from the source as it is, where its value breaks the rules of its type.
 
     Name and ID stay whatever they are: a result must not lose its patient.
     """

@@ -45,7 +45,7 @@ class Stored:
     refusals: tuple[Refusal, ...]
 
     def and_also(self, other: Stored) -> Stored:
-        """What two steps took, of different candidates."""
+        """Return what two steps took, of different candidates."""
         return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
 
 

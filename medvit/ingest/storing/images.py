@@ -60,7 +60,7 @@ class ReadAndStore:
     eye: EyeConfig = field(default_factory=EyeConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
-        """What was stored of a candidate.
+        """Return what was stored of a candidate.
 
         Raises:
             DataError: One of its kinds, if it cannot be read or its label map has a class without a name.
@@ -119,7 +119,7 @@ class Pixels:
         return kind != "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
-        """Reads and stores candidates.
+        """Read and stores candidates.
 
         Raises:
             OutputError: If the store cannot be written.
@@ -137,11 +137,11 @@ class Pixels:
         )
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """The rows as they are."""
+        """Return the rows as they are."""
         return tuple(rows)
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Removes from the store the arrays of no row."""
+        """Remove from the store the arrays of no row."""
         addresses = {address for row in rows for address in (row.sha256, row.mask)}
         folder = Store(self.read.store).folder
         for path in folder.glob("*/*"):
@@ -163,7 +163,7 @@ def store_images(
     earlier: Path | None = None,
     counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Stored:
-    """Reads and stores all images, going on where an earlier run stopped; one that fails never stops the others.
+    """Read and stores all images, going on where an earlier run stopped; one that fails never stops the others.
 
     What has not changed since the dataset in the folder `earlier` was made is linked from there. `stamps` are those of
     the files, if they were taken already; `counts` what `mask_counts` found.
@@ -249,7 +249,7 @@ class _Lines:
         self._stack.close()
 
     def add(self, state: str, taken: Taken) -> None:
-        """Adds what was taken of an image in a state."""
+        """Add what was taken of an image in a state."""
         if self._file is None:  # a run that takes nothing leaves no file
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
         self._file.write(_line(state, taken))
@@ -272,7 +272,7 @@ def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
 
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
-    """What tells whether an image would be read otherwise now: its place, how it is read, and its files' stamps."""
+    """Return what decides whether an image must be read again: its place, how it is read, its files' stamps."""
     item = candidate.item
     files = [*item.files, *mask_files(item)]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
@@ -281,7 +281,7 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """What earlier runs took, as far as the store still has it; a line cut off by their end is cut from the file."""
+    """Return what earlier runs stored and the store still has; remove an incomplete last line of the file."""
     if not path.is_file():
         return {}
     content = path.read_bytes()

@@ -44,7 +44,7 @@ class CountMaskValues:
     """Counts the values in the label maps of an image; nothing where they cannot be read, as storing will say."""
 
     def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Counts in the texts of `MaskCounts`."""
+        """Count in the texts of `MaskCounts`."""
         from medvit import readers
 
         found = Counter[str]()
@@ -57,7 +57,7 @@ class CountMaskValues:
 
 
 def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict[str, int]]:
-    """What the unfinished run in the folder, or that which made the earlier dataset, counted is not counted again."""
+    """Reuse the counts of the unfinished run in the folder, or of the run that made the earlier dataset."""
     state, stamps = place.site.pseudonyms.state, place.stamps
     states = {one.key: mask_state(one, state, stamps) for one in candidates if mask_files(one.item)}
     folders = filter(None, (place.folder, place.earlier))

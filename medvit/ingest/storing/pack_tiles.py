@@ -26,7 +26,7 @@ class PackSlide:
     key: Path
 
     def __call__(self, row: Row) -> list[Row]:
-        """A row of kind image for each tile of the slide of a row.
+        """Return a row of kind image for each tile of the slide of a row.
 
         Raises:
             DataError: If the slide cannot be read.
@@ -38,7 +38,7 @@ class PackSlide:
 
 
 def pack(rows: Sequence[Row], *, folder: Path, key: Path, engine: EngineConfig) -> tuple[Row, ...]:
-    """The rows of the tiles of slides in place of those of the slides.
+    """Return the rows of the tiles of slides in place of those of the slides.
 
     Raises:
         DataError: If a slide cannot be read any more.

@@ -54,7 +54,7 @@ class ReadSlide:
     config: TilesConfig
 
     def __call__(self, waiting: _Waiting) -> Taken:
-        """What a row says of the slide.
+        """Return what a row says of the slide.
 
         Raises:
             DataError: One of its kinds, if the slide cannot be read or has no tissue.
@@ -103,7 +103,7 @@ class Tiles:
         return kind == "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
-        """Lists the tiles of slides.
+        """List the tiles of slides.
 
         Raises:
             OutputError: If the dataset cannot be written.
@@ -136,7 +136,9 @@ class Tiles:
         return Stored(done, tuple(refusals))
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """The rows of slides, having written where they lie beside the key; or those of their tiles, once packed.
+        """Return the rows of slides, having written where they lie beside the key.
+
+        Or those of their tiles, once packed.
 
         Raises:
             DataError: If a slide to pack cannot be read any more.
@@ -148,7 +150,7 @@ class Tiles:
         return pack(rows, folder=self.place.folder, key=self.place.site.key, engine=self.place.engine)
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Removes the tiles of slides that are no rows."""
+        """Remove the tiles of slides that are no rows."""
         names = {row.image_id for row in rows if row.kind == "slide"}
         folder = self.place.folder / FOLDER
         if not folder.is_dir():

@@ -170,7 +170,7 @@ def _folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> ClassFol
 def _labeled(
     found: Scan, folders: ClassFolders | None, table: FoundTable | None, modality: str
 ) -> tuple[Candidate, ...]:
-    """The candidates as ingest labels them, and the eyes of a person being one patient's."""
+    """Return the candidates as ingest labels them, and the eyes of a person being one patient's."""
     if table is not None:
         return paired(labeled(table, found.candidates, found.files), modality)
     if folders is None or not folders.are_taken:
@@ -193,7 +193,7 @@ def _mask_folders(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _differing(candidate: Candidate) -> str:
-    """The name of the first folder in which the label map of an image lies elsewhere than the image."""
+    """Return the name of the first folder in which the label map of an image lies elsewhere than the image."""
     mask, image = candidate.item.mask, candidate.item.files[0]
     assert mask is not None
     pairs = zip(mask.parent.parts, image.parent.parts, strict=False)
@@ -201,7 +201,7 @@ def _differing(candidate: Candidate) -> str:
 
 
 def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
-    """The refusals by reason, numbers in it aside, failures first."""
+    """Return the refusals by reason, numbers in it aside, failures first."""
     counts: Counter[tuple[str, str]] = Counter()
     texts: dict[tuple[str, str], str] = {}
     for one in refusals:
@@ -213,7 +213,7 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """A pattern that finds fewer patients in the paths than are assumed now."""
+    """Return a pattern that finds fewer patients in the paths than are assumed now."""
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})
     if not assumed or len(assumed) < len(candidates):

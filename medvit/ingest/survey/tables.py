@@ -93,7 +93,7 @@ def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> 
 
 
 def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[LabelBy | None, str, int, bool]:
-    """What lines are about, the column that says it, how many match, and whether its name says so."""
+    """Return what lines are about, the column that says it, how many match, and whether its name says so."""
     by_name = [(by, columns[0]) for by in COLUMNS if len(columns := find_columns(grid.columns, COLUMNS[by])) == 1]
     best: tuple[LabelBy | None, str, int, bool] = (None, "", 0, False)
     for by, column in by_name:
@@ -128,7 +128,7 @@ def _num_texts(grid: Grid, column: str) -> int:
 
 
 def _classes(grid: Grid, key: str) -> dict[str, int]:
-    """The number of classes in each column that has a few and does not look as if it named people."""
+    """Return the number of classes in each column that has a few and does not look as if it named people."""
     missing = {text.casefold() for text in ("", *MISSING)}
     found = {}
     for column in grid.columns:
