@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ import yaml
 
 from medvit import __version__
 from medvit.config import Tree, read_yaml
-from medvit.errors import CheckpointError, ConfigError
+from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.files.atomic import write_text, write_weights
 from medvit.summary import Summary, labeled
 
@@ -66,6 +69,13 @@ class Checkpoint:
     chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
     apart; `load` leaves it in its file. `training` is what a summary says of the training that has just ended: names
     and texts.
+
+    >>> import medvit
+    >>> checkpoint = medvit.Checkpoint.load("runs/model")
+    >>> checkpoint.kind, checkpoint.model["classes"]
+    ('segmentation', ['background', 'liver', 'spleen', 'kidney'])
+    >>> checkpoint.state["backbone.cls_token"].shape
+    torch.Size([1, 1, 16])
     """
 
     folder: Path
@@ -161,14 +171,34 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` as in the file.
+    """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` are values by name.
 
     `lines` are the main figures for a summary: names and texts.
+
+    >>> import medvit
+    >>> report = medvit.Report.read("runs/report")
+    >>> round(report.metrics["dice.liver"], 2)
+    0.82
     """
 
     folder: Path
-    metrics: Tree
+    metrics: Mapping[str, float]
     lines: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Report:
+        """Return the report in a folder; `metrics.json` has intervals and all else. A metric that is undefined is NaN.
+
+        Raises:
+            DataError: If the folder is not a report, or is damaged.
+        """
+        folder = Path(folder)
+        text = _text_of(folder / METRICS, "a report", "evaluate")
+        try:
+            values = {name: found["value"] for name, found in json.loads(text)["metrics"].items()}
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise DataError(f"{folder / METRICS} is damaged and cannot be read; run evaluate again") from None
+        return cls(folder, {name: math.nan if value is None else float(value) for name, value in values.items()})
 
     def summary(self) -> Summary:
         """Return what was measured, and the main metrics with their intervals."""
@@ -181,6 +211,11 @@ class Predictions:
     """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study.
 
     `reasons` are lines on why studies were skipped, failed or lack an object.
+
+    >>> import medvit
+    >>> predictions = medvit.Predictions.read("runs/predictions")
+    >>> predictions.num_done, predictions.num_skipped, predictions.num_failed
+    (1, 0, 1)
     """
 
     folder: Path
@@ -189,8 +224,26 @@ class Predictions:
     num_failed: int
     reasons: Sequence[str] = ()
 
+    @classmethod
+    def read(cls, folder: str | Path) -> Predictions:
+        """Return the predictions in a folder.
+
+        Raises:
+            DataError: If the folder holds no predictions.
+        """
+        folder = Path(folder)
+        lines = csv.DictReader(_text_of(folder / STATUS, "predictions", "predict").splitlines())
+        counts = Counter(line.get("status") for line in lines)
+        return cls(folder, counts["done"], counts["skipped"], counts["failed"])
+
     def summary(self) -> Summary:
         """Studies by what came of them, with the reasons."""
         studies = f"{self.num_done} done, {self.num_skipped} skipped, {self.num_failed} failed"
         files = {"status.csv": "a row for each study", "predictions.csv": "probabilities and volumes"}
         return Summary([("studies", studies), *labeled("reasons", self.reasons)], files)
+
+
+def _text_of(path: Path, what: str, stage: str) -> str:
+    if not path.is_file():
+        raise DataError(f"{path.parent} is not {what}: no {path.name} in it; give the output of {stage}")
+    return path.read_text(encoding="utf-8")

@@ -116,7 +116,7 @@ class Manifest:
     folder: Path
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: str | Path) -> Manifest:
         """Read the manifest of a dataset folder.
 
         Raises:

@@ -63,7 +63,7 @@ class Finetuning(TrainingModule):
             self._validated.append((probabilities.cpu(), batch.targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metric of the round and keeps the weights if it is the best."""
+        """Compute the metric of the epoch and keep the weights if it is the best."""
         name, metric = self.metric_name, self._metric()
         self._validated.clear()
         self.log(name, metric, prog_bar=True, sync_dist=True)

@@ -21,7 +21,7 @@ from medvit.ingest.quality_flags import flags
 from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
 from medvit.types import Image
-from tests.multiframe import item
+from tests.dicom.multiframe import item
 
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
 PAD = -2000

@@ -20,7 +20,7 @@ from medvit.readers import find, read
 from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image
-from tests.multiframe import counted, frame_group, item, mapped_by, real_world_mapping, write_multiframe
+from tests.dicom.multiframe import counted, frame_group, item, mapped_by, real_world_mapping, write_multiframe
 
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR", "RescaleSlope": None, "RescaleIntercept": None}
 RESCALED = {**MR, "RescaleSlope": 3.0, "RescaleIntercept": 1.0, "RescaleType": "US"}

@@ -18,7 +18,7 @@ from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.wsi.locations import SlidesConfig
 from medvit.wsi.slide import open_slide
 from medvit.wsi.tiles import TileGrid
-from tests.slides import SIZE, write_dataset
+from tests.wsi.slides import SIZE, write_dataset
 
 CHAIN = Preprocess(kind="image", channels=3, intensity=Normalization(method="range"))
 

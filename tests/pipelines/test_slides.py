@@ -23,7 +23,7 @@ from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.plan import FinetunePlanConfig, plan
 from pipelines.predict import predict
-from tests.slides import CLASSES, HEIGHT, MPP, SIZE, SPOT, WIDTH, picture, write_dataset, write_slide
+from tests.wsi.slides import CLASSES, HEIGHT, MPP, SIZE, SPOT, WIDTH, picture, write_dataset, write_slide
 
 OFF = {"tracking": {"enabled": False}}
 BACKBONE = {"name": "vit", "ndim": 2, "channels": 3, "patch_size": 16, "width": 12, "depth": 1, "heads": 2}

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from medvit import readers
 from medvit.records import Extent, Item
-from tests.slides import picture, write_slide
+from tests.wsi.slides import picture, write_slide
 
 
 def nifti(folder: Path) -> None:

@@ -26,7 +26,7 @@ from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image
 from pipelines.ingest import IngestConfig, ingest
-from tests.multiframe import counted, mapped_by, real_world_mapping, write_multiframe
+from tests.dicom.multiframe import counted, mapped_by, real_world_mapping, write_multiframe
 from tests.plugins.mr_series import AXIAL, slice_header
 
 DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}

@@ -14,7 +14,7 @@ from pydicom.uid import JPEGLSLossless, MRImageStorage, PositronEmissionTomograp
 
 from medvit.errors import ConflictError
 from medvit.readers import find, read
-from tests.multiframe import counted, frame_group, item, write_multiframe
+from tests.dicom.multiframe import counted, frame_group, item, write_multiframe
 
 MR = {"SOPClassUID": MRImageStorage, "Modality": "MR"}
 PET = {"SOPClassUID": PositronEmissionTomographyImageStorage, "Modality": "PT", "Units": "BQML"}

@@ -30,7 +30,7 @@ from medvit.readers import find, read
 from medvit.readers.dicom import source_affine
 from medvit.records import Item, Refusal
 from medvit.series.planes import read_planes
-from tests.multiframe import AXIAL, counted, frame_group, item, write_multiframe
+from tests.dicom.multiframe import AXIAL, counted, frame_group, item, write_multiframe
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 

@@ -14,7 +14,7 @@ from medvit.types import Image, Prediction
 from medvit.writers import Study
 from medvit.writers.dicom_seg import write_seg
 from medvit.writers.source_instances import read_sources
-from tests.multiframe import counted, frame_group, write_multiframe
+from tests.dicom.multiframe import counted, frame_group, write_multiframe
 from tests.writers.test_dicom_seg import CLASSES, MAKER, errors_of, mask_of
 
 

@@ -28,7 +28,7 @@ from medvit.writers.slide_preview import write_slide_preview
 from medvit.writers.source_instances import Sources, read_sources
 from medvit.wsi.slide import open_slide
 from medvit.wsi.tiles import TileGrid
-from tests.slides import HEIGHT, MPP, SIZE, WIDTH, grid, is_in_spot, picture, write_slide
+from tests.wsi.slides import HEIGHT, MPP, SIZE, WIDTH, grid, is_in_spot, picture, write_slide
 
 CLASSES = ("normal", "tumor")
 MAKER = Maker("0.1.0", "ab" * 32)

@@ -29,7 +29,7 @@ from medvit.training.resume import Position
 from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, labeled_slides
 from medvit.training.trainer import TrainerConfig
 from medvit.types import Bags
-from tests.slides import grid, write_dataset
+from tests.wsi.slides import grid, write_dataset
 
 WIDTH, CLASSES = 8, ("healthy", "tumor")
 BACKBONE = {"name": "vit", "ndim": 2, "channels": 3, "patch_size": 8, "width": WIDTH, "depth": 1, "heads": 2}
