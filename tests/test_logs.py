@@ -28,7 +28,7 @@ def test_the_file_has_every_line_with_its_date_and_others_see_what_they_saw_befo
         log.info("read %d files", 3)
         log.warning("one is odd")
         note("failed: %s", "f-1")
-        logging.getLogger("pydicom").error("Doe^Jane")
+        logging.getLogger("a.library").error("Doe^Jane")
     log.warning("afterwards")
     assert lines(tmp_path / LOG) == ["read 3 files", "one is odd", "failed: f-1"]
     assert [record.message for record in caplog.records] == ["one is odd", "Doe^Jane", "afterwards"]

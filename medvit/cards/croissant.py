@@ -82,8 +82,8 @@ _COLUMNS = {
     "padding": ("sc:Float", "Lowest and highest of the stored values that stand for pixels without a measurement"),
     "fallback": ("sc:Text", "Option of values that the file did not allow, so that they are those stored"),
     "num_not_finite": ("sc:Integer", "Pixels that are NaN or infinite"),
-    "patient_any_issuer": ("sc:Text", "Pseudonym of a PatientID that several issuers assigned, empty for others"),
     "patient_is_assumed": ("sc:Boolean", "Whether nothing names the patient, so that an image, series or study is one"),
+    "patient_any_issuer": ("sc:Text", "Pseudonym of a PatientID that several issuers assigned, empty for others"),
 }
 """Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""
 _REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding")

@@ -120,7 +120,7 @@ class Transfer:
         num_wanted = sum(len(series.instances) for series in found)
         num_here = num_wanted - sum(len(self._missing(series)) for series in found)
         if num_here:
-            log.info("source: %d of %d instances are here from the run before", num_here, num_wanted)
+            log.info("source: %d of %d instances are already here from an earlier run", num_here, num_wanted)
         with Progress(num_wanted, title="fetch", unit="file", done=num_here) as progress:
             jobs = [partial(self._fetch, series, progress) for series in found if self._missing(series)]
             reasons = dict(in_threads(jobs, self.options.concurrency, self.stop))

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from medvit.files.atomic import write_weights
 from medvit.losses.supervised import Loss
+from medvit.metrics.auroc import METRIC as AUROC
 from medvit.metrics.auroc import mean_auroc
+from medvit.metrics.dice import METRIC as DICE
 from medvit.metrics.dice import mean_dice, overlaps
 from medvit.models.image import Model
 from medvit.models.slide import BagModel, WholeBag
@@ -112,8 +114,8 @@ class Finetuning(TrainingModule):
 
     @property
     def metric_name(self) -> str:
-        """The validation metric by which the best round is chosen."""
-        return "val_dice" if self.model.config.kind == "segmentation" else "val_auroc"
+        """The validation metric by which the best epoch is chosen."""
+        return f"val_{(DICE if self.model.config.kind == 'segmentation' else AUROC).key()}"
 
     def _metric(self) -> float:
         first, second = zip(*self._validated, strict=True)

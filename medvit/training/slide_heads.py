@@ -166,7 +166,7 @@ class SlideTraining:
         return trained_on(train, val) | {
             name: (
                 f"val_auroc {figures.get(f'{name}: best validation metric', float('nan')):.3f}, "
-                f"step {figures[f'{name}: step of the kept round']:.0f} of {self.trainer.steps}"
+                f"step {figures[f'{name}: step of the kept epoch']:.0f} of {self.trainer.steps}"
             )
             for name in names
         }

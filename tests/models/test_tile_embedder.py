@@ -112,7 +112,7 @@ def test_without_a_folder_they_are_kept_in_the_dataset(tmp_path):
 
 def test_if_all_slides_fail_the_first_reason_is_told(tmp_path):
     manifest = write_dataset(tmp_path / "dataset", 2, key=tmp_path / "site.key")
-    with pytest.raises(DataError, match=r"all 2 slides failed, first slide i-000: .* beside the key"):
+    with pytest.raises(DataError, match=r"all 2 slides failed, first slide i-000: .* for this key file"):
         embed((manifest, SlidesConfig(key=tmp_path / "other.key")), tmp_path / "e")
 
 

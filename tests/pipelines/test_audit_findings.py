@@ -365,6 +365,7 @@ def test_findings_are_listed_in_a_folder_of_their_own_and_the_dataset_stays_as_i
         "config.yaml",
         "findings.csv",
         "lineage.json",
+        "medvit.log",
         "summary.txt",
     }
     for path in (tmp_path / "audit").iterdir():

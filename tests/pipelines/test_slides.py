@@ -199,7 +199,7 @@ def test_unknown_labels_and_failing_slides_are_told_when_learning(place, tmp_pat
 
 def test_options_of_pixels_are_told_to_be_ignored(place, tmp_path, caplog):
     learn(place, tmp_path / "model", bags={"members": 1}, peft={"name": "full"}, crop=[32, 32])
-    assert "peft=full is ignored: slide labels are learned from embeddings" in caplog.text
+    assert "peft=full is ignored: heads of slides are trained on embeddings" in caplog.text
     assert "crop=(32, 32) is ignored" in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_cross_validated_heads_learn_from_both_splits(place, tmp_path):
         head={"name": "transmil", "width": 16, "landmarks": 8},
     )
     assert (
-        "each chose its round on one of 3 folds of patients" in (finished.artifact.folder / "model_card.md").read_text()
+        "each chose its epoch on one of 3 folds of patients" in (finished.artifact.folder / "model_card.md").read_text()
     )
 
 

@@ -145,7 +145,7 @@ def test_a_mask_off_the_grid_of_its_source_is_refused(make_series: SeriesMaker, 
     assert image.affine is not None
     moved = Affine.from_spacing((1.0, 1.0, 1.0), (1.0, 0.0, 0.0)) @ image.affine
     wrong = Prediction(CLASSES, mask=asymmetric(image).mask, affine=moved)
-    with pytest.raises(GeometryError, match=r"lie 1\.25 voxels apart"):
+    with pytest.raises(GeometryError, match=r"are 1\.25 voxels apart"):
         write_seg(tmp_path / "seg.dcm", wrong, read_sources(item), maker=MAKER)
 
 
