@@ -33,7 +33,8 @@ _ATOMS = r"(?:da|[YZEPTGMkhdcmunpfa])?(?:mol|dyn|Hz|Bq|Pa|Gy|Sv|Ci|eV|rad|Cel|Oh
 _WHOLE_ATOMS = r"min|h|d|deg|%|ppm|diop|dB|10[*^]?[+-]?\d{1,2}|mm\[Hg\]|\[(?:(?:hnsf|arb|wood)'U|PRU|iU|ppm|ppth|ppb)\]"
 _SUV = r"SUV(?:bw|bsa|ibw|lbm(?:\(James128\)|\(Janma\))?)"
 _NOTES = rf"\{{(?:{_SUV}|counts|[Pp]rop(?:counts|cps)|ratio|Particles|Tissue|WetWeight)\}}"
-_PART = rf"(?:\d{{0,3}}|\[100\])(?:{_NOTES})?(?:{_WHOLE_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|\d{{1,3}}|{_NOTES}"
+_TENS = r"10{0,3}"  # no other number: a day and an hour are a date, as 19.12.68h
+_PART = rf"(?:(?:{_TENS})?|\[100\])(?:{_NOTES})?(?:{_WHOLE_ATOMS}|{_ATOMS})[+-]?\d?(?:{_NOTES})?|{_TENS}|{_NOTES}"
 _TERM = rf"(?:{_PART}|\((?:{_PART})(?:[./](?:{_PART}))*\))"
 _UCUM = re.compile(rf"1|(?=.*[A-Za-z%])/?{_TERM}(?:[./]{_TERM})*")
 """Units named in CIDs 83 to 85, 4260, 7181 and 7277 (PS3.16): no other word or number is accepted."""

@@ -109,6 +109,7 @@ def test_a_table_gives_the_values_of_its_entries(write_slice) -> None:
         ("4711 88", ""),
         ("471", ""),
         ("12/3.87", ""),
+        ("19.12.68h", ""),
     ],
 )
 def test_only_units_that_are_known_are_kept(write_slice, said: str, unit: str) -> None:
