@@ -104,12 +104,15 @@ class Header:
     def is_slice(self) -> bool:
         """Whether it may be a slice of a volume: gray, no localizer, of a slice class or a frame with a position.
 
-        A secondary image (PS3.3 C.7.6.1.1.2) without a position is not a slice: it shows a report, for example.
+        A secondary image (PS3.3 C.7.6.1.1.2) without a position is not a slice: it shows a report, for example. Frames
+        of a class of volumes are slices in any case.
         """
         if self.samples != 1 or "LOCALIZER" in self.image_type:
             return False
-        is_sliced = self.is_of_slices or (self.sop_class in SLICED and self.frames > 1)
-        if self.position_mm is None and (self.image_type[1:2] == ("SECONDARY",) or not is_sliced):
+        is_of_frames = self.sop_class in SLICED and self.frames > 1
+        is_sliced = self.is_of_slices or is_of_frames
+        is_secondary = self.image_type[1:2] == ("SECONDARY",) and not is_of_frames
+        if self.position_mm is None and (is_secondary or not is_sliced):
             return False
         return is_sliced or (self.frame is not None and self.has_place)
 

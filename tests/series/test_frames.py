@@ -180,8 +180,10 @@ def test_frames_of_classes_without_places_are_images_and_counted(
         EnhancedUSVolumeStorage,
     ],
 )
-def test_frames_of_classes_of_slices_without_places_are_refused_once(tmp_path: Path, sop_class: str):
-    refused = only([write_multiframe(tmp_path / "a.dcm", counted(3), [], SOPClassUID=sop_class, Modality="XA")])
+@pytest.mark.parametrize("examination", ["PRIMARY", "SECONDARY"])
+def test_frames_of_classes_of_slices_without_places_are_refused_once(tmp_path: Path, sop_class: str, examination: str):
+    elements = {"SOPClassUID": sop_class, "Modality": "XA", "ImageType": ["DERIVED", examination]}
+    refused = only([write_multiframe(tmp_path / "a.dcm", counted(3), [], **elements)])
     assert refused.code == "geometry"
     assert "their position is unknown" in refused.reason
 
