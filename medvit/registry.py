@@ -1,4 +1,4 @@
-"""Registry of what a room offers by name, found because its file lies in the room's folder.
+"""Registry of what a room offers by name, found because its file is in the room's folder.
 
 A room is a package such as `medvit.objectives`. There are two kinds. Where a choice has options, a file holds a config
 class with a `name` and a `build` method:
