@@ -87,6 +87,6 @@ class TrainingError(MedvitError):
 
 
 class TrackingError(MedvitError):
-    """The MLflow store cannot be reached or refuses."""
+    """The MLflow store is unreachable or refuses a request."""
 
     code = "tracking"

@@ -1,7 +1,7 @@
 """Stages: a config type, a seed, an output folder, lineage and tracking around a recipe.
 
 A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the
-final name. An unfinished run goes on with `resume=true`. The folder is locked meanwhile: one process works in it.
+final name. An unfinished run resumes with `resume=true`. The folder is locked meanwhile: one process works in it.
 """
 
 from __future__ import annotations
@@ -108,21 +108,21 @@ class Run:
     """False in the other processes of a run on several devices, which take part in the training and write nothing."""
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
-        """Read a dataset and records it as an input of this run."""
+        """Read a dataset and record it as an input of this run."""
         manifest = Manifest.read(folder)
         self._uses(name, folder, manifest.hash)
         self.tracker.dataset(manifest.facts.name, manifest.hash, self.stage)
         return manifest
 
     def checkpoint(self, folder: Path, name: str = "checkpoint") -> Checkpoint:
-        """Load a checkpoint and records it as an input of this run."""
+        """Load a checkpoint and record it as an input of this run."""
         checkpoint = Checkpoint.load(folder)
         self.learned |= training_patients(folder)
         self._uses(name, folder, checkpoint.hash)
         return checkpoint
 
     def require_same(self, name: str, digest: str) -> None:
-        """Record an input by its digest; a run that goes on must have the same.
+        """Record an input by its digest; a resumed run must have the same.
 
         Raises:
             ConfigError: If the unfinished run had another.
@@ -134,7 +134,7 @@ class Run:
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Record an input by its digest; whether it is the one that the run began with, if it goes on."""
+        """Record an input by its digest; whether it is the one that a resumed run began with."""
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -166,7 +166,7 @@ class Run:
             raise SystemExit(0)
 
     def keep(self, *names: str) -> None:
-        """Keep files of the folder as artifacts of the run; those that are not there are passed over."""
+        """Keep files of the folder as artifacts of the run; missing ones are skipped."""
         for name in names:
             if (self.folder / name).exists():
                 self.tracker.file(self.folder / name)
@@ -183,7 +183,7 @@ class Run:
 
 
 class Artifact(Protocol):
-    """What a recipe returns: a frozen dataclass with the folder it lies in."""
+    """What a recipe returns: a frozen dataclass with its folder."""
 
     @property
     def folder(self) -> Path:
@@ -261,9 +261,9 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return finished
 
     def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
-        """Take part in the training that another process leads, and ends with it."""
+        """Take part in the training that rank 0 leads, and end with it."""
         if config.IS_DISTRIBUTED:
-            log.setLevel(logging.WARNING)  # the leader tells the rest
+            log.setLevel(logging.WARNING)  # rank 0 logs the rest
             seed_everything(config.seed)
             self.recipe(config, Run(self.name, partial, Tracker(), leads=False))
         raise SystemExit(0)
@@ -288,7 +288,7 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
 
 @contextmanager
 def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
-    """Make the folder to work in, or opens that of an unfinished run, for this process alone.
+    """Make the folder to work in, or open that of an unfinished run, for this process alone.
 
     Raises:
         OutputError: If there is an artifact already, or an unfinished run and none is to go on, or another is at work.

@@ -1,4 +1,4 @@
-"""The card of a dataset made anew, or two datasets held against each other."""
+"""The card of a dataset, or the comparison of two datasets."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ class EvaluateConfig(StageConfig):
     positive: str = ""
     """The positive one of two classes: sensitivity is of it. Unset: the worst of order, or what the model remembers."""
     seen_patients: SeenPatients = "refuse"
-    """What becomes of a test split with patients that the model, or the weights it started from, has learned from:
-    refuse it, leave_out their images, or keep them and tell it in the report."""
+    """Test splits with training patients of the model or of its initial weights: refuse them, leave_out the images of
+    these patients, or keep them and say so in the report."""
     against: Path | None = None
     """Report of another model on the same split; the differences are reported with intervals."""
     nsd_tolerance_mm: float = Field(1.0, gt=0)

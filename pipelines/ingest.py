@@ -96,15 +96,15 @@ class IngestConfig(StageConfig):
     taking: TakingConfig = Field(default_factory=TakingConfig)
     facts: FactsConfig = Field(default_factory=FactsConfig)
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, made on first use; the way back to names lies beside it, in KEY.crosswalk/."""
+    """Key file of the pseudonyms, made on first use; the crosswalk to names is beside it, in KEY.crosswalk/."""
     keep_headers: bool = True
-    """Keep headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers anew."""
+    """Keep headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers again."""
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @model_validator(mode="after")
     def _are_apart(self) -> Self:
-        """Return what is made lies outside of what it is made of, or the next ingest would take it for images."""
+        """Check that outputs are outside of the source, or the next ingest would take them for images."""
         places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
         made = {key: path.resolve() for key, path in places.items() if path is not None}
         source = local_path(self.source)

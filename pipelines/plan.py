@@ -1,4 +1,4 @@
-"""What a training will take, told before it is started: weights, operations, memory, time and disk."""
+"""Cost of a training before it is started: weights, operations, memory, time and disk."""
 
 from __future__ import annotations
 

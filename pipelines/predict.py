@@ -69,7 +69,7 @@ class PredictConfig(StageConfig):
     output: Path
     """New folder for the predictions."""
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    """Folders of pictures that are one volume each, as B-scans of OCT. Unset: each picture is an image."""
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Largest image or array, of any format, to decompress into memory; larger ones are refused."""

@@ -63,7 +63,7 @@ class PretrainConfig(TrainingOptions, StageConfig):
     """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
     but for objective=urfound, which learns from labels."""
     slices: SlicesConfig | None = None
-    """Cuts volumes into slices, which are learned from as images; none takes volumes as they are."""
+    """Cuts volumes into slices, which are images of the training. Unset: volumes as they are."""
     slides: MixedSlidesConfig = Field(default_factory=MixedSlidesConfig)
     other_preprocess: Preprocess | None = None
     """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""

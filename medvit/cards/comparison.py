@@ -1,4 +1,4 @@
-"""Two datasets held against each other: what differs, how far, and how that looks."""
+"""Comparison of two datasets: what differs, by how much, with plots."""
 
 from __future__ import annotations
 

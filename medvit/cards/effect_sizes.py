@@ -1,4 +1,4 @@
-"""How far two samples of one variable lie apart: effect sizes, with bootstrap intervals over patients.
+"""Differences of two samples of one variable: effect sizes, with bootstrap intervals over patients.
 
 Numbers: the standardized mean difference (Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, with
 the mean of both variances, as in Austin, Statistics in Medicine 2009), the Kolmogorov-Smirnov distance of the two

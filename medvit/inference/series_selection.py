@@ -30,7 +30,7 @@ DICOM = "dicom"
 
 
 class NoSeriesError(DataError):
-    """A study without a series that the model was made for: it is skipped, which is no failure."""
+    """A study without a series that the model was made for: it is skipped, which is not a failure."""
 
     code = "no_series"
 
@@ -44,7 +44,7 @@ class StudyIndex:
 
     studies: tuple[Study, ...]
     num_ignored: int = 0
-    """Files that are no images."""
+    """Files that are not images."""
 
 
 def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, applies_to: AppliesTo) -> StudyIndex:

@@ -1,4 +1,4 @@
-"""The book of a batch: every study with what came of it, on disk after each one, so that a run can go on.
+"""Work list of a batch: every study with its outcome, on disk after each one, so that a run can resume.
 
 `status.csv` has a line a study, `predictions.csv` a line a class of a series. Both are replaced whole after each study.
 """
@@ -77,7 +77,7 @@ class Worklist:
             self.record(study.name, result, seconds=time.monotonic() - started)
 
     def record(self, name: str, result: Result, seconds: float = 0.0) -> None:
-        """Enters what came of a study, and writes the book."""
+        """Record the outcome of a study, and write the list."""
         self.lines[name] = StatusRow(
             name, result.status, result.code, result.reason, f"{seconds:.2f}", ";".join(result.outputs)
         )

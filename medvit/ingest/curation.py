@@ -24,7 +24,7 @@ MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0
 
 
 class CurationConfig(Config):
-    """What is recorded of images, and which are left out."""
+    """Recorded attributes of images, and exclusion of duplicates."""
 
     duplicates: Literal["keep", "drop"] = "keep"
     """Images with identical pixels: keep all, or drop those of less protected splits and true copies, and list them."""
@@ -34,7 +34,7 @@ class CurationConfig(Config):
 
 @dataclass(frozen=True)
 class Curated:
-    """What stays of candidates and of what was stored of them, and what is left out."""
+    """Candidates and stored images that remain, and those that are excluded."""
 
     candidates: tuple[Candidate, ...]
     taken: Mapping[str, Taken]
@@ -91,7 +91,7 @@ def curate(
     *,
     not_fundus: Literal["refuse", "flag"] = "refuse",
 ) -> Curated:
-    """Tells of images with identical pixels, and leaves out what `config` says and photographs that show no fundus."""
+    """Report duplicates; exclude those that `config` names, and photographs that do not show a fundus."""
     groups = duplicates.copies(candidates, taken)
     duplicates.tell(groups, stay=config.duplicates == "keep")
     dropped = duplicates.left_out(groups, taken) if config.duplicates == "drop" else {}

@@ -1,4 +1,4 @@
-"""The dataset that ingest made of stored images: facts, what was left out, the card, all written at the end."""
+"""The dataset that ingest made of stored images: facts, refusals, the card, all written at the end."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset whose images are stored: its manifest, what was left out, by pseudonym, and prose for its card."""
+    """A dataset whose images are stored: its manifest, refusals by pseudonym, and prose for its card."""
 
     manifest: Manifest
     left_out: tuple[Quarantined, ...]
@@ -86,10 +86,10 @@ class Dataset:
         root: Path,
         site: Site,
     ) -> Self:
-        """Return the dataset of some candidates of the source in `root`; the way back to them is kept beside the key.
+        """Return the dataset of some candidates of the source in `root`; their crosswalk is kept beside the key.
 
         Raises:
-            OutputError: If the way back cannot be written.
+            OutputError: If the crosswalk cannot be written.
         """
         left_out = quarantined(refusals, site.pseudonyms, root)
         who = site.keep_way_back(way_back(candidates, refusals, site.pseudonyms, root))

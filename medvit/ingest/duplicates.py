@@ -1,6 +1,6 @@
-"""What becomes of images with identical pixels: all stay, or copies are left out by right and listed.
+"""Images with identical pixels: all are kept, or copies are excluded and listed.
 
-By default nothing is left out. With `drop`, no pixels are in two splits: of identical images only those of the most
+By default nothing is excluded. With `drop`, no pixels are in two splits: of identical images only those of the most
 protected split stay, and of them one for every set of labels and every label map, since where copies differ in these
 nobody can tell which is right. Constant images are no copies of one another.
 """
@@ -17,7 +17,7 @@ from medvit.records import Candidate, Refusal, Taken
 log = logging.getLogger("medvit")
 
 COPY = "duplicate"
-"""Code of a copy that is left out though it is in no other split."""
+"""Code of a copy that is excluded though no other split has it."""
 
 Copies = Sequence[Candidate]
 """Two or more candidates with identical pixels."""
@@ -34,7 +34,7 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 
 
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
-    """Log how many images are copies, and warns of those in several splits or with several labels."""
+    """Log how many images are copies, and warn of those in several splits or with several labels."""
     if not groups:
         return
     log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
@@ -47,7 +47,7 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """Return what is left out of the groups, by `Candidate.key`."""
+    """Return what is excluded from the groups, by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 

@@ -1,7 +1,7 @@
-"""What tells whether a file is still the one it was: size, time of change and a digest of its beginning.
+"""State of a file, by which a change is seen: size, time of change and a digest of its beginning.
 
 A dataset keeps `sources.parquet`, a keyed hash of each of its source files under its pseudonym, so that a later ingest
-of the same source can tell what was added, changed or removed. Nothing in it names a file or a patient.
+of the same source can see what was added, changed or removed. Nothing in it names a file or a patient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvit.files.head import FileHead, read_head
 
 FILE_NAME, CARD = "sources.parquet", "medvit_card"
 HEAD_BYTES = 4096
-"""Of a file's beginning in its digest: the identifiers of a DICOM instance lie there."""
+"""Of a file's beginning in its digest: the identifiers of a DICOM instance are there."""
 BATCH = 64
 """Files a worker is given at once."""
 

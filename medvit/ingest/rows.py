@@ -1,4 +1,4 @@
-"""What becomes of candidates: rows of a manifest and entries of the quarantine, both by pseudonym, and the way back."""
+"""Rows of a manifest and entries of the quarantine, both by pseudonym, and the crosswalk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvit.records import Candidate, Refusal, Row, Taken
 log = logging.getLogger("medvit")
 
 NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
-"""Codes of what is left out by right; the others are failures and make the exit status 3."""
+"""Codes of refusals that are not failures; all others make the exit status 3."""
 MAX_MASK_CLASSES = 256
 NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
 """Fields of `Taken` that serve ingest alone."""

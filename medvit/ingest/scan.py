@@ -1,4 +1,4 @@
-"""Which images a source holds, who they are of and which official split they lie in."""
+"""Images of a source, their patients and their official splits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ScanningConfig(Config):
     """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, as B-scans of OCT; none takes each picture as an image."""
+    """Folders of pictures that are one volume each, as B-scans of OCT. Unset: each picture is an image."""
     mask_folder: tuple[str, ...] = ()
     """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
     eye: EyeConfig = Field(default_factory=EyeConfig)

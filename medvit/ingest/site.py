@@ -1,4 +1,4 @@
-"""The site that a dataset is made at: its key, the pseudonyms it gives, and what lies beside it alone."""
+"""The site that a dataset is made at: its key, its pseudonyms, and the private files beside the key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Site:
         return cls(key, name, Pseudonyms.with_key_file(key, name), keep_headers)
 
     def check_source(self, source: str, run: Run) -> None:
-        """Warn where a run that goes on began with another source."""
+        """Warn where a resumed run began with another source."""
         if not run.began_with("source", self.pseudonyms.state("source", source)):
             log.warning(
                 "the source is another than the unfinished run began with; what is in both is taken from that run"

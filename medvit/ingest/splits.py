@@ -1,4 +1,4 @@
-"""Who is trained on, who chooses the best round, who is tested on: by patient, from a hash, for good.
+"""Splits into train, val and test by patient, from a hash, that never change.
 
 A patient's split follows from the patient's identifier, a salt and the two fractions, and from nothing else. So adding
 patients moves nobody, and of every class the same fraction is expected in every split. The price is that a small class
@@ -42,7 +42,7 @@ class SplitConfig(Config):
     """How patients are divided where the data do not say."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
-    """Fraction of patients to choose the best round on."""
+    """Fraction of patients to choose the best epoch on."""
     test: float = Field(default=0.2, ge=0, le=1)
     """Fraction of patients kept for evaluation; 1 takes all images, as of an external cohort, whatever folders say."""
     salt: int = 0

@@ -67,7 +67,7 @@ class Sender:
         return self._state.run_id
 
     def connect(self) -> None:
-        """Find the run of the journal in the store, or makes it there; does nothing when that is done.
+        """Find the run of the journal in the store, or make it there; do nothing when that is done.
 
         Raises:
             Exception: Of any kind that the store raises.

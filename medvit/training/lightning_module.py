@@ -78,7 +78,7 @@ class TrainingModule(lightning.LightningModule):
                 clip_grad_norm_([weight for weight in weights if weight.grad is not None], largest)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seeds the step and sets its learning rates."""
+        """Seed the step and set its learning rates."""
         self._step_seed = mixed_seed(self.seed, 3, self.global_step, self.seed_rank, batch_idx)
         torch.manual_seed(self._step_seed)
         progress = (self.global_step + 1) / self.num_steps

@@ -101,7 +101,7 @@ class Pretraining(TrainingModule):
         self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
 
     def on_train_epoch_end(self) -> None:
-        """Read the representation and keeps pictures."""
+        """Read the representation and keep pictures."""
         self._read()
         # Where weights are shared out, all processes must run what one shows.
         if self._shown is not None and (self.trainer.is_global_zero or is_sharded(self)):

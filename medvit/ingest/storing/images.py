@@ -47,7 +47,7 @@ KEPT_BYTES = 2**27
 
 @dataclass(frozen=True)
 class ReadAndStore:
-    """Reads one image and stores it, with its label map; `modality` is meant where the file says none.
+    """Reader that stores one image with its label map; `modality` applies where the file says none.
 
     `meaning` is that of the values of label maps; `values` are those wanted of images.
     """
@@ -221,7 +221,7 @@ def _with_counts(
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
-    """Links what another dataset holds in one of these states into the store, and adds its lines."""
+    """Link what another dataset holds in one of these states into the store, and add its lines."""
     there = Store(earlier / "images")
     with _Lines(path) as lines:
         for state, taken in _done(earlier / PROGRESS, there).items():
