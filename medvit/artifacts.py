@@ -33,6 +33,8 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
 )
 MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
 METRICS, STATUS = "metrics.json", "status.csv"
+CONFIG = "config.yaml"
+"""Options in force of the stage that made an artifact."""
 CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
 

@@ -238,6 +238,11 @@ class Row:
     `medvit.ingest.fundus_quality`; nothing that identifies.
     """
 
+    @property
+    def patient_in_any_source(self) -> str:
+        """Pseudonym that equals those of the same PatientID in other sources, whoever assigned it there."""
+        return self.patient_any_issuer or self.patient_id
+
     def __str__(self) -> str:
         return f"{self.kind} {self.image_id}"
 

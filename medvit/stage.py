@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, get_type
 from pydantic import Field
 
 from medvit import __version__, sources, tracking
-from medvit.artifacts import Checkpoint, Lineage
+from medvit.artifacts import CONFIG, Checkpoint, Lineage
 from medvit.config import Config, Tree, read_yaml, to_yaml
 from medvit.dataset.manifest import Manifest
 from medvit.distributed import leads
@@ -40,7 +40,7 @@ from medvit.tracking import Tracker, TrackingConfig, start
 
 log = logging.getLogger("medvit")
 
-CONFIG, OPTIONS, INPUTS = "config.yaml", ".options.yaml", ".inputs.json"
+OPTIONS, INPUTS = ".options.yaml", ".inputs.json"
 """The tree in force, the options asked for, and the digests of inputs; the hidden ones while a run is unfinished."""
 UNNEEDED = ".unneeded.json"
 """Names of what a finished run has still to remove from its folder, for the next start if it is killed before."""

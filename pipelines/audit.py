@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from medvit.artifacts import CONFIG
 from medvit.audit.places import find_places
 from medvit.audit.report import FINDINGS, SUMMARY, Audited, summary_of, unread_lines
 from medvit.audit.source import keyed_search, read_source
@@ -15,7 +16,7 @@ from medvit.config import Tree, read_yaml
 from medvit.engine import EngineConfig
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.sources import Location, RetrieveConfig
-from medvit.stage import CONFIG, Run, StageConfig, first_free, stage
+from medvit.stage import Run, StageConfig, first_free, stage
 from medvit.tracking import TrackingConfig
 
 log = logging.getLogger("medvit")

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medvit.artifacts import CONFIG
 from medvit.config import read_yaml
 from medvit.dataset import quarantine
 from medvit.dataset.quarantine import Quarantined
@@ -29,7 +30,6 @@ READABLE_VERSIONS = (1, 2, 3)
 """Version 1 lacked the columns part, flags, perceptual_hash, file_sha256 and attributes, version 2 padding,
 num_not_finite and patient_is_assumed."""
 FILE_NAME = "manifest.parquet"
-CONFIG = "config.yaml"
 FILES = {"card.md": "data card", quarantine.FILE_NAME: "what was refused", FILE_NAME: "a row for each image"}
 """Files of a dataset to open first."""
 SHOWN_CLASSES = 8

@@ -106,10 +106,8 @@ def shared_patients(manifest: Manifest, split: Split) -> list[str]:
     """Return a note on patients of a split who also have images in the train split: the model may know them."""
     if split == "train":
         return []
-    known = {row.patient_any_issuer or row.patient_id for row in manifest if row.split == "train"}
-    both = {
-        row.patient_id for row in manifest if row.split == split and (row.patient_any_issuer or row.patient_id) in known
-    }
+    known = {row.patient_in_any_source for row in manifest if row.split == "train"}
+    both = {row.patient_id for row in manifest if row.split == split and row.patient_in_any_source in known}
     count = PatientCount.of(row for row in manifest if row.patient_id in both)
     found = f"{count} of this split {'has' if count.total == 1 else 'have'} images in the train split too"
     return [f"{found}; the numbers may flatter"] * bool(both)

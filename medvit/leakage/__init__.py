@@ -120,9 +120,7 @@ def find_overlaps(
     members = [GroupMember(name, row) for name, manifest in manifests.items() for row in manifest]
     images = [member for member in members if "constant" not in (member.row.flags or ())]
     finders: dict[Check, Callable[[], Iterable[Overlap]]] = {
-        "patient": lambda: (
-            o for o in _shared("patient", members, lambda row: row.patient_any_issuer or row.patient_id) if o.crosses
-        ),
+        "patient": lambda: (o for o in _shared("patient", members, lambda row: row.patient_in_any_source) if o.crosses),
         "study": lambda: (o for o in _shared("study", members, lambda row: row.study_id) if o.crosses),
         "file": lambda: _shared("file", images, lambda row: row.file_sha256),
         "pixel": lambda: _shared("pixel", images, lambda row: row.sha256),
@@ -143,10 +141,6 @@ def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
     if crossing:
         log.warning("groups of near duplicates in several splits: %d; see `medvit leakage`", crossing)
     return overlaps
-
-
-def _patient(row: Row) -> str:
-    return row.patient_any_issuer or row.patient_id
 
 
 def _shared(check: Check, members: Sequence[GroupMember], key: Callable[[Row], str | None]) -> Iterator[Overlap]:
