@@ -6,6 +6,8 @@ normalization) exclude unmeasured voxels with the functions of this module, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Num
 from numpy import ndarray as Array
@@ -27,28 +29,43 @@ def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
 
 
 def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
-    """Convert floating-point values of more than 32 bits to float32, in which models compute; return others unchanged.
+    """Convert floating-point values of more than 32 bits as `narrowed_together` does; return others unchanged."""
+    return narrowed_together([values])[0]
 
-    Whole numbers that float32 would change (those above 2^24) become integers and stay exact. Other values are rounded
-    to 24 bits, where that is at most `ROUNDING` of their range; NaN and infinities remain, and values beyond float32
-    become infinite, which is counted as not finite.
+
+def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..."]]:
+    """Convert the parts of one image (frames, slices) to float32, in which models compute, by the range of all parts.
+
+    Parts of 32 bits and less, and integers, are returned unchanged; all others get one type. Whole numbers that float32
+    would change (those above 2^24) become integers and stay exact. Other values are rounded to 24 bits, where that is
+    at most `ROUNDING` of the range of the image; NaN and infinities remain, and values beyond float32 become infinite,
+    which is counted as not finite.
 
     Raises:
         UnsupportedError: If rounding would change more, as for small differences on a large offset.
     """
-    if values.dtype.kind != "f" or values.dtype.itemsize <= 4:
-        return values
+    is_wide = [part.dtype.kind == "f" and part.dtype.itemsize > 4 for part in parts]
+    wide = [part for part, known in zip(parts, is_wide, strict=True) if known]
+    narrow = iter(_narrowed_wide(wide)) if wide else iter(())
+    return [next(narrow) if known else part for part, known in zip(parts, is_wide, strict=True)]
+
+
+def _narrowed_wide(parts: Sequence[Float[Array, "..."]]) -> list[Num[Array, "..."]]:
     with np.errstate(over="ignore"):
-        made = values.astype(np.float32)
-    known = np.isfinite(made)
-    if not (changed := known & (made != values)).any():
-        return made
-    finite = values[known]
-    low, high = finite.min(), finite.max()
-    if max(abs(low), abs(high)) < 2**63 and (finite == np.rint(finite)).all():
-        return _whole(values, is_all=bool(known.all()))
-    _check_rounding(made[changed], values[changed], float(low), float(high))
-    return made
+        made = [part.astype(np.float32) for part in parts]
+    known = [np.isfinite(one) for one in made]
+    if not any((there & (one != part)).any() for part, one, there in zip(parts, made, known, strict=True)):
+        return list(made)
+    ends = [(part[there].min(), part[there].max()) for part, there in zip(parts, known, strict=True) if there.any()]
+    low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    if max(abs(low), abs(high)) < 2**63 and all(
+        (part[there] == np.rint(part[there])).all() for part, there in zip(parts, known, strict=True)
+    ):
+        return _whole(parts, low, high, is_all=all(there.all() for there in known))
+    for part, one, there in zip(parts, made, known, strict=True):
+        if there.any():
+            _check_rounding(one[there], part[there], low, high)
+    return list(made)
 
 
 def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
@@ -73,15 +90,15 @@ def _check_rounding(made: Num[Array, "n"], values: Num[Array, "n"], low: float, 
         )
 
 
-def _whole(values: Num[Array, "*s"], *, is_all: bool) -> Num[Array, "*s"]:
+def _whole(parts: Sequence[Float[Array, "..."]], low: float, high: float, *, is_all: bool) -> list[Num[Array, "..."]]:
     if not is_all:
         raise UnsupportedError(
-            f"whole numbers of {values.dtype} above 2^24, which float32 would change, together with non-finite "
+            f"whole numbers of {parts[0].dtype} above 2^24, which float32 would change, together with non-finite "
             "values, which integers cannot hold; expected one or the other"
         )
-    low, high = int(values.min()), int(values.max())
-    needed = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high))
-    return values.astype(needed if needed.kind in "iu" else np.int64)
+    needed = np.promote_types(np.min_scalar_type(int(low)), np.min_scalar_type(int(high)))
+    chosen = needed if needed.kind in "iu" else np.dtype(np.int64)
+    return [part.astype(chosen) for part in parts]
 
 
 def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bool[Array, "*s"] | None:

@@ -5,5 +5,5 @@ both give the same values. Pixels come as stored, with the transformation that g
 and mm, as in the file. Relations between instances are the subject of `medvit.series`.
 """
 
-VERSION = 3
+VERSION = 4
 """Raise when the values read from a file change, so that an update of a dataset reads its files again."""

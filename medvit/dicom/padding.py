@@ -24,12 +24,13 @@ FLOAT = {
     "FloatPixelData": ("FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
     "DoubleFloatPixelData": ("DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit"),
 }
+FLOAT_TYPES: dict[str, type[np.floating]] = {"FloatPixelData": np.float32, "DoubleFloatPixelData": np.float64}
 
 
 def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
     """Return the padding that a data set declares in its element `keyword`; None where it declares none."""
     if keyword in FLOAT:
-        value, limit = (_real(dataset, name) for name in FLOAT[keyword])
+        value, limit = (_real(dataset, name, FLOAT_TYPES[keyword]) for name in FLOAT[keyword])
     else:
         value, limit = (_whole(dataset, name, is_signed) for name in INTEGER)
     if value is None:
@@ -39,9 +40,12 @@ def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = 
 
 
 def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
-    """Clip padding to the range of a pixel type; None where it is outside the range."""
-    if padding is None or not np.issubdtype(dtype, np.integer):
-        return padding
+    """Clip padding to the range of an integer type, round it to a floating-point type; None where it is outside."""
+    if padding is None:
+        return None
+    if not np.issubdtype(dtype, np.integer):
+        low, high = (float(dtype.type(end)) for end in padding)
+        return (low, high) if np.isfinite([low, high]).all() else None
     low, high = max(padding[0], float(np.iinfo(dtype).min)), min(padding[1], float(np.iinfo(dtype).max))
     return (low, high) if low <= high else None
 
@@ -74,7 +78,7 @@ def _whole(dataset: Dataset | FastDataset, keyword: str, is_signed: bool) -> flo
     return float(value - 2**16 if is_signed and value >= 2**15 else value)
 
 
-def _real(dataset: Dataset | FastDataset, keyword: str) -> float | None:
+def _real(dataset: Dataset | FastDataset, keyword: str, dtype: type[np.floating]) -> float | None:
     value = dataset.get(keyword)
-    number = float(np.float32(value)) if isinstance(value, int | float) else None
+    number = float(dtype(value)) if isinstance(value, int | float) else None
     return number if number is not None and np.isfinite(number) else None

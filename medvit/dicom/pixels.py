@@ -23,7 +23,7 @@ from medvit.dicom.real_world import RealWorldMapping
 from medvit.dicom.suv import SUV_UNIT, Suv, common_factor, suv
 from medvit.dicom.voi_lut import displayed
 from medvit.errors import UnreadableError, UnsupportedError
-from medvit.measured import narrowed
+from medvit.measured import narrowed_together
 from medvit.records import Padding, Values
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ MAPPED = Suv(None, f"its values come from its {real_world.ELEMENT}")
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored + `intercept`, in `unit`."""
+    """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored + `intercept`, in `unit`.
+
+    64-bit floating point is not narrowed here: `narrowed_frames` does so by the range of all frames of an image.
+    """
 
     pixels: Num[Array, "c h w"]
     slope: float = 1.0
@@ -129,6 +132,19 @@ def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
     return scaled
 
 
+def narrowed_frames(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames of one image with values of 64-bit floating point in one narrower type.
+
+    Raises:
+        UnsupportedError: If that changes them (see `measured.narrowed_together`).
+    """
+    pixels = narrowed_together([frame.pixels for frame in frames])
+    return [
+        frame if one is frame.pixels else replace(frame, pixels=one, padding=within(frame.padding, one.dtype))
+        for frame, one in zip(frames, pixels, strict=True)
+    ]
+
+
 def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     """Mirror values within the range that `bits` can hold, in the same type; applying it twice changes nothing."""
     # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored where unsigned.
@@ -200,8 +216,6 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
     if means.table is not None:
         made, bits = means.table(stored), means.table.bits
         stored, padding = made, through_table(padding, stored, made)
-    if laid.is_float:
-        stored = narrowed(stored)
     padding = within(padding, stored.dtype)
     if facts.is_turned(means.unit):
         # Floating-point values have no known range: they are negated.

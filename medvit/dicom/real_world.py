@@ -18,7 +18,7 @@ from medvit.dicom.element_values import PersonalWords, personal_words, product_t
 from medvit.dicom.lookup_tables import LookupTable
 from medvit.dicom.modality_lut import NO_TERM, Meaning, groups, number
 from medvit.errors import UnreadableError, UnsupportedError
-from medvit.measured import measured, narrowed
+from medvit.measured import measured
 from medvit.records import Padding
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RealWorldMapping:
     @property
     def meaning(self) -> Meaning:
         """Meaning of stored values under this mapping."""
-        table = LookupTable(narrowed(np.array(self.table, np.float64)), int(self.first), 0) if self.table else None
+        table = LookupTable(np.array(self.table, np.float64), int(self.first), 0) if self.table else None
         kind = self.unit if self.is_unit_known else NO_TERM
         return Meaning(self.slope, self.intercept, self.unit, table, "mapping", kind)
 

@@ -9,7 +9,7 @@ import sys
 
 from medvit import StageRoom
 
-VERSION = 3
+VERSION = 4
 """Raise when what is stored or noted of an image changes, so that an update of a dataset takes it again."""
 
 sys.modules[__name__].__class__ = StageRoom  # medvit.ingest(...) runs the stage

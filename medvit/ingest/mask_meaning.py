@@ -8,7 +8,8 @@ not counted (`labeling.mask_ignore=[255]`), or number single things that are all
 - few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
   lies between lower and higher ones wherever it is: that is how smoothing and shrinking draw edges, or a class of a
   border, which only a person can say;
-- other values number the classes;
+- other values number the classes, unless at least three lie between lower and higher ones wherever they are and most of
+  the foreground has the highest: that is a smoothed map of one class;
 - 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the one may mean "not labeled", the
   other are edges of pictures that were smoothed or compressed with loss.
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy import ndarray as Array
 
 from medvit.errors import DataError
@@ -51,6 +52,12 @@ MIN_INSTANCES, MIN_COUNTS = 8, 3
 BETWEEN = 0.9
 """Share of the pixels of a gray level that lie between lower and higher ones, from which on it may be that of edges."""
 _BETWEEN = " between"
+MIN_SMOOTHED = 3
+"""Values between background and the highest that smoothing leaves, at least, where they could be class numbers."""
+SHADES = 0.125
+"""Values within this share of the highest belong to it: compression with loss changes areas by less."""
+MAX_SEARCHED, NUM_SLABS = 2**22, 5
+"""In label maps of more voxels about their foreground, edges are searched in so many slabs, evenly spaced."""
 SHOWN_VALUES = 12
 
 
@@ -129,19 +136,49 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Return how many pixels of a label map have each value; of gray levels also how many lie between others.
+    """Return how many pixels of a label map have each value, and how many of them lie between others.
+
+    The latter only where values may be gray levels or edges of smoothing.
 
     The neighbors of a pixel are those that touch it, also at a corner.
     """
+    values = _pixels(labels)
+    is_gray = 3 <= len(values) <= MAX_LEVELS and max(values) >= LEAST_GRAY
+    if not is_gray and len(values) < MIN_SMOOTHED + 2:
+        return MaskCounts(values)
+    return MaskCounts(values, _between(_foreground(labels)))
+
+
+def _foreground(labels: Int[Array, "*s"]) -> Int[Array, "*t"]:
+    """Return the box of a label map that holds all values but the lowest, with a margin of one voxel."""
+    is_there = labels > labels.min()
+    for axis in range(labels.ndim):
+        (places,) = np.nonzero(is_there.any(axis=tuple(other for other in range(labels.ndim) if other != axis)))
+        kept = [slice(None)] * labels.ndim
+        kept[axis] = slice(max(0, int(places[0]) - 1), int(places[-1]) + 2)
+        labels, is_there = labels[tuple(kept)], is_there[tuple(kept)]
+    return labels
+
+
+def _between(labels: Int[Array, "*s"]) -> dict[int, int]:
+    """Return how many voxels of each value have both lower and higher ones beside them; estimated in large volumes."""
+    depth = labels.shape[-1]
+    if labels.size <= MAX_SEARCHED or labels.ndim < 3 or depth <= 3 * NUM_SLABS:
+        return _pixels(labels[_is_between(labels)])
+    there, found = Counter[int](), Counter[int]()
+    for start in np.linspace(0, depth - 3, NUM_SLABS).round().astype(int):
+        slab = labels[..., start : start + 3]
+        there.update(_pixels(slab[..., 1]))
+        found.update(_pixels(slab[..., 1][_is_between(slab)[..., 1]]))
+    whole = _pixels(labels)
+    return {value: round(number / there[value] * whole[value]) for value, number in found.items()}
+
+
+def _is_between(labels: Int[Array, "*s"]) -> Bool[Array, "*s"]:
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    values = _pixels(labels)
-    if not 3 <= len(values) <= MAX_LEVELS or max(values) < LEAST_GRAY:
-        return MaskCounts(values)
-    is_between = (minimum_filter(labels, 3, mode="nearest") < labels) & (
-        labels < maximum_filter(labels, 3, mode="nearest")
-    )
-    return MaskCounts(values, _pixels(labels[is_between]))
+    lowest, highest = minimum_filter(labels, 3, mode="nearest"), maximum_filter(labels, 3, mode="nearest")
+    return np.asarray((lowest < labels) & (labels < highest))
 
 
 def _pixels(labels: Int[Array, "*s"]) -> dict[int, int]:
@@ -224,6 +261,7 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
         _refuse_edges(totals, between)
         names = (BACKGROUND, *(f"value {value}" for value in levels[1:]))
         return MaskMeaning(tuple((value, index) for index, value in enumerate(levels)), names)
+    _refuse_smoothed(totals, between)
     _hint(found)
     if top >= MAX_CLASSES and len(there) < MAX_CLASSES:
         levels = there if there[0] == 0 else [0, *there]
@@ -251,6 +289,21 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
             "pictures have it along edges once they were smoothed or shrunk: if these are classes, name them, as "
             f"{_example(thin)}; if not, save the label maps without smoothing, or give "
             f"labeling.mask_ignore=[{_joined(thin)}]"
+        )
+
+
+def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
+    """Refuse numbers that are shades of one class: most of the foreground is the highest, all others are its edges."""
+    top = max(totals)
+    shades = [value for value in totals if SHADES * top < value < (1 - SHADES) * top]
+    foreground = sum(number for value, number in totals.items() if value > SHADES * top)
+    highest = sum(number for value, number in totals.items() if value >= (1 - SHADES) * top)
+    are_edges = all(between[value] >= BETWEEN * totals[value] > 0 for value in shades)
+    if len(shades) >= MIN_SMOOTHED and are_edges and highest >= foreground / 2:
+        raise DataError(
+            f"the label maps hold {_listed(totals)}; {_listed(shades)} are found only between lower and higher values, "
+            f"as in a map of one class, 0 and {top}, that was smoothed or shrunk: save the label maps without "
+            f"smoothing, or, if these are classes, name them, as {_example(shades)}"
         )
 
 

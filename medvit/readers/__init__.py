@@ -27,7 +27,7 @@ from medvit.registry import occupants
 from medvit.series.resampling import Geometry
 from medvit.types import Image
 
-VERSION = 3
+VERSION = 4
 """Raise when the values read from a file change, so that an update of a dataset reads its files again."""
 HEAD_BYTES = 512
 """Bytes of a file that a reader sees to decide whether it recognizes the format."""

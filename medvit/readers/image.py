@@ -15,6 +15,7 @@ from medvit.dicom.codestream import read_codestream
 from medvit.errors import MedvitError, UnreadableError, UnsupportedError
 from medvit.files.guard import decoding, refusal
 from medvit.files.limits import check_allowed
+from medvit.measured import narrowed
 from medvit.readers import tiff_page
 from medvit.readers.label_maps import LabelMap, label_image
 from medvit.readers.picture_texts import picture_texts
@@ -65,9 +66,11 @@ class Pictures:
         Raises:
             UnsupportedError: If the picture has many pages, or is transparent in places.
         """
-        file = item.files[0]
-        pixels = tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file)
-        return Image(_channels_first(pixels), "image", item.modality)
+        return Image(narrowed(self.stored(item.files[0])), "image", item.modality)
+
+    def stored(self, file: Path) -> Num[Array, "c h w"]:
+        """Read the pixels (C, H, W) as `read` does, but 64-bit floating point as stored."""
+        return _channels_first(tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file))
 
     def extent(self, item: Item) -> Extent:
         """Pixels (H, W) as stored, before EXIF turns the picture."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,6 +22,7 @@ from medvit.config import Config, Count, Positive
 from medvit.errors import DataError, GeometryError
 from medvit.files.limits import check_allowed
 from medvit.geometry import Affine, stacked_to_ras
+from medvit.measured import narrowed_together
 from medvit.readers.image import READER as PICTURES
 from medvit.records import FileText, Item, Refusal
 from medvit.types import Image
@@ -96,10 +97,10 @@ class ImageStack:
         (known,) = item.headers
         scans: list[Num[Array, "c h w"]] = []
         for file in item.files:
-            scans.append(PICTURES.read(replace(item, files=(file,), headers=())).pixels)
+            scans.append(PICTURES.stored(file))
             if len(scans) == 1:
                 check_allowed(len(item.files) * scans[0].nbytes, sum(one.stat().st_size for one in item.files))
-        voxels, affine = _laid(_alike([_gray(scan) for scan in scans]), known.config)
+        voxels, affine = _laid(narrowed_together(_alike([_gray(scan) for scan in scans])), known.config)
         mask = None
         if known.masks:
             labels = [PICTURES.read_mask(file).labels for file in known.masks]

@@ -19,7 +19,6 @@ from numpy import ndarray as Array
 
 from medvit.errors import UnreadableError, UnsupportedError
 from medvit.files.limits import check_stored, check_volume
-from medvit.measured import narrowed
 from medvit.wsi.tiff_backend import opened
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -80,7 +79,7 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
             )
         values = without_extra(values, COLORS[header.photometric], tuple(map(int, page.extrasamples)))
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return upright(narrowed(values), header.orientation)
+        return upright(values, header.orientation)
 
 
 def tiff_pixels(path: Path) -> Num[Array, "h w c"]:

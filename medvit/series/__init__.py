@@ -5,5 +5,5 @@ normal (PS3.3 C.7.6.2.1.1); slices that do not form a regular grid are refused w
 kept as images, as configured. Affines map voxels to RAS+ mm.
 """
 
-VERSION = 3
+VERSION = 4
 """Raise when the values read from a file change, so that an update of a dataset reads its files again."""

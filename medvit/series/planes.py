@@ -17,7 +17,7 @@ from medvit.dicom.direct.fast_dataset import FastDataset
 from medvit.dicom.direct_read import read_native
 from medvit.dicom.file import open_elements
 from medvit.dicom.header import Header, header_of, load, read_elements
-from medvit.dicom.pixels import Frame, decode, decode_frame
+from medvit.dicom.pixels import Frame, decode, decode_frame, narrowed_frames
 from medvit.errors import MedvitError, UnreadableError
 from medvit.files.guard import decoding
 from medvit.files.head import FileHead
@@ -46,11 +46,16 @@ def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, 
 
 
 def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
-    """Read the planes of an item and their pixels, in the order of the item.
+    """Read the planes of an item and their pixels, in the order of the item; 64-bit floats are narrowed together.
 
     Raises:
         DataError: A subclass, if a file cannot be read or has changed.
     """
+    planes = _stored_pixels(item)
+    return list(zip((plane for plane, _ in planes), narrowed_frames([frame for _, frame in planes]), strict=True))
+
+
+def _stored_pixels(item: Item) -> list[tuple[Header, Frame]]:
     if item.headers:
         return list(zip(item.headers, _known_frames(item), strict=True))
     wanted: dict[int, list[int | None]] = defaultdict(list)

@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut
 from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 from medvit.dicom.header import load
-from medvit.dicom.pixels import decode, decode_frame, decode_frames
+from medvit.dicom.pixels import decode, decode_frame, decode_frames, narrowed_frames
 from medvit.errors import UnreadableError, UnsupportedError
 
 RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -63,12 +63,15 @@ def test_integers_keep_their_type_and_values(dtype):
 
 
 @pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
-def test_floating_point_pixels_come_as_float32(keyword, dtype):
+def test_floating_point_pixels_come_as_stored_and_narrow_to_float32(keyword, dtype):
     pixels = np.linspace(-1.5, 2.5, 12, dtype=dtype).reshape(3, 4)
     gone = {"BitsStored": None, "HighBit": None, "PixelRepresentation": None}
-    found = decode(instance(pixels, keyword=keyword, **gone)).pixels[0]
-    assert found.dtype == np.float32
-    assert np.allclose(found, pixels, rtol=1e-6)
+    stored = decode(instance(pixels, keyword=keyword, **gone))
+    assert stored.pixels.dtype == dtype
+    assert np.array_equal(stored.pixels[0], pixels)
+    (found,) = narrowed_frames([stored])
+    assert np.array_equal(found.pixels[0], pixels.astype(np.float32))
+    assert found.pixels.dtype == np.float32
 
 
 def test_frames_of_one_bit_that_begin_within_a_byte_are_told_apart():

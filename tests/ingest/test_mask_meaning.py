@@ -184,6 +184,32 @@ def test_black_and_white_shrunk_with_smoothing_is_refused_however_few_its_levels
         meaning_of([plain, counted(levels), plain])
 
 
+@pytest.mark.parametrize("top", [10, 50, 63])
+@pytest.mark.parametrize("sampling", [Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_a_smoothed_map_of_one_class_is_refused_whatever_its_value(top: int, sampling: Image.Resampling) -> None:
+    small = np.asarray(disk(192, 61.0).resize((48, 48), sampling)).astype(float)
+    shaded = np.round(small / 255 * top).astype(np.uint8)
+    with pytest.raises(DataError, match=rf"as in a map of one class, 0 and {top}, .*mask_classes=\{{0: background, "):
+        meaning_of([counted(shaded)])
+    assert meaning_of([counted(shaded)], [str(value) for value in range(top + 1)]).classes is None
+
+
+def test_layers_rings_and_touching_parts_that_are_numbered_stay_classes() -> None:
+    layers = np.arange(10, dtype=np.uint8).repeat(2)[:, None].repeat(32, axis=1)  # of two pixels, all between others
+    rings = (4 - np.minimum(np.hypot(*(np.indices((64, 64)) - 31.5)) // 8, 4)).astype(np.uint8)  # areas, not edges
+    cells = np.arange(16, dtype=np.uint8).reshape(4, 4).repeat(9, axis=0).repeat(9, axis=1)
+    for labels in (layers, rings, cells):
+        assert meaning_of([counted(labels)]).classes is None
+
+
+def test_edges_of_a_large_volume_are_found_in_slabs_as_in_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = np.asarray(disk(96, 31.0).resize((32, 32), Image.Resampling.BOX)).astype(float)
+    volume = np.round(plane / 255 * 40).astype(np.uint8)[..., None].repeat(40, axis=2)
+    whole = counted(volume)
+    monkeypatch.setattr("medvit.ingest.mask_meaning.MAX_SEARCHED", 1000)
+    assert counted(volume) == whole
+
+
 def test_one_edge_level_beside_gray_levels_with_areas_is_named_alone() -> None:
     labels = np.repeat(np.array([0, 85, 170, 255], np.uint8), 8)[None].repeat(8, axis=0)
     assert meaning_of([counted(labels)]).names == ("background", "value 85", "value 170", "value 255")

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from pydicom import dcmread
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     MRImageStorage,
@@ -22,11 +23,12 @@ from tifffile import imwrite
 from medvit.dataset.manifest import Manifest
 from medvit.errors import UnsupportedError
 from medvit.readers import find, read
+from medvit.readers.image_stack import StacksConfig
 from medvit.readers.options import ValuesConfig
 from medvit.records import Item
 from medvit.types import Image
 from pipelines.ingest import IngestConfig, ingest
-from tests.dicom.multiframe import counted, mapped_by, real_world_mapping, write_multiframe
+from tests.dicom.multiframe import counted, frame_group, mapped_by, real_world_mapping, write_multiframe
 from tests.plugins.mr_series import AXIAL, slice_header
 
 DX = {"SOPClassUID": DigitalXRayImageStorageForPresentation, "Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}
@@ -127,3 +129,67 @@ def test_float64_of_every_format_keeps_its_values_or_is_refused(tmp_path: Path, 
     np.testing.assert_allclose(np.sort(found.ravel()), fractions.ravel(), rtol=0, atol=2**-24)
     with pytest.raises(UnsupportedError, match="subtract their offset"):
         taken(1e9 + fractions)
+
+
+def _enhanced(path: Path, frames: np.ndarray) -> list[Path]:
+    groups = [frame_group((0.0, 0.0, 2.0 * n)) for n in range(len(frames))]
+    write_multiframe(path, np.zeros(frames.shape, np.uint16), groups)
+    header = dcmread(path)
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(header, keyword)
+    header.BitsAllocated, header.DoubleFloatPixelData = 64, frames.tobytes()
+    header.save_as(path, enforce_file_format=True)
+    return [path]
+
+
+def _slices(folder: Path, frames: np.ndarray) -> list[Path]:
+    files = []
+    for n, frame in enumerate(frames):
+        header = slice_header(*frame.shape, (1.0, 1.0), AXIAL, (0.0, 0.0, 2.0 * n))
+        for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            header.pop(keyword, None)
+        header.BitsAllocated, header.DoubleFloatPixelData = 64, frame.tobytes()
+        header.save_as(folder / f"{n}.dcm", enforce_file_format=True)
+        files.append(folder / f"{n}.dcm")
+    return files
+
+
+def _pictures(folder: Path, frames: np.ndarray) -> list[Path]:
+    for n, frame in enumerate(frames):
+        imwrite(folder / f"{n}.tif", frame)
+    return [folder / f"{n}.tif" for n in range(len(frames))]
+
+
+VOLUMES: dict[str, Callable[[Path, np.ndarray], list[Path]]] = {
+    "frames": lambda folder, frames: _enhanced(folder / "a.dcm", frames),
+    "slices": _slices,
+    "pictures": _pictures,
+}
+
+
+@pytest.mark.parametrize("kind", VOLUMES)
+def test_float64_is_judged_by_the_range_of_the_image_and_not_of_each_slice(tmp_path: Path, kind: str) -> None:
+    def taken(frames: np.ndarray) -> np.ndarray:
+        files = VOLUMES[kind](tmp_path, frames)
+        (item,) = find(files, stacks=StacksConfig(spacing_mm=(2.0, 1.0, 1.0)) if kind == "pictures" else None)
+        assert isinstance(item, Item)
+        assert item.kind == "volume"
+        return read(item).pixels
+
+    # Float32 separates the values of the whole range, but not those of the second slice among themselves.
+    ramp = np.linspace(0.0, 1.0, 20).reshape(4, 5)
+    wide = np.stack([1e6 * ramp, 5e5 + 1e-3 * ramp, -1e6 * ramp])
+    found = taken(wide)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.sort(found.ravel()), np.sort(wide.ravel()), rtol=0, atol=1e-5 * 2e6)
+
+    # One slice holds a whole number above 2^24, the others do not: all get one type of integers.
+    whole = np.arange(60.0).reshape(3, 4, 5)
+    whole[1, 2, 3] = 2.0**24 + 1
+    found = taken(whole)
+    assert found.dtype.kind in "iu"
+    assert sorted(found.ravel().tolist()) == sorted(whole.ravel().tolist())
+
+    narrow = 1e9 + np.stack([ramp, ramp, ramp + 1.0])
+    with pytest.raises(UnsupportedError, match="subtract their offset"):
+        taken(narrow)
