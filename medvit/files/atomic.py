@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 HALF_WRITTEN = re.compile(r"\..+\.partial|\.[0-9a-f]{64}\.\d+\.b2nd")
 """Names of partial files: of `replacing`, and of a store of arrays."""
+STALE_S = 24 * 3600.0
+"""Age from which a partial file counts as left by a killed process, where others may be writing in its folder."""
 
 
 def is_of_disk(error: BaseException) -> bool:
@@ -44,6 +47,17 @@ def sweep(folder: Path, *, besides: Collection[str] = ()) -> None:
         folders[:] = [name for name in folders if name not in besides]
         for name in filter(HALF_WRITTEN.fullmatch, names):
             (Path(place) / name).unlink(missing_ok=True)
+
+
+def sweep_stale(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove partial files of killed processes from a folder in which other processes may be writing.
+
+    `names` matches the names of partial files; those that changed within `STALE_S` remain.
+    """
+    for left in folder.iterdir():
+        with suppress(OSError):
+            if names.fullmatch(left.name) and time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

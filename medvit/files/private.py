@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
+
+from medvit.files.atomic import sweep_stale
 
 OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 """Modes of a private folder and of its files."""
-STALE_S = 24 * 3600.0
-"""Age from which a partial file counts as left by a killed process; writing takes seconds."""
 
 
 def make_private(folder: Path) -> None:
@@ -41,15 +38,7 @@ def write_private(path: Path, parts: Iterable[bytes]) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
         os.replace(partial, path)
-        _sweep(path)
+        sweep_stale(path.parent, re.compile(rf"\.{re.escape(path.name)}\.\d+"))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _sweep(path: Path) -> None:
-    """Remove partial files of killed processes, since they may name patients."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        with suppress(OSError):
-            if re.fullmatch(r"\d+", left.name.rpartition(".")[2]) and time.time() - left.stat().st_mtime > STALE_S:
-                left.unlink()

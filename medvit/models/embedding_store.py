@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from jaxtyping import Float, Float16
 from numpy import ndarray as Array
 
 from medvit.errors import DataError, OutputError
-from medvit.files.atomic import write_text
+from medvit.files.atomic import sweep_stale, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ log = logging.getLogger("medvit")
 FOLDER = "embeddings"
 """Of a dataset."""
 FACTS = "embeddings.json"
+PARTIAL = re.compile(r"\..+\.npy\.\d+\.partial")
 DTYPE = np.dtype("<f2")
 
 
@@ -129,6 +131,7 @@ class EmbeddingStore:
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep_stale(self.folder, PARTIAL)
         if not (self.folder / FACTS).is_file():
             write_text(self.folder / FACTS, json.dumps(self.facts, indent=2, sort_keys=True) + "\n")
 

@@ -6,7 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from medvit.files.private import STALE_S, write_private
+from medvit.files.atomic import STALE_S
+from medvit.files.private import write_private
 
 
 def test_what_a_kill_left_of_a_private_file_is_removed_when_it_is_written_again(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from medvit.errors import DataError, OutputError
+from medvit.files.atomic import STALE_S
 from medvit.models.embedding_store import FACTS, EmbeddingStore
 
 
@@ -74,3 +77,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         EmbeddingStore(tmp_path / "file", "key", {}).writing("slide", 1, 4),
     ):
         pass
+
+
+def test_embeddings_that_a_killed_process_left_half_written_are_removed(store):
+    written(store)
+    killed, at_work = (store.folder / f".slide.npy.{process}.partial" for process in (4711, 4712))
+    for path in (killed, at_work):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 2 * STALE_S
+    os.utime(killed, (long_ago, long_ago))
+    written(store, "other")
+    assert sorted(path.name for path in store.folder.iterdir()) == [at_work.name, FACTS, "other.npy", "slide.npy"]
