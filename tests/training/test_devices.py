@@ -37,9 +37,11 @@ def finetune_by_command(options: dict[str, Any], output: Path) -> None:
     assert process.status == 0, process.errors
 
 
-def assert_same_weights(one: Path, other: Path, *, atol: float) -> None:
+def assert_same_weights(one: Path, other: Path, *, atol: float, besides: str = "") -> None:
     first, second = (Checkpoint.load(folder).state for folder in (one, other))
     for name in first:
+        if besides and name.endswith(besides):
+            continue
         torch.testing.assert_close(second[name], first[name], atol=atol, rtol=0)
 
 
@@ -64,6 +66,29 @@ def test_two_processes_pretrain_as_one_with_the_joint_batch_masks_and_drop_path_
     alone = pretrain(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
     both = run_in_two(pretrain, {**options, "output": tmp_path / "both", "loader": {"batch_size": 4}}, trainer={})
     assert_same_weights(alone.folder, both, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "lejepa", "projector": {"hidden": 24, "width": 6}, "num_directions": 8},
+        {"name": "swav", "projector": {"hidden": 24, "width": 6}, "prototypes": 5, "queue": 8, "queue_from": 0.4},
+    ],
+    ids=lambda objective: objective["name"],
+)
+def test_two_processes_normalize_and_balance_the_joint_batch(
+    images: Path, tmp_path: Path, objective: dict[str, Any]
+) -> None:
+    options = {key: OPTIONS[key] for key in ("preprocess", "trainer", "tracking")} | {
+        "dataset": images,
+        "backbone": OPTIONS["backbone"],
+        "objective": objective | {"views": {"num_local": 1}},
+        "guard": "off",
+    }
+    alone = pretrain(output=tmp_path / "alone", loader={"batch_size": 4}, **options)
+    both = run_in_two(pretrain, {**options, "output": tmp_path / "both", "loader": {"batch_size": 4}}, trainer={})
+    # The gradient of some biases is zero but for rounding, as of those before batch normalization: Adam magnifies it.
+    assert_same_weights(alone.folder, both, atol=1e-5, besides="bias")
 
 
 def test_a_stage_that_needs_one_process_leaves_the_others_nothing_to_do(

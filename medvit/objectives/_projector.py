@@ -1,0 +1,119 @@
+"""Projector with batch normalization: from a token to the space in which views are compared (LeJEPA, SwAV)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medvit.config import Config, Count
+from medvit.distributed import num_processes, summed, summed_with_gradient
+from medvit.errors import CheckpointError, ConfigError
+from medvit.weights import read_weights
+
+log = logging.getLogger("medvit")
+
+OFF = "off"
+PROJECTOR = "projector.safetensors"
+"""File in a checkpoint that holds the projector, to continue with."""
+
+
+class ProjectorConfig(Config):
+    """The projector above the backbone; a checkpoint stores it beside the backbone, to continue training."""
+
+    hidden: Count = 2048
+    """Width of the hidden layers."""
+    layers: Count = 3
+    """Linear layers."""
+    width: Count = 64
+    """Width of the projection."""
+    weights: str | None = None
+    """Checkpoint folder whose projector to continue with. Unset: that of `checkpoint`, if it has one; off starts a new
+    projector."""
+
+    def kept_in(self, folder: Path) -> ProjectorConfig:
+        """Return these options with the projector of a checkpoint and its sizes if it has one, else these options.
+
+        Raises:
+            ConfigError: If given sizes are not those of the projector.
+        """
+        path = folder / PROJECTOR
+        if self.weights is not None or not path.is_file():
+            return self
+        sizes = _sizes(read_weights(path))
+        for key in sorted(self.model_fields_set & sizes.keys()):
+            if getattr(self, key) != sizes[key]:
+                raise ConfigError(
+                    f"objective.projector.{key} is {getattr(self, key)}; the projector kept in {folder} has "
+                    f"{sizes[key]}: leave it unset to continue with that projector, or set "
+                    "objective.projector.weights=off for a new one"
+                )
+        log.info("the projector is that of %s", folder)
+        return self.model_copy(update={**sizes, "weights": str(folder)})
+
+    def build(self, width: int) -> Projector:
+        """Return the projector of a backbone of a width, with stored weights where they are named.
+
+        Raises:
+            CheckpointError: If stored weights do not fit.
+        """
+        projector = Projector([width, *[self.hidden] * (self.layers - 1), self.width])
+        if self.weights not in (None, OFF):
+            path = Path(str(self.weights)) / PROJECTOR
+            try:
+                projector.load_state_dict(read_weights(path))
+            except RuntimeError as error:
+                last = str(error).splitlines()[-1].strip()
+                raise CheckpointError(f"{path} does not hold a projector with these options: {last}") from None
+        return projector
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    shapes = [weight.shape for name, weight in state.items() if name.endswith("weight") and weight.ndim == 2]
+    hidden = {"hidden": int(shapes[0][0])} if len(shapes) > 1 else {}
+    return {"layers": len(shapes), "width": int(shapes[-1][0]), **hidden}
+
+
+class JointBatchNorm(nn.BatchNorm1d):
+    """Batch normalization with the statistics of the batches of all processes.
+
+    Not torch's SyncBatchNorm, because that runs on GPUs alone.
+    """
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Normalize each feature over the joint batch while training, by running averages otherwise."""
+        if not self.training or num_processes() == 1:
+            normalized: Tensor = super().forward(features)
+            return normalized
+        values = features.float()
+        count = summed(torch.tensor(float(len(values)), device=values.device))
+        mean = summed_with_gradient(values.sum(dim=0)) / count
+        variance = summed_with_gradient((values - mean).square().sum(dim=0)) / count
+        self._follow(mean.detach(), variance.detach() * count / (count - 1.0))
+        found = (values - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return found.to(features.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked += 1
+
+
+class Projector(nn.Sequential):
+    """Linear layers with batch normalization and ReLU between them."""
+
+    def __init__(self, widths: list[int]) -> None:
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), JointBatchNorm(after), nn.ReLU()]
+        super().__init__(*layers[:-2])

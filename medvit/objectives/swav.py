@@ -1,0 +1,128 @@
+"""SwAV (Caron et al., NeurIPS 2020), in 2D and 3D: crops of an image predict each other's assignment to prototypes.
+
+One network without a teacher: the assignments (codes) of the global crops are balanced over the prototypes by
+Sinkhorn-Knopp, over the batch and a queue of earlier features, and predicted from all other crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.backbones import Backbone
+from medvit.config import Count, Positive, Share
+from medvit.distributed import gathered_with_gradient, num_processes, process
+from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
+from medvit.objectives import Objective, ObjectiveConfig
+from medvit.objectives._projector import PROJECTOR, ProjectorConfig
+from medvit.objectives._student_teacher import by_view, seen_of
+from medvit.registry import register
+from medvit.transforms.views import MultiCropConfig
+from medvit.types import Losses, Views
+
+
+@register
+class SwavConfig(ObjectiveConfig):
+    """Crops that predict each other's assignment to prototypes."""
+
+    name: Literal["swav"] = "swav"
+    projector: ProjectorConfig = Field(default_factory=lambda: ProjectorConfig(layers=2, width=128))
+    prototypes: int = Field(default=512, ge=2)
+    """Prototypes: 300 for thousands of images, 3,000 for millions."""
+    temperature: Positive = 0.1
+    """Divides the cosines of features and prototypes in the prediction."""
+    epsilon: Positive = 0.05
+    """Divides the cosines in the assignment: the smaller, the closer each code is to one prototype."""
+    sinkhorn_iterations: Count = 3
+    """Iterations of balancing."""
+    queue: int = Field(default=2048, ge=0)
+    """Earlier images whose features are balanced together with a batch, 10 to 30 batches; 0 for none, where a step has
+    more images than there are prototypes."""
+    queue_from: Share = 0.15
+    """Share of the training before which the queue is not used, since features change fast at first."""
+    freeze_prototypes: Share = 0.01
+    """Share of the training in which the prototypes do not move."""
+    views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
+
+    def continued(self, folder: Path) -> Self:
+        """Return the same objective with the projector of a checkpoint, where it has one."""
+        return self.model_copy(update={"projector": self.projector.kept_in(folder)})
+
+    def build(self, backbone: Backbone) -> Swav:
+        """Return the objective around a backbone."""
+        return Swav(backbone, self)
+
+
+class Swav(Objective):
+    """A backbone, a projector on its class token and prototypes of unit norm."""
+
+    queue: Tensor
+    """Unit-norm features (2, Q, D) of the two global crops of the last images of all processes, the latest first."""
+    num_queued: Tensor
+    """How many of them are filled."""
+
+    def __init__(self, backbone: Backbone, config: SwavConfig) -> None:
+        super().__init__()
+        self.backbone, self.views, self.config = backbone, config.views, config
+        self.projector = config.projector.build(backbone.width)
+        width = config.projector.width
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))
+        self.register_buffer("queue", torch.zeros(2, config.queue, width))
+        self.register_buffer("num_queued", torch.zeros((), dtype=torch.long))
+        self._readings: dict[str, Tensor] = {}
+
+    def forward(self, views: Views, progress: float) -> Losses:
+        """Return the cross-entropy of the codes of each global crop and the prediction from every other crop."""
+        num_images, config = views.crops.shape[1], self.config
+        sizes = [views.crops] if views.local is None else [views.crops, views.local]
+        tokens = torch.cat([seen_of(self.backbone, crops.flatten(0, 1))[0] for crops in sizes])
+        features = F.normalize(by_view(self.projector(tokens), num_images).float(), dim=-1)
+        cosines = features @ F.normalize(self.prototypes.float(), dim=1).T
+        given = features[: len(views.crops)].detach()
+        codes = self.codes(given, progress)
+        if self.training:
+            self._enqueue(given)
+        self._readings = {"code_entropy": relative_entropy(codes.flatten(0, 1))}
+        return Losses({"swav": cross_view_loss(cosines, codes, config.temperature)})
+
+    @torch.no_grad()
+    def codes(self, features: Float[Tensor, "v b d"], progress: float) -> Float[Tensor, "v b k"]:
+        """Return the balanced assignment of the features of each global crop; every row sums to 1."""
+        prototypes = F.normalize(self.prototypes.float(), dim=1)
+        num_earlier = int(self.num_queued) if progress >= self.config.queue_from else 0
+        # Every process has the whole queue and balances its share of it, so that each feature counts once.
+        earlier = self.queue[:, process() : num_earlier : num_processes()]
+        balanced = [
+            sinkhorn_knopp(
+                torch.cat([own, queued]) @ prototypes.T, self.config.epsilon, iterations=self.config.sinkhorn_iterations
+            )
+            for own, queued in zip(features, earlier, strict=True)
+        ]
+        return torch.stack([rows[: features.shape[1]] for rows in balanced])
+
+    def before_step(self, progress: float) -> None:
+        """Drop the gradient of the prototypes while they are frozen."""
+        if progress < self.config.freeze_prototypes:
+            self.prototypes.grad = None
+
+    def readings(self) -> Mapping[str, Tensor]:
+        """`code_entropy`, as a share of the most there can be."""
+        return self._readings
+
+    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the projector, to continue with."""
+        return {PROJECTOR: self.projector.state_dict()}
+
+    @torch.no_grad()
+    def _enqueue(self, features: Float[Tensor, "v b d"]) -> None:
+        latest = torch.stack([gathered_with_gradient(view) for view in features])
+        queue = torch.cat([latest, self.queue], dim=1)[:, : self.config.queue]
+        self.queue.copy_(queue)
+        self.num_queued.add_(latest.shape[1]).clamp_(max=self.config.queue)
