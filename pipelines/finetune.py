@@ -11,7 +11,7 @@ from typing import ClassVar
 from medvit.artifacts import CHECKPOINT_FILES, Checkpoint
 from medvit.cards.model import write_model_card
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.evaluation.selection import choose_positive
+from medvit.evaluation.positive import choose_positive
 from medvit.leakage.seen_patients import write_training_patients
 from medvit.models.slide import ensemble_state
 from medvit.models.tile_embedder import embed_manifest

@@ -65,3 +65,9 @@ class Evaluation:
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
     """Of two classes, the one that sensitivity, specificity and average precision are of."""
+
+    @property
+    def table(self) -> Mapping[str, Array]:
+        """The columns of `predictions.parquet`: the pseudonyms of each image and its patient, then `columns`."""
+        images, patients = [row.image_id for row in self.rows], [row.patient_id for row in self.rows]
+        return {"image_id": np.array(images), "patient_id": np.array(patients), **self.columns}

@@ -9,9 +9,10 @@ import numpy as np
 from numpy import ndarray as Array
 
 from medvit.errors import DataError
-from medvit.evaluation import Estimate
+from medvit.evaluation import Estimate, Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.positive import index_of
 from medvit.evaluation.segmentation import mask_metrics
 from medvit.metrics import MaskMetric, metric_of
 
@@ -19,6 +20,16 @@ log = logging.getLogger("medvit")
 
 MetricTable = Mapping[str, Array]
 """The columns of a `predictions.parquet`, `image_id` and `patient_id` among them."""
+
+
+def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
+    """Return the differences of an evaluation from another report, on the images that both predict.
+
+    Raises:
+        DataError: If they share no image, measure different things, or disagree about the truth.
+    """
+    classes, positive = evaluation.classes, index_of(evaluation.positive, evaluation.classes)
+    return paired_differences(evaluation.table, other, classes, resamples=resamples, seed=seed, positive=positive)
 
 
 def paired_differences(

@@ -20,7 +20,6 @@ from medvit.evaluation.paired import MetricTable
 from medvit.files.atomic import write_text
 from medvit.metrics import ClassMetric, Metric, is_of_positive, metric_of, metric_title
 from medvit.patients import PatientCount
-from medvit.summary import counted
 
 HTML, TABLE = "report.html", "predictions.parquet"
 
@@ -38,18 +37,6 @@ SHOWN_IN_PARTS = (
     "specificity",
 )
 """Metrics shown of levels and strata; `metrics.json` has all."""
-MAIN = (
-    "dice",
-    "nsd",
-    "hd95_mm",
-    "hd95_px",
-    "auroc",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "kappa_quadratic",
-)
-"""Metrics that a summary shows, of all classes together."""
 FEW_PATIENTS = 20
 """Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
 
@@ -96,29 +83,8 @@ def write_report(
         found = evaluation.breakdowns
         metrics["breakdowns"] = {one.title: [_line(line, positive) for line in one.lines] for one in found}
     write_text(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    rows = {
-        "image_id": [row.image_id for row in evaluation.rows],
-        "patient_id": [row.patient_id for row in evaluation.rows],
-    }
-    pq.write_table(pa.table(rows | dict(evaluation.columns)), folder / TABLE)
+    pq.write_table(pa.table(dict(evaluation.table)), folder / TABLE)
     page(subject, evaluation, examples, differences or {}).write_html(folder / HTML)
-
-
-def summary_lines(
-    split: str, evaluation: Evaluation, differences: Mapping[str, Estimate] | None = None
-) -> list[tuple[str, str]]:
-    """Return what was measured, the main metrics with their intervals, and their differences from another report."""
-    rows, positive = evaluation.rows, evaluation.positive
-    main = [name for name in MAIN if name in evaluation.metrics]
-    return [
-        ("split", f"{split}: {counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}"),
-        *((metric_title(name, positive), str(evaluation.metrics[name])) for name in main),
-        *(
-            (f"{metric_title(n, positive)}, difference", str(differences[n]))
-            for n in main
-            if differences and n in differences
-        ),
-    ]
 
 
 def read_table(folder: Path) -> MetricTable:

@@ -8,12 +8,27 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
+from medvit.dataset.manifest import Manifest
 from medvit.evaluation import Evaluation
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.metrics import LengthUnit, MaskMetric, MaskPair, VolumeMetric, keys_of, metrics
 from medvit.records import IGNORED, Row
+from medvit.types import Image
 
 Scores = dict[str, float]
+
+
+def unit_of(manifest: Manifest) -> LengthUnit:
+    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
+    return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
+
+
+def spacing(image: Image, unit: LengthUnit) -> tuple[float, ...]:
+    """Distance between neighboring pixels or voxels, in a unit."""
+    num_axes = image.pixels.ndim - 1
+    if unit == "px":
+        return (1.0,) * num_axes
+    return image.affine.spacing_mm if image.affine is not None else ((image.mpp or 0.0) / 1000.0,) * num_axes
 
 
 def score_case(

@@ -13,7 +13,7 @@ import pytest
 
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.store import Store
-from medvit.evaluation.selection import near_duplicates_in_training
+from medvit.evaluation.caveats import near_duplicates_in_training
 from medvit.leakage import CHECKS, Groups, Overlap, find_copies, find_overlaps, report
 from medvit.leakage.perceptual_hash import hash_image
 from medvit.records import Row

@@ -18,7 +18,7 @@ from PIL import Image as Picture
 from medvit.artifacts import Checkpoint, Predictions
 from medvit.deidentification.pseudonyms import SiteNames
 from medvit.errors import CheckpointError, ConfigError, DataError
-from medvit.evaluation.selection import other_values
+from medvit.evaluation.caveats import other_values
 from medvit.geometry import Affine, like
 from medvit.hardware import resolve_device
 from medvit.inference.series_selection import studies

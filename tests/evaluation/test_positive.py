@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medvit.errors import ConfigError
-from medvit.evaluation import Estimate
-from medvit.evaluation.selection import choose_positive, tracked
-from medvit.metrics import metric_title
+from medvit.evaluation.positive import choose_positive
 
 CLASSES = ("cancer", "normal")
 
@@ -42,12 +40,3 @@ def test_what_is_not_one_of_two_classes_is_refused(classes: tuple[str, ...], ask
 def test_an_order_that_says_another_is_refused() -> None:
     with pytest.raises(ConfigError, match="order says that normal is the worst"):
         choose_positive(CLASSES, asked="cancer", worst="normal", model="", dataset="")
-
-
-def test_numbers_of_one_of_two_classes_bear_its_name() -> None:
-    one = Estimate(0.5, 0.4, 0.6)
-    found = tracked({"sensitivity": one, "patient_specificity": one, "auroc": one}, "test", "cancer")
-    assert found.keys() >= {"test.sensitivity.cancer", "test.sensitivity.cancer.low", "test.patient_specificity.cancer"}
-    assert "test.auroc" in found
-    assert metric_title("patient_sensitivity", "cancer") == "Sensitivity, of patients (positive: cancer)"
-    assert metric_title("auroc", "cancer") == "AUROC"

@@ -1,0 +1,96 @@
+"""Examples of a report: the best, the median and the worst image or slide, drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from medvit.dataset.manifest import Manifest
+from medvit.dataset.samples import load
+from medvit.evaluation import Evaluation
+from medvit.evaluation.options import EvaluationOptions
+from medvit.evaluation.plots import overlay_figure
+from medvit.evaluation.report import Example
+from medvit.evaluation.segmentation import spacing, unit_of
+from medvit.evaluation.slide_figure import slide_figure
+from medvit.inference.predictor import Predictor
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.records import Row
+from medvit.writers.slide_maps import SlideFinding
+from medvit.wsi.locations import open_row
+
+
+def examples(
+    manifest: Manifest, predictor: Predictor | SlidePredictor, evaluation: Evaluation, options: EvaluationOptions
+) -> list[Example]:
+    """Return the best, the median and the worst image by mean Dice, or by the probability of the truth."""
+    if isinstance(predictor, SlidePredictor):
+        return slide_examples(manifest, predictor, evaluation, options)
+    if evaluation.kind == "segmentation":
+        return mask_examples(manifest, predictor, evaluation)
+    return image_examples(manifest, evaluation, predictor.config.label)
+
+
+def mask_examples(manifest: Manifest, predictor: Predictor, evaluation: Evaluation) -> list[Example]:
+    """Return images with the contours of both label maps, chosen by mean Dice."""
+    scores, unit, shown = evaluation.columns["dice"], unit_of(manifest), []
+    for name, index in examples_to_show(scores).items():
+        row = evaluation.rows[index]
+        image = load(manifest, row)
+        found = predictor(image).mask
+        assert image.mask is not None, "images without a truth are left out"
+        assert found is not None, "a model of segmentation gives masks"
+        figure = overlay_figure(image.without_gaps().intensities(), image.mask, found, spacing(image, unit))
+        caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange found), {row.image_id}"
+        shown.append(Example(caption, figure))
+    return shown
+
+
+def image_examples(manifest: Manifest, evaluation: Evaluation, label: str) -> list[Example]:
+    """Return bare images, chosen by the probability of the truth."""
+    unit, shown = unit_of(manifest), []
+    for row, caption in _by_probability_of_truth(evaluation, label):
+        image = load(manifest, row)
+        nothing = np.zeros(image.pixels.shape[1:], dtype=np.uint8)
+        figure = overlay_figure(image.without_gaps().intensities(), nothing, nothing, spacing(image, unit))
+        shown.append(Example(caption, figure))
+    return shown
+
+
+def slide_examples(
+    manifest: Manifest, predictor: SlidePredictor, evaluation: Evaluation, options: EvaluationOptions
+) -> list[Example]:
+    """Return slides with their maps and top tiles, chosen by the probability of the truth."""
+    shown, model = [], predictor.config
+    for row, caption in _by_probability_of_truth(evaluation, model.label):
+        one = replace(manifest, rows=(row,))
+        (found,) = predictor.embed(one, options.slides, options.tiles, [])
+        slide = open_row(row, options.slides.key, options.slides.folder)
+        finding = SlideFinding(found.grid, predictor.read(found.embeddings), model.classes, slide.shape, slide.mpp)
+        shown.append(Example(caption, slide_figure(slide, finding, predictor)))
+    return shown
+
+
+def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[Row, str]]:
+    """Return the images to show with their captions."""
+    scores = probability_of_truth(evaluation)
+    chosen = [(name, scores[index], evaluation.rows[index]) for name, index in examples_to_show(scores).items()]
+    return [
+        (row, f"{name}: {row.labels.get(label)}, given a probability of {score:.3f}, {row.image_id}")
+        for name, score, row in chosen
+    ]
+
+
+def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
+    """Return the best, the median and the worst by a score, by their places; nothing where no score is defined."""
+    order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
+    return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
+
+
+def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
+    """Return what the model gave the true class of each image."""
+    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
+    return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]

@@ -1,0 +1,67 @@
+"""Summary of an evaluation beside its report: lines and tables for the terminal, numbers for MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from medvit.dataset.manifest import Manifest
+from medvit.evaluation import Estimate, Evaluation
+from medvit.metrics import is_of_positive, metric_title
+from medvit.patients import PatientCount
+from medvit.records import Split
+from medvit.summary import counted
+
+MAIN = (
+    "dice",
+    "nsd",
+    "hd95_mm",
+    "hd95_px",
+    "auroc",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "kappa_quadratic",
+)
+"""Metrics that a summary shows, of all classes together."""
+
+
+def summary_lines(
+    split: str, evaluation: Evaluation, differences: Mapping[str, Estimate] | None = None
+) -> list[tuple[str, str]]:
+    """Return what was measured, the main metrics with their intervals, and their differences from another report."""
+    rows, positive = evaluation.rows, evaluation.positive
+    main = [name for name in MAIN if name in evaluation.metrics]
+    return [
+        ("split", f"{split}: {counted(len(rows), rows[0].kind)}, {PatientCount.of(rows)}"),
+        *((metric_title(name, positive), str(evaluation.metrics[name])) for name in main),
+        *(
+            (f"{metric_title(n, positive)}, difference", str(differences[n]))
+            for n in main
+            if differences and n in differences
+        ),
+    ]
+
+
+def tables(
+    measured: Manifest, split: Split, evaluation: Evaluation, differences: Mapping[str, Estimate]
+) -> Iterator[str]:
+    """Yield the lines of the terminal: all metrics, and all differences from another report where there are any."""
+    parts = {f"{split} split, {len(measured)} {measured.rows[0].kind}s": evaluation.metrics}
+    parts |= {"difference from the other report": differences} if differences else {}
+    for title, estimates in parts.items():
+        yield f"\n{title}: value [95 % interval]"
+        for name, estimate in estimates.items():
+            yield f"  {metric_title(name, evaluation.positive):44s} {estimate}"
+
+
+def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
+    """Return the numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`.
+
+    What is of the positive one of two classes has its name: `test.sensitivity.cancer`.
+    """
+    metrics = {f"{name}.{positive}" if positive and is_of_positive(name) else name: e for name, e in metrics.items()}
+    parts = {"": "value", ".low": "low", ".high": "high"}
+    found = {f"{split}.{name}{end}": getattr(e, part) for name, e in metrics.items() for end, part in parts.items()}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
