@@ -21,6 +21,7 @@ from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.evaluation.caveats import other_values
 from medvit.geometry import Affine, like
 from medvit.hardware import resolve_device
+from medvit.inference.jobs import make_job
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
 from medvit.leakage.merge import merge
@@ -34,7 +35,7 @@ from medvit.writers import Maker
 from pipelines.__main__ import main
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest
-from pipelines.predict import PredictConfig, make_job, predict
+from pipelines.predict import PredictConfig, predict
 
 Make = Callable[..., Path]
 VIT = {"name": "vit", "patch_size": 8, "width": 12, "depth": 4, "heads": 2}

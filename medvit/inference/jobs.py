@@ -1,0 +1,55 @@
+"""The job of a model: what it does with each study, by its kind and the options of inference."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from medvit.artifacts import Checkpoint
+from medvit.deidentification.pseudonyms import SiteNames
+from medvit.inference.options import PredictionOptions
+from medvit.inference.predictor import Predictor
+from medvit.inference.slide_job import CutTiles, SlideJob
+from medvit.inference.slide_predictor import SlidePredictor
+from medvit.inference.study_job import StudyJob
+from medvit.models.slide import TileSpec
+from medvit.readers.options import ValuesConfig
+from medvit.writers import Maker
+from medvit.writers.coded_terms import check_codes
+from medvit.writers.outputs import Outputs
+from medvit.wsi.locations import SlidesConfig
+from medvit.wsi.tiling import TilesConfig, cut
+
+log = logging.getLogger("medvit")
+
+
+def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
+    """Return the job that does one study after the other, by the kind of the model.
+
+    Raises:
+        ConfigError: If outputs are not for such models, or codes are not of their classes.
+    """
+    outputs = Outputs.of(options.outputs, checkpoint.kind)
+    if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
+        log.warning("codes is ignored: no DICOM object is written")
+    if checkpoint.kind == "slide":
+        slides = SlidePredictor(checkpoint, options.device)
+        check_codes(options.codes, slides.config.classes)
+        rule = options.applies_to.over(slides.config.applies_to)
+        series: Literal["all", "one"] = "one" if options.series == "one" else "all"
+        cut_tiles = tiles_as_trained(slides.config.tiles)
+        return SlideJob(slides, rule, names, maker, cut_tiles, options.tiles, series, options.codes, outputs)
+    predictor = Predictor(checkpoint, options.device)
+    check_codes(options.codes, predictor.config.classes)
+    rule = options.applies_to.over(predictor.config.applies_to)
+    values = predictor.config.values
+    if values != ValuesConfig():
+        log.info("predict: values are read as the model was trained on them: %s", ", ".join(values.said))
+    return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs)
+
+
+def tiles_as_trained(spec: TileSpec) -> CutTiles:
+    """Return a function that cuts a slide into tiles as ingest cut the slides that the model was trained on."""
+    same = spec.model_dump(include={"size", "mpp", "overlap", "min_tissue"})
+    config, slides = TilesConfig.parse(same), SlidesConfig(skip_tiles=spec.skip)
+    return lambda slide: slides.usable(cut(slide, config).grid)
