@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks.plain import PlainDinoV2, PlainMae
 from medvit.stage import Run
 from medvit.tracking import Tracker
+from medvit.training.pretraining_assembly import AssembledPretraining
 from pipelines import pretrain as pretraining
 
 BATCH, PROTOTYPES = 16, 65536
@@ -53,7 +54,7 @@ class Clock(Callback):
         self.times.append(time.perf_counter())
 
 
-def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretraining.AssembledPretraining:
+def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> AssembledPretraining:
     """Return a pretraining of medvit, ready to start."""
     training = TRAININGS[objective]
     config = pretraining.PretrainConfig.parse(
@@ -71,7 +72,7 @@ def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> pretrai
     return pretraining.assemble(config, Run("bench", folder, Tracker()))
 
 
-def train_medvit(parts: pretraining.AssembledPretraining) -> list[float]:
+def train_medvit(parts: AssembledPretraining) -> list[float]:
     """Time at the end of each step of medvit's training."""
     clock = Clock()
     parts.trainer.callbacks = [clock]
@@ -79,7 +80,7 @@ def train_medvit(parts: pretraining.AssembledPretraining) -> list[float]:
     return clock.times
 
 
-def train_plain(objective: str, parts: pretraining.AssembledPretraining) -> list[float]:
+def train_plain(objective: str, parts: AssembledPretraining) -> list[float]:
     """Time at the end of each step of the plain loop, on the very crops that medvit would see."""
     return list(islice(_plain_steps(_plain_model(objective), parts), len(parts.loader)))
 
@@ -93,7 +94,7 @@ def _plain_model(objective: str) -> PlainDinoV2 | PlainMae:
     return PlainDinoV2(timm.create_model(name, num_classes=0, **options), PROTOTYPES)
 
 
-def _plain_steps(model: PlainDinoV2 | PlainMae, parts: pretraining.AssembledPretraining) -> Iterator[float]:
+def _plain_steps(model: PlainDinoV2 | PlainMae, parts: AssembledPretraining) -> Iterator[float]:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
     for views in parts.loader:

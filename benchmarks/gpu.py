@@ -22,7 +22,7 @@ from medvit.objectives import Objective
 from medvit.objectives.dinov2 import DinoV2Config
 from medvit.objectives.mae import MaeConfig
 from medvit.training.optim import OptimConfig
-from medvit.training.profiling import attention_on_cpu, peak_bytes_held, synchronize
+from medvit.training.planning.profiling import attention_on_cpu, peak_bytes_held, synchronize
 from medvit.types import Views
 
 WARMUP_STEPS, MATRIX_SIDE, MATRIX_REPEATS = 3, 8192, 20

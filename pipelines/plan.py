@@ -13,10 +13,9 @@ from medvit.dataset.manifest import Manifest
 from medvit.errors import ConfigError
 from medvit.stage import Run, Stage, StageConfig, first_free
 from medvit.tracking import Tracker
-from medvit.training.plan import MEASURED_STEPS, TABLE, Plan, PlanRow, Sizes, image_rows, slide_rows
-from medvit.training.profiling import Measured, Meter
+from medvit.training.planning.table import TABLE, Plan, PlanRow, image_rows, slide_rows
+from medvit.training.planning.trial import shortened, try_images, try_slides
 from medvit.training.slide_heads import holds_slides
-from medvit.training.slide_plan import PlannedSlides, plan_slides
 from pipelines import finetune as finetuning
 from pipelines import pretrain as pretraining
 
@@ -75,12 +74,10 @@ def _plan(config: Any, run: Run) -> Plan:
     """Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table."""
     with tempfile.TemporaryDirectory() as folder:
         measuring = Run(run.stage, Path(folder), Tracker())  # nothing is kept of the training
-        short = _shortened(config)
         if isinstance(config, FinetunePlanConfig) and holds_slides(Manifest.read(config.dataset), config.label):
-            rows = _slide_rows(config, *_measure_slides(short, measuring))
+            rows = _slide_rows(config, measuring)
         else:
-            sizes, measured = _measure(short, measuring)
-            rows = image_rows(config.trainer, config.loader, sizes, measured, output=config.output)
+            rows = _rows(config, measuring)
     run.inputs |= measuring.inputs
     run.parents |= measuring.parents
     for line in measuring.failures:
@@ -96,73 +93,30 @@ plan = PlanStage("plan", PretrainPlanConfig, _plan)
 
 
 def _shortened(config: Any) -> Any:
-    """Return the options of a training of a few steps on one device; compiled steps are not counted."""
-    alone = {"devices": 1, "nodes": 1, "strategy": "auto"}
-    short = alone | {"epochs": 1, "steps_per_epoch": MEASURED_STEPS, "compile": False}
-    changes: dict[str, Any] = {"trainer": config.trainer.model_copy(update=short), "resume": False}
+    """Return the options of a training of a few steps, which the guard does not end."""
+    changes: dict[str, Any] = {"trainer": shortened(config.trainer), "resume": False}
     if isinstance(config, PretrainPlanConfig) and config.guard.action != "off":
         changes["guard"] = config.guard.model_copy(update={"action": "warn"})
     return config.model_copy(update=changes)
 
 
-def _slide_rows(
-    config: FinetunePlanConfig, sizes: Sizes, measured: Measured, planned: PlannedSlides
-) -> tuple[PlanRow, ...]:
+def _rows(config: Any, run: Run) -> tuple[PlanRow, ...]:
+    """Return the table of a training on images or volumes."""
+    assemble = pretraining.assemble if isinstance(config, PretrainPlanConfig) else finetuning.assemble
+    sizes, measured = try_images(assemble(_shortened(config), run))
+    return image_rows(config.trainer, config.loader, sizes, measured, output=config.output)
+
+
+def _slide_rows(config: FinetunePlanConfig, run: Run) -> tuple[PlanRow, ...]:
+    """Return the table of a training on slides."""
+    short = _shortened(config)
+    parts = finetuning.assemble_on_slides(short, run)
+    found = try_slides(parts, short, seed=config.seed, folder=run.folder, tracker=run.tracker, failures=run.failures)
     return slide_rows(
         config.trainer,
         config.loader,
-        sizes,
-        measured,
-        planned,
+        *found,
         heads=config.bags.members,
         workers=config.tiles.num_workers,
         output=config.tiles.embeddings or config.dataset,
     )
-
-
-def _measure_slides(config: finetuning.FinetuneConfig, run: Run) -> tuple[Sizes, Measured, PlannedSlides]:
-    parts = finetuning.assemble_on_slides(config, run)
-    planned = plan_slides(
-        parts.slides,
-        config.slides,
-        embedder=parts.embedder,
-        config=config.tiles,
-        work=run.folder,
-        failures=run.failures,
-    )
-    head = parts.training(config, planned.slides, seed=config.seed).assemble(0, run.folder, run.tracker)
-    backbone, weights = parts.start.backbone, sum(weight.numel() for weight in head.module.parameters())
-    sizes = Sizes(
-        backbone=sum(weight.numel() for weight in backbone.parameters()),
-        module=weights,
-        trained=weights,
-        images=head.num_slides,
-        checkpoint_bytes=sum(weight.nbytes for weight in backbone.state_dict().values())
-        + 2 * 4 * weights * config.bags.members,
-    )
-    meter = Meter()
-    head.trainer.callbacks = [meter]  # nothing is kept of this run
-    head.trainer.fit(head.module, head.loader, head.validation)
-    return sizes, meter.measured, planned
-
-
-def _measure(config: Any, run: Run) -> tuple[Sizes, Measured]:
-    meter = Meter()
-    parts: Any
-    if isinstance(config, pretraining.PretrainConfig):
-        parts = pretraining.assemble(config, run)
-        backbone, loaders = parts.peft.backbone, [parts.loader]
-    else:
-        parts = finetuning.assemble(config, run)
-        backbone, loaders = parts.module.model.backbone, [parts.loader, parts.validation]
-    weights = list(parts.module.parameters())
-    sizes = Sizes(
-        backbone=sum(weight.numel() for weight in backbone.parameters()),
-        module=sum(weight.numel() for weight in weights),
-        trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-        images=parts.num_images,
-        checkpoint_bytes=sum(weight.nbytes for weight in backbone.state_dict().values()),
-    )
-    parts.trainer.callbacks = [meter]  # nothing is kept of this run
-    parts.trainer.fit(parts.module, *loaders)
-    return sizes, meter.measured

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from medvit.artifacts import Checkpoint
-from medvit.backbones import BackboneConfig
+from medvit.backbones import Backbone, BackboneConfig
 from medvit.dataset.manifest import Facts, Manifest
 from medvit.dataset.samples import Samples, collate
 from medvit.losses.supervised import classification_loss, segmentation_loss
@@ -44,6 +44,16 @@ class AssembledFinetuning:
     validation: DataLoader[object]
     trainer: Trainer
     resume_from: Path | None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone with its adapter."""
+        return self.model.backbone
+
+    @property
+    def loaders(self) -> tuple[DataLoader[object], ...]:
+        """What `Trainer.fit` takes after the module."""
+        return (self.loader, self.validation)
 
     @property
     def num_images(self) -> int:

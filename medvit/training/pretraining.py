@@ -124,8 +124,7 @@ class Pretraining(TrainingModule):
         losses = {name: value for name, value in figures.items() if not name.startswith(("guard_", "knn_", "lr"))}
         told = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}
         if best is not None:
-            read = ", ".join(f"{name} {value:.3g}" for name, value in best.figures().items())
-            told["best"] = f"{read}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
+            told["best"] = f"{best}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
             told["guard"] = self.guard.verdict or "no alarm that ends the training"
         return told
 

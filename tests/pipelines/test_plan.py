@@ -4,15 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from medvit.artifacts import Lineage
 from medvit.dataset.manifest import Manifest
-from medvit.training.plan import _bytes, _count, _duration
-from medvit.training.profiling import Measured, _kept, attention_on_cpu
 from pipelines.__main__ import main
 from pipelines.plan import FinetunePlanConfig, plan
 from tests.training.conftest import dataset
@@ -71,24 +65,3 @@ def test_a_plan_from_python_speaks_of_the_options_given(images, tmp_path):
     assert "6 steps in 3 rounds" in str(made)
     assert list(tmp_path.iterdir()) == [made.folder]
     assert Lineage.read(made.folder).inputs == {"dataset": Manifest.read(images).hash}
-
-
-def test_operations_of_attention_on_a_cpu_are_counted():
-    query = torch.randn(1, 2, 8, 4, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=attention_on_cpu()) as counter:
-        F.scaled_dot_product_attention(query, query, query)
-    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 8 * 4)  # two products of 8 x 8 x 4 in each of two heads
-
-
-def test_kept_activations_are_counted_once_and_without_weights():
-    layer, pixels = nn.Linear(16, 16, bias=False), torch.randn(4, 16)
-    measured = Measured()
-    with _kept(layer, measured):
-        layer(pixels).exp().sum().backward()
-    assert measured.activation_bytes == 2 * 4 * 16 * 4  # the input of the layer, and the exponential
-
-
-def test_figures_are_told_in_units_of_people():
-    assert (_count(5_490_000), _count(12), _count(float("nan"))) == ("5.49 M", "12 ", "unknown ")
-    assert (_bytes(2**30), _bytes(2048)) == ("1 GiB", "2 KiB")
-    assert (_duration(90), _duration(3 * 3600), _duration(72 * 3600)) == ("1.5 minutes", "3.0 hours", "3.0 days")

@@ -17,7 +17,7 @@ from medvit.artifacts import Checkpoint
 from medvit.backbones.vit import VitConfig
 from medvit.dataset.manifest import Manifest
 from medvit.errors import CheckpointError, ConfigError, DataError
-from medvit.training.plan import _bytes
+from medvit.training.planning.table import _bytes
 from medvit.transforms.preprocess import Normalization, Preprocess
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune

@@ -78,6 +78,9 @@ class ProbeReading:
         names = ("score", "rank", "cosine", "entropy", "reconstruction", "knn")
         return {name: getattr(self, name) for name in names if not math.isnan(getattr(self, name))}
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.3g}" for name, value in self.figures().items())
+
 
 @dataclass(frozen=True)
 class Alarm:
@@ -126,6 +129,23 @@ class Guard:
         if not self.verdict and self._falls and self.last is not None:
             self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
         return self.verdict if self.config.action == "rollback" else ""
+
+    def describe_rollback(self) -> str:
+        """Return why the training ended early and which weights are passed on instead of the last; else empty."""
+        best, last, reason = self.best, self.last, self.close()
+        if best is None or last is None or not reason:
+            return ""
+        which = "the start weights" if best.step == 0 else f"the weights of step {best.step}"
+        return f"the guard ended the training at step {last.step}: {reason}; handed on are {which}"
+
+    def describe(self) -> dict[str, str]:
+        """Return what the guard read and did, for the model card."""
+        if self.start is None or self.last is None:
+            return {"guard": "off"}
+        readings = {"start": self.start, "last step": self.last}
+        told = {f"guard at the {name}": str(reading) for name, reading in readings.items()}
+        verdict = self.describe_rollback() or self.verdict
+        return told | {"guard": verdict or "nothing to tell; handed on are the last weights"}
 
     def state(self) -> dict[str, Any]:
         """All of it as plain values, for the checkpoint to resume from."""

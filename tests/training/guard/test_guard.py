@@ -47,6 +47,33 @@ def test_a_perfect_score_of_few_images_is_still_uncertain():
     assert standard_error(1.0, 8) > standard_error(1.0, 80) > 0.0
 
 
+def test_a_guard_describes_its_readings_and_the_weights_passed_on():
+    guard = Guard(GuardConfig())
+    assert guard.describe() == {"guard": "off"}
+    guard.take(reading(0))
+    guard.take(reading(10, 0.9))
+    told = guard.describe()
+    assert told["guard at the start"] == "score 0.8, rank 20"
+    assert told["guard at the last step"] == "score 0.9, rank 20"
+    assert told["guard"] == "nothing to tell; handed on are the last weights"
+    assert guard.describe_rollback() == ""
+
+
+def test_a_guard_names_the_weights_that_replace_the_last_and_why():
+    guard = Guard(GuardConfig())
+    for one in (reading(0), reading(10, 0.9), reading(20, rank=1.5)):
+        guard.take(one)
+    told = guard.describe_rollback()
+    assert told.startswith("the guard ended the training at step 20: ")
+    assert "the effective rank is 1.50" in told
+    assert told.endswith("handed on are the weights of step 10")
+    assert guard.describe()["guard"] == told
+    warning = Guard(GuardConfig(action="warn"))
+    kinds(warning, reading(0), reading(10, rank=1.5))
+    assert warning.describe_rollback() == ""
+    assert "the effective rank is 1.50" in warning.describe()["guard"]
+
+
 def test_a_fall_must_last_and_a_collapse_need_not():
     guard = Guard(GuardConfig(patience=2))
     assert kinds(guard, reading(0), reading(10, 0.7)) == [set(), {"fall"}]

@@ -11,8 +11,8 @@ from medvit.files.atomic import write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.summary import Summary
 from medvit.training.loading.rounds import LoaderConfig
-from medvit.training.profiling import WARMUP_STEPS, Measured
-from medvit.training.slide_plan import PlannedSlides
+from medvit.training.planning.profiling import WARMUP_STEPS, Measured
+from medvit.training.planning.slides import PlannedSlides
 from medvit.training.trainer import TrainerConfig
 
 MEASURED_STEPS = WARMUP_STEPS + 3

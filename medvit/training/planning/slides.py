@@ -14,7 +14,7 @@ from medvit.errors import DataError
 from medvit.models.embedding_store import DTYPE, Embeddings
 from medvit.models.tile_embedder import EmbeddedSlide, Embedder, EmbeddingConfig, TileBatches, listed_tiles, slide_name
 from medvit.records import Row
-from medvit.training.profiling import synchronize
+from medvit.training.planning.profiling import synchronize
 from medvit.wsi.locations import SlidesConfig, open_row
 from medvit.wsi.tiles import TileGrid
 

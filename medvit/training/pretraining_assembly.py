@@ -1,0 +1,151 @@
+"""Assembly of a pretraining: from options and a dataset to objective, loader, guard, module and trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from medvit.artifacts import Checkpoint
+from medvit.backbones import Backbone
+from medvit.config import Tree
+from medvit.dataset.manifest import Manifest
+from medvit.objectives import ObjectiveConfig
+from medvit.peft import Peft, PeftConfig
+from medvit.peft.explora import ExploraConfig
+from medvit.peft.full import FullConfig
+from medvit.records import Row
+from medvit.tracking import Tracker
+from medvit.training.guard import Guard
+from medvit.training.guard.build_probe import build_probe
+from medvit.training.initialization import InitialModel
+from medvit.training.loading.views import ViewStream, feed
+from medvit.training.pretraining import Pretraining
+from medvit.training.pretraining_options import PretrainingOptions
+from medvit.training.resume import last_checkpoint, position_of
+from medvit.training.self_distillation import SelfDistillation
+from medvit.training.trainer import Trainer
+from medvit.transforms.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class AssembledPretraining:
+    """A pretraining, ready to start or to go on."""
+
+    start: InitialModel
+    objective: ObjectiveConfig
+    """What it is trained for, with the heads that a checkpoint brings."""
+    peft: Peft
+    way: PeftConfig
+    trained: frozenset[str]
+    """Names of the weights of the adapted backbone that training changes."""
+    module: Pretraining
+    loader: DataLoader[object]
+    trainer: Trainer
+    resume_from: Path | None
+    streams: tuple[ViewStream, ...]
+    """What it is fed."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone with its adapter."""
+        return self.peft.backbone
+
+    @property
+    def loaders(self) -> tuple[DataLoader[object], ...]:
+        """What `Trainer.fit` takes after the module."""
+        return (self.loader,)
+
+    @property
+    def num_images(self) -> int:
+        """Training images of all kinds."""
+        return sum(len(stream.samples) for stream in self.streams)
+
+    @property
+    def other_preprocess(self) -> Preprocess | None:
+        """The preprocessing of the images of the other rank, of an objective that learns from both."""
+        return None if len(self.streams) < 2 else self.streams[1].preprocess
+
+    @property
+    def objective_in_force(self) -> Tree:
+        """The options of the objective, with the sizes of crops that follow the images."""
+        tree = self.objective.tree()
+        for key, stream in zip(("views", "other_views"), self.streams, strict=False):
+            if key in tree:
+                tree[key] |= {name: value for name, value in stream.sizes.items() if name in tree[key]}
+        return tree
+
+    @property
+    def rows(self) -> list[Row]:
+        """The training images of all kinds."""
+        return [row for stream in self.streams for row in stream.samples.manifest]
+
+    def describe_weights(self) -> str:
+        """Return how the weights change and how many; warn where random ones are held fixed."""
+        sizes = {name: weight.numel() for name, weight in self.peft.backbone.named_parameters()}
+        trained, total = sum(sizes[name] for name in self.trained), sum(sizes.values())
+        self.start.warn_if_held(self.way.name, num_trained=trained, num_weights=total)
+        return f"{self.way.name}, {trained:,} of {total:,} trained ({trained / total:.1%})"
+
+
+def assemble_pretraining(
+    config: PretrainingOptions,
+    manifest: Manifest,
+    pretrained: Checkpoint | None,
+    teacher: Checkpoint | None,
+    *,
+    seed: int,
+    folder: Path,
+    tracker: Tracker,
+) -> AssembledPretraining:
+    """Return all that a pretraining is made of, at the place where the run in the folder had got.
+
+    `teacher` is the checkpoint of a first pretraining, for self-distillation.
+    """
+    manifest = manifest.without_flags(config.skip_flags)
+    if config.slices is not None:
+        manifest = config.slices.of(manifest)
+    start = config.start(manifest, pretrained)
+    way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
+    recorded = way.recorded(start.backbone)
+    peft = way.adapt(start.backbone)
+    trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
+    chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
+    objective = chosen.build(peft.backbone)
+    streams = [ViewStream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
+    if objective.twin is not None:
+        streams.append(ViewStream.of_twin(manifest, config.other_preprocess, objective.twin))
+    resume_from = last_checkpoint(folder)
+    loader = feed(
+        config.loader,
+        streams,
+        num_batches=config.trainer.batches_per_epoch,
+        seed=seed,
+        start=position_of(resume_from),
+    )
+    module = Pretraining(
+        objective,
+        config.step_optim,
+        num_steps=config.trainer.steps,
+        seed=seed,
+        probe=build_probe(
+            config.monitors,
+            manifest,
+            start,
+            streams[0].views,
+            seed=seed,
+            slides=config.slides,
+            **({"num_rebuilt": config.monitors.knn_images} if objective.judged_by == "reconstruction" else {}),
+        ),
+        guard=Guard(config.guard, starts_random=not start.is_trained),
+        tracker=tracker,
+        folder=folder,
+        self_distillation=None
+        if teacher is None
+        else SelfDistillation(teacher, config.self_distillation.weight, objective.trained),
+    )
+    trainer = config.build_trainer(folder, tracker)
+    return AssembledPretraining(
+        start, chosen, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams)
+    )
