@@ -12,7 +12,7 @@ from medvit.artifacts import CONFIG
 from medvit.audit.places import find_places
 from medvit.audit.report import FINDINGS, SUMMARY, Audited, summary_of, unread_lines
 from medvit.audit.source import keyed_search, read_source
-from medvit.config import Tree, read_yaml
+from medvit.dataset.made_with import MadeWith
 from medvit.engine import EngineConfig
 from medvit.ingest.deidentified_copy import DeidentifyConfig
 from medvit.sources import Location, RetrieveConfig
@@ -59,9 +59,9 @@ class AuditConfig(StageConfig):
 def audit(config: AuditConfig, run: Run) -> Audited:
     """Search a dataset, its copies and the tracker for what identifies patients in the source."""
     manifest = run.dataset(config.dataset)
-    made_with = read_yaml(config.dataset / CONFIG)
-    copying = DeidentifyConfig.parse_saved(made_with.get("deidentify") or {}, source=CONFIG)
-    recorded_in = TrackingConfig.parse_saved(made_with.get("tracking") or {}, source=CONFIG)
+    made_with = MadeWith.read(config.dataset)
+    copying = DeidentifyConfig.parse_saved(made_with.group("deidentify"), source=CONFIG)
+    recorded_in = TrackingConfig.parse_saved(made_with.group("tracking"), source=CONFIG)
 
     needles = read_source(
         config.source,
@@ -72,7 +72,8 @@ def audit(config: AuditConfig, run: Run) -> Audited:
         ignored=[*config.ignore, *copying.words],
         engine=config.engine,
     )
-    search = keyed_search(needles, manifest, config.key, is_by_patient_id=not _patient_from(made_with))
+    is_by_patient_id = not made_with.option("scanning.patient_from")
+    search = keyed_search(needles, manifest, config.key, is_by_patient_id=is_by_patient_id)
     stores = [config.tracking, recorded_in]
     places = find_places(
         config.dataset, config.copy_to or copying.copy_to, stores, config.places, own_run=run.tracker.run_id
@@ -91,8 +92,3 @@ def audit(config: AuditConfig, run: Run) -> Audited:
     run.tracker.metrics({"num_sought": len(needles.needles), "num_found": len(traces), "num_unread": len(found.unread)})
     run.keep(FINDINGS, SUMMARY)
     return found
-
-
-def _patient_from(made_with: Tree) -> object:
-    """Return the option `scanning.patient_from` that a dataset was made with, also of earlier versions."""
-    return (made_with.get("scanning") or {}).get("patient_from") or made_with.get("patient_from")

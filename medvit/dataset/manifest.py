@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medvit.artifacts import CONFIG
-from medvit.config import read_yaml
 from medvit.dataset import quarantine
+from medvit.dataset.made_with import MadeWith
 from medvit.dataset.quarantine import Quarantined
 from medvit.dataset.store import Store
 from medvit.errors import DataError
@@ -135,7 +135,8 @@ class Manifest:
         ordered = sorted(self.rows, key=lambda row: row.image_id)
         metadata = {
             "medvit_schema": str(SCHEMA_VERSION),
-            "medvit_facts": json.dumps(_facts_tree(self.facts), sort_keys=True),
+            # Values even if empty: a manifest without them is of an earlier version, which has them in config.yaml.
+            "medvit_facts": json.dumps({**_facts_tree(self.facts), "values": dict(self.facts.values)}, sort_keys=True),
         }
         schema = _SCHEMA.with_metadata(metadata)
         path = self.folder / FILE_NAME
@@ -316,19 +317,16 @@ def _row(line: dict[str, Any]) -> Row:
 
 
 def _facts_of(folder: Path, file: pq.ParquetFile) -> Facts:
-    """Return the facts of a dataset; earlier versions recorded `values` in the configuration alone."""
-    facts = _facts(file.schema_arrow.metadata)
-    if facts.values or not (folder / CONFIG).is_file():
-        return facts
-    tree = read_yaml(folder / CONFIG)
-    values = (tree.get("taking") or {}).get("values") or tree.get("values") or {}
-    plain = {key: value for key, value in values.items() if value not in (None, "stored")}
-    return replace(facts, values=plain)
-
-
-def _facts(metadata: Mapping[bytes, bytes]) -> Facts:
-    facts = json.loads(metadata[b"medvit_facts"])
+    """Return the facts of a dataset; earlier versions stored `values` in the configuration alone."""
+    facts = json.loads(file.schema_arrow.metadata[b"medvit_facts"])
+    if "values" not in facts:
+        facts["values"] = _configured_values(folder)
     classes = {key: tuple(names) for key, names in facts.pop("classes").items()}
     facts["license"] = facts.pop("licence")
     lists = {key: tuple(facts.get(key, ())) for key in ("mask_classes", "notes")}
     return Facts(**{**facts, "classes": classes, **lists})
+
+
+def _configured_values(folder: Path) -> dict[str, str]:
+    values = MadeWith.read(folder).option("taking.values") or {} if (folder / CONFIG).is_file() else {}
+    return {key: value for key, value in values.items() if value not in (None, "stored")}

@@ -206,7 +206,7 @@ def test_a_dataset_without_a_positive_class_keeps_its_hash_and_one_with_it_remem
     told.write()
     assert Facts.of_dataset(tmp_path).positive == {"label": "yes"}
     assert told.hash != plain.hash
-    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "values", "notes")}
+    said = {key: value for key, value in asdict(FACTS).items() if key not in ("positive", "notes")}
     said["licence"] = said.pop("license")
     lines = json.dumps(said, sort_keys=True)
     plain.write()
@@ -236,13 +236,30 @@ def test_a_dataset_tells_images_patients_splits_labels_and_what_was_refused_by_r
     ]
 
 
+def write_as_before_values(manifest: Manifest) -> None:
+    """Write a manifest as versions did that stored `values` in the configuration alone."""
+    manifest.write()
+    path = manifest.folder / FILE_NAME
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    facts = json.loads(metadata[b"medvit_facts"])
+    del facts["values"]
+    pq.write_table(table.replace_schema_metadata({**metadata, b"medvit_facts": json.dumps(facts)}), path)
+
+
 @pytest.mark.parametrize("tree", [{"values": {"pet": "SUVbw"}}, {"taking": {"values": {"pet": "SUVbw"}}}])
 def test_values_of_a_dataset_of_earlier_versions_are_those_of_its_configuration(
     tmp_path: Path, tree: dict[str, object]
 ) -> None:
     manifest = Manifest((FULL,), FACTS, tmp_path)
-    manifest.write()
+    write_as_before_values(manifest)
     assert Manifest.read(tmp_path).facts.values == {}
     (tmp_path / "config.yaml").write_text(json.dumps(tree), encoding="utf-8")
     assert Manifest.read(tmp_path).facts.values == {"pet": "SUVbw"}
     assert Manifest.read(tmp_path).hash == manifest.hash
+
+
+def test_a_manifest_says_its_values_even_if_there_are_none(tmp_path: Path) -> None:
+    Manifest((FULL,), FACTS, tmp_path).write()
+    (tmp_path / "config.yaml").write_text("not: [YAML", encoding="utf-8")  # is not read
+    assert Manifest.read(tmp_path).facts.values == {}
