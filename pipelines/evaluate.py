@@ -11,7 +11,7 @@ from medvit.evaluation.examples import examples
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.paired import compare
 from medvit.evaluation.report import HTML, write_report
-from medvit.evaluation.run import measure
+from medvit.evaluation.run import Measurement
 from medvit.evaluation.selection import with_known_truth, without_training_patients
 from medvit.evaluation.subject import read_other, report_subject, surface_tolerance
 from medvit.evaluation.summary import summary_lines, tables, tracked
@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Report:
     for doubt in (*unnamed, *doubts):
         log.warning("%s", doubt)
     notes += [*unnamed, *shared_patients(manifest, config.split), *doubts]
-    evaluation = measure(measured, predictor, config, seed=config.seed, notes=notes, failures=run.failures)
+    evaluation = Measurement(measured, config, config.seed, notes, run.failures).of(predictor)
     drawing = {"resamples": config.resamples, "seed": config.seed}
     differences = {} if other is None else compare(evaluation, other, **drawing)
 

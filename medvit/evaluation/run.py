@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,141 +33,101 @@ MAX_EXCLUDED = 20
 FoundT = TypeVar("FoundT")
 
 
-def measure(
-    manifest: Manifest,
-    predictor: Predictor | SlidePredictor,
-    options: EvaluationOptions,
-    *,
-    seed: int,
-    notes: Sequence[str],
-    failures: list[str],
-) -> Evaluation:
-    """Predict every image or slide and compute all metrics with their intervals, by resolved options.
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement of models on the images or slides of a dataset, by resolved options.
 
-    `failures` gets a line for each image that failed.
-
-    Raises:
-        DataError: If all failed.
+    `notes` are what a reader must know of these images; `failures` gets a line for each image that failed.
     """
-    bootstrap = {"resamples": options.resamples, "seed": seed}
-    if isinstance(predictor, SlidePredictor):
-        return _measure_slides(manifest, predictor, options, notes, failures, **bootstrap)
-    if predictor.config.kind == "segmentation":
-        return _measure_masks(manifest, predictor, options, notes, failures, **bootstrap)
-    return _measure_classes(manifest, predictor, options, notes, failures, **bootstrap)
 
+    manifest: Manifest
+    options: EvaluationOptions
+    seed: int
+    notes: Sequence[str]
+    failures: list[str]
 
-def _measure_masks(
-    manifest: Manifest,
-    predictor: Predictor,
-    options: EvaluationOptions,
-    notes: Sequence[str],
-    failures: list[str],
-    **bootstrap: int,
-) -> Evaluation:
-    found = _mask_scores(manifest, predictor, options.nsd_tolerance_mm, failures)
-    rows, scores, excluded = _collected(found, manifest, "images", failures)
-    return evaluate_masks(rows, scores, predictor.config.classes, notes=[*notes, *excluded], **bootstrap)
+    def of(self, predictor: Predictor | SlidePredictor) -> Evaluation:
+        """Predict every image or slide, and return all metrics with their intervals.
 
+        Raises:
+            DataError: If all failed.
+        """
+        if isinstance(predictor, SlidePredictor):
+            return self._of_slides(predictor)
+        return self._of_masks(predictor) if predictor.config.kind == "segmentation" else self._of_classes(predictor)
 
-def _measure_classes(
-    manifest: Manifest,
-    predictor: Predictor,
-    options: EvaluationOptions,
-    notes: Sequence[str],
-    failures: list[str],
-    **bootstrap: int,
-) -> Evaluation:
-    found = _image_probabilities(manifest, predictor, failures)
-    rows, each, excluded = _collected(found, manifest, "images", failures)
-    classes, truth, probabilities = predictor.config.classes, _truth(rows, predictor.config), np.stack(each)
-    shared: dict[str, Any] = {**bootstrap, "positive": index_of(options.positive, classes)}
-    evaluation = evaluate_classes(rows, truth, probabilities, classes, notes=[*notes, *excluded], **shared)
-    images, levels = answers(rows, truth, probabilities), options.levels or LEVELS[:1]
-    parts = breakdowns(rows, images, classes, levels, order=options.order, **shared)
-    return replace(evaluation, breakdowns=parts)
+    def _of_masks(self, predictor: Predictor) -> Evaluation:
+        rows, scores, notes = self._collected(self._mask_scores(predictor), "images")
+        return evaluate_masks(rows, scores, predictor.config.classes, notes=notes, **self._bootstrap)
 
+    def _of_classes(self, predictor: Predictor) -> Evaluation:
+        rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
+        truth, probabilities, classes = _truth(rows, predictor.config), np.stack(each), predictor.config.classes
+        shared: dict[str, Any] = {**self._bootstrap, "positive": index_of(self.options.positive, classes)}
+        evaluation = evaluate_classes(rows, truth, probabilities, classes, notes=notes, **shared)
+        images, levels = answers(rows, truth, probabilities), self.options.levels or LEVELS[:1]
+        parts = breakdowns(rows, images, classes, levels, order=self.options.order, **shared)
+        return replace(evaluation, breakdowns=parts)
 
-def _measure_slides(
-    manifest: Manifest,
-    predictor: SlidePredictor,
-    options: EvaluationOptions,
-    notes: Sequence[str],
-    failures: list[str],
-    **bootstrap: int,
-) -> Evaluation:
-    """Return the metrics of slides and, where a patient has several, of patients."""
-    found = _slide_probabilities(manifest, predictor, options, failures)
-    rows, each, excluded = _collected(found, manifest, "slides", failures)
-    classes, truth = predictor.config.classes, _truth(rows, predictor.config)
-    shared: dict[str, Any] = {**bootstrap, "positive": index_of(options.positive, classes)}
-    return evaluate_with_patients(rows, truth, np.stack(each), classes, notes=[*notes, *excluded], **shared)
+    def _of_slides(self, predictor: SlidePredictor) -> Evaluation:
+        """Return the metrics of slides and, where a patient has several, of patients."""
+        rows, each, notes = self._collected(self._slide_probabilities(predictor), "slides")
+        truth, classes = _truth(rows, predictor.config), predictor.config.classes
+        positive = index_of(self.options.positive, classes)
+        shared: dict[str, Any] = {**self._bootstrap, "positive": positive, "notes": notes}
+        return evaluate_with_patients(rows, truth, np.stack(each), classes, **shared)
 
+    @property
+    def _bootstrap(self) -> dict[str, int]:
+        return {"resamples": self.options.resamples, "seed": self.seed}
 
-def _mask_scores(
-    manifest: Manifest, predictor: Predictor, tolerance_mm: float, failures: list[str]
-) -> Iterator[tuple[Row, Scores]]:
-    """Yield the scores of each image; its masks are in memory only meanwhile."""
-    unit = unit_of(manifest)
-    for row, image, prediction in _predicted(manifest, predictor, failures):
-        assert image.mask is not None, "images without a truth are left out"
-        assert prediction.mask is not None, "a model of segmentation gives masks"
-        masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
-        yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
+    def _mask_scores(self, predictor: Predictor) -> Iterator[tuple[Row, Scores]]:
+        """Yield the scores of each image; its masks are in memory only meanwhile."""
+        unit, tolerance_mm = unit_of(self.manifest), self.options.nsd_tolerance_mm
+        for row, image, prediction in self._predicted(predictor):
+            assert image.mask is not None, "images without a truth are left out"
+            assert prediction.mask is not None, "a model of segmentation gives masks"
+            masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
+            yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
 
+    def _image_probabilities(self, predictor: Predictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
+        for row, _, prediction in self._predicted(predictor):
+            assert prediction.probabilities is not None, "a model of classification gives probabilities"
+            yield row, prediction.probabilities
 
-def _image_probabilities(
-    manifest: Manifest, predictor: Predictor, failures: list[str]
-) -> Iterator[tuple[Row, Float[Array, "l"]]]:
-    for row, _, prediction in _predicted(manifest, predictor, failures):
-        assert prediction.probabilities is not None, "a model of classification gives probabilities"
-        yield row, prediction.probabilities
+    def _predicted(self, predictor: Predictor) -> Iterator[tuple[Row, Image, Prediction]]:
+        """Yield each image with its prediction, with progress; one that fails is skipped."""
+        for row in with_progress(self.manifest, total=len(self.manifest), title="Evaluating", unit="image"):
+            try:
+                image = load(self.manifest, row)
+                prediction = predictor(image)
+            except MedvitError as error:
+                self.failures.append(f"{row}: {error}")
+            except (RuntimeError, ValueError, OSError) as error:  # a damaged array, an image too large for the device
+                self.failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
+            else:
+                yield row, image, prediction
 
+    def _slide_probabilities(self, predictor: SlidePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
+        """Yield the probabilities of each slide; its tiles are embedded where they are not yet."""
+        slides = predictor.embed(self.manifest, self.options.slides, self.options.tiles, self.failures)
+        for slide in with_progress(slides, total=len(slides), title="Evaluating", unit="slide"):
+            try:
+                probabilities = predictor.read(slide.embeddings).probabilities
+            except DataError as error:
+                self.failures.append(f"{slide.row}: {error}")
+            else:
+                yield slide.row, probabilities
 
-def _predicted(
-    manifest: Manifest, predictor: Predictor, failures: list[str]
-) -> Iterator[tuple[Row, Image, Prediction]]:
-    """Yield each image with its prediction, with progress; one that fails is skipped."""
-    for row in with_progress(manifest, total=len(manifest), title="Evaluating", unit="image"):
-        try:
-            image = load(manifest, row)
-            prediction = predictor(image)
-        except MedvitError as error:
-            failures.append(f"{row}: {error}")
-        except (RuntimeError, ValueError, OSError) as error:  # as a damaged array, or an image too large for the device
-            failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
-        else:
-            yield row, image, prediction
-
-
-def _slide_probabilities(
-    manifest: Manifest, predictor: SlidePredictor, options: EvaluationOptions, failures: list[str]
-) -> Iterator[tuple[Row, Float[Array, "l"]]]:
-    """Yield the probabilities of each slide; its tiles are embedded where they are not yet."""
-    slides = predictor.embed(manifest, options.slides, options.tiles, failures)
-    for slide in with_progress(slides, total=len(slides), title="Evaluating", unit="slide"):
-        try:
-            probabilities = predictor.read(slide.embeddings).probabilities
-        except DataError as error:
-            failures.append(f"{slide.row}: {error}")
-        else:
-            yield slide.row, probabilities
-
-
-def _collected(
-    found: Iterable[tuple[Row, FoundT]], manifest: Manifest, what: str, failures: list[str]
-) -> tuple[list[Row], list[FoundT], list[str]]:
-    """Return the rows, what was found of each, and notes on the rows that failed meanwhile.
-
-    Raises:
-        DataError: If all failed.
-    """
-    num_before = len(failures)
-    pairs = list(found)
-    if not pairs:
-        raise DataError(f"{manifest.folder}: all {len(manifest)} {what} failed, first {failures[num_before]}")
-    excluded = notes_on_excluded(failures[num_before:], f"of {len(manifest)} {what}")
-    return [row for row, _ in pairs], [one for _, one in pairs], excluded
+    def _collected(self, found: Iterable[tuple[Row, FoundT]], what: str) -> tuple[list[Row], list[FoundT], list[str]]:
+        """Return the rows, what was found of each, and all notes, also on the rows that failed meanwhile."""
+        num_before, total = len(self.failures), len(self.manifest)
+        pairs = list(found)
+        failures = self.failures[num_before:]
+        if not pairs:
+            raise DataError(f"{self.manifest.folder}: all {total} {what} failed, first {failures[0]}")
+        notes = [*self.notes, *notes_on_excluded(failures, f"of {total} {what}")]
+        return [row for row, _ in pairs], [one for _, one in pairs], notes
 
 
 def notes_on_excluded(failures: Sequence[str], of_all: str) -> list[str]:
