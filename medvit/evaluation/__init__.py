@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from medvit.patients import PatientCount
@@ -65,6 +65,16 @@ class Evaluation:
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
     """Of two classes, the one that sensitivity, specificity and average precision are of."""
+
+    @property
+    def truth(self) -> Int[Array, "n"]:
+        """The true class of each image, by its index; of a classification."""
+        return self.columns["truth"].astype(int)
+
+    @property
+    def probabilities(self) -> Float[Array, "n l"]:
+        """The probability of each class; of a classification."""
+        return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)
 
     @property
     def table(self) -> Mapping[str, Array]:

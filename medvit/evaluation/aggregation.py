@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,9 +27,10 @@ from numpy import ndarray as Array
 
 from medvit.attributes import LATERALITY, QUALITY, STRATA, stratum
 from medvit.errors import ConfigError
-from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
+from medvit.evaluation import Breakdown, Evaluation, MetricRow
 from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics, evaluate_classes
+from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.positive import index_of
 from medvit.metrics import PATIENT_PREFIX
 from medvit.patients import PatientCount, assumed_patients
 from medvit.records import Row
@@ -206,28 +207,19 @@ def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Floa
     return np.asarray(probabilities[int(np.argmax(probabilities @ rank))])
 
 
-def evaluate_with_patients(
-    rows: Sequence[Row],
-    truth: Int[Array, "m"],
-    probabilities: Float[Array, "m l"],
-    classes: tuple[str, ...],
-    *,
-    resamples: int,
-    seed: int,
-    notes: Sequence[str] = (),
-    positive: int = 1,
-) -> Evaluation:
-    """All metrics of classification of images and, where a patient has several, of patients under `patient_...`."""
-    shared: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    images = evaluate_classes(rows, truth, probabilities, classes, notes=notes, positive=positive, **shared)
-    patients, assumed = of_patients(answers(rows, truth, probabilities)), assumed_patients(rows)
-    everyone = {row.patient_id for row in rows}
-    if len(everyone) == len(rows) or not len(patients):
+def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluation:
+    """Return a classification of images with the metrics of patients as `patient_...`, where one has several images."""
+    patients = of_patients(answers(images.rows, images.truth, images.probabilities))
+    assumed = assumed_patients(images.rows)
+    everyone = {row.patient_id for row in images.rows}
+    if len(everyone) == len(images.rows) or not len(patients):
         return images
-    estimates: Mapping[str, Estimate] = bootstrap(
+    classes, positive = images.classes, index_of(images.positive, images.classes)
+    estimates = bootstrap(
         lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes, positive),
         patients.patients,
-        **shared,
+        resamples=resamples,
+        seed=seed,
     )
     counted = PatientCount.among(patients.patients, assumed)
     told = [f"{counted}: each has the mean of the probabilities of its images"]

@@ -92,5 +92,4 @@ def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
 
 def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
     """Return what the model gave the true class of each image."""
-    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
-    return probabilities[np.arange(len(probabilities)), evaluation.columns["truth"]]
+    return evaluation.probabilities[np.arange(len(evaluation.rows)), evaluation.truth]

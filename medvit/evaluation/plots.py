@@ -48,7 +48,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
     """Accuracy against confidence; dots are as large as the share of images they stand for."""
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
-    confidence, accuracy, share = np.array(reliability(*_truth_and_probabilities(evaluation))).T
+    confidence, accuracy, share = np.array(reliability(evaluation.truth, evaluation.probabilities)).T
     axes.plot(confidence, accuracy, color=INK, linewidth=1.2)
     axes.scatter(confidence, accuracy, s=20 + 400 * share, color=INK, alpha=0.6)
     return _finished(figure, axes, "confidence", "accuracy")
@@ -56,7 +56,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
 
 def confusion_figure(evaluation: Evaluation) -> Figure:
     """How many images of each class were given each class."""
-    truth, probabilities = _truth_and_probabilities(evaluation)
+    truth, probabilities = evaluation.truth, evaluation.probabilities
     labels = list(range(len(evaluation.classes)))
     counts = confusion_matrix(truth, probabilities.argmax(axis=1), len(labels))
     figure, axes = _square()
@@ -150,13 +150,8 @@ def _aspect(plane: str, spacing_mm: Sequence[float]) -> float:
     return {"axial": j / i, "coronal": k / i, "sagittal": k / j}[plane]
 
 
-def _truth_and_probabilities(evaluation: Evaluation) -> tuple[Array, Array]:
-    probabilities = np.stack([evaluation.columns[f"p.{name}"] for name in evaluation.classes], axis=1)
-    return evaluation.columns["truth"].astype(int), probabilities
-
-
 def _one_against_rest(evaluation: Evaluation, index: int, name: str) -> tuple[Array, Array]:
-    return evaluation.columns["truth"] == index, evaluation.columns[f"p.{name}"]
+    return evaluation.truth == index, evaluation.columns[f"p.{name}"]
 
 
 def _shown(evaluation: Evaluation) -> list[tuple[int, str]]:

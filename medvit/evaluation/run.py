@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
 from medvit.errors import DataError, MedvitError
 from medvit.evaluation import Evaluation
-from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, evaluate_with_patients
+from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
 from medvit.evaluation.classification import evaluate_classes
 from medvit.evaluation.options import EvaluationOptions
 from medvit.evaluation.positive import index_of
@@ -61,21 +61,34 @@ class Measurement:
         return evaluate_masks(rows, scores, predictor.config.classes, notes=notes, **self._bootstrap)
 
     def _of_classes(self, predictor: Predictor) -> Evaluation:
-        rows, each, notes = self._collected(self._image_probabilities(predictor), "images")
-        truth, probabilities, classes = _truth(rows, predictor.config), np.stack(each), predictor.config.classes
-        shared: dict[str, Any] = {**self._bootstrap, "positive": index_of(self.options.positive, classes)}
-        evaluation = evaluate_classes(rows, truth, probabilities, classes, notes=notes, **shared)
-        images, levels = answers(rows, truth, probabilities), self.options.levels or LEVELS[:1]
-        parts = breakdowns(rows, images, classes, levels, order=self.options.order, **shared)
-        return replace(evaluation, breakdowns=parts)
+        images = self._classified(self._image_probabilities(predictor), "images", predictor.config)
+        parts = breakdowns(
+            images.rows,
+            answers(images.rows, images.truth, images.probabilities),
+            images.classes,
+            self.options.levels or LEVELS[:1],
+            order=self.options.order,
+            positive=index_of(images.positive, images.classes),
+            **self._bootstrap,
+        )
+        return replace(images, breakdowns=parts)
 
     def _of_slides(self, predictor: SlidePredictor) -> Evaluation:
-        """Return the metrics of slides and, where a patient has several, of patients."""
-        rows, each, notes = self._collected(self._slide_probabilities(predictor), "slides")
-        truth, classes = _truth(rows, predictor.config), predictor.config.classes
-        positive = index_of(self.options.positive, classes)
-        shared: dict[str, Any] = {**self._bootstrap, "positive": positive, "notes": notes}
-        return evaluate_with_patients(rows, truth, np.stack(each), classes, **shared)
+        slides = self._classified(self._slide_probabilities(predictor), "slides", predictor.config)
+        return with_patients(slides, **self._bootstrap)
+
+    def _classified(
+        self,
+        found: Iterable[tuple[Row, Float[Array, "l"]]],
+        what: str,
+        model: ModelConfig | SlideModelConfig,
+    ) -> Evaluation:
+        rows, each, notes = self._collected(found, what)
+        truth = np.array([model.classes.index(row.labels[model.label]) for row in rows])
+        positive = index_of(self.options.positive, model.classes)
+        return evaluate_classes(
+            rows, truth, np.stack(each), model.classes, notes=notes, positive=positive, **self._bootstrap
+        )
 
     @property
     def _bootstrap(self) -> dict[str, int]:
@@ -136,7 +149,3 @@ def notes_on_excluded(failures: Sequence[str], of_all: str) -> list[str]:
         return []
     more = [f"and {len(failures) - MAX_EXCLUDED} more, see the log"] if len(failures) > MAX_EXCLUDED else []
     return [f"{len(failures)} {of_all} could not be predicted and are excluded", *failures[:MAX_EXCLUDED], *more]
-
-
-def _truth(rows: Sequence[Row], model: ModelConfig | SlideModelConfig) -> Int[Array, "n"]:
-    return np.array([model.classes.index(row.labels[model.label]) for row in rows])

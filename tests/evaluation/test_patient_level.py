@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from medvit.evaluation.aggregation import answers, evaluate_with_patients, of_patients
+from medvit.evaluation.aggregation import answers, of_patients, with_patients
 from medvit.evaluation.bootstrap import bootstrap
-from medvit.evaluation.classification import classification_metrics
+from medvit.evaluation.classification import classification_metrics, evaluate_classes
 from medvit.metrics import metric_title
 from medvit.records import Row
 
@@ -22,7 +22,8 @@ def probabilities(*tumor):
 
 
 def evaluate(patients, truth, found):
-    return evaluate_with_patients(rows(patients), np.array(truth), found, CLASSES, resamples=50, seed=0)
+    images = evaluate_classes(rows(patients), np.array(truth), found, CLASSES, resamples=50, seed=0)
+    return with_patients(images, resamples=50, seed=0)
 
 
 def test_a_patient_has_the_mean_of_the_probabilities_of_the_images():
