@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from medvit.drafts.draft import Draft, DraftOption
+from medvit.hardware import Device, resolve_device
 from medvit.ingest.survey.found import Survey
 from medvit.ingest.survey.images import ImageGroup
+
+MANY_FILES, MANY_PROCESSES = 2000, 8
+"""From so many files on, ingest is drafted with several processes, at most so many."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,12 @@ class Machine:
 
     has_gpu: bool
     num_cpus: int = 1
+
+    @classmethod
+    def this(cls, device: Device) -> Self:
+        """Return this machine, with the GPU that the choice of a device leaves."""
+        num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(has_gpu=resolve_device(device).type != "cpu", num_cpus=num_cpus)
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,15 @@ class Project:
     modality: str = ""
     machine: Machine = field(default_factory=lambda: Machine(has_gpu=False))
     num_processes: int = 1
+
+    @classmethod
+    def of(
+        cls, survey: Survey, *, source: str, output: Path, modality: str, machine: Machine, num_processes: int
+    ) -> Self:
+        """Return a project of a surveyed source, with several processes where it holds many files."""
+        is_large = survey.num_files >= MANY_FILES
+        num_processes = max(num_processes, min(machine.num_cpus, MANY_PROCESSES) if is_large else 1)
+        return cls(source, output, modality, machine, num_processes)
 
     def place(self, name: str) -> str:
         """Return the path of a file or folder of the project."""
