@@ -90,3 +90,11 @@ class TrackingError(MedvitError):
     """The MLflow store is unreachable or refuses a request."""
 
     code = "tracking"
+
+
+def unexpected(error: BaseException) -> str:
+    """Return the reason to report for an error that is not one of medvit.
+
+    It names the type alone: the text of a library's error may name a file or a patient.
+    """
+    return f"stopped by an unexpected {type(error).__name__}"

@@ -229,7 +229,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     """Run one stage; its exit status. With `debug`, errors come with their traceback."""
-    from medvit.errors import ConfigError, MedvitError
+    from medvit.errors import ConfigError, MedvitError, unexpected
     from medvit.logs import log_to_terminal
     from pipelines._help import misspelt
 
@@ -259,7 +259,7 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     except MedvitError as error:
         return _told(name, str(error), FAILED, debug)
     except Exception as error:  # the last door: whatever else went wrong, a person reads one sentence
-        return _told(name, _unexpected(error), FAILED, debug)
+        return _told(name, f"{unexpected(error)}; use --debug for the traceback", FAILED, debug)
     if not failures:
         return 0
     finished = f"finished, but {len(failures)} {STAGES[name].outcome}"
@@ -344,11 +344,6 @@ def _quiet_deprecations() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-
-
-def _unexpected(error: Exception) -> str:
-    # Only the type: the text of a library's error may name a file or a patient.
-    return f"stopped by an unexpected {type(error).__name__}; use --debug for the traceback"
 
 
 def _told(name: str, sentence: str, status: int, debug: bool) -> int:

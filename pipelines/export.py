@@ -9,7 +9,7 @@ from pydantic import Field
 
 from medvit.dataset.export import Exported, ExportImage, is_done
 from medvit.engine import EngineConfig, map_items
-from medvit.errors import MedvitError, OutputError
+from medvit.errors import MedvitError, OutputError, unexpected
 from medvit.records import Row, Split
 from medvit.stage import Run, StageConfig, stage
 
@@ -58,5 +58,4 @@ def export(config: ExportConfig, run: Run) -> Exported:
 def _told(row: Row, error: Exception) -> str:
     if isinstance(error, OutputError):
         raise error
-    # The text of a library's error may name a file.
-    return f"{row}: {error if isinstance(error, MedvitError) else f'stopped by an unexpected {type(error).__name__}'}"
+    return f"{row}: {error if isinstance(error, MedvitError) else unexpected(error)}"

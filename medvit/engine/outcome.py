@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from medvit.errors import MedvitError, TimeLimitError
+from medvit.errors import MedvitError, TimeLimitError, unexpected
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -64,5 +64,5 @@ def portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever pickling of a library's error raises, the answer is the same
-        return MedvitError(f"stopped by an unexpected {type(error).__name__}")
+        return MedvitError(unexpected(error))
     return error

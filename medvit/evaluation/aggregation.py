@@ -27,7 +27,7 @@ from numpy import ndarray as Array
 
 from medvit.attributes import LATERALITY, QUALITY, STRATA, stratum
 from medvit.errors import ConfigError
-from medvit.evaluation import Breakdown, Evaluation, MetricRow
+from medvit.evaluation import Breakdown, Estimate, Evaluation, MetricRow
 from medvit.evaluation.bootstrap import bootstrap
 from medvit.evaluation.classification import classification_metrics
 from medvit.evaluation.positive import index_of
@@ -146,12 +146,7 @@ def breakdowns(
     assumed = assumed_patients(rows)
 
     def line(name: str, part: Answers) -> MetricRow:
-        estimates = bootstrap(
-            lambda drawn: classification_metrics(part.truth[drawn], part.probabilities[drawn], classes, positive),
-            part.patients,
-            resamples=resamples,
-            seed=seed,
-        )
+        estimates = _estimates(part, classes, positive, resamples=resamples, seed=seed)
         return MetricRow(name, len(part), PatientCount.among(part.patients, assumed), estimates)
 
     found = []
@@ -214,16 +209,22 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
     everyone = {row.patient_id for row in images.rows}
     if len(everyone) == len(images.rows) or not len(patients):
         return images
-    classes, positive = images.classes, index_of(images.positive, images.classes)
-    estimates = bootstrap(
-        lambda drawn: classification_metrics(patients.truth[drawn], patients.probabilities[drawn], classes, positive),
-        patients.patients,
-        resamples=resamples,
-        seed=seed,
-    )
+    positive = index_of(images.positive, images.classes)
+    estimates = _estimates(patients, images.classes, positive, resamples=resamples, seed=seed)
     counted = PatientCount.among(patients.patients, assumed)
     told = [f"{counted}: each has the mean of the probabilities of its images"]
     if mixed := everyone - set(patients.patients):
         told.append(f"with images of several classes, and not counted: {PatientCount.among(mixed, assumed)}")
     metrics = dict(images.metrics) | {f"{PATIENT_PREFIX}{name}": estimate for name, estimate in estimates.items()}
     return replace(images, metrics=metrics, notes=(*images.notes, *told))
+
+
+def _estimates(
+    parts: Answers, classes: Sequence[str], positive: int, *, resamples: int, seed: int
+) -> dict[str, Estimate]:
+    return bootstrap(
+        lambda drawn: classification_metrics(parts.truth[drawn], parts.probabilities[drawn], classes, positive),
+        parts.patients,
+        resamples=resamples,
+        seed=seed,
+    )

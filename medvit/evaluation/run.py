@@ -12,7 +12,7 @@ from numpy import ndarray as Array
 
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.samples import load
-from medvit.errors import DataError, MedvitError
+from medvit.errors import DataError, MedvitError, unexpected
 from medvit.evaluation import Evaluation
 from medvit.evaluation.aggregation import LEVELS, answers, breakdowns, with_patients
 from medvit.evaluation.classification import evaluate_classes
@@ -117,7 +117,7 @@ class Measurement:
             except MedvitError as error:
                 self.failures.append(f"{row}: {error}")
             except (RuntimeError, ValueError, OSError) as error:  # a damaged array, an image too large for the device
-                self.failures.append(f"{row}: stopped by an unexpected {type(error).__name__}")
+                self.failures.append(f"{row}: {unexpected(error)}")
             else:
                 yield row, image, prediction
 

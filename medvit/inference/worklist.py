@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.artifacts import STATUS
-from medvit.errors import MedvitError, OutputError
+from medvit.errors import MedvitError, OutputError, unexpected
 from medvit.files.atomic import is_of_disk, write_text
 from medvit.files.spreadsheets import csv_text
 from medvit.inference.series_selection import NoSeriesError
@@ -150,9 +150,7 @@ class Worklist:
             if is_of_disk(error):
                 raise
             log.debug("predict: a study failed", exc_info=True)
-            # Only the type: the text of a library's error may name a file or a patient.
-            reason = f"stopped by an unexpected {type(error).__name__}; --debug shows the traceback"
-            return Result("failed", "unexpected", reason)
+            return Result("failed", "unexpected", f"{unexpected(error)}; --debug shows the traceback")
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
