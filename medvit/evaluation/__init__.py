@@ -1,5 +1,9 @@
 """Evaluation: metrics with 95 % intervals, paired comparison, aggregation to patients, a self-contained report.
 
+The contract. `selection` chooses the images of a split and `caveats` says what a reader must know of them; `options`
+resolves what follows from model and images; `run` predicts and measures, which gives an `Evaluation`; `subject` and
+`examples` are the other parts of what `report` writes.
+
 Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not two
 witnesses.
 """
