@@ -27,16 +27,6 @@ INTERVALS = (
     "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample that leaves a number "
     "undefined, as without a case of a class, does not count for it."
 )
-SHOWN_IN_PARTS = (
-    "auroc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "kappa_quadratic",
-    "sensitivity",
-    "specificity",
-)
-"""Metrics shown of levels and strata; `metrics.json` has all."""
 FEW_PATIENTS = 20
 """Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
 
