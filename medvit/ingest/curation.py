@@ -1,4 +1,4 @@
-"""What ingest looks for in images beyond their pixels, and what it does with what it finds."""
+"""Checks of images beyond decoding their pixels, and exclusion of images that fail them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvit.records import Candidate, Item, Refusal, Taken
 from medvit.types import Image
 
 MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0", "b1", "fraction", "hz", "ppm"))
-"""Words of quantities in labels of real-world value mappings, beside those of imaging."""
+"""Quantity names in labels of real-world value mappings, in addition to the imaging vocabulary."""
 
 
 class CurationConfig(Config):
@@ -42,10 +42,10 @@ class Curated:
 
 
 def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, Any]:
-    """Return the fields of `Taken` that come from a look at an image, its modality known: flags, hashes and attributes.
+    """Return the fields of `Taken` that come from inspecting a decoded image: flags, hashes, attributes.
 
     Raises:
-        LateralityError: If what is said of the side of an eye contradicts itself.
+        LateralityError: If the sources of an eye's laterality contradict each other.
     """
     item = candidate.item
     lost = not_finite(image.pixels)
@@ -67,7 +67,7 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
 
 
 def _label(text: str) -> str:
-    """Return the words of a mapping's label that name nobody: it is free text (LO), as a description is."""
+    """Return the words of a mapping's label that cannot name a person: the label is free text (LO)."""
     return clean(text, allowed=MAPPING_TERMS) or "unnamed"
 
 
@@ -105,8 +105,8 @@ def curate(
 
 def _no_fundus(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
     reason = (
-        "a color photograph of modality OP that shows no round field or not the colors of a fundus; expected a fundus "
-        "photograph: give its own modality, or take it with a flag by scanning.eye.not_fundus=flag"
+        "a color photograph of modality OP that shows no round field or lacks the colors of a fundus; expected "
+        "a fundus photograph: set its actual modality, or keep it with a flag by scanning.eye.not_fundus=flag"
     )
     found = (one for one in candidates if one.key in taken and "not_fundus" in (taken[one.key].flags or ()))
     return {one.key: one.refused("not_fundus", reason) for one in found}

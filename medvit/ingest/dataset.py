@@ -1,4 +1,4 @@
-"""The dataset that ingest made of stored images: facts, refusals, the card, all written at the end."""
+"""Dataset of stored images: facts, refusals and the data card, all written at the end of ingest."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ log = logging.getLogger("medvit")
 
 
 class FactsConfig(Config):
-    """What is true of the dataset as a whole, for its card."""
+    """Facts about the whole dataset for its card."""
 
     license: str = ""
     """Terms under which the images may be used, for the card."""
     source_url: str = ""
     """Where the images come from, for the card: a URL or a citation."""
     description: str = ""
-    """What the dataset is, for the card."""
+    """Description of the dataset, for the card."""
     card: Path | None = None
-    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project, where the number of images fits."""
+    """Markdown file with prose for the card. Unset: data_cards/NAME.md of the project, if its number of images fits."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What people say of a dataset: the options, and prose that was found for it."""
+    """Description of a dataset for its card: the options, and prose found for it."""
 
     config: FactsConfig
     name: str
@@ -49,7 +49,7 @@ class Description:
 
     @classmethod
     def read(cls, config: FactsConfig, name: str) -> Self:
-        """Return the description of a dataset, with the prose at the path given, or that kept under its name.
+        """Return the description of a dataset, with the prose at the given path, or the prose stored under its name.
 
         Raises:
             ConfigError: If the prose cannot be read.
@@ -57,11 +57,11 @@ class Description:
         return cls(config, name, find_prose(config.card, name))
 
     def of(self, rows: Sequence[Row]) -> Self:
-        """Return the description without prose that was found by the name alone and does not fit the images."""
+        """Return the description without prose that was found by name alone and does not fit the images."""
         return self if self.config.card else type(self)(self.config, self.name, fitting(self.prose, rows))
 
     def facts(self, **found: Any) -> Facts:
-        """Return what is said, and what was `found`."""
+        """Return the card's description and the prose that was `found`."""
         rights = self.config.license or (self.prose.head.license if self.prose else "")
         source = self.config.source_url or (self.prose.head.source if self.prose else "")
         return Facts(self.name, license=rights, source=source, description=self.config.description, **found)
@@ -86,7 +86,7 @@ class Dataset:
         root: Path,
         site: Site,
     ) -> Self:
-        """Return the dataset of some candidates of the source in `root`; their crosswalk is kept beside the key.
+        """Return the dataset of some candidates of the source in `root`; their crosswalk is stored beside the key.
 
         Raises:
             OutputError: If the crosswalk cannot be written.
@@ -94,11 +94,13 @@ class Dataset:
         left_out = quarantined(refusals, site.pseudonyms, root)
         who = site.keep_way_back(way_back(candidates, refusals, site.pseudonyms, root))
         if left_out:
-            log.info("what was not taken is listed by pseudonym; %s tells which files these are", who)
+            log.info(
+                "images and files that were not taken are listed by pseudonym; %s maps the pseudonyms to files", who
+            )
         return cls(manifest, left_out, prose)
 
     def write(self, run: Run, earlier: Earlier, found: Scan) -> Manifest:
-        """Write manifest, quarantine and card into the folder of a run, and what a later update of it needs.
+        """Write manifest, quarantine and card into the folder of a run, and the states that a later update needs.
 
         Raises:
             OutputError: If they cannot be written.
@@ -117,6 +119,6 @@ class Dataset:
         return manifest
 
     def _card_state(self, site: Site) -> str:
-        """Return the state of all that the card tells."""
+        """Return the state of everything the card describes."""
         versions, facts = file_stamps.version_of(file_stamps.CARD_ROOMS), self.manifest.facts
         return site.pseudonyms.state(self.manifest.hash, list(facts.notes), list(self.left_out), self.prose, versions)

@@ -1,7 +1,7 @@
-"""The de-identified DICOM copy of what a dataset took, and only of that: a folder a patient, study and series.
+"""De-identified DICOM copy of exactly the images in a dataset: one folder per patient, study and series.
 
-Each file is written whole or not at all, under its pseudonyms; a run that goes on writes only what is missing. The
-folder has its final name when all is done.
+Each file is written atomically, under its pseudonyms; a resumed run writes only the missing files. The folder gets its
+final name when everything is written.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ log = logging.getLogger("medvit")
 SUMMARY = "deidentified.json"
 CARD = "card.md"
 MOSAICS = (
-    "%d copied images are Siemens mosaics: the copy says how many slices each holds, but which way they go only a "
-    "private element tells, which it lacks, so that tools guess it and medvit refuses them"
+    "%d copied images are Siemens mosaics: the copy states how many slices each holds, but their direction is "
+    "recorded only in a private element, which the copy lacks, so tools guess it and medvit refuses them"
 )
 MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
 
@@ -59,11 +59,11 @@ class DeidentifyConfig(Config):
         "characteristics",
         "descriptors",
     )
-    """Options of the profile: what is retained (dates are moved, descriptors keep their common words)."""
+    """Options of the profile: what is retained (dates are shifted, descriptors keep their common words)."""
     words: tuple[str, ...] = ()
-    """Words of protocols that your site allows in descriptions (FlashXY, KneeStd), besides those of imaging."""
+    """Words of protocols that your site allows in descriptions (FlashXY, KneeStd), in addition to imaging terms."""
     private: tuple[str, ...] = SAFE_PRIVATE
-    """Private elements that stay, as CREATOR:gggg,ee; the others go."""
+    """Private elements to keep, as CREATOR:gggg,ee; all others are removed."""
 
     SHORT: ClassVar[str] = "copy_to"
 
@@ -83,7 +83,7 @@ class DeidentifyConfig(Config):
 
     @property
     def profile(self) -> Profile:
-        """The profile with these options."""
+        """De-identification profile with these options."""
         options: frozenset[Option] = frozenset(self.options)
         return Profile(options, frozenset(self.private), frozenset(word.casefold() for word in self.words))
 
@@ -91,7 +91,7 @@ class DeidentifyConfig(Config):
         """Check that the copy can be written.
 
         Raises:
-            OutputError: If the folder is used, or holds an unfinished copy that is not to go on.
+            OutputError: If the folder exists, or holds an unfinished copy and the run does not resume.
         """
         if self.copy_to is None:
             return
@@ -99,23 +99,23 @@ class DeidentifyConfig(Config):
             raise OutputError(f"{self.copy_to} exists already; give another deidentify.copy_to=... or remove it first")
         if _partial(self.copy_to).exists() and not resume:
             raise OutputError(
-                f"an unfinished copy lies in {_partial(self.copy_to)}; go on with resume=true, or remove it"
+                f"{_partial(self.copy_to)} holds an unfinished copy; continue with resume=true, or remove it"
             )
 
 
 @dataclass(frozen=True)
 class CopyJob:
-    """The files of one image to copy, and what becomes of writing in their pixels."""
+    """Files of one image to copy, and how text burned into their pixels is handled."""
 
     candidate: Candidate = field(repr=False)
     files: Mapping[Path, Path] = field(repr=False)
-    """Source file -> place in the copy."""
+    """Source file -> its place in the copy."""
     writing: str
 
 
 @dataclass(frozen=True)
 class Copied:
-    """How many files a job has written or found there, and whether the slices of mosaics among them can be told."""
+    """Number of files a job has written or found, and whether the slices of its mosaics can be located."""
 
     num_files: int
     is_open: bool
@@ -123,7 +123,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What became of a copy: a line for each image that could not be copied, and notes on the others for people."""
+    """Outcome of a copy: a line for each image that could not be copied, and notes on the others for people."""
 
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -131,14 +131,14 @@ class CopyReport:
 
 @dataclass(frozen=True)
 class CopyFiles:
-    """Writes the files of a job; a file that is there already stays."""
+    """Writer of the files of a job; existing files are kept."""
 
     profile: Profile
     pseudonyms: Pseudonyms = field(repr=False)
     burned_in: BurnedInConfig
 
     def __call__(self, job: CopyJob) -> Copied:
-        """Return what was written.
+        """Return the outcome.
 
         Raises:
             DataError: If a file cannot be read, or its pixels cannot be cleaned.
@@ -188,15 +188,15 @@ class CopyFiles:
     def _writing(self, files: Iterable[Path]) -> Sequence[TextLine]:
         lines = to_mask((frame, find_lines(frame)) for frame in frames_in(files))
         if not lines:
-            raise BurnedInError("something is written into the pixels, but no line of it was found to mask")
+            raise BurnedInError("text is burned into the pixels, but no line of it was found to mask")
         return lines
 
 
 def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
-    """Return what stands for the identifiers of the patient of an image.
+    """Return the replacements for the identifiers of an image's patient.
 
-    A patient who shares the UID of a study or series with another gets UIDs that are nobody else's, all of them, so
-    that what refers to one another within the copy still does.
+    A patient who shares a study or series UID with another patient gets UIDs of their own throughout, so that
+    references within the copy remain valid.
     """
     patient = candidate.patient
     uid = partial(pseudonyms.uid, patient=patient.id) if candidate.shared_uids else pseudonyms.uid
@@ -204,7 +204,7 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """UIDs in place of those of study and series that the first file of an image lacks, as results name them."""
+    """Replacements for the study and series UIDs that the first file of an image lacks, as named in results."""
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)
         if not header.get("SOPInstanceUID"):
@@ -222,10 +222,10 @@ def write(
     burned_in: BurnedInConfig,
     engine: EngineConfig,
 ) -> CopyReport:
-    """Write the copy of all DICOM images that were taken, and reports what became of it.
+    """Write the copy of all DICOM images that were taken, and report its outcome.
 
-    Of DICOM slides these are the levels, one after the other in memory; pictures of the label and of the whole glass
-    are not taken. What is no DICOM is told of.
+    Of DICOM slides, the levels are copied, one after the other in memory; label and overview images are not. Images
+    that are not DICOM are reported.
 
     Raises:
         OutputError: If the folder cannot be written.
@@ -249,7 +249,7 @@ def write(
     _finish(config, folder, num_files, num_masked, num_closed, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
     if num_masked:
-        log.warning("writing that a detector found is blanked in %d copied images; look at them yourself", num_masked)
+        log.warning("text that a detector found is blanked in %d copied images; check them yourself", num_masked)
     if num_closed:
         log.warning(
             MOSAICS + "; if your site allows it, add %r to deidentify.private",
@@ -258,11 +258,12 @@ def write(
         )
     others = Counter(candidate.item.kind == "slide" for candidate in chosen if not _is_dicom(candidate))
     if others[False]:
-        log.warning("%d images are no DICOM and have no de-identified copy", others[False])
+        log.warning("%d images are not DICOM; no de-identified copy was written for them", others[False])
     if others[True]:
         log.warning(
-            "%d slides are no DICOM and have no de-identified copy: their files, with names, labels and pictures of "
-            "the glass, stay where they are; hand on tiles (taking.tiles.pack=true), or make DICOM of the slides first",
+            "%d slides are not DICOM; no de-identified copy was written for them: their files, with names, "
+            "labels and overview images, remain at their source; share tiles (taking.tiles.pack=true), or "
+            "convert the slides to DICOM first",
             others[True],
         )
     notes = [f"de-identified copy: {MOSAICS % num_closed}"] if num_closed else []
@@ -270,14 +271,14 @@ def write(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half written; all that this run writes is whole by now."""
+    """Remove temporary files of a killed process; all files of this run are complete by now."""
     for file in folder.rglob(".*"):
         if re.fullmatch(r"\..+\.dcm\.\d+|\..+\.partial", file.name) and file.is_file():
             file.unlink()
 
 
 def _is_dicom(candidate: Candidate) -> bool:
-    """Whether its files are DICOM; of the formats of slides, only that one names series."""
+    """Whether its files are DICOM; of the slide formats, only DICOM names series."""
     return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
 
 
@@ -326,17 +327,17 @@ def _finish(
 
 
 def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
-    """Return what people should know of the copy, in Markdown."""
+    """Return notes on the copy for people, in Markdown."""
     lines = [
         f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
-        "Comments in compressed pixels, private elements that are not listed, overlays and curves were removed.",
+        "Comments in compressed pixels, unlisted private elements, overlays and curves were removed.",
     ]
     if num_masked:
-        lines.append(f"Writing that a detector found is blanked in {num_masked} images; some may be left.")
+        lines.append(f"Text that a detector found is blanked in {num_masked} images; some may be left.")
     if num_closed:
         lines.append(f"{MOSAICS % num_closed}.")
     if summary["images_not_copied"]:
-        lines.append(f"{len(summary['images_not_copied'])} images were not copied; `{SUMMARY}` says why.")
+        lines.append(f"{len(summary['images_not_copied'])} images were not copied; `{SUMMARY}` lists why.")
     return "\n\n".join(["# De-identified copy", *lines]) + "\n"
 
 

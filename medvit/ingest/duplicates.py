@@ -1,8 +1,8 @@
 """Images with identical pixels: all are kept, or copies are excluded and listed.
 
 By default nothing is excluded. With `drop`, no pixels are in two splits: of identical images only those of the most
-protected split stay, and of them one for every set of labels and every label map, since where copies differ in these
-nobody can tell which is right. Constant images are no copies of one another.
+protected split are kept, and of these, one for every set of labels and every label map, since nobody can decide which
+of the differing labels is right. Constant images are not copies of one another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 
 
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
-    """Log how many images are copies, and warn of those in several splits or with several labels."""
+    """Log how many images are copies, and warn about those in several splits or with several labels."""
     if not groups:
         return
     log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
@@ -43,11 +43,11 @@ def tell(groups: Sequence[Copies], *, stay: bool) -> None:
         log.warning("groups of them in several splits: %d; curation.duplicates=drop keeps each in one", crossing)
     contradicting = sum(len({_labels(candidate) for candidate in group}) > 1 for group in groups)
     if contradicting:
-        log.warning("groups of them with different labels: %d; look at them, one must be wrong", contradicting)
+        log.warning("groups of them with different labels: %d; check them, one label must be wrong", contradicting)
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """Return what is excluded from the groups, by `Candidate.key`."""
+    """Return the exclusions from the groups, by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 
@@ -58,7 +58,7 @@ def _left_out(group: Copies, taken: Mapping[str, Taken]) -> Iterator[tuple[Candi
     for candidate in group:
         truth = (_labels(candidate), taken[candidate.key].mask)
         if candidate.split != kept:
-            reason = f"an image in the {kept} split has the same pixels; this {candidate.split} image is left out"
+            reason = f"an image in the {kept} split has the same pixels; this {candidate.split} image is excluded"
             yield candidate, candidate.refused(LEAKAGE, reason)
         elif truth in seen:
             yield candidate, candidate.refused(COPY, "another image has the same pixels, labels and label map")

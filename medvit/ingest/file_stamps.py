@@ -1,7 +1,7 @@
-"""State of a file, by which a change is seen: size, time of change and a digest of its beginning.
+"""State of a file for detecting changes: size, modification time and a digest of its beginning.
 
 A dataset keeps `sources.parquet`, a keyed hash of each of its source files under its pseudonym, so that a later ingest
-of the same source can see what was added, changed or removed. Nothing in it names a file or a patient.
+of the same source can detect added, changed and removed files. Nothing in it names a file or a patient.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from medvit.files.head import FileHead, read_head
 
 FILE_NAME, CARD = "sources.parquet", "medvit_card"
 HEAD_BYTES = 4096
-"""Of a file's beginning in its digest: the identifiers of a DICOM instance are there."""
+"""Bytes at the beginning of a file in its digest: the identifiers of a DICOM instance are there."""
 BATCH = 64
-"""Files a worker is given at once."""
+"""Files per worker task."""
 
 _SCHEMA = pa.schema([("file", pa.string()), ("state", pa.string())])
 
 
 class Stamp(NamedTuple):
-    """Size in bytes, time of change in ns, and the digest of the first `HEAD_BYTES`; zeros if it cannot be read."""
+    """Size in bytes, modification time in ns, and digest of the first `HEAD_BYTES`; zeros if unreadable."""
 
     size: int
     time_ns: int
@@ -40,19 +40,19 @@ class Stamp(NamedTuple):
 
 
 UNKNOWN = Stamp(0, 0, "")
-"""Of a file that cannot be read."""
+"""Stamp of a file that cannot be read."""
 
 
 def stamp(path: Path) -> Stamp:
-    """Return the stamp of a file as it is now."""
+    """Return the stamp of a file in its present state."""
     try:
         return stamp_of(read_head(path))
     except OSError:
-        return UNKNOWN  # reading it will say why
+        return UNKNOWN  # reading it will report why
 
 
 def stamp_of(beginning: FileHead) -> Stamp:
-    """Return the stamp of a file that begins so."""
+    """Return the stamp of a file that begins with these bytes."""
     return Stamp(beginning.size, beginning.time_ns, hashlib.sha256(beginning.content[:HEAD_BYTES]).hexdigest()[:32])
 
 
@@ -65,21 +65,21 @@ def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
 
 
 def batched(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Files in the portions that a worker is given at once."""
+    """Files in batches, one per worker task."""
     return (tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH))
 
 
 def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
-    """How many files each portion holds."""
+    """Number of files in each batch."""
     return [len(batch) for batch in batches]
 
 
 READING_ROOMS = ("dicom", "series", "wsi", "readers")
-"""Rooms that decide what is read of a file."""
+"""Rooms whose code determines how a file is read."""
 TAKING_ROOMS = (*READING_ROOMS, "dataset", "leakage", "deidentification", "ingest")
-"""Rooms that decide what is stored and noted of an image: its pixels, flags, hashes, writing in the pixels."""
+"""Rooms whose code determines what is stored of an image: pixels, flags, hashes, burned-in text."""
 CARD_ROOMS = ("dataset", "leakage", "cards")
-"""Rooms that decide what a data card says and shows."""
+"""Rooms whose code determines the content of a data card."""
 
 
 @cache
@@ -87,14 +87,14 @@ def version_of(rooms: tuple[str, ...]) -> str:
     """Return the versions that rooms of medvit declare, as `readers 1, ingest 1`.
 
     Results of an earlier ingest are reused only if these are still the same. A room raises its `VERSION` when its
-    results change, not when its text does (tests/test_versions.py holds it to that).
+    results change, not when its text does (enforced by tests/test_versions.py).
     """
     return ", ".join(f"{room} {importlib.import_module(f'medvit.{room}').VERSION}" for room in rooms)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How the files of a source differ from those that an earlier dataset was made of, in numbers."""
+    """Number of files of a source that were added, changed or removed since an earlier dataset was made."""
 
     added: int
     changed: int
@@ -113,7 +113,7 @@ def compare(before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
 
 
 def write(states: Mapping[str, str], card: str, folder: Path) -> None:
-    """Write the state of each file, by its pseudonym, and that of what the card tells, whole or not at all."""
+    """Write the state of each file, by its pseudonym, and the state of the card, atomically."""
     files = sorted(states)
     columns = [pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({CARD: card}))
@@ -122,7 +122,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return the states that `write` wrote; none where a dataset has none, as one of an earlier version."""
+    """Return the states that `write` wrote; empty for a dataset without them, as of an earlier version."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
@@ -131,14 +131,14 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def read_card(folder: Path) -> str:
-    """Return the state of what the card of a dataset tells; empty where none is known."""
+    """Return the state of the card of a dataset; empty if unknown."""
     path = folder / FILE_NAME
     metadata = (pq.read_schema(path).metadata or {}) if path.is_file() else {}
     return metadata.get(CARD.encode(), b"").decode()
 
 
 StateOf = Callable[..., str]
-"""A keyed hash of facts about files, as `Pseudonyms.state`."""
+"""Keyed hash of facts about files, as `Pseudonyms.state`."""
 
 
 def _stamp_each(files: tuple[Path, ...]) -> tuple[Stamp, ...]:

@@ -1,17 +1,17 @@
-"""How good a color photograph of the fundus is: sharpness, exposure and field, each from 0 to 1, and the worst of them.
+"""Quality of color fundus photographs: sharpness, exposure and field, each from 0 to 1, and the worst of them.
 
-All is measured on the field of view, brought to `SIDE` pixels, so that cameras compare. The bounds are calibrated on
-the 30 photographs of DRIVE, 1600 of RetinaMNIST, phantoms, and copies of them that were blurred, darkened, brightened
-and cut:
+All scores are measured on the field of view, resized to `SIDE` pixels, so that cameras are comparable. The bounds are
+calibrated on the 30 photographs of DRIVE, 1600 of RetinaMNIST, phantoms, and copies of them that were blurred,
+darkened, brightened and cropped:
 
-- Sharpness is the spread of detail finer than `FINE` pixels over that of detail up to `COARSE` pixels in green, which
-  neither light nor contrast changes. DRIVE has 0.51 to 0.67, smoothed with a sigma of 0.5, 1 and 2 pixels 0.40 to
-  0.52, 0.27 to 0.34 and 0.15 to 0.19. Noise counts as detail: a noisy blurred picture passes.
+- Sharpness is the spread of detail finer than `FINE` pixels over that of detail up to `COARSE` pixels in the green
+  channel, which is independent of brightness and contrast. DRIVE has 0.51 to 0.67, smoothed with a sigma of 0.5, 1 and
+  2 pixels 0.40 to 0.52, 0.27 to 0.34 and 0.15 to 0.19. Noise counts as detail: a noisy blurred picture passes.
 - Exposure is the median lightness. DRIVE has 0.29 to 0.56, RetinaMNIST 0.18 to 0.59 (5th to 95th percentile).
-- Field is the share of the disc that the frame shows and light reaches.
+- Field is the share of the disc that is inside the frame and illuminated.
 
-A picture is no fundus where it has no round field, or where its colors are not those of blood and pigment: of the mean
-color, red must outweigh blue by `MIN_RED_OVER_BLUE` and green fall below blue by no more than `MAX_BLUE_OVER_GREEN`.
+An image is not a fundus photograph if it has no round field, or lacks the colors of blood and pigment: in the mean
+color, red must exceed blue by `MIN_RED_OVER_BLUE`, and blue must not exceed green by more than `MAX_BLUE_OVER_GREEN`.
 """
 
 from __future__ import annotations
@@ -36,31 +36,32 @@ SIDE = 256
 FINE, COARSE = 1.0, 4.0
 """Sigmas, in pixels, of the smoothings between which detail is measured."""
 CORE = 0.85
-"""Share of the radius within which detail is measured: the rim is an edge by itself."""
+"""Share of the radius within which detail is measured: the rim itself is an edge."""
 MIN_JUDGED = 96
-"""Pixels across the field below which sharpness is not judged."""
+"""Minimum pixels across the field for judging sharpness."""
 
 SHARPNESS = (0.12, 0.50)
-"""Measured ratio at which the score is 0 and from which on it is 1."""
+"""Measured ratios that score 0 and 1."""
 BLURRED = 0.36
-"""Ratio below which a picture is blurred: a smoothing of 1/256 of the field brings all of DRIVE below it."""
+"""Ratio below which a photograph is blurred: a smoothing of 1/256 of the field brings all of DRIVE below it."""
 LIGHTNESS = (0.04, 0.18, 0.62, 0.90)
-"""Median lightness at which the exposure is 0, 1, still 1, and 0 again."""
+"""Median lightness at which the exposure score is 0, 1, still 1, and 0 again."""
 TOO_DARK, TOO_BRIGHT = 0.11, 0.72
 FIELD = (0.4, 0.9)
 CUT = 0.7
-"""Share of the field that is seen, below which it is cut."""
+"""Visible share of the field below which the photograph is flagged as cut."""
 DIM = 0.25
-"""Share of the median lightness that light does not reach."""
+"""Share of the median lightness below which a pixel is not illuminated."""
 
 MIN_RED_OVER_BLUE, MAX_BLUE_OVER_GREEN = 0.015, 0.03
-"""In shares of the mean color. All 1600 photographs of RetinaMNIST and 30 of DRIVE pass; of 885 pictures of breast
-ultrasound, brain MR, nuclei and tissue none does."""
+"""Shares of the mean color. All 1600 photographs of RetinaMNIST and 30 of DRIVE pass; of 885 images of breast
+ultrasound, brain MR, nuclei and tissue, none passes.
+"""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of a photograph, 1 at best; none where one was not judged. `is_fundus` tells whether it is one at all."""
+    """Scores of a photograph, 1 at best; None if not judged. `is_fundus`: whether it is a fundus photograph at all."""
 
     is_fundus: bool
     flags: tuple[Flag, ...] = ()
@@ -70,7 +71,7 @@ class Quality:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The scores as texts of two decimals, by the names of `KEYS`; none of what is no fundus."""
+        """The scores as texts of two decimals, by the names of `KEYS`; empty if the image is not a fundus."""
         parts = {key: value for key, value in zip(PARTS, self.parts, strict=True) if value is not None}
         if not parts:
             return {}
@@ -83,7 +84,7 @@ class Quality:
 
 
 def is_judged(image: Image) -> bool:
-    """Whether it claims to be a color photograph of the fundus: modality OP and three channels of eight bits."""
+    """Whether it is declared as a color fundus photograph: modality OP and three channels of eight bits."""
     pixels = image.pixels
     return image.modality == PHOTOGRAPH and image.kind == "image" and len(pixels) == 3 and pixels.dtype == np.uint8
 
@@ -92,7 +93,7 @@ def judge(image: Image) -> Quality:
     """Return the quality of a color photograph of the fundus, (3, H, W) of eight bits."""
     pixels = image.pixels
     disc = find_disc(pixels)
-    # So coarse a picture shows a disc as a polygon: its colors decide alone.
+    # An image this coarse shows a disc as a polygon: only its colors decide.
     if (disc is None and min(pixels.shape[1:]) >= MIN_JUDGED) or not _has_colors(pixels, disc):
         return Quality(is_fundus=False, flags=("not_fundus",))
     if disc is None:
@@ -138,7 +139,7 @@ def _scaled(square: Num[Array, "c s s"]) -> Float[Array, "c t t"]:
 
 
 def _distance() -> Float[Array, "t t"]:
-    """How far each pixel lies from the center, in radii of the field."""
+    """Distance of each pixel from the center, in radii of the field."""
     middle = (SIDE - 1) / 2
     rows, columns = np.ogrid[:SIDE, :SIDE]
     return np.asarray(np.hypot(rows - middle, columns - middle) / (SIDE / 2))

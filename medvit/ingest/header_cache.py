@@ -1,7 +1,7 @@
-"""What the headers of a source said when it was last scanned, so that a file that has not changed is not read again.
+"""Header cache: headers of a source from its last scan, so that unchanged files are not read again.
 
-Headers name patients. So they are kept beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode 0600, and
-nowhere else. Losing it, or not keeping it, costs only the time to read them again.
+Headers name patients. So the cache is stored beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode
+0600, and nowhere else. Losing it costs only the time to read the headers again.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ STATE_BYTES = 64
 
 
 class HeaderCache:
-    """What was seen of files, by the state each was in, out of `lines`."""
+    """Cached headers of files, by the state of each file, parsed from `lines`."""
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines
 
     def __len__(self) -> int:
-        """How many files were seen."""
+        """Number of cached files."""
         return len(self._lines)
 
     def recall(self, path: Path, state: str) -> ScannedFile | None:
-        """Return what was seen of a file in this state; none if nothing was."""
+        """Return the cached header of a file in this state; None if there is none."""
         line = self._lines.get(state)
         if line is None:
             return None
@@ -54,19 +54,19 @@ class HeaderCache:
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
-    """Return what was written for a dataset, by state; nothing where there is none, or where it is damaged."""
+    """Return the cache of a dataset, by file state; empty if it is missing or damaged."""
     try:
         whole = _path(key_file, dataset).read_bytes().splitlines()
         return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError):
-        log.warning("what earlier scans saw of this dataset cannot be read; every header is read again")
+        log.warning("the header cache of this dataset cannot be read; every header is read again")
         return {}
 
 
 def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-    """Keep what was seen, each with the state its file was in, in place of what was kept before.
+    """Replace the cache by these headers, each with the state of its file.
 
     Raises:
         OutputError: If it cannot be written.
@@ -75,13 +75,11 @@ def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]])
     try:
         write_private(_path(key_file, dataset), kept)
     except OSError as error:
-        raise OutputError(
-            f"what was seen of the source cannot be kept: {error.strerror}; give another key=..."
-        ) from None
+        raise OutputError(f"the header cache cannot be written: {error.strerror}; give another key=...") from None
 
 
 def forget(key_file: Path, dataset: str) -> None:
-    """Remove what was kept of a dataset.
+    """Remove the header cache of a dataset.
 
     Raises:
         OutputError: If it cannot be removed.
@@ -89,7 +87,7 @@ def forget(key_file: Path, dataset: str) -> None:
     try:
         _path(key_file, dataset).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"the headers kept beside the key cannot be removed: {error.strerror}") from None
+        raise OutputError(f"the header cache beside the key cannot be removed: {error.strerror}") from None
 
 
 def _line(seen: ScannedFile) -> bytes:

@@ -1,8 +1,8 @@
-"""Cells of a label table as text: nothing cut, equal texts equal, missing values known as such.
+"""Cells of a label table as text: nothing is truncated, equal texts compare equal, missing values are recognized.
 
-Texts are composed (Unicode NFC) and freed of spaces around them; a whole number that a program wrote as `1.0` is `1`.
-What cannot be read without a guess is refused: lines longer than the header, two columns of one name, quotes that do
-not end, and texts such as `None` or `-` that are a class in one table and mean missing in another.
+Texts are normalized (Unicode NFC) and stripped; a whole number that a program wrote as `1.0` is `1`. Ambiguous tables
+are refused: lines longer than the header, two columns of one name, unclosed quotes, and texts such as `None` or `-`
+that are a class in one table and mean missing in another.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ AMBIGUOUS = frozenset(
     ("none", "-", "--", "+", ".", "?", "n.a.", "nil", "<na>", "nat")
     + ("#null!", "#value!", "#ref!", "#div/0!", "#name?", "#num!")
 )
-"""Texts, in lower case, that may be a class or mean missing; refused unless the missing texts are given."""
+"""Texts, in lower case, that may be a class or a missing value; refused unless `missing` is given."""
 NEGATIVE = "none"
-"""Of the ambiguous texts, the word that is a class where the column has one other: what is not there has no name."""
+"""Of the ambiguous texts, the word that is a class if the column has one other class, as in present and none."""
 
 _WHOLE = re.compile(r"([-+]?\d+)\.0+")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
@@ -43,7 +43,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of a line by column; `number` counts as a person does who opens the file: the header is line 1."""
+    """Cells of a line by column; `number` is the line number as a text editor shows it: the header is line 1."""
 
     number: int
     cells: Mapping[str, str] = field(repr=False)
@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """The columns of a table in their order, and its lines that are not empty."""
+    """Columns of a table in their order, and its non-empty lines."""
 
     columns: tuple[str, ...]
     lines: tuple[Line, ...] = field(repr=False)
@@ -63,13 +63,13 @@ def composed(text: str) -> str:
 
 
 def whole(text: str) -> str:
-    """Return a whole number that is written as a float, such as `1.0`, as `1`, and any other text as it is."""
+    """Return a whole number written as a float, such as `1.0`, as `1`, and any other text unchanged."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
 
 
 def folded(text: str) -> str:
-    """Return what is left of a text when letter case, repeated spaces and zeros around a number do not count."""
+    """Return a text in the form that ignores letter case, repeated spaces and zeros around a number."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
     return plain.rstrip("0").removesuffix(".") if re.fullmatch(r"[-+]?\d+\.\d+", plain) else plain
@@ -92,18 +92,19 @@ def read_grid(path: Path) -> Grid:
     rows = _sheet_rows(path) if _is_excel(path) else _csv_rows(path)
     if len(rows) < 2:
         raise DataError(
-            f"the labels {path} have no line below the header; expected the names of columns, then a line each"
+            f"the labels {path} have no line below the header; expected a header with column names, then at "
+            "least one line"
         )
     return _grid(path, rows)
 
 
 def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Sequence[str] | None) -> Grid:
-    """Return the grid with cells of some columns normalized, those that mean missing empty; says what it did.
+    """Return the grid with cells of some columns normalized and missing values empty; log the changes.
 
-    `missing` are the texts that mean missing; unset, `MISSING`, and what may mean either is refused.
+    `missing` are the texts that mean missing; if unset, `MISSING`, and ambiguous texts are refused.
 
     Raises:
-        DataError: If a column holds a text of `AMBIGUOUS`, and nobody said what it means.
+        DataError: If a column holds a text of `AMBIGUOUS` and `missing` is unset.
     """
     known = {text.casefold() for text in (MISSING if missing is None else missing)}
     counts: dict[str, Counter[str]] = {column: Counter() for column in columns}
@@ -131,7 +132,7 @@ def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Seq
 
 
 def shown(numbers: Sequence[int]) -> str:
-    """Return the first line numbers of several as text."""
+    """Return the first of several line numbers as text."""
     return ", ".join(map(str, numbers[:SHOWN_LINES])) + (", ..." if len(numbers) > SHOWN_LINES else "")
 
 
@@ -148,8 +149,9 @@ def _refuse_ambiguous(column: str, lines: Sequence[Line], path: Path) -> None:
     examples = ", ".join(map(repr, found))
     listed = ",".join((*(repr(text) if text.startswith("#") else text for text in MISSING), *map(repr, found)))
     raise DataError(
-        f"the column {column!r} of the labels {path} holds {examples} (line {shown(numbers)}), which may be a class or "
-        f"mean missing; labeling.missing=[{listed}] takes it as missing, a list without it as a class"
+        f"the column {column!r} of the labels {path} holds {examples} (line {shown(numbers)}), which may be a "
+        f"class or a missing value; labeling.missing=[{listed}] takes it as missing, a list without it as a "
+        "class"
     )
 
 
@@ -163,9 +165,9 @@ def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
     longer = [number for number, cells in there if any(cells[len(columns) :])]
     if longer:
         raise DataError(
-            f"{len(longer)} of the {len(there)} lines of {path} have more cells than the header "
-            f"(line {shown(longer)}); expected {len(columns)} cells: put a text that holds the delimiter "
-            "into double quotes"
+            f"{len(longer)} of the {len(there)} lines of {path} have more cells than the header (line "
+            f"{shown(longer)}); expected {len(columns)} cells: put a text that contains the delimiter in double "
+            "quotes"
         )
     unnamed = [n for n, column in enumerate(columns) if not column]
     shorter = [number for number, cells in there if len(cells) < len(columns)]
@@ -173,7 +175,7 @@ def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
         log.warning("%d lines of the labels end before the last column (line %s)", len(shorter), shown(shorter))
     padded = ((number, (*cells, *[""] * (len(columns) - len(cells)))) for number, cells in there)
     if unnamed:
-        log.info("%d columns of the labels have no name and are not taken", len(unnamed))
+        log.info("%d columns of the labels have no name and are ignored", len(unnamed))
     lines = [
         Line(number, {column: cell for column, cell in zip(columns, cells, strict=False) if column})
         for number, cells in padded
@@ -186,19 +188,19 @@ def _is_excel(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(ZIP)) == ZIP
     except OSError:
-        return False  # reading it will say why
+        return False  # reading it will report why
 
 
 def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
-    """Return the rows of the one sheet with content: shown values of formulas, dates by ISO 8601, numbers as in CSV."""
+    """Return the rows of the one sheet with content: values of formulas, dates by ISO 8601, numbers as in CSV."""
     from openpyxl import load_workbook
 
     try:
         book = load_workbook(path, data_only=True, keep_links=False)
-    except Exception as error:  # whatever a damaged archive makes openpyxl, zipfile or expat raise
+    except Exception as error:  # any exception that openpyxl, zipfile or expat raises for a damaged archive
         raise DataError(
-            f"the labels {path} cannot be read as an Excel file ({type(error).__name__}); expected .xlsx: save it "
-            "anew, or as CSV"
+            f"the labels {path} cannot be read as an Excel file ({type(error).__name__}); expected .xlsx: save "
+            "it again, or as CSV"
         ) from None
     sheets = [sheet for sheet in book.worksheets if sheet.max_row > 1 or sheet.max_column > 1]
     if len(sheets) != 1:
@@ -213,7 +215,7 @@ def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
 
 
 def _cell_text(value: object, shown_as: str) -> str:
-    """Return a cell as CSV has it."""
+    """Return a cell as it would be written in CSV."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -233,15 +235,15 @@ def _csv_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = str(error.strerror) if isinstance(error, OSError) else "it is not in UTF-8; save it as CSV UTF-8"
         raise DataError(f"the labels {path} cannot be read: {reason}") from None
-    says = re.match(r"sep=(.)\n", text)  # how some programs write, and Excel reads, the delimiter
+    says = re.match(r"sep=(.)\n", text)  # how some programs write the delimiter, and Excel reads it
     parsed = [_parsed(text[says.end() if says else 0 :], delimiter) for delimiter in (says[1] if says else DELIMITERS)]
     whole_tables = [rows for rows in parsed if not isinstance(rows, csv.Error)]
     best = max(whole_tables, key=_fitness, default=[])
     broken = next((error for error in parsed if isinstance(error, csv.Error)), None)
     if broken is not None and (not best or len(best[0][1]) < 2):
         raise DataError(
-            f"the labels {path} cannot be read: quotes do not match ({broken}); expected double quotes that end, "
-            "doubled where a text holds one"
+            f"the labels {path} cannot be read: quotes do not match ({broken}); expected closed double quotes, "
+            "doubled inside a quoted text"
         )
     return [(number + bool(says), cells) for number, cells in best]
 
@@ -255,7 +257,7 @@ def _parsed(text: str, delimiter: str) -> list[tuple[int, Sequence[str]]] | csv.
 
 
 def _fitness(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[bool, int]:
-    """How well a delimiter fits: whether it gives all lines as many cells as the header, and how many."""
+    """Score of a delimiter: whether it gives all lines as many cells as the header, and how many."""
     if not rows:
         return False, 0
     num_columns = len(rows[0][1])

@@ -1,4 +1,4 @@
-"""Which images a line of a label table is about: by file, study, series, accession number or patient."""
+"""Matching of label-table lines to images: by file, study, series, accession number or patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medvit.ingest.label_cells import composed, folded, whole
 from medvit.records import Candidate
 
 LabelBy = Literal["file", "study", "series", "accession", "patient"]
-"""What a line of a table names."""
+"""Key of a label table: what its lines name."""
 
 COLUMNS: Mapping[LabelBy, tuple[str, ...]] = {
     "file": (FILE,),
@@ -25,27 +25,27 @@ COLUMNS: Mapping[LabelBy, tuple[str, ...]] = {
     "accession": ("AccessionNumber", "accession", "accession no"),
     "patient": ("PatientID", PATIENT),
 }
-"""Names of the column for each, the one of DICOM first; letter case, spaces and underscores do not count."""
+"""Column names for each key, the DICOM name first; letter case, spaces and underscores are ignored."""
 
 
 def plain(column: str) -> str:
-    """Return the name of a column without what does not count in it."""
+    """Return the name of a column in the form that is compared."""
     return re.sub(r"[\s_.-]", "", composed(column)).casefold()
 
 
 KNOWN = frozenset(plain(name) for names in COLUMNS.values() for name in names) | {SPLIT}
-"""Columns that are never labels unless they are named."""
+"""Columns that are used as labels only if they are named explicitly."""
 
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the columns that have one of these names; the one spelled as the first alone, where it is there."""
+    """Return the columns with one of these names; only the one spelled like the first name, if present."""
     if names[0] in columns:
         return [names[0]]
     return [column for column in columns if plain(column) in set(map(plain, names))]
 
 
 def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
-    """Return the column whose name is nearest to one of these names; empty where none is near."""
+    """Return the column whose name is nearest to one of these names; empty if none is near."""
     plains = {plain(column): column for column in columns}
     for name in names:
         for found in get_close_matches(plain(name), plains, n=1):
@@ -55,23 +55,23 @@ def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Matches:
-    """The candidates that a line means, by their indices; `is_ambiguous` if it cannot mean all of them."""
+    """Candidates that a line matches, by index; `is_ambiguous` if it cannot refer to all of them."""
 
     indices: Sequence[int] = ()
     is_ambiguous: bool = False
     is_known: bool = True
-    """Whether the source has what the line names, be it no image."""
+    """Whether the source contains what the line names, even if it is not an image."""
 
 
 class ByFile:
-    """Candidates by the path of a file or folder, or by the name of a file."""
+    """Candidates by the path of a file or folder, or by file name."""
 
     def __init__(self, candidates: Sequence[Candidate], files: Sequence[str] = ()) -> None:
         self._places, self._names = _indexed(candidates, _places), _indexed(candidates, _names)
         self._known = frozenset(name for path in map(composed, files) for name in (path, *_file_names(path)))
 
     def __call__(self, text: str) -> Matches:
-        """Return what a cell of the column `file` means."""
+        """Return the match of a cell of the column `file`."""
         file = composed(text.replace("\\", "/").removeprefix("./").rstrip("/"))
         if file in self._places:
             return Matches(self._places[file])
@@ -79,12 +79,12 @@ class ByFile:
         return Matches(found, len(found) > 1, bool(found) or file in self._known)
 
     def is_alike(self, text: str) -> bool:
-        """Whether a name would be found if letter case and leading zeros did not count."""
+        """Whether a name would match if letter case and leading zeros were ignored."""
         return folded(text) in {folded(name) for name in self._names}
 
 
 class ByIdentifier:
-    """Candidates by an identifier of theirs; an identifier of several patients means none of them."""
+    """Candidates by one of their identifiers; an identifier shared by several patients matches none of them."""
 
     def __init__(self, candidates: Sequence[Candidate], by: LabelBy) -> None:
         self._candidates = candidates
@@ -95,13 +95,13 @@ class ByIdentifier:
                     self._found[text].append(index)
 
     def __call__(self, text: str) -> Matches:
-        """Return what a cell means."""
+        """Return the match of a cell."""
         found = self._found.get(text) or self._found.get(whole(text), [])
         patients = {self._candidates[index].patient for index in found}
         return Matches(found, len(patients) > 1, bool(found))
 
     def is_alike(self, text: str) -> bool:
-        """Whether an identifier would be found if letter case and leading zeros did not count."""
+        """Whether an identifier would match if letter case and leading zeros were ignored."""
         return folded(text) in {folded(known) for known in self._found}
 
 

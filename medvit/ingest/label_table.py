@@ -1,9 +1,9 @@
-"""Labels from a table (CSV or Excel): a line an image, a study, a series, an examination or a patient.
+"""Labels from a table (CSV or Excel), one line per image, study, series, examination or patient.
 
-A line says what it is about in one column: of `file`, a path relative to the source (of a file, or of a folder: all
-images in it are meant), or a file name, with or without its ending, that no two images share; else an identifier of
-DICOM (`labeling.by`). `split` and `patient` may say just that. Every other column, or those named, is a label; a column
-that looks as if it named people is refused unless it is named.
+One column names what a line is about: `file`, with a path relative to the source (of a file, or of a folder: all images
+in it), or a file name, with or without its extension, that no two images share; or a DICOM identifier (`labeling.by`).
+The columns `split` and `patient` give exactly these. Every other column, or those listed, is a label; a column that may
+identify people is refused unless it is listed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medvit.records import SPLIT_NAMES, Candidate, Split
 log = logging.getLogger("medvit")
 
 Unmatched = Literal["refuse", "warn"]
-"""What becomes of a line about something that the source does not have."""
+"""Handling of lines that match nothing in the source."""
 
 EXPECTED: Mapping[LabelBy, str] = {
     "file": "a path relative to the source, or the name of a file that no other image has",
@@ -35,17 +35,17 @@ EXPECTED: Mapping[LabelBy, str] = {
     "patient": "the PatientID of a patient in the source",
 }
 MIN_DISTINCT = 20
-"""A text column with more lines than this and a different text in each is taken for identifiers."""
+"""A text column with more lines than this, all different, is taken for identifiers."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A table that was read and checked as far as it can be without the images it is about."""
+    """Table that was read and checked as far as possible without the images."""
 
     path: Path
     by: LabelBy
     key: str
-    """The column that says what a line is about."""
+    """Key column: names what a line is about."""
     columns: Mapping[str, str]
     """The column of each label."""
     split_column: str
@@ -63,11 +63,11 @@ class LabelTable:
     ) -> LabelTable:
         """Return the table in a file with the labels in `columns`, or in all but the known ones.
 
-        `missing` are the texts that mean a missing value; unset, `label_cells.MISSING`.
+        `missing` are the texts that mean a missing value; if unset, `label_cells.MISSING`.
 
         Raises:
-            DataError: If a column is missing or personal, a line names nothing or an unknown split, or a text may be a
-                class or mean missing.
+            DataError: If a column is missing or personal, a line has an empty key or an unknown split, or a text may be
+            a class or a missing value.
         """
         grid = read_grid(path)
         key = _key_column(grid.columns, by, path)
@@ -84,14 +84,14 @@ class LabelTable:
     def labeled(
         self, candidates: Sequence[Candidate], files: Sequence[str] = (), unmatched: Unmatched = "refuse"
     ) -> tuple[Candidate, ...]:
-        """Return the candidates with what the table says of them.
+        """Return the candidates with the labels, splits and patients of the table.
 
-        `files` are the paths of all files of the source: a line about one that holds no image is skipped. With
-        `unmatched="warn"`, lines about what the source does not have are skipped and reported.
+        `files` are the paths of all files of the source: a line about a file that is not an image is skipped. With
+        `unmatched="warn"`, lines that match nothing in the source are skipped and reported.
 
         Raises:
-            DataError: If a line names what the source does not have, or several images or patients at once, if no line
-                names an image, or if two lines differ on one image. Lines are reported by number: names of files and
+            DataError: If a line matches nothing in the source, or several images or patients at once, if no line
+                matches an image, or if two lines differ on one image. Lines are reported by number: names of files and
                 identifiers may identify patients.
         """
         find = ByFile(candidates, files) if self.by == "file" else ByIdentifier(candidates, self.by)
@@ -114,10 +114,10 @@ class LabelTable:
             self._refuse([line.number for line in unknown], refusal, advice)
         elif unknown:
             numbers = shown([line.number for line in unknown])
-            log.warning("%d lines of the labels name nothing in the source (line %s)%s", len(unknown), numbers, hint)
+            log.warning("%d lines of the labels match nothing in the source (line %s)%s", len(unknown), numbers, hint)
         several = "images" if self.by == "file" else "patients"
         self._refuse(ambiguous, f"name several {several} at once")
-        self._refuse(contradicting, "say something else than an earlier line on the same image")
+        self._refuse(contradicting, "contradict an earlier line on the same image")
         if len(said) < len(candidates):
             log.info("%d of %d images have no line in the labels", len(candidates) - len(said), len(candidates))
         labeled = tuple(
@@ -129,7 +129,7 @@ class LabelTable:
         return labeled
 
     def _said(self, line: Line) -> list[str]:
-        """Return what a line says of its images: labels, split and patient."""
+        """Return the labels, split and patient that a line gives its images."""
         return [
             line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)
         ]
@@ -139,7 +139,7 @@ class LabelTable:
         if not text:
             return None
         if text.casefold() not in SPLIT_NAMES:
-            raise DataError(f"line {line.number} of {self.path} has no known split; expected train, val or test")
+            raise DataError(f"line {line.number} of {self.path} has an unknown split; expected train, val or test")
         return SPLIT_NAMES[text.casefold()]
 
     def _labeled(self, candidate: Candidate, line: Line) -> Candidate:
@@ -154,22 +154,22 @@ class LabelTable:
             )
 
     def _warn_of_patients(self) -> None:
-        """Report patients whose identifiers are alike, by line: they are different patients here."""
+        """Report patients whose identifiers are nearly alike, by line: they are taken as different patients."""
         texts = [line.cells.get(self.patient_column, "") for line in self.lines]
         alike = {text for group in look_alikes(texts) for text in group}
         numbers = [line.number for line, text in zip(self.lines, texts, strict=True) if text in alike]
         if numbers:
             log.warning(
-                "%d lines of the labels name patients that differ in letter case, spaces or leading zeros alone "
-                "(line %s); they are taken as different patients and may fall into different splits: write a patient "
-                "alike in all lines",
+                "%d lines of the labels name patients that differ only in letter case, spaces or leading zeros "
+                "(line %s); they are taken as different patients and may fall into different splits: write "
+                "each patient the same way in all lines",
                 len(numbers),
                 shown(numbers),
             )
 
 
 def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
-    """Return the column that says what a line is about."""
+    """Return the key column, which names what a line is about."""
     found = find_columns(there, COLUMNS[by])
     if len(found) == 1:
         return found[0]
@@ -180,8 +180,8 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
     others: list[LabelBy] = [other for other in COLUMNS if other != by and find_columns(there, COLUMNS[other])]
     near = nearest(there, COLUMNS[by])
     raise DataError(
-        f"the labels {path} have no column {COLUMNS[by][0]!r} (found {len(there)} others), which says for "
-        f"labeling.by={by} what a line is about"
+        f"the labels {path} have no column {COLUMNS[by][0]!r} (found {len(there)} others); labeling.by={by} "
+        "needs it as the key of a line"
         + (f"; nearest is {near!r}: rename it" if near else "")
         + (
             f"; labeling.by={others[0]} takes its column {find_columns(there, COLUMNS[others[0]])[0]!r}"
@@ -192,7 +192,7 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """Return the column of each label, by the name that was asked for, else by its own."""
+    """Return the column of each label, by the requested name, else by its own."""
     there = [column for column in grid.columns if column != key]
     chosen = {}
     for name in columns:

@@ -1,4 +1,4 @@
-"""Labels of the images of a source: the table or the folders they come from, and what label maps mean."""
+"""Labels of the images of a source: from a table or folder names, and the meaning of label-map values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 
 
 def _spelled_out(value: Any) -> Any:
-    """Texts of a list in which YAML takes NULL for nothing."""
+    """Texts in a list that YAML reads as NULL."""
     return ["NULL" if text is None else text for text in value] if isinstance(value, list | tuple) else value
 
 
@@ -35,29 +35,30 @@ IgnoredValues = Annotated[
 
 
 class LabelingConfig(Config):
-    """Where labels come from and what label maps mean."""
+    """Sources of labels and meaning of label maps."""
 
     table: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """CSV or Excel (.xlsx): a column that says what a line is about, labels, and maybe split and patient."""
+    """CSV or Excel (.xlsx) with a key column (see by), label columns, and optionally split and patient."""
     by: LabelBy = "file"
-    """What lines are about: file (path relative to source, or unique name), study, series, accession or patient, in the
-    column file, StudyInstanceUID, SeriesInstanceUID, AccessionNumber or PatientID."""
+    """Key of the lines: file (path relative to source, or unique name), study, series, accession or patient, in the
+    column file, StudyInstanceUID, SeriesInstanceUID, AccessionNumber or PatientID.
+    """
     unmatched: Unmatched = "refuse"
-    """Lines about what the source does not have: refuse, or warn and skip them."""
+    """Lines that match nothing in the source: refuse, or warn and skip them."""
     columns: tuple[str, ...] = ()
-    """Columns of the table to take, in any letter case. Empty: all but those that look as if they named people."""
+    """Columns of the table to use as labels, in any letter case. Empty: all but those that may identify people."""
     missing: MissingTexts | None = None
     """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
     from_folders: LabelFrom = "off"
-    """Labels from folder names, which may name people: folder takes them, auto if nothing speaks against it."""
+    """Labels from folder names, which may name people: folder uses them, auto only if they look like classes."""
     positive: dict[str, str] | str = ""
-    """The positive one of two classes, as cancer, or by label, as {finding: cancer}: sensitivity is of it."""
+    """Positive class of two, as cancer, or by label, as {finding: cancer}; sensitivity refers to it."""
     mask_classes: MaskClasses = ()
     """Names of the values 0, 1, 2... of label maps, or of those of a mapping, as {0: background, 255: lesion}."""
     mask_values: MaskValues = "classes"
-    """What values of label maps above 0 number: classes, or instances, single things that all become class 1."""
+    """Meaning of label-map values above 0: classes, or instances, which are numbered and all become class 1."""
     mask_ignore: IgnoredValues = ()
-    """Values of label maps that are no class: such pixels count in no loss and no metric."""
+    """Label-map values that are not a class: such pixels count in neither loss nor metric."""
 
     @model_validator(mode="after")
     def _have_one_meaning(self) -> Self:
@@ -67,14 +68,14 @@ class LabelingConfig(Config):
 
 
 OF_A_TABLE = ("by", "unmatched", "missing", "columns")
-"""Options that mean nothing without a table."""
+"""Options that have no effect without a table."""
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """The images of a source with their labels, and what became of options that follow from these.
+    """Images of a source with their labels, and the options that follow from these.
 
-    `columns` are those of the table that labels were taken of, `positive` the positive classes by label.
+    `columns` are the label columns of the table, `positive` the positive classes by label.
     """
 
     candidates: tuple[Candidate, ...]
@@ -85,22 +86,22 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels to give to images: those of a table that was checked as far as it can be without them, or of folders."""
+    """Labels to give to images: from a table, checked as far as possible without the images, or from folders."""
 
     config: LabelingConfig
     table: LabelTable | None
 
     @classmethod
     def read(cls, config: LabelingConfig) -> Self:
-        """Return the labels, of the table if there is one.
+        """Return the labels, from the table if there is one.
 
         Raises:
-            DataError: If the table cannot be taken.
+            DataError: If the table cannot be used.
         """
         if config.table is None:
             for key in OF_A_TABLE:
                 if getattr(config, key) != type(config).model_fields[key].default:
-                    log.warning("labeling.%s is ignored: it is of a table, and labeling.table=... names none", key)
+                    log.warning("labeling.%s is ignored: it needs a table, and labeling.table is unset", key)
             return cls(config, None)
         if config.from_folders != "off":
             folders = config.from_folders
@@ -108,7 +109,7 @@ class Labels:
         return cls(config, LabelTable.read(config.table, by=config.by, columns=config.columns, missing=config.missing))
 
     def give(self, found: Scan, modality: str) -> Labeled:
-        """Return the images of a source with their labels; `modality` is meant where a file says none.
+        """Return the images of a source with their labels; `modality` applies to files that do not state theirs.
 
         Raises:
             DataError: If lines of the table do not fit the images, or no label has the positive class.

@@ -1,15 +1,15 @@
 """Labels from folders named after classes, or from a table.
 
 A class folder is a folder just below the one that holds all images (folders named after splits do not count), as in
-`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. A folder may as well be
-named after a patient, so unasked none is taken; with
-`labeling.from_folders=auto` they are if nothing speaks against it:
+`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. A folder may just as well
+be named after a patient, so by default folder names are not used; with `labeling.from_folders=auto` they are if all of
+these hold:
 
-- all images are flat images without labels and lie right in these folders, two to `MAX_CLASSES` of them;
+- all images are 2D, without labels, and directly in these folders, two to `MAX_CLASSES` of them;
 - each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
 - no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
 
-`folder` takes them in any case and for volumes too, `off`, the default, never.
+`folder` always uses them, for volumes too; `off`, the default, never does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("medvit")
 LabelFrom = Literal["auto", "folder", "off"]
 
 LABEL = "label"
-"""Key of the labels that class folders give."""
+"""Label key of class folders."""
 MAX_CLASSES = 50
 MIN_IMAGES = 4
 
@@ -39,18 +39,18 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
-    """Return the candidates, with the label `LABEL` where they lie in a class folder."""
+    """Return the candidates, those in a class folder with the label `LABEL`."""
     folders = class_folders(candidates)
     if label_from == "off":
         if are_classes(candidates, folders):
             log.info(
-                "%d folders look like classes; labeling.from_folders=folder takes their names for labels",
+                "%d folders look like classes; labeling.from_folders=folder uses their names as labels",
                 len(set(folders)),
             )
         return tuple(candidates)
     if label_from == "auto" and not are_classes(candidates, folders):
         return tuple(candidates)
-    log.info("taking %d folders for classes; labeling.from_folders=off does not", len(set(folders)))
+    log.info("%d folders are used as classes; labeling.from_folders=off prevents it", len(set(folders)))
     labeled = tuple(
         candidate.with_labels({LABEL: folder}) if folder and not candidate.labels else candidate
         for candidate, folder in zip(candidates, folders, strict=True)
@@ -60,12 +60,12 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
 
 
 def _in_utf8(name: str) -> str:
-    """Return a path with those of its bytes that are not UTF-8 as %E9, so that two names never become one class."""
+    """Return a path with its non-UTF-8 bytes escaped as %E9, so that two names never become one class."""
     return "".join(f"%{ord(one) - 0xDC00:02X}" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in name)
 
 
 def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
-    """For each label key its classes in order: by value if all are numbers, else by alphabet."""
+    """Classes of each label key in order: by value if all are numbers, else alphabetically."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for key, name in row.labels.items():
@@ -74,7 +74,7 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
 
 
 def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | str) -> dict[str, str]:
-    """Return the positive class of labels: as `said` by label key, or of the one label that has a class of this name.
+    """Return the positive class of labels, `said` by label key, or for the one label with a class of this name.
 
     Raises:
         DataError: If no label or several have the class, or a label has more than two classes.
@@ -102,7 +102,7 @@ def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | 
 
 
 def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:
-    """Report classes of a label that differ in letter case, spaces or leading zeros alone."""
+    """Report classes of a label that differ only in letter case, spaces or leading zeros."""
     found: dict[str, set[str]] = defaultdict(set)
     for candidate in candidates:
         for key, name in candidate.labels.items():
@@ -110,8 +110,8 @@ def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:
     for key, names in sorted(found.items()):
         for group in look_alikes(sorted(names)):
             log.warning(
-                "the classes %s of %s differ in letter case, spaces or leading zeros alone and are taken as different "
-                "ones; write them alike if they are not",
+                "the classes %s of %s differ only in letter case, spaces or leading zeros and are taken as "
+                "different classes; write them the same way if they are one",
                 ", ".join(map(repr, group)),
                 key,
             )
@@ -122,13 +122,13 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
         values = {name: float(name) for name in names}
     except ValueError:
         return tuple(sorted(names))
-    # A class called nan is a word: nan compares with nothing, and the order would be that of a hash.
+    # A class called nan is a word: as a float it compares with nothing, and the order would depend on hashes.
     are_numbers = all(map(math.isfinite, values.values()))
     return tuple(sorted(names, key=lambda name: (values[name], name))) if are_numbers else tuple(sorted(names))
 
 
 def class_folders(candidates: Sequence[Candidate]) -> list[str]:
-    """For each candidate the name of the first folder in which the candidates differ, or nothing."""
+    """Name of the first folder in which the candidates differ, for each candidate; empty if there is none."""
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
     while folders and all(len(names) > depth for names in folders) and len({names[depth] for names in folders}) == 1:
@@ -142,7 +142,7 @@ def _folders(candidate: Candidate) -> tuple[str, ...]:
 
 
 def are_classes(candidates: Sequence[Candidate], folders: Sequence[str]) -> bool:
-    """Whether nothing speaks against it that the folder of each candidate is its class."""
+    """Whether the folder of each candidate can be its class by all rules of `auto`."""
     members: dict[str, list[Candidate]] = defaultdict(list)
     for candidate, folder in zip(candidates, folders, strict=True):
         members[folder].append(candidate)

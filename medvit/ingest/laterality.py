@@ -1,7 +1,7 @@
-"""Which eye an image is of: from DICOM elements or the words of its path, never guessed; contradictions are refused.
+"""Laterality of eye images: from DICOM elements or words of the path, never guessed; contradictions are refused.
 
-Two eyes of a person are alike, so a split must not part them: where nothing else says whose an image is, images whose
-paths differ in the word for the side alone are of one patient.
+The two eyes of a person are alike, so a split must not separate them: without patient identifiers, images whose paths
+differ only in the word for the side belong to one patient.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ LATERALITY, VIEW = "laterality", "view"
 """Keys of `Row.attributes`: right or left; macula, disc, disc-macula or lesion."""
 
 SIDE_WORDS: Mapping[str, str] = {"od": "right", "right": "right", "os": "left", "left": "left"}
-"""Words of a path that say which eye: oculus dexter is the right one. Single letters are taken only where
-`laterality_from` points at them, since they may mean anything."""
+"""Words of a path that name an eye: oculus dexter is the right one. Single letters count only where `laterality_from`
+points at them, since they may mean anything.
+"""
 POINTED_WORDS: Mapping[str, str] = {**SIDE_WORDS, "r": "right", "l": "left", "re": "right", "le": "left"}
 VIEW_WORDS: Mapping[str, str] = {
     "macula": "macula",
@@ -40,16 +41,16 @@ _SIDE = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(SIDE_WORDS)})(?![A-Za-z])", re.I
 
 
 class LateralityError(DataError):
-    """An image of which two things say that it is of different eyes."""
+    """Image for which two sources name different eyes."""
 
     code = "laterality"
 
 
 def one_group(text: str) -> str:
-    """Return the text of a regular expression of one group, unchanged.
+    """Return a regular expression with one group, unchanged.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a regular expression with exactly one group.
     """
     try:
         num_groups = re.compile(text).groups
@@ -64,18 +65,18 @@ GroupPattern = Annotated[str, AfterValidator(one_group)]
 
 
 class EyeConfig(Config):
-    """What is known of images of the eye, modality OP or OPT, beyond their pixels."""
+    """Facts about eye images, modality OP or OPT, that their pixels do not show."""
 
     laterality_from: GroupPattern | None = None
-    """Regular expression whose one group is the side in a path: R, L, OD, OS, right or left. Unset: whole words."""
+    """Regex with one group that captures the side in a path: R, L, OD, OS, right or left. Unset: whole words."""
     view_from: GroupPattern | None = None
-    """Regular expression whose one group says macula or disc in a path. Unset: whole words of the file name."""
+    """Regex with one group that captures macula or disc in a path. Unset: whole words of the file name."""
     not_fundus: Literal["refuse", "flag"] = "refuse"
-    """Color photographs of modality OP that show no fundus: refuse them, or take and flag them."""
+    """Color photographs of modality OP that do not show a fundus: refuse them, or keep and flag them."""
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:
-    """Return side and center of the eye in an image of modality OP or OPT, as far as they are known.
+    """Return side and center of the eye in an image of modality OP or OPT, where known.
 
     Raises:
         LateralityError: If two elements, or an element and the path, differ on the side, or if it shows both eyes.
@@ -91,10 +92,10 @@ def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> di
 def paired(
     candidates: Sequence[Candidate], modality: str, *, folders_are_classes: bool = False
 ) -> tuple[Candidate, ...]:
-    """Return the candidates, images of the eye whose paths differ in the word for the side alone being of one patient.
+    """Return the candidates, eye images whose paths differ only in the word for the side assigned to one patient.
 
-    Those of known patients stay as they are. `modality` is meant where a file says none. Where folders are classes, in
-    which the eyes of a patient may differ, names alone decide.
+    Images of known patients are unchanged. `modality` applies to files that do not state theirs. Where folders are
+    classes, in which the eyes of a patient may differ, only file names are compared.
     """
     return tuple(_paired(one, one.item.modality or modality, folders_are_classes) for one in candidates)
 
@@ -114,7 +115,7 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """Return what the paths of its files say of the side; of slices, the name of their folder counts as theirs does."""
+    """Return the side named by the paths of its files; of slices, the name of their folder counts too."""
     names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
     found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}
@@ -126,7 +127,7 @@ def _sides_in(path: str, config: EyeConfig) -> set[str]:
         word = (match.group(1) or "").casefold() if match else ""
         if match and word not in POINTED_WORDS:
             raise LateralityError(
-                "what scanning.eye.laterality_from finds in its path is no side; expected R, L, OD or OS"
+                "scanning.eye.laterality_from captures a text that is not a side; expected R, L, OD or OS"
             )
         return {POINTED_WORDS[word]} if match else set()
     *folders, name = PurePosixPath(path).parts
@@ -149,8 +150,8 @@ def _agreed(said: Mapping[str, frozenset[str]], item: Item) -> str:
         return sides.pop()
     if not sides:
         return ""
-    told = [f"{who} says {' and '.join(sorted(those, reverse=True))}" for who, those in said.items()]
+    told = [f"{who} names {' and '.join(sorted(those, reverse=True))}" for who, those in said.items()]
     raise LateralityError(
-        f"{', '.join(told)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct what "
-        "is wrong, or leave it out"
+        f"{', '.join(told)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct "
+        "what is wrong, or exclude it"
     )

@@ -1,8 +1,7 @@
-"""What the values of label maps mean: decided over all label maps of a source, and refused where it cannot be known.
+"""Meaning of label-map values: decided over all label maps of a source; ambiguous values are refused.
 
-Asked for, values are classes by their names (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), are
-not counted (`labeling.mask_ignore=[255]`), or number single things that are all of one class
-(`labeling.mask_values=instances`). Unasked,
+By options, values are named classes (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), ignored
+(`labeling.mask_ignore=[255]`), or instance numbers of one class (`labeling.mask_values=instances`). By default,
 
 - 0 with 255 or 65535 alone are the background and one class;
 - few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
@@ -32,7 +31,7 @@ from medvit.records import IGNORED
 log = logging.getLogger("medvit")
 
 MaskValues = Literal["classes", "instances"]
-"""What values of label maps above 0 number: classes, or single things that are all of one class."""
+"""Meaning of label-map values above 0: classes, or instances that all belong to one class."""
 MaskClasses = dict[int, str] | tuple[str, ...]
 """Names of classes by the value in label maps, or of the values 0, 1, 2..."""
 
@@ -40,17 +39,17 @@ BACKGROUND = "background"
 WHITES = (255, 65535)
 """Largest values of 8 and 16 bits: white in a picture."""
 LEAST_GRAY = 64
-"""Classes that are numbered rarely reach this value, gray levels that are classes rarely lie below."""
+"""Numbered classes rarely reach this value; gray levels that are classes are rarely below it."""
 MAX_LEVELS = 16
-"""Gray levels that are classes are at most so many."""
+"""Maximum number of gray levels that are taken as classes."""
 MAX_CLASSES = 256
-"""More values than this number things."""
+"""More values than this are instance numbers."""
 EDGE = 32
-"""How far from black and white the gray levels lie that smoothing and lossy compression leave, for the most part."""
+"""Distance from black and white within which smoothing and lossy compression leave most gray levels."""
 MIN_INSTANCES, MIN_COUNTS = 8, 3
-"""Values up to the first at least, in at least so many different numbers, look as if they numbered things."""
+"""Minimum number of consecutive values from 1, and of different maxima, that look like instance numbers."""
 BETWEEN = 0.9
-"""Share of the pixels of a gray level that lie between lower and higher ones, from which on it may be that of edges."""
+"""Share of the pixels of a gray level between lower and higher ones above which it may be an edge."""
 _BETWEEN = " between"
 MIN_SMOOTHED = 3
 """Values between background and the highest that smoothing leaves, at least, where they could be class numbers."""
@@ -63,45 +62,45 @@ SHOWN_VALUES = 12
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """Pixels of each value of label maps, and of those how many have both a lower and a higher one beside them."""
+    """Pixels of each value of label maps, and how many of them touch both a lower and a higher value."""
 
     values: Mapping[int, int]
     between: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of_texts(cls, counts: Mapping[str, int]) -> Self:
-        """Return the counts in what `as_texts` gave."""
+        """Return the counts from the output of `as_texts`."""
         values = {int(text): number for text, number in counts.items() if not text.endswith(_BETWEEN)}
         between = {int(t.removesuffix(_BETWEEN)): number for t, number in counts.items() if t.endswith(_BETWEEN)}
         return cls(values, between)
 
     def as_texts(self) -> dict[str, int]:
-        """Return them by texts, as JSON has them."""
+        """Return the counts as texts, for JSON."""
         values = {str(value): number for value, number in self.values.items()}
         return values | {f"{value}{_BETWEEN}": number for value, number in self.between.items()}
 
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """The class of each value of label maps: `classes` has pairs of both; none where values are the classes."""
+    """Class of each value of label maps: `classes` has pairs of both; empty if the values are the classes."""
 
     classes: tuple[tuple[int, int], ...] | None = None
     names: tuple[str, ...] = ()
-    """Of the classes; empty where they have none."""
+    """Names of the classes; empty if they have none."""
     ignored: tuple[int, ...] = ()
     are_instances: bool = False
 
     def option(self, names: Sequence[str]) -> MaskClasses:
-        """Return `mask_classes` as it gives this meaning, its classes having these names."""
+        """Return `mask_classes` that gives this meaning to classes with these names."""
         if self.classes is None or not names:
             return tuple(names)
         return {value: names[index] for value, index in self.classes}
 
     def of(self, labels: Int[Array, "*s"]) -> Int[Array, "*s"]:
-        """Return a label map with classes for values, `IGNORED` for those that do not count.
+        """Return a label map with classes for values, `IGNORED` for ignored pixels.
 
         Raises:
-            DataError: If it holds a value that is no class.
+            DataError: If it holds a value that is not a class.
         """
         counts = _pixels(labels)
         there = counts.keys() - set(self.ignored)
@@ -196,10 +195,10 @@ def meaning_of(
     values: MaskValues = "classes",
     ignored: Sequence[int] = (),
 ) -> MaskMeaning:
-    """Return what values mean, of all label maps of a source; reports what was found.
+    """Return the meaning of values, over all label maps of a source; log it.
 
     Raises:
-        DataError: If values may mean one thing or another and `named` does not say.
+        DataError: If values are ambiguous and `named` does not define them.
     """
     ignored = tuple(sorted(set(ignored)))
     totals, between = Counter[int](), Counter[int]()
@@ -229,12 +228,14 @@ def meaning_of(
 
 
 def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
-    """Classes in the order of the mapping; values of one name are one class."""
+    """Classes in the order of the mapping; values of the same name are one class."""
     names = tuple(dict.fromkeys(named.values()))
     absent = [value for value in named if value not in there]
     if there and absent:
         log.warning(
-            "labeling.mask_classes names %s, which no label map holds; found %s", _listed(absent), _listed(there)
+            "labeling.mask_classes names %s, which are in none of the label maps; found %s",
+            _listed(absent),
+            _listed(there),
         )
     return MaskMeaning(tuple((value, names.index(name)) for value, name in named.items()), names)
 
@@ -248,13 +249,14 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
         return MaskMeaning(((0, 0), (top, 1)), (BACKGROUND, "class 1"))
     if top in WHITES and below[-1] < LEAST_GRAY:
         raise DataError(
-            f"the label maps hold {_listed(there)}; {top} may be a class or mean what is not labeled: "
-            f"give labeling.mask_ignore=[{top}], or name the classes, as {_example(there)}"
+            f"the label maps hold {_listed(there)}; {top} may be a class or mean unlabeled: give "
+            f"labeling.mask_ignore=[{top}], or name the classes, as {_example(there)}"
         )
     if _are_edges(totals):
         raise DataError(
-            f"the label maps hold {_listed(there)}, most pixels near 0 and {top}, as pictures do that were smoothed or "
-            "compressed with loss (JPEG); expected class numbers: save them without loss and smoothing"
+            f"the label maps hold {_listed(there)}, most pixels near 0 and {top}, like images that were "
+            "smoothed or lossily compressed (JPEG); expected class numbers: save them losslessly and without "
+            "smoothing"
         )
     if top >= LEAST_GRAY and len(there) <= MAX_LEVELS and len(there) <= top:
         levels = there if there[0] == 0 else [0, *there]
@@ -281,13 +283,13 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels of which one is drawn along borders alone."""
+    """Refuse gray levels of which one occurs only along borders."""
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(
-            f"the label maps hold {_listed(totals)}; {_listed(thin)} is found only between lower and higher values, as "
-            "pictures have it along edges once they were smoothed or shrunk: if these are classes, name them, as "
-            f"{_example(thin)}; if not, save the label maps without smoothing, or give "
+            f"the label maps hold {_listed(totals)}; {_listed(thin)} is found only between lower and higher "
+            "values, like edges of images that were smoothed or downscaled: if these are classes, name them, "
+            f"as {_example(thin)}; if not, save the label maps without smoothing, or give "
             f"labeling.mask_ignore=[{_joined(thin)}]"
         )
 
@@ -308,7 +310,7 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
 
 
 def _hint(found: Iterable[MaskCounts]) -> None:
-    """Report values that look as if they numbered single things: 1 to n in each label map, n another in each."""
+    """Report values that look like instance numbers: 1 to n in each label map, with a different n in each."""
     tops = []
     for counts in found:
         values = [value for value in counts.values if value > 0]
@@ -317,8 +319,8 @@ def _hint(found: Iterable[MaskCounts]) -> None:
         tops.append(len(values))
     if max(tops, default=0) >= MIN_INSTANCES and len(set(tops)) >= MIN_COUNTS:
         log.warning(
-            "label maps hold 1 to n, with another n of up to %d in each, as if they numbered single things; "
-            "labeling.mask_values=instances takes these as one class",
+            "label maps hold 1 to n, with a different n of up to %d in each, like instance numbers; "
+            "labeling.mask_values=instances takes all of them as one class",
             max(tops),
         )
 
@@ -344,5 +346,5 @@ def _joined(values: Iterable[int]) -> str:
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
-    """Count of 8-bit values plane by plane: `bincount` copies to 64 bits."""
+    """Count of 8-bit values plane by plane: `bincount` would copy to 64 bits."""
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)

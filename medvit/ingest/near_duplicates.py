@@ -1,8 +1,8 @@
-"""Patients whose images are near duplicates, so that one split can take them together.
+"""Grouping of patients whose images are near duplicates, so that they fall into one split.
 
-A source without patient identifiers counts each file as a patient, and then an image and its copy may fall into the
-train and the test split. `splits.keep_together=near_duplicates` joins the patients whose images `medvit leakage` would
-list as identical or as near duplicates, and links of links with them.
+A source without patient identifiers counts each file as a patient, so an image and its copy may fall into the train and
+the test split. `splits.keep_together=near_duplicates` joins the patients whose images `medvit leakage` would list as
+identical or near duplicates, transitively.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = logging.getLogger("medvit")
 class JoinedPatients:
     """Patients with images that are near duplicates of images of others.
 
-    `representatives` names for each of them (by `Patient.id`) the one of its group whose hash decides; `num_images` are
-    those that have a near duplicate of another patient.
+    `representatives` maps each of them (by `Patient.id`) to the one of its group whose hash decides; `num_images`
+    counts images with a near duplicate of another patient.
     """
 
     representatives: Mapping[str, str]
@@ -48,9 +48,10 @@ def kept_together(
     pseudonyms: Pseudonyms,
     folder: Path,
 ) -> SplitAssignment:
-    """Return the splits with patients whose images are near duplicates kept together, where that is asked for.
+    """Return the splits with patients whose images are near duplicates kept together, if requested.
 
-    `assigned` are the splits of the candidates without that, `taken` what was stored in the folder of the dataset.
+    `assigned` are the splits of the candidates without grouping, `taken` the images stored in the folder of the
+    dataset.
 
     Raises:
         DataError: If pixels are needed that the store lacks.
@@ -91,9 +92,9 @@ def joined_patients(
 
 
 def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
-    """Log how many patients are joined and moved, and warn of groups that official splits keep apart.
+    """Log how many patients are joined and moved, and warn about groups that official splits separate.
 
-    `before` and `after` are the same candidates with the splits that they had and have.
+    `before` and `after` are the same candidates with their old and new splits.
     """
     moved = {one.patient.id for one, other in zip(before, after, strict=True) if one.split != other.split}
     log.info(
@@ -110,15 +111,15 @@ def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[
     apart = sum(len(found) > 1 for found in splits.values())
     if apart:
         log.warning(
-            "near duplicates in several splits: %d groups of patients, whom the source's own splits keep apart; "
+            "near duplicates in several splits: %d groups of patients, separated by the source's own splits; "
             "`medvit leakage` lists their images",
             apart,
         )
 
 
 def _digest(patient: str) -> bytes:
-    """Return an order that no other hash of patients follows.
+    """Return an order that is independent of the hash that splits patients.
 
-    So that groups fall into splits in the shares asked for.
+    So the groups fall into splits in the requested fractions.
     """
     return hashlib.sha256(b"representative\0" + patient.encode(errors="surrogateescape")).digest()

@@ -1,7 +1,7 @@
-"""What is wrong with an image that can be seen without knowing what it shows: flags, each a rule with its bounds.
+"""Quality flags: defects of an image that are visible without knowing what it shows, each a rule with its bounds.
 
-A flag is a hint for people and a filter for training (`skip_flags`), never a refusal. Rules look at the stored values,
-at most `SAMPLED` of them along an axis, but for `constant`, which looks at all.
+A flag is a hint for people and a filter for training (`skip_flags`), never a refusal. Rules check the stored values, at
+most `SAMPLED` of them along an axis, except `constant`, which checks all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from medvit.records import Flag, Padding
 from medvit.types import Image
 
 SAMPLED = {2: 512, 3: 64}
-"""Pixels along an axis that are looked at; the others are stepped over."""
+"""Pixels checked along an axis; the others are skipped."""
 LINES = {2: 128, 3: 16}
-"""Lines of neighboring pixels along the longest axis that are looked at, across each other axis."""
+"""Lines of neighboring pixels checked along the longest axis, across each other axis."""
 
 MIN_NEIGHBOR_CORRELATION = 0.2
 """Neighboring pixels of an image are alike, those of noise are not."""
@@ -28,32 +28,32 @@ MIN_DRAWING_CORRELATION = 0.5
 MIN_LEVELS = 0.02
 """An image whose 99 % central intensities span less of the range of an 8-bit type is blank."""
 MIN_CONTRAST = 0.1
-"""The same share below which an 8-bit image is of low contrast."""
+"""The same share below which an 8-bit image has low contrast."""
 
 MIN_CLIPPED = 0.01
-"""Share of pixels at the very highest value from which on an image may be clipped."""
+"""Minimum share of pixels at the very highest value for an image that may be clipped."""
 CLIPPED_RATIO = 3.0
 """The highest value must hold so many times the pixels of the `CLIPPED_NEIGHBORS` of the range just below it."""
 CLIPPED_NEIGHBORS = 0.02
 CLIPPED_MODALITIES_LEFT_OUT = ("SM", "GM", "SEG")
-"""Bright fields, whose background is white by nature, and label maps."""
+"""Modalities exempt from clipping: bright fields, whose background is white by nature, and label maps."""
 MIN_DISTINCT = 8
-"""Values below which a picture is a drawing or a label map, whose highest value is no sign of clipping."""
+"""Minimum number of values; below it, a picture is a drawing or a label map, which always has many highest values."""
 
 DARK_AROUND = ("CR", "DX", "RG", "MG", "IO", "PX", "CT", "MR")
 """Modalities whose background is dark where high values are bright (PS3.3 C.7.6.3.1.2, MONOCHROME2).
 
-Of 413 brain MR slices none was flagged as they are, and 393 when inverted. Ultrasound, which fills its frame, and
-angiography, which shows vessels dark, are left out.
+Of 413 brain MR slices, none was flagged as acquired, and 393 when inverted. Ultrasound, which fills its frame, and
+angiography, which shows vessels dark, are excluded.
 """
 FRAME = 0.03
 """Width of the frame of an image that shows its background, as a share of each side."""
 MIN_BRIGHTER_FRAME = 0.25
 """Share of the range by which the frame of an inverted image is brighter than its middle. An inverted image whose body
-fills the frame, as a tightly collimated chest, is not found."""
+fills the frame, such as a tightly collimated chest, is missed."""
 
 BAND = 0.8
-"""Share of an outer row or column that is bright where it belongs to the film behind a collimator."""
+"""Minimum bright share of an outer row or column that belongs to the film behind a collimator."""
 
 MIN_SIDE = 16
 """Pixels of the shorter side in plane below which an image is tiny: less than one common patch of a transformer."""
@@ -64,18 +64,18 @@ MAX_ANISOTROPY = 40.0
 EXTENT_MM = (4.0, 2500.0)
 """Plausible longest extent of a volume: from a biopsy to a whole body."""
 OCT_VOXEL_MM, OCT_MAX_ANISOTROPY, OCT_EXTENT_MM = (0.001, 1.0), 200.0, (1.0, 30.0)
-"""The same of optical coherence tomography of the eye: microns in depth, a quarter of a millimeter between B-scans."""
+"""The same for optical coherence tomography of the eye: microns in depth, a quarter of a millimeter between B-scans."""
 PIXEL_MICRONS = (0.05, 5000.0)
-"""Plausible pixel of an image: from microscopy to a coarse scintigram."""
+"""Plausible pixel spacing: from microscopy to a coarse scintigram."""
 
 MIN_PADDED = 0.4
-"""Share of the area that lies in whole outer rows or columns of one single value from which on an image is padded."""
+"""Minimum share of the area in whole outer rows or columns of a single value for an image that is padded."""
 
 
 def flags(image: Image) -> tuple[Flag, ...]:
     """Return the names of all rules that an image breaks, in a fixed order.
 
-    A constant image breaks no other rule on looks.
+    A constant image breaks no other rule about pixel values.
     """
     damaged: tuple[Flag, ...] = () if not_finite(image.pixels) is None else ("not_finite",)
     sampled = _sampled(image.pixels)
@@ -99,7 +99,7 @@ def _sampled(pixels: Num[Array, "c *s"]) -> Num[Array, "c *t"]:
 
 
 def _share_of_8_bits(pixels: Num[Array, "c *s"], padding: Padding | None) -> float:
-    """Which share of its 8 bits an image uses; all where the type has no such range."""
+    """Share of its 8 bits that an image uses; 1 if the type has no such range."""
     values = measured(pixels, padding)
     if pixels.dtype != np.uint8 or not values.size:
         return 1.0
@@ -115,13 +115,13 @@ def _is_blank(image: Image, pixels: Num[Array, "c *s"]) -> bool:
         return False
     if _share_of_8_bits(pixels, image.padding) >= MIN_LEVELS:
         return False
-    # A small shape on an empty ground is a label map or a drawing.
+    # A small shape on an empty background is a label map or a drawing.
     has_shape = correlation > MIN_DRAWING_CORRELATION and int(np.ptp(pixels)) >= MIN_LEVELS * 255
     return not (has_shape and len(np.unique(pixels)) < MIN_DISTINCT)
 
 
 def _neighbor_correlation(pixels: Num[Array, "*s"]) -> float:
-    """Pearson's correlation of pixels with their neighbors along the longest axis."""
+    """Pearson correlation of pixels with their neighbors along the longest axis."""
     along = np.moveaxis(pixels, int(np.argmax(pixels.shape)), 0)
     limit = LINES[pixels.ndim]
     steps = (slice(None, None, -(-size // limit)) for size in along.shape[1:])
@@ -151,7 +151,7 @@ def _is_clipped(image: Image, pixels: Num[Array, "c *s"]) -> bool:
 
 def _is_inverted(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     if image.kind != "image" or image.modality not in DARK_AROUND or len(pixels) != 1 or image.unit:
-        return False  # a volume may be cut out of a body, and values with a unit have no polarity
+        return False  # a volume may be cropped from a body, and values with a unit have no polarity
     values = pixels[0].astype(np.float64)
     lost = not_measured(pixels[0], image.padding)
     if lost is not None:
@@ -162,7 +162,7 @@ def _is_inverted(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     around, inside = _around_and_inside(values)
     if around - inside <= MIN_BRIGHTER_FRAME * (high - low) or around <= (low + high) / 2:
         return False
-    # Film behind a collimator is bright too; then what lies just within its edge is dark, as air is.
+    # Film behind a collimator is bright too; then the pixels just within its edge are dark, like air.
     within = _within_bands(values, (around + inside) / 2)
     if min(within.shape) < MIN_SIDE:
         return True
@@ -180,7 +180,7 @@ def _middle(values: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 
 def _within_bands(values: Float[Array, "h w"], level: float) -> Float[Array, "h w"]:
-    """Return what is left without the outer rows and columns that mostly lie above a level."""
+    """Return the image without the outer rows and columns that are mostly above a level."""
     is_dark = [(values > level).mean(axis=1 - axis) < BAND for axis in (0, 1)]
     spans = [np.flatnonzero(dark) for dark in is_dark]
     bounds = [slice(span[0], span[-1] + 1) if len(span) else slice(0) for span in spans]
@@ -215,7 +215,7 @@ def _has_implausible_spacing(image: Image) -> bool:
 def _is_padded(image: Image, pixels: Num[Array, "c *s"]) -> bool:
     if pixels.ndim != 3:
         return False
-    # Gaps are filled in the image, and not in what was sampled of it: NaN differs from itself.
+    # Gaps are filled in the image rather than in its sample: NaN differs from itself.
     pixels = _sampled(image.pixels)
     differs = (pixels != pixels[:, :1, :1]).any(axis=0)
     rows, columns = differs.any(axis=1).nonzero()[0], differs.any(axis=0).nonzero()[0]

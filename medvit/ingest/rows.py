@@ -22,15 +22,15 @@ NO_FAILURE = (NotAnImageError.code, ORPHAN, "leakage", "duplicate", "burned_in")
 """Codes of refusals that are not failures; all others make the exit status 3."""
 MAX_MASK_CLASSES = 256
 NOT_IN_ROWS = ("num_mask_values", "mask_values", "mask_state", "writing")
-"""Fields of `Taken` that serve ingest alone."""
+"""Fields of `Taken` that only ingest uses."""
 SHOWN_REASONS = 5
-"""Told where nothing was taken, so that there is no dataset to list them in."""
+"""Logged if nothing was taken, so there is no dataset to list the refusals in."""
 
 
 def rows(
     candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, dataset: str
 ) -> tuple[Row, ...]:
-    """Return the rows of all candidates that were taken, in the order of their `image_id`."""
+    """Return the rows of all candidates that were taken, ordered by `image_id`."""
     there = (candidate for candidate in candidates if candidate.key in taken)
     made = (_row(candidate, taken[candidate.key], pseudonyms, dataset) for candidate in there)
     return tuple(sorted(made, key=lambda row: row.image_id))
@@ -48,7 +48,7 @@ def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path)
 def way_back(
     candidates: Sequence[Candidate], refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path
 ) -> list[tuple[str, str]]:
-    """(pseudonym, original) of every patient, study, series, image and refused file: for the site's eyes only."""
+    """(pseudonym, original) of every patient, study, series, image and refused file: for the site only."""
     pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
     for candidate in candidates:
         identity = candidate.item.identity
@@ -60,27 +60,31 @@ def way_back(
 
 
 def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms) -> None:
-    """Warn of studies that several patients share, and of patients whose IDs may be one patient's, by pseudonyms."""
+    """Warn about studies shared by patients, and about similar patient IDs that may be one patient's, by pseudonym."""
     names = {candidate.patient.id: pseudonyms.patient(candidate.patient) for candidate in candidates}
     sharing: dict[str, dict[str, str]] = defaultdict(dict)
     for one in candidates:
         if one.item.identity.study in one.shared_uids:
             sharing[one.item.identity.study][pseudonyms.study(one)] = pseudonyms.patient(one.patient)
     for studies in sharing.values():
-        several = f"{len(studies)} patients share" if len(studies) > 1 else "a patient of whom nothing is taken shares"
+        several = (
+            f"{len(studies)} patients share"
+            if len(studies) > 1
+            else ("a patient without any image that was taken shares")
+        )
         text = ", ".join(f"{study} of {patient}" for study, patient in sorted(studies.items()))
-        log.warning("%s one StudyInstanceUID; they stay apart, a study each: %s", several, text)
+        log.warning("%s one StudyInstanceUID; they are kept apart, one study each: %s", several, text)
     for alike in same_but_for_issuer(candidates):
-        text = f"{len(alike)} patients have one PatientID of different issuers, and stay apart"
+        text = f"{len(alike)} patients have one PatientID of different issuers, and are kept apart"
         log.warning("%s: %s; if they are one, give scanning.patient_from", text, ", ".join(names[one] for one in alike))
     for alike in spelled_alike(one.patient.id for one in candidates if one.item.identity.patient):
         text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
         of = ", ".join(names[patient] for patient in alike)
-        log.warning("%s: %s; if they are one, mend the source, or give scanning.patient_from", text, of)
+        log.warning("%s: %s; if they are one, correct the source, or give scanning.patient_from", text, of)
 
 
 def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
-    """Report images without what the others have, as label maps and known patients.
+    """Report missing label maps and assumed patients.
 
     Raises:
         DataError: If nothing was taken.
@@ -94,7 +98,7 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
     """Check that anything was taken.
 
     Raises:
-        DataError: Otherwise, with the number of files by code, the reasons of most files.
+        DataError: If nothing was, with the number of files by code and the most frequent reasons.
     """
     if rows:
         return
@@ -104,7 +108,7 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
         reasons[refusal.reason] += len(refusal.files)
     often = [f"{reason} ({number})" for reason, number in reasons.most_common(SHOWN_REASONS)]
     raise DataError(
-        f"the source holds no image that can be taken, of {counts.total()} file{'' if counts.total() == 1 else 's'} ("
+        f"the source holds no usable image among {counts.total()} file{'' if counts.total() == 1 else 's'} ("
         + ", ".join(f"{number} {code}" for code, number in counts.most_common())
         + f"); most often: {'; '.join(often)}; expected DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz files"
     )
@@ -116,9 +120,9 @@ def failures(quarantine: Sequence[Quarantined]) -> list[str]:
 
 
 def unmet(made: Sequence[Row]) -> list[str]:
-    """Return a line for every option of `values` that some images could not give.
+    """Return a line for every option of `values` that could not be applied to some images.
 
-    So that their values are those stored.
+    Those images keep their stored values.
     """
     counts = Counter(row.fallback for row in made if row.fallback)
     return [
@@ -129,9 +133,9 @@ def unmet(made: Sequence[Row]) -> list[str]:
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
     """Return the names of label-map values.
 
-    Those given, else `background`, `class 1` and so on up to the largest value.
+    The given names, else `background`, `class 1` and so on up to the largest value.
 
-    None where there are no label maps, or where values are so many that they number things rather than classes.
+    None if there are no label maps, or so many values that they number instances rather than classes.
     """
     num_values = max((one.num_mask_values for one in taken), default=0)
     if named or not 0 < num_values <= MAX_MASK_CLASSES:
@@ -149,9 +153,9 @@ def tell_unlabeled(made: Sequence[Row]) -> None:
 
 
 def tell_assumed(made: Sequence[Row]) -> None:
-    """Warn of patients that nothing names, who may be in several splits under several pseudonyms."""
+    """Warn about assumed patients, who may be in several splits under several pseudonyms."""
     if note := PatientCount.of(made).note:
-        log.warning("%s; scanning.patient_from=... or a column patient in labeling.table names them", note)
+        log.warning("%s; scanning.patient_from=... or a patient column in labeling.table names them", note)
 
 
 def _relative(file: Path, root: Path) -> str:

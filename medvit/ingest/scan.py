@@ -51,35 +51,38 @@ log = logging.getLogger("medvit")
 BIDS_SUBJECT = re.compile(r"(?:^|/)(sub-[A-Za-z0-9]+)(?:/|_|$)")
 """The entity that names the subject in paths of the Brain Imaging Data Structure (BIDS specification 1.9)."""
 NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
-"""The case in nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
+"""Case of nnU-Net's `imagesTr/CASE_0000.nii.gz`, whose channels are of one patient."""
 
 
 class ScanningConfig(Config):
-    """What to look for in the source, and what to believe where files do not say it."""
+    """Files and folders to scan, and defaults for facts that files do not state."""
 
     patient_from: GroupPattern | None = None
-    """Regular expression whose one group is the patient in a file's path. Unset: DICOM PatientID, else the path."""
+    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID, else the path."""
     modality: str = ""
-    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX or US."""
+    """Modality of files that do not state theirs, as a DICOM code such as MR, CT, DX or US."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, as B-scans of OCT. Unset: each picture is an image."""
+    """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
     mask_folder: tuple[str, ...] = ()
-    """Names of the folders that hold label maps, beside those of images. Unset: labels, masks, gt and the like."""
+    """Names of the folders that hold label maps, beside image folders. Unset: labels, masks, gt and the like."""
     eye: EyeConfig = Field(default_factory=EyeConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
 
 
 NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)
-"""Codes of refusals that say nothing of a patient, or whose files would hang once more."""
+"""Codes of refusals that identify no patient, or whose files would hang again."""
 NOWHERE = Path()
-"""Stands for the path of a file on the way between processes."""
+"""Placeholder for the path of a file sent between processes."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a source holds. `files` are the paths of all its files, relative to `root`; `stamps` tell their state."""
+    """Files and candidates of a source.
+
+    `files` are the paths of all its files, relative to `root`; `stamps` their states.
+    """
 
     root: Path = field(repr=False)
     candidates: tuple[Candidate, ...]
@@ -87,12 +90,12 @@ class Scan:
     files: tuple[str, ...] = field(repr=False)
     stamps: Mapping[Path, Stamp] = field(repr=False)
     refused: tuple[Identity, ...] = field(default=(), repr=False)
-    """Of refused DICOM images: a study may also be of a patient of whom nothing is taken."""
+    """Studies of refused DICOM images: their patients may have no image that was taken."""
 
 
 @dataclass
 class Remembered:
-    """Headers seen before, by the state of their files, and what is seen now with the states that it belongs to."""
+    """Headers cached by file state, and the headers of this scan with the states of their files."""
 
     memory: HeaderCache
     state: StateOf
@@ -111,18 +114,18 @@ def scan(
 
     Reads no pixels.
 
-    Headers are read by the workers of `engine`; files that `remembered` knows in their present state are not opened
-    beyond their beginning.
+    Headers are read by the workers of `engine`; of files that `remembered` holds in their present state, only the
+    beginning is read.
 
-    The patient of an image is what the group of `patient_from` finds in its path; or its DICOM PatientID; or the BIDS
-    subject in its path. Where there is none of these, the patient is assumed: the case of nnU-Net in its path, or its
-    study, where it names one, or the path itself, so that an image is a patient. Where
-    several issuers gave out one PatientID, the patients are `ID^^^ISSUER`.
+    The patient of an image is the text that `patient_from` captures from its path; or its DICOM PatientID; or the BIDS
+    subject in its path. Without any of these, the patient is assumed: the nnU-Net case in its path, or its study, or
+    else the path itself, so that each image counts as a patient. If several issuers assigned the same PatientID, the
+    patients are `ID^^^ISSUER`.
 
-    With `slide_mpp`, the microns per pixel of slides that do not say theirs, plain TIFF pictures are slides.
+    With `slide_mpp`, the microns per pixel of slides that do not state theirs, plain TIFF pictures are slides.
 
     Raises:
-        DataError: If the source is missing or holds no file.
+        DataError: If the source is missing or empty.
     """
     config = config or ScanningConfig()
     local = source if isinstance(source, Local) else folder.local(source)
@@ -150,7 +153,7 @@ def scan(
 
 
 def _as_slide(candidate: Candidate) -> Candidate:
-    """Return a candidate, which is a slide if it is a plain TIFF picture."""
+    """Return a candidate; a plain TIFF picture becomes a slide."""
     item = candidate.item
     if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
         return candidate
@@ -161,7 +164,7 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
     frames = [one.item for one in candidates if one.item.kind == "image" and is_frame(one.item.part)]
     if frames:
         log.info(
-            "%d frames of %d multi-frame files are taken one by one, as images without a place in the patient: %s",
+            "%d frames of %d multi-frame files are taken one by one, as images without a position in the patient: %s",
             len(frames),
             len({item.files for item in frames}),
             ", ".join(f"{n} of {name or 'unknown'}" for name, n in Counter(i.modality for i in frames).most_common()),
@@ -170,7 +173,7 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
 
 @dataclass
 class _Eye:
-    """Looks into files by the workers of an engine, but for those that are remembered."""
+    """Scanner that reads file headers with the workers of an engine, except cached ones."""
 
     root: Path
     engine: EngineConfig
@@ -192,7 +195,7 @@ class _Eye:
             yield seen
 
     def _look(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
-        """Return what files are now, their stamps taken with the same look."""
+        """Return the headers of the files, with stamps taken in the same read."""
         for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
             self.stamps[file] = taken
             yield seen
@@ -203,7 +206,7 @@ class _Eye:
         return None if seen is None else (state, seen)
 
     def _state(self, file: Path, remembered: Remembered) -> str:
-        # What was refused for its size may be allowed now.
+        # A file refused for its size may now be within the limit.
         limit = () if allowed_gib() == MAX_VOLUME_GIB else (allowed_gib(),)
         return remembered.state(_relative(file, self.root), *self.stamps[file], version_of(READING_ROOMS), *limit)
 
@@ -228,14 +231,15 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
     try:
         beginning = read_head(file)
     except OSError:
-        return readers.scan_file(file), stamp(file)  # which say what is wrong
+        return readers.scan_file(file), stamp(file)  # which report what is wrong
     return readers.scan_file(file, beginning), stamp_of(beginning)
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """Return what was seen of a file, under this path, in place, as nobody else has it yet.
+    """Return the header of a file, modified in place to hold this path: the object has no other owner yet.
 
-    Between processes it goes without paths: to pass on and copy them would take as long as to fetch all else.
+    Headers are sent between processes without paths: pickling and copying the paths would take as long as everything
+    else.
     """
     seen = found[0]
     for header in seen.headers:
@@ -256,7 +260,7 @@ def _alone(outcome: Outcome[Path, tuple[ScannedFile, Stamp]]) -> tuple[ScannedFi
     )
     code = error.code if isinstance(error, TimeLimitError) else UnreadableError.code
     seen = ScannedFile(outcome.item, refusal=Refusal((outcome.item,), code, reason))
-    # What hung or killed a worker is not opened in this process: it would take the whole run along.
+    # A file that hung or killed a worker is not opened in this process: it would end the whole run.
     return seen, UNKNOWN if isinstance(error, MedvitError) else stamp(outcome.item)
 
 
@@ -271,14 +275,14 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
 
 
 def _identity(refusal: Refusal) -> Identity | None:
-    """Whose a refused DICOM image is; none of other files."""
-    # What is no file may be a named pipe, which nobody should wait for.
+    """Return the patient and study of a refused DICOM image; None for other files."""
+    # A path that is not a regular file may be a named pipe, which must not be waited for.
     if refusal.code in NOT_OPENED or not refusal.files or not refusal.files[0].is_file():
         return None
     try:
         with decoding("the DICOM header"):
             header = read_header(refusal.files[0])
-    except (MedvitError, OSError):  # the readers have said why
+    except (MedvitError, OSError):  # the readers have reported why
         return None
     return Identity(header.patient, header.study, header.series, header.issuer)
 
@@ -288,7 +292,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
         match = re.search(patient_from, paths[0])
         if match is None or not match.group(1):
             raise DataError(
-                "scanning.patient_from does not match its path; change it, or leave the file out of the source"
+                "scanning.patient_from does not match its path; change it, or remove the file from the source"
             )
         # Some systems write file names decomposed (NFD): one patient must not become two.
         return Patient(composed(match.group(1)))
@@ -306,7 +310,7 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
 
 
 def _official_split(path: str) -> Split | None:
-    """Return the split that the innermost folder of a split's name says."""
+    """Return the split named by the innermost folder with the name of a split."""
     for name in reversed(PurePosixPath(path).parts[:-1]):
         if name.casefold() in SPLIT_NAMES:
             return SPLIT_NAMES[name.casefold()]

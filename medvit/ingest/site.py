@@ -1,4 +1,4 @@
-"""The site that a dataset is made at: its key, its pseudonyms, and the private files beside the key."""
+"""Site that makes a dataset: its key, its pseudonyms, and the private files beside the key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Site:
-    """A key file and the name of the dataset made with it: under both, what leads back to patients is kept."""
+    """Key file and the name of the dataset made with it: they locate the crosswalk."""
 
     key: Path = field(repr=False)
     name: str
@@ -30,27 +30,25 @@ class Site:
 
     @classmethod
     def open(cls, key: Path, name: str, *, keep_headers: bool = True) -> Self:
-        """Return the site of a key file, which is made on first use.
+        """Return the site of a key file, which is created on first use.
 
         Raises:
             ConfigError: If others may read the file, or if it is too short to be a key.
-            OutputError: If it cannot be made or read.
+            OutputError: If it cannot be created or read.
         """
         return cls(key, name, Pseudonyms.with_key_file(key, name), keep_headers)
 
     def check_source(self, source: str, run: Run) -> None:
-        """Warn where a resumed run began with another source."""
+        """Warn if a resumed run began with another source."""
         if not run.began_with("source", self.pseudonyms.state("source", source)):
-            log.warning(
-                "the source is another than the unfinished run began with; what is in both is taken from that run"
-            )
+            log.warning("the source differs from that of the unfinished run; images in both are reused from that run")
 
     def headers(self) -> HeaderCache:
-        """Return the headers that an earlier ingest saw; none where it kept none."""
+        """Return the headers cached by an earlier ingest; empty if there are none."""
         return HeaderCache(header_cache.lines(self.key, self.name))
 
     def keep_headers(self, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-        """Keep headers for the next ingest, each with the state of its file, or forget them if none is to be kept.
+        """Cache headers for the next ingest, each with the state of its file, or remove the cache if there are none.
 
         Raises:
             OutputError: If they cannot be written or removed.
@@ -61,7 +59,7 @@ class Site:
             header_cache.forget(self.key, self.name)
 
     def keep_way_back(self, pairs: Iterable[tuple[str, str]]) -> Path:
-        """Add pairs of a pseudonym and what it stands for to the crosswalk of the dataset; return its path.
+        """Add pairs of a pseudonym and its original to the crosswalk of the dataset; return its path.
 
         Raises:
             OutputError: If it cannot be written.
@@ -69,10 +67,10 @@ class Site:
         return crosswalk.write(self.key, self.name, pairs)
 
     def keep_locations(self, places: Mapping[str, SlideFiles]) -> None:
-        """Write where slides lie, by their pseudonym.
+        """Write the locations of slides, by their pseudonym.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If they cannot be written.
         """
         if places:
             write_locations(self.key, self.name, places)

@@ -1,10 +1,10 @@
-"""Splits into train, val and test by patient, from a hash, that never change.
+"""Stable splits into train, val and test by patient, from a hash.
 
-A patient's split follows from the patient's identifier, a salt and the two fractions, and from nothing else. So adding
-patients moves nobody, and of every class the same fraction is expected in every split. The price is that a small class
-may be unlucky; another salt then does better, and `better_salt` finds it.
+A patient's split depends on the patient's identifier, a salt and the two fractions, and on nothing else. So adding
+patients moves nobody, and every class has the same expected fraction in each split. The price is that a small class may
+be split unevenly; `better_salt` then finds a better salt.
 
-Official splits are kept. What they lack is cut from their training split by the same hash.
+Official splits are kept. A missing val or test split is taken from their training split by the same hash.
 
 Patients whose images are near duplicates can be kept together: the hash of one of them then decides for all.
 """
@@ -28,28 +28,31 @@ log = logging.getLogger("medvit")
 LEAKAGE = "leakage"
 _ALL = ("", "")
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
-"""A patient of several official splits stays in the first of these."""
+"""Splits by priority: a patient of several official splits remains in the first of these."""
 
 NUM_SALTS = 100
-"""Salts tried when the one in use is unlucky."""
+"""Salts tried when the one in use gives uneven splits."""
 UNLUCKY_SIGMAS = 2.5
-"""Deviation of a class from its expected count, in binomial standard deviations, that is worth another salt."""
+"""Deviation of a class from its expected count, in binomial standard deviations, above which another salt is suggested.
+"""
 MAX_PATIENTS = 10_000
-"""With more patients luck plays no part."""
+"""Number of patients above which splits are even with any salt."""
 
 
 class SplitConfig(Config):
-    """How patients are divided where the data do not say."""
+    """Division of patients without an official split."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
-    """Fraction of patients to choose the best epoch on."""
+    """Fraction of patients for validation: early stopping and model selection."""
     test: float = Field(default=0.2, ge=0, le=1)
-    """Fraction of patients kept for evaluation; 1 takes all images, as of an external cohort, whatever folders say."""
+    """Fraction of patients for evaluation; 1 puts all images into test, for an external cohort, whatever folders say.
+    """
     salt: int = 0
-    """Another number divides the patients in another way."""
+    """Changing this number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
-    """What no split divides: patients, or also patients whose images are identical or near duplicates. Official splits
-    of the source are kept, and near duplicates in several of them reported."""
+    """Units that no split divides: patients, or also patients whose images are identical or near duplicates. Official
+    splits are always kept; near duplicates in several of them are reported.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +70,7 @@ class SplitConfig(Config):
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Candidates with a split each, and those refused because their patient is in a more protected official split."""
+    """Candidates with their splits, and those refused because their patient is in a more protected official split."""
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
@@ -76,15 +79,15 @@ class SplitAssignment:
 def assign(
     candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> SplitAssignment:
-    """Give every candidate its split; no patient is in two.
+    """Assign every candidate its split; no patient is in two.
 
-    `joined` maps patients that are kept together to the one of them whose hash decides; official splits stay, and
-    patients without one follow those joined with them.
+    `joined` maps patients that are kept together to the one of them whose hash decides; official splits are kept, and
+    patients without one follow the patients joined with them.
     """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
         if moved:
-            log.warning("splits.test=1 takes %d images into test whose folder or table says train or val", moved)
+            log.warning("splits.test=1 puts %d images into test whose folder or table assigns train or val", moved)
         return SplitAssignment(tuple(replace(candidate, split="test") for candidate in candidates), ())
     official = _official_by_patient(candidates)
     together = joined or {}
@@ -102,7 +105,7 @@ def assign(
             continue
         kept = next(name for name in PROTECTED if name in told)
         if candidate.split not in (None, kept):
-            reason = f"the patient is in the official {kept} split too; this {candidate.split} image is left out"
+            reason = f"the patient is in the official {kept} split too; this {candidate.split} image is excluded"
             refusals.append(candidate.refused(LEAKAGE, reason))
         else:
             assigned.append(replace(candidate, split=hashed if kept == "train" and hashed in cut else kept))
@@ -112,7 +115,7 @@ def assign(
 
 
 def split_of(patient: str, config: SplitConfig) -> Split:
-    """Return the split that the hash of a patient's identifier falls into."""
+    """Return the split for the hash of a patient's identifier."""
     digest = hashlib.sha256(f"{config.salt}\0{patient}".encode(errors="surrogateescape")).digest()
     position = int.from_bytes(digest[:8]) / 2**64
     if position < config.test:
@@ -121,7 +124,7 @@ def split_of(patient: str, config: SplitConfig) -> Split:
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return the identifier that is hashed for each patient: without an issuer, so that getting one moves nobody."""
+    """Return the identifier to hash for each patient: without its issuer, so that adding an issuer moves nobody."""
     found = {}
     for candidate in candidates:
         own, patient = candidate.item.identity.patient, candidate.patient.id
@@ -132,9 +135,9 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """Return a salt that spreads the classes much better than the one in use; none if that is good enough.
+    """Return a salt that spreads the classes much better than the current one; None if that is good enough.
 
-    For images without official splits, which do not depend on the salt; those `joined` count as one patient.
+    For images without official splits, which do not depend on the salt; `joined` patients count as one.
     """
     strata = _strata(candidates, joined or {})
     if len(strata.get(_ALL, ())) > MAX_PATIENTS or _deviation(strata, config) <= UNLUCKY_SIGMAS:
@@ -158,7 +161,7 @@ def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Sp
 
 
 def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str, str]) -> Mapping[str, set[Split]]:
-    """Official splits of patients by the one of their group whose hash decides."""
+    """Official splits of patients, by the member of their group whose hash decides."""
     found: dict[str, set[Split]] = defaultdict(set)
     for patient, splits in official.items():
         if patient in joined:
@@ -167,7 +170,7 @@ def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str,
 
 
 def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mapping[tuple[str, str], set[str]]:
-    """Patients by label and class, and all of them, where the hash decides."""
+    """Patients by label and class, and all patients, each by the member of their group whose hash decides."""
     candidates = list(candidates)
     hashed_as = _hashed_as(candidates)
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)

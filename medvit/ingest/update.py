@@ -1,4 +1,4 @@
-"""What one ingest leaves for the next one of the same source, and what the next one makes of it."""
+"""States that one ingest stores for updating a dataset from the same source, and their use by the next."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Earlier:
-    """The tie from the dataset in a folder, if any, to the one being made; `headers` are those seen then and now."""
+    """Link from the dataset in a folder, if any, to the one being made; `headers` are the old and new header caches."""
 
     folder: Path | None
     site: Site
     headers: Remembered = field(repr=False)
     _known: dict[str, str] = field(default_factory=dict, repr=False)
-    """The states of the files of the source, by pseudonym, once they were asked for."""
+    """States of the source files, by pseudonym, once requested."""
 
     @classmethod
     def open(cls, folder: Path | None, run: Run, site: Site) -> Self:
-        """Return the dataset to update, an input of the run, and the headers seen when it was made.
+        """Return the dataset to update, an input of the run, and its cached headers.
 
         Raises:
             DataError: If the folder holds no dataset.
-            ConfigError: If the unfinished run that goes on had another.
+            ConfigError: If the unfinished run to resume updated another dataset.
         """
         if folder is not None:
             run.dataset(folder, "update")
@@ -48,12 +48,12 @@ class Earlier:
             return
         before = file_stamps.read(self.folder)
         changes = file_stamps.compare(before, self._states(found))
-        log.info("files of the source since the dataset %s was made: %s", self.folder.name, changes)
+        log.info("changes of the source since the dataset %s was made: %s", self.folder.name, changes)
         if before and changes.removed == len(before):
             log.warning("update=%s has no file in common with this source: another source, key or name", self.folder)
 
     def leave(self, found: Scan, card: str, folder: Path) -> None:
-        """Write the states of the source files and that of the card into a dataset, and beside the key the headers.
+        """Write the states of the source files and of the card into a dataset, and the header cache beside the key.
 
         Raises:
             OutputError: If they cannot be written.
@@ -62,7 +62,7 @@ class Earlier:
         self.site.keep_headers(self.headers.seen)
 
     def takes_card(self, card: str, folder: Path) -> bool:
-        """Copy the card of the earlier dataset into a folder, if it has this state; whether it did."""
+        """Copy the card of the earlier dataset into a folder if it has this state; return whether it did."""
         if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
         for name in (cards.FILE_NAME, croissant.FILE_NAME):

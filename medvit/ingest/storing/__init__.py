@@ -1,9 +1,9 @@
-"""Ways to store what was found in a source: one a kind of image, pixels in the store or tiles of whole slides.
+"""Storage strategies, one per kind of image: pixels in the store, or tiles of whole slides.
 
-The contract. A `Way` says which kinds of image it takes, stores them, makes the rows of what was kept of them, and
-removes from the finished dataset what no row has. A new kind of image is a new way and its place in `storage.py`; the
-recipe names no kind. What a way stored is done: a run that goes on, or an update of an earlier dataset, takes it from
-there.
+The contract. A `Way` declares which kinds of image it accepts, stores them, makes the rows of the stored ones, and
+removes arrays without a row from the finished dataset. A new kind of image is a new strategy and its entry in
+`storage.py`; the recipe names no kind. Stored images are never stored twice: a resumed run, or an update of an earlier
+dataset, reuses them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from medvit.ingest.site import Site
 from medvit.records import Candidate, Kind, Refusal, Row, Taken
 
 PROGRESS = "taken.jsonl"
-"""File of a dataset with a line for each image that was taken; of a slide, the file of its tiles says it."""
+"""File of a dataset with a line for each stored image; a slide is recorded in the file of its tiles."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where images are stored and by whom: the folder of the dataset, the site, the workers.
+    """Destination and means of storage: the folder of the dataset, the site, the workers.
 
-    `stamps` are those of the source's files; what has not changed since the dataset in the folder `earlier` was made is
-    taken from there.
+    `stamps` are those of the source's files; unchanged images are reused from the dataset in the folder `earlier`.
     """
 
     folder: Path
@@ -39,21 +38,21 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stored:
-    """What was taken, by `Candidate.key`, and what could not be."""
+    """Stored images, by `Candidate.key`, and refusals."""
 
     taken: dict[str, Taken]
     refusals: tuple[Refusal, ...]
 
     def and_also(self, other: Stored) -> Stored:
-        """Return what two steps took, of different candidates."""
+        """Return the union of two results of different candidates."""
         return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
 
 
 class Way(Protocol):
-    """One way to store images."""
+    """Storage strategy of some kinds of image."""
 
     def takes(self, kind: Kind) -> bool:
-        """Whether this way stores images of a kind; no other does."""
+        """Whether this strategy stores images of a kind; no other does."""
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
         """Store candidates; one that fails never stops the others.
@@ -63,11 +62,11 @@ class Way(Protocol):
         """
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of the dataset in place of those of its candidates, which were kept.
+        """Return the rows of the dataset in place of those of its candidates that were stored.
 
         Raises:
-            MedvitError: If what reading the images takes cannot be written, or an image cannot be read.
+            MedvitError: If an output cannot be written, or an image cannot be read.
         """
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove from the finished dataset what this way stored and none of all rows has."""
+        """Remove this strategy's stored data without a row from the finished dataset."""

@@ -1,9 +1,9 @@
-"""Reads the pixels of what was found and puts them into the store; what is done is done, whatever happens then.
+"""Storage of image pixels in the array store, resumable after every image.
 
-The outcome of an image is a line of a file in the dataset. A run that goes on reads the lines and takes only what is
-missing; an ingest of a source that another dataset was made of takes from that one what has not changed. The state in a
-line covers names and stamps of the files, the options of reading and the code that reads and looks at images: what
-would come out otherwise is read again.
+The outcome of each image is a line of a file in the dataset. A resumed run reads the lines and stores only the missing
+images; an update reuses the unchanged images of the earlier dataset. The state in a line covers names and stamps of the
+files, the reading options, and the versions of the code that reads and checks images: an image is read again if any of
+them changed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ KEPT_BYTES = 2**27
 
 @dataclass(frozen=True)
 class ReadAndStore:
-    """Reader that stores one image with its label map; `modality` applies where the file says none.
+    """Reader that stores one image with its label map; `modality` applies if the file states none.
 
-    `meaning` is that of the values of label maps; `values` are those wanted of images.
+    `meaning` is the meaning of label-map values; `values` are the requested quantities.
     """
 
     store: Path
@@ -60,10 +60,10 @@ class ReadAndStore:
     eye: EyeConfig = field(default_factory=EyeConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
-        """Return what was stored of a candidate.
+        """Return the record of a stored candidate.
 
         Raises:
-            DataError: One of its kinds, if it cannot be read or its label map has a class without a name.
+            DataError: A subclass, if it cannot be read or its label map has a class without a name.
             OutputError: If the store cannot be written.
         """
         from medvit import readers
@@ -97,7 +97,7 @@ class ReadAndStore:
 
 
 def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
-    """One more than the largest class in a label map."""
+    """Number of classes of a label map: one more than its largest value."""
     if mask is None:
         return 0
     return int(mask.max(initial=0, where=(mask != IGNORED) if has_ignored else np.True_)) + 1
@@ -105,9 +105,9 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The way of images and volumes: their pixels go into the store, with the label maps beside them.
+    """Strategy for 2D images and volumes: their pixels go into the store, with the label maps beside them.
 
-    `counts` are those of the values in label maps, by the state of their files.
+    `counts` are the values in label maps, by the state of their files.
     """
 
     read: ReadAndStore
@@ -115,11 +115,11 @@ class Pixels:
     place: Workplace
 
     def takes(self, kind: Kind) -> bool:
-        """All kinds but slides."""
+        """Whether the kind is any but slides."""
         return kind != "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
-        """Read and stores candidates.
+        """Read and store candidates.
 
         Raises:
             OutputError: If the store cannot be written.
@@ -137,11 +137,11 @@ class Pixels:
         )
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows as they are."""
+        """Return the rows unchanged."""
         return tuple(rows)
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove from the store the arrays of no row."""
+        """Remove arrays without a row from the store."""
         addresses = {address for row in rows for address in (row.sha256, row.mask)}
         folder = Store(self.read.store).folder
         for path in folder.glob("*/*"):
@@ -163,10 +163,10 @@ def store_images(
     earlier: Path | None = None,
     counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Stored:
-    """Read and stores all images, going on where an earlier run stopped; one that fails never stops the others.
+    """Read and store all images, continuing an unfinished run; one that fails never stops the others.
 
-    What has not changed since the dataset in the folder `earlier` was made is linked from there. `stamps` are those of
-    the files, if they were taken already; `counts` what `mask_counts` found.
+    Unchanged images of the dataset in the folder `earlier` are linked from there. `stamps` are those of
+    the files, if they were taken already; `counts` the result of `mask_counts`.
 
     Raises:
         OutputError: If the store cannot be written.
@@ -174,7 +174,7 @@ def store_images(
     path, store = folder / PROGRESS, Store(function.store)
     options = {key: value for key, value in asdict(function).items() if key not in ("store", "meaning")}
     version, meaning, stamps, counts = version_of(TAKING_ROOMS), asdict(function.meaning), stamps or {}, counts or {}
-    # What label maps mean may change with any of them, which must not have images read again that have none.
+    # The meaning of label maps may change with any of them; images without a label map must not be read again for that.
     means = {one.key: (meaning,) if mask_files(one.item) else () for one in candidates}
     states = {one.key: state(options, version, *means[one.key], *facts_of(one, stamps)) for one in candidates}
     done = _done(path, store)
@@ -183,7 +183,7 @@ def store_images(
         done = _done(path, store)
     taken = {candidate.key: done[states[candidate.key]] for candidate in candidates if states[candidate.key] in done}
     if taken:
-        log.info("%d of %d images are there from the run before", len(taken), len(candidates))
+        log.info("%d of %d images were stored by the earlier run", len(taken), len(candidates))
     waiting = [candidate for candidate in candidates if candidate.key not in taken]
     refusals: list[Refusal] = []
     with _Lines(path) as lines:
@@ -198,12 +198,10 @@ def store_images(
     if taken:
         write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     for wish, count in sorted(Counter(one.fallback for one in taken.values() if one.fallback).items()):
-        log.warning("%s: %d images do not say what it needs; their values are those stored", wish, count)
+        log.warning("%s: %d images lack what it needs; their values are those stored", wish, count)
     offered = Counter(one.attributes[OFFERED] for one in taken.values() if OFFERED in one.attributes)
     for labels, count in sorted(offered.items()):
-        log.info(
-            "%d images have real-world values that were not asked for by taking.values.mapping=LABEL: %s", count, labels
-        )
+        log.info("%d images have real-world values that taking.values.mapping=LABEL did not request: %s", count, labels)
     return Stored(taken, tuple(refusals))
 
 
@@ -221,7 +219,7 @@ def _with_counts(
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
-    """Link what another dataset holds in one of these states into the store, and add its lines."""
+    """Link the arrays of another dataset in one of these states into the store, and add its lines."""
     there = Store(earlier / "images")
     with _Lines(path) as lines:
         for state, taken in _done(earlier / PROGRESS, there).items():
@@ -236,7 +234,7 @@ def _line(state: str, taken: Taken) -> str:
 
 
 class _Lines:
-    """The file of what is taken, to which lines are added; each is on disk when the next one is begun."""
+    """File with the records of stored images; each line is on disk before the next one begins."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stack = path, ExitStack()
@@ -249,8 +247,8 @@ class _Lines:
         self._stack.close()
 
     def add(self, state: str, taken: Taken) -> None:
-        """Add what was taken of an image in a state."""
-        if self._file is None:  # a run that takes nothing leaves no file
+        """Append the record of an image in a state."""
+        if self._file is None:  # a run without new images writes no file
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
         self._file.write(_line(state, taken))
         self._file.flush()
@@ -272,7 +270,7 @@ def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
 
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
-    """Return what decides whether an image must be read again: its place, how it is read, its files' stamps."""
+    """Return the key for reuse of a stored image: its place, how it is read, its files' stamps."""
     item = candidate.item
     files = [*item.files, *mask_files(item)]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
@@ -281,7 +279,7 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """Return what earlier runs stored and the store still has; remove an incomplete last line of the file."""
+    """Return the records of earlier runs that the store still has; remove an incomplete last line of the file."""
     if not path.is_file():
         return {}
     content = path.read_bytes()

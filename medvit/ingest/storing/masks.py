@@ -1,4 +1,4 @@
-"""What the label maps of a source hold: the pixels of each value, counted before any is stored, and their meaning."""
+"""Meaning of the label maps of a source, decided from the pixel counts of each value before any image is stored."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from medvit.records import Candidate
 
 @dataclass(frozen=True)
 class Masks:
-    """The pixels of each value in label maps, by the state of their files, and what the values mean."""
+    """Pixel counts of each value in label maps, by the state of their files, and the meaning of the values."""
 
     counts: Mapping[str, Mapping[str, int]]
     meaning: MaskMeaning
 
     @classmethod
     def read(cls, candidates: Sequence[Candidate], config: LabelingConfig, place: Workplace) -> Self:
-        """Count the values in the label maps of images, and decide over all what they mean.
+        """Count the values in the label maps of images, and decide their meaning over all.
 
         Raises:
-            DataError: If values may mean one thing or another and the options do not say.
+            DataError: If values are ambiguous and the options do not define them.
         """
         counts = _counts(candidates, place)
         found = [MaskCounts.of_texts(one) for one in counts.values()]
@@ -41,10 +41,10 @@ class Masks:
 
 @dataclass(frozen=True)
 class CountMaskValues:
-    """Counts the values in the label maps of an image; nothing where they cannot be read, as storing will say."""
+    """Counter of the values in the label maps of an image; empty if they cannot be read, which storing will report."""
 
     def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Count in the texts of `MaskCounts`."""
+        """Return the counts as texts of `MaskCounts`."""
         from medvit import readers
 
         found = Counter[str]()

@@ -1,4 +1,4 @@
-"""Copies the tiles of slides into the store, each an image of its own, for who wants a dataset that stands alone."""
+"""Copies of slide tiles in the store, each an image of its own, for a self-contained dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvit.wsi.tiles import TILE_FLAGS, TileGrid
 
 @dataclass(frozen=True)
 class PackSlide:
-    """Stores the tiles of a slide that are listed in a dataset's folder; `key` says where the slide lies."""
+    """Worker that stores the listed tiles of a slide in a dataset's folder; `key` locates the slide."""
 
     folder: Path
     key: Path
@@ -41,7 +41,7 @@ def pack(rows: Sequence[Row], *, folder: Path, key: Path, engine: EngineConfig) 
     """Return the rows of the tiles of slides in place of those of the slides.
 
     Raises:
-        DataError: If a slide cannot be read any more.
+        DataError: If a slide can no longer be read.
         OutputError: If the store cannot be written.
     """
     made: list[Row] = []

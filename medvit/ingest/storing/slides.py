@@ -1,10 +1,10 @@
-"""Slides: their tiles are listed, their pixels stay where they are.
+"""Slides: their tiles are listed, their pixels remain in the source.
 
-What stands for a slide in the store is its picture at low power, so its content address is the same for the same scan,
-whatever the file is called and whatever words are in it.
+A slide is represented in the store by its image at low power, so its content address is the same for the same scan,
+whatever its file name and metadata.
 
-A slide is done when `tiles/IMAGE_ID.parquet` is there with the state that its file and the options had; a run that goes
-on, or an ingest after an earlier one, takes only what is missing.
+A slide is done when `tiles/IMAGE_ID.parquet` exists with the present state of its file and the options; a resumed run,
+or an update of an earlier dataset, processes only the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from medvit.wsi.tiling import TilesConfig, cut
 log = logging.getLogger("medvit")
 
 STATE, TAKEN = "state", "taken"
-"""Facts that the file of a grid keeps on how it came to be."""
+"""Facts stored in the file of a tile grid about how it was made."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class ReadSlide:
-    """Lists the tiles of one slide in a dataset's folder, with pictures of it and of where they lie."""
+    """Worker that lists the tiles of one slide in a dataset's folder, with images of the slide and its tiles."""
 
     folder: Path
     config: TilesConfig
 
     def __call__(self, waiting: _Waiting) -> Taken:
-        """Return what a row says of the slide.
+        """Return the record of the slide.
 
         Raises:
-            DataError: One of its kinds, if the slide cannot be read or has no tissue.
+            DataError: A subclass, if the slide cannot be read or has no tissue.
             OutputError: If the disk is full.
         """
         slide = open_slide(waiting.candidate.item.files, self.config.slide_mpp)
@@ -93,13 +93,13 @@ class ReadSlide:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The way of whole slides: their tiles are listed, and with `tiles.pack` stored, each an image of its own."""
+    """Strategy for whole slides: their tiles are listed, and with `tiles.pack` stored, each as an image of its own."""
 
     config: TilesConfig
     place: Workplace
 
     def takes(self, kind: Kind) -> bool:
-        """Slides alone."""
+        """Whether the kind is slide."""
         return kind == "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
@@ -124,7 +124,7 @@ class Tiles:
             if known:
                 done[one.candidate.key] = known
         if done:
-            log.info("%d of %d slides are there from the run before", len(done), len(candidates))
+            log.info("%d of %d slides were processed by the earlier run", len(done), len(candidates))
         refusals: list[Refusal] = []
         missing = [one for one in waiting if one.candidate.key not in done]
         read = ReadSlide(place.folder, self.config)
@@ -136,13 +136,13 @@ class Tiles:
         return Stored(done, tuple(refusals))
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of slides, having written where they lie beside the key.
+        """Return the rows of slides, after writing their locations beside the key.
 
-        Or those of their tiles, once packed.
+        With packing, the rows of their tiles.
 
         Raises:
-            DataError: If a slide to pack cannot be read any more.
-            OutputError: If the places, or tiles, cannot be written.
+            DataError: If a slide to pack can no longer be read.
+            OutputError: If the locations, or tiles, cannot be written.
         """
         self.place.site.keep_locations(self._locations(candidates, rows))
         if not self.config.pack:
@@ -150,7 +150,7 @@ class Tiles:
         return pack(rows, folder=self.place.folder, key=self.place.site.key, engine=self.place.engine)
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove the tiles of slides that are no rows."""
+        """Remove the tiles of slides without a row."""
         names = {row.image_id for row in rows if row.kind == "slide"}
         folder = self.place.folder / FOLDER
         if not folder.is_dir():

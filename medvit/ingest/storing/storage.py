@@ -1,4 +1,4 @@
-"""The ways to store images, each asked for the candidates it takes."""
+"""All storage strategies, each called with the candidates it accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvit.wsi.tiling import TilesConfig
 
 
 class TakingConfig(Config):
-    """What is taken of images: their values, writing in their pixels, the tiles of slides."""
+    """Data to store of images: values, handling of burned-in text, tiles of slides."""
 
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)
@@ -30,13 +30,13 @@ class TakingConfig(Config):
 
 @dataclass(frozen=True)
 class Storage:
-    """Every way to store an image; each kind is stored in one of them."""
+    """All storage strategies; each kind of image is stored by one of them."""
 
     ways: tuple[Way, ...]
 
     @classmethod
     def of(cls, config: TakingConfig, scanning: ScanningConfig, masks: Masks, place: Workplace) -> Self:
-        """Return the ways of a dataset with these options, whose label maps hold and mean this."""
+        """Return the strategies of a dataset with these options and this meaning of its label maps."""
         images, modality, eye = place.folder / "images", scanning.modality, scanning.eye
         read = ReadAndStore(images, modality, masks.meaning, config.values, config.burned_in, eye)
         return cls((Pixels(read, masks.counts, place), Tiles(config.tiles, place)))
@@ -53,10 +53,10 @@ class Storage:
         return stored
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of the dataset in place of those of candidates, in the order of their `image_id`.
+        """Return the rows of the dataset in place of those of candidates, ordered by `image_id`.
 
         Raises:
-            MedvitError: If what reading the images takes cannot be written, or an image cannot be read.
+            MedvitError: If an output cannot be written, or an image cannot be read.
         """
         made: list[Row] = []
         for way in self.ways:
@@ -64,7 +64,7 @@ class Storage:
         return tuple(sorted(made, key=lambda row: row.image_id))
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove from the finished dataset what was stored and no row has."""
+        """Remove stored data without a row from the finished dataset."""
         for way in self.ways:
             way.remove_unused(rows)
 

@@ -1,4 +1,4 @@
-"""A survey: what a source holds, what its images could be labeled by, who they are of, and what would be refused."""
+"""Survey results: contents of a source, possible labels, patients, and what would be refused."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from medvit.patients import PatientCount
 from medvit.records import Candidate, Refusal, Split
 
 PATIENT_PATTERNS = (r"(?i)((?:patient|subject|subj|case|pat)[-_ ]?\d+)", r"(TCGA-\w\w-\w{4})", r"^([^/]+)/")
-"""What patients are often called in paths; the last is a folder a patient."""
+"""Common names of patients in paths; the last is a folder per patient."""
 SHOWN_PATHS = 1000
-"""Paths that are searched for words of a modality."""
+"""Number of paths searched for modality words."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class ClassFolders:
 
     @property
     def shown(self) -> dict[str, int]:
-        """Those whose names name nobody."""
+        """Names that cannot name a person."""
         return {name: number for name, number in self.counts.items() if names_nobody(name)}
 
 
 @dataclass(frozen=True)
 class PatientGuess:
-    """A pattern that finds a patient in every path, and how many."""
+    """Pattern that finds a patient in every path, and their number."""
 
     pattern: str
     num_patients: int
@@ -48,7 +48,7 @@ class PatientGuess:
 
 @dataclass(frozen=True)
 class RefusalReason:
-    """Files that are not taken for one reason; `is_failure` unless they are left out by right."""
+    """Files that are not taken for one reason; `is_failure` unless they are skipped by design."""
 
     code: str
     text: str
@@ -58,7 +58,7 @@ class RefusalReason:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source holds. `candidates` have the labels that ingest would give them by the proposed options."""
+    """Contents of a source. `candidates` have the labels that ingest would assign by the proposed options."""
 
     num_files: int
     candidates: tuple[Candidate, ...] = field(repr=False)
@@ -66,17 +66,17 @@ class Survey:
     folders: ClassFolders | None
     tables: tuple[FoundTable, ...]
     table: FoundTable | None
-    """The table whose labels are taken."""
+    """Table used for labels."""
     mask_folders: tuple[str, ...]
     refused: tuple[RefusalReason, ...]
     suggested: dict[str, str]
-    """Modalities that words of paths suggest, each with the word, where files do not say theirs."""
+    """Modalities suggested by words in paths, each with the word, for files that do not state theirs."""
     patients: PatientGuess | None
-    """A pattern that would name patients that are now assumed."""
+    """Pattern that would name patients that are now assumed."""
 
     @property
     def num_failures(self) -> int:
-        """Files that would be refused and should have been images."""
+        """Files that would be refused but should be images."""
         return sum(reason.num_files for reason in self.refused if reason.is_failure)
 
     @property
@@ -86,7 +86,7 @@ class Survey:
 
     @property
     def label_keys(self) -> tuple[str, ...]:
-        """Keys of labels that tell two classes or more, those of most images first."""
+        """Label keys with at least two classes, those with most images first."""
         texts: dict[str, Counter[str]] = defaultdict(Counter)
         for one in self.candidates:
             for key, text in one.labels.items():
@@ -96,37 +96,37 @@ class Survey:
 
     @property
     def num_masks(self) -> int:
-        """Images with a label map."""
+        """Number of images with a label map."""
         return sum(group.num_masks for group in self.groups)
 
     def classes(self, key: str) -> Counter[str]:
-        """Images of each class of a label."""
+        """Number of images of each class of a label."""
         return Counter(one.labels[key] for one in self.candidates if key in one.labels)
 
     @property
     def official_splits(self) -> frozenset[Split]:
-        """Splits that folders or files name."""
+        """Splits named by folders or files."""
         return frozenset(one.split for one in self.candidates if one.split is not None)
 
     @property
     def num_patients(self) -> PatientCount:
-        """Patients, and how many of them are assumed."""
+        """Number of patients, and how many of them are assumed."""
         by_patient = {one.patient.id: one.patient.is_assumed for one in self.candidates}
         return PatientCount(len(by_patient), sum(by_patient.values()))
 
     @property
     def num_by_id(self) -> int:
-        """Patients named by an identifier in their files."""
+        """Number of patients named by an identifier in their files."""
         return len({one.patient.id for one in self.candidates if _is_by_id(one)})
 
 
 def survey(
     found: Scan, *, modality: str = "", label_from: LabelFrom = "auto", table: Path | None = None, place: str = ""
 ) -> Survey:
-    """Return what a scan holds.
+    """Return the survey of a scan.
 
-    `modality` is meant where a file says none, `label_from=folder` takes names of folders for classes whatever they
-    are, `table` is a table of labels that was given, `place` the name of the source, searched for words of a modality.
+    `modality` applies to files that state none, `label_from=folder` uses folder names as classes unconditionally,
+    `table` is a given table of labels, `place` the name of the source, searched for modality words.
     """
     others = (path for one in found.refusals if one.code == NotAnImageError.code for path in one.files)
     beside = [path for path in others if path.name.lower().endswith(SUFFIXES) and path.is_file()]
@@ -170,7 +170,7 @@ def _folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> ClassFol
 def _labeled(
     found: Scan, folders: ClassFolders | None, table: FoundTable | None, modality: str
 ) -> tuple[Candidate, ...]:
-    """Return the candidates as ingest labels them, and the eyes of a person being one patient's."""
+    """Return the candidates as ingest labels them, with both eyes of a person assigned to one patient."""
     if table is not None:
         return paired(labeled(table, found.candidates, found.files), modality)
     if folders is None or not folders.are_taken:
@@ -193,7 +193,7 @@ def _mask_folders(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _differing(candidate: Candidate) -> str:
-    """Return the name of the first folder in which the label map of an image lies elsewhere than the image."""
+    """Return the name of the first folder where the path of an image's label map differs from that of the image."""
     mask, image = candidate.item.mask, candidate.item.files[0]
     assert mask is not None
     pairs = zip(mask.parent.parts, image.parent.parts, strict=False)
@@ -201,7 +201,7 @@ def _differing(candidate: Candidate) -> str:
 
 
 def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
-    """Return the refusals by reason, numbers in it aside, failures first."""
+    """Return the refusals by reason with numbers removed, failures first."""
     counts: Counter[tuple[str, str]] = Counter()
     texts: dict[tuple[str, str], str] = {}
     for one in refusals:
@@ -213,7 +213,7 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """Return a pattern that finds fewer patients in the paths than are assumed now."""
+    """Return a pattern that finds fewer patients in the paths than are now assumed."""
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})
     if not assumed or len(assumed) < len(candidates):

@@ -1,4 +1,4 @@
-"""Images of a source by kind and modality: how many, of how many studies, how large."""
+"""Images of a source by kind and modality: their number, studies and sizes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medvit.errors import MedvitError
 from medvit.records import Candidate, Extent, Kind, Refusal
 
 MAX_LOOKED = 500
-"""Images of a group whose size is looked at, evenly over all of it: a picture takes .1 ms, a slide 10 ms."""
+"""Images of a group whose size is read, evenly spread: a picture takes .1 ms, a slide 10 ms."""
 WEIGHTS = {"image": 1, "volume": 50, "slide": 500}
-"""What an image counts where one kind is to be chosen: about as many pictures can be cut from it."""
+"""Weight of an image for choosing one kind: about the number of pictures that can be cut from it."""
 
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images of one kind and modality. `extents` are those of the images that were looked at."""
+    """Images of one kind and modality. `extents` are the sizes of those that were read."""
 
     kind: Kind
     modality: str
@@ -28,38 +28,38 @@ class ImageGroup:
 
     @property
     def num_studies(self) -> int:
-        """Studies with an identifier; 0 where files name none."""
+        """Number of studies with an identifier; 0 if files name none."""
         return len({(one.patient.id, one.item.identity.study) for one in self.candidates if one.item.identity.study})
 
     @property
     def num_series(self) -> int:
-        """Series with an identifier, of DICOM; 0 where files name none."""
+        """Number of series with an identifier, of DICOM; 0 if files name none."""
         dicom = (one for one in self.candidates if one.item.identity.study)
         return len({(one.patient.id, one.item.identity.study, one.item.identity.series) for one in dicom})
 
     @property
     def num_masks(self) -> int:
-        """Images with a label map."""
+        """Number of images with a label map."""
         return sum(one.item.mask is not None for one in self.candidates)
 
     @property
     def num_labeled(self) -> int:
-        """Images with labels."""
+        """Number of images with labels."""
         return sum(bool(one.labels) for one in self.candidates)
 
     @property
     def weight(self) -> int:
-        """How much there is to learn from, to compare with other groups."""
+        """Amount of training data, for comparing groups."""
         return WEIGHTS[self.kind] * len(self.candidates)
 
     @property
     def channels(self) -> int:
-        """The most channels of an image."""
+        """Largest number of channels of an image."""
         return max((one.channels for one in self.extents), default=3 if self.kind == "slide" else 1)
 
     @property
     def is_8_bit(self) -> bool:
-        """Whether all images are known to have 8 bits a sample."""
+        """Whether all images are known to have 8 bits per sample."""
         return bool(self.extents) and all(one.bits == 8 for one in self.extents)
 
     @property
@@ -69,7 +69,7 @@ class ImageGroup:
 
     @property
     def median_spacing_mm(self) -> tuple[float, float, float] | None:
-        """Median spacing along R, A and S; None where none has any."""
+        """Median spacing along R, A and S; None if no image has one."""
         if not self.spacings_mm:
             return None
         right, anterior, superior = (median(axis) for axis in zip(*self.spacings_mm, strict=True))
@@ -77,14 +77,14 @@ class ImageGroup:
 
     @property
     def median_shape(self) -> tuple[int, ...]:
-        """Median size, axis by axis; empty where none is known."""
+        """Median size, axis by axis; empty if unknown."""
         return tuple(round(median(axis)) for axis in zip(*(one.shape for one in self.extents), strict=True))
 
 
 def groups(candidates: Iterable[Candidate], modality: str = "") -> tuple[tuple[ImageGroup, ...], tuple[Refusal, ...]]:
-    """Return images by kind and modality, those first that offer most, and images whose header gives no size.
+    """Return images by kind and modality, the largest groups first, and images without a size in the header.
 
-    `modality` is meant where a file says none.
+    `modality` applies to files that state none.
     """
     sorted_out: dict[tuple[Kind, str], list[Candidate]] = defaultdict(list)
     for one in candidates:

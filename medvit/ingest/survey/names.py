@@ -1,4 +1,4 @@
-"""Names that may be printed because they name nobody, and what the words of a path suggest of its images."""
+"""Names that may be printed because they cannot name a person, and modalities suggested by words of a path."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MODALITY_WORDS: Mapping[str, frozenset[str]] = {
     "OPT": frozenset({"oct"}),
     "SM": frozenset({"histology", "histopathology", "pathology", "wsi", "nuclei"}),
 }
-"""Words that suggest a modality where files do not say theirs."""
+"""Words that suggest a modality for files that do not state theirs."""
 
 
 def names_nobody(name: str) -> bool:
-    """Whether all words of a name are words of imaging and findings, or small numbers."""
+    """Whether all words of a name are imaging terms, findings or small numbers."""
     return name.isascii() and not removed(name.replace("_", " ").replace("-", " "))
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a folder of label maps if it is one of those known, else what it is."""
+    """Return the name of a folder of label maps if it is a known one, else a description."""
     is_known = re.fullmatch(rf"({'|'.join(LABEL_FOLDERS)}|masks?)(tr|ts)?", name, re.IGNORECASE)
     return f"{name}/" if is_known else "a folder of its own"
 

@@ -1,4 +1,4 @@
-"""A survey as lines for a terminal: counts, sizes and words that name nobody."""
+"""A survey as lines for a terminal: counts, sizes and words that cannot name a person."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medvit.ingest.survey.tables import FoundTable
 
 WIDTH = 100
 SHOWN_GROUPS, SHOWN_REASONS, SHOWN_TABLES = 6, 5, 3
-"""Lines of each kind; what is beyond is counted."""
+"""Maximum lines of each kind; the rest are counted."""
 SHOWN_CLASSES, SHOWN_COLUMNS = 8, 12
 
 
 def screen(survey: Survey) -> list[str]:
-    """Return what a source holds and what of it would be refused, in at most about 30 lines of `WIDTH` columns."""
+    """Return the contents of a source and its refusals, in at most about 30 lines of `WIDTH` columns."""
     sections: Mapping[str, Iterable[str]] = {
         "Images": _images(survey),
         "Patients": _patients(survey),
@@ -41,7 +41,7 @@ def counted(number: int, what: str) -> str:
 
 
 def classes_in_words(counts: Mapping[str, int]) -> str:
-    """Return classes with their numbers of images; those whose names may name somebody are only counted."""
+    """Return classes with their numbers of images; those whose names may name a person are only counted."""
     shown = [f"{name} ({number})" for name, number in counts.items() if names_nobody(name)]
     hidden = len(counts) - len(shown)
     rest = len(shown) - SHOWN_CLASSES
@@ -71,7 +71,7 @@ def _group(group: ImageGroup) -> str:
 
 
 def _extents(group: ImageGroup) -> Iterator[str]:
-    of = "" if len(group.extents) == len(group.candidates) else f" ({len(group.extents)} looked at)"
+    of = "" if len(group.extents) == len(group.candidates) else f" ({len(group.extents)} read)"
     unit = "voxels" if group.kind == "volume" else "pixels"
     yield f"{_ranges([one.shape for one in group.extents])} {unit}{of}"
     if group.kind != "volume":
@@ -135,13 +135,13 @@ def _labels(survey: Survey) -> Iterator[str]:
         of = sum(len(group.candidates) for group in survey.groups)
         yield f"{survey.num_masks} of {counted(of, 'image')} have a label map {' or '.join(survey.mask_folders)}"
     if not found and survey.groups:
-        yield "none found (class folders, tables, label maps); pretraining needs none"
+        yield "not found (class folders, tables, label maps); pretraining works without labels"
 
 
 def _table(table: FoundTable, *, is_taken: bool) -> str:
     told = f"table of {counted(table.num_lines, 'line')}"
     if table.by is None:
-        return f"{told}, no column of which names images of this source; not used"
+        return f"{told}, without a column that names images of this source; not used"
     columns = [f"{one} ({table.classes[one]} values)" if one in table.classes else one for one in table.columns]
     shown = ", ".join(columns[:SHOWN_COLUMNS]) + (", ..." if len(columns) > SHOWN_COLUMNS else "")
     use = "used as labels" if is_taken else "not used, see ingest.yaml"

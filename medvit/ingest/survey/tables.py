@@ -1,7 +1,7 @@
-"""Tables beside the images of a source: what their lines are about, and which columns could be labels.
+"""Tables beside the images of a source: their key columns and possible label columns.
 
-Which column names images is known by its name, or by what its cells match. Only then is the first line sure to be a
-header whose names may be printed; else it may be a line of patients.
+A key column is recognized by its name, or by its matching cells. Only then is the first line sure to be a header whose
+names may be printed; otherwise it may be a line about a patient.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from medvit.records import Candidate
 
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 MAX_TABLES, MAX_BYTES = 20, 2**26
-"""Tables that are looked at, and their size."""
+"""Maximum number of tables that are read, and their size."""
 MAX_LEVELS = 10
-"""Different numbers of a column that are classes, as grades are; more are measurements."""
+"""Maximum number of different numbers in a column of classes, such as grades; more are measurements."""
 MATCHED = 0.8
-"""Share of the lines that name an image where a column names images by what it holds."""
+"""Minimum share of lines that match an image for a key column recognized by its cells."""
 BY_CONTENT: tuple[LabelBy, ...] = ("file", "study", "series", "patient")
-"""What a column may name by its cells; accession numbers would take another look into each file."""
+"""Keys that cells are matched against; accession numbers would require reading each file again."""
 
 
 @dataclass(frozen=True)
 class FoundTable:
-    """A table and what it could be joined by. `classes` are the numbers of classes of the columns that have a few."""
+    """Table and its possible key column. `classes` are the numbers of classes of the columns with few classes."""
 
     path: Path = field(repr=False)
     num_lines: int = 0
     columns: tuple[str, ...] = ()
-    """Empty where the first line may be no header."""
+    """Column names; empty if the first line may not be a header."""
     by: LabelBy | None = None
     key: str = ""
-    """The column that says what a line is about."""
+    """Key column, which names what a line is about."""
     num_matched: int = 0
-    """Lines that name an image of the source."""
+    """Number of lines that match an image of the source."""
     classes: Mapping[str, int] = field(default_factory=dict)
     problem: str = field(default="", repr=False)
-    """Why ingest would not take it as it is; may quote the path."""
+    """Why ingest would not use it as it is; may quote the path."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether ingest takes labels from it as it is."""
+        """Whether ingest uses labels from it as it is."""
         return self.by is not None and bool(self.classes) and not self.problem and self.num_matched > 0
 
 
 def find_tables(paths: Sequence[Path], candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[FoundTable, ...]:
-    """Return what is in some tables; those that could be joined with the candidates first."""
+    """Return the contents of some tables; those that match the candidates first."""
     found = [_look(path, candidates, files) for path in paths[:MAX_TABLES]]
     return tuple(sorted(found, key=lambda one: (not one.is_usable, one.by is None, -one.num_matched)))
 
@@ -63,7 +63,7 @@ def labeled(table: FoundTable, candidates: Sequence[Candidate], files: Sequence[
     """Return the candidates with the labels of a usable table.
 
     Raises:
-        DataError: If its lines contradict each other or mean several images at once.
+        DataError: If its lines contradict each other or match several images at once.
     """
     assert table.by is not None
     whole = LabelTable.read(table.path, by=table.by, columns=tuple(table.classes))
@@ -72,7 +72,7 @@ def labeled(table: FoundTable, candidates: Sequence[Candidate], files: Sequence[
 
 def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> FoundTable:
     if path.stat().st_size > MAX_BYTES:
-        return FoundTable(path, problem=f"larger than {MAX_BYTES >> 20} MiB; it was not looked into")
+        return FoundTable(path, problem=f"larger than {MAX_BYTES >> 20} MiB; it was not read")
     try:
         grid = read_grid(path)
     except DataError as error:
@@ -93,7 +93,7 @@ def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> 
 
 
 def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[LabelBy | None, str, int, bool]:
-    """Return what lines are about, the column that says it, how many match, and whether its name says so."""
+    """Return the kind of key, its column, the number of matches, and whether the column is recognized by its name."""
     by_name = [(by, columns[0]) for by in COLUMNS if len(columns := find_columns(grid.columns, COLUMNS[by])) == 1]
     best: tuple[LabelBy | None, str, int, bool] = (None, "", 0, False)
     for by, column in by_name:
@@ -105,7 +105,7 @@ def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -
     for by in BY_CONTENT:
         index = _index(by, candidates, files)
         for column in grid.columns:
-            # A column whose name is that of an image has no name: the first line is one of cells.
+            # A column whose name matches an image has no header: the first line consists of cells.
             matched = 0 if index(column).is_known else _num_matched(grid, column, index)
             if matched > best[2] and matched >= MATCHED * len(grid.lines) and _num_texts(grid, column) > 2:
                 best = (by, column, matched, False)
@@ -128,7 +128,7 @@ def _num_texts(grid: Grid, column: str) -> int:
 
 
 def _classes(grid: Grid, key: str) -> dict[str, int]:
-    """Return the number of classes in each column that has a few and does not look as if it named people."""
+    """Return the number of classes in each column that has few classes and does not look as if it named people."""
     missing = {text.casefold() for text in ("", *MISSING)}
     found = {}
     for column in grid.columns:
