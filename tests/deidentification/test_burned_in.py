@@ -141,7 +141,7 @@ def test_masked_images_carry_no_writing_in_the_store_nor_in_the_copy(
     # One file said NO, the other nothing.
     assert sorted((copy.get("BurnedInAnnotation") for copy in masked), key=str) == [None, "YES"]
     assert "113101" not in str(copies)
-    assert "is blanked in 2 copied images; look at them yourself" in caplog.text
+    assert "is blanked in 2 copied images; check them yourself" in caplog.text
     assert json.loads((source.parent / "copy" / "deidentified.json").read_text())["images_masked"] == 2
     for copy in masked:
         assert suspicion(find_lines(copy.pixel_array)) < THRESHOLD

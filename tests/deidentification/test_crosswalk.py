@@ -46,4 +46,4 @@ def test_an_ingest_says_where_the_way_back_of_what_it_left_out_lies(
     places = {"source": tmp_path / "source", "dataset": tmp_path / "out", "key": tmp_path / "site.key"}
     with caplog.at_level(logging.INFO):
         ingest(IngestConfig.parse({**places, "tracking": {"enabled": False}}))
-    assert f"{tmp_path / 'site.key.crosswalk' / 'out.csv'} tells which files these are" in caplog.text
+    assert f"{tmp_path / 'site.key.crosswalk' / 'out.csv'} maps the pseudonyms to files" in caplog.text

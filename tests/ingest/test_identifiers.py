@@ -59,7 +59,7 @@ def test_a_patient_of_whom_all_is_refused_counts_as_one_of_a_study(
     warn_of_identifiers([alone], pseudonyms)
     assert "StudyInstanceUID" not in caplog.text
     warn_of_identifiers([apart], pseudonyms)
-    assert "a patient of whom nothing is taken shares one StudyInstanceUID" in caplog.text
+    assert "a patient without any image that was taken shares one StudyInstanceUID" in caplog.text
 
 
 def test_one_patient_id_of_two_issuers_is_two_patients_and_reported(
@@ -77,7 +77,7 @@ def test_one_patient_id_of_two_issuers_is_two_patients_and_reported(
         "4711",
     ]
     warn_of_identifiers(found, pseudonyms)
-    assert "3 patients have one PatientID of different issuers, and stay apart" in caplog.text
+    assert "3 patients have one PatientID of different issuers, and are kept apart" in caplog.text
     assert "4711" not in caplog.text
     assert with_issuers([north, beside, unsaid]) == (north, beside, unsaid)
 

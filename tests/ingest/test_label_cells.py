@@ -58,7 +58,7 @@ def test_what_is_quoted_comes_back_whole(path: Path, cells: list[list[str]], del
         ("file,Ödem,Ödem\nx,1,2\n".replace("Ö", "O\u0308", 1), "two columns 'Ödem'"),
         ("file,grade\n,2\nx,1\n", r"1 of the 2 lines of .* are empty in the column 'file' \(line 2\)"),
         ('file,grade\nx,"1\ny,2\n', "quotes do not match"),
-        ("file,split\nx,holdout\n", "line 2 of .* has no known split"),
+        ("file,split\nx,holdout\n", "line 2 of .* has an unknown split"),
     ],
 )
 def test_a_table_that_would_be_cut_is_refused_before_there_is_an_image(path: Path, text: str, message: str) -> None:
@@ -86,7 +86,7 @@ def test_a_missing_value_is_no_class(path: Path, candidate: Make, caplog: pytest
 @pytest.mark.parametrize("word", ["None", *sorted(AMBIGUOUS)])
 def test_what_may_be_a_class_or_missing_is_refused_until_somebody_says(path: Path, candidate: Make, word: str) -> None:
     cells = ["0", word, "1"]
-    with pytest.raises(DataError, match=r"which may be a class or mean missing; labeling\.missing=\["):
+    with pytest.raises(DataError, match=r"which may be a class or a missing value; labeling\.missing=\["):
         grades(path, cells, candidate)
     assert grades(path, cells, candidate, missing=[word]) == ["0", "", "1"]
     assert grades(path, cells, candidate, missing=["NA"]) == cells

@@ -114,7 +114,7 @@ def test_lines_without_an_image_are_refused_or_reported(
     with caplog.at_level(logging.INFO, "medvit"):
         labeled = read.labeled(images, unmatched="warn")
     assert sum(bool(one.labels) for one in labeled) == 4
-    assert "2 lines of the labels name nothing in the source (line 3, 4)" in caplog.text
+    assert "2 lines of the labels match nothing in the source (line 3, 4)" in caplog.text
     assert "4 of 8 images have no line in the labels" in caplog.text
 
 
@@ -198,7 +198,7 @@ def test_the_table_is_checked_before_anything_is_fetched(tmp_path: Path, monkeyp
         "labeling": {"table": table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n")},
         "tracking": {"enabled": False},
     }
-    with pytest.raises(DataError, match="which may be a class or mean missing"):
+    with pytest.raises(DataError, match="which may be a class or a missing value"):
         stage.ingest(IngestConfig.parse(options))
 
 
@@ -227,7 +227,7 @@ def test_a_column_that_identifies_is_called_personal_in_any_letter_case(column: 
 
 def test_the_advice_on_missing_texts_is_taken_as_it_is_written(tmp_path: Path) -> None:
     path = table(tmp_path, "file,grade\nx,None\ny,1\nz,2\n")
-    with pytest.raises(DataError, match="may be a class or mean missing") as refused:
+    with pytest.raises(DataError, match="may be a class or a missing value") as refused:
         LabelTable.read(path)
     (advice,) = re.findall(r"labeling\.missing=\[.*?\]", str(refused.value))
     options = [f"source={tmp_path}", f"dataset={tmp_path.parent / 'out'}", advice, "labeling.mask_ignore=255"]

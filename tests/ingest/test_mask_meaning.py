@@ -53,8 +53,8 @@ def test_black_and_white_are_two_classes(white: int, named: tuple[str, ...]) -> 
     ("masks", "message"),
     [
         ([[0, 1], [0, 255]], r"hold 0, 1 and 255; 255 may be a class .* give labeling.mask_ignore=\[255\]"),
-        ([[0, 1, 2, 65535]], "65535 may be a class or mean what is not labeled"),
-        ([[0] * 90 + list(range(240, 256)) * 4 + list(range(1, 18))], "compressed with loss"),
+        ([[0, 1, 2, 65535]], "65535 may be a class or mean unlabeled"),
+        ([[0] * 90 + list(range(240, 256)) * 4 + list(range(1, 18))], "lossily compressed"),
         ([[0] * 99 + [255] * 99 + list(range(7, 250, 8))], r"33 values \(0, 7, 15, ..., 255\).* smoothed"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_mask_saved_as_jpeg_is_refused_or_whole(quality: int) -> None:
     Image.fromarray(disk).save(stream, "JPEG", quality=quality)
     read = np.asarray(Image.open(stream))
     assert len(np.unique(read)) > 2
-    with pytest.raises(DataError, match="compressed with loss"):
+    with pytest.raises(DataError, match="lossily compressed"):
         meaning_of([counted(read)])
 
 
@@ -90,7 +90,7 @@ def test_instances_are_one_class_and_what_is_ignored_is_none() -> None:
 def test_values_that_number_things_are_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "medvit"):
         meaning_of(counts(*[list(range(n)) for n in (3, 12, 30)]))
-    assert "labeling.mask_values=instances takes these as one class" in caplog.text
+    assert "labeling.mask_values=instances takes all of them as one class" in caplog.text
 
 
 def test_values_below_zero_are_refused() -> None:
@@ -180,7 +180,7 @@ def test_black_and_white_shrunk_with_smoothing_is_refused_however_few_its_levels
     levels = np.round(np.round(small / 255 * (num_levels - 1)) * 255 / (num_levels - 1)).astype(np.uint8)
     plain = counted(np.asarray(disk(32, 9.0)))
     message = r"found only between lower and higher values.*mask_classes=\{0: background, .*mask_ignore=\["
-    with pytest.raises(DataError, match=rf"{message}|smoothed or compressed"):
+    with pytest.raises(DataError, match=rf"{message}|smoothed or lossily compressed"):
         meaning_of([plain, counted(levels), plain])
 
 

@@ -76,23 +76,22 @@ def test_fallbacks_and_frames_without_a_place_are_counted_in_the_log_and_on_the_
         "values.mapping: 3 of 7 images keep their stored values",
         "values.radiographs=displayed: 2 of 7 images keep their stored values",
     )
-    assert "values.radiographs=displayed: 2 images do not say what it needs" in caplog.text
+    assert "values.radiographs=displayed: 2 images lack what it needs" in caplog.text
     card = (tmp_path / "dataset" / "card.md").read_text()
     assert "2 images have stored values although `values.radiographs=displayed` was asked for" in card
     rows = Manifest.read(tmp_path / "dataset").rows
     fallen_back = Counter(row.fallback for row in rows)
     assert fallen_back == {"": 2, "values.mapping": 3, "values.radiographs=displayed": 2}
-    assert "values.mapping: 3 images do not say what it needs" in caplog.text
+    assert "values.mapping: 3 images lack what it needs" in caplog.text
     assert "3 images have stored values although `values.mapping` was asked for" in card
     (field_map,) = (row for row in rows if row.unit == "Hz")
     assert (field_map.slope, field_map.attributes["value_mapping"]) == (0.25, "FIELD")
-    assert (
-        "1 images have real-world values that were not asked for by taking.values.mapping=LABEL: FIELD (Hz)"
-        in caplog.text
-    )
+    assert "1 images have real-world values that taking.values.mapping=LABEL did not request: FIELD (Hz)" in caplog.text
     assert [row.modality for row in rows if "offered_mappings" in row.attributes] == ["DX"]
-    assert "2 frames of 1 multi-frame files are taken one by one, as images without a place" in caplog.text
-    assert "2 images are frames of multi-frame files, taken one by one, without a place in the patient: 2 of US" in card
+    assert "2 frames of 1 multi-frame files are taken one by one, as images without a position" in caplog.text
+    assert (
+        "2 images are frames of multi-frame files, taken one by one, without a position in the patient: 2 of US" in card
+    )
 
 
 def _double(path: Path, values: np.ndarray) -> None:

@@ -107,5 +107,5 @@ def test_a_mosaic_stripped_of_private_elements_is_refused_and_no_picture(write_m
 
 
 def test_no_segmentation_refers_to_a_mosaic(write_mosaic):
-    with pytest.raises(UnsupportedError, match="no frames with functional groups"):
+    with pytest.raises(UnsupportedError, match="not frames with functional groups"):
         read_sources(only([write_mosaic()]))

@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_with_another_source_says_so(tmp_path: Path, caplog: 
     with pytest.raises(SourceError):
         ingest(IngestConfig.parse({**tree, "source": broken, "resume": True}))
     ingest(IngestConfig.parse({**tree, "source": tmp_path / "source", "resume": True}))
-    assert "the source is another than the unfinished run began with" in caplog.text
+    assert "the source differs from that of the unfinished run" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "..\\out", "C:\\out", "a/" + "n" * 300])
