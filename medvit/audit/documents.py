@@ -1,7 +1,7 @@
-"""What documents beside the images of a source say: tables, JSON, and plain texts such as reports.
+"""Texts of documents beside the images of a source: tables, JSON, and plain texts such as reports.
 
-Of a table every cell counts, whatever its column is called: an export names people and diseases in any language.
-Columns that look as if they named someone give identifiers, the others texts that may stand elsewhere by chance.
+Every cell of a table is read, whatever its column is called: an export names people and diseases in any language.
+Columns whose names suggest people give identifiers, the others texts that may occur elsewhere by chance.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ DELIMITERS = ",;\t|"
 PUBLISHED = re.compile(r"(?i)(readme|licen[cs]e|copying|citation|changes|changelog|notice|authors)(\..*)?")
 """Names of files that a publisher of data writes for everyone."""
 OF_SYSTEMS = re.compile(r"\.DS_Store|\._.*|desktop\.ini")
-"""Files that systems leave in folders, with names of files at most, which are looked for anyway."""
+"""System files in folders, which contain at most file names; these are searched for anyway."""
 MAX_BYTES = 2**24
-"""The largest text or part of a workbook that is read."""
+"""Largest text or part of a workbook that is read."""
 _DATE = re.compile(r"(?:(\d{4})[-./]?(\d{2})[-./]?(\d{2})|(\d{1,2})[-./](\d{1,2})[-./](\d{4}))(?:[ T].*)?")
 _DATE_COLUMN = re.compile(r"(?i).*(date|dat(um|a)|fecha|birth|born|dob|geb|naiss|nasc|nacim|day|tag).*")
 EXCEL_BEGIN, EXCEL_DAYS = date(1899, 12, 30), range(1, 100_000)
-"""From when on workbooks count days, and what may be one."""
+"""Day 0 of dates in workbooks, and the range of numbers that may be a date."""
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
@@ -44,7 +44,7 @@ def document_values(file: Path) -> Iterator[IdentifyingValue]:
 
     Raises:
         NotAnImageError: If the file is not a document known here.
-        DataError: One of its kinds, if not all of it can be read; what can comes before.
+        DataError: A subclass, if it cannot be read completely; the readable values come first.
     """
     if OF_SYSTEMS.fullmatch(file.name) or PUBLISHED.fullmatch(file.name):
         return
@@ -69,7 +69,7 @@ def _values(file: Path) -> Iterator[IdentifyingValue]:
     content = file.read_bytes()
     text = _decoded(content)
     if text is None:
-        raise NotAnImageError("neither its name nor its first bytes tell a known format")
+        raise NotAnImageError("unknown format, by its name and its first bytes")
     if suffix == ".json":
         yield from _fields(json.loads(text), "")
     elif text.lstrip().startswith("<"):
@@ -111,7 +111,7 @@ def _cell(cell: str, column: str) -> Iterator[FileText]:
 
 
 def _days(match: re.Match[str]) -> Iterator[str]:
-    """Year, month and day; where it may be either, a day before and behind its month."""
+    """Year, month and day; if ambiguous, also with day and month swapped."""
     if match[1]:
         yield f"{match[1]}{match[2]}{match[3]}"
         return
@@ -122,7 +122,7 @@ def _days(match: re.Match[str]) -> Iterator[str]:
 
 
 def _sheets(file: Path) -> Iterator[Iterator[Sequence[str]]]:
-    """Return the sheets of a workbook (ECMA-376, 18.3), of which nothing but the cells is read."""
+    """Return the sheets of a workbook (ECMA-376, 18.3), reading only the cells."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.file_size > 16 * MAX_BYTES for entry in entries.values()):
@@ -161,7 +161,7 @@ def _column(place: str, number: int) -> int:
 
 
 def _fields(value: Any, key: str) -> Iterator[IdentifyingValue]:
-    """Of JSON, as converters name them: a keyword of DICOM says whether the profile keeps it, else its name tells."""
+    """Values of JSON, by converter naming: for a DICOM keyword the profile decides, otherwise the name."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     if isinstance(value, Mapping):

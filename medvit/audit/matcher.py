@@ -1,6 +1,6 @@
-"""The search of an audit: all needles at once, in texts and bytes, within the borders of words and numbers.
+"""Multi-pattern matcher: all needles at once, in texts and bytes, within the borders of words and numbers.
 
-Each window of a few bytes is looked up in a table of the windows with which needles begin (Rabin and Karp 1987), so
+Each window of a few bytes is looked up in a table of the first windows of the needles (Rabin and Karp 1987), so
 that the time does not depend on the number of needles.
 """
 
@@ -20,9 +20,9 @@ from medvit.audit.needles import Needle
 from medvit.audit.rarity import LONG_WORD
 
 SHORT_MIXED = 8
-"""Letters and digits of a needle up to which it must stand by itself."""
+"""Maximum letters and digits of a needle that must be a whole word or number."""
 WINDOW = 6
-"""Bytes; shorter needles are looked for as whole words, and in texts only."""
+"""Bytes; shorter needles are searched for only as whole words in texts."""
 TABLE_BITS = 22
 MIN_BYTES_IN_PIXELS = 8
 """Shorter needles would be found in compressed pixels by chance."""
@@ -32,11 +32,11 @@ _HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 
 _CELLS = re.compile(r"[\n\r\t,;|<>=:]")
 _AROUND = " \"'^`()[]{}"
-"""What parts the cells of a table, the values of JSON and the lines of a text, and what may stand around one."""
+"""Separators of table cells, JSON values and lines of text, and the characters that may surround a value."""
 
 
 class Haystack:
-    """Finds needles; made once, used on many texts."""
+    """Matcher of needles; compiled once, used on many texts."""
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         self._words: dict[str, Needle] = {}
@@ -72,7 +72,7 @@ class Haystack:
         return found | self._in(folded.encode("utf-8", "replace"), 0)
 
     def in_bytes(self, content: bytes, *, min_bytes: int = WINDOW) -> set[Needle]:
-        """Return the needles in bytes that are no text."""
+        """Return the needles in bytes that are not text."""
         return self._in(content.lower(), min_bytes)
 
     def _in(self, content: bytes, min_bytes: int) -> set[Needle]:
@@ -101,9 +101,9 @@ class Haystack:
 
 @dataclass(frozen=True, order=True)
 class Trace:
-    """A place where an identifying value was found, and which element of the source it is a value of.
+    """Place where an identifying value was found, and its element in the source.
 
-    A place that could not be searched is told as well; `source` then says why.
+    A place that could not be searched is reported as well; `source` then gives the reason.
     """
 
     place: str
@@ -124,7 +124,7 @@ def _slots(windows: Array) -> UInt64[Array, "n"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Whether a needle stands by itself: a number within a longer one, or in a hash, is another number."""
+    """Whether a match is a whole needle: a number inside a longer one, or inside a hash, is a different number."""
     before, after = content[max(begin - 2, 0) : begin], content[end : end + 2]
     text = needle.text
     if text.isdigit():

@@ -1,8 +1,8 @@
-"""Names of patients in the forms in which they may stand elsewhere; no word of a name is too common to be looked for.
+"""Names of patients in the forms in which they may occur elsewhere; even common words of a name are searched for.
 
-A word of three letters or more is looked for as a whole word, also where texts are full of it (Long, King, White): a
-finding then says that it may be a coincidence. Shorter ones and single ideographs (Li, Wu, An) stand in any text: they
-are looked for beside another word of the same name, or alone in a cell or a line where they are the whole name.
+A word of three letters or more is searched for as a whole word, even if it is common in texts (Long, King, White): a
+finding is then marked as a possible coincidence. Shorter ones and single ideographs (Li, Wu, An) occur in any text:
+they are searched for next to another word of the same name, or alone in a cell or a line if they are the whole name.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from medvit.audit import rarity
 from medvit.deidentification.vocabulary import words_of
 
 Shape = Literal["text", "word", "pair", "whole"]
-"""How a form must stand: anywhere within the borders of its kind, as a word, as two words in a row, or alone."""
+"""Matching rule of a form: anywhere within the borders of its kind, as a word, as two adjacent words, or alone."""
 
 PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
 MIN_WORD = 3
-"""Letters of a word that may be looked for by itself; two of an alphabet other than Latin."""
+"""Minimum letters of a word that is searched for by itself: in Latin and in other alphabets."""
 MAX_WORDS = 6
-"""Words of a name that are tried beside each other."""
+"""Maximum number of words of a name that are paired with each other."""
 _PLACEHOLDERS = """
 anon anonym anonymous anonymized anonymised deidentified de identified no name noname none unknown unnamed removed
 patient subject phantom test case study person demo sample dummy xxx
 """
 PLACEHOLDERS = frozenset(_PLACEHOLDERS.split())
-"""Words of which what is written in place of a name is made, as `Test^Patient`: it names nobody."""
+"""Words of placeholder names, such as `Test^Patient`, which identify nobody."""
 
 
 _WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe"})
-"""Letters that Unicode does not take apart; the first is the dotless i, whose capital is that of i."""
+"""Letters that Unicode does not decompose; the first is the dotless i, whose capital is that of i."""
 
 
 @dataclass(frozen=True)
 class NameForm:
-    """One form of a name, in lower case; `is_common` where it may stand somewhere by chance."""
+    """One form of a name, in lower case; `is_common` if it may occur elsewhere by chance."""
 
     text: str
     shape: Shape = "text"
@@ -46,7 +46,7 @@ class NameForm:
 
 
 def name_forms(name: str) -> Iterator[NameForm]:
-    """Return the forms of a value of the VR PN, or of a name as people write it; of a placeholder none."""
+    """Return the forms of a value of the VR PN, or of a name as people write it; empty for a placeholder."""
     for group in name.casefold().split("="):
         words = [word for word in words_of(group) if not word.isdigit()]
         if not words or is_placeholder(group):
@@ -75,18 +75,18 @@ def written_forms(name: str) -> Iterator[str]:
 
 
 def is_placeholder(name: str) -> bool:
-    """Whether a name is made of words that are written in place of a name."""
+    """Whether a name consists of placeholder words."""
     words = [word for word in words_of(name) if not word.isdigit()]
     return bool(words) and all(word in PLACEHOLDERS for word in words)
 
 
 def is_word(word: str) -> bool:
-    """Whether a word of a name is long enough to be looked for by itself."""
+    """Whether a word of a name is long enough to be searched for by itself."""
     return len(word) >= (MIN_WORD if _is_latin(word) else rarity.MIN_SIGNS)
 
 
 def spellings(word: str) -> set[str]:
-    """Return a word, and as it is written where there are no accents."""
+    """Return a word, and its form without accents."""
     if word.isascii() or not _is_latin(word):
         return {word}
     whole = word.translate(_WITHOUT_STROKES)

@@ -1,10 +1,10 @@
-"""What an audit looks for: the identifying values of a source, in the forms in which they may turn up elsewhere.
+"""Needles of an audit: identifying values of a source, in the forms in which they may occur elsewhere.
 
-Of DICOM files it is every value that the basic profile takes away (`medvit.deidentification.identifiers`), of other
-images what their readers find beside the pixels (`Reader.texts`), of tables and texts all they say
-(`medvit.audit.documents`), of all files their names and those of their folders. Not
-looked for is what would be found anywhere (`medvit.audit.rarity`), and what the files also say in places that identify
-nobody, as the maker of a scanner or the repetition time that a protocol is named after. How many these are is counted.
+For DICOM files these are all values that the basic profile removes (`medvit.deidentification.identifiers`), for other
+images the texts that their readers find beside the pixels (`Reader.texts`), for tables and texts everything
+(`medvit.audit.documents`), for all files the names of the file and its folders. Excluded are values that would be found
+anywhere (`medvit.audit.rarity`), and values that the files also contain in places that identify nobody, such as the
+manufacturer, or a repetition time in the name of a protocol. The excluded values are counted.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ FILE_NAME = "a file or folder name"
 
 @dataclass(frozen=True)
 class Needle:
-    """A text to look for, folded to lower case; `source` says where it comes from, never what it is."""
+    """Text to search for, folded to lower case; `source` is its element, never its value."""
 
     text: str = field(repr=False)
     source: str
     is_date: bool = False
     is_in_copy: bool = True
-    """Whether a de-identified copy must not hold it either."""
+    """Whether it must not occur in a de-identified copy either."""
     is_weak: bool = False
-    """Whether it identifies nobody where the files say it in a harmless place too."""
+    """Whether it is dropped if the files also contain it in a harmless place."""
     shape: Shape = "text"
-    """How it must stand."""
+    """Matching rule."""
     is_common: bool = False
-    """Whether it names a patient by a word that may stand in any text."""
+    """Whether it names a patient by a word that is common in texts."""
 
     @property
     def description(self) -> str:
-        """Where it comes from, and whether it may stand somewhere by chance, as in what is told of other datasets."""
+        """Its source, and whether it may occur elsewhere by chance, for reports on other datasets."""
         return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:
         """Return the needle of a text that comes from two places.
 
-        What a copy may keep, a weak one does not forbid it.
+        It is weak only if both are; a weak one does not decide whether the copy may contain it.
         """
         telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
         return Needle(
@@ -79,43 +79,43 @@ class Needle:
 
 @dataclass(frozen=True)
 class IdentifyingValues:
-    """The identifying values of one file, and the texts of it that may be shown; dates by the patient they are of."""
+    """Identifying values of one file, and its texts that may be shown; dates by patient."""
 
     values: tuple[IdentifyingValue, ...] = ()
     gone: frozenset[str] = field(default=frozenset(), repr=False)
-    """Texts that the profile of the copy takes away."""
+    """Texts that the profile of the copy removes."""
     shown: frozenset[str] = field(default=frozenset(), repr=False)
     patient: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
     unread: str = ""
-    """Why not all of the file could be read; empty where it could."""
+    """Why the file could not be read completely; empty if it could."""
 
 
 @dataclass(frozen=True)
 class Sought:
-    """All needles by their text, how many values were passed over, and the dates of each patient (DA)."""
+    """All needles by their text, the number of excluded values, and the dates of each patient (DA)."""
 
     needles: Mapping[str, Needle] = field(repr=False)
     num_files: int
     num_passed_over: int
     dates: Mapping[str, frozenset[str]] = field(repr=False)
     patients: frozenset[str] = field(default=frozenset(), repr=False)
-    """Those that DICOM files name by their PatientID."""
+    """Patients that DICOM files name by their PatientID."""
     unread: Mapping[str, int] = field(default_factory=dict)
-    """How many files could not be read, or not all of them, by the reason."""
+    """Number of files that could not be read completely, by reason."""
 
 
 @dataclass(frozen=True)
 class ReadValues:
-    """Reads what identifies in one file; `profile` is that of the de-identified copy."""
+    """Reader of the identifying values in one file; `profile` is that of the de-identified copy."""
 
     profile: Profile
 
     def __call__(self, file: Path) -> IdentifyingValues:
-        """Return the values of a file, by the reader of its format or as a document; what nobody can read is said."""
+        """Return the values of a file, by the reader of its format or as a document; report unreadable files."""
         found: list[FileText] = []
         try:
-            found.extend(readers.texts(file))  # which keeps those before an error
+            found.extend(readers.texts(file))  # which yields the values before an error
         except NotAnImageError:
             return IdentifyingValues() if is_part_of_slide(file) else _of_document(file)
         except MedvitError as error:
@@ -123,7 +123,7 @@ class ReadValues:
         return self._of_texts(found, file)
 
     def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
-        """Return the values among texts; of DICOM also what they are of, and which of them may be shown."""
+        """Return the identifying values among texts; for DICOM also their elements, and which of them may be shown."""
         of_dicom = [text for text in found if text.tag is not None]
         gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
         identifying_ones = tuple(dict.fromkeys(value for value in map(identifying, found) if value is not None))
@@ -156,7 +156,7 @@ def _begins_as_dicom(file: Path) -> bool:
 
 
 def _is_shown(text: FileText) -> bool:
-    """Whether the strictest profile keeps a text: it identifies nobody wherever else it stands."""
+    """Whether the strictest profile keeps a text: it then identifies nobody anywhere."""
     if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
         return False
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
@@ -172,11 +172,11 @@ def sought(
     dataset: str = "",
     classes: Collection[str] = (),
 ) -> Sought:
-    """Return what to look for, of the file names of a source and what was found in `num_files` files.
+    """Return the needles of the file names of a source and the values of `num_files` files.
 
-    `ignored` words are not looked for. Neither are the `classes` of the dataset where they may stand in a source by
-    chance, as in a table; where they name a patient they are. Nor is the name of the source's folder where `dataset`,
-    the name that was chosen for the dataset, tells it anyway.
+    `ignored` words are excluded. So are the `classes` of the dataset if they may occur in a source by chance, as in a
+    table, but not if they name a patient. So is the name of the source's folder if it is part of `dataset`, the chosen
+    name of the dataset.
     """
     told = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
     collector = _Collector({word for text in ignored for word in words_of(text)}, told)
@@ -203,7 +203,7 @@ def forms(text: str) -> set[str]:
 
 
 class _Collector:
-    """Gathers needles; what is too common to be looked for is counted in place."""
+    """Collector of needles; values that are too common are counted instead."""
 
     def __init__(self, ignored: set[str], classes: set[str]) -> None:
         self._ignored, self._classes = ignored, classes
@@ -260,7 +260,7 @@ class _Collector:
             self.phrase(value.text, needle)
             if value.vr not in ("UN", "OB", "OW"):
                 is_prose = value.is_descriptor or value.vr in ("LT", "ST", "UT")
-                # Words that a copy keeps, as HippoCrop, name nobody.
+                # Words that a copy keeps, such as HippoCrop, name nobody.
                 text = removed(value.text) if value.is_descriptor else value.text
                 self.words(rarity.telling_part(text) if is_prose else text, needle)
 
@@ -271,12 +271,12 @@ class _Collector:
             return
         for form in written_names(value.text):
             words = words_of(form)
-            # Two words of which one is short are looked for as words: "li wei" is in "reli weighted", too.
+            # Two words of which one is short are searched for as words: "li wei" is in "reli weighted", too.
             is_rare = (is_name and len(words) > 1 and all(map(is_word, words))) or any(map(rarity.is_rare, words))
             self._put(form, needle, is_rare=is_rare and len(form) >= rarity.MIN_PHRASE)
         if value.element.endswith(PATIENT_NAMES):
             for one in name_forms(value.text):
-                # As strict as a name can be, whatever a harmless element or the name of a class says as well.
+                # As strict as for any name, even if a harmless element or the name of a class has the same text.
                 strict = replace(needle, is_weak=False, shape=one.shape, is_common=one.is_common)
                 self._put(one.text, strict, is_rare=True)
             self.words(" ".join(word for word in words_of(value.text) if word.isdigit()), needle)

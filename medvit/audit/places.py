@@ -18,7 +18,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or file to search, under the name by which findings tell it."""
+    """Folder or file to search, under its name in findings."""
 
     title: str
     path: Path
@@ -32,13 +32,13 @@ class CopyPlace(Place):
     """A de-identified DICOM copy."""
 
     def traces(self, search: Search) -> Iterator[Trace]:
-        """Yield the findings in it, dates that were not moved among them."""
+        """Yield the findings in it, including dates that were not shifted."""
         yield from search.copy(self.path)
 
 
 @dataclass(frozen=True)
 class StorePlace:
-    """An MLflow store that is no SQLite file."""
+    """MLflow store that is not an SQLite file."""
 
     title: str
     tracking: TrackingConfig
@@ -61,7 +61,7 @@ AnyPlace = Place | StorePlace
 def find_places(
     dataset: Path, copy: Path | None, stores: Sequence[TrackingConfig], others: Sequence[Path], own_run: str | None
 ) -> list[AnyPlace]:
-    """Return what is there to search, with a warning where no store holds any run but `own_run`, that of the audit.
+    """Return the places to search; warn if no store holds any run but `own_run`, the run of the audit.
 
     Raises:
         DataError: If the copy or one of the others is missing.
@@ -69,15 +69,15 @@ def find_places(
     places: list[AnyPlace] = [Place("the dataset", dataset)]
     if copy is not None:
         if not copy.is_dir():
-            raise DataError(f"no DICOM copy at {copy}; give copy_to=... where it lies")
+            raise DataError(f"no DICOM copy at {copy}; give its path as copy_to=...")
         places.append(CopyPlace("the DICOM copy", copy))
     enabled = [tracking for tracking in dict.fromkeys(stores) if tracking.enabled]
     if enabled and not any(_holds_runs(tracking, own_run) for tracking in enabled):
-        log.warning("no MLflow store at %s; give tracking.uri=... where there is one", enabled[0].uri)
+        log.warning("no MLflow store at %s; give tracking.uri=... if there is one", enabled[0].uri)
     places += [place for tracking in enabled for place in _places_of(tracking)]
     for path in others:
         if not path.exists():
-            raise DataError(f"nothing at {path}; places=[...] names files and folders that exist")
+            raise DataError(f"nothing at {path}; places=[...] must name existing files and folders")
         places.append(Place(path.name, path))
     return places
 

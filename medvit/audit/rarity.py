@@ -1,7 +1,7 @@
-"""What is rare enough in a text to be looked for: it would hardly stand anywhere but where it came from.
+"""Rarity of texts: a rare text would hardly occur anywhere but in its source.
 
-Not rare are numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, words of imaging, names that programs
-give by counting, and words that medvit itself writes (`medvit.audit.own_words`).
+Not rare are numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, imaging terms, names that programs
+count up, and words that medvit itself writes (`medvit.audit.own_words`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from medvit.audit.own_words import OWN_TEXT, OWN_WORDS
 from medvit.deidentification.vocabulary import is_common, words_of
 
 MIN_DIGITS, MIN_LETTERS, MIN_SIGNS = 5, 4, 2
-"""Of a number, of a word in Latin letters, and of a word in others."""
+"""Minimum length of a number, of a word in Latin letters, and of a word in others."""
 MIN_PHRASE = 6
 MIN_PARTED_DIGITS, MAX_NUMBER = 3, 24
-"""Of a number of a patient or a study that is written in parts: digits beside letters, and signs."""
+"""Minimum digits and signs of a patient or study number that is written in parts."""
 LONG_WORD = 7
-"""Letters from which a word is found within another one too."""
+"""Minimum letters of a word that is also found inside another word."""
 _COUNTED = re.compile(
     r"(?:im|img|image|i|slice|ser|series|se|study|st|case|patient|frame|vol|scan|x|z|mr|ct|dx|us)?0*\d{1,6}"
 )
-"""Names that programs give by counting."""
+"""Names that programs count up."""
 
 
 def is_rare(word: str) -> bool:
-    """Whether a word, in lower case, is."""
+    """Return whether a word, in lower case, is rare."""
     if is_common(word) or (_COUNTED.fullmatch(word) and len(re.sub(r"\D|^0+", "", word)) < MIN_DIGITS):
         return False
     if word.isdigit():
@@ -36,7 +36,7 @@ def is_rare(word: str) -> bool:
 
 
 def is_number_in_parts(text: str) -> bool:
-    """Whether it is one number, with letters or without, whose parts are too short to be looked for: `MRN-4711-88`."""
+    """Whether it is one number, with letters or without, whose parts are too short to search for: `MRN-4711-88`."""
     words = words_of(text)
     num_digits = sum(map(str.isdigit, text))
     is_long = num_digits >= MIN_DIGITS or (num_digits >= MIN_PARTED_DIGITS and len("".join(words)) >= MIN_PHRASE)

@@ -1,4 +1,4 @@
-"""What an audit found: a text for the terminal, kept as `summary.txt`, and `findings.csv` for programs."""
+"""Report of an audit: a text for the terminal, saved as `summary.txt`, and `findings.csv` for programs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from medvit.summary import Summary, counted
 FINDINGS, SUMMARY = "findings.csv", "summary.txt"
 COLUMNS = ("kind", "place", "what")
 SHOWN = 200
-"""Findings that are printed; the file lists all."""
+"""Maximum number of findings printed; the file lists all."""
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found, without any value of a patient: `findings.csv`, `summary.txt`."""
+    """Findings of an audit, without any value of a patient: `findings.csv`, `summary.txt`."""
 
     folder: Path
     traces: tuple[Trace, ...]
     unread: tuple[str, ...] = ()
-    """A line for every reason for which files of the source could not be read."""
+    """A line for each reason why files of the source could not be read."""
 
     def summary(self) -> Summary:
-        """Return counts of what was found and of what could not be searched."""
+        """Return the numbers of findings and of places that could not be searched."""
         unsearched = sum(trace.is_unsearched for trace in self.traces) + len(self.unread)
         lines = [("found", counted(len(self.traces), "place")), ("unsearched", str(unsearched))]
         return Summary(lines, {FINDINGS: "findings", "summary.txt": "summary"})
@@ -43,17 +43,17 @@ class Audited:
 
 
 def unread_lines(needles: Sought) -> tuple[str, ...]:
-    """Return a line for every reason for which files of the source could not be read."""
+    """Return a line for each reason why files of the source could not be read."""
     return tuple(f"{number} files of the source: {reason}" for reason, number in sorted(needles.unread.items()))
 
 
 def summary_of(needles: Sought, places: Sequence[AnyPlace], audited: Audited) -> str:
-    """Return what was looked for, where, and what was found."""
+    """Return a summary: needles, places and findings."""
     titles = ", ".join(dict.fromkeys(place.title for place in places))
     lines = [
-        f"looked for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
-        f"not looked for: {needles.num_passed_over} values that are too short or too common to tell anyone",
-        *(f"not read, so that what it says was not looked for: {line}" for line in audited.unread),
+        f"searched for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",
+        f"not searched for: {needles.num_passed_over} values that are too short or too common to identify anyone",
+        *(f"not read, so its contents were not searched for: {line}" for line in audited.unread),
         f"found: {len(audited.traces) or 'nothing'}",
     ]
     rest = [f"  and {len(audited.traces) - SHOWN} more"] if len(audited.traces) > SHOWN else []

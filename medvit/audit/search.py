@@ -1,8 +1,8 @@
-"""Where an audit looks: the files of a folder, each as what it is, so that a finding can be told by its place.
+"""Search of folders and files by format, so that a finding can name its exact place.
 
-A table is searched by column, a database by table and column, a DICOM file by element, a compressed file by what is
-in it, everything else as text or bytes. A name that is itself a finding is not repeated: the place is told without
-it.
+A table is searched by column, a database by table and column, a DICOM file by element, a compressed file by its
+contents, everything else as text or bytes. A name that is itself a finding is not repeated: the place is then given
+without it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 MAX_TEXT = 2**28
 """Bytes of a compressed file that are searched."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-"""Marks that begin a text of two bytes a letter."""
+"""Byte order marks of UTF-16 text."""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
-"""End of the keywords of tables of colors, whose bytes look like words by chance."""
+"""End of the keywords of color tables, whose bytes look like words by chance."""
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*")
 _STAMP = re.compile(STAMP.pattern.encode(), re.MULTILINE)
-"""When medvit logged a line: the day of a study only by chance, where it is ingested on the day it was made."""
+"""Timestamp of a medvit log line: it matches the day of a study only by chance, if it is ingested that day."""
 PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for the needles of a source. `moves` are the days by which a copy moved the dates of each patient."""
+    """Search for the needles of a source. `moves` are the days by which a copy shifted the dates of each patient."""
 
     sought: Sought
     moves: dict[str, int] = field(default_factory=dict, repr=False)
@@ -59,11 +59,11 @@ class Search:
 
     @property
     def in_copies(self) -> Haystack:
-        """The needles that a de-identified copy must not hold; its dates are moved, so they are compared apart."""
+        """Needles that must not occur in a de-identified copy; its dates are shifted and compared separately."""
         return Haystack(n for n in self.sought.needles.values() if n.is_in_copy and not n.is_date)
 
     def folder(self, folder: Path, title: str) -> Iterator[Trace]:
-        """Return the findings in all files of a folder, or in one file; `title` is what the place is called."""
+        """Return the findings in all files of a folder, or in one file; `title` names the place."""
         haystack = self.everywhere
         for place, file in _files(folder, title, haystack):
             yield from _named(file, folder, place, haystack)
@@ -95,12 +95,12 @@ class Search:
 
 
 def by_pseudonym(sought: Sought, pseudonyms: dict[str, str]) -> Sought:
-    """Return the same with dates by the pseudonym of their patient."""
+    """Return the same search with dates by the pseudonym of their patient."""
     return replace(sought, dates={pseudonyms[patient]: days for patient, days in sought.dates.items()})
 
 
 def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """Return the findings in one file, and where it could not be searched."""
+    """Return the findings in one file, and whether it could not be searched."""
     try:
         with decoding("the file"):
             yield from _search_file(file, place, haystack)
@@ -133,7 +133,7 @@ def _search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _beside_pixels(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """Return the findings in texts of an image that are packed or coded, as those of a PNG or in EXIF."""
+    """Return the findings in compressed or encoded texts of an image, as in PNG or EXIF."""
     found: set[Needle] = set()
     try:
         for text in readers.texts(file):
@@ -185,7 +185,7 @@ def _database(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
                 yield from _table(connection, table, f"{place}, table {table}", haystack)
     finally:
         connection.close()
-    # What was deleted stays in the file until it is vacuumed; what was written last may be in the log beside it.
+    # Deleted rows remain in the file until it is vacuumed; the latest rows may be in the write-ahead log.
     yield from _traces(f"{place}, its bytes", haystack.in_bytes(rest, min_bytes=MIN_BYTES_IN_PIXELS))
 
 
@@ -211,7 +211,7 @@ def _dicom(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
         with decoding("the DICOM file"):
             dataset = load(file)
             for name, text, is_number in _texts([dataset.file_meta, dataset]):
-                # A number of a folder or a protocol stands by chance in many an element of numbers or times of day.
+                # The number of a folder or a protocol occurs by chance in many elements of numbers or times of day.
                 there = {needle for needle in haystack.in_text(text) if not (is_number and needle.is_weak)}
                 found |= there
                 yield from _traces(f"{place}, {name}", there)
@@ -239,7 +239,7 @@ def _texts(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _is_time(element: DataElement) -> bool:
-    """Whether it is a time of day and nothing else, which stays, and which numbers of studies are often made of."""
+    """Whether it is only a time of day, which is kept and often part of study numbers."""
     return str(element.VR) == "TM" and all(_TIME.fullmatch(text) for text in texts(element.value))
 
 
@@ -273,7 +273,7 @@ def _zip(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _unpacked(file: Path, head: bytes) -> tuple[bytes, bool]:
-    """Return the content of a file, and whether that is all of it."""
+    """Return the content of a file, and whether it is complete."""
     if not head.startswith(b"\x1f\x8b"):
         return file.read_bytes(), True
     try:

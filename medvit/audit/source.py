@@ -1,4 +1,4 @@
-"""What is looked for: all that identifies patients in the files of a source, its tables and its file names."""
+"""Needles of a source: all that identifies patients in its files, tables and file names."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def read_source(
     ignored: Sequence[str],
     engine: EngineConfig,
 ) -> Sought:
-    """Return what to look for of a source and of `tables` beside it; `profile` is that of the de-identified copy.
+    """Return the needles of a source and of `tables` beside it; `profile` is that of the de-identified copy.
 
-    `ignored` words are not looked for, nor are the names of the dataset and of its classes.
+    `ignored` words are excluded, and so are the names of the dataset and of its classes.
 
     Raises:
         DataError: If the source holds no file, or a table is missing.
@@ -57,7 +57,7 @@ def read_source(
 
 def _existing(table: Path) -> Path:
     if not table.is_file():
-        raise DataError(f"no table at {table}; labels=[...] names files that exist")
+        raise DataError(f"no table at {table}; labels=[...] must name existing files")
     return table
 
 
@@ -70,15 +70,15 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
 
 
 def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
-    """Return the search, with the days by which the site's key moves the dates of each patient in a DICOM copy.
+    """Return the search, with the days by which the site's key shifts the dates of each patient in a DICOM copy.
 
-    Without a key file, which is warned of, these dates are not searched. `is_by_patient_id` says whether the patients
-    of the dataset are those that DICOM files name; then it is warned of where none of them is in the source.
+    Without a key file, these dates are not searched, with a warning. `is_by_patient_id`: whether the patients of the
+    dataset come from DICOM files; then a warning is given if none of them is in the source.
     """
     if not key.expanduser().is_file():
         log.warning(
-            "no key file at %s, so dates in a DICOM copy are not searched, nor is it known whether the dataset was "
-            "made of this source; give key=...",
+            "no key file at %s, so dates in a DICOM copy are not searched, and it cannot be checked whether "
+            "the dataset was made from this source; give key=...",
             key,
         )
         return Search(needles)
@@ -92,12 +92,13 @@ def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patien
 
 
 def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudonyms) -> None:
-    """Warns where patients of the source have pseudonyms, and none of them is in the dataset."""
+    """Warn if patients of the source have pseudonyms, and none of them is in the dataset."""
     known = {row.patient_id for row in manifest}
     here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
     if known and here and not known & here:
         log.warning(
-            "none of the %d patients that the source names by PatientID is in the dataset: what is found, or not, "
-            "means nothing unless it was made of this source, by this key (key=...), with patients from elsewhere",
+            "none of the %d patients that the source names by PatientID is in the dataset: the audit is "
+            "meaningful only if the dataset was made from this source, with this key (key=...), and the "
+            "patients come from elsewhere",
             len(here),
         )

@@ -1,6 +1,7 @@
 """Cards of datasets and models: computed figures, prose written by people, comparison, Croissant metadata.
 
-`card.md` is for people, its front matter for programs, its plots lie in `card/`; `card.json` is for machines alone.
+`card.md` is for people, its front matter for programs, its plots are in `card/`; `card.json` is machine-readable
+metadata.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from medvit.leakage import Overlap, find_copies
 from medvit.patients import PatientCount
 from medvit.records import Row
 
-VERSION = 3
-"""Raise when what a card says or shows changes, so that an update of a dataset writes it again."""
+VERSION = 4
+"""Raise when the content of a card changes, so that updating a dataset writes it again."""
 FILE_NAME = "card.md"
 SHOWN_REASONS = 30
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What reading some of the images told: intensities by modality, and the share of voxels of each mask class."""
+    """Measurements on a sample of images: intensities by modality, and the share of voxels of each mask class."""
 
     num_images: int
     intensities: Sequence[Intensities]
@@ -44,7 +45,7 @@ class _Measured:
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
-    """Write `card.md`, its plots and `card.json` into the folder of a dataset that is otherwise complete.
+    """Write `card.md`, its plots and `card.json` into the folder of a dataset that is complete but for its card.
 
     Raises:
         DataError: If the store lacks pixels that are shown or measured.
@@ -56,7 +57,7 @@ def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Pro
 def write_markdown(
     manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None, *, folder: Path
 ) -> None:
-    """Write `card.md` and its plots alone, into any folder."""
+    """Write only `card.md` and its plots, into any folder."""
     measured = _measure(manifest)
     overlaps = find_copies(manifest)
     pictures = plots.draw(manifest, measured.intensities, folder)
@@ -171,7 +172,7 @@ def _shown(plot: Path) -> str:
 
 def _not_taken(quarantine: Sequence[Quarantined]) -> list[str]:
     if not quarantine:
-        return ["Every file was taken."]
+        return ["No file was refused."]
     items, files = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for entry in quarantine:
         items[entry.code, entry.reason] += 1
@@ -194,22 +195,22 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
         "description: missing; give facts.description=... or facts.card=...": not (facts.description or prose),
         f"modality: missing for {head.images.get('unknown', 0)} images; give scanning.modality=...": "unknown"
         in head.images,
-        "labels: none, neither classes nor label maps": not facts.classes and not facts.mask_classes,
+        "labels: missing, neither classes nor label maps": not facts.classes and not facts.mask_classes,
         f"splits: no image in {', '.join(s for s in SPLITS if not splits[s])}; change splits.*": len(splits) < 3,
-        f"patients: {PatientCount.of(manifest).note}; scanning.patient_from=... or a column patient in labeling.table "
-        "names them": (head.assumed_patients > 0),
-        "patients: each image counts as one; where that is wrong, give scanning.patient_from=...": (
+        f"patients: {PatientCount.of(manifest).note}; scanning.patient_from=... or a patient column in "
+        "labeling.table names them": (head.assumed_patients > 0),
+        "patients: each image counts as one; if that is wrong, give scanning.patient_from=...": (
             1 < len(manifest) == head.patients and all(row.patient_is_assumed is None for row in manifest)
         ),
-        f"duplicates: images found, pixel by pixel, in more than one split: {copies}": copies > 0,
-        f"duplicates: groups of images that look alike and lie in more than one split: {alike}": alike > 0,
-        f"counts: the project's card says {prose and prose.head.images}, this dataset has {head.images}": (
+        f"duplicates: images with identical pixels in more than one split: {copies}": copies > 0,
+        f"duplicates: groups of near duplicates in more than one split: {alike}": alike > 0,
+        f"counts: the project's card states {prose and prose.head.images}, this dataset has {head.images}": (
             prose is not None and bool(prose.head.images) and prose.head.images != head.images
         ),
-        f"patients: the project's card says {prose and prose.head.patients}, this dataset has {head.patients}": (
+        f"patients: the project's card states {prose and prose.head.patients}, this dataset has {head.patients}": (
             prose is not None and prose.head.patients not in (None, head.patients)
         ),
-        f"classes: the project's card says {prose and prose.head.classes}, this dataset has {_one_label(manifest)}": (
+        f"classes: the project's card states {prose and prose.head.classes}, this dataset has {_one_label(manifest)}": (
             prose is not None and bool(prose.head.classes) and prose.head.classes != _one_label(manifest)
         ),
     }
@@ -217,7 +218,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
 
 
 def _one_label(manifest: Manifest) -> dict[str, int]:
-    """Return number of images by class, where there is one label."""
+    """Return the number of images by class, if there is exactly one label."""
     keys = list(manifest.facts.classes)
     counts = Counter(row.labels[keys[0]] for row in manifest if keys[0] in row.labels) if len(keys) == 1 else Counter()
     return dict(sorted(counts.items()))
@@ -233,6 +234,6 @@ def _measure(manifest: Manifest) -> _Measured:
             found.setdefault((row.modality, row.unit), []).append(levels)
         if row.mask is not None and len(counts):
             labels = manifest.store.get(row.mask).ravel().astype(np.int64)
-            counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))  # without those that are ignored
+            counts += np.bincount(labels[labels < len(counts)], minlength=len(counts))  # without ignored pixels
     intensities = [Intensities(*key, np.stack(values)) for key, values in sorted(found.items())]
     return _Measured(len(rows), intensities, tuple(counts / max(1.0, counts.sum())))

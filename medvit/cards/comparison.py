@@ -1,4 +1,4 @@
-"""Comparison of two datasets: what differs, by how much, with plots."""
+"""Comparison of two datasets: variables that differ, effect sizes, plots."""
 
 from __future__ import annotations
 
@@ -27,25 +27,28 @@ if TYPE_CHECKING:
 
 HTML, MARKDOWN, CSV, PICTURES = "comparison.html", "comparison.md", "comparison.csv", "comparison"
 MAX_NAMES = 12
-"""Names of a variable that are shown, the most frequent."""
+"""Maximum number of names shown of a variable, the most frequent ones."""
 SHOWN_IMAGES = 6
 FEW_PATIENTS = 20
-"""Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
+"""Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
 MIN_VALUES = 2
-"""Observations that a variable needs in both datasets."""
+"""Minimum observations of a variable in both datasets."""
 NOTES = (
-    "Effect: of numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from 0.8); of "
-    "names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets hold 95 % bootstrap intervals over patients.",
-    "KS is the largest distance of the two cumulative distributions, 0 to 1, of names the share that has another one; "
-    "Wasserstein is how far values must move on average, in their own unit. Where numbers do not vary within both "
-    "datasets, only these two tell; names of which none is in both are a large shift, however few.",
-    "Ages, sexes and fields are counted once a patient and value, all else by image. 89 years stands for older, too.",
+    "Effect: for numbers the standardized mean difference, b - a (small from 0.2, medium from 0.5, large from "
+    "0.8); for names Cramer's V, corrected for bias (from 0.1, 0.3, 0.5). Brackets hold 95 % bootstrap "
+    "intervals over patients.",
+    "KS is the largest distance between the two cumulative distributions, 0 to 1; for names, the share that "
+    "differs. Wasserstein is how far values must move on average, in their own unit. If numbers do not vary "
+    "within both datasets, only these two apply; if no name is in both, the effect size is large, however few "
+    "there are.",
+    "Ages, sexes and fields are counted once per patient and value, all other variables once per image. An age "
+    "of 89 stands for 89 years and above.",
 )
 
 
 @dataclass(frozen=True)
 class ComparedVariable:
-    """One thing that is known of images of both datasets, and how it differs."""
+    """Variable of the images of both datasets, and its effect size."""
 
     name: str
     a: Observed
@@ -55,19 +58,19 @@ class ComparedVariable:
 
 @dataclass(frozen=True)
 class CardFolder:
-    """What `medvit card` made: the card of one dataset, or a comparison of two with its `variables`."""
+    """Output of `medvit card`: the card of one dataset, or a comparison of two with its `variables`."""
 
     folder: Path
     variables: tuple[ComparedVariable, ...] = ()
 
     def summary(self) -> Summary:
-        """How many variables were compared."""
+        """Number of variables compared."""
         lines = [("compared", counted(len(self.variables), "variable"))] if self.variables else []
         return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", "card.md": "data card"})
 
 
 def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, ...]:
-    """Every variable that both datasets have, those that differ most first.
+    """Return every variable that both datasets have, the largest effect first.
 
     Raises:
         DataError: If a store lacks pixels that are measured.
@@ -80,13 +83,13 @@ def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, 
 
 
 def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVariable]) -> None:
-    """Write `comparison.html`, which stands alone, `comparison.md` with its pictures, and `comparison.csv`."""
+    """Write `comparison.html`, which is self-contained, `comparison.md` with its pictures, and `comparison.csv`."""
     write_text(folder / CSV, _csv(variables))
     large = [one.name for one in variables if one.effect.size in ("medium", "large")]
-    opening = f"Medium or large shifts: {'; '.join(large)}." if large else "No medium or large shift was found."
+    opening = f"Medium or large effects: {'; '.join(large)}." if large else "No medium or large effect was found."
     fewest = min((PatientCount.of(manifest) for manifest in (a, b)), key=lambda count: count.total)
     if fewest.total < FEW_PATIENTS:
-        opening += f" One of them has {fewest} only: the intervals are rougher than they look."
+        opening += f"One of them has {fewest} only: the intervals are less reliable than they look."
     known = [{*names(manifest), *numbers(manifest)} for manifest in (a, b)]
     untold = [_only("a", known[0] - known[1]), _only("b", known[1] - known[0])]
     untold.append(_too_few(known[0] & known[1] - {one.name for one in variables}))
@@ -115,7 +118,7 @@ def _measured(
 
 
 def _rank(shift: EffectSize) -> float:
-    """Strength on one scale: the largest bound that is passed, then the rest."""
+    """Strength on one scale: the largest bound that is exceeded, then the rest."""
     sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
     return sizes[shift.size] + (min(abs(shift.effect), 9.0) / 10 if np.isfinite(shift.effect) else shift.ks / 10)
 
@@ -136,14 +139,14 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """Return what one dataset tells and the other does not, so that it cannot be compared."""
-    return f"Only {key} tells: {'; '.join(sorted(known))}." if known else ""
+    """Return the variables that only one dataset has, which cannot be compared."""
+    return f"Only {key} has: {'; '.join(sorted(known))}." if known else ""
 
 
 def _too_few(known: Set[str]) -> str:
-    """Return what both tell, but one of them of too few to compare."""
+    """Return the variables that both have, but one of them with too few values to compare."""
     left = "; ".join(sorted(known))
-    return f"Not compared, as one of them tells fewer than {MIN_VALUES} values: {left}." if left else ""
+    return f"Not compared, as one of them has fewer than {MIN_VALUES} values: {left}." if left else ""
 
 
 def _table(variables: Sequence[ComparedVariable]) -> Table:

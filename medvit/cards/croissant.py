@@ -1,4 +1,4 @@
-"""A dataset in words for machines: JSON-LD of the Croissant format, version 1.0 (MLCommons, 2024)."""
+"""Machine-readable description of a dataset: JSON-LD of the Croissant format, version 1.0 (MLCommons, 2024)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _CONTEXT: Tree = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the specification recommends."""
+"""Context recommended by the specification."""
 
 _COLUMNS = {
     "image_id": ("sc:Text", "Pseudonym of the image"),
@@ -75,22 +75,25 @@ _COLUMNS = {
     "slope": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "intercept": ("sc:Float", "Real intensity = slope * stored value + intercept"),
     "unit": ("sc:Text", "Unit of the real intensity"),
-    "part": ("sc:Text", "What it is among the images of its series, such as an echo or a time"),
-    "flags": ("sc:Text", "What looks wrong with the image"),
-    "perceptual_hash": ("sc:Text", "256 bits in hexadecimal digits, of which images that look alike share most"),
+    "part": ("sc:Text", "Kind of image within its series, such as an echo or a time"),
+    "flags": ("sc:Text", "Quality flags"),
+    "perceptual_hash": ("sc:Text", "256-bit perceptual hash in hexadecimal digits; similar images share most bits"),
     "file_sha256": ("sc:Text", "Hash of the file the image came from, where it was one file and not DICOM"),
-    "padding": ("sc:Float", "Lowest and highest of the stored values that stand for pixels without a measurement"),
-    "fallback": ("sc:Text", "Option of values that the file did not allow, so that they are those stored"),
+    "padding": ("sc:Float", "Lowest and highest stored value of pixels without a measurement"),
+    "fallback": ("sc:Text", "Option of values that the file did not allow, so that its pixels are the stored values"),
     "num_not_finite": ("sc:Integer", "Pixels that are NaN or infinite"),
-    "patient_is_assumed": ("sc:Boolean", "Whether nothing names the patient, so that an image, series or study is one"),
+    "patient_is_assumed": (
+        "sc:Boolean",
+        "Whether the patient is assumed: no identifier was found, so an image, series or study counts as one",
+    ),
     "patient_any_issuer": ("sc:Text", "Pseudonym of a PatientID that several issuers assigned, empty for others"),
 }
-"""Columns of the manifest; all but `labels` and `attributes`, since the format knows no maps."""
+"""Columns of the manifest, except `labels` and `attributes`, since the format has no maps."""
 _REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding")
 
 
 def write_croissant(manifest: Manifest) -> Path:
-    """Write `card.json` beside the manifest and the quarantine, which must be there; its path."""
+    """Write `card.json` beside the manifest and the quarantine, which must exist; return its path."""
     path = manifest.folder / FILE_NAME
     write_text(path, json.dumps(_describe(manifest), indent=2) + "\n")
     return path
@@ -113,7 +116,7 @@ def _describe(manifest: Manifest) -> Tree:
                 "@type": "cr:RecordSet",
                 "@id": "images",
                 "name": "images",
-                "description": "A row an image, volume or slide; labels and attributes, maps, are not described here",
+                "description": "One row per image, volume or slide; labels and attributes (maps) are not described",
                 "key": {"@id": "images/image_id"},
                 "field": [_field(name) for name in _COLUMNS],
             }

@@ -19,16 +19,17 @@ from numpy import ndarray as Array
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)
 MAX_WEIGHTS = 2**24
-"""Weights of a bootstrap held at once."""
+"""Bootstrap weights in memory at once."""
 
 SIZES = ("none", "small", "medium", "large")
 BOUNDS = {"numbers": (0.2, 0.5, 0.8), "names": (0.1, 0.3, 0.5)}
-"""From where a difference of means, and a Cramer's V of two groups, is small, medium and large (Cohen 1988)."""
+"""Bounds of small, medium and large effects, for a difference of means and for Cramer's V of two groups (Cohen 1988).
+"""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Values of a variable and the patient that each is of."""
+    """Values of a variable and the patient of each."""
 
     values: Sequence[float] | Sequence[str]
     patients: Sequence[Hashable]
@@ -39,11 +40,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class EffectSize:
-    """How a variable differs from `a` to `b`.
+    """Effect size of a variable from `a` to `b`.
 
-    `effect` is the standardized mean difference, b - a, of numbers, Cramer's V of names; `low` and `high` bound its
-    95 % interval. Not finite where it cannot be told, as of numbers that do not vary at all within both. `ks` is the
-    distance of the distributions in [0, 1]: that of Kolmogorov and Smirnov, of names the total variation distance.
+    `effect` is the standardized mean difference, b - a, of numbers, or Cramer's V of names; `low` and `high` bound its
+    95 % interval. Non-finite if undefined, as for numbers that do not vary at all within both. `ks` is the distance of
+    the distributions in [0, 1]: Kolmogorov-Smirnov of numbers, total variation of names.
     """
 
     kind: Literal["numbers", "names"]
@@ -55,9 +56,9 @@ class EffectSize:
 
     @property
     def size(self) -> str:
-        """none, small, medium or large; by the distance of the distributions where the effect is not finite.
+        """Size of the effect: none, small, medium or large; by the distance `ks` if the effect is non-finite.
 
-        Names of which none is in both differ by as much as they can, though the corrected V of a few is nearly 0.
+        Without a common name the size is large, although the corrected V of a few names is nearly 0.
         """
         if self.kind == "names" and self.ks > 1.0 - 1e-9:
             return SIZES[-1]
@@ -66,7 +67,7 @@ class EffectSize:
 
 
 def numeric_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
-    """Return the shift of a variable of numbers; both must have some."""
+    """Return the effect size of a numeric variable; both samples must be non-empty."""
     from scipy.stats import ks_2samp, wasserstein_distance
 
     one, other = (np.asarray(part.values, dtype=np.float64) for part in (a, b))
@@ -80,7 +81,7 @@ def numeric_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
 
 
 def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSize:
-    """Return the shift of a variable of names; both must have some."""
+    """Return the effect size of a nominal variable; both samples must be non-empty."""
     names = {name: number for number, name in enumerate(sorted({*map(str, a.values), *map(str, b.values)}))}
     rng = np.random.default_rng(seed)
     sums = [_sums(np.eye(len(names))[[names[str(value)] for value in part.values]], part.patients) for part in (a, b)]
@@ -91,7 +92,7 @@ def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSi
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:
-    """Return the terms of every patient, added up."""
+    """Return the sum of the terms of each patient."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
     sums = np.zeros((len(numbers), terms.shape[1]))
@@ -117,7 +118,7 @@ def _counts(num_patients: int, size: int, rng: np.random.Generator) -> Int[Array
 def _mean_difference(a: Float[Array, "r 3"], b: Float[Array, "r 3"]) -> Float[Array, "r"]:
     (mean_a, variance_a), (mean_b, variance_b) = (_moments(part) for part in (a, b))
     deviation = np.sqrt((variance_a + variance_b) / 2)
-    # A spread below rounding is none: nothing to measure a difference by, unless there is no difference.
+    # A spread below rounding error counts as zero: it cannot scale a difference.
     scale = np.maximum(np.abs(mean_a), np.abs(mean_b))
     varies = deviation > 1e-6 * scale
     difference = np.where(np.abs(mean_b - mean_a) > 1e-9 * scale, mean_b - mean_a, 0.0)

@@ -1,4 +1,4 @@
-"""The part of a data card on images of the eye: which eyes, how good their photographs are, and OCT from the front."""
+"""Section of a data card on eye images: laterality, quality of photographs, and en-face projections of OCT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN_VOLUMES = 6
 
 
 def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Return the part in Markdown, where there are images of the eye; the picture goes into `card` in `folder`."""
+    """Return the section in Markdown if there are images of the eye; the picture is written into `card` in `folder`."""
     rows = [row for row in manifest if row.modality in MODALITIES]
     if not rows:
         return
@@ -40,7 +40,7 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
 
 
 def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
-    """Return the mean of a volume over depth, from 0 to 1, S upward and R at the left; as wide and high as in the eye.
+    """Return the mean of a volume over depth, from 0 to 1, S upward and R at the left, in the aspect ratio of the eye.
 
     Depth is the axis from front to back, the second one of (R, A, S).
     """

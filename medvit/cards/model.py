@@ -1,4 +1,4 @@
-"""Model cards: what a checkpoint is, what made it, and what it is not for."""
+"""Model cards: contents of a checkpoint, its training, and its intended use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medvit.files.atomic import write_text
 
 
 def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
-    """Write `model_card.md` into the checkpoint: figures computed in training, and how it was trained."""
+    """Write `model_card.md` into the checkpoint: training figures and provenance."""
     model = checkpoint.model
     classes = model.get("classes")
     lines = [
@@ -45,7 +45,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         "",
         *(f"- {inert(name)}: {value:.4g}" for name, value in figures.items()),
         "",
-        "Validation figures chose the weights and flatter them; `medvit evaluate` on a test split is the honest judge.",
+        "Validation figures were used to select the weights and are optimistic; use `medvit evaluate` on a test split.",
     ]
     write_text(checkpoint.folder / MODEL_CARD, "\n".join(lines) + "\n")
 

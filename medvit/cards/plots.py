@@ -38,12 +38,12 @@ class Intensities:
 
     @property
     def name(self) -> str:
-        """The modality, or that it is not known, and the unit."""
+        """Modality, or unknown, and the unit."""
         return f"{self.modality or 'unknown'}{f' ({self.unit})' if self.unit else ''}"
 
 
 def draw(manifest: Manifest, intensities: Sequence[Intensities], folder: Path) -> list[Path]:
-    """Draws what there is to draw into `card` in a folder; the paths relative to that folder."""
+    """Writer of all applicable plots into `card` in a folder; returns paths relative to that folder."""
     plots: dict[str, Callable[[Axes], None]] = {
         f"classes-{number}" if number else "classes": lambda axes, key=key: _classes(axes, manifest, key)  # type: ignore[misc]
         for number, key in enumerate(manifest.facts.classes)
@@ -70,7 +70,7 @@ def _save(folder: Path, name: str, plot: Callable[[Axes], None]) -> Path:
     plot(axes)
     figure.legend(loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     path = Path(FOLDER) / f"{name}.png"
-    figure.savefig(folder / path, metadata={"Software": None})  # equal datasets get equal bytes
+    figure.savefig(folder / path, metadata={"Software": None})  # equal datasets must give equal bytes
     return path
 
 

@@ -1,4 +1,4 @@
-"""What people write about a dataset: front matter for programs, and prose that the data card keeps."""
+"""Prose about a dataset written by people: front matter for programs, and Markdown that the data card includes."""
 
 from __future__ import annotations
 
@@ -27,38 +27,39 @@ PROSE_FOLDER = next(
     ),
     Path("data_cards"),
 )
-"""Where prose on well-known datasets is kept: in the project, or beside an installation."""
+"""Location of prose on well-known datasets: in the project, or beside an installation."""
 
 MIN_SHARE = 0.95
-"""Least share of the images that prose describes: some may have been refused, but a part is not the data set."""
+"""Minimum share of the images that the prose describes: some may have been refused, but a subset is not the data set.
+"""
 
 
 class CardHead(Config):
-    """The front matter of a data card."""
+    """Front matter of a data card."""
 
     name: str
     """Name of the dataset."""
     RENAMED: ClassVar[Mapping[str, str]] = {"licence": "license"}
 
     license: str = ""
-    """Under which terms it may be used."""
+    """Terms of use."""
     source: str = ""
-    """Where it comes from, as a URL or a citation."""
+    """Origin, as a URL or a citation."""
     images: dict[str, int] = Field(default_factory=dict)
     """Number of images by modality."""
     patients: int | None = None
     """Number of patients."""
     assumed_patients: int = 0
-    """How many of them nothing names, so that an image, a series or a study counts as a patient."""
+    """Number of assumed patients: images, series or studies without an identifier, counted as a patient each."""
     classes: dict[str, int] = Field(default_factory=dict)
-    """Number of images by class, of prose on data whose images have one label each."""
+    """Number of images by class, for prose on data whose images have one label each."""
     hash: str = ""
     """Hash of the manifest; depends on the site's key, so prose has none."""
 
 
 @dataclass(frozen=True)
 class Prose:
-    """A card that people wrote: its front matter, and Markdown to keep."""
+    """Card written by people: its front matter, and Markdown to include."""
 
     head: CardHead
     text: str
@@ -85,7 +86,7 @@ def read_prose(path: Path) -> Prose:
 
 
 def find_prose(path: Path | None, name: str) -> Prose | None:
-    """Return the card at a path, or the one that the project keeps of a dataset of this name."""
+    """Return the card at a path, or the one stored in the project for a dataset of this name."""
     kept = PROSE_FOLDER / f"{name}.md"
     if path is None and not kept.is_file():
         return None
@@ -93,19 +94,19 @@ def find_prose(path: Path | None, name: str) -> Prose | None:
 
 
 def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
-    """Prose that was found by the name of a dataset, if the images are as many and of the kinds that it describes.
+    """Prose found by the name of a dataset, if its images match the described number and kinds.
 
-    A name alone says little: terms of use of a public data set on other images would be wrong.
+    A matching name is not enough: terms of use of a public data set would be wrong for other images.
     """
     if prose is None:
         return None
     counts, num_said = Counter(row.modality or "unknown" for row in rows), sum(prose.head.images.values())
-    del counts["unknown"]  # as pictures whose files do not say it
+    del counts["unknown"]  # as pictures whose files do not state it
     name = f"data_cards/{prose.head.name}.md"
     if counts - Counter(prose.head.images) or not MIN_SHARE * num_said <= len(rows) <= num_said:
         log.warning(
-            "the %d images are not those of %s, which describes %d (%s): it is not taken though the dataset is called "
-            "so; facts.card=%s takes it",
+            "the %d images are not those of %s, which describes %d (%s): it is not used although the name "
+            "matches; facts.card=%s uses it",
             len(rows),
             name,
             num_said,
@@ -114,8 +115,8 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
         )
         return None
     log.warning(
-        "the card takes prose and terms of use from %s, whose name and number of images fit; facts.card=... gives "
-        "another",
+        "the card takes prose and terms of use from %s, whose name and number of images fit; override with "
+        "facts.card=...",
         name,
     )
     return prose

@@ -1,4 +1,4 @@
-"""The parts of a data card on what people should look at: flags, copies, and how and of whom images were taken."""
+"""Sections of a data card on possible problems: flags, duplicates, scanners and patients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from medvit.records import Flag, Row, is_frame
 MEANINGS: dict[Flag, str] = {
     "constant": "all pixels have one value",
     "not_finite": "some pixels are NaN or infinite",
-    "blank": "nothing but noise or an even ground",
+    "blank": "nothing but noise or a uniform background",
     "low_contrast": "less than a tenth of its 8 bits is used",
-    "clipped": "the brightest parts are cut off at the highest value",
-    "inverted": "bright around, dark inside: perhaps the polarity is wrong",
+    "clipped": "the brightest parts are clipped at the highest value",
+    "inverted": "bright border, dark center: the polarity may be inverted",
     "padded": "much of the area is empty rows or columns",
     "tiny": "fewer than 16 pixels on its shorter side",
     "spacing": "no scanner has such a voxel or extent",
@@ -34,7 +34,7 @@ MEANINGS: dict[Flag, str] = {
 }
 SHOWN_IMAGES = 4
 SHOWN_VALUES = 12
-"""Values of an attribute in the table, the most frequent."""
+"""Maximum number of values of an attribute in the table, the most frequent ones."""
 _NUMERIC = (
     "age_years",
     "slice_thickness_mm",
@@ -48,7 +48,7 @@ _NUMERIC = (
 
 
 def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> Iterator[str]:
-    """Return the parts in Markdown; pictures of flagged images go into `card` in `folder`."""
+    """Return the sections in Markdown; pictures of flagged images go into `card` in `folder`."""
     yield "\n\n".join(["## Quality", *_quality(manifest, folder)])
     yield "\n\n".join(["## Copies", *_copies(overlaps)])
     acquisition = _acquisition(manifest)
@@ -59,15 +59,15 @@ def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> I
 def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     unseen = sum(row.flags is None for row in manifest)
     if unseen:
-        yield f"Nobody has looked for flags in {unseen} images; ingest again to have them."
+        yield f"Flags of {unseen} images were not computed; run ingest again to compute them."
     for wish, count in sorted(Counter(row.fallback for row in manifest if row.fallback).items()):
-        yield f"{count} images have stored values although `{wish}` was asked for: their files lack what it needs."
+        yield f"{count} images have stored values although `{wish}` was requested: their files lack what it needs."
     frames = Counter(row.modality or "unknown" for row in manifest if row.kind == "image" and is_frame(row.part))
     if frames:
         of_each = ", ".join(f"{count} of {modality}" for modality, count in frames.most_common())
         yield (
-            f"{frames.total()} images are frames of multi-frame files, taken one by one, without a place in the "
-            f"patient: {of_each}. Neighbors among them may be moments of one view, or slices."
+            f"{frames.total()} images are frames of multi-frame files, taken one by one, without a position in "
+            f"the patient: {of_each}. Neighbors among them may be moments of one view, or slices."
         )
     flagged: dict[Flag, list[Row]] = defaultdict(list)
     for row in manifest:
@@ -82,10 +82,10 @@ def _quality(manifest: Manifest, folder: Path) -> Iterator[str]:
     damaged = [row.num_not_finite for row in manifest if row.num_not_finite]
     if damaged:
         yield (
-            f"{sum(damaged)} pixels of {len(damaged)} images are NaN or infinite, up to {max(damaged)} in one image; "
-            "statistics leave them out, and preprocessing fills them."
+            f"{sum(damaged)} pixels of {len(damaged)} images are NaN or infinite, up to {max(damaged)} in one "
+            "image; statistics exclude them, and preprocessing fills them."
         )
-    yield "Flags are hints. Training leaves flagged images out with `skip_flags=[...]`."
+    yield "Flags are hints. Training excludes flagged images with `skip_flags=[...]`."
     figure = montage(
         [(flag, [("", thumbnail(manifest, row)) for row in flagged[flag][:SHOWN_IMAGES]]) for flag in ordered]
     )
@@ -101,7 +101,7 @@ def _by_split(rows: Sequence[Row]) -> list[int]:
 
 def _copies(overlaps: Sequence[Overlap]) -> Iterator[str]:
     if not overlaps:
-        yield "No two images have the same pixels or look alike."
+        yield "No two images are identical or near duplicates."
         return
     lines = []
     for check in ("pixel", "perceptual"):
@@ -119,11 +119,11 @@ def _acquisition(manifest: Manifest) -> list[str]:
     keys = dict.fromkeys(key for row in manifest for key in row.attributes)
     lines, assumed = [], assumed_patients(manifest)
     for key in sorted(keys):
-        # One line a patient and value, so that a study of many series does not count many times.
+        # One line per patient and value, so that a study of many series counts once.
         pairs = {(row.patient_id, row.attributes[key]) for row in manifest if key in row.attributes}
         known = PatientCount.among({patient for patient, _ in pairs}, assumed)
         lines.append([key.replace("_", " "), known.cell, _values(key, pairs)])
-    return [markdown_table(Table(["", "patients it is known of", "values (patients)"], lines))] if lines else []
+    return [markdown_table(Table(["", "patients with a value", "values (patients)"], lines))] if lines else []
 
 
 def _values(key: str, pairs: set[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""The part of a data card on slides: whose they are, how many tiles each has, and a picture of where they lie."""
+"""Section of a data card on slides: patients, number of tiles, and a picture of the tile positions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from medvit.wsi.tiles import BLURRED, PEN, TISSUE_MM2, TileGrid
 from medvit.wsi.tiles import FOLDER as TILES
 
 SHOWN = 24
-"""Slides that are shown and listed one by one."""
+"""Maximum number of slides that are shown and listed individually."""
 MAX_CLASSES = 32
-"""A label with more values is no class to count by."""
+"""Maximum number of values of a label that is counted by class."""
 HEADER = (
     "slide",
     "patient",
@@ -35,7 +35,7 @@ HEADER = (
 
 
 def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Return the part in Markdown, if the dataset has slides; their pictures are copied into `card` in `folder`.
+    """Return the section in Markdown, if the dataset has slides; their pictures are copied into `card` in `folder`.
 
     Raises:
         DataError: If the dataset has lost the tiles of a slide.
@@ -49,14 +49,14 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
     said = (
         f"{sum(map(len, grids)):,} tiles of {first.size} x {first.size} pixels on {_count(slides)}, "
         f"{first.mpp:.3g} microns per pixel, overlap {first.facts.get('overlap', '0')}, with tissue on "
-        f"{float(first.facts.get('min_tissue', '0')):.0%} or more. Pixels stay in the files of the slides."
+        f"{float(first.facts.get('min_tissue', '0')):.0%} or more. Pixels remain in the files of the slides."
     )
     lines = [_line(row, grid) for row, grid in both[:SHOWN]]
     parts = ["## Slides", said, *_by_label(both), markdown_table(Table(HEADER, lines))]
     parts += [f"And {len(slides) - SHOWN} more."] if len(slides) > SHOWN else []
     parts.append(
-        "Left the slide at low power; right what was found: glass dimmed, ink yellow, tiles framed in blue, in violet "
-        "where blurred, in yellow where under ink."
+        "Left the slide at low power; right the segmentation: glass dimmed, ink yellow, tiles framed in blue, "
+        "in violet if blurred, in yellow if under ink."
     )
     shown = [_picture(manifest, row, folder) for row in slides[:SHOWN]]
     yield "\n\n".join([*parts, "\n".join(filter(None, shown))])

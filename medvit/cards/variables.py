@@ -1,6 +1,6 @@
-"""What is known of the images of a dataset that another dataset may differ in: geometry, scanner, patients, classes.
+"""Variables of the images of a dataset for comparison: geometry, scanner, patients, classes.
 
-Attributes count once a patient and value, all else once an image.
+Attributes count once per patient and value, all others once per image.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from medvit.dataset.manifest import Manifest
 from medvit.records import Row
 
 MAX_CLASSES = 12
-"""Number of classes up to which a label of numbers is taken for names, as a grade is."""
+"""Maximum number of classes of a numeric label that is treated as nominal, such as a grade."""
 
 
 def numbers(manifest: Manifest) -> dict[str, Observed]:
-    """Variables of numbers, by their names with units.
+    """Return the numeric variables, by their names with units.
 
     Raises:
         DataError: If the store lacks pixels that are measured.
@@ -46,7 +46,7 @@ def numbers(manifest: Manifest) -> dict[str, Observed]:
 
 
 def names(manifest: Manifest) -> dict[str, Observed]:
-    """Variables of names, by theirs."""
+    """Return the nominal variables, by their names."""
     rows = manifest.rows
     found = {
         "modality": Observed([row.modality or "unknown" for row in rows], [row.patient_id for row in rows]),
@@ -67,7 +67,7 @@ def names(manifest: Manifest) -> dict[str, Observed]:
 
 
 def _of_patients(rows: Iterable[Row], key: str, *, are_numbers: bool = True) -> Observed:
-    """Return an attribute, once a patient and value."""
+    """Return an attribute, once per patient and value."""
     pairs = dict.fromkeys((row.patient_id, row.attributes[key]) for row in rows if key in row.attributes)
     patients = [patient for patient, _ in pairs]
     return Observed([float(value) for _, value in pairs] if are_numbers else [value for _, value in pairs], patients)

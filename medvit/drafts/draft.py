@@ -27,7 +27,7 @@ class DraftOption:
 
 @dataclass(frozen=True)
 class Draft:
-    """A configuration of a stage; `command` is what follows `medvit` to run it."""
+    """Configuration of a stage; `command` follows `medvit` to run it."""
 
     stage: str
     file_name: str
@@ -40,7 +40,7 @@ class Draft:
     """Whether it holds a path of the source, which may name patients."""
 
     def tree(self, *also: DraftOption) -> Tree:
-        """Return the options of the YAML file as nested mappings, with those of `also` switched on."""
+        """Return the options of the YAML file as nested mappings, including the commented-out ones in `also`."""
         tree: Tree = {}
         for entry in [*(one for one in self.entries if not one.is_off), *also]:
             *groups, last = entry.key.split(".")
@@ -61,7 +61,7 @@ class Draft:
 
 
 def _written(entries: Sequence[tuple[tuple[str, ...], DraftOption]], pad: str) -> Iterator[str]:
-    """Text of the options below one group; options of one group are kept together."""
+    """Text of the options below one group; options of one group are written together."""
     for head in dict.fromkeys(parts[0] for parts, _ in entries):
         members = [(parts, entry) for parts, entry in entries if parts[0] == head]
         if all(len(parts) == 1 or entry.is_off for parts, entry in members):

@@ -1,4 +1,4 @@
-"""What drafts are written for: the images to train on, the machine, and where everything is stored."""
+"""Inputs of drafts: the images to train on, the machine, and the output folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY_FILES, MANY_PROCESSES = 2000, 8
 
 @dataclass(frozen=True)
 class Machine:
-    """What the trainings are meant for."""
+    """Intended tasks of the trainings."""
 
     has_gpu: bool
     num_cpus: int = 1
@@ -34,7 +34,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Project:
-    """Where everything is stored, as the user gave it, and what it is made of; `source` may name patients."""
+    """Output folder as the user gave it, and the source; `source` may name patients."""
 
     source: str = field(repr=False)
     output: Path
@@ -65,7 +65,7 @@ class Project:
         more: str = "",
         note: str = "",
     ) -> Draft:
-        """Return a draft of a stage, whose command ends in what the YAML file cannot know (`more`)."""
+        """Return a draft of a stage, whose command ends with what the YAML file cannot contain (`more`)."""
         name = f"{stage}{suffix}.yaml"
         command = (stage, shlex.quote(self.place(name)), *filter(None, [more]))
         notes = tuple(filter(None, [note]))
@@ -74,18 +74,18 @@ class Project:
 
 @dataclass(frozen=True)
 class Images:
-    """The images that trainings are drafted for: those of one kind, of one modality or of several."""
+    """Images for the drafted trainings: one kind, of one modality or of several."""
 
     group: ImageGroup
-    """`modality` is empty where they have several, or do not say it."""
+    """Modality; empty if they have several, or do not state it."""
     others: tuple[str, ...]
-    """What else the source holds, in words."""
+    """Other images of the source, in words."""
 
     @classmethod
     def of(cls, survey: Survey) -> Images:
-        """Return the kind of images that has labels or label maps, or else the one there is most of.
+        """Return the kind of images that has labels or label maps, or else the most frequent one.
 
-        Beside pictures, slides without labels are not chosen: pretraining leaves them out then.
+        Slides without labels are not chosen if there are pictures: pretraining then excludes the slides.
         """
         weights: dict[str, tuple[bool, int]] = {}
         for group in survey.groups:

@@ -1,4 +1,4 @@
-"""Draft of ingest: labels, label maps, patients, splits and geometry as the survey found them."""
+"""Draft of ingest: labels, label maps, patients, splits and geometry from the survey."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = {
     "label table": "labels",
     "lines about": "label_by",
     "label columns": "label_columns",
-    "lines about nothing": "label_unmatched",
+    "lines that match nothing": "label_unmatched",
     "class folders": "label_from",
     "positive class": "positive",
     "names of label-map values": "mask_classes",
@@ -37,9 +37,9 @@ KEYS = {
     "license": "license",
     "origin": "source_url",
 }
-"""Keys of the options of ingest that depend on the survey: the one place that names them."""
+"""Keys of the ingest options that depend on the survey: the one place that names them."""
 NEGATIVE = ("normal", "healthy", "benign", "negative", "no", "none", "control", "controls", "0")
-"""First words of classes that are not the positive one of two."""
+"""Prefixes of class names that are not the positive class of two."""
 WIDER = SplitConfig(val=0.2, test=0.2)
 """Fractions for few patients."""
 
@@ -55,7 +55,7 @@ def draft_ingest(survey: Survey, images: Images, project: Project) -> Draft:
     entries = [
         DraftOption("source", project.source),
         DraftOption(
-            "dataset", project.place("dataset"), "Folder to make. Start with its card.md: what is in the dataset."
+            "dataset", project.place("dataset"), "Folder to make. Start with its card.md, which describes the dataset."
         ),
         DraftOption("name", _name(project), "Pseudonyms depend on this name: keep it when you update the dataset."),
         *_modality(survey, images, project),
@@ -120,7 +120,7 @@ def _labels(survey: Survey) -> Iterator[DraftOption]:
 def _table(table: FoundTable, *, is_off: bool) -> Iterator[DraftOption]:
     text = f"A table: {table.num_matched} of its {table.num_lines} lines name images, by {table.key}."
     if table.by is None:
-        text = f"A table of labels? It is not used: {table.problem}."
+        text = f"Possibly a table of labels, but not used: {table.problem}."
     elif table.problem:
         text += f" Before you use it: {table.problem}."
     yield DraftOption(KEYS["label table"], str(table.path.absolute()), text, is_off=is_off)
@@ -131,8 +131,8 @@ def _table(table: FoundTable, *, is_off: bool) -> Iterator[DraftOption]:
         yield DraftOption(KEYS["label columns"], list(table.classes), text, is_off=is_off)
     unmatched = table.num_lines - table.num_matched
     if unmatched and not is_off:
-        text = f"{unmatched} lines name nothing in the source and are skipped; refuse, the default, stops instead."
-        yield DraftOption(KEYS["lines about nothing"], "warn", text)
+        text = f"{unmatched} lines match nothing in the source and are skipped; refuse, the default, stops instead."
+        yield DraftOption(KEYS["lines that match nothing"], "warn", text)
 
 
 def _positive(survey: Survey) -> Iterator[DraftOption]:
@@ -140,7 +140,7 @@ def _positive(survey: Survey) -> Iterator[DraftOption]:
         classes = survey.classes(key)
         if len(classes) == 2 and all(map(names_nobody, classes)):
             positive = next((c for c in sorted(classes) if c.casefold().split("_")[0] not in NEGATIVE), min(classes))
-            text = "The positive one of the two classes, for sensitivity and average precision:"
+            text = "The positive class of the two, for sensitivity and average precision:"
             yield DraftOption(KEYS["positive class"], {key: positive}, text, is_off=True)
 
 
@@ -152,7 +152,7 @@ def _masks(images: Images) -> Iterator[DraftOption]:
         "yet. Name them for the reports, in the order 0, 1, 2... or by value, as {0: background, 255: lesion}:"
     )
     yield DraftOption(KEYS["names of label-map values"], ["background", "class 1"], text, is_off=True)
-    text = "If the values number single objects, as nuclei, which all are of one class:"
+    text = "If the values number single objects of one class, such as nuclei:"
     yield DraftOption(KEYS["meaning of label-map values"], "instances", text, is_off=True)
 
 
@@ -161,9 +161,9 @@ def _patients(survey: Survey) -> Iterator[DraftOption]:
     if not count.assumed:
         return
     text = (
-        f"Nothing names {count.assumed} of {count.total} patients, so each image, series or study counts as one, and "
-        "images of one person may end up in both training and test. If paths name patients, give a regular expression "
-        "with one group for the patient"
+        f"{count.assumed} of {count.total} patients have no identifier, so each image, series or study counts "
+        "as one, and images of one person may end up in both training and test. If paths name patients, give a "
+        "regular expression with one group for the patient"
     )
     if survey.patients is not None:
         text += (
@@ -179,13 +179,16 @@ def _splits(survey: Survey) -> Iterator[DraftOption]:
     if survey.official_splits:
         names = ", ".join(sorted(survey.official_splits))
         text = (
-            f"The source names its splits ({names}), and they are kept. A missing one is cut from train, as large as:"
+            f"The source names its splits ({names}), and they are kept. A missing one is taken from train, with "
+            "this fraction:"
         )
         yield DraftOption("splits.val", default.val, text, is_off=True)
         return
     if len(_split_names(survey, default)) == len(get_args(Split)):
         yield DraftOption(
-            "splits.val", default.val, "Fractions of the patients. A patient stays in its split when others come."
+            "splits.val",
+            default.val,
+            "Fractions of the patients. A patient remains in its split when others are added.",
         )
         yield DraftOption("splits.test", default.test)
         return
@@ -200,7 +203,7 @@ def _splits(survey: Survey) -> Iterator[DraftOption]:
 
 
 def _split_names(survey: Survey, config: SplitConfig) -> set[Split]:
-    """Return the splits that are not empty, of images with labels or label maps where there are some."""
+    """Return the splits that are not empty, of images with labels or label maps if there are some."""
     answered = [one for one in survey.candidates if one.labels or one.item.mask is not None]
     return {split_of(patient, config) for patient in {one.patient.id for one in answered or survey.candidates}}
 
@@ -211,7 +214,7 @@ def _geometry(survey: Survey) -> Iterator[DraftOption]:
         number = sum(one.num_files for one in refused if KEYS[name] in one.text)
         refused = [one for one in refused if KEYS[name] not in one.text]
         if number:
-            text = f"{number} files do not say clearly where their voxels are, and are refused unless you decide:"
+            text = f"{number} files do not state clearly where their voxels are, and are refused unless you decide:"
             yield DraftOption(KEYS[name], value, text, is_off=True)
     if refused:
         text = (
@@ -224,7 +227,7 @@ def _geometry(survey: Survey) -> Iterator[DraftOption]:
 def _tiles(images: Images) -> Iterator[DraftOption]:
     if images.are_slides_mixed:
         text = (
-            "The source holds slides and pictures, and pretraining then leaves out the slides. Make a dataset of "
+            "The source holds slides and pictures, and pretraining then excludes the slides. Make a dataset of "
             "each; or copy the tiles of slides into the dataset, as pictures:"
         )
         yield DraftOption("tiles.pack", True, text, is_off=True)
@@ -242,7 +245,7 @@ def _privacy(images: Images, project: Project) -> Iterator[DraftOption]:
     is_dicom = any(one.item.reader == "dicom" for one in images.group.candidates)
     if is_dicom or images.group.modality == "US":
         text = (
-            "Images with text burned into their pixels are left out. mask blanks the text, keep takes them as they are."
+            "Images with text burned into their pixels are excluded. mask blanks the text, keep takes them unchanged."
         )
         yield DraftOption(KEYS["text in pixels"], "mask", text, is_off=True)
     if is_dicom:

@@ -22,7 +22,7 @@ def draft_evaluate(survey: Survey, images: Images, project: Project, task: Draft
     if task == "segmentation":
         spacing = images.group.median_spacing_mm if images.group.kind == "volume" else None
         tolerance = float(f"{max(spacing):.2g}") if spacing else 2.0
-        text = "Surfaces closer than this agree: about a voxel, in mm; in pixels, where images have no physical scale."
+        text = "Surfaces closer than this agree: about a voxel, in mm; in pixels, if images have no physical scale."
         entries.append(DraftOption("nsd_tolerance_mm", tolerance, text))
     text = "The report of another model on the same split, to test the difference:"
     entries.append(DraftOption("against", project.place("other-report"), text, is_off=True))
@@ -43,7 +43,7 @@ def draft_predict(images: Images, project: Project, task: DraftedTask, suffix: s
         text = "If several series of a study fit, best takes the one with the most slices, all takes each."
         entries.append(DraftOption("series", "best", text))
     if not images.group.modality and images.group.kind != "slide":
-        text = "The model does not know which modality it is for. In DICOM studies, use series of this one:"
+        text = "The model's modality is unknown. In DICOM studies, use series of this one:"
         modality = "CT" if images.group.kind == "volume" else "DX"
         entries.append(DraftOption("applies_to.modality", modality, text, is_off=True))
     if task == "segmentation" and any(one.item.reader == "dicom" for one in images.group.candidates):

@@ -17,16 +17,16 @@ DraftedTask = Literal["classification", "segmentation"]
 PATCH_2D, PATCH_3D = 16, 8
 """Side of a patch, in pixels and voxels."""
 SIMILAR = 1.1
-"""Largest ratio of spacings that need no resampling."""
+"""Largest ratio of spacings without resampling."""
 FLAT = 3.0
 """Ratio of slice gap to pixel spacing above which training on slices is worth a try."""
 TRAIN_SHARE, TILES_PER_SLIDE = 0.7, 100
-"""Rough numbers of training images, for the number of steps."""
+"""Rough numbers of training images that determine the number of steps."""
 SKIPPED_TILES = ["pen", "blurred"]
 
 
 def draft_pretrain(images: Images, project: Project) -> Draft:
-    """Return the configuration of a pretraining that any set of images allows: a masked autoencoder."""
+    """Return the configuration of a pretraining that works for any images: a masked autoencoder."""
     about = (
         "Pretrain a backbone on the training images; labels are not used. A masked autoencoder (MAE) works for small "
         "datasets and any modality. For large datasets and GPUs, see the presets of published methods in configs/."
@@ -37,7 +37,7 @@ def draft_pretrain(images: Images, project: Project) -> Draft:
         DraftOption("dataset", project.place("dataset")),
         DraftOption("output", project.place("backbone")),
         *images.slices(),
-        *([DraftOption("slides.skip_tiles", SKIPPED_TILES, "Tiles to leave out.")] if is_slide else []),
+        *([DraftOption("slides.skip_tiles", SKIPPED_TILES, "Tiles to exclude.")] if is_slide else []),
         *_preprocess(images),
         *_backbone(images, machine),
         *_objective(images, machine),
@@ -69,9 +69,12 @@ def draft_finetune(survey: Survey, images: Images, project: Project, task: Draft
 def _preprocess(images: Images) -> Iterator[DraftOption]:
     """Return the preprocessing, which the checkpoint passes on to the model."""
     kind = "volume" if images.is_3d else "image"
-    left_out = f"The dataset also holds images that this training leaves out: {', '.join(images.others)}."
+    left_out = f"The dataset also holds images that this training excludes: {', '.join(images.others)}."
     if images.group.kind == "slide" and images.are_slides_mixed:
-        left_out = f"Beside pictures ({', '.join(images.others)}), slides are left out: see tiles.pack in ingest.yaml."
+        left_out = (
+            f"In addition to pictures ({', '.join(images.others)}), there are slides, which are excluded: see "
+            "tiles.pack in ingest.yaml."
+        )
     yield DraftOption("preprocess.kind", kind, left_out if images.others else "")
     yield DraftOption("preprocess.channels", 3 if images.is_oct else images.group.channels)
     if images.is_3d:
@@ -81,7 +84,7 @@ def _preprocess(images: Images) -> Iterator[DraftOption]:
         yield DraftOption("preprocess.size", [224, 224], text)
     if images.is_fundus:
         yield DraftOption("preprocess.interpolation", "cubic")
-        text = "Cropped to the round field of view; photographs without a black border are taken whole."
+        text = "Cropped to the round field of view; photographs without a black border are not cropped."
         yield DraftOption("preprocess.field_of_view.missing", "whole", text)
     yield from _intensity(images)
 
@@ -138,8 +141,9 @@ def _why_zscore(modality: str) -> str:
     if modality:
         return "Each image gets zero mean and unit variance."
     return (
-        "The modality is not known, or there are several. Each image gets zero mean and unit variance, which suits "
-        "all; for CT in HU, a window is better (method: window, window_center: 40, window_width: 400)."
+        "The modality is unknown, or there are several. Each image gets zero mean and unit variance, which "
+        "works for all; for CT in HU, a window is better (method: window, window_center: 40, window_width: "
+        "400)."
     )
 
 
@@ -167,7 +171,7 @@ def _objective(images: Images, machine: Machine) -> Iterator[DraftOption]:
 
 
 def crop_of(images: Images, machine: Machine) -> list[int]:
-    """Return the size of crops in whole patches: the median volume, up to 96 voxels a side, or 48 on a CPU."""
+    """Return the size of crops in whole patches: the median volume, at most 96 voxels per side, or 48 on a CPU."""
     limit, group = 96 if machine.has_gpu else 48, images.group
     sides: Sequence[float] = group.median_shape
     spacing = group.median_spacing_mm

@@ -1,11 +1,11 @@
-"""Writers of results, one file format a file.
+"""Writers of results, one file format per module.
 
 The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `WRITER` is a
-format. Its name is that of its file and what `outputs=[...]` takes. A writer says for which models it is, whether it
-*applies* to what was predicted of an image, and *writes* files into an empty folder, from which they are moved into
-that of the study once it returns. What the source does not allow, such as a segmentation without positions, it refuses
-with the reason, and the other writers continue (`medvit.writers.outputs`). Adding one is adding a file and its test
-(docs/how-to/add-a-writer.md).
+format. The name of its file is its key in `outputs=[...]`. A writer declares the tasks it supports and whether it
+*applies* to a prediction of an image, and *writes* files into an empty folder, from which they are moved into the
+study's folder once it returns. If the source does not allow the format, such as a segmentation without positions, it
+refuses with the reason, and the other writers continue (`medvit.writers.outputs`). Adding a format is adding a file and
+its test (docs/how-to/add-a-writer.md).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Status = Literal["done", "skipped", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 COLORS = ((230, 60, 60), (60, 180, 75), (70, 110, 240), (240, 200, 40), (200, 70, 220), (60, 200, 210), (245, 130, 48))
-"""RGB of the classes in pictures and viewers, in turn."""
+"""RGB of the classes in pictures and viewers, in order."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The images of one study, under its pseudonym `name`.
+    """Images of one study, under its pseudonym `name`.
 
-    `refusals` are files of the study that would have fitted the model but could not be taken; `num_unreadable` counts
-    files beside its images that cannot be read at all.
+    `refusals` are files of the study that fit the model but could not be used; `num_unreadable` counts files in the
+    folders of its images that cannot be read at all.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Study:
     """Other patients whose images have the same StudyInstanceUID."""
 
     def series_key(self, item: Item) -> str:
-        """Return what names the series of one of its images: its identifier, else its place in the study."""
+        """Return the identifier of the series of one of its images, or else its place in the study."""
         return item.identity.series or f"{self.name}#{self.items.index(item)}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `predictions.csv`: what was found of one class in one series.
+    """One line of `predictions.csv`: the result for one class in one series.
 
-    A classification has a `probability`; a segmentation has `num_voxels` and, where voxels have a size, `volume_ml`.
+    A classification has a `probability`; a segmentation has `num_voxels` and, if voxels have a size, `volume_ml`.
     """
 
     series: str
@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one study; `reason` names no patient, `outputs` are the names of files in its folder."""
+    """Outcome of one study; `reason` names no patient, `outputs` are the names of files in its folder."""
 
     status: Status
     code: str = ""
@@ -79,7 +79,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Maker:
-    """What made a result, as its DICOM objects say: the hash of the model and the MLflow run."""
+    """Origin of a result for its DICOM objects: the hash of the model and the MLflow run."""
 
     version: str
     model_sha256: str
@@ -88,24 +88,24 @@ class Maker:
 
 @dataclass(frozen=True)
 class WriterContext:
-    """What every writer is given: where a result comes from, and what made it."""
+    """Input of every writer: the source of a result, and its origin."""
 
     item: Item = field(repr=False)
-    """The image, as its reader found it: identifiers in it are of the patient."""
+    """Image as its reader found it, with identifiers of the patient."""
     maker: Maker
     codes: Mapping[str, str] = field(default_factory=dict)
-    """Coded terms of classes, as `PredictConfig.codes`."""
+    """Coded terms of classes, from `PredictConfig.codes`."""
     series: str = ""
-    """Pseudonym of the series, where results of several series are in one folder."""
+    """Pseudonym of the series, if one folder holds results of several series."""
 
     def path(self, folder: Path, stem: str, suffix: str) -> Path:
-        """Return where a file goes: `STEM.SUFFIX`, with the series behind the stem where there are several."""
+        """Return the path of a file: `STEM.SUFFIX`, with the series after the stem if there are several."""
         return folder / f"{stem}{'-' * bool(self.series)}{self.series}{suffix}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageContext(WriterContext):
-    """An image or volume with its prediction on the same grid."""
+    """Image or volume with its prediction on the same grid."""
 
     image: Image
     prediction: Prediction
@@ -113,7 +113,7 @@ class ImageContext(WriterContext):
 
 @dataclass(frozen=True, kw_only=True)
 class SlideContext(WriterContext):
-    """An open slide with what a model says of its tiles."""
+    """Open slide with a model's prediction for its tiles."""
 
     slide: Slide
     prediction: SlideFinding
@@ -124,23 +124,23 @@ ContextT = TypeVar("ContextT", bound=WriterContext, contravariant=True)
 
 
 class ResultWriter(Protocol[ContextT]):
-    """One file format of results."""
+    """Output format of results."""
 
     name: str
     """Its key in `outputs=[...]`, and the name of its file."""
     title: str
-    """What it writes, as notes call it: "there is no DICOM segmentation: ..."."""
+    """Name of the output in notes: "there is no DICOM segmentation: ..."."""
     tasks: Sequence[ModelTask]
-    """For which models it is."""
+    """Tasks whose models it supports."""
 
     def applies(self, item: Item, prediction: Any) -> bool:
-        """Whether there is something to write: of a `Prediction`, or of a `SlideFinding`."""
+        """Return whether it applies to a `Prediction` or a `SlideFinding`."""
 
     def write(self, context: ContextT, folder: Path) -> Sequence[str]:
         """Write files into an empty folder, and return notes for a person, which name no patient.
 
         Raises:
-            MedvitError: One of its kinds, if the source does not allow it; the text names no patient.
+            MedvitError: A subclass, if the source does not allow it; the text names no patient.
         """
 
 

@@ -18,7 +18,7 @@ DEFAULT = ("", "ISO_IR 6", "ISO 2022 IR 6")
 ALONE = (*(f"ISO_IR {number}" for number in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)), "GB18030")
 """Character sets without code extensions that highdicom takes and pydicom encodes."""
 LATIN_9 = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
-"""What pydicom does not know (CP 1959)."""
+"""Names unknown to pydicom (CP 1959)."""
 SPELLINGS = {
     "ASCII": "",
     "USASCII": "",
@@ -30,11 +30,11 @@ SPELLINGS = {
     "GBK": "GBK",
     "GB2312": "ISO 2022 IR 58",
 }
-"""Names that devices write, without signs, in capitals, and the defined term that each means."""
+"""Nonstandard names that devices write, in capitals without punctuation, and their defined terms."""
 REPLACED = "\ufffd"
-"""What a decoder puts in place of bytes that are not of the character set."""
+"""Replacement character of a decoder for bytes outside of the character set."""
 IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")
-"""Texts by which a result finds its patient and study."""
+"""Texts that link a result to its patient and study."""
 
 
 TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
@@ -44,14 +44,14 @@ COPIED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0040)
 
 
 def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
-    """Bring the texts of a header to a character set that highdicom takes: its own if it can be, else UTF-8.
+    """Convert the texts of a header to a character set that highdicom accepts: its own if possible, else UTF-8.
 
-    A misspelt term is read as the one it means. Texts that are not ASCII though no character set is declared are read
-    as UTF-8 where they are, else as Latin-1; the returned note says so, and is empty else. Texts other than `IDENTITY`
-    that are not in the character set that the header declares are removed.
+    A misspelt term is read as the intended one. Texts that are not ASCII although no character set is declared are read
+    as UTF-8 if valid, else as Latin-1, and the returned note states which; it is empty otherwise. Texts other than
+    `IDENTITY` that are invalid in the declared character set are removed.
 
     Raises:
-        UnsupportedError: If name or IDs of the patient are not in the character set that the header declares.
+        UnsupportedError: If name or IDs of the patient are invalid in the declared character set.
     """
     declared = str(header.get("SpecificCharacterSet") or "")
     terms = _terms(header)
@@ -70,11 +70,9 @@ def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
 
 
 def _undeclared(header: Dataset) -> str:
-    """Return the encoding of texts that are not ASCII, as they must be where no character set is declared.
+    """Return the encoding of non-ASCII texts in a header without a declared character set.
 
-    Empty if they are.
-
-    Only texts at the top of the header are looked at: those that highdicom copies.
+    Empty if all are ASCII. Only texts at the top of the header are checked: those that highdicom copies.
     """
     found = b""
     for tag in header.keys():  # noqa: SIM118 (raw elements)
@@ -92,7 +90,7 @@ def _undeclared(header: Dataset) -> str:
 
 
 def _terms(header: Dataset) -> tuple[str, ...]:
-    """Return the defined terms of (0008,0005) SpecificCharacterSet, spelt right; one empty one where there is none."""
+    """Return the defined terms of (0008,0005) SpecificCharacterSet, corrected; one empty term if there are none."""
     from pydicom.charset import STAND_ALONE_ENCODINGS
 
     value = header.get("SpecificCharacterSet")
@@ -100,7 +98,7 @@ def _terms(header: Dataset) -> tuple[str, ...]:
     terms = tuple(_spelt(str(term or "")) for term in found) or ("",)
     if all(term in DEFAULT for term in terms):
         return ("",)
-    if terms[0] in STAND_ALONE_ENCODINGS:  # these know no code extensions (PS3.5 6.1.2.5.4)
+    if terms[0] in STAND_ALONE_ENCODINGS:  # these have no code extensions (PS3.5 6.1.2.5.4)
         return terms[:1]
     return tuple(term for term in terms if term not in STAND_ALONE_ENCODINGS)
 
@@ -114,9 +112,9 @@ def _spelt(term: str) -> str:
 
 
 def _encodings(terms: Sequence[str]) -> list[str]:
-    """Return the encodings of Python, as pydicom decodes with them.
+    """Return the Python encodings with which pydicom decodes.
 
-    ASCII alone where none is declared or one is unknown.
+    Only ASCII if none is declared or one is unknown.
     """
     from pydicom.charset import python_encoding
 
@@ -135,7 +133,7 @@ def _decode(dataset: Dataset, encodings: list[str], *, is_rewritten: bool) -> No
                 own = _encodings(_terms(item)) if "SpecificCharacterSet" in item else encodings
                 _decode(item, own, is_rewritten=is_rewritten)
                 item.pop("SpecificCharacterSet", None)
-        elif element.VR == "PN" and is_rewritten and not element.is_empty:  # else a name keeps the bytes it was read of
+        elif element.VR == "PN" and is_rewritten and not element.is_empty:  # else a name keeps its original bytes
             names = [PersonName(str(name)) for name in (element.value if element.VM > 1 else [element.value])]
             element.value = names if element.VM > 1 else names[0]
 
@@ -147,8 +145,8 @@ def _remove_lost(header: Dataset, terms: Sequence[str]) -> None:
         if element.keyword in IDENTITY:
             declared = "\\".join(terms) or "none, which means ASCII"
             raise UnsupportedError(
-                f"{element.keyword} holds bytes that are not of the character set that the file declares ({declared}); "
-                "a result would name another patient"
+                f"{element.keyword} holds bytes outside of the character set that the file declares "
+                f"({declared}); a result would name another patient"
             )
         del header[element.tag]
 
@@ -156,7 +154,7 @@ def _remove_lost(header: Dataset, terms: Sequence[str]) -> None:
 def _elements(dataset: Dataset, representations: Sequence[str]) -> Iterator[DataElement]:
     """Return the elements of some value representations.
 
-    One that cannot be read is removed, and none other is looked at.
+    An unreadable one is removed, and no other is read.
     """
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)

@@ -1,4 +1,4 @@
-"""What a class means in the coded terms of DICOM, so that a viewer knows a liver from a lesion."""
+"""Coded terms of DICOM for classes, so that a viewer can distinguish a liver from a lesion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.writers import Concept
 
 LABEL_LENGTH, VALUE_LENGTH = 64, 16
 PRIVATE_SCHEME = "99MEDVIT"
-"""Coding scheme of class names that the dictionary does not know; `99` marks private ones (DICOM PS3.16 sec. 8)."""
+"""Coding scheme of class names that are not in the dictionary; `99` marks private ones (DICOM PS3.16 sec. 8)."""
 ANATOMICAL = Concept("SCT", "91723000", "Anatomical Structure")
 ABNORMAL = Concept("SCT", "49755003", "Morphologically Abnormal Structure")
 ABNORMAL_WORDS = re.compile(
@@ -24,7 +24,7 @@ ABNORMAL_WORDS = re.compile(
 def property_type(name: str, codes: Mapping[str, str]) -> Concept:
     """Return the coded term of a class.
 
-    As given in `codes`, else of this name in DICOM's SNOMED CT dictionary, else private.
+    The one given in `codes`, else the one of this name in DICOM's SNOMED CT dictionary, else a private one.
 
     Raises:
         ConfigError: If the given code is not `SCHEME:VALUE:MEANING`.
@@ -52,7 +52,7 @@ def property_types(classes: Sequence[str], codes: Mapping[str, str]) -> dict[str
 def label_of(name: str) -> str:
     """Return the name of a class as a DICOM label: one value of at most 64 characters (PS3.5 6.2, LO).
 
-    A backslash, which would divide it into two values, becomes a slash; what is cut off is told apart by a hash.
+    A backslash, which would divide it into two values, becomes a slash; truncated names are distinguished by a hash.
     """
     text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name.replace("\\", "/")).split())
     return text if len(text) <= LABEL_LENGTH else f"{text[: LABEL_LENGTH - 9]} {_hash(name)}"
@@ -64,7 +64,7 @@ def property_category(name: str) -> Concept:
 
 
 def check_codes(codes: Mapping[str, str], classes: tuple[str, ...]) -> None:
-    """Find mistakes in given codes before any study is done.
+    """Check given codes before any study is processed.
 
     Raises:
         ConfigError: If a code cannot be read or names no class of the model.

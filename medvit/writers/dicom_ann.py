@@ -1,4 +1,4 @@
-"""The tiles of a DICOM slide as Microscopy Bulk Simple Annotations (PS3.3 A.87), which go back into the same study."""
+"""Tiles of a DICOM slide as Microscopy Bulk Simple Annotations (PS3.3 A.87) in the study of the slide."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
     """Write a group of squares for each class that is the most probable one of a tile, with its measurements.
 
     Raises:
-        UnsupportedError: If the source has no whole picture of the slide, to which places could refer.
+        UnsupportedError: If the source has no whole-slide image for the coordinates to refer to.
     """
     import highdicom as hd
 
@@ -52,7 +52,7 @@ def write_ann(path: Path, finding: SlideFinding, sources: Sources, maker: Maker,
 
 
 def base_level(headers: Sequence[Dataset]) -> Dataset:
-    """Return the header of the picture at full resolution.
+    """Return the header of the image at full resolution.
 
     Raises:
         UnsupportedError: If there is none among them.
@@ -61,7 +61,7 @@ def base_level(headers: Sequence[Dataset]) -> Dataset:
         header for header in headers if "VOLUME" in header.get("ImageType", ()) and "TotalPixelMatrixRows" in header
     ]
     if not whole:
-        raise UnsupportedError("no file of the source is a whole picture of the slide (ImageType VOLUME)")
+        raise UnsupportedError("no file of the source is a whole-slide image (ImageType VOLUME)")
     return max(whole, key=lambda header: int(header.TotalPixelMatrixColumns))
 
 
@@ -92,13 +92,13 @@ def _group(number: int, label: int, members: Any, finding: SlideFinding, maker: 
 
 
 class DicomAnnWriter:
-    """Writes `annotations.dcm`."""
+    """Writer of `annotations.dcm`."""
 
     name, title = "dicom_ann", "DICOM annotations"
     tasks: Sequence[ModelTask] = ("slide",)
 
     def applies(self, item: Item, prediction: SlideFinding) -> bool:
-        """Whether it is a DICOM slide: no other format names series."""
+        """Return whether it is a DICOM slide: no other format names series."""
         return bool(item.identity.series)
 
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""A mask as a DICOM Segmentation (PS3.3 A.51) on the slices of its source, so that it goes back into the same study."""
+"""DICOM Segmentation (PS3.3 A.51) of a mask, on the slices and in the study of its source."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SERIES_NUMBER_LIMIT, SERIES_NUMBER_STEP = 10**8, 1000
-"""Added to the number of the source series, so that a segmentation sorts behind all of its study."""
+"""Added to the number of the source series, so that a segmentation sorts after all series of its study."""
 
 
 def write_seg(
     path: Path, prediction: Prediction, sources: Sources, *, maker: Maker, codes: Mapping[str, str] | None = None
 ) -> None:
-    """Write a BINARY segmentation with a segment for every class that occurs in the mask, background left out.
+    """Write a BINARY segmentation with a segment for every class in the mask, except the background.
 
     Raises:
-        GeometryError: If the mask does not lie on the pixels of the source.
-        UnsupportedError: If the source is of a class that the standard has retired.
+        GeometryError: If the mask is not on the pixel grid of the source.
+        UnsupportedError: If the source is of a retired SOP class.
         ValueError: If the mask is all background: DICOM has no empty segmentation.
     """
     assert prediction.mask is not None
@@ -73,16 +73,19 @@ def _segmentation(stacked: UInt8[Array, "n h w l"], described: list[Any], source
             **authorship(sources, maker),
         )
     except KeyError:
-        raise UnsupportedError("the source is of a retired DICOM class, to which a segmentation cannot refer") from None
+        raise UnsupportedError("the source is of a retired DICOM class, which a segmentation cannot refer to") from None
     _refer_to_frames(segmentation, sources.frames)
     if not has_position(sources.headers[0]):
-        # Type 2C: an image without position must say, if only by an empty value, which way its rows run.
+        # Type 2C: an image without position must have the attribute for the direction of its rows, possibly empty.
         segmentation.PatientOrientation = sources.headers[0].get("PatientOrientation", "")
     return segmentation
 
 
 def fit_texts(sources: Sources, classes: Sequence[str], codes: Mapping[str, str]) -> None:
-    """Bring the headers of the source to UTF-8 where classes or their codes are not ASCII: one object has one set."""
+    """Convert the headers of the source to UTF-8 if classes or their codes are not ASCII.
+
+    An object has one character set.
+    """
     if not all(text.isascii() for text in (*classes, *(codes.get(name, "") for name in classes))):
         for header in sources.headers:
             settle(header, to_utf_8=True)
@@ -108,7 +111,7 @@ def authorship(sources: Sources, maker: Maker) -> dict[str, Any]:
 
 
 def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
-    """Numbers the frames referred to as the source does, of which only some may have been given."""
+    """Frame numbers as in the source; only some of its frames may be given."""
     for group in segmentation.PerFrameFunctionalGroupsSequence if frames else ():
         for derivation in group.get("DerivationImageSequence", ()):
             for source in derivation.get("SourceImageSequence", ()):
@@ -117,7 +120,7 @@ def _refer_to_frames(segmentation: Dataset, frames: Sequence[int]) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keep the libraries' log and warnings back: they quote identifiers of the source."""
+    """Suppress the libraries' log and warnings: they quote identifiers of the source."""
     for library in ("highdicom", "pydicom"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -126,7 +129,7 @@ def silent() -> Iterator[None]:
 
 
 def present_labels(mask: Int[Array, "*s"]) -> list[int]:
-    """Return the classes that occur in a mask, without the background."""
+    """Return the classes in a mask, without the background."""
     return [int(label) for label in np.unique(mask) if label != 0]
 
 
@@ -136,7 +139,7 @@ def on_source(prediction: Prediction, sources: Sources) -> Int[Array, "n h w"]:
     In the order of the source's headers or frames.
 
     Raises:
-        GeometryError: If the mask does not lie on the pixels of the source.
+        GeometryError: If the mask is not on the pixel grid of the source.
     """
     mask, first = prediction.mask, sources.headers[0]
     assert mask is not None
@@ -160,7 +163,7 @@ def _require_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
 
 
 def _complete_thickness(sources: Sources) -> None:
-    """Slices that say no thickness count as thick as they lie apart: the standard wants one of every volume."""
+    """Set a missing slice thickness to the slice spacing: the standard requires one for every volume."""
     for header in sources.headers:
         if "ImageOrientationPatient" in header and not header.get("SliceThickness"):
             gap_mm = min(header.PixelSpacing) if sources.affine is None else sources.affine.spacing_mm[2]
@@ -184,7 +187,7 @@ def _segment(number: int, name: str, color: tuple[int, int, int], maker: Maker, 
 
 
 def algorithm(maker: Maker) -> Any:
-    """Return what made a result, as an algorithm."""
+    """Return the origin of a result, as an algorithm."""
     import highdicom as hd
     from pydicom.sr.codedict import codes as terms
 
@@ -218,17 +221,17 @@ def _equipment(maker: Maker) -> Any:
 
 
 class DicomSegWriter:
-    """Writes `segmentation.dcm`."""
+    """Writer of `segmentation.dcm`."""
 
     name, title = "dicom_seg", "DICOM segmentation"
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Whether it is of a DICOM series."""
+        """Return whether it is from a DICOM series."""
         return prediction.mask is not None and item.reader == DICOM.name
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:
-        """Write the segmentation, unless nothing was found: DICOM has no empty one."""
+        """Write the segmentation, unless the mask is empty: DICOM has no empty segmentation."""
         assert context.prediction.mask is not None
         if not present_labels(context.prediction.mask):
             return ["the mask is empty, so there is no DICOM segmentation"]

@@ -1,6 +1,6 @@
-"""The tiles of a slide as GeoJSON (RFC 7946) as QuPath 0.4 and later reads it: in pixels of level 0, with measurements.
+"""Tiles of a slide as GeoJSON (RFC 7946) for QuPath 0.4 and later: in pixels of level 0, with measurements.
 
-QuPath takes a FeatureCollection whose features have an `objectType`, a `classification` of name and color, and
+QuPath reads a FeatureCollection whose features have an `objectType`, a `classification` of name and color, and
 `measurements` by name.
 """
 
@@ -21,7 +21,7 @@ DIGITS = 6
 
 
 def write_geojson(path: Path, finding: SlideFinding) -> None:
-    """Write a feature a tile: its square, its most probable class, its attention and the probability of each class."""
+    """Write one feature per tile: its square, most probable class, attention, and the probability of each class."""
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, feature in enumerate(_features(finding)):
@@ -52,7 +52,7 @@ def _features(finding: SlideFinding) -> Iterator[dict[str, Any]]:
 
 
 class GeojsonWriter:
-    """Writes `tiles.geojson`."""
+    """Writer of `tiles.geojson`."""
 
     name, title = "geojson", "GeoJSON of the tiles"
     tasks: Sequence[ModelTask] = ("slide",)

@@ -1,4 +1,4 @@
-"""A map over a slide as a pyramidal TIFF that viewers of slides open, with its microns per pixel."""
+"""Heat map of a slide as a pyramidal TIFF for slide viewers, with its microns per pixel."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from medvit.writers.optional import write_optional
 from medvit.writers.slide_maps import HeatMap, SlideFinding, attention_map, class_map
 
 CELLS, MAX_SIDE = (64, 32, 16, 8, 4, 2, 1), 8192
-"""Pixels of a cell at full resolution, the largest with which the longer side is no longer; halved level by level."""
+"""Maximum side of the map at full resolution in pixels, which sets the pixels per cell; halved level by level."""
 TILE = 256
-"""Pixels of a side of the file's own tiles."""
+"""Side of the file's own tiles, in pixels."""
 EMPTY = (255, 255, 255)
-"""Color where there is no tile."""
+"""Color of areas without a tile."""
 CENTIMETER = 3
 """TIFF's unit of resolution: pixels per centimeter (TIFF 6.0, ResolutionUnit)."""
 MICRONS = 1e4
-"""Of a centimeter."""
+"""Microns per centimeter."""
 COLORS = {"attention": "viridis", "class": "inferno"}
-"""Color maps of matplotlib, both even in lightness and safe for color-blind eyes (Nuñez et al. 2018)."""
+"""Color maps of matplotlib, perceptually uniform and safe for color-blind readers (Nuñez et al. 2018)."""
 
 
 def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:
-    """Values from 0 to 1 in the colors of a map of `COLORS`; white where there is none."""
+    """Return values from 0 to 1 in the colors of a map of `COLORS`; white where there is no tile."""
     from matplotlib import colormaps
 
     picture = colormaps[COLORS[colors]](np.nan_to_num(values), bytes=True)[..., :3]
@@ -40,7 +40,7 @@ def colored(values: Float[Array, "r c"], colors: str) -> UInt8[Array, "r c 3"]:
 
 
 def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
-    """Write a tiled RGB TIFF of several levels, each drawn from the map itself, a tile at a time."""
+    """Write a tiled RGB TIFF of several levels, each drawn directly from the map, one tile at a time."""
     import tifffile
 
     cells = colored(heat.values, colors)
@@ -64,14 +64,14 @@ def write_heatmap(path: Path, heat: HeatMap, colors: str) -> None:
 
 
 def _levels(heat: HeatMap) -> list[int]:
-    """Pixels of a cell at each level, until one tile holds the whole."""
+    """Pixels of a cell at each level, down to the first level that fits into one tile."""
     side = max(heat.values.shape)
     first = next((pixels for pixels in CELLS if side * pixels <= MAX_SIDE), 1)
     return [pixels for pixels in CELLS if pixels <= first and (pixels == first or 2 * pixels * side > TILE)]
 
 
 def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:
-    """Tiles of a level row by row, cells enlarged to so many pixels; filled up with white at the far edges."""
+    """Tiles of a level row by row, cells enlarged to so many pixels; padded with white at the far edges."""
     step = TILE // pixels
     rows, columns = cells.shape[:2]
     for top in range(0, rows, step):
@@ -83,7 +83,7 @@ def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "
 
 
 class HeatmapWriter:
-    """Writes `attention.tif` and, for each class that gets a map, `class-INDEX-NAME.tif`; each may fail by itself."""
+    """Writer of `attention.tif` and, for each class with a map, `class-INDEX-NAME.tif`; each may fail by itself."""
 
     name, title = "heatmap", "heat map"
     tasks: Sequence[ModelTask] = ("slide",)
@@ -95,7 +95,7 @@ class HeatmapWriter:
     def write(self, context: SlideContext, folder: Path) -> Sequence[str]:
         """Write the maps."""
         found, path = context.prediction, context.path(folder, "attention", ".tif")
-        notes = write_optional("map of attention", path, partial(_write_attention, path, found))
+        notes = write_optional("attention map", path, partial(_write_attention, path, found))
         for label in found.heat_classes():
             name = re.sub(r"[^A-Za-z0-9]+", "-", found.classes[label]).strip("-")
             path = context.path(folder, f"class-{label}-{name}", ".tif")

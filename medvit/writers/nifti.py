@@ -1,4 +1,4 @@
-"""The mask of a volume as NIfTI, a label map that any tool opens."""
+"""Mask of a volume as NIfTI, a label map for any tool."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def write_nifti(path: Path, mask: Int[Array, "i j k"], affine: Affine) -> None:
 
 
 def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j k"], Affine]:
-    """Return the mask of a volume with the axes in the order of its source file, where that is a NIfTI.
-
-    Else in RAS+ order.
+    """Return the mask of a volume, axes in the order of its source file if that is a NIfTI, else in RAS+ order.
 
     So label map and image of a NIfTI overlay voxel by voxel also in tools that ignore the affine.
     """
@@ -42,13 +40,13 @@ def in_source_order(prediction: Prediction, item: Item) -> tuple[Int[Array, "i j
 
 
 class NiftiWriter:
-    """Writes `mask.nii.gz`."""
+    """Writer of `mask.nii.gz`."""
 
     name, title = "nifti", "NIfTI label map"
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Whether it is a volume whose place is known."""
+        """Return whether it is a volume with a known affine."""
         return prediction.mask is not None and prediction.mask.ndim == 3 and prediction.affine is not None
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:

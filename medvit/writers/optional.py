@@ -1,4 +1,4 @@
-"""Objects that a result can do without: one that cannot be written costs itself alone, and the result says why."""
+"""Optional outputs of a result: if one cannot be written, the others continue, and the result states the reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medvit.files.atomic import is_of_disk
 log = logging.getLogger("medvit")
 
 LACKS = "there is no"
-"""How a note on an object begins that was not written."""
+"""Beginning of a note on an output that was not written."""
 
 
 def write_optional(what: str, path: Path, write: Callable[[], Sequence[str] | None]) -> list[str]:
-    """Write an object to a path, a file or a folder; the notes of its writer, or why it is not there.
+    """Write an output to a path, a file or a folder; return the notes of its writer, or why it is missing.
 
     Raises:
         OutputError: If nothing can be written, as on a full disk.

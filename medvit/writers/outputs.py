@@ -1,4 +1,4 @@
-"""The files that become of a result: writers chosen by name, or all that apply."""
+"""Output files of a result: writers chosen by name, or all that apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Outputs:
 
     @classmethod
     def of(cls, names: Sequence[str] | None, task: str) -> Self:
-        """Return the writers of some names; unset, all for models of a task.
+        """Return the writers of some names; if unset, all for models of a task.
 
         Raises:
             ConfigError: If one of them is for other models.
@@ -42,13 +42,13 @@ class Outputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the writers."""
+        """Names of the writers."""
         return tuple(one.name for one in self.writers)
 
     def write(self, context: ImageContext | SlideContext, folder: Path) -> list[str]:
-        """Write a result into a folder; the notes of the writers, and why a file is not there.
+        """Write a result into a folder; return the notes of the writers, and why an output is missing.
 
-        A writer that fails costs its own files alone.
+        A writer that fails loses only its own files.
 
         Raises:
             OutputError: If nothing can be written, as on a full disk.

@@ -1,4 +1,4 @@
-"""The mask of an image as PNG, a gray picture whose values are the classes."""
+"""Mask of an image as PNG, a grayscale picture whose values are the classes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from medvit.writers import ImageContext, ModelTask
 
 
 def write_png(path: Path, mask: Int[Array, "h w"]) -> None:
-    """Write a label map as a gray picture: pixel value = class index."""
+    """Write a label map as a grayscale picture: pixel value = class index."""
     from PIL import Image as Picture
 
     Picture.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)).save(path)
 
 
 class PngWriter:
-    """Writes `mask.png`."""
+    """Writer of `mask.png`."""
 
     name, title = "png", "PNG label map"
     tasks: Sequence[ModelTask] = ("segmentation",)
 
     def applies(self, item: Item, prediction: Prediction) -> bool:
-        """Whether it is an image."""
+        """Return whether it is a 2D image."""
         return prediction.mask is not None and prediction.mask.ndim == 2
 
     def write(self, context: ImageContext, folder: Path) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""A picture of a result that a person can check at one glance: slices through its middle, bare and with the classes."""
+"""Preview image for checking a result at a glance: slices through its middle, plain and with the classes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.slide_preview import write_slide_preview
 
 OPACITY = 0.4
-"""Share of the class color in a voxel of the mask."""
+"""Opacity of the class color over a voxel."""
 HEIGHT = 320
-"""Pixels of a row of slices from top to bottom."""
+"""Height of a row of slices, in pixels."""
 PERCENTILES = (1.0, 99.0)
-"""Intensities shown as black and white, in percent of the pixels of the picture."""
+"""Intensity percentiles of the picture shown as black and white."""
 
 
 def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
-    """Write a PNG: of a volume the axial, coronal and sagittal slice, the patient's right or front to the left.
+    """Write a PNG: for a volume, the axial, coronal and sagittal slice, the patient's right or front on the left.
 
-    Of a segmentation, the same slices stand below with what was found in color.
+    For a segmentation, a second row shows the same slices with the classes in color.
     """
     from PIL import Image as Picture
 
@@ -46,7 +46,7 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
 
 @dataclass(frozen=True)
 class PreviewPlane:
-    """A plane, bare and with the classes in color; `width_to_height` is its shape in the body, not in pixels."""
+    """Plane, plain and with the classes in color; `width_to_height` is its aspect ratio in the body, not in pixels."""
 
     bare: UInt8[Array, "h w 3"]
     colored: UInt8[Array, "h w 3"]
@@ -63,7 +63,7 @@ def _slices(image: Image, prediction: Prediction) -> list[PreviewPlane]:
     for across, down, side in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
         plane: list[slice | int] = [slice(None)] * 3
         plane[across] = center[across]
-        # Rows run from front or top, columns from the patient's right or front: against the axes R, A and S.
+        # Rows start at the front or top, columns at the patient's right or front: against the axes R, A and S.
         shown, labels = (np.flip(voxels[tuple(plane)].T) for voxels in (gray, mask))
         cuts.append(_cut(shown, labels, extent_mm[side] / extent_mm[down]))
     return cuts
@@ -76,7 +76,7 @@ def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
 
 
 def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
-    """Return the middle of what was found; of the volume where nothing was."""
+    """Return the center of the segmented voxels; of the volume if there are none."""
     found = np.nonzero(mask)
     if not found[0].size:
         return tuple(n // 2 for n in mask.shape)
@@ -93,7 +93,7 @@ def _cut(gray: Float[Array, "h w"], mask: Int[Array, "h w"], width_to_height: fl
 
 
 class PreviewWriter:
-    """Writes `preview.png`, of an image or of a slide."""
+    """Writer of `preview.png`, for an image or a slide."""
 
     name, title = "preview", "preview"
     tasks: Sequence[ModelTask] = ("classification", "segmentation", "slide")

@@ -1,4 +1,4 @@
-"""Results on one slide: tiles with their probabilities and attention, and the maps that are drawn of them."""
+"""Results on one slide: tiles with probabilities and attention, and the maps drawn from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.wsi.tiles import TileGrid
 
 @dataclass(frozen=True)
 class SlideFinding:
-    """A slide with its tiles and what a model says of them, to be written; `mpp`, `shape` (H, W) of level 0."""
+    """Slide with its tiles and a model's prediction for them; `mpp` and `shape` (H, W) are those of level 0."""
 
     grid: TileGrid
     reading: SlideReading
@@ -25,11 +25,11 @@ class SlideFinding:
 
     @property
     def side(self) -> float:
-        """Pixels of level 0 that the side of a tile spans."""
+        """Pixels of level 0 along the side of a tile."""
         return self.grid.side(self.mpp)
 
     def top(self, count: int) -> Int[Array, "k"]:
-        """Return the tiles with most attention, most first; of tiles that overlap, only one."""
+        """Return the tiles with the most attention, in descending order; of overlapping tiles, only one."""
         chosen: list[int] = []
         for index in np.argsort(-self.reading.attention, kind="stable"):
             apart = np.abs(self.grid.xy[chosen] - self.grid.xy[index]).max(axis=1) if chosen else np.array([np.inf])
@@ -40,16 +40,16 @@ class SlideFinding:
         return np.array(chosen)
 
     def heat_classes(self) -> Sequence[int]:
-        """Return the classes that get a map: of two, the second says all."""
+        """Return the classes that get a map: of two classes, only the second."""
         return [1] if len(self.classes) == 2 else range(len(self.classes))
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A value for each cell (rows, columns) of a slide, not a number where there is no tile.
+    """Value of each cell (rows, columns) of a slide, NaN without a tile.
 
-    Cells are squares of `cell` pixels of level 0 that start at its origin; `mpp` is that of level 0. Of overlapping
-    tiles, a cell has the mean.
+    Cells are squares of `cell` pixels of level 0 that start at its origin; `mpp` is that of level 0. Where tiles
+    overlap, a cell has their mean.
     """
 
     values: Float[Array, "r c"]
@@ -58,13 +58,13 @@ class HeatMap:
 
 
 def attention_map(finding: SlideFinding) -> HeatMap:
-    """Where the model looked: for each tile the share of tiles with less attention, or the same and before it."""
+    """Attention as ranks: for each tile the share of tiles with less attention, or the same and before it."""
     order = np.argsort(np.argsort(finding.reading.attention, kind="stable"), kind="stable")
     return _map(finding, (order + 1) / len(order))
 
 
 def class_map(finding: SlideFinding, label: int) -> HeatMap:
-    """Return the probability of a class of each tile by itself."""
+    """Return the probability of a class for each tile by itself."""
     return _map(finding, finding.reading.scores[:, label])
 
 

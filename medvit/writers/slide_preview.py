@@ -1,4 +1,4 @@
-"""A picture of what a model says of a slide: the slide, where the model looked, what it saw, and its top tiles."""
+"""Preview of a prediction for a slide: the slide, its attention and class maps, and its top tiles."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from medvit.writers.slide_maps import HeatMap, SlideFinding, attention_map, clas
 from medvit.wsi.slide import Slide
 
 MAX_SIDE = 480
-"""Pixels of the longer side of the slide in the picture."""
+"""Longer side of the slide in the picture, in pixels."""
 OPACITY = 0.55
-"""Share of a map's color in a pixel of the slide."""
+"""Opacity of a map's color over the slide."""
 NUM_TOP, TOP_SIDE = 6, 160
-"""Tiles that are shown, and pixels of a side of each."""
+"""Number of tiles shown, and their side in pixels."""
 GAP = 8
 """Pixels between pictures."""
 
 
 def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None:
-    """Write a PNG: the slide bare, under its attention and under each map of a class; below, the top tiles."""
+    """Write a PNG: the slide plain, under its attention and under each class map; below, the top tiles."""
     from PIL import Image as Picture
 
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
@@ -36,7 +36,7 @@ def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None
 
 
 def overlaid(bare: UInt8[Array, "h w 3"], heat: HeatMap, finding: SlideFinding, colors: str) -> UInt8[Array, "h w 3"]:
-    """Return an overview of a slide with a map laid over it where there are tiles."""
+    """Return an overview of a slide, overlaid with a map where there are tiles."""
     height, width = bare.shape[:2]
     shrunk = finding.shape[0] / height, finding.shape[1] / width
     rows = np.minimum(((np.arange(height) + 0.5) * shrunk[0] / heat.cell).astype(int), heat.values.shape[0] - 1)
@@ -47,7 +47,7 @@ def overlaid(bare: UInt8[Array, "h w 3"], heat: HeatMap, finding: SlideFinding, 
 
 
 def top_tiles(slide: Slide, finding: SlideFinding, count: int = NUM_TOP) -> list[tuple[UInt8[Array, "h w 3"], int]]:
-    """Return the tiles with most attention as pictures, and their places in the grid."""
+    """Return the tiles with the most attention as pictures, and their places in the grid."""
     from PIL import Image as Picture
 
     found = []

@@ -1,4 +1,4 @@
-"""The DICOM instances a result refers to: their headers, completed to what the standard needs."""
+"""DICOM instances that a result refers to: their headers, completed as the standard requires."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ EMPTY_ALLOWED = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-"""Attributes of type 2: they must be there and may be empty (DICOM PS3.3 C.7.1.1, C.7.2.1)."""
+"""Attributes of type 2: they must be present and may be empty (DICOM PS3.3 C.7.1.1, C.7.2.1)."""
 COPIED_TAGS = (0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0090, 0x0008_1030, 0x0020_0010)
-"""Besides the patient's: study date, time, accession number, referring physician, study description and study ID."""
+"""In addition to the patient's: study date, time, accession number, referring physician, study description and study
+ID.
+"""
 IDENTITY_TAGS = (0x0010_0010, 0x0010_0020)
 METHODS = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
 MADE_UP = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
@@ -40,11 +42,11 @@ MADE_UP = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfR
 
 @dataclass(frozen=True)
 class Sources:
-    """Headers of the files of a series, fit to be referred to, in the order of the files.
+    """Headers of the files of a series that a result can refer to, in the order of the files.
 
-    `affine` maps (column, row, slice) to RAS+ mm; an image has none. `made_up` names identifiers the files do not have.
-    Where that is one instance of many frames, its header is cut down to those that make the volume, in their order;
-    `frames` gives their numbers in the file, from 0. `notes` are for who reads the result.
+    `affine` maps (column, row, slice) to RAS+ mm; a 2D image has none. `made_up` names identifiers that are missing in
+    the files. For one multi-frame instance, its header is reduced to the frames of the volume, in their order; `frames`
+    are their numbers in the file, from 0. `notes` are for readers of the result.
     """
 
     headers: tuple[Dataset, ...] = field(repr=False)
@@ -57,13 +59,12 @@ class Sources:
 def read_sources(item: Item) -> Sources:
     """Return the headers of a series without pixels.
 
-    Completed where they lack what a DICOM object that refers to them needs.
-
-    Empty identifiers are taken from the file meta information, or else derived from the ones that are there, the same
-    at every call; nothing is made up that a viewer would show.
+    They are completed with what a DICOM object that refers to them needs. Empty identifiers are taken from the file
+    meta information, or else derived from the present ones, the same at every call; nothing that a viewer would show is
+    made up.
 
     Raises:
-        UnreadableError: If a header cannot be read or says not which instance it is.
+        UnreadableError: If a header cannot be read or lacks the identifiers of its instance.
         UnsupportedError: If no DICOM object can refer to the planes: tiles of a mosaic, frames of a cine, frames of
             several instances, slices of several frames of reference; or if the patient's name cannot be decoded.
     """
@@ -82,7 +83,7 @@ def read_sources(item: Item) -> Sources:
             _align(headers)
         first = headers[0]
         made_up = {keyword: derived_uid(keyword, first) for keyword in MADE_UP if _lacks(first, keyword)}
-        if not has_position(first):  # a frame of reference without positions, as of a projection, says nothing
+        if not has_position(first):  # a frame of reference without positions, as of a projection, has no meaning
             made_up.pop("FrameOfReferenceUID", None)
         for header in headers:
             header.update(_elements(made_up))
@@ -95,11 +96,13 @@ def _check_frames(headers: Sequence[Dataset]) -> None:
     if len(headers) > 1:
         raise UnsupportedError(f"the slices are frames of {len(headers)} instances; a segmentation refers to one")
     if PER_FRAME not in headers[0]:
-        raise UnsupportedError("the slices are no frames with functional groups, to which a segmentation could refer")
+        raise UnsupportedError(
+            "the slices are not frames with functional groups, which a segmentation needs to refer to"
+        )
 
 
 def _align(headers: Sequence[Dataset]) -> None:
-    """Give slices that lie parallel within the tolerance of `series.volume` one orientation: that of the first."""
+    """Set slices that are parallel within the tolerance of `series.volume` to the orientation of the first."""
     if PER_FRAME in headers[0]:
         _share(headers[0], "PlaneOrientationSequence")
         _share(headers[0], "PixelMeasuresSequence")
@@ -109,7 +112,7 @@ def _align(headers: Sequence[Dataset]) -> None:
 
 
 def _share(header: Dataset, keyword: str) -> None:
-    """Move a functional group that each frame has to those that all share, where libraries look for it."""
+    """Move a functional group from the per-frame to the shared groups, where libraries look for it."""
     groups = header[PER_FRAME].value
     if keyword not in groups[0]:
         return
@@ -120,7 +123,7 @@ def _share(header: Dataset, keyword: str) -> None:
 
 
 def _check_one(headers: Sequence[Dataset]) -> None:
-    """Pass headers of one study, series and frame of reference, to which one object can belong."""
+    """Check that headers are of one study, series and frame of reference, as an object requires."""
     for keyword, what in MADE_UP.items():
         num_found = len({str(header.get(keyword) or "") for header in headers})
         if num_found > 1:
@@ -155,20 +158,20 @@ def _complete_instance(header: Dataset) -> None:
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = ""
     if header.get("PatientIdentityRemoved") == "YES" and not any(keyword in header for keyword in METHODS):
-        header.DeidentificationMethod = "not said by the source"
+        header.DeidentificationMethod = "not stated by the source"
 
 
 def _modernize(header: Dataset) -> None:
-    """Dates and times as ACR-NEMA wrote them, 1997.04.24 and 10:52:34, as DICOM does (PS3.5 sec. 6.2)."""
+    """Return dates and times in the ACR-NEMA form, 1997.04.24 and 10:52:34, in DICOM form (PS3.5 sec. 6.2)."""
     for keyword, separator in (("StudyDate", "."), ("PatientBirthDate", "."), ("StudyTime", ":")):
         if keyword in header:
             setattr(header, keyword, str(header[keyword].value or "").replace(separator, ""))
 
 
 def _drop_invalid(header: Dataset) -> None:
-    """Remove what is copied from the source as it is, where its value breaks the rules of its type.
+    """Remove copied values that violate their value representation.
 
-    Name and ID stay whatever they are: a result must not lose its patient.
+    Name and ID are kept in any case: a result must not lose its patient.
     """
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
@@ -194,7 +197,7 @@ def _elements(values: dict[str, Any]) -> Dataset:
 
 
 def has_position(header: Dataset) -> bool:
-    """Whether a header says where its image or its frames lie."""
+    """Whether a header has the position of its image or its frames."""
     return any(keyword in header for keyword in ("ImageOrientationPatient", "ImageOrientationSlide", PER_FRAME))
 
 

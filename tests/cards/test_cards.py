@@ -132,7 +132,7 @@ def test_equal_pixels_in_two_splits_are_told(make: Make) -> None:
     manifest = make()
     first, *others = manifest.rows
     twins = replace(manifest, rows=(first, *(replace(row, sha256=first.sha256) for row in others)))
-    assert "images found, pixel by pixel, in more than one split: 1" in card_of(twins)
+    assert "images with identical pixels in more than one split: 1" in card_of(twins)
 
 
 @pytest.mark.usefixtures("whole_figures")
@@ -158,7 +158,7 @@ def test_prose_is_kept_and_its_figures_are_checked(make: Make, tmp_path: Path) -
     prose.write_text("---\nname: toy\nimages: {CT: 7}\n---\nA toy.\n\n## Good to know\n\n- It is small.\n")
     card = card_of(make(), prose=read_prose(prose))
     assert "\nA toy.\n\n## Good to know\n\n- It is small.\n\n## Contents" in card
-    assert "counts: the project's card says {'CT': 7}, this dataset has {'CT': 6}" in card
+    assert "counts: the project's card states {'CT': 7}, this dataset has {'CT': 6}" in card
 
 
 def test_a_dataset_without_finite_voxels_has_a_card(make: Make) -> None:

@@ -93,7 +93,7 @@ def test_what_too_few_tell_is_said_to_be_left_out(tmp_path: Path) -> None:
     comparison.write(tmp_path, a, b, compare(a, b))
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "One of them has 1 patient only" in text
-    assert re.search(r"Not compared, as one of them tells fewer than 2 values: .*age, years.*; sex", text)
+    assert re.search(r"Not compared, as one of them has fewer than 2 values: .*age, years.*; sex", text)
 
 
 @pytest.mark.usefixtures("whole_figures")
@@ -105,7 +105,7 @@ def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "# a (a) and b (b)" in text
-    assert "Medium or large shifts: intensity of MR" in text
+    assert "Medium or large effects: intensity of MR" in text
     assert "Only a tells: age, years; manufacturer; sex." in text
     assert "| patients | 24 | 24 (all assumed) |" in text
     assert "b: 24 of 24 patients are assumed" in text

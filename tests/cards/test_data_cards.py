@@ -87,7 +87,7 @@ def test_a_manifest_agrees_with_the_card_or_the_card_of_the_dataset_tells(
     ingest(name=name, scanning={"modality": SOURCES[name].modality}, **where, **options)
     head = read_prose(PROSE_FOLDER / f"{name}.md").head
     assert Counter(row.modality for row in Manifest.read(tmp_path / "d")) == head.images
-    assert "the project's card says" not in (tmp_path / "d" / "card.md").read_text(encoding="utf-8")
+    assert "the project's card states" not in (tmp_path / "d" / "card.md").read_text(encoding="utf-8")
 
 
 def test_a_card_that_is_wrong_is_told_in_the_card_of_the_dataset(shared_data: Path, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_card_that_is_wrong_is_told_in_the_card_of_the_dataset(shared_data: Pa
     }
     ingest(source=shared_data / "torchio-ct-series", dataset=tmp_path / "d", name="torchio-ct-series", **options)
     card = (tmp_path / "d" / "card.md").read_text(encoding="utf-8")
-    assert "counts: the project's card says {'CT': 2}, this dataset has {'CT': 1}" in card
-    assert "patients: the project's card says 3, this dataset has 1" in card
+    assert "counts: the project's card states {'CT': 2}, this dataset has {'CT': 1}" in card
+    assert "patients: the project's card states 3, this dataset has 1" in card
 
 
 def test_the_known_faults_that_cards_count_are_there(shared_data: Path) -> None:

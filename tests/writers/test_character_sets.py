@@ -109,7 +109,7 @@ def test_a_name_that_cannot_be_decoded_gets_no_segmentation_under_another(
 ) -> None:
     item, _ = make_series()
     rewrite(item, declared=declared, encoded_as="ISO_IR 100", name=LATIN)
-    with pytest.raises(UnsupportedError, match=rf"PatientName holds bytes that are not .* \({declared}\)"):
+    with pytest.raises(UnsupportedError, match=rf"PatientName holds bytes outside .* \({declared}\)"):
         read_sources(item)
 
 

@@ -177,5 +177,5 @@ def test_a_source_without_a_whole_picture_gets_no_annotations(dicom_slide, tmp_p
     headers = read_sources(dicom_slide).headers
     for header in headers:
         header.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
-    with pytest.raises(UnsupportedError, match="no file of the source is a whole picture"):
+    with pytest.raises(UnsupportedError, match="no file of the source is a whole-slide image"):
         write_ann(tmp_path / "ann.dcm", dicom_finding(dicom_slide), Sources(headers), MAKER, {})
