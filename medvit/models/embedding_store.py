@@ -1,6 +1,6 @@
-"""Tile embeddings at rest: `FOLDER/KEY/SLIDE.npy`, float16 (N, D), written once and shared by runs.
+"""Storage of tile embeddings: `FOLDER/KEY/SLIDE.npy`, float16 (N, D), written once and shared by runs.
 
-`KEY` is the hash of all that makes an embedding of pixels: weights, preprocessing, tokens that are read. Plain arrays,
+`KEY` is the hash of everything that an embedding depends on: weights, preprocessing, choice of tokens. Plain arrays,
 since floats hardly compress; any tool opens them, and they are read here by rows, never whole.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("medvit")
 
 FOLDER = "embeddings"
-"""Of a dataset."""
+"""Folder of embeddings in a dataset."""
 FACTS = "embeddings.json"
 PARTIAL = re.compile(r"\..+\.npy\.\d+\.partial")
 DTYPE = np.dtype("<f2")
@@ -38,7 +38,7 @@ DTYPE = np.dtype("<f2")
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The embeddings of the tiles of one slide, in the order of its tile grid; `take` gives some, on `device`."""
+    """Embeddings of the tiles of one slide, in the order of its tile grid; `take` returns some, on `device`."""
 
     path: Path
     num_tiles: int
@@ -51,11 +51,11 @@ class Embeddings:
         return self.num_tiles
 
     def to(self, device: torch.device | str) -> Embeddings:
-        """Return the same, whose rows go to another device."""
+        """Return the same embeddings for another device."""
         return replace(self, device=device)
 
     def take(self, indices: Tensor) -> Float[Tensor, "m d"]:
-        """Rows (M, D) as float32, in the order of the indices; nothing else of the file is read.
+        """Return rows (M, D) as float32, in the order of the indices, without reading others.
 
         Raises:
             DataError: If the file has become shorter.
@@ -73,18 +73,18 @@ class Embeddings:
         size = self.width * DTYPE.itemsize
         found = os.pread(file.fileno(), count * size, self.offset + first * size)
         if len(found) != count * size:
-            raise DataError(f"{self.path} is cut short; remove it, and it is made again")
+            raise DataError(f"{self.path} is truncated; remove it, and it is written again")
         return np.frombuffer(found, DTYPE).reshape(count, self.width)
 
 
 class EmbeddingStore:
-    """Embeddings of one kind in a folder: `facts` say what makes them, for people, and `key` is the hash of it."""
+    """Embeddings of one kind in a folder: `facts` describe what they depend on, for people, and `key` is its hash."""
 
     def __init__(self, folder: Path, key: str, facts: Mapping[str, object]) -> None:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the embeddings of a slide under its name, none if they have not been written or are damaged."""
+        """Return the embeddings of a slide under its name; None if they are missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None
@@ -97,13 +97,13 @@ class EmbeddingStore:
             shape, dtype, offset = (), DTYPE, 0
         whole = len(shape) == 2 and path.stat().st_size == offset + int(np.prod(shape)) * dtype.itemsize
         if not whole or dtype != DTYPE or shape[0] != num_tiles:
-            log.warning("%s is damaged and is made again", path)
+            log.warning("%s is damaged and is written again", path)
             return None
         return Embeddings(path, num_tiles, shape[1], offset)
 
     @contextmanager
     def writing(self, slide: str, num_tiles: int, width: int) -> Iterator[Writer]:
-        """Take the embeddings of a slide part by part; the file is there when all are, and not before.
+        """Write the embeddings of a slide in parts; the file appears when it is complete.
 
         Raises:
             OutputError: If it cannot be written.
@@ -117,12 +117,12 @@ class EmbeddingStore:
                 np.lib.format.write_array_header_1_0(file, header)
                 writer = Writer(file, width)
                 yield writer
-            assert writer.num_written == num_tiles, "a slide has as many embeddings as tiles"
+            assert writer.num_written == num_tiles, "expected as many embeddings as the slide has tiles"
             os.replace(partial, path)
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot keep embeddings: {error.strerror}") from error
+            raise OutputError(f"{self.folder}: cannot write embeddings: {error.strerror}") from error
         finally:
-            with suppress(OSError):  # where nothing could be written there is nothing to remove
+            with suppress(OSError):  # if nothing could be written there is nothing to remove
                 partial.unlink(missing_ok=True)
 
     def path(self, slide: str) -> Path:
@@ -137,7 +137,7 @@ class EmbeddingStore:
 
 
 class Writer:
-    """Appends rows to a file."""
+    """Writer that appends rows to a file."""
 
     def __init__(self, file: IO[bytes], width: int) -> None:
         self._file, self.width, self.num_written = file, width, 0

@@ -1,4 +1,4 @@
-"""A model for a task: backbone, the way it is adapted, and a head."""
+"""Model for a task: backbone, adaptation, and head."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ from medvit.transforms.padding import pad_about, pad_to_multiple
 
 
 class AppliesTo(Config):
-    """Which series of a study a model was made for."""
+    """Series of a study that a model applies to."""
 
     modality: str | None = None
     """DICOM modality (0008,0060), such as CT or MR. Unset: any."""
     kind: Kind = "volume"
     """volume, image or slide."""
     description: str | None = None
-    """Regular expression searched in SeriesDescription (0008,103E), in any case. Unset: any."""
+    """Regex searched for in SeriesDescription (0008,103E), ignoring case. Unset: any."""
 
 
 class ModelConfig(Config):
-    """What a fine-tuned model is: saved in its checkpoint, enough to build it again."""
+    """Configuration of a fine-tuned model, saved in its checkpoint: enough to rebuild it."""
 
     kind: Literal["classification", "segmentation"]
-    """What it predicts: a class an image, or a class a voxel."""
+    """Task: a class per image, or a class per voxel."""
     backbone: BackboneChoice
-    """The vision transformer."""
+    """Vision transformer."""
     peft: PeftChoice
-    """How the weights of the backbone changed in fine-tuning."""
+    """How the backbone was fine-tuned."""
     head: HeadChoice
-    """From tokens to logits."""
+    """Head, from tokens to logits."""
     classes: tuple[str, ...]
-    """Names of the classes in the order of the logits; of a segmentation, the first is the background."""
+    """Class names in the order of the logits; of a segmentation, the first is the background."""
     label: str = ""
-    """Of a classification: the key of the manifest's labels it predicts."""
+    """Key of the manifest's labels that a classification predicts."""
     positive: str = ""
-    """Of two classes, the one that sensitivity and specificity are of; empty if nobody said."""
+    """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
-    """Pixels or voxels of one step of the sliding window, the size trained on. Unset: the whole image."""
+    """Size of one sliding-window step in pixels or voxels, the training size. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Share by which neighboring steps of the sliding window overlap."""
+    """Overlap of neighboring sliding-window steps, as a share of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
-    """Spatial axes along which the input is mirrored, in all combinations, and the predictions averaged."""
+    """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
-    """Which series of a study it is for."""
+    """Series of a study that it applies to."""
     values: ValuesConfig = Field(default_factory=ValuesConfig)
-    """Which of the values that DICOM files offer it was trained on."""
+    """Pixel values of DICOM files that it was trained on."""
     slices: SlicesConfig | None = None
-    """How volumes are cut into the slices it predicts one by one; none of a model of images or of whole volumes."""
+    """Cutting of volumes into slices that it predicts individually; None for a model of images or whole volumes."""
 
 
 class Model(nn.Module):
-    """Pixels (B, C, *S) to logits (B, L) or (B, L, *S)."""
+    """Model from pixels (B, C, *S) to logits (B, L) or (B, L, *S)."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Model(nn.Module):
         return model.eval().requires_grad_(False)
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Logits; the input may have any size."""
+        """Return logits; the input may have any size."""
         padded = pad_to_multiple(pixels, self.backbone.patch_size)
         depths = self.head.layers
         tokens = self.backbone.intermediate(padded, depths) if depths else [self.backbone(padded)]
@@ -103,7 +103,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Probabilities, float32; by sliding window and mirrored passes where the config says so.
+        """Return float32 probabilities, with a sliding window and mirrored passes if configured.
 
         A classification of an image larger than the crops it was trained on is the mean over crops that cover it.
         """
@@ -116,21 +116,21 @@ class Model(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Blocks of the backbone, by which learning rates may differ."""
+        """Blocks of the backbone, for layer-wise learning rates."""
         return self.backbone.depth
 
     @property
     def is_trained_whole(self) -> bool:
-        """Whether training changes every weight, so that nothing is to be kept apart."""
+        """Whether training changes every weight, so that no adapter is stored separately."""
         return all(weight.requires_grad for weight in self.parameters())
 
     def adapter_state(self) -> Tree:
-        """Return the weights that training changes: the head and whatever of the backbone requires a gradient."""
+        """Return the weights that training changes: the head and all backbone weights that require a gradient."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 
     def merged_state(self) -> Mapping[str, Tensor]:
-        """All weights with the adapter folded in; the model itself is used up by this."""
+        """Return all weights with the adapter merged; the model itself is unusable afterwards."""
         self.backbone = self.peft.merge()
         return self.state_dict()
 
@@ -152,7 +152,7 @@ class Model(nn.Module):
         return logits[inside].softmax(dim=1)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Crops of the size trained on, evenly spread over the image, which they cover."""
+        """Crops of the training size, evenly spread over the image, which they cover."""
         roi = self.config.roi or ()
         starts = []
         for side, window in zip(pixels.shape[2:], roi, strict=True):

@@ -1,8 +1,8 @@
-"""Checkpoints for other libraries: a backbone as a model of timm, a low-rank adapter in the format of huggingface/peft.
+"""Export of checkpoints: a backbone as a timm model, a low-rank adapter in the format of huggingface/peft.
 
-Both are folders that these libraries load without medvit. They compute the features (B, P + N, D) that the backbone
-computes after its last norm, prefix tokens first; heads are medvit's own and are not written. What is put in must be
-what the model was trained on: `preprocess.json`, written beside the weights, describes it.
+Both are folders that these libraries load without medvit. They compute the features (B, P + N, D) of the backbone after
+its last norm, prefix tokens first; heads are medvit's own and are not written. Inputs must be preprocessed as in
+training: `preprocess.json`, written beside the weights, describes how.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ BASE = "base"
 IMAGE_SIDE = 224
 LOW_RANK = (".lora_A.default.weight", ".lora_B.default.weight")
 UNADAPTED = {
-    "full": "all weights were trained, so there is nothing apart from them; to_timm writes the model",
+    "full": "all weights were trained, so there is no separate adapter; to_timm writes the model",
     "frozen": "no weight of the backbone was trained; to_timm writes the model",
     "block_expansion": "blocks were added, which no method of huggingface/peft does; to_timm writes the model",
 }
-"""Way of adapting -> why it makes no adapter of huggingface/peft."""
+"""Adaptation -> why it has no adapter for huggingface/peft."""
 
 
 def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
     """Write the backbone of a checkpoint, adapters merged, as a folder that timm loads; return the folder.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)` builds it with its weights and arguments. Positions are
-    written out for images of `image_size` (side, or rows and columns); unset, the size that the checkpoint was trained
-    on, where it names one, else 224. Transformers with rotary positions take any size.
+    written out for images of `image_size` (side, or rows and columns); if unset, the training size in the checkpoint,
+    else 224. Transformers with rotary positions take any size.
 
     Raises:
         CheckpointError: If timm has no such transformer (as for volumes) or gives other features for it, or the weights
             do not fit their description.
         ConfigError: If the image is not whole patches.
-        OutputError: If the folder holds something already.
+        OutputError: If the folder is not empty.
     """
     config, backbone = _backbone_of(checkpoint)
     model = _checked(backbone, config, _sides(checkpoint, config, image_size))
@@ -59,16 +59,16 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
 
 def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
-    """Write the LoRA or ExPLoRA adapter of a checkpoint as huggingface/peft has it; return the folder.
+    """Write the LoRA or ExPLoRA adapter of a checkpoint for huggingface/peft; return the folder.
 
-    `peft.PeftModel.from_pretrained(model, FOLDER)` puts it on a timm model: the public one that training started from,
-    or `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. What ExPLoRA trained
-    whole is among `modules_to_save`. `image_size` is that of the base, as for `to_timm`.
+    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model: the public one that training started
+    from, or `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. Modules that
+    ExPLoRA trained fully are among `modules_to_save`. `image_size` is that of the base, as for `to_timm`.
 
     Raises:
-        CheckpointError: If the checkpoint has no such adapter or peft cannot hold it, or as `to_timm` says.
+        CheckpointError: If the checkpoint has no such adapter or peft cannot hold it, or for the reasons of `to_timm`.
         ConfigError: If the image is not whole patches.
-        OutputError: If the folder holds something already.
+        OutputError: If the folder is not empty.
     """
     config, backbone = _backbone_of(checkpoint)
     adapter = _adapter_of(checkpoint, config)
@@ -86,7 +86,7 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
 @dataclass(frozen=True)
 class _Adapter:
-    """Weights of a backbone that training changed: low-rank factors, and others that were trained whole."""
+    """Weights of a backbone that training changed: low-rank factors, and fully trained ones."""
 
     way: LoraConfig | ExploraConfig
     state: Mapping[str, Tensor]
@@ -97,16 +97,16 @@ class _Adapter:
         return sorted(name.removesuffix(LOW_RANK[0]) for name in self.state if name.endswith(LOW_RANK[0]))
 
     def whole_modules(self) -> tuple[str, ...]:
-        """Modules that hold what was trained whole, none inside another.
+        """Modules with all weights trained, none inside another.
 
         Raises:
-            CheckpointError: If a weight lies in no module, or in one that has low-rank updates too.
+            CheckpointError: If a weight is in no module, or in one with low-rank updates too.
         """
         whole = [name for name in self.state if not name.endswith(LOW_RANK)]
         bare = sorted(name for name in whole if "." not in name)
         if bare:
             raise CheckpointError(
-                f"huggingface/peft keeps modules that were trained whole, and {', '.join(bare)} belongs to no module; "
+                f"huggingface/peft stores fully trained modules, and {', '.join(bare)} belongs to no module; "
                 "to_timm writes the merged model"
             )
         owners = sorted({name.rpartition(".")[0] for name in whole})
@@ -114,8 +114,8 @@ class _Adapter:
         mixed = [layer for layer in self.layers if f"{layer}.".startswith(_inside(outermost))]
         if mixed:
             raise CheckpointError(
-                f"{mixed[0]} has a low-rank update inside a module that was trained whole, which huggingface/peft "
-                "cannot hold; to_timm writes the merged model"
+                f"{mixed[0]} has a low-rank update inside a fully trained module, which huggingface/peft does "
+                "not support; to_timm writes the merged model"
             )
         return outermost
 
@@ -130,7 +130,7 @@ class _Adapter:
         return found
 
     def description(self, saved: tuple[str, ...]) -> Tree:
-        """Return what `adapter_config.json` holds."""
+        """Return the content of `adapter_config.json`."""
         return {
             "peft_type": "LORA",
             "task_type": None,
@@ -141,13 +141,13 @@ class _Adapter:
             "lora_dropout": self.way.dropout if isinstance(self.way, LoraConfig) else 0.0,
             "bias": "none",
             "target_modules": self.layers,
-            # Matched by the end of a name: "model." keeps "norm" from meaning every norm.
+            # Matched by the end of a name: "model." prevents "norm" from matching every norm.
             "modules_to_save": [f"model.{name}" for name in saved] or None,
         }
 
 
 class _Described(Config):
-    """What a checkpoint of any kind says of its backbone."""
+    """Description of the backbone in a checkpoint of any kind."""
 
     backbone: BackboneChoice
     peft: OptionalPeftChoice = None
@@ -159,7 +159,7 @@ def _described(checkpoint: Checkpoint) -> _Described:
 
 
 def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
-    """Return the backbone of a checkpoint of any kind, with its merged weights, and how it is described."""
+    """Return the backbone of a checkpoint of any kind, with its merged weights, and its description."""
     config = _described(checkpoint).backbone.without_weights()
     backbone = config.build()
     try:
@@ -171,7 +171,7 @@ def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
 
 
 def _of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the backbone, under its names; a model with a head has others beside them."""
+    """Return the backbone's weights, under its names; a model with a head has others beside them."""
     if checkpoint.kind == "backbone":
         return dict(weights)
     prefix = "backbone."
@@ -187,20 +187,20 @@ def _adapter_of(checkpoint: Checkpoint, config: BackboneConfig) -> _Adapter:
     fused = any(layer.endswith(".qkv") for layer in adapter.layers)
     if fused and isinstance(config, VitConfig) and config.positions == "rope" and config.qkv_bias:
         raise CheckpointError(
-            "timm's rotary attention with backbone.qkv_bias=true reads the weights of qkv past an update that "
-            "huggingface/peft puts beside them; to_timm writes the merged model"
+            "timm's rotary attention with backbone.qkv_bias=true reads the weights of qkv directly, bypassing "
+            "the update of huggingface/peft; to_timm writes the merged model"
         )
     return adapter
 
 
 def _why_not(way: PeftConfig | None) -> str:
     if way is None:
-        return "it says nothing of a way of adapting; to_timm writes the model"
-    return UNADAPTED.get(way.name, "its adapter.safetensors is missing or holds nothing of the backbone")
+        return "it does not name an adaptation; to_timm writes the model"
+    return UNADAPTED.get(way.name, "its adapter.safetensors is missing or has no weights of the backbone")
 
 
 def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
-    """Rows and columns asked for, else of the images that the checkpoint was trained on, else of learned positions."""
+    """Return the requested rows and columns, else those of the training images, else of the learned positions."""
     learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
     known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)
     size = next(one for one in known if one is not None)
@@ -214,7 +214,7 @@ def _checked(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, 
 
 
 def _inside(modules: Iterable[str]) -> tuple[str, ...]:
-    """Beginnings of the names of what lies in some modules."""
+    """Prefixes of the names of weights in some modules."""
     return tuple(f"{name}." for name in modules)
 
 
@@ -246,7 +246,7 @@ def _write_timm(model: TimmModel, checkpoint: Checkpoint, folder: Path) -> Path:
             "input_size": [channels, *side],
             "fixed_input_size": not model.arguments.get("dynamic_img_size", False),
             "crop_pct": 1.0,
-            # Pixels come as preprocess.json says, which timm's own transforms do not follow: these change nothing.
+            # Pixels are preprocessed as in preprocess.json, not by timm's transforms: these values change nothing.
             "mean": [0.0] * channels,
             "std": [1.0] * channels,
             "first_conv": "patch_embed.proj",

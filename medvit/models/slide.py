@@ -1,4 +1,4 @@
-"""A model of whole slides: a frozen backbone that embeds tiles, and several heads whose logits are averaged."""
+"""Model of whole slides: a frozen backbone that embeds tiles, and several heads whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from medvit.records import Row
 from medvit.wsi.tiles import TileFlag, TileGrid
 
 SAME_SCALE = 1.15
-"""How much coarser tiles may be than others: ingest takes a level of the slide within 5 % of the wished scale."""
+"""Largest ratio of tile scales: ingest reads a level of the slide within 5 % of the requested scale."""
 CHUNK = 4096
-"""Embeddings of a slide that are in memory at once."""
+"""Embeddings of a slide in memory at once."""
 
 
 class TileSpec(Config):
-    """The tiles a model was trained on."""
+    """Tiles that a model was trained on."""
 
     size: Count
-    """Pixels of a side."""
+    """Side in pixels."""
     mpp: Positive
     """Microns per pixel."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of a side that a tile has in common with the next one."""
+    """Overlap of neighboring tiles, as a share of the side."""
     min_tissue: Share = 0.1
-    """Least share of a tile that is tissue."""
+    """Minimum share of tissue in a tile."""
     skip: tuple[TileFlag, ...] = ()
     """Tiles with one of these flags are excluded."""
 
     def require(self, grid: TileGrid, row: Row) -> None:
-        """Refuses tiles of another size or scale.
+        """Refuse tiles of another size or scale.
 
         Raises:
-            DataError: If they are.
+            DataError: If size or scale differ.
         """
         if grid.size != self.size or not 1 / SAME_SCALE < grid.mpp / self.mpp < SAME_SCALE:
             raise DataError(
@@ -60,35 +60,35 @@ class TileSpec(Config):
 
 
 class SlideModelConfig(Config):
-    """What a model of slides is: saved in its checkpoint, enough to build it again."""
+    """Configuration of a slide model, saved in its checkpoint: enough to rebuild it."""
 
     kind: Literal["slide"] = "slide"
-    """What it predicts: a class a slide."""
+    """Task: a class per slide."""
     backbone: BackboneChoice
-    """The vision transformer that embeds tiles."""
+    """Vision transformer that embeds tiles."""
     peft: PeftChoice = Field(default={"name": "frozen"}, validate_default=True)
-    """How the weights of the backbone changed: not at all."""
+    """How the backbone was fine-tuned: not at all."""
     head: HeadChoice
-    """From embeddings to logits."""
+    """Head, from embeddings to logits."""
     members: Count
-    """Heads that were trained from different seeds, whose logits are averaged."""
+    """Number of heads, trained from different seeds; their logits are averaged."""
     features: Features
-    """What is read of a tile."""
+    """Tokens of a tile in its embedding."""
     tiles: TileSpec
-    """The tiles it was trained on."""
+    """Tiles that it was trained on."""
     classes: tuple[str, ...]
-    """Names of the classes in the order of the logits."""
+    """Class names in the order of the logits."""
     label: str
-    """The key of the manifest's labels it predicts."""
+    """Key of the manifest's labels that it predicts."""
     positive: str = ""
-    """Of two classes, the one that sensitivity and specificity are of; empty if nobody said."""
+    """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     applies_to: AppliesTo = Field(default_factory=lambda: AppliesTo(kind="slide"))
-    """Which series of a study it is for."""
+    """Series of a study that it applies to."""
 
 
 @dataclass(frozen=True)
 class WholeBag:
-    """All tiles of one slide, which are read when they are needed, with its class."""
+    """All tiles of one slide, read on demand, with its class."""
 
     embeddings: Embeddings
     targets: Tensor
@@ -96,16 +96,16 @@ class WholeBag:
 
     @property
     def inputs(self) -> tuple[Embeddings]:
-        """What a model takes."""
+        """Kind of image that the model accepts."""
         return (self.embeddings,)
 
     def to(self, device: torch.device | str) -> WholeBag:
-        """Return the same, whose tiles are read onto `device`."""
+        """Return the same tiles, to be read onto `device`."""
         return replace(self, embeddings=self.embeddings.to(device), targets=self.targets.to(device))
 
 
 class BagModel(nn.Module):
-    """One head in training, on embeddings that were made before."""
+    """One head in training, on precomputed embeddings."""
 
     depth = 0
 
@@ -115,12 +115,12 @@ class BagModel(nn.Module):
         self.head: BagHead = config.head.build_for_bags(width, len(config.classes))
 
     def forward(self, tiles: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"]) -> Float[Tensor, "b l"]:
-        """Logits of a batch of bags."""
+        """Return the logits of a batch of bags."""
         return self.head.read(tiles, present).logits
 
     @torch.no_grad()
     def predict(self, tiles: TileEmbeddings) -> Float[Tensor, "1 l"]:
-        """Probabilities of one slide of any size."""
+        """Return the probabilities of one slide of any size."""
         return self.head.stream(tiles, CHUNK).logits.float().softmax(dim=1)
 
     def adapter_state(self) -> Tree:
@@ -130,7 +130,7 @@ class BagModel(nn.Module):
 
 @dataclass(frozen=True)
 class SlideReading:
-    """What a model says of one slide, and where it looked.
+    """Prediction for one slide, with attention.
 
     `attention` (N,) is the mean of `maps` (K, N), one of each attention head of each member; each sums to 1 over the
     tiles. `scores` (N, L) are the probabilities of each tile as a bag of its own, `members` (M, L) those of each
@@ -144,13 +144,13 @@ class SlideReading:
 
     @property
     def attention(self) -> Float[Array, "n"]:
-        """The mean of the maps."""
+        """Mean of the maps."""
         mean: Array = self.maps.mean(axis=0)
         return mean
 
 
 class SlideModel(nn.Module):
-    """A frozen backbone with an ensemble of heads: the mean of their logits (Filiot et al. 2024, Phikon-v2)."""
+    """Frozen backbone with an ensemble of heads: the mean of their logits (Filiot et al. 2024, Phikon-v2)."""
 
     def __init__(self, config: SlideModelConfig, backbone: Backbone, width: int) -> None:
         super().__init__()

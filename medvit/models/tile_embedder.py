@@ -1,4 +1,4 @@
-"""From the tiles of slides to embeddings: read in the order of the file, through a frozen backbone, kept once."""
+"""Embedding of slide tiles: read in the order of the file, through a frozen backbone, stored once."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ from medvit.wsi.tiles import TileGrid
 log = logging.getLogger("medvit")
 
 Features = Literal["class_mean", "class", "mean"]
-"""What is read of a tile: its class token (Phikon-v2), the mean of its patches, or both (Virchow2)."""
+"""Tokens of a tile in its embedding: its class token (Phikon-v2), the mean of its patches, or both (Virchow2)."""
 OpenRow = Callable[[Row], Slide]
-"""Opens the slide of a row, in any process, and keeps it open there."""
+"""Opener of the slide of a row, in any process, which keeps it open there."""
 
 
 class TileLoaderConfig(Config):
-    """How tiles of slides are read and embedded."""
+    """Reading and embedding of slide tiles."""
 
     batch_size: Count = 64
     """Tiles embedded at once."""
     num_workers: int = 0
-    """Processes that read tiles; 0 reads them in the one that embeds."""
+    """Processes that read tiles; 0 reads them in the main process."""
 
 
 class EmbeddingConfig(TileLoaderConfig):
-    """How tiles of slides are read and embedded, and where embeddings are kept."""
+    """Reading and embedding of slide tiles, and the folder of embeddings."""
 
     embeddings: Path | None = None
     """Folder of embeddings shared by runs. Unset: the folder of the dataset."""
 
     def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
-        """Where embeddings of a dataset are kept."""
+        """Folder of the embeddings of a dataset."""
         return EmbeddingStore(self.embeddings or dataset / FOLDER, embedder.key, embedder.facts)
 
 
 class Embedder:
-    """A frozen backbone with its preprocessing: tiles in, embeddings out.
+    """Frozen backbone with its preprocessing: tiles in, embeddings out.
 
     Raises:
         DataError: If the backbone or the preprocessing is not for color images.
@@ -73,7 +73,7 @@ class Embedder:
         self, backbone: Backbone, preprocess: Preprocess, features: Features, device: torch.device | str = "cpu"
     ) -> None:
         if preprocess.kind != "image" or backbone.ndim != 2:
-            raise DataError("the backbone takes volumes; slides need one of images, as pretrained on tiles")
+            raise DataError("the backbone takes volumes; slides need a 2D backbone, as pretrained on tiles")
         self.backbone = backbone.to(device).eval().requires_grad_(False)
         self.preprocess, self.device = preprocess, torch.device(device)
         self.features: Features = features if backbone.num_prefix_tokens else "mean"
@@ -81,7 +81,7 @@ class Embedder:
 
     @property
     def key(self) -> str:
-        """The hash of all that makes an embedding of pixels."""
+        """Hash of everything that an embedding depends on."""
         digest = hashlib.sha256(json.dumps([self.features, self.preprocess.tree()], sort_keys=True).encode())
         for name, weight in sorted(self.backbone.state_dict().items()):
             digest.update(f"{name}{tuple(weight.shape)}".encode())
@@ -90,12 +90,12 @@ class Embedder:
 
     @property
     def facts(self) -> Tree:
-        """What makes the embeddings, for people."""
+        """Description of what the embeddings depend on, for people."""
         return {"features": self.features, "width": self.width, "preprocess": self.preprocess.tree()}
 
     @torch.inference_mode()
     def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Embeddings of preprocessed tiles, float32."""
+        """Return the embeddings of preprocessed tiles, float32."""
         dtype = half_precision(self.device)
         padded = pad_to_multiple(pixels.to(self.device), self.backbone.patch_size)
         with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -107,14 +107,14 @@ class Embedder:
 
 @dataclass(frozen=True)
 class TileBatch:
-    """Some neighboring tiles, preprocessed (B, C, S, S), or why they could not be read."""
+    """Some neighboring tiles, preprocessed (B, C, S, S), or the error that prevented reading them."""
 
     pixels: Tensor | None
     error: MedvitError | None = None
 
 
 class TileBatches(Dataset[TileBatch]):
-    """The tiles of one slide, batch by batch, in the order of its grid."""
+    """Tiles of one slide, batch by batch, in the order of its grid."""
 
     def __init__(self, open_slide: Callable[[], Slide], grid: TileGrid, preprocess: Preprocess, size: int) -> None:
         self.open_slide, self.grid, self.preprocess, self.size = open_slide, grid, preprocess, size
@@ -140,7 +140,7 @@ class TileBatches(Dataset[TileBatch]):
 def embed_tiles(
     open_slide: Callable[[], Slide], grid: TileGrid, embedder: Embedder, config: TileLoaderConfig
 ) -> Iterator[Float[Array, "b d"]]:
-    """Embeddings of the tiles of a slide, batch by batch in the order of its grid.
+    """Yield the embeddings of the tiles of a slide, batch by batch in the order of its grid.
 
     Raises:
         DataError: If the slide cannot be read.
@@ -164,15 +164,15 @@ def embed_slides(
 ) -> Iterator[Outcome[Row, Embeddings]]:
     """Return the embeddings of each slide, in order, with progress over tiles and the time left.
 
-    What the store has is not made again; a slide that fails leaves nothing and does not stop the others.
+    Stored embeddings are reused; a slide that fails leaves no file and does not stop the others.
 
     Raises:
-        OutputError: If embeddings cannot be kept: then no later one could be either.
+        OutputError: If embeddings cannot be written: later ones would fail too.
     """
     jobs = [_Job(row, grid, store.get(slide_name(row, grid), len(grid))) for row, grid in zip(rows, grids, strict=True)]
     waiting = [job for job in jobs if job.known is None]
     if len(waiting) < len(jobs):
-        log.info("embeddings of %d of %d slides are there already", len(jobs) - len(waiting), len(jobs))
+        log.info("embeddings of %d of %d slides exist already", len(jobs) - len(waiting), len(jobs))
     num_tiles = sum(len(job.grid) for job in waiting)
     with Progress(num_tiles, title="Embedding", unit="tile", is_shown=bool(waiting)) as progress:
         for job in jobs:
@@ -186,7 +186,7 @@ def embed_slides(
 
 @dataclass(frozen=True)
 class EmbeddedSlide:
-    """A slide of a manifest with its tiles and their embeddings."""
+    """Slide of a manifest with its tiles and their embeddings."""
 
     row: Row
     grid: TileGrid
@@ -201,13 +201,13 @@ def embed_manifest(
     config: EmbeddingConfig,
     failures: list[str],
 ) -> list[EmbeddedSlide]:
-    """Return the slides of a manifest with their embeddings, made where they are not there yet.
+    """Return the slides of a manifest with their embeddings, computing missing ones.
 
     `failures` gets a line for each slide that failed.
 
     Raises:
         DataError: If all failed.
-        OutputError: If embeddings cannot be kept.
+        OutputError: If embeddings cannot be written.
     """
     rows, grids = listed_tiles(manifest, slides, failures)
     store = config.store(manifest.folder, embedder)
@@ -238,7 +238,7 @@ def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) 
 
 
 def slide_name(row: Row, grid: TileGrid) -> str:
-    """Return the name under which embeddings of a slide are kept: it changes when the slide or its tiles do."""
+    """Return the file name for embeddings of a slide: it changes when the slide or its tiles do."""
     digest = hashlib.sha256(f"{row.sha256} {grid.size} {grid.mpp:.6g}".encode())
     digest.update(np.ascontiguousarray(grid.xy, "<i8").tobytes())
     return f"{row.image_id}-{digest.hexdigest()[:16]}"
@@ -262,7 +262,7 @@ def _attempt(
     name, count = slide_name(job.row, job.grid), len(job.grid)
     try:
         if not count:
-            raise DataError("none of its tiles is left; change slides.skip_tiles")
+            raise DataError("no tile remains; change slides.skip_tiles")
         with store.writing(name, count, embedder.width) as writer:
             for part in _finite(embed_tiles(open_slide, job.grid, embedder, config)):
                 writer.append(part)

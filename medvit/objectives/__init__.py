@@ -1,4 +1,4 @@
-"""Self-supervised objectives: views of unlabeled images to losses.
+"""Self-supervised objectives: from views of unlabeled images to losses.
 
 An objective requests views, returns `Losses`, and keeps the backbone to pass on. Progress in [0, 1] is passed
 in, so that it is tested without a trainer. Adding one is adding a file.
@@ -22,29 +22,30 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 MASK_TOKEN = "mask_token.safetensors"
-"""File in a checkpoint that holds the token of hidden patches, of objectives that hide them within the encoder."""
+"""File in a checkpoint that holds the mask token, for objectives that mask patches inside the encoder."""
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A backbone of the other rank that shares the blocks of the one to pass on, and its crops."""
+    """Backbone of the other rank that shares the blocks of the main one, and its crops."""
 
     backbone: Backbone
     views: ViewsConfig
 
 
 class Objective(nn.Module, ABC):
-    """What a backbone is trained for without labels."""
+    """Pretraining objective of a backbone, without labels."""
 
     backbone: Backbone
-    """The backbone to pass on."""
+    """Backbone to pass on."""
     views: ViewsConfig
-    """The crops it wants."""
+    """Crops that it requires."""
     judged_by: Literal["neighbors", "reconstruction"] = "neighbors"
-    """How the guard judges its backbone: by nearest neighbors of class tokens, or, where no loss is on that token and
-    neighbors say little of it, as in MAE, by a linear probe and the loss on pixels of the probe."""
+    """Probe of the guard: nearest neighbors of class tokens, or, if that token has no loss and neighbors are
+    uninformative, as in MAE, a linear probe and the loss on pixels of the probe.
+    """
     twin: Twin | None = None
-    """What learns from the images of the other rank in the same run, in alternating batches. Unset by default."""
+    """Backbone and crops for images of the other rank in the same run, in alternating batches. Unset by default."""
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
@@ -58,11 +59,11 @@ class Objective(nn.Module, ABC):
 
     @property
     def trained(self) -> Backbone:
-        """The backbone that gradients change: the one to pass on, unless that is a teacher's."""
+        """Backbone that gradients update: the one to pass on, unless that is a teacher's."""
         return self.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Weights by module, each of which has its gradient clipped by its own norm; all together by default."""
+        """Return weights by module, each of which has its gradient clipped by its own norm; all together by default."""
         return (list(self.parameters()),)
 
     def readings(self) -> Mapping[str, Tensor]:
@@ -70,11 +71,11 @@ class Objective(nn.Module, ABC):
         return {}
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Weights that a checkpoint keeps beside the backbone to continue with, by file name; empty by default."""
+        """Return weights stored beside the backbone for continued training, by file name; empty by default."""
         return {}
 
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Pictures that show a person how it goes, by name; none by default."""
+        """Return pictures for checking the training, by name; empty by default."""
         return {}
 
 
@@ -84,7 +85,7 @@ class ObjectiveConfig(Config, ABC):
     name: str
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective, with what the checkpoint in a folder keeps for it beside the backbone."""
+        """Return the same objective, with the weights that a checkpoint folder stores for it beside the backbone."""
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What Hi-End-MAE (Tang et al., MedIA 2025) and its lighter form share: a decoder over several depths of an encoder."""
+"""Base of Hi-End-MAE (Tang et al., MedIA 2025) and its lighter form: a decoder over several encoder depths."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ EPSILON = 1e-6
 
 
 class EncoderDrivenConfig(ObjectiveConfig):
-    """Options of an objective that rebuilds hidden patches from several depths of the encoder."""
+    """Options of an objective that reconstructs hidden patches from several depths of the encoder."""
 
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
     """Share of patches hidden."""
     depths: tuple[Count, ...] = ()
-    """Blocks that the decoder reads, counted from 1, the last one last. Empty: each quarter, 3, 6, 9, 12 of 12. The
-    authors' code names these as well but counts all except the last from 0: [4, 7, 10, 12] here."""
+    """Blocks that the decoder reads, counted from 1, the last one last. Empty: the end of each quarter, 3, 6, 9, 12 of
+    12. The authors' code uses the same numbers but counts all except the last from 0: [4, 7, 10, 12] here.
+    """
     decoder_width: Count = 384
     """Width of the decoder: 384 of the published base model, 528 of the large one."""
     decoder_heads: Count = 12
@@ -44,7 +45,7 @@ class EncoderDrivenConfig(ObjectiveConfig):
 
 
 class CrossAttention(nn.Module):
-    """What queries (B, N, D) find among others (B, M, D)."""
+    """Attention readings: what queries (B, N, D) attend to among others (B, M, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderDriven(Objective):
-    """The encoder to pass on, and what a decoder over several of its depths needs."""
+    """Encoder to pass on, and a decoder over several of its depths."""
 
     judged_by = "reconstruction"
 
@@ -87,12 +88,15 @@ class EncoderDriven(Objective):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Pixels of every patch from prefix and visible tokens after each depth, before the norm, the deepest last."""
+        """Predict pixels of every patch from prefix and visible tokens after each depth, the deepest last.
+
+        Depths are read before the norm.
+        """
 
     def every_patch(
         self, seen: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n d"]:
-        """Visible and hidden patches of the whole grid in its order, with their positions."""
+        """Return visible and hidden patches in grid order, with their positions."""
         num_hidden = masking.ids_restore.shape[1] - seen.shape[1]
         hidden = self.mask_token.to(seen.dtype).expand(len(seen), num_hidden, -1)
         ids = masking.ids_restore[..., None].expand(-1, -1, seen.shape[-1])
@@ -109,7 +113,7 @@ class EncoderDriven(Objective):
             return Losses({"reconstruction": masked_loss(predicted.float(), target, masking.mask)})
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Masking]:
-        """Return the prediction for every patch, and which patches were hidden."""
+        """Return the prediction for every patch, and the mask of hidden patches."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
@@ -118,7 +122,7 @@ class EncoderDriven(Objective):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        """Draw the original, the visible part and the reconstruction of up to four images."""
         pixels = views.crops[0][:4]
         predicted, masking = self.reconstruct(pixels)
         patches = patchify(pixels.float(), self.backbone.patch_size)

@@ -1,4 +1,4 @@
-"""What DINOv2 and SimDINOv2 share: block masks on the student's global crops, an anchor for patches, a curriculum."""
+"""Base of DINOv2 and SimDINOv2: block masks on the student's global crops, Gram anchoring, a resolution curriculum."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from medvit.types import Tokens, Views
 
 
 class MaskingConfig(Config):
-    """Which patches of global crops the student does not see (Zhou et al., ICLR 2022)."""
+    """Masking of patches in the student's global crops (Zhou et al., ICLR 2022)."""
 
     share: Share = 0.5
     """Share of the global crops that are masked, at least one."""
@@ -38,30 +38,31 @@ class MaskingConfig(Config):
 
 
 class GramConfig(Config):
-    """Which patches are alike stays as an anchor has it, as a later stage of training (Simeoni et al., 2025)."""
+    """Gram anchoring: patch similarities are kept like an anchor's, late in training (Simeoni et al., 2025)."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
     weight: Positive = 2.0
     """Factor of the loss."""
     start: Share = 0.5
-    """Share of the training from which it counts."""
+    """Share of the training after which it applies."""
     anchor: Literal["start", "teacher"] = "teacher"
-    """start: the weights this run starts from; teacher: the teacher at `start`."""
+    """start: the initial weights of this run; teacher: the teacher at `start`."""
     refresh: Share = 0.0
-    """Share of the training after which the anchor becomes the teacher of that time, again and again; 0 never."""
+    """Share of the training after which the anchor is replaced by the current teacher, repeatedly; 0 never."""
     max_refreshes: Count = 3
-    """How often at most."""
+    """Maximum number of replacements."""
     clip_negative: bool = True
-    """Whether patches that are opposite count as unlike; the 7B recipe of DINOv3 has it off."""
+    """Whether opposite patches count as dissimilar; the 7B recipe of DINOv3 has it off."""
     upscale: Count = 1
-    """The anchor sees the crops with so many times their sides, and its patches are averaged down to the student's; 2
-    in DINOv3. Its passes take the square of it, or in 3D the cube."""
+    """The anchor reads the crops at this many times their sides, and its patches are averaged down to the student's
+    grid; 2 in DINOv3. Its cost grows with the square of it, or in 3D the cube.
+    """
     max_patches: Count = 2048
-    """Patches of a crop that are compared, drawn at random where there are more: memory grows with their square."""
+    """Maximum patches of a crop that are compared, drawn at random: memory grows with their square."""
 
     def moves(self, progress: float) -> int:
-        """How often the anchor has become the teacher at a share of the training."""
+        """Return how often the anchor has been replaced by the teacher at a share of the training."""
         if progress < self.start:
             return 0
         refreshes = int((progress - self.start) / self.refresh + 1e-9) if self.refresh else 0
@@ -71,24 +72,25 @@ class GramConfig(Config):
 def masked_views() -> MultiCropConfig:
     """Crops as in DINOv2: global ones of 0.32 to 1, local ones of 0.05 to 0.32 of an image.
 
-    The published code turns the chance of blur over: it never smooths the first crop, and the second one in 0.9.
+    The published code inverts the probability of blur: it never blurs the first crop, and blurs the second with
+    probability 0.9.
     """
     blur = IntensityAugmentation(blur_chances=(0.0, 0.9, 0.5))
     return MultiCropConfig(scale=(0.32, 1.0), local_scale=(0.05, 0.32), intensity=blur)
 
 
 class MaskedConfig(DistillationConfig):
-    """Options of distillation of images and of masked patches."""
+    """Options of distillation of images and masked patches."""
 
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     patch_weight: Positive = 1.0
     """Factor of the loss at masked patches."""
     patch_head: Literal["shared", "separate"] = "shared"
-    """Whether patches have the head of images or one of their own."""
+    """Whether patches share the head of images or have their own."""
     gram: GramConfig | None = None
     """Anchoring of the patches. Unset: none."""
     curriculum: CurriculumConfig | None = None
-    """From low to high resolution; none trains at full resolution all the time."""
+    """Resolution curriculum, from low to high. Unset: full resolution throughout."""
     views: MultiCropConfig = Field(default_factory=masked_views)
 
     @property
@@ -105,11 +107,10 @@ class MaskedConfig(DistillationConfig):
 
 @dataclass(frozen=True)
 class TeacherStudentTokens:
-    """What teacher and student see in a batch, before their heads.
+    """Tokens of teacher and student in a batch, before their heads.
 
-    `teacher_images` (2B, D) and `student_images` (V * B, D) stand view by view, the global ones first.
-    `teacher_patches` and `student_patches` (M, D) are those the student does not see, `weights` (M) count each crop
-    once.
+    `teacher_images` (2B, D) and `student_images` (V * B, D) are ordered view by view, the global ones first.
+    `teacher_patches` and `student_patches` (M, D) are those masked for the student; `weights` (M) count each crop once.
     """
 
     teacher_images: Float[Tensor, "n d"]
@@ -123,12 +124,12 @@ class TeacherStudentTokens:
 
     @property
     def global_images(self) -> Float[Tensor, "v b d"]:
-        """The student's summaries of the global crops."""
+        """Student's summaries of the global crops."""
         return self.student_images[: self.num_crops].unflatten(0, (-1, self.num_images))
 
 
 class MaskedDistillation(Distillation):
-    """A student whose global crops have holes."""
+    """Student with masked global crops."""
 
     anchor_moves: Tensor
 
@@ -143,11 +144,11 @@ class MaskedDistillation(Distillation):
         self.register_buffer("anchor_moves", torch.zeros((), dtype=torch.long))
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the teacher's heads and the student's token of hidden patches."""
+        """Return the teacher's heads and the student's mask token."""
         return {**super().kept(), MASK_TOKEN: {"mask_token": self.student.mask_token.detach()[None]}}
 
     def look(self, views: Views, progress: float) -> TeacherStudentTokens:
-        """One pass of the teacher over the global crops, and of the student over those with holes and local ones."""
+        """Run the teacher on the global crops, and the student on the masked and the local ones."""
         if self.masked.curriculum is not None:
             views = self.masked.curriculum.applied(views, progress, self.backbone.patch_size)
         crops, fine, token = views.crops.flatten(0, 1), views.fine, self.student.mask_token
@@ -176,9 +177,9 @@ class MaskedDistillation(Distillation):
         )
 
     def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
-        """Which patches of each crop the student does not see, view by view; random by torch's generator.
+        """Return the mask of each crop for the student, view by view; random by torch's generator.
 
-        Where processes begin with one seed, image i of process r has the masks of image i * processes + r of a joint
+        If processes start with one seed, image i of process r has the masks of image i * processes + r of a joint
         batch.
         """
         joint, own = num_images * num_processes(), range(process(), num_images * num_processes(), num_processes())
@@ -188,7 +189,7 @@ class MaskedDistillation(Distillation):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher, and the anchor where it is due."""
+        """Update the teacher, and the anchor when it is due."""
         super().after_step(progress)
         if self.anchor is None or self.masked.gram is None:
             return
@@ -198,9 +199,9 @@ class MaskedDistillation(Distillation):
             self.anchor_moves.fill_(due)
 
     def train(self, mode: bool = True) -> MaskedDistillation:
-        """As of any module, but teacher and anchor never drop paths."""
+        """Set the mode as in any module, but never drop paths in teacher and anchor."""
         super().train(mode)
-        anchor = getattr(self, "anchor", None)  # the constructor above this one sets the mode before there is one
+        anchor = getattr(self, "anchor", None)  # the base constructor sets the mode before they exist
         if anchor is not None:
             anchor.eval()
         return self

@@ -1,4 +1,4 @@
-"""The head of self-distillation: from a token to logits over prototypes, or to a unit-norm embedding."""
+"""Head of self-distillation: from a token to logits over prototypes, or to a unit-norm embedding."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("medvit")
 
 OFF = "off"
 PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1", "last_layer.weight")
-"""Names of the prototypes in published heads, by the way they were normalized."""
+"""Names of the prototypes in published heads, by their normalization."""
 
 
 class ProjectionConfig(Config):
-    """The head above the backbone; it is thrown away after the training."""
+    """Head above the backbone, discarded after training."""
 
     hidden: Count = 2048
     """Width of the hidden layers."""
@@ -35,17 +35,20 @@ class ProjectionConfig(Config):
     layers: Count = 3
     """Linear layers before the prototypes."""
     prototypes: int = Field(default=65536, ge=2)
-    """Prototypes, over which teacher and student are probabilities; a few thousand serve small datasets."""
+    """Number of prototypes, over which teacher and student are probabilities; a few thousand suffice for small
+    datasets.
+    """
     weights: str | None = None
     """A head to continue with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
-    checkpoint of pretrain, which keeps its heads. Unset: the heads in the folder of `checkpoint`, where it has some;
-    off starts a new head."""
+    checkpoint of pretrain, which stores its heads. Unset: the heads in the folder of `checkpoint`, if it has any; off
+    starts a new head.
+    """
 
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
-        """Return these options with the heads of a checkpoint and their sizes, where it keeps some; else these options.
+        """Return these options with the heads of a checkpoint and their sizes, if it has any; else these options.
 
         Raises:
-            ConfigError: If sizes are given that are not those of the heads.
+            ConfigError: If given sizes differ from those of the heads.
         """
         files = [folder / head_file(part) for part in parts]
         if self.weights is not None or not files[0].is_file():
@@ -54,7 +57,7 @@ class ProjectionConfig(Config):
         state = read_weights(files[0])
         if missing or (with_prototypes and not any(name in state for name in PROTOTYPES)):
             lacking = " and ".join(missing) or "prototypes"
-            log.warning("the heads start at random: those in %s lack %s, which this objective has", folder, lacking)
+            log.warning("the heads start at random: the folder %s lacks %s, which this objective has", folder, lacking)
             return self
         sizes = _sizes(state)
         for key in sorted(self.model_fields_set & sizes.keys()):
@@ -63,11 +66,11 @@ class ProjectionConfig(Config):
                     f"objective.head.{key} is {getattr(self, key)}; the head kept in {folder} has {sizes[key]}: leave "
                     "it unset to continue with that head, or set objective.head.weights=off for a new one"
                 )
-        log.info("the heads are those of %s", folder)
+        log.info("heads are loaded from %s", folder)
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
-        """Return the head of a backbone of a width; `part` says whose it is where a folder holds several.
+        """Return the head of a backbone of a width; `part` names the head in a folder with several.
 
         Raises:
             CheckpointError: If the published head does not fit.
@@ -81,7 +84,7 @@ class ProjectionConfig(Config):
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Options of a head by the shapes of its weights."""
+    """Return the options of a head from the shapes of its weights."""
     numbers = sorted(int(name.split(".")[1]) for name in state if re.fullmatch(r"mlp\.\d+\.weight", name))
     shapes = [state[f"mlp.{number}.weight"].shape for number in numbers]
     sizes = {"layers": len(shapes), "bottleneck": shapes[-1][0]}
@@ -99,7 +102,7 @@ def head_file(part: str) -> str:
 
 
 class Projection(nn.Module):
-    """An MLP, a unit-norm embedding and, unless turned off, its cosines with unit-norm prototypes.
+    """An MLP, a unit-norm embedding and, unless disabled, its cosines with unit-norm prototypes.
 
     Prototypes of unit norm are the weight normalization with a fixed gain of 1 of Caron et al. (ICCV 2021).
     """
@@ -120,20 +123,20 @@ class Projection(nn.Module):
             nn.init.uniform_(self.prototypes, -(config.bottleneck**-0.5), config.bottleneck**-0.5)
 
     def forward(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Cosines with the prototypes (N, K), or without those the embeddings (N, D)."""
+        """Return cosines with the prototypes (N, K), or without prototypes the embeddings (N, D)."""
         embedded = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         if self.prototypes is None:
             return embedded
         return F.linear(embedded, F.normalize(self.prototypes.float(), dim=-1))
 
     def published(self) -> dict[str, Tensor]:
-        """Its weights under the names of DINOv2."""
+        """Return its weights under the names of DINOv2."""
         state = dict(self.state_dict())
         prototypes = state.pop("prototypes", None)
         return state if prototypes is None else state | {PROTOTYPES[0]: prototypes}
 
     def load_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Take the weights of a published DINO or DINOv2 head.
+        """Load the weights of a published DINO or DINOv2 head.
 
         Raises:
             CheckpointError: If names or shapes differ.

@@ -1,4 +1,4 @@
-"""What the DINO family shares: a student that learns from a teacher, which is the student's running mean."""
+"""Base of the DINO family: a student trained on the outputs of a teacher, its exponential moving average."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ class DistillationConfig(ObjectiveConfig):
     """Options of every objective with a teacher."""
 
     head: ProjectionConfig = Field(default_factory=ProjectionConfig)
-    """The head of student and teacher."""
+    """Head of student and teacher."""
     momentum: Share = 0.996
-    """How much of itself the teacher keeps at each step, at the start of the training."""
+    """Momentum of the teacher at the start of the training."""
     momentum_end: Share = 1.0
-    """The same at the end, reached along a cosine."""
+    """Momentum at the end, reached along a cosine."""
     freeze_prototypes: Share = 0.01
-    """Share of the training in which the prototypes do not move."""
+    """Share of the training in which the prototypes are frozen."""
     views: MultiCropConfig = Field(default_factory=MultiCropConfig)
 
     HAS_PROTOTYPES: ClassVar[bool] = True
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """What has a head of its own: images, and patches where their head is separate."""
+        """Parts with a head of their own: images, and patches if their head is separate."""
         return ("image",)
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective with the heads of a checkpoint, where it keeps some."""
+        """Return the same objective with the heads of a checkpoint, if it has any."""
         head = self.head.kept_in(folder, self.head_parts, with_prototypes=self.HAS_PROTOTYPES)
         return self if head is self.head else self.model_copy(update={"head": head})
 
 
 class Student(nn.Module):
-    """The backbone and heads that gradients change, and the token of masked patches where there are some."""
+    """Backbone and heads that gradients update, and the mask token if there is one."""
 
     mask_token: nn.Parameter
 
@@ -62,9 +62,9 @@ class Student(nn.Module):
 
 
 class Distillation(Objective):
-    """Student and teacher. The backbone to pass on is the teacher's, as in the papers: it is the better one.
+    """Student and teacher. The backbone to pass on is the teacher's, as in the papers, since it performs better.
 
-    The given backbone becomes the teacher; the student starts as its copy. Nothing but the student has gradients.
+    The given backbone becomes the teacher; the student starts as its copy. Only the student has gradients.
     """
 
     def __init__(self, backbone: Backbone, config: DistillationConfig, heads: Mapping[str, Projection]) -> None:
@@ -79,17 +79,17 @@ class Distillation(Objective):
 
     @property
     def trained(self) -> Backbone:
-        """The student's backbone."""
+        """Student's backbone."""
         return self.student.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Each head, and all the rest of the student (Oquab et al., TMLR 2024)."""
+        """Return each head, and the rest of the student (Oquab et al., TMLR 2024)."""
         heads = [list(head.parameters()) for head in self.student.heads.values()]
         of_heads = {id(weight) for head in heads for weight in head}
         return ([weight for weight in self.parameters() if id(weight) not in of_heads], *heads)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but the teacher never drops paths."""
+        """Set the mode as in any module, but never drop paths in the teacher."""
         super().train(mode)
         self.backbone.eval()
         self.teacher_heads.eval()
@@ -104,27 +104,27 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher towards the student."""
+        """Update the teacher from the student."""
         momentum = cosine(self.schedule.momentum, self.schedule.momentum_end, progress)
         pairs = [(part(own), part(new)) for own, new in self._pairs()]
         torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
 
     def readings(self) -> Mapping[str, Tensor]:
-        """`teacher_entropy`, as a share of the most there can be, where there are prototypes."""
+        """Return `teacher_entropy` as a share of its maximum, if there are prototypes."""
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the teacher's heads: without them, a second training of the backbone begins with random targets."""
+        """Return the teacher's heads: without them, continued pretraining starts with random targets."""
         return {head_file(name): head.published() for name, head in self._teachers()}
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """How like the middle patch the others are, in the eyes of the teacher, of up to four images."""
+        """Draw the similarity of each patch to the middle one by the teacher, for up to four images."""
         pixels = views.crops[0][:4]
         return {"similarity": similarity_figure(pixels.float(), self.backbone(pixels))}
 
     def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
-        """Keep the entropy of the teacher's targets to be read."""
+        """Store the entropy of the teacher's targets as a reading."""
         self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
 
     def _teachers(self) -> Iterator[tuple[str, Projection]]:
@@ -133,7 +133,7 @@ class Distillation(Objective):
             yield name, head
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each weight of the teacher beside the student's that training changes."""
+        """Pairs of teacher and student weights that training changes."""
         students = (self.student.backbone, self.student.heads)
         for teacher, student in zip((self.backbone, self.teacher_heads), students, strict=True):
             for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -142,7 +142,7 @@ class Distillation(Objective):
 
 
 def tokens_of(backbone: Backbone, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None) -> Tokens:
-    """Tokens after the last block, with the learned token at hidden patches."""
+    """Tokens after the last block, with the mask token at hidden patches."""
     patches, grid = backbone.embed(pixels, hidden)
     tokens = backbone.encode(patches, grid=grid)
     return Tokens(tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :], grid)
@@ -170,10 +170,10 @@ def seen_of(
 
 
 def summary(tokens: Tokens) -> Float[Tensor, "b d"]:
-    """Return the class token of each image, or the mean of its patches where a backbone has no prefix token."""
+    """Return the class token of each image, or the mean of its patches if the backbone has no prefix token."""
     return tokens.prefix[:, 0] if tokens.prefix.shape[1] else tokens.patches.mean(dim=1)
 
 
 def by_view(values: Float[Tensor, "n d"], num_images: int) -> Float[Tensor, "v b d"]:
-    """Rows that stand view by view, with views as an axis."""
+    """Reshape rows ordered view by view to have views as an axis."""
     return values.unflatten(0, (-1, num_images))

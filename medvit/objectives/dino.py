@@ -1,6 +1,6 @@
 """DINO: self-distillation without labels (Caron et al., ICCV 2021), in 2D and 3D.
 
-The teacher sees two global crops of an image; from any other crop of it, the student guesses what the teacher says.
+The teacher sees two global crops of an image; from any other crop of it, the student predicts the teacher's output.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from medvit.types import Losses, Views
 
 
 class PrototypesConfig(DistillationConfig):
-    """Options of teachers whose word is a probability over prototypes."""
+    """Options of teachers that output probabilities over prototypes."""
 
     student_temperature: Positive = 0.1
-    """Divides the student's logits."""
+    """Temperature of the student: divides its logits."""
     teacher_temperature: Positive = 0.04
-    """Divides the teacher's logits after the warm-up; below the student's, which sharpens."""
+    """Temperature of the teacher after the warm-up; lower than the student's, which sharpens."""
     teacher_temperature_start: Positive = 0.04
-    """The same at the start of the training."""
+    """Temperature of the teacher at the start of the training."""
     temperature_warmup: Share = 0.3
-    """Share of the training in which the teacher's temperature changes, in a straight line."""
+    """Share of the training in which the teacher's temperature changes linearly."""
     centering: Literal["centering", "sinkhorn"] = "centering"
-    """What keeps one prototype from taking all images: a running mean, or balancing each batch."""
+    """Prevention of collapse to one prototype: centering by a running mean, or balancing each batch (Sinkhorn-Knopp).
+    """
     center_momentum: Share = Field(default=0.9)
-    """How much of itself the running mean keeps at each step."""
+    """Momentum of the running mean."""
     sinkhorn_iterations: Count = 3
-    """Rounds of balancing."""
+    """Iterations of balancing."""
 
     def temperature(self, progress: float) -> float:
         """Return the teacher's temperature at a share of the training."""
@@ -46,7 +47,7 @@ class PrototypesConfig(DistillationConfig):
 
 @register
 class DinoConfig(PrototypesConfig):
-    """Images: the student names from a part what the teacher sees in the whole."""
+    """Options of DINO: from a part, the student predicts the teacher's output for the whole."""
 
     name: Literal["dino"] = "dino"
 
@@ -58,7 +59,7 @@ class DinoConfig(PrototypesConfig):
 def balanced_targets(
     config: PrototypesConfig, center: Center, logits: Float[Tensor, "n k"], progress: float, *, learn: bool
 ) -> Float[Tensor, "n k"]:
-    """Return the teacher's probabilities; with `learn`, the center then follows these logits."""
+    """Return the teacher's probabilities; with `learn`, update the center with these logits."""
     temperature = config.temperature(progress)
     if config.centering == "sinkhorn":
         return sinkhorn_knopp(logits, temperature, iterations=config.sinkhorn_iterations)
@@ -69,7 +70,7 @@ def balanced_targets(
 
 
 class Dino(Distillation):
-    """One head on the class token."""
+    """DINO with one head on the class token."""
 
     def __init__(self, backbone: Backbone, config: DinoConfig) -> None:
         super().__init__(backbone, config, {"image": config.head.build(backbone.width)})
@@ -91,6 +92,6 @@ class Dino(Distillation):
         return Losses({"dino": loss})
 
     def _summaries(self, views: Views) -> Float[Tensor, "n d"]:
-        """Of all crops, view by view, the global ones first; crops of one size go through the backbone together."""
+        """Return the class tokens of all crops, view by view, the global ones first; crops of one size run together."""
         sizes = [views.crops] if views.local is None else [views.crops, views.local]
         return torch.cat([seen_of(self.student.backbone, crops.flatten(0, 1))[0] for crops in sizes])

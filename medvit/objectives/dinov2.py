@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al., TMLR 2024), in 2D and 3D: DINO of images, iBOT of masked patches, features kept apart.
 
-The published regularizer, KoLeo, has a gradient that explodes on near duplicates, as neighboring slices and overlapping
-tiles are; a kernel density (Zimmermann et al., 2024, Virchow2) is the default.
+The gradient of the published regularizer, KoLeo, explodes on near duplicates, such as neighboring slices and
+overlapping tiles; a kernel density (Zimmermann et al., 2024, Virchow2) is the default.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ from medvit.registry import register
 from medvit.types import Losses, Views
 
 PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "off": 0.0}
-"""Of the regularizers: DINOv2's, Virchow2's, and one of ours."""
+"""Regularizers: DINOv2's, Virchow2's, and ours."""
 
 
 @register
 class DinoV2Config(MaskedConfig, PrototypesConfig):
-    """Images and masked patches: the student names from parts and holes what the teacher sees."""
+    """Options of DINOv2: from parts and masked crops, the student predicts the teacher's output."""
 
     name: Literal["dinov2"] = "dinov2"
     momentum: Share = 0.992
-    """How much of itself the teacher keeps at each step, at the start of the training."""
+    """Momentum of the teacher at the start of the training."""
     teacher_temperature: Positive = 0.07
-    """Divides the teacher's logits after the warm-up; below the student's, which sharpens."""
+    """Temperature of the teacher after the warm-up; lower than the student's, which sharpens."""
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
-    """What keeps the features of a batch apart. koleo is the published one; it bursts on near duplicates."""
+    """Regularizer that spreads the features of a batch. koleo is the published one; its gradient explodes on near
+    duplicates.
+    """
     regularizer_weight: Amount | None = None
-    """Its factor. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
+    """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
     kappa: Positive = Field(default=5.0)
     """Concentration of the kernel of kde."""
 
@@ -50,7 +52,7 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
 
 
 class DinoV2(MaskedDistillation):
-    """Losses over prototypes; a center each for images and for patches."""
+    """DINOv2 losses over prototypes; separate centers for images and patches."""
 
     def __init__(self, backbone: Backbone, config: DinoV2Config) -> None:
         super().__init__(backbone, config, config.heads(backbone.width))
@@ -59,7 +61,7 @@ class DinoV2(MaskedDistillation):
         self.patch_center = Center(config.head.prototypes, config.center_momentum)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the terms `dino`, `ibot`, the regularizer and, in its time, `gram`, in float32."""
+        """Return the terms `dino`, `ibot`, the regularizer and, once it applies, `gram`, in float32."""
         look = self.look(views, progress)
         config, num_images = self.config, look.num_images
         targets, patch_targets = self._targets(look, progress)
@@ -82,7 +84,7 @@ class DinoV2(MaskedDistillation):
         return Losses({**terms, **look.extra})
 
     def _logits(self, heads: nn.ModuleDict, images: Tensor, patches: Tensor) -> Sequence[Float[Tensor, "n k"]]:
-        """Of images and of patches; a head that both share sees them together, since its prototypes are many."""
+        """Return the student's logits of images and of patches; a shared, large head runs once on both."""
         if self.config.patch_head == "separate":
             return heads["image"](images), heads["patch"](patches)
         logits: Tensor = heads["image"](torch.cat([images, patches]))
@@ -92,7 +94,7 @@ class DinoV2(MaskedDistillation):
     def _targets(
         self, look: TeacherStudentTokens, progress: float
     ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "m k"]]:
-        """Return the teacher's probabilities of the global crops and of the patches that the student does not see."""
+        """Return the teacher's probabilities of the global crops and of the masked patches."""
         learn = self.training
         images, patches = self._logits(self.teacher_heads, look.teacher_images, look.teacher_patches)
         return (
@@ -101,7 +103,10 @@ class DinoV2(MaskedDistillation):
         )
 
     def _regularized(self, look: TeacherStudentTokens) -> Float[Tensor, ""]:
-        """Return summed over the global views, never across them: two crops of one image are to be alike."""
+        """Return the regularizer summed over the global views, never across them.
+
+        Two crops of one image should be alike.
+        """
         name, given = self.config.regularizer, self.config.regularizer_weight
         weight = PUBLISHED_WEIGHTS[name] if given is None else given
         views = look.global_images

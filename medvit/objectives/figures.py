@@ -1,4 +1,4 @@
-"""Pictures of pretraining that a person looks at."""
+"""Pictures for checking pretraining."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = ("image", "seen by the encoder", "rebuilt")
 
 
 def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
-    """Return a row an image, a column each of what it is, what was seen and what was rebuilt.
+    """Return a row per image: the original, the visible part and the reconstruction.
 
     The middle slice of a volume.
     """
@@ -37,7 +37,7 @@ def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
 
 
 def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
-    """Return an RGB image itself, else the first channel; of a volume the middle axial slice with A upward."""
+    """Return an RGB image unchanged, else the first channel; of a volume the middle axial slice with A upward."""
     values = pixels.detach().cpu().numpy()
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
@@ -50,7 +50,7 @@ def masked_figure(
     hidden: Bool[Tensor, "b n"],
     patch_size: tuple[int, ...],
 ) -> Figure:
-    """Images beside what was seen of them, and with their hidden patches as predicted in their own intensities."""
+    """Images, their visible part, and the reconstruction with hidden patches in their own intensities."""
     patches, shape = patchify(pixels.float(), patch_size), tuple(pixels.shape[2:])
     mask = hidden[..., None]
     seen = unpatchify(patches.masked_fill(mask, float(pixels.min())), patch_size, shape)
@@ -59,7 +59,7 @@ def masked_figure(
 
 
 def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure:
-    """Return a row an image: what it is, and the cosine of each patch with the middle one.
+    """Return a row per image: the original, and the cosine of each patch with the middle one.
 
     The middle slice of a volume.
     """
@@ -70,7 +70,7 @@ def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure
 
 
 def views_figure(views: Views) -> Figure:
-    """Return the crops of up to four images as they are fed, a row an image.
+    """Return the crops of up to four images as the model gets them, a row per image.
 
     The global ones, then up to four local ones.
     """
@@ -83,7 +83,7 @@ def views_figure(views: Views) -> Figure:
 
 
 def panel_figure(columns: Sequence[Float[Tensor, "b c *s"]], titles: Sequence[str]) -> Figure:
-    """Return a row an image, a column each panel, each with a gray scale of its own."""
+    """Return a row per image, a column per panel, each with its own gray scale."""
     figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(columns[0])), layout="constrained")
     axes = figure.subplots(len(columns[0]), len(columns), squeeze=False)
     for row, panels in enumerate(axes):

@@ -1,7 +1,7 @@
-"""Hi-End-MAE (Tang et al., MedIA 2025): a decoder that asks the encoder at four depths, for volumes and images.
+"""Hi-End-MAE (Tang et al., MedIA 2025): a decoder that queries the encoder at four depths, for volumes and images.
 
-Hidden patches are rebuilt by cross-attention to visible tokens of the encoder, from deep to shallow, so that every
-depth learns to be dense. The decoder is that of the authors' code.
+Hidden patches are reconstructed by cross-attention to visible tokens of the encoder, from deep to shallow, so that
+every depth learns dense features. The decoder is that of the authors' code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvit.registry import register
 
 @register
 class HiEndMaeConfig(EncoderDrivenConfig):
-    """Rebuilds hidden patches from four depths of the encoder."""
+    """Options of Hi-End-MAE: reconstruction of hidden patches from four depths of the encoder."""
 
     name: Literal["hi_end_mae"] = "hi_end_mae"
     decoder_depth: int = Field(2, ge=0)
@@ -42,7 +42,7 @@ class HiEndMaeConfig(EncoderDrivenConfig):
 class ReadingBlock(nn.Module):
     """Self-attention, cross-attention to one depth of the encoder, and an MLP, each after a norm and added.
 
-    Tokens of the encoder are read as they are, without a norm.
+    Tokens of the encoder are read without a norm.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -53,7 +53,7 @@ class ReadingBlock(nn.Module):
         self.norm_before_mlp, self.mlp = block.norm2, block.mlp
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Return the queries with what they found."""
+        """Return the queries after attention."""
         asking = asking + self.attention(self.norm(asking))
         asking = asking + self.reading(self.norm_before_reading(asking), asked)
         result: Tensor = asking + self.mlp(self.norm_before_mlp(asking))
@@ -61,7 +61,7 @@ class ReadingBlock(nn.Module):
 
 
 class HiEndMae(EncoderDriven):
-    """The encoder to pass on, and the decoder that is thrown away."""
+    """Encoder to pass on, and a decoder that is discarded."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeConfig) -> None:
         super().__init__(backbone, config)
@@ -74,7 +74,10 @@ class HiEndMae(EncoderDriven):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Pixels of every patch; prefix tokens ask too, and depths but the last are read before the norm."""
+        """Return pixels of every patch; prefix tokens are queries too.
+
+        All depths but the last are read before the norm.
+        """
         layers = [*encoded[:-1], self.backbone.norm(encoded[-1])]
         tokens = [embed(layer) for embed, layer in zip(self.embeds, layers, strict=True)]
         num_prefix = self.backbone.num_prefix_tokens
@@ -87,7 +90,7 @@ class HiEndMae(EncoderDriven):
         return self.predict(self.norm(asking))[:, num_prefix:]
 
     def _initialize(self) -> None:
-        """Xavier for every layer of the decoder, zero biases in its blocks, as published."""
+        """Initialize as published: Xavier for every layer of the decoder, zero biases in its blocks."""
         for part in (self.embeds, self.blocks, self.reading, self.predict):
             for module in part.modules():
                 if isinstance(module, nn.Linear):

@@ -1,7 +1,7 @@
 """A lighter decoder than Hi-End-MAE's (Tang et al., MedIA 2025) over the same depths of the encoder.
 
 For each depth but the last, a transformer block and a cross-attention without an MLP of its own; depths are read after
-the encoder's norm, and prefix tokens do not ask. Two thirds of the weights of the published decoder.
+the encoder's norm, and prefix tokens are not queries. It has two thirds of the weights of the published decoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medvit.registry import register
 
 @register
 class HiEndMaeLightConfig(EncoderDrivenConfig):
-    """Rebuilds hidden patches from four depths of the encoder with fewer blocks than published."""
+    """Options of the lighter Hi-End-MAE: reconstruction from four depths with fewer blocks than published."""
 
     name: Literal["hi_end_mae_light"] = "hi_end_mae_light"
 
@@ -34,7 +34,7 @@ class HiEndMaeLightConfig(EncoderDrivenConfig):
 
 
 class HiEndMaeLight(EncoderDriven):
-    """The encoder to pass on, and the decoder that is thrown away."""
+    """Encoder to pass on, and a decoder that is discarded."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeLightConfig) -> None:
         super().__init__(backbone, config)
@@ -46,7 +46,7 @@ class HiEndMaeLight(EncoderDriven):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Pixels of every patch."""
+        """Return pixels of every patch."""
         normed = [self.backbone.norm(layer) for layer in encoded]
         tokens = [embed(layer) for embed, layer in zip(self.embeds, normed, strict=True)]
         asking = self.every_patch(tokens[-1][:, self.backbone.num_prefix_tokens :], masking, grid)

@@ -1,6 +1,7 @@
 """Masked autoencoder in 2D and 3D (He et al., CVPR 2022).
 
-The encoder sees a random part of the patches; a light decoder rebuilds the others from it, and only they count.
+The encoder sees a random part of the patches; a light decoder reconstructs the others from it, and only they count in
+the loss.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ PIXEL_EPSILON = 1e-6
 
 @register
 class MaeConfig(ObjectiveConfig):
-    """Rebuilds masked patches from visible ones."""
+    """Options of MAE: reconstruction of masked patches from visible ones."""
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
     """Share of patches hidden: 0.75 in general, 0.9 for chest X-rays (Xiao et al., WACV 2023), 0.85 for OCT."""
     normalize_targets: bool = True
-    """Patches are rebuilt after subtracting their own mean and dividing by their own deviation."""
+    """Normalize each target patch by its own mean and standard deviation."""
     decoder_width: Count = 512
     """Width of the decoder."""
     decoder_depth: Count = 8
@@ -54,7 +55,7 @@ class MaeConfig(ObjectiveConfig):
 
 @dataclass(frozen=True)
 class Masking:
-    """Which patches are seen: `ids_keep` (B, N_keep), `ids_restore` (B, N), `mask` (B, N) with 1 for a hidden patch."""
+    """Random masking: `ids_keep` (B, N_keep), `ids_restore` (B, N), `mask` (B, N) with 1 for a hidden patch."""
 
     ids_keep: Int[Tensor, "b m"]
     ids_restore: Int[Tensor, "b n"]
@@ -63,7 +64,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class VisibleTokens:
-    """What the encoder saw: its tokens (B, P + N_keep, D), which patches those are, and the grid of all."""
+    """Visible part: its tokens (B, P + N_keep, D), the indices of its patches, and the whole grid."""
 
     encoded: Float[Tensor, "b m d"]
     masking: Masking
@@ -87,19 +88,19 @@ def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
 def masked_loss(
     predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Float[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the hidden patches; what is predicted for visible ones does not count."""
+    """Return the mean squared error over the hidden patches; predictions for visible ones do not count."""
     per_patch = (predicted - target).square().mean(dim=-1)
     return (per_patch * mask).sum() / mask.sum()
 
 
 def normalized(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
-    """Patches with zero mean and unit variance each (unbiased variance)."""
+    """Return patches normalized to zero mean and unit variance each (unbiased variance)."""
     mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
     return (patches - mean) / (var + PIXEL_EPSILON).sqrt()
 
 
 class Mae(Objective):
-    """The encoder to pass on, and the decoder that is thrown away."""
+    """Encoder to pass on, and a decoder that is discarded."""
 
     judged_by = "reconstruction"
 
@@ -120,7 +121,7 @@ class Mae(Objective):
 
     @property
     def target_patch(self) -> tuple[int, ...]:
-        """Pixels of the views that one patch of the encoder stands for."""
+        """Pixels of the views for each patch of the encoder."""
         return self.backbone.patch_size
 
     def forward(self, views: Views, progress: float) -> Losses:
@@ -132,7 +133,7 @@ class Mae(Objective):
     def reconstruct(
         self, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"], Masking]:
-        """Return the prediction for every patch, its target, and which patches were hidden."""
+        """Return the prediction for every patch, its target, and the mask of hidden patches."""
         seen = self.see(pixels)
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
@@ -151,7 +152,7 @@ class Mae(Objective):
     def decode(
         self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Pixels of every patch from the encoded visible ones."""
+        """Return pixels of every patch from the encoded visible ones."""
         num_prefix = self.backbone.num_prefix_tokens
         tokens = self.embed(encoded)
         prefix, seen = tokens[:, :num_prefix], tokens[:, num_prefix:]
@@ -165,7 +166,7 @@ class Mae(Objective):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        """Draw the original, the visible part and the reconstruction of up to four images."""
         pixels = views.crops[0][:4]
         predicted, _, masking = self.reconstruct(pixels)
         predicted = predicted.float()

@@ -1,7 +1,7 @@
 """SimDINOv2 (Wu et al., ICML 2025), in 2D and 3D: DINOv2 without prototypes, centers and temperatures.
 
-Student and teacher embeddings are aligned by cosine, and a coding rate keeps the batch from collapse: fewer options to
-get wrong, and no large head, which suits small batches of private images.
+Student and teacher embeddings are aligned by cosine, and a coding rate prevents collapse of the batch: fewer options to
+tune, and no large head, which suits small batches of private images.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from medvit.types import Losses, Views
 
 @register
 class SimDinoV2Config(MaskedConfig):
-    """Embeddings of images and masked patches that agree, and spread over their space."""
+    """Options of SimDINOv2: embeddings of images and masked patches that agree, and are spread over their space."""
 
     HAS_PROTOTYPES: ClassVar[bool] = False
 
     name: Literal["simdinov2"] = "simdinov2"
     momentum: Share = 0.9
-    """How much of itself the teacher keeps at each step, at the start of the training."""
+    """Momentum of the teacher at the start of the training."""
     alignment_weight: Positive = 1.0
     """Factor of the cosine of images."""
     epsilon: Positive = 0.05
     """Precision of the coding rate: a smaller one separates features at a finer scale."""
     expansion: Literal["student", "mean"] = Field(default="mean")
-    """Whose embeddings of the global crops are spread: the student's, or the mean of student and teacher."""
+    """Embeddings of the global crops that are spread: the student's, or the mean of student and teacher."""
 
     def build(self, backbone: Backbone) -> SimDinoV2:
         """Return the objective with a fresh head."""
@@ -44,16 +44,16 @@ class SimDinoV2Config(MaskedConfig):
 
 
 class SimDinoV2(MaskedDistillation):
-    """Cosines and a coding rate."""
+    """SimDINOv2 losses: cosines and a coding rate."""
 
     def __init__(self, backbone: Backbone, config: SimDinoV2Config) -> None:
         super().__init__(backbone, config, config.heads(backbone.width))
         self.config = config
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the terms `alignment`, `spread` and `patches`, all negative where all is well.
+        """Return the terms `alignment`, `spread` and `patches`, which decrease below zero as training succeeds.
 
-        And `gram` in its time.
+        And `gram` once it applies.
         """
         look, config = self.look(views, progress), self.config
         patch_head = "patch" if config.patch_head == "separate" else "image"

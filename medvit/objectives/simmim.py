@@ -1,6 +1,6 @@
-"""SimMIM in 2D and 3D (Xie et al., CVPR 2022): hidden patches stay in the encoder as a learned token.
+"""SimMIM in 2D and 3D (Xie et al., CVPR 2022): hidden patches are encoded as a learned mask token.
 
-One linear layer rebuilds pixels from tokens; the absolute error of hidden pixels counts.
+One linear layer reconstructs pixels from tokens; the loss is the absolute error of hidden pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COUNT_EPSILON = 1e-5
 
 @register
 class SimMimConfig(ObjectiveConfig):
-    """Rebuilds hidden patches within the encoder."""
+    """Options of SimMIM: reconstruction of hidden patches within the encoder."""
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
@@ -49,7 +49,7 @@ class SimMimConfig(ObjectiveConfig):
 def unit_masks(
     num_images: int, grid: tuple[int, ...], *, unit: int, ratio: float, device: torch.device
 ) -> Bool[Tensor, "b n"]:
-    """Masks of whole units of patches, `ceil(ratio * units)` an image; units at the end of a grid may be cut off."""
+    """Draw masks of whole units of patches, `ceil(ratio * units)` per image; the last units may be smaller."""
     units = tuple(-(-side // unit) for side in grid)
     noise = torch.rand(num_images, math.prod(units), device=device)
     mask = noise.argsort(dim=1).argsort(dim=1) < math.ceil(ratio * noise.shape[1])
@@ -62,7 +62,7 @@ def unit_masks(
 def absolute_loss(
     predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"], channels: int
 ) -> Float[Tensor, ""]:
-    """Sum of absolute errors of hidden patches / (hidden pixels + 1e-5) / channels."""
+    """Return the sum of absolute errors of hidden patches / (hidden pixels + 1e-5) / channels."""
     with exactly(predicted.device):
         errors = (predicted.float() - target.float()).abs().sum(dim=-1)
         hidden_pixels = mask.sum() * (target.shape[-1] // channels)
@@ -70,7 +70,7 @@ def absolute_loss(
 
 
 class SimMim(Objective):
-    """The encoder to pass on, a token and a layer."""
+    """Encoder to pass on, a mask token and a layer."""
 
     judged_by = "reconstruction"
 
@@ -91,11 +91,11 @@ class SimMim(Objective):
         return Losses({"reconstruction": absolute_loss(predicted, target, mask, self.backbone.channels)})
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the token of hidden patches."""
+        """Return the mask token."""
         return {MASK_TOKEN: {"mask_token": self.mask_token.detach()[None]}}
 
     def reconstruct(self, pixels: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n"]]:
-        """Return the prediction for every patch, and which were hidden."""
+        """Return the prediction for every patch, and the mask of hidden patches."""
         config, grid = self.config, self.backbone.grid_of(pixels)
         mask = unit_masks(len(pixels), grid, unit=config.mask_patches, ratio=config.mask_ratio, device=pixels.device)
         tokens = tokens_of(self.backbone, pixels, Hidden(mask, self.mask_token))
@@ -103,7 +103,7 @@ class SimMim(Objective):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        """Draw the original, the visible part and the reconstruction of up to four images."""
         pixels = views.crops[0][:4]
         predicted, mask = self.reconstruct(pixels)
         return {"reconstruction": masked_figure(pixels, predicted, mask, self.backbone.patch_size)}

@@ -1,7 +1,7 @@
-"""Uni4Eye (Cai et al., MICCAI 2022), in 2D and 3D at once: one encoder learns from images and volumes in one run.
+"""Uni4Eye (Cai et al., MICCAI 2022): one encoder for images and volumes, trained on both in one run.
 
-Each rank has its own patch embedding; all blocks are shared. Two decoders rebuild hidden patches of the image and of
-its gradient map.
+Each rank has its own patch embedding; all blocks are shared. Two decoders reconstruct hidden patches of the image and
+of its gradient map.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from medvit.transforms.views import ViewsConfig
 from medvit.types import Losses, Views
 
 SLOPE, SMOOTH = (-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0)
-"""Sobel's filter of side 5: along the axis of the derivative, and along the others."""
+"""Sobel filter of side 5: along the axis of the derivative, and along the others."""
 
 
 @register
 class Uni4EyeConfig(ObjectiveConfig):
-    """Rebuilds hidden patches of images and volumes, and of their edges, by one encoder."""
+    """Options of Uni4Eye: reconstruction of hidden patches of images and volumes, and of their edges."""
 
     name: Literal["uni4eye"] = "uni4eye"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
@@ -52,22 +52,25 @@ class Uni4EyeConfig(ObjectiveConfig):
     other_patch_size: tuple[Count, ...] = ()
     """Sides of a patch of the other rank; empty takes 16 pixels in 2D and 8 voxels in 3D."""
     other_channels: Count | None = None
-    """Channels of the other rank. Unset: as many as the backbone has."""
+    """Channels of the other rank. Unset: those of the backbone."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     other_views: ViewsConfig = Field(default_factory=ViewsConfig)
-    """The crops of the other rank."""
+    """Crops of the other rank."""
 
     def build(self, backbone: Backbone) -> Uni4Eye:
         """Return the objective with an embedding of the other rank and fresh decoders.
 
         Raises:
-            ConfigError: If the backbone's positions are of its rank alone.
+            ConfigError: If the backbone's positions support only its own rank.
         """
         return Uni4Eye(backbone, self)
 
 
 def gradient_map(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
-    """Mean of the absolute derivatives along the axes by Sobel's filter of side 5, edges of the image repeated."""
+    """Return the mean of the absolute derivatives along the axes by a Sobel filter of side 5.
+
+    Image borders are repeated.
+    """
     ndim = pixels.ndim - 2
     padded = F.pad(pixels.float(), (2,) * 2 * ndim, mode="replicate").flatten(0, 1)
     slopes = []
@@ -81,7 +84,7 @@ def gradient_map(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
 
 
 class Decoder(nn.Module):
-    """From visible tokens to the values of all patches, of either rank."""
+    """Decoder from visible tokens to the values of all patches, of either rank."""
 
     def __init__(self, config: Uni4EyeConfig, backbones: Sequence[Backbone]) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Decoder(nn.Module):
 
 
 class Uni4Eye(Objective):
-    """The encoder to pass on, the embedding of the other rank, and two decoders that are thrown away."""
+    """Encoder to pass on, the embedding of the other rank, and two decoders that are discarded."""
 
     def __init__(self, backbone: Backbone, config: Uni4EyeConfig) -> None:
         super().__init__()
@@ -142,7 +145,7 @@ class Uni4Eye(Objective):
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Original, what the encoder saw, and the reconstruction, of up to four images."""
+        """Draw the original, the visible part and the reconstruction of up to four images."""
         pixels = views.crops[0][:4]
         backbone = self._backbone_of(pixels)
         encoded, masking, grid = self._encode(backbone, pixels)
@@ -157,14 +160,14 @@ class Uni4Eye(Objective):
     def _encode(
         self, backbone: Backbone, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b m d"], Masking, tuple[int, ...]]:
-        """Visible tokens after the last block, what is visible, and the grid."""
+        """Return visible tokens after the last block, the masking, and the grid."""
         patches, grid = backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
         return backbone.encode(seen, grid=grid, ids=masking.ids_keep), masking, grid
 
     def _idle(self, backbone: Backbone) -> Float[Tensor, ""]:
-        """Zero, as a function of the weights that are of the other rank alone."""
+        """Return zero, as a function of the weights that only the other rank uses."""
         other = self.twin_backbone if backbone is self.backbone else self.backbone
         own = {id(weight) for weight in backbone.parameters()}
         heads = [decoder.predict[str(other.ndim)] for decoder in (self.image, self.gradient)]

@@ -1,8 +1,8 @@
-"""Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): pixels, and words that experts said of them.
+"""Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): masked pixels, and masked words of labels.
 
-A masked autoencoder rebuilds the hidden patches at twice the resolution. The mean of what the encoder makes of the
-visible ones is added to every token of a text, in which words are hidden; only where the image shows what the text says
-not, can they be named. So a single encoder learns of photographs and of B-scans what their labels mean.
+A masked autoencoder reconstructs the hidden patches at twice the resolution. The mean token of the visible patches is
+added to every token of a text with masked words, which can be predicted only from the image. So a single encoder learns
+the meaning of labels for photographs and B-scans.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from medvit.types import Losses, Views
 PAD, MASK, NUM_SPECIAL = 0, 1, 2
 """Special tokens."""
 PATIENCE = 20
-"""Batches without any word, from the first on, after which there is nothing to learn from."""
+"""Initial batches without any word after which training stops with an error."""
 _WORD = re.compile(r"\w+")
 
 
 @register
 class UrFoundConfig(MaeConfig):
-    """Rebuilds hidden patches at a higher resolution, and hidden words of labels or reports from the image."""
+    """Options of UrFound: reconstruction of hidden patches at a higher resolution, and of hidden words."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"told": "text_keys"}
 
     name: Literal["urfound"] = "urfound"  # type: ignore[assignment]
     normalize_targets: bool = False
-    """Patches are rebuilt after subtracting their own mean and dividing by their own deviation."""
+    """Normalize each target patch by its own mean and standard deviation."""
     decoder_width: Count = 768
     """Width of the decoder."""
     decoder_depth: Count = 4
@@ -49,44 +49,44 @@ class UrFoundConfig(MaeConfig):
     decoder_heads: Count = 6
     """Attention heads of the decoder."""
     target_scale: Count = 2
-    """How many times finer than what the encoder sees the views are, and so what is rebuilt."""
+    """Resolution of the views, and so of the reconstruction, relative to the encoder's input."""
     text_keys: tuple[str, ...] = ()
-    """Label keys that the text holds, besides modality, laterality and view. Empty: all."""
+    """Label keys in the text, in addition to modality, laterality and view. Empty: all."""
     text_weight: Amount = 1.0
-    """Factor of the loss of words."""
+    """Weight of the loss of words."""
     text_mask: Share = Field(0.5, gt=0.0)
-    """Chance of each word to be hidden."""
+    """Probability of masking each word."""
     max_words: Count = 100
-    """Words of a text that are read."""
+    """Maximum number of words of a text."""
     vocabulary: Count = 8192
-    """Places that words are put into by their hash; two that share one are one word."""
+    """Size of the hashed vocabulary; words with the same hash are treated as one."""
     text_width: Count = 384
-    """Width of the encoder of words."""
+    """Width of the text encoder."""
     text_depth: Count = 6
-    """Blocks of the encoder of words."""
+    """Blocks of the text encoder."""
     text_heads: Count = 6
-    """Attention heads of the encoder of words."""
+    """Attention heads of the text encoder."""
 
     def build(self, backbone: Backbone) -> UrFound:
-        """Return the objective with a fresh decoder and a fresh encoder of words."""
+        """Return the objective with a fresh decoder and text encoder."""
         return UrFound(backbone, self)
 
 
 @dataclass(frozen=True)
 class Words:
-    """Texts (B, W) as places in the vocabulary, `PAD` after the end, and which words are hidden."""
+    """Texts (B, W) as vocabulary indices, `PAD` after the end, and the mask of hidden words."""
 
     ids: Int[Tensor, "b w"]
     hidden: Bool[Tensor, "b w"]
 
     @property
     def read(self) -> Int[Tensor, "b w"]:
-        """What the encoder of words sees."""
+        """Tokens for the text encoder."""
         return self.ids.masked_fill(self.hidden, MASK)
 
 
 class UrFound(Mae):
-    """The encoder to pass on; decoder and encoder of words are thrown away."""
+    """Encoder to pass on; decoder and text encoder are discarded."""
 
     config: UrFoundConfig
 
@@ -114,7 +114,7 @@ class UrFound(Mae):
 
     @property
     def target_patch(self) -> tuple[int, ...]:
-        """Pixels of the views that one patch of the encoder stands for."""
+        """Pixels of the views for each patch of the encoder."""
         return tuple(self.scale * side for side in self.backbone.patch_size)
 
     def forward(self, views: Views, progress: float) -> Losses:
@@ -133,7 +133,7 @@ class UrFound(Mae):
         return Losses({"reconstruction": image, "words": self.config.text_weight * self.word_loss(latent, words)})
 
     def reconstruct(self, pixels: Tensor) -> tuple[Tensor, Tensor, object]:  # type: ignore[override]
-        """Return the prediction for every patch, its target, and which patches were hidden."""
+        """Return the prediction for every patch, its target, and the mask of hidden patches."""
         seen = self.see(self.coarse(pixels))
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
@@ -146,22 +146,22 @@ class UrFound(Mae):
         return F.interpolate(pixels, size=size, mode=mode, antialias=pixels.ndim == 4)
 
     def texts(self, said: Sequence[Mapping[str, str]], num_images: int) -> Int[Tensor, "b w"]:
-        """Return the words of what is said of each image, as places in the vocabulary.
+        """Return the words of each image's description, as vocabulary indices.
 
-        Nothing where nothing is said.
+        Empty for images without a description.
         """
         told = [self._words_of(one) for one in said] or [[] for _ in range(num_images)]
         length = max(1, *(len(words) for words in told))
         return torch.tensor([words + [PAD] * (length - len(words)) for words in told])
 
     def hide(self, ids: Int[Tensor, "b w"]) -> Words:
-        """Return the words with a random part hidden, at least one in each text that has any."""
+        """Return the words with a random part hidden, at least one in each non-empty text."""
         noise = torch.rand(ids.shape, device=ids.device).masked_fill(ids == PAD, 2.0)
         lowest = noise == noise.min(dim=1, keepdim=True).values
         return Words(ids, ((noise < self.config.text_mask) | lowest) & (ids != PAD))
 
     def word_loss(self, latent: Float[Tensor, "b d"], words: Words) -> Float[Tensor, ""]:
-        """Cross entropy of the hidden words, given the others and the image; 0 where none is hidden."""
+        """Return the cross entropy of the hidden words, given the others and the image; 0 if none is hidden."""
         tokens = self.words(words.read) + self.places[:, : words.ids.shape[1]] + self.project(latent)[:, None]
         is_empty = words.ids == PAD
         read = self.reader(tokens, src_key_padding_mask=is_empty & ~is_empty.all(dim=1, keepdim=True))
@@ -184,6 +184,7 @@ class UrFound(Mae):
             self.num_wordless += 1
         if self.num_wordless >= PATIENCE:
             raise DataError(
-                f"none of the images of the first {PATIENCE} batches has a label or a text; objective=urfound learns "
-                "from them: ingest labels (labeling.table=CSV, labeling.from_folders=folder), or choose objective=mae"
+                f"none of the images of the first {PATIENCE} batches has a label or a text; objective=urfound "
+                "needs them: ingest labels (labeling.table=CSV, labeling.from_folders=folder), or choose "
+                "objective=mae"
             )

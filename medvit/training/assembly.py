@@ -29,12 +29,12 @@ from medvit.training.trainer import Trainer
 from medvit.transforms.augment import Augment
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
-"""The positive one of some classes, by the facts of a dataset; empty where there is none."""
+"""Positive one of some classes, from the facts of a dataset; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class AssembledFinetuning:
-    """A fine-tuning, ready to start or to go on."""
+    """A fine-tuning run, ready to start or to resume."""
 
     start: InitialModel
     task: TaskAssignment
@@ -57,7 +57,7 @@ class AssembledFinetuning:
 
     @property
     def num_images(self) -> int:
-        """Images to learn from."""
+        """Training images."""
         return len(self.task.train)
 
 
@@ -71,7 +71,7 @@ def assemble_finetuning(
     folder: Path,
     tracker: Tracker,
 ) -> AssembledFinetuning:
-    """Return all that a fine-tuning is made of, at the place where the run in the folder had got."""
+    """Return all components of a fine-tuning run, at the position that the run in the folder reached."""
     manifest = manifest.without_flags(config.skip_flags)
     if config.slices is not None:
         manifest = config.slices.single().of(manifest)
@@ -151,6 +151,6 @@ def _describe(
 
 
 def _rule(given: AppliesTo | None, followed: AppliesTo) -> AppliesTo:
-    """Return the given rule for series; what it leaves unset is as the training images have it."""
+    """Return the given rule for series; unset fields are taken from the training images."""
     said = {} if given is None else {key: getattr(given, key) for key in given.model_fields_set}
     return followed.model_copy(update=said)

@@ -1,4 +1,4 @@
-"""Random numbers on several devices: each takes its rows of what one device would draw for the joint batch."""
+"""Random numbers on several devices: each takes its rows of the draws of one device for the joint batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 SIZED = (torch.rand, torch.randn)
-"""Draws, recognized by their size."""
+"""Random functions of torch that take a size."""
 LIKE = (torch.rand_like, torch.randn_like, torch.bernoulli)
-"""Draws of the shape of a tensor."""
+"""Random functions that draw in the shape of a tensor."""
 IN_PLACE = (Tensor.bernoulli_, Tensor.uniform_, Tensor.normal_)
-"""Draws into a tensor."""
+"""Random functions that draw into a tensor."""
 
 
 class JointDraws(TorchFunctionMode):
     """While active, a draw whose first axis holds this device's samples is its part of the draw for all devices.
 
     Sample i of device r is sample `i * world + r` of the joint batch, as `RoundSampler` deals them; an axis of several
-    views holds view after view. So masks and drop path on several devices are those of one device with the joint batch,
-    if all begin with the same seed. Draws of other shapes are the same on every device. Dropout is not reached.
+    views holds view after view. So masks and drop path on several devices equal those of one device with the joint
+    batch, if all start with the same seed. Draws of other shapes are the same on every device. Dropout is not covered.
     """
 
     def __init__(self, batch_size: int, *, world: int, rank: int) -> None:
@@ -36,7 +36,7 @@ class JointDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Draws jointly where it must; all other calls pass."""
+        """Draw jointly where needed; pass all other calls through."""
         options = dict(kwargs or {})
         if func in SIZED:
             size = _size(args, options)
@@ -59,7 +59,7 @@ class JointDraws(TorchFunctionMode):
     def _repeated(self, values: Tensor) -> Tensor:
         """Return a tensor of the joint shape with these rows at their places.
 
-        What stands for others does not matter.
+        The other rows are arbitrary.
         """
         views = values.unflatten(0, (-1, self.batch_size))
         return views.repeat_interleave(self.world, dim=1).flatten(0, 1)

@@ -1,7 +1,7 @@
 """Record of the step that stopped a run: the batch with a non-finite loss, and the weights at that step.
 
-`python -m medvit.training.failed_step FILE` says of every image and of the weights whether they are at fault; `replay`
-runs the step again. Files are safetensors, so that looking runs no code of theirs.
+`python -m medvit.training.failed_step FILE` reports for every image and for the weights whether they are at fault;
+`replay` runs the step again. Files are safetensors, so that opening one runs no code from it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BatchT = TypeVar("BatchT", Batch, Bags, Views)
 
 @dataclass(frozen=True)
 class Stopped:
-    """A step that could not be done: `tensors` of the batch by field, `weights` before the step, `rows` pseudonyms."""
+    """Failed step: `tensors` of the batch by field, `weights` before the step, `rows` pseudonyms."""
 
     step: int
     seed: int
-    """What torch is seeded with before the step."""
+    """Seed of torch before the step."""
     terms: Mapping[str, float]
     rows: tuple[str, ...]
     tensors: Mapping[str, Tensor]
@@ -37,7 +37,7 @@ class Stopped:
 
 
 def save_stopped(path: Path, batch: Batch | Bags | Views, stopped: Stopped) -> None:
-    """Write a step with the tensors of its batch, whole or not at all."""
+    """Write a step with the tensors of its batch, atomically."""
     parts = {f"batch.{name}": tensor for name, tensor in tensors_of(batch).items()}
     parts |= {f"weights.{name}": tensor for name, tensor in stopped.weights.items()}
     described = {"step": stopped.step, "seed": stopped.seed, "terms": stopped.terms, "rows": stopped.rows}
@@ -70,7 +70,7 @@ def replay(module: nn.Module, batch: BatchT, stopped: Stopped) -> BatchT:
 
     The module gets its weights and torch its seed.
 
-    What follows, `module.training_step(replay(module, batch, stopped), 0)`, is the step that could not be done.
+    After that, `module.training_step(replay(module, batch, stopped), 0)` is the failed step.
     """
     module.load_state_dict(dict(stopped.weights))
     filled = {name: _filled(name, getattr(batch, name), stopped.tensors) for name in _names(batch)}
@@ -91,12 +91,12 @@ def tensors_of(batch: Batch | Bags | Views) -> dict[str, Tensor]:
 
 
 def rows_of(batch: Batch | Bags | Views) -> tuple[str, ...]:
-    """Pseudonyms of the images of a batch, or of their studies where it keeps only these."""
+    """Pseudonyms of the images of a batch, or of their studies if it has only these."""
     return tuple(batch.studies) if isinstance(batch, Views) else tuple(row.image_id for row in batch.rows)
 
 
 def report(stopped: Stopped) -> Iterator[str]:
-    """Return a readable report: the losses of the step, what its tensors hold, and which weights are not finite."""
+    """Return a readable report: the losses of the step, ranges of its tensors, and non-finite weights."""
     yield f"step {stopped.step}, " + ", ".join(f"{name} {value}" for name, value in stopped.terms.items())
     yield "rows " + ", ".join(stopped.rows)
     for name, tensor in stopped.tensors.items():
@@ -110,7 +110,7 @@ def report(stopped: Stopped) -> Iterator[str]:
     largest = max(
         ((float(w.float().abs().max()), name) for name, w in stopped.weights.items() if w.numel()), default=None
     )
-    yield f"weights that are not finite: {', '.join(bad_weights) or 'none'}"
+    yield f"non-finite weights: {', '.join(bad_weights) or 'none'}"
     if largest is not None:
         yield f"largest weight: {largest[0]:.4g} in {largest[1]}"
 
@@ -126,7 +126,7 @@ def _filled(name: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the report of the file that is named; the exit status, as of `medvit`."""
+    """Print the report of the named file; return the exit status, as `medvit` does."""
     if len(words) != 1:
         print("usage: python -m medvit.training.failed_step FILE", file=sys.stderr)  # noqa: T201 (a command of its own)
         return 2

@@ -1,4 +1,4 @@
-"""Supervised training of a model; the weights of the best epoch by the validation metric are kept."""
+"""Supervised training of a model, keeping the weights of the epoch with the best validation metric."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ log = logging.getLogger("medvit")
 
 
 class Finetuning(TrainingModule):
-    """A model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
+    """Model in training. `best_metric` is the highest validation metric so far, of the weights in `folder`.
 
-    Where the metric is undefined, as on images of one class, the last epoch counts as the best.
+    If the metric is undefined, as on images of one class, the last epoch counts as the best.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Finetuning(TrainingModule):
         return self.finite({"loss": value}, batch)
 
     def validation_step(self, batch: Batch | WholeBag, batch_idx: int) -> None:
-        """Keep what the metric of the epoch needs of a batch of one shape."""
+        """Accumulate a batch of one shape for the metric of the epoch."""
         assert batch.targets is not None
         probabilities = self.model.predict(*batch.inputs)
         if self.model.config.kind == "segmentation":
@@ -88,23 +88,23 @@ class Finetuning(TrainingModule):
         write_weights(self.best_path, adapter)
 
     def figures(self) -> dict[str, float]:
-        """Return the last value of every metric, and those of the epoch that was kept."""
+        """Return the last value of every metric, and the values of the kept epoch."""
         best = {"best validation metric": self.best_metric} if math.isfinite(self.best_metric) else {}
         return super().figures() | best | {"step of the kept epoch": self.best_step}
 
     def outcome(self) -> dict[str, str]:
         """Return the best validation metric and its epoch."""
         name, best = self.metric_name, self.best_metric
-        text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last is kept"
+        text = f"{name} {best:.3f}" if math.isfinite(best) else f"{name} is undefined, the last epoch is kept"
         return {"best": f"{text}, {self.epoch_of(self.best_step)}"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store which epoch was best."""
+        """Store the best epoch."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["best"] = [self.best_metric, self.best_step]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore which epoch was best."""
+        """Restore the best epoch."""
         super().on_load_checkpoint(checkpoint)
         self.best_metric, self.best_step = checkpoint["best"][0], int(checkpoint["best"][1])
 
@@ -114,7 +114,7 @@ class Finetuning(TrainingModule):
 
     @property
     def metric_name(self) -> str:
-        """The validation metric by which the best epoch is chosen."""
+        """Validation metric that selects the best epoch."""
         return f"val_{(DICE if self.model.config.kind == 'segmentation' else AUROC).key()}"
 
     def _metric(self) -> float:

@@ -1,4 +1,4 @@
-"""What training starts from: a pretrained checkpoint, public weights, or nothing."""
+"""Initialization of training: from a pretrained checkpoint, public weights, or random weights."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class _Description(Config):
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A backbone with its weights, how it is described, and the preprocessing it was trained with."""
+    """Backbone with its weights, its description, and the preprocessing it was trained with."""
 
     config: BackboneConfig
     backbone: Backbone
     preprocess: Preprocess
     is_trained: bool
-    """Whether the weights come from a checkpoint or a file; else they are random."""
+    """Whether the weights come from a checkpoint or a file, rather than random initialization."""
 
     def warn_if_held(self, way: str, *, num_trained: int, num_weights: int) -> None:
-        """Warn that random weights are held fixed where an adaptation `way` trains only some of them."""
+        """Warn that random weights are frozen by an adaptation `way` that trains only some weights."""
         if not self.is_trained and num_trained < num_weights:
             log.warning(
-                "peft=%s holds weights fixed that start at random; give checkpoint or backbone.weights, or peft=full",
+                "peft=%s freezes weights that start at random; give checkpoint or backbone.weights, or peft=full",
                 way,
             )
 
@@ -55,8 +55,8 @@ def start_from(
 
     `preprocess` overrules.
 
-    Of `config`, a checkpoint leaves only what touches training alone, as drop path; the rest is ignored with a warning.
-    Without either, preprocessing, rank and channels follow the dataset.
+    With a checkpoint, only the options of `config` that affect training alone apply, such as drop path; others are
+    ignored with a warning. Without either, preprocessing, rank and channels follow the dataset.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.
@@ -82,9 +82,9 @@ def start_from(
 
 
 def backbone_of(checkpoint: Checkpoint, training: BackboneConfig | None = None) -> tuple[BackboneConfig, Backbone]:
-    """Return the backbone of a pretrained checkpoint with its weights, and how it is described.
+    """Return the backbone of a pretrained checkpoint with its weights, and its description.
 
-    Of `training`, what touches training alone is taken, as drop path.
+    Of `training`, only options that affect training alone apply, such as drop path.
 
     Raises:
         CheckpointError: If the checkpoint is not of a backbone, or its weights do not fit its description.

@@ -26,7 +26,7 @@ SHOWN_ROWS = 8
 
 
 class TrainingModule(lightning.LightningModule):
-    """A module whose every step depends on the seed and the number of the step, and on nothing else that is random."""
+    """LightningModule in which every step depends only on the seed and the number of the step."""
 
     def __init__(self, optim: OptimConfig, *, num_steps: int, depth: int, seed: int) -> None:
         super().__init__()
@@ -37,30 +37,30 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Share of the steps behind, in [0, 1]."""
+        """Share of the steps done, in [0, 1]."""
         return min(1.0, self.global_step / self.num_steps)
 
     @property
     def seed_rank(self) -> int:
-        """By what the seeds of several devices differ."""
+        """Offset between the seeds of several devices."""
         return self.global_rank
 
     def configure_optimizers(self) -> Optimizer:
-        """AdamW on what is trainable."""
+        """Return AdamW on all trainable weights."""
         return self.optim.build(self, self.depth)
 
     def configure_model(self) -> None:
-        """Shares out the weights over processes, where the strategy says so."""
+        """Shard the weights over processes, if the strategy requires it."""
         strategy = self.trainer.strategy
         if isinstance(strategy, ModelParallelStrategy) and not is_sharded(self):
             shard(self, strategy.device_mesh["data_parallel"])
 
     def on_train_end(self) -> None:
-        """Put the weights together again: what follows is done by one process."""
+        """Gather the weights: everything after this runs on one process."""
         gather(self)
 
     def clipped(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Weights by groups, each of which has its gradient clipped by its own norm."""
+        """Return weights by groups, each of which has its gradient clipped by its own norm."""
         return (list(self.parameters()),)
 
     def configure_gradient_clipping(
@@ -69,7 +69,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the gradient of each group by its own norm."""
+        """Clip the gradient of each group by its own norm."""
         largest = gradient_clip_val or math.inf
         for weights in self.clipped():
             if is_sharded(self):
@@ -91,7 +91,7 @@ class TrainingModule(lightning.LightningModule):
         self.log("lr", rate)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Refuse non-finite gradients; in fp16, the scaler skips such steps by itself."""
+        """Refuse non-finite gradients; in fp16, the gradient scaler skips such steps itself."""
         shared = is_sharded(self)
         if shared:
             average_replicated(self)
@@ -102,12 +102,12 @@ class TrainingModule(lightning.LightningModule):
                 self._stop("norm of the gradient", norm.item())
 
     def epoch_of(self, step: int) -> str:
-        """Return the epoch in which a step is, with their number and the step itself, for a summary."""
+        """Return the epoch of a step, with the number of epochs and the step itself, for a summary."""
         epochs = self.trainer.max_epochs or 1
         return f"epoch {math.ceil(step * epochs / self.num_steps)} of {epochs} (step {step})"
 
     def outcome(self) -> dict[str, str]:
-        """How the training went, for a summary: names and texts."""
+        """Return the outcome of the training for a summary: names and texts."""
         raise NotImplementedError
 
     def figures(self) -> dict[str, float]:
@@ -115,18 +115,18 @@ class TrainingModule(lightning.LightningModule):
         return self._recalled | {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers the figures: a run that is resumed after its last epoch computes none."""
+        """Save the metrics: a run resumed after its last epoch computes none."""
         checkpoint["figures"] = self.figures()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recalls the figures."""
+        """Restore the metrics."""
         self._recalled = dict(checkpoint["figures"])
 
     def finite(self, terms: Mapping[str, Tensor], batch: Batch | Bags | Views) -> Tensor:
         """Return the sum of the terms of a loss.
 
-        Where it is not finite, the batch and the weights are saved before any weight changes:
-        `python -m medvit.training.failed_step FILE` looks at them, `replay` of that module does the step again.
+        If it is not finite, the batch and the weights are saved before any weight changes: `python -m
+        medvit.training.failed_step FILE` inspects them, `replay` of that module repeats the step.
 
         Raises:
             TrainingError: If it is not finite; the weights are still those of the step before.
@@ -149,7 +149,8 @@ class TrainingModule(lightning.LightningModule):
         more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
         told = ", ".join(f"{term} {number:.4g}" for term, number in terms.items())
         raise TrainingError(
-            f"the {what} is {value} at step {self.global_step} ({told}; rows {', '.join(rows[:SHOWN_ROWS])}{more}); "
-            "lower optim.lr or set trainer.precision=32-true, and start again; the weights were not changed, and "
-            f"`python -m medvit.training.failed_step {path}` shows what they met"
+            f"the {what} is {value} at step {self.global_step} ({told}; rows "
+            f"{', '.join(rows[:SHOWN_ROWS])}{more}); lower optim.lr or set trainer.precision=32-true, and start "
+            f"again; the weights were not changed, and `python -m medvit.training.failed_step {path}` inspects "
+            "the step"
         )

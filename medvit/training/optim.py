@@ -14,21 +14,23 @@ from medvit.config import Amount, Config, Positive, Share
 
 
 class OptimConfig(Config):
-    """How weights are updated."""
+    """Optimizer options."""
 
     lr: Positive = 3e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up: a cosine to min_lr, or the peak all along, as suits continuing with a small rate."""
+    """Schedule after the warm-up: cosine to min_lr, or constant, for continuing with a small rate."""
     scaling: Literal["off", "linear", "sqrt"] = "off"
-    """How the rate follows the images of a step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of
-    B / 1024 (DINOv2)."""
+    """Scaling of the rate with images per step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of B
+    / 1024 (DINOv2).
+    """
     min_lr: Amount = 1e-6
     """Learning rate at the end of the cosine."""
     warmup: Share = 0.1
     """Share of the steps in which the rate rises to its peak."""
     freeze: Share = 0.0
-    """Share of the steps in which the backbone is held and only heads and decoders, which start at random, learn."""
+    """Share of the steps in which the backbone is frozen and only randomly initialized heads and decoders are trained.
+    """
     ramp: Share = 0.0
     """Share of the steps, after `freeze`, in which the rate of the backbone rises from zero to its own."""
     weight_decay: Amount = 0.05
@@ -36,16 +38,16 @@ class OptimConfig(Config):
     weight_decay_end: Amount | None = None
     """Weight decay at the end, reached along a cosine. Unset: constant."""
     betas: tuple[Share, Share] = (0.9, 0.95)
-    """AdamW's two averages."""
+    """Betas of AdamW."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Each block of the backbone below the last learns this much slower than the one above it; 1 treats all alike."""
+    """Learning-rate factor from each backbone block to the block below it; 1 gives all blocks the same rate."""
     patch_embed_scale: Positive = 1.0
     """Factor of the learning rate of the patch embedding: 0.2 in DINOv2."""
     clip: Positive = 3.0
-    """Largest norm of the gradient of each part of an objective, as the backbone and a head."""
+    """Largest norm of the gradient of each part of an objective, such as the backbone and a head."""
 
     def for_batch(self, num_images: int) -> Self:
-        """Return the same options with the rates of a step of so many images."""
+        """Return the same options with the rates for a step of this many images."""
         factor = {"off": 1.0, "linear": num_images / 256, "sqrt": math.sqrt(num_images / 1024)}[self.scaling]
         return self.model_copy(update={"lr": self.lr * factor, "scaling": "off"})
 
@@ -64,17 +66,17 @@ class OptimConfig(Config):
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def backbone_share(self, progress: float) -> float:
-        """Return the part of its rate that the backbone gets at a share of the training: none at first, then a ramp."""
+        """Return the factor of the backbone's learning rate at a share of the training: zero at first, then a ramp."""
         if progress <= self.freeze:
             return 0.0
         return min(1.0, (progress - self.freeze) / self.ramp) if self.ramp else 1.0
 
     def build(self, module: nn.Module, depth: int) -> AdamW:
-        """Return the optimizer of all trainable weights of a module whose backbone, if any, is `module.backbone`."""
+        """Return the optimizer of all trainable weights of a module; its backbone, if any, is `module.backbone`."""
         return AdamW(self.groups(module.named_parameters(), depth), lr=self.lr, betas=self.betas)
 
     def groups(self, named: Iterable[tuple[str, nn.Parameter]], depth: int) -> list[dict[str, Any]]:
-        """Parameter groups by layer, by whether they decay and by side; `scale` multiplies the learning rate."""
+        """Return parameter groups by layer, by weight decay and by side; `scale` multiplies the learning rate."""
         groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in named:
             if weight.requires_grad:
@@ -95,7 +97,7 @@ class OptimConfig(Config):
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the embedding, 1 to `depth` for the blocks, `depth` + 1 for what comes after (Xiao et al., WACV 2023)."""
+    """Layer number: 0 for the embedding, 1 to `depth` for the blocks, then `depth` + 1 (Xiao et al., WACV 2023)."""
     if not is_of_backbone(name):
         return depth + 1
     if ".blocks." in name:
@@ -104,7 +106,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def is_of_backbone(name: str) -> bool:
-    """Whether a parameter of a module is of its backbone, and not of a head or decoder."""
+    """Whether a parameter of a module belongs to its backbone rather than a head or decoder."""
     return "backbone." in name
 
 

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: from which weights, on which images, how fast, how long, on what."""
+"""Options common to pretraining and fine-tuning: initial weights, images, optimizer, duration and hardware."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ log = logging.getLogger("medvit")
 
 
 def told_patients(rows: Sequence[Row]) -> str:
-    """Return the patients a model was trained on, for its card, with what it means that some are assumed."""
+    """Return the patients a model was trained on, for its card, with an explanation if some are assumed."""
     count = PatientCount.of(rows)
     return count.note or str(count.total)
 
 
 def trained_on(train: Sequence[Row], val: Sequence[Row] = ()) -> dict[str, str]:
-    """Return the images and patients that a model was trained on, and those its best epoch was chosen on.
+    """Return the training and validation images and patients of a model.
 
     For a summary.
     """
@@ -54,19 +54,21 @@ class TrainingOptions(Config):
     checkpoint: Path | None = None
     """Pretrained checkpoint to continue from. Unset: `backbone.weights`, or random initialization."""
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """The vision transformer, where no checkpoint is given; backbone.weights names public weights to start from;
-    drop_path and save_memory are taken in any case."""
+    """Vision transformer, if no checkpoint is given; backbone.weights names public initial weights; drop_path and
+    save_memory apply in any case.
+    """
     skip_flags: tuple[Flag, ...] = ()
     """Images with one of these flags of ingest are excluded, as in skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """The preprocessing, kept in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, as does
-    what is unset where no kind is given."""
+    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, like unset fields
+    if no kind is given.
+    """
     optim: OptimConfig = Field(default_factory=OptimConfig)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
     def start(self, manifest: Manifest, pretrained: Checkpoint | None) -> InitialModel:
-        """Return the backbone and the preprocessing that training begins with, as `start_from` says."""
+        """Return the initial backbone and preprocessing, as `start_from` does."""
         if note := PatientCount.of(manifest).note:
             log.info("%s: %s", manifest.folder, note)
         return start_from(pretrained, self.backbone, self._completed_preprocess(manifest, pretrained), manifest)
@@ -74,7 +76,7 @@ class TrainingOptions(Config):
     def _completed_preprocess(self, manifest: Manifest, pretrained: Checkpoint | None) -> Preprocess | None:
         """Return the preprocessing.
 
-        Where it does not name a kind, what it leaves unset is the checkpoint's or the data's.
+        If it names no kind, unset fields come from the checkpoint or the data.
         """
         given = self.preprocess
         if given is None or "kind" in given.model_fields_set:
@@ -89,15 +91,15 @@ class TrainingOptions(Config):
 
     @property
     def step_optim(self) -> OptimConfig:
-        """The optimizer with the learning rate of a step, of all its images."""
+        """Return the optimizer options with the learning rate for all images of a step."""
         return self.optim.for_batch(self.trainer.step_images(self.loader.batch_size))
 
     def build_trainer(self, folder: Path, tracker: Tracker) -> lightning.Trainer:
-        """Return the trainer, which keeps what it needs to resume in `folder`."""
+        """Return the trainer, which stores the state to resume from in `folder`."""
         return self.trainer.build(folder, tracker, self.optim.clip)
 
     def describe(self) -> dict[str, str]:
-        """How it is trained, for the model card."""
+        """Return the training settings for the model card."""
         public = getattr(self.backbone, "weights", None) or "scratch"
         return {
             "start": "a pretrained checkpoint" if self.checkpoint else public,

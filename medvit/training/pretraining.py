@@ -32,9 +32,10 @@ log = logging.getLogger("medvit")
 
 
 class Pretraining(TrainingModule):
-    """An objective in training; before the first step and after each epoch the guard reads the representation.
+    """Objective in training; before the first step and after each epoch the guard reads the representation.
 
-    The best weights by its judgment are stored in `folder`. Several devices learn what one learns from the joint batch.
+    The best weights by its judgment are stored in `folder`. Training on several devices equals training on one with the
+    joint batch.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Pretraining(TrainingModule):
 
     @property
     def seed_rank(self) -> int:
-        """All devices begin alike: `JointDraws` deals out what they draw."""
+        """Start all devices with the same seed: `JointDraws` splits their draws."""
         return 0
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
@@ -81,9 +82,9 @@ class Pretraining(TrainingModule):
         optimizer: LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Return steps, and lets the objective follow."""
+        """Return the number of steps, and update the objective's teacher."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.objective.after_step(self.progress)  # Lightning counts the step when this is over
+        self.objective.after_step(self.progress)  # Lightning increments the step after this call
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Refuse non-finite gradients, and let the objective prepare the step."""
@@ -95,26 +96,26 @@ class Pretraining(TrainingModule):
         return self.objective.parts()
 
     def on_train_start(self) -> None:
-        """Read the representation the run starts from; a run that the guard has ended does not continue."""
+        """Read the initial representation; a run that the guard has ended does not continue."""
         if self.global_step == 0:
             self._read()
         self.trainer.should_stop = bool(self.guard.verdict) and self.guard.config.action == "rollback"
 
     def on_train_epoch_end(self) -> None:
-        """Read the representation and keep pictures."""
+        """Read the representation and save pictures."""
         self._read()
-        # Where weights are shared out, all processes must run what one shows.
+        # With sharded weights, all processes must run the forward pass of a picture.
         if self._shown is not None and (self.trainer.is_global_zero or is_sharded(self)):
             for name, figure in self.objective.pictures(self._shown).items():
                 self.tracker.figure(figure, f"pictures/{name}-{self.global_step:07d}.png")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers the guard."""
+        """Save the guard."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["guard"] = self.guard.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recalls the guard."""
+        """Restore the guard."""
         super().on_load_checkpoint(checkpoint)
         self.guard.recall(checkpoint["guard"])
 
@@ -125,11 +126,11 @@ class Pretraining(TrainingModule):
         told = {"last": ", ".join(f"{name} {value:.3g}" for name, value in losses.items())}
         if best is not None:
             told["best"] = f"{best}, {self.epoch_of(best.step) if best.step else 'before the first step'}"
-            told["guard"] = self.guard.verdict or "no alarm that ends the training"
+            told["guard"] = self.guard.verdict or "no alarm that ended the training"
         return told
 
     def handed_on(self) -> Backbone:
-        """Return the backbone to pass on: with its last weights, or with the best where the guard says so."""
+        """Return the backbone to pass on: with its last weights, or with the best ones if the guard decides so."""
         backbone = self.objective.backbone
         if self.guard.close():
             backbone.load_state_dict(load_file(self.best_path))
@@ -151,14 +152,14 @@ class Pretraining(TrainingModule):
     def _read(self) -> None:
         if self.probe is None:
             return
-        with self.trainer.precision_plugin.forward_context():  # as cheap as a forward pass of training
+        with self.trainer.precision_plugin.forward_context():  # as cheap as a forward pass in training
             found = self.probe.read(self.objective, self.global_step, self.progress)
         reading: ProbeReading = self.trainer.strategy.broadcast(found)
         alarms = self.guard.take(reading)
         if self.guard.best is reading:
             self._keep()
         self.tracker.metrics(self._named(reading), self.global_step)
-        if self.global_step:  # Lightning takes no metric before the first step
+        if self.global_step:  # Lightning accepts no metric before the first step
             for name, value in self._named(reading).items():
                 self.log(name, value, prog_bar=True, logger=False)
         self._tell(alarms)
@@ -170,7 +171,7 @@ class Pretraining(TrainingModule):
         return figures | {f"knn_{self.probe.question}": reading.knn}
 
     def _tell(self, alarms: list[Alarm]) -> None:
-        """Warns of each kind of alarm when it begins."""
+        """Warn about each kind of alarm when it begins."""
         texts = {alarm.text.partition(" is ")[0]: alarm.text for alarm in alarms}
         for topic in sorted(texts.keys() - self._told if self.trainer.is_global_zero else ()):
             level = (
@@ -185,8 +186,9 @@ class Pretraining(TrainingModule):
             return
         if action == "stop":
             raise TrainingError(
-                f"the guard stopped the run at step {self.global_step}: {self.guard.verdict}; the best weights, of "
-                f"step {best.step}, are in {self.best_path}; lower optim.lr, or choose guard=rollback, and start again"
+                f"the guard stopped the run at step {self.global_step}: {self.guard.verdict}; the best weights, "
+                f"of step {best.step}, are in {self.best_path}; lower optim.lr, or choose guard=rollback, and "
+                "train again"
             )
         if action == "rollback":
             self.trainer.should_stop = True

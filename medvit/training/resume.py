@@ -1,4 +1,4 @@
-"""State that a stopped run resumes from: written after every epoch, and when the process is asked to stop."""
+"""State to resume an interrupted run from: written after every epoch, and when the process is asked to stop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from medvit.errors import CheckpointError
 
 RESUME, BEST = "last.ckpt", "best.safetensors"
 LEFTOVERS = (RESUME, BEST)
-"""What only an unfinished run needs."""
+"""Files that only an unfinished run needs."""
 POSITION = "medvit_position"
 """Key of the position in the checkpoint."""
 POLITE = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals by which Slurm and other schedulers say that the end is near (`--signal=USR1@120` sends the second)."""
+"""Signals by which Slurm and other schedulers announce the time limit (`--signal=USR1@120` sends the second)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Position:
 class KeepLast(Checkpoint):
     """Atomic writer of the state to resume from: after every epoch, and at the step at which a signal came.
 
-    The signals are answered between two steps, when weights, optimizer and teacher belong together; then the run ends
-    as an interrupted one. All processes of a run stop at the same step, though the signal may reach only one. As
-    Lightning's kind of callback for checkpoints, it comes after the module's own end of the epoch.
+    Signals are handled between two steps, when weights, optimizer and teacher are consistent; then the run ends as
+    interrupted. All processes of a run stop at the same step, even if the signal reaches only one. Being a checkpoint
+    callback of Lightning, it runs after the module's own end of the epoch.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,8 +49,8 @@ class KeepLast(Checkpoint):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen from now on."""
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
+        """Handle the signals from now on."""
+        if threading.current_thread() is threading.main_thread():  # other threads cannot handle signals
             self._before = {number: signal.signal(number, self._note) for number in POLITE}
 
     def on_train_batch_end(
@@ -65,19 +65,19 @@ class KeepLast(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Replace the last checkpoint, and stops if asked to."""
+        """Replace the last checkpoint, and stop if asked to."""
         self._save(trainer, Position(trainer.current_epoch + 1))
         if self._asked(trainer):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leaves the signals to who had them."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Leaves the signals to who had them."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def on_save_checkpoint(
@@ -114,7 +114,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def position_of(path: Path | None) -> Position:
-    """How far the run of a checkpoint to resume from had got.
+    """Return the progress of the run of a checkpoint.
 
     Raises:
         CheckpointError: If the file is damaged.

@@ -1,8 +1,8 @@
-"""Self-distillation for continued pretraining: a second run from the same weights stays near the first.
+"""Self-distillation for continued pretraining: a second run from the same weights is kept close to the first.
 
-Lee et al. (ICLR 2023): continued pretraining of a transformer on few images overfits. So it is done twice from the same
-initial weights: the first run gives the teacher, the second adds the distance between hidden representations to its
-loss.
+Lee et al. (ICLR 2023): continued pretraining of a transformer on few images overfits. So pretraining runs twice from
+the same initial weights: the first run gives the teacher, the second adds the distance to the teacher's hidden
+representations to its loss.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from medvit.types import Views
 
 
 class SelfDistillationConfig(Config):
-    """A second pretraining from the same start, held near the first."""
+    """Second pretraining run from the same initial weights, with the first run as teacher."""
 
     teacher: Path | None = None
     """Checkpoint of the first pretraining on the same images. Unset: no self-distillation."""
     weight: Positive = 1.0
-    """Weight of the distance beside the loss of the objective."""
+    """Weight of the distance relative to the objective's loss."""
 
 
 class SelfDistillation:
-    """The frozen teacher; no part of the module in training, so no gradient, optimizer or checkpoint has it."""
+    """Frozen teacher; not a submodule, so it has no gradient and is in no optimizer or checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, weight: float, student: Backbone) -> None:
         self.teacher = backbone_of(checkpoint)[1].eval().requires_grad_(False)
         self.weight = weight
         sizes = [(model.width, model.num_prefix_tokens, model.patch_size) for model in (self.teacher, student)]
         if sizes[0] != sizes[1]:
-            raise ConfigError(f"{checkpoint.folder}: its tokens are not those of the backbone; start both runs alike")
+            raise ConfigError(
+                f"{checkpoint.folder}: its tokens are not those of the backbone; start both runs with the same options"
+            )
 
     def distance(self, student: Backbone, views: Views) -> Float[Tensor, ""]:
-        """Mean squared difference of the tokens after the last block, of the first whole view."""
+        """Return the mean squared difference of the tokens after the last block, for the first whole view."""
         pixels = views.crops[0]
         with torch.no_grad():
             there = self.teacher.to(pixels.device)(pixels)

@@ -1,7 +1,8 @@
-"""Weights shared out over processes by FSDP2 (Zhao et al., VLDB 2023), each process keeping its part of them.
+"""Weights sharded over processes by FSDP2 (Zhao et al., VLDB 2023).
 
-Transformer blocks and the heads of self-distillation, which hold nearly all weights, are shared out with their
-gradients and averages, and gathered when they run. The rest is held by every process, its gradients averaged as in DDP.
+Transformer blocks and the heads of self-distillation, which hold nearly all weights, are sharded with their gradients
+and optimizer averages, and gathered when they run. All other weights are replicated in every process, their gradients
+averaged as in DDP.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from medvit.distributed import part
 
 UNIT = re.compile(r"(^|\.)(blocks|reading)\.\d+$|(^|\.)(student\.|teacher_)heads\.\w+$")
-"""Names of the modules that are shared out: what others run is their forward pass, and no weight within."""
+"""Names of sharded modules: other modules only call their forward pass and access no weight in them."""
 
 HOOKS = (
     "_forward_hooks",
@@ -31,35 +32,35 @@ HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-"""Where torch keeps what FSDP2 does around forward passes and loading; it offers no way to take it off."""
+"""Names under which torch stores the FSDP2 hooks of forward passes and loading; it has no public way to remove them."""
 
 
 def sharded_strategy(num_processes: int) -> ModelParallelStrategy:
-    """Lightning's strategy for FSDP2; what is needed to resume is one file, as of one process."""
+    """Lightning strategy for FSDP2; the state to resume from is one file, as for one process."""
     return ModelParallelStrategy(
         data_parallel_size=num_processes, tensor_parallel_size=1, save_distributed_checkpoint=False
     )
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Shares out the blocks and heads of a module, in place; every process holds equal weights before."""
+    """Shard the blocks and heads of a module, in place; every process must hold equal weights before."""
     for name, unit in list(module.named_modules()):
         if UNIT.search(name):
             fully_shard(unit, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether weights of a module are shared out."""
+    """Whether weights of a module are sharded."""
     return any(isinstance(weight, DTensor) for weight in module.parameters())
 
 
 def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with what all processes hold of them; all processes must ask."""
+    """Return tensors with the shards of all processes; all processes must call this."""
     return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in state.items()}
 
 
 def average_replicated(module: nn.Module) -> None:
-    """Make the gradients of weights that every process holds the mean over processes, in one message."""
+    """Average the gradients of replicated weights over processes, in one message."""
     gradients = [w.grad for w in module.parameters() if w.grad is not None and not isinstance(w, DTensor)]
     if not gradients:
         return
@@ -82,9 +83,9 @@ def gradient_norm(weights: Iterable[nn.Parameter]) -> Tensor:
 
 
 def clip(weights: Iterable[nn.Parameter], largest: float) -> None:
-    """Scales the gradients of weights, some of them shared out, so that their norm is at most the largest."""
+    """Scale the gradients of weights, some of them sharded, so that their norm is at most `largest`."""
     weights = list(weights)
-    factor = (largest / (gradient_norm(weights) + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+    factor = (largest / (gradient_norm(weights) + 1e-6)).clamp(max=1.0)  # as in torch's clip_grad_norm_
     for weight in weights:
         if weight.grad is not None:
             part(weight.grad).mul_(factor)

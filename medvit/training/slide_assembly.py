@@ -20,7 +20,7 @@ from medvit.training.slide_heads import SlideTraining, bag_head, common_tiles, l
 
 @dataclass(frozen=True)
 class AssembledSlides:
-    """What the training on slides is made of before their tiles are embedded, which takes long."""
+    """Components of training on slides before their tiles are embedded, which takes long."""
 
     start: InitialModel
     embedder: Embedder
@@ -56,10 +56,11 @@ def assemble_slides(
     *,
     failures: list[str],
 ) -> AssembledSlides:
-    """Backbone, head and labeled slides, with all that can be refused before tiles are embedded.
+    """Return backbone, head and labeled slides, after all checks that are possible before tiles are embedded.
 
     Raises:
-        ConfigError: If the head reads no bags, several devices are asked for, or the backbone starts at random.
+        ConfigError: If the head does not accept bags, several devices are requested, or the backbone is randomly
+            initialized.
         DataError: If there are fewer than two classes, or a split is empty.
     """
     warn_of_pixels(**config.set_for_pixels)
@@ -67,8 +68,8 @@ def assemble_slides(
     start = config.start(manifest, pretrained)
     if not start.is_trained:
         raise ConfigError(
-            "tiles of slides are embedded by a backbone that stays as it is, and this one has random weights; "
-            "give checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
+            "tiles of slides are embedded by a frozen backbone, and this one has random weights; give "
+            "checkpoint=FOLDER of a pretrained backbone, or backbone.weights"
         )
     embedder = Embedder(start.backbone, start.preprocess, config.bags.features, resolve_device("auto"))
     head = bag_head(config.head, config.trainer)

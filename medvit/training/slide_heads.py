@@ -1,4 +1,4 @@
-"""Slide labels from embeddings of tiles: one head after the other, each with its own seed and its own best epoch."""
+"""Training of slide heads on embeddings of tiles: one head after the other, each with its own seed and best epoch."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ from medvit.wsi.tiles import TileFlag
 log = logging.getLogger("medvit")
 
 FIGURES = "figures.json"
-"""The figures of a head, written when it has learned to the end."""
+"""File with the metrics of a head, written when its training is complete."""
 Balance = Literal["loss", "sampler", "off"]
 
 
 def warn_of_pixels(**options: object) -> None:
-    """Tells of options of models that learn from pixels, which were set although slides are learned."""
+    """Warn about options of models trained on pixels, which have no effect on slides."""
     for key, value in options.items():
         log.warning("%s=%s is ignored: heads of slides are trained on embeddings of a frozen backbone", key, value)
 
 
 def holds_slides(manifest: Manifest, label: str) -> bool:
-    """Whether what is to be learned are labels of slides, and not of other images."""
+    """Whether the targets are labels of slides, and not of other images."""
     kinds = {row.kind for row in manifest if label in row.labels} or {row.kind for row in manifest}
     return kinds == {"slide"}
 
 
 def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
-    """Return the head of slides: gated attention by default. Known before tiles are embedded, which takes long.
+    """Return the head of slides: gated attention by default. Checked before tiles are embedded, which takes long.
 
     Raises:
-        ConfigError: If the head reads no bags, or several devices are asked for.
+        ConfigError: If the head does not accept bags, or several devices are requested.
     """
     if trainer.devices * trainer.nodes > 1:
         raise ConfigError("heads of slides are trained on one device; remove trainer.devices and trainer.nodes")
@@ -72,9 +72,9 @@ def bag_head(head: HeadConfig | None, trainer: TrainerConfig) -> HeadConfig:
 def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds: int = 0) -> Manifest:
     """Return the slides of the train and val splits with a known class.
 
-    `failures` gets a line for each of an unknown one.
+    `failures` gets a line for each slide of an unknown class.
 
-    With `folds`, the slides that choose the epoch are taken from both, and val may be empty.
+    With `folds`, validation slides are taken from both splits, and val may be empty.
 
     Raises:
         DataError: If there are fewer than two classes, or if a split is empty.
@@ -99,7 +99,7 @@ def labeled_slides(manifest: Manifest, label: str, failures: list[str], *, folds
 
 
 def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> TileSpec:
-    """Return the tiles that all slides have, of about the same scale: pyramids of scanners differ a little.
+    """Return the tile size and scale that all slides share; scales may differ slightly between scanners.
 
     Raises:
         DataError: If their sizes or scales differ.
@@ -115,7 +115,7 @@ def common_tiles(slides: Sequence[EmbeddedSlide], skip: Sequence[TileFlag]) -> T
 
 @dataclass(frozen=True)
 class AssembledHead:
-    """Training of one head on `num_slides`, ready to start or to resume."""
+    """Training of one head on `num_slides` slides, ready to start or to resume."""
 
     module: Finetuning
     loader: DataLoader[object]
@@ -127,7 +127,7 @@ class AssembledHead:
 
 @dataclass(frozen=True)
 class SlideTraining:
-    """All that the heads of a model of slides are trained with; `train` gives the weights of each."""
+    """Components for training the heads of a slide model; `train` returns the weights of each."""
 
     model: SlideModelConfig
     slides: Sequence[EmbeddedSlide]
@@ -141,14 +141,14 @@ class SlideTraining:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The slides, as the manifest has them."""
+        """Rows of the slides in the manifest."""
         return [slide.row for slide in self.slides]
 
     def train(self, folder: Path, tracker: Tracker) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """Return the weights of each head at its best epoch, and figures; trained heads of an unfinished run are kept.
+        """Return the weights of each head at its best epoch, and metrics; finished heads of a run are reused.
 
         Raises:
-            DataError: If a class has no slide to learn from, or a side is empty.
+            DataError: If a class has no training slide, or training or validation slides are missing.
         """
         figures: dict[str, float] = {}
         for member in range(self.bags.members):
@@ -172,7 +172,7 @@ class SlideTraining:
         }
 
     def describe(self) -> dict[str, str]:
-        """How it learns, for the model card."""
+        """Return the training settings for the model card."""
         splits = Counter(row.split for row in self.rows)
         chosen = "the val split" if not self.bags.folds else f"one of {self.bags.folds} folds of patients"
         return {
@@ -187,16 +187,16 @@ class SlideTraining:
 
     @property
     def leftovers(self) -> list[str]:
-        """What only an unfinished run needs, in its folder."""
+        """Files that only an unfinished run needs, in its folder."""
         return [_home(Path(), member).name for member in range(self.bags.members)]
 
     def assemble(self, member: int, folder: Path, tracker: Tracker) -> AssembledHead:
-        """All that the training of one head is made of, at the place where a run in the folder had got.
+        """Return the components for training one head, at the position that a run in the folder reached.
 
         Each head has a folder of its own there, so that none resumes from another.
 
         Raises:
-            DataError: If a side is empty.
+            DataError: If training or validation slides are missing.
         """
         home = _home(folder, member)
         home.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,9 @@ class SlideTraining:
         classes = [bag.target for bag in bags]
         learning, held_out = divide(self.rows, member, folds=self.bags.folds, seed=self.seed, classes=classes)
         if not learning or not held_out:
-            raise DataError(f"head {member + 1} has no slides on one side; bags.folds={self.bags.folds} is too many")
+            raise DataError(
+                f"head {member + 1} has no slides to train or to validate on; bags.folds={self.bags.folds} is too many"
+            )
         seed = mixed_seed(self.seed, 5, member) % 2**31
         torch.manual_seed(seed)
         model = BagModel(self.model, self.slides[0].embeddings.width)
@@ -235,7 +237,7 @@ class SlideTraining:
     def _train_member(self, member: int, folder: Path, tracker: Tracker) -> None:
         parts = self.assemble(member, folder, tracker)
         parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
-        write_text(_home(folder, member) / FIGURES, json.dumps(parts.module.figures()))  # the mark of a head in full
+        write_text(_home(folder, member) / FIGURES, json.dumps(parts.module.figures()))  # full name of the head
         (_home(folder, member) / RESUME).unlink(missing_ok=True)
 
     def _bag(self, slide: EmbeddedSlide) -> Bag:
@@ -249,7 +251,7 @@ class _OfMember(Tracker):
         self._tracker, self._prefix = tracker, f"head_{member + 1}."
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record numbers of a step."""
+        """Record the metrics of a step."""
         self._tracker.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
 
 

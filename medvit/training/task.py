@@ -1,4 +1,4 @@
-"""What a dataset asks of a model: the task, its classes, and crops of a size that fits its images."""
+"""Task of a model from its dataset: classes, and crops of a size that fits the images."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ log = logging.getLogger("medvit")
 
 Task = Literal["classification", "segmentation"]
 LARGEST_CROP = {2: 512, 3: 96}
-"""Largest side of a crop that is chosen unasked, in pixels or voxels, by number of dimensions."""
+"""Largest default side of a crop, in pixels or voxels, by number of dimensions."""
 LARGEST_VIEW = {2: 224, 3: 96}
-"""The same of a view of pretraining."""
+"""Largest default side of a view in pretraining."""
 IMAGE_SIZE = (224, 224)
-"""What images are resized to unasked."""
+"""Default size to which images are resized."""
 CT_WINDOW = Normalization(method="window", window_center=40.0, window_width=400.0)
-"""Soft tissue, in HU."""
+"""Soft tissue window, in HU."""
 
 
 @dataclass(frozen=True)
 class TaskAssignment:
-    """What is to be learned, and from which images: the rows that say the answer, of the kind the model takes."""
+    """Training target and images: the rows with the target, of the kind the model accepts."""
 
     kind: Task
     label: str
     classes: tuple[str, ...]
-    """In the order of the logits; of a segmentation, the first is the background."""
+    """Class names in the order of the logits; of a segmentation, the first is the background."""
     train: Manifest
     val: Manifest
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Classes to look up in the labels of a row; none where the mask is the target."""
+        """Index of each class in the labels of a row; empty if the target is the mask."""
         return self.classes if self.kind == "classification" else ()
 
     @property
     def counts(self) -> list[int]:
-        """Training images of each class."""
+        """Number of training images of each class."""
         counts = Counter(row.labels[self.label] for row in self.train)
         return [counts[name] for name in self.classes]
 
     @property
     def modality(self) -> str | None:
-        """The one modality of the training images, none where they have several or do not say."""
+        """Modality of the training images; None if there are several or it is unknown."""
         found = {row.modality for row in self.train}
         return found.pop() or None if len(found) == 1 else None
 
     def odds(self) -> list[float] | None:
-        """Chance of each training image to be drawn so that classes come equally often; none for masks."""
+        """Sampling probability of each training image for balanced classes; None for masks."""
         if self.kind == "segmentation":
             return None
         counts = dict(zip(self.classes, self.counts, strict=True))
@@ -67,7 +67,7 @@ class TaskAssignment:
 def require_fitting(
     ndim: int, *, sizes: Mapping[str, tuple[int, ...] | None], axes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check options that speak of axes, by their keys: sizes have one number for each, axes exist.
+    """Check options about axes, by their keys: sizes have one number per axis, axes exist.
 
     Raises:
         ConfigError: If one does not fit images of `ndim` axes.
@@ -81,7 +81,7 @@ def require_fitting(
 
 
 def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesConfig | None) -> None:
-    """Check that slices and their neighbors stay channels apart: averaged, they would say nothing of depth.
+    """Check that slices and their neighbors remain separate channels: averaged, they would lose depth.
 
     Raises:
         ConfigError: If the preprocessing makes another number of channels.
@@ -97,14 +97,14 @@ def require_channels(manifest: Manifest, preprocess: Preprocess, slices: SlicesC
 
 
 def warn_of_ignored(task: Task, **options: object) -> None:
-    """Tells of options of classification that were set although masks are learned."""
+    """Warn about options of classification that have no effect on segmentation."""
     if task == "segmentation":
         for key, value in options.items():
-            log.warning("%s=%s is ignored: it is of classification, and masks are learned", key, value)
+            log.warning("%s=%s is ignored: it is an option of classification, and this is a segmentation", key, value)
 
 
 def assign(manifest: Manifest, preprocess: Preprocess, label: str) -> TaskAssignment:
-    """Classification where images have the label, else segmentation where they have masks.
+    """Return classification if images have the label, else segmentation if they have masks.
 
     Raises:
         DataError: If they have neither, if a split is empty, or if there are fewer than two classes.
@@ -126,16 +126,16 @@ def _task(manifest: Manifest, label: str) -> Task:
         return "segmentation"
     keys = ", ".join(sorted({key for row in manifest for key in row.labels})) or "none"
     raise DataError(
-        f"{manifest.folder}: of {len(manifest)} images of the kind this model takes, none has a mask or a label "
-        f"{label!r} (labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
+        f"{manifest.folder}: none of the {len(manifest)} images of the kind this model accepts has a mask or a "
+        f"label {label!r} (labels found: {keys}); give label=... or preprocess.kind=..., or ingest the labels"
     )
 
 
 def choose_preprocess(manifest: Manifest) -> Preprocess:
     """Return a preprocessing for the kind of image that is most frequent, by default.
 
-    Images are resized to 224 x 224 and, if all are of 8 bits, scaled by that range, else normalized one by one; volumes
-    keep their spacing, and are windowed to soft tissue if all are CT, else normalized one by one.
+    Images are resized to 224 x 224 and, if all have 8 bits, scaled by that range, else normalized individually; volumes
+    keep their spacing, and get a soft tissue window if all are CT, else are normalized individually.
     """
     kinds = Counter("image" if row.kind == "slide" else row.kind for row in manifest)
     if not kinds:
@@ -143,11 +143,11 @@ def choose_preprocess(manifest: Manifest) -> Preprocess:
     kind = "image" if kinds["image"] >= kinds["volume"] else "volume"
     rows = [row for row in manifest if row.kind == kind or (kind == "image" and row.kind == "slide")]
     channels = max(row.shape[0] for row in rows)
-    if any(row.kind == "slide" for row in rows):  # tiles have one scale, that of cells
+    if any(row.kind == "slide" for row in rows):  # tiles have one scale, on which cells have their size
         return Preprocess(kind="image", channels=channels, intensity=Normalization(method="range"))
     if kind == "image":
         is_8_bit = all(row.dtype == "uint8" for row in rows)
-        # Of 12 bits in a type of 16, the range of the type would leave a sixteenth.
+        # Scaling 12 bits by the range of their 16-bit type would leave a sixteenth of it.
         intensity = Normalization(method="range") if is_8_bit else Normalization()
         return Preprocess(kind=kind, channels=channels, size=IMAGE_SIZE, intensity=intensity)
     is_ct = all(row.modality == "CT" and row.unit == "HU" for row in rows)

@@ -1,4 +1,4 @@
-"""The Lightning trainer: hardware, precision, progress with time left, checkpoints to resume from."""
+"""Lightning trainer: hardware, precision, progress with time left, checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -30,64 +30,66 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainerConfig(Config):
-    """How long, on what, how exactly."""
+    """Options of the trainer: duration, hardware, precision."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs", "round_steps": "steps_per_epoch"}
 
     epochs: Count = 10
-    """Epochs in all; an epoch is so many steps, whether or not they see each image once."""
+    """Number of epochs; an epoch is a set number of steps, whether or not they cover each image once."""
     steps_per_epoch: Count = 100
-    """Optimizer steps of an epoch; it ends with a checkpoint, a validation and a reading of the monitors."""
+    """Optimizer steps per epoch; it ends with a checkpoint, a validation and a reading of the monitors."""
     precision: Precision = "auto"
-    """auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    """auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
     devices: Count = 1
     """GPUs of this machine, or of each node; without a GPU, processes."""
     nodes: Count = 1
-    """Machines, as started by Slurm or torchrun."""
+    """Number of machines, as started by Slurm or torchrun."""
     strategy: str = "auto"
-    """How devices share the work: auto and ddp hold all weights on each; fsdp (FSDP2) shares out blocks and heads, for
-    models that one device cannot hold; or another name of Lightning's."""
+    """Parallelism: auto and ddp replicate all weights on each device; fsdp (FSDP2) shards blocks and heads, for models
+    that do not fit on one device; or another strategy name of Lightning.
+    """
     accumulate: Count = 1
-    """Batches whose gradients are added up in one step."""
+    """Batches whose gradients are accumulated in one step."""
     compile: bool = False
-    """Compiles each transformer block (torch.compile): slow first steps, then faster ones on a GPU; results differ by
-    rounding. Needs a C++ compiler."""
+    """Compile each transformer block (torch.compile): slow first steps, then faster ones on a GPU; results differ by
+    rounding. Needs a C++ compiler.
+    """
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in all."""
+        """Optimizer steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return self.steps_per_epoch * self.accumulate
 
     def step_images(self, batch_size: int) -> int:
-        """Images of a step: of all devices and all batches whose gradients are added up."""
+        """Images per step, over all devices and all batches whose gradients are accumulated."""
         return batch_size * self.accumulate * self.devices * self.nodes
 
     @property
     def in_force(self) -> TrainerConfig:
-        """These options with what `auto` means on this machine."""
+        """Options with `auto` resolved for this machine."""
         is_alone = self.devices * self.nodes == 1
         strategy = "ddp" if self.strategy == "auto" and not is_alone else self.strategy
         return self.model_copy(update={"precision": resolve_precision(self.precision), "strategy": strategy})
 
     def build(self, folder: Path, tracker: Tracker, clip: float) -> lightning.Trainer:
-        """Return a trainer that keeps what it needs to resume in `folder`.
+        """Return a trainer that stores the state to resume from in `folder`.
 
         Raises:
-            ConfigError: If weights are to be shared out at a precision that this cannot have.
+            ConfigError: If weights are to be sharded at a precision that does not support it.
         """
         cpu, precision = not torch.cuda.is_available(), resolve_precision(self.precision)
         if self.strategy == "fsdp" and precision == "16-mixed":
             raise ConfigError(
-                "trainer.strategy=fsdp does not go with fp16; set trainer.precision=bf16-mixed or 32-true"
+                "trainer.strategy=fsdp does not work with fp16; set trainer.precision=bf16-mixed or 32-true"
             )
         if cpu:
             keep_freed_memory()
-        # Lightning cannot know that the loader starts at the batch where the run was stopped.
+        # Lightning cannot know that the loader starts at the batch where the run was interrupted.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         return lightning.Trainer(
             default_root_dir=folder,
@@ -111,7 +113,7 @@ class TrainerConfig(Config):
 
 
 def resolve_precision(precision: Precision) -> Precision:
-    """Return what `auto` means on this machine."""
+    """Return the value of `auto` on this machine."""
     if precision != "auto":
         return precision
     dtype = half_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -119,10 +121,10 @@ def resolve_precision(precision: Precision) -> Precision:
 
 
 class CompileBlocks(Callback):
-    """Compiles transformer blocks in place, one by one: as they are alike, the work is done once for all of a width."""
+    """Compiler of transformer blocks in place, one by one: identical blocks of a width are compiled only once."""
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compiles the blocks; names of weights stay as they are."""
+        """Compile the blocks; names of weights do not change."""
         for name, unit in pl_module.named_modules():
             if BLOCK.search(name):
                 unit.compile()
@@ -132,10 +134,10 @@ class StepProgress(Callback):
     """Progress over all steps of the run, with the time left and the metrics that the modules name for it."""
 
     def __init__(self) -> None:
-        self._progress = Progress(0, title="", is_shown=False)  # an error before the first step finds one to close
+        self._progress = Progress(0, title="", is_shown=False)  # an error before the first step expects a bar to close
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begins where the run goes on."""
+        """Begin where the resumed run continues."""
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1) // trainer.accumulate_grad_batches
         self._progress = Progress(
             total, title="Training", unit="step", done=trainer.global_step, is_shown=trainer.is_global_zero
@@ -144,23 +146,23 @@ class StepProgress(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Count the step."""
+        """Advance by one step."""
         self._progress.note = ", ".join(f"{name}={value:.3g}" for name, value in trainer.progress_bar_metrics.items())
         self._progress.update(trainer.global_step - self._progress.n)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """End it."""
+        """Close the bar."""
         self._progress.close()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """End it, so that the message stands on a line of its own."""
+        """Close the bar, so that the message is on a line of its own."""
         self._progress.close()
 
 
 class _TrackerLogger(Logger):
-    """Hands Lightning's metrics to the tracker of the stage."""
+    """Lightning logger that passes metrics to the tracker of the stage."""
 
     def __init__(self, tracker: Tracker) -> None:
         super().__init__()
@@ -178,4 +180,4 @@ class _TrackerLogger(Logger):
         self._tracker.metrics({name: value for name, value in metrics.items() if name != "epoch"}, step or 0)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the stage records its whole config."""
+        """Ignore hyperparameters: the stage records its whole config."""

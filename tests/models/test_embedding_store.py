@@ -59,7 +59,7 @@ def test_a_damaged_file_counts_as_none_and_is_told(store, harm, caplog):
     path = store.path("slide")
     path.write_bytes(harm(path.read_bytes()))
     assert store.get("slide", 10) is None
-    assert "is damaged and is made again" in caplog.text
+    assert "is damaged and is written again" in caplog.text
 
 
 def test_a_file_cut_while_it_is_read_is_told(store):
@@ -73,7 +73,7 @@ def test_a_file_cut_while_it_is_read_is_told(store):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OutputError, match="cannot keep embeddings"),
+        pytest.raises(OutputError, match="cannot write embeddings"),
         EmbeddingStore(tmp_path / "file", "key", {}).writing("slide", 1, 4),
     ):
         pass

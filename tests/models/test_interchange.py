@@ -251,7 +251,7 @@ def test_a_fine_tuned_model_gives_its_backbone_and_adapter_without_the_head(tmp_
         (FullConfig(), {}, "all weights were trained"),
         (FrozenConfig(), {}, "no weight of the backbone was trained"),
         (BlockExpansionConfig(num_blocks=1), {}, "blocks were added"),
-        (LoraConfig(), {"positions": "rope"}, r"qkv_bias=true reads the weights of qkv past an update"),
+        (LoraConfig(), {"positions": "rope"}, r"qkv_bias=true reads the weights of qkv directly"),
         (LoraConfig(), {"ndim": 3}, "this backbone takes volumes"),
     ],
 )

@@ -67,7 +67,7 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(made, tmp_path, 
     second = embed(made, tmp_path)
     again = [slide.embeddings.path.stat().st_mtime_ns for slide in second]
     assert [a == b for a, b in zip(times, again, strict=True)] == [True, True, False, True]
-    assert "embeddings of 3 of 4 slides are there already" in caplog.text
+    assert "embeddings of 3 of 4 slides exist already" in caplog.text
 
 
 @pytest.mark.parametrize("changed", ["weights", "features", "preprocess", "tiles"])

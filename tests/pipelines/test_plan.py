@@ -37,7 +37,7 @@ def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_pat
     assert main(["plan", "pretrain", f"dataset={images}", *SMALL, *decoder, "trainer.epochs=7"]) == 0
     told = table(capsys)
     assert told["images"] == "8  2 a step, seen 175.0 times"
-    assert told["weights that learn"].endswith("100.0% of all")
+    assert told["trained weights"].endswith("100.0% of all")
     assert "700 steps in 7 rounds" in told["time to finish"]
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
     with (tmp_path / "plan-1" / "plan.csv").open(newline="") as file:
@@ -49,7 +49,7 @@ def test_a_finetuning_is_planned_too_and_only_what_learns_is_counted(images, tmp
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "finetune", f"dataset={images}", *SMALL, "peft=frozen"]) == 0
     told = table(capsys)
-    assert told["weights that learn"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
+    assert told["trained weights"].startswith("130 ")  # two classes of class token and mean patch, 32 features each
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
 
 

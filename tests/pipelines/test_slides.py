@@ -102,9 +102,9 @@ def test_embeddings_serve_all_runs_and_nothing_is_embedded_twice(place, model, t
     caplog.clear()
     judge(place, model, tmp_path / "second")
     learn(place, tmp_path / "again", bags={"members": 1}, head={"name": "mean"})
-    told = [record.message for record in caplog.records if "are there already" in record.message]
-    assert "embeddings of 8 of 8 slides are there already" in told
-    assert "embeddings of 24 of 24 slides are there already" in told
+    told = [record.message for record in caplog.records if "exist already" in record.message]
+    assert "embeddings of 8 of 8 slides exist already" in told
+    assert "embeddings of 24 of 24 slides exist already" in told
 
 
 def test_a_folder_of_slides_becomes_probabilities_and_maps(model, tmp_path):
@@ -246,7 +246,7 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     config = FinetunePlanConfig.parse({**tree, **options, "plan": tmp_path / "plan"})
     told = {name: rest for name, *rest in plan(config).rows}
     assert told["slides"][0] == "16"
-    assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are there already"]
+    assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are embedded already"]
     assert told["time to train"][1] == "2 heads of 30 steps in 2 rounds"
     assert told["disk, embeddings"][0] == _bytes(1008 * 24 * 2)  # 16 bits of the class token and of the mean, 12 wide
     assert not (tmp_path / "dataset" / "embeddings").exists()

@@ -290,7 +290,7 @@ def test_a_dataset_without_the_label_says_which_it_has(images, tmp_path):
     options = finetune_options(
         images, backbone=TINY | {"ndim": 2}, preprocess={"kind": "image"}, label="grade", head=None
     )
-    with pytest.raises(DataError, match=r"none has a mask or a label 'grade' \(labels found: label\)"):
+    with pytest.raises(DataError, match=r"has a mask or a label 'grade' \(labels found: label\)"):
         finetune(output=tmp_path / "tuned", **options)
 
 

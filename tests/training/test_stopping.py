@@ -107,7 +107,7 @@ def test_a_loss_that_is_no_number_names_step_rows_and_term_and_keeps_the_batch(s
     assert all(torch.isfinite(weight).all() for weight in saved.weights.values())
     lines = "\n".join(report(saved))
     assert "0 not finite" in lines
-    assert "weights that are not finite: none" in lines
+    assert "non-finite weights: none" in lines
     assert "largest weight: " in lines
 
 

@@ -87,5 +87,5 @@ def test_a_step_has_the_images_of_all_devices_and_batches():
 
 def test_weights_cannot_be_shared_out_in_fp16(tmp_path):
     config = TrainerConfig(strategy="fsdp", precision="16-mixed")
-    with pytest.raises(ConfigError, match=r"trainer\.strategy=fsdp does not go with fp16; set trainer\.precision="):
+    with pytest.raises(ConfigError, match=r"trainer\.strategy=fsdp does not work with fp16; set trainer\.precision="):
         config.build(tmp_path, Tracker(), 1.0)

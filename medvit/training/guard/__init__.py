@@ -1,9 +1,9 @@
 """Guard of pretraining: probes before step 1 and after every epoch, alarms, and the best weights kept.
 
-Continued pretraining may fail quietly: the loss is flat while the features collapse. The guard compares every reading
-with the best one before, the initial weights included, and ends the run with the best weights when it is worse.
-Readings are of the same images with the same answers, so scores are compared image by image, as pairs: what a fall must
-exceed is `drop`, or twice the standard error of the mean paired difference where that is larger.
+Continued pretraining may fail silently: the loss remains flat while the features collapse. The guard compares every
+reading with the best one before, the initial weights included, and ends the run with the best weights when it is worse.
+Readings use the same images and labels, so scores are compared image by image, as pairs: a drop counts if it exceeds
+`drop` and twice the standard error of the mean paired difference.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """What happens when the weights get worse."""
+    """Action when the weights get worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
     """rollback: end the run and pass on the best weights, the initial ones included; stop: end it as failed, the best
     weights kept beside; warn: warn and continue; off: no probes."""
     drop: Share = 0.05
-    """How far the score may fall below the best one before; twice the standard error of the difference, image by image,
-    is allowed in any case."""
+    """Largest tolerated drop of the score below the best reading; twice the standard error of the paired difference is
+    tolerated in any case.
+    """
     rise: Amount = 0.2
-    """How much the error of reconstruction may rise above the lowest one before, as a share of it."""
+    """Largest tolerated relative rise of the reconstruction error above the lowest one before."""
     patience: Count = 2
-    """Readings in a row that must be worse by that much; at the end of the run one is enough."""
+    """Consecutive readings that must be worse by that much; at the end of the run one is enough."""
     rank_soft: Amount = 10.0
-    """Warn of an effective rank below this."""
+    """Warn about an effective rank below this."""
     rank_hard: Amount = 2.0
-    """An effective rank that falls below this is a collapse, and patience ends at once; of objectives that rebuild
-    pixels, whose features share a large mean, only if the score, or without one neighbors, have got worse too."""
+    """An effective rank below this is a collapse, which ends the run without patience; for objectives that reconstruct
+    pixels, whose features share a large mean, only if the score, or without one neighbors, got worse too.
+    """
     entropy: Share = 0.1
-    """Entropy of the teacher's targets, as a share of its largest, log K; below this is a collapse."""
+    """Lowest entropy of the teacher's targets, as a share of its maximum, log K; below this is a collapse."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,15 +53,17 @@ class GuardConfig(Config):
 
 @dataclass(frozen=True)
 class ProbeReading:
-    """Figures of a representation at a step; NaN where one is not read."""
+    """Readings of a representation at a step; NaN where not measured."""
 
     step: int
     score: float = NAN
-    """Balanced accuracy of a linear probe where the objective rebuilds pixels, else of neighbors; in [0, 1]."""
+    """Balanced accuracy: of a linear probe for objectives that reconstruct pixels, else of nearest neighbors; in [0,
+    1].
+    """
     noise: float = 0.0
     """Standard error of the score, or of `knn` without one."""
     hits: tuple[float, ...] = ()
-    """What each query image adds to that score; they sum to it."""
+    """Contribution of each query image to that score; they sum to it."""
     rank: float = NAN
     """`medvit.metrics.effective_rank` of bank and queries."""
     cosine: float = NAN
@@ -67,11 +71,11 @@ class ProbeReading:
     entropy: float = NAN
     """Of the teacher's targets, as a share of log K."""
     reconstruction: float = NAN
-    """Error on images of the probe, with the same patches hidden at every reading."""
+    """Reconstruction error on images of the probe, with the same patches hidden at every reading."""
     knn: float = NAN
-    """Balanced accuracy of neighbors; reported for every objective."""
+    """Balanced accuracy of nearest neighbors; reported for every objective."""
     images: int = 0
-    """Images that the rank is of; it cannot exceed their number."""
+    """Number of images for the rank, which cannot exceed it."""
 
     def figures(self) -> dict[str, float]:
         """Return the readings by name."""
@@ -84,17 +88,17 @@ class ProbeReading:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong with a reading. A collapse ends patience at once; a fall must last."""
+    """Alarm about a reading. A collapse ends the run without patience; a drop must last."""
 
     kind: AlarmKind
     text: str
 
 
 class Guard:
-    """Readings in, alarms out. `best` is the reading whose weights are kept; `verdict` says why the run ends early.
+    """Detector of degradation: readings in, alarms out. `best` is the reading whose weights are kept.
 
-    Random initial weights are not a floor: a falling score is reported but ends nothing, since early learning
-    moves to and fro. A collapse, or an error of reconstruction that rises, still does.
+    `verdict` is the reason why the run ends early. Random initial weights are not a floor: a falling score is reported
+    but ends nothing, since early learning fluctuates. A collapse, or a rising reconstruction error, still ends the run.
     """
 
     def __init__(self, config: GuardConfig, *, starts_random: bool = False) -> None:
@@ -108,7 +112,7 @@ class Guard:
         self._highest_rank, self._lowest_error = 0.0, math.inf
 
     def take(self, reading: ProbeReading) -> list[Alarm]:
-        """Return the alarms of a new reading; afterwards `best is reading` if its weights are the ones to keep."""
+        """Return the alarms of a new reading; afterwards `best is reading` if its weights should be kept."""
         alarms = list(self._alarms(reading))
         kinds = {alarm.kind for alarm in alarms}
         self._falls = self._falls + 1 if "fall" in kinds else 0
@@ -125,7 +129,7 @@ class Guard:
         return alarms
 
     def close(self) -> str:
-        """Return why the last weights must not be passed on at the end of a run; empty where they may."""
+        """Return why the last weights must not be passed on at the end of a run; empty if they may."""
         if not self.verdict and self._falls and self.last is not None:
             self.verdict = "; ".join(alarm.text for alarm in self._alarms(self.last) if alarm.kind != "low")
         return self.verdict if self.config.action == "rollback" else ""
@@ -148,7 +152,7 @@ class Guard:
         return told | {"guard": verdict or "nothing to tell; handed on are the last weights"}
 
     def state(self) -> dict[str, Any]:
-        """All of it as plain values, for the checkpoint to resume from."""
+        """Return the state as plain values, for the checkpoint to resume from."""
         readings = {name: getattr(self, name) for name in ("start", "best", "last")}
         return {name: None if reading is None else asdict(reading) for name, reading in readings.items()} | {
             "verdict": self.verdict,
@@ -159,7 +163,7 @@ class Guard:
         }
 
     def recall(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restore a state."""
         for name in ("start", "best", "last"):
             setattr(self, name, None if state[name] is None else _reading(state[name]))
         if state["best_is_start"]:
@@ -169,7 +173,7 @@ class Guard:
 
     @property
     def _worse(self) -> AlarmKind:
-        """What it means that a probe or neighbors have got worse."""
+        """Meaning of a worse score of probe or neighbors."""
         return "low" if self.starts_random else "fall"
 
     @property
@@ -178,7 +182,7 @@ class Guard:
         return None if self.starts_random and self.best is self.start else self.best
 
     def _is_best(self, reading: ProbeReading) -> bool:
-        """Among readings without alarm, the highest score, else the lowest error; of equal ones, the later."""
+        """Among readings without alarm, the highest score, else the lowest error; ties go to the later one."""
         if self._floor is None or self.best is None:
             return True
         if not math.isnan(reading.score):
@@ -204,11 +208,11 @@ class Guard:
             yield Alarm(self._worse, text)
         if reading.reconstruction > self._lowest_error * (1.0 + config.rise):
             yield Alarm(
-                "fall", f"the error of reconstruction is {reading.reconstruction:.3g}, after {self._lowest_error:.3g}"
+                "fall", f"the reconstruction error is {reading.reconstruction:.3g}, after {self._lowest_error:.3g}"
             )
 
     def _of_rank(self, reading: ProbeReading, before: ProbeReading, allowed: float) -> AlarmKind:
-        """Return the alarm of a rank below the hard bound; not where it never was above."""
+        """Return the alarm of a rank below the hard bound; None if it was never above."""
         if self._highest_rank < self.config.rank_hard:
             return "low"
         if math.isnan(reading.reconstruction):
@@ -223,9 +227,9 @@ def _reading(state: Mapping[str, Any]) -> ProbeReading:
 
 
 def paired_error(before: ProbeReading, after: ProbeReading) -> float:
-    """Return standard error of the difference of two scores on the same images.
+    """Return the standard error of the difference of two scores on the same images.
 
-    Without their hits, that of either score.
+    Without contributions by image, that of either score.
     """
     count = len(after.hits)
     if count < 2 or len(before.hits) != count:

@@ -1,4 +1,4 @@
-"""The images and questions of a probe, chosen from the training data."""
+"""Construction of a probe from the training data: its images and labels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def build_probe(
 
     Of slides, on tiles.
 
-    Where validation images are fewer than asked for, training images of other patients than the bank's are queries too.
-    `num_rebuilt` images at most are rebuilt. None where the reading is off or there are fewer than two images.
+    If there are too few validation images, training images of patients outside the bank are queries too. At most
+    `num_rebuilt` images are reconstructed. None if readings are off or there are fewer than two images.
     """
     found = slides or SlidesConfig()
     if are_tiles(manifest, start.preprocess):
@@ -68,7 +68,7 @@ def _bank_and_queries(
 
 
 def _shared_out(manifest: Manifest, num_bank: int, num_queries: int, seed: int) -> tuple[Manifest, Manifest]:
-    """Training images for the bank and as queries, patients apart; the bank has at least half of them."""
+    """Training images for the bank and as queries, with separate patients; the bank has at least half of them."""
     images: dict[str, list[str]] = {}
     for row in manifest.filter(lambda row: row.split == "train"):
         images.setdefault(row.patient_id, []).append(row.image_id)
@@ -128,7 +128,7 @@ def _tissue_probe(
 
 
 def _some_patches(num_images: int, num_patches: int, seed: int) -> Int[Tensor, "n p"]:
-    """Which patches of each image are compared, in their order: all, or as many of each as there may be in all."""
+    """Indices of the patches of each image to compare, in their order: all, or the same number of each image."""
     count = min(num_patches, max(1, MAX_PATCHES // num_images))
     noise = torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
@@ -150,7 +150,7 @@ def _study_probe(train: Samples, config: ProbeConfig, views: ViewsConfig, seen: 
 def _pairs(manifest: Manifest, count: int, seed: int) -> list[tuple[Row, Row]]:
     """Two images of each study, or one twice; studies with several come first.
 
-    They are a third of the study apart from each other and from its ends, where slices of a volume show little.
+    They are a third of the study apart from each other and from its ends, where slices of a volume show little tissue.
     """
     studies: dict[tuple[str, str], list[Row]] = {}
     for row in manifest:
@@ -170,7 +170,7 @@ def _sized(samples: Samples, size: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _patch_labels(sample: Sample, size: tuple[int, ...], patch_size: tuple[int, ...]) -> Int[Tensor, "n"]:
-    """Return the foreground class that covers most of a patch, or background where it covers less than a tenth."""
+    """Return the foreground class that covers most of a patch, or background if foreground covers less than a tenth."""
     assert sample.target is not None
     inside = patchify(
         resize_mask(sample.target.where(sample.target != IGNORED, 0), size)[None, None].float(), patch_size

@@ -1,4 +1,4 @@
-"""Probes of a representation without any training: neighbors and a ridge regression; the noise of their score."""
+"""Training-free probes of a representation: nearest neighbors and ridge regression, with the noise of their score."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TEMPERATURE = 0.07
-"""Of the votes of neighbors (Caron et al., ICCV 2021)."""
+"""Temperature of the neighbor votes (Caron et al., ICCV 2021)."""
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
-"""Of the ridge probe, relative to the mean squared singular value."""
+"""Penalties of the ridge probe, relative to the mean squared singular value."""
 
 
 def knn_vote(
     bank: Float[Tensor, "n d"], labels: Int[Tensor, "n"], queries: Float[Tensor, "m d"], num_neighbors: int
 ) -> Float[Tensor, "m l"]:
-    """Votes of the nearest neighbors for each class, weighted by exp(cosine / temperature)."""
+    """Return the votes of the nearest neighbors for each class, weighted by exp(cosine / temperature)."""
     bank, queries = F.normalize(bank, dim=-1), F.normalize(queries, dim=-1)
     similarity, nearest = (queries @ bank.T).topk(min(num_neighbors, len(bank)), dim=1)
     weights = (similarity / TEMPERATURE).exp()
@@ -27,7 +27,7 @@ def knn_vote(
 def ridge_logits(
     bank: Float[Tensor, "n d"], labels: Int[Tensor, "n"], queries: Float[Tensor, "m d"]
 ) -> Float[Tensor, "m l"]:
-    """Return a linear probe in closed form: ridge regression on the classes, every class with the same weight in sum.
+    """Return a linear probe in closed form: ridge regression on the classes, with equal total weight per class.
 
     Its penalty is the one of `PENALTIES` with the smallest leave-one-out error (Allen, Technometrics 1974), which the
     singular values give without refitting.
@@ -56,6 +56,6 @@ def ridge_logits(
 
 
 def standard_error(share: float, count: int) -> float:
-    """Of a share of `count` images, which does not vanish at 0 and 1 (Agresti and Coull, Am. Stat. 1998)."""
+    """Standard error of a share of `count` images, also at 0 and 1 (Agresti and Coull, Am. Stat. 1998)."""
     center = (share * count + 2.0) / (count + 4.0)
     return float((center * (1.0 - center) / (count + 4.0)) ** 0.5)

@@ -1,7 +1,7 @@
-"""Images on which a representation is read while it is learned, and what is asked of it there.
+"""Probes for reading a representation during training: fixed images with labels.
 
-That depends on what the data set knows: the class of an image; else the tissue of a patch, from masks; else which study
-an image is of, as another image or crop of the same study must find it.
+The labels depend on the dataset: the class of an image; else the tissue of a patch, from masks; else the study of an
+image, whose nearest neighbor should be another image or crop of that study.
 """
 
 from __future__ import annotations
@@ -29,28 +29,31 @@ from medvit.training.guard.probe_metrics import knn_vote, ridge_logits, standard
 from medvit.types import Tokens, Views
 
 AT_ONCE = 8, 64
-"""Images a forward pass of a reading, at least and at most."""
+"""Minimum images in a forward pass of a reading."""
 POINTS_AT_ONCE = 2**17
-"""Pixels or voxels a forward pass where it has more than the fewest images: 32 images of 64 x 64."""
+"""Maximum pixels or voxels in a forward pass above that minimum: 32 images of 64 x 64."""
 MASKED_IMAGES = 16
-"""Images of a batch on which an error of reconstruction, or an entropy, is read; the entropy is read of one batch."""
+"""Images in a batch for reconstruction error or entropy; the entropy is read on one batch."""
 MAX_PATCHES = 16384
-"""Patches at most of all images of a part that are compared with each other; of each image as many, drawn at random."""
+"""Maximum number of patches of all images of a part that are compared; the same number of each image, drawn at random.
+"""
 FEWEST_LABELED = 16
-"""Labeled queries that are enough to ask for classes, where other images, as of other datasets, have no label."""
+"""Minimum number of labeled queries for a class probe when other images, as of other datasets, have no label."""
 
 
 class ProbeConfig(Config):
     """Probes of a representation before the first step and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Images in the bank of neighbors, and as many queries, where the data have them: the differences that a reading
-    can show fall with their square root. 0 turns readings, and the guard, off."""
+    """Images in the bank of neighbors, and as many queries, if available: detectable differences fall with the square
+    root of this number. 0 turns readings, and the guard, off.
+    """
     knn_neighbors: Count = 20
-    """Neighbors that vote."""
+    """Number of neighbors that vote."""
     knn_label: str = "label"
-    """What is asked for, of the images that have it: a key of the manifest's labels, or of its attributes, as sex: how
-    well that is told from features says how much of it they hold."""
+    """Label of the probe: a key of the manifest's labels, or of its attributes, such as sex; the score then measures
+    how well the features predict it.
+    """
 
     def answer(self, row: Row) -> str | None:
         """Return the value of an image under the key."""
@@ -59,7 +62,7 @@ class ProbeConfig(Config):
 
 @dataclass(frozen=True)
 class Probe:
-    """Images to read a representation on. `question` says what is asked for; `views` are crops as in training."""
+    """Images for reading a representation. `question` names the labels; `views` are crops as in training."""
 
     question: Literal["class", "tissue", "study"]
     bank: tuple[Tensor, ...]
@@ -69,13 +72,13 @@ class Probe:
     num_neighbors: int
     views: tuple[Views, ...] = ()
     patches: tuple[Int[Tensor, "n p"], Int[Tensor, "m p"]] | None = None
-    """Of a tissue probe: which patches of each image of bank and queries are compared, in the order of the labels."""
+    """Tissue probe: indices of the patches of each image of bank and queries to compare, in the order of the labels."""
 
     @torch.no_grad()
     def read(self, objective: Objective, step: int, progress: float) -> ProbeReading:
-        """All figures of an objective and its backbone, which both stay as they are.
+        """Return all readings of an objective and its backbone, which both remain unchanged.
 
-        Under autocast, as in a training of half precision, forward passes are as cheap as there.
+        Under autocast, forward passes are as cheap as in mixed-precision training.
         """
         modes = [(module, module.training) for module in objective.modules()]
         objective.eval()
@@ -89,7 +92,7 @@ class Probe:
         finally:
             for module, mode in modes:
                 module.training = mode
-        # The forward passes are of the precision of training; what is computed of features is not.
+        # The forward passes use the precision of training; metrics of the features do not.
         with torch.autocast("cpu", enabled=False):
             return self._reading(objective, step, bank, queries, error, entropy)
 
@@ -98,7 +101,7 @@ class Probe:
     ) -> ProbeReading:
         near = self._hits(bank, queries, is_linear=False)
         is_linear = objective.judged_by == "reconstruction"
-        # One image of each class is too little for a linear probe, so reconstruction is the judge.
+        # One image per class is too little for a linear probe, so the reconstruction error is used.
         is_scored = not (is_linear and self.question == "study")
         hits = self._hits(bank, queries, is_linear=True) if is_linear and is_scored else near
         knn, score = float(near.sum()), float(hits.sum()) if is_scored else NAN
@@ -123,12 +126,12 @@ class Probe:
             if chosen is not None:
                 places = chosen[start : start + count, :, None].expand(-1, -1, patches.shape[-1])
                 patches = patches.gather(1, places)
-            # Patches are compared for tissue alone, and are many.
+            # Patches are compared only for tissue, and are many.
             parts.append((found, wide, patches.flatten(0, 1) if self.question == "tissue" else patches[:0, 0]))
         return _Features(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _hits(self, bank: _Features, queries: _Features, *, is_linear: bool) -> Float[Tensor, "m"]:
-        """Return what each query image adds to the balanced accuracy."""
+        """Return the contribution of each query image to the balanced accuracy."""
         of_patches = self.question == "tissue"
         known, asked = (
             part.patches if of_patches else part.wide if is_linear else part.images for part in (bank, queries)
@@ -144,7 +147,7 @@ class Probe:
         return torch.from_numpy(shares).unflatten(0, (len(self.queries), -1)).sum(dim=1)
 
     def _of_objective(self, objective: Objective, progress: float) -> tuple[float, float]:
-        """Error of reconstruction and entropy of the teacher, NaN where the objective has none."""
+        """Reconstruction error and entropy of the teacher, NaN if the objective has none."""
         is_rebuilt = objective.judged_by == "reconstruction"
         device = next(objective.parameters()).device
         devices = [device] if device.type == "cuda" else []
@@ -161,7 +164,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Features:
-    """Of images: one vector to compare (N, D), one for a linear probe (N, E), and the patches compared (N * P, D)."""
+    """Return features of images: a vector to compare (N, D), one for a linear probe (N, E), patches (N * P, D)."""
 
     images: Float[Tensor, "n d"]
     wide: Float[Tensor, "n e"]

@@ -1,5 +1,5 @@
-"""Loaders of training batches: which images, in which order, and the crops made of them.
+"""Loaders of training batches: choice and order of images, and their crops.
 
-The contract. An epoch has a set length; what is drawn in it is a function of the seed and the epoch alone, so
-that a resumed run repeats the uninterrupted one, on any number of processes.
+The contract. An epoch has a set length; its draws depend only on the seed and the epoch, so that a resumed run repeats
+the uninterrupted one, on any number of processes.
 """

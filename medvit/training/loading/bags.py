@@ -1,4 +1,4 @@
-"""Bags of tile embeddings to learn slide labels from: which tiles of which slides, by epoch."""
+"""Bags of tile embeddings for training on slide labels: slides and tiles by epoch."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from medvit.types import Bags
 
 
 class BagConfig(Config):
-    """Training of slide labels on the embeddings of tiles."""
+    """Training of slide labels on embeddings of tiles."""
 
     members: Count = 5
     """Heads trained from different seeds; the model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """0: every head is trained on the train split and chooses its epoch on val. From 2: repeated cross-validation over
-    the patients of both splits, each head choosing its epoch on another fold."""
+    """0: every head is trained on the train split and selects its epoch on val. From 2: repeated cross-validation over
+    the patients of both splits, each head selecting its epoch on another fold.
+    """
     tiles: Count = 2048
-    """Tiles drawn of a slide for a step of training; all are read in validation and inference."""
+    """Tiles drawn from a slide for a training step; validation and inference use all."""
     features: Features = "class_mean"
-    """What is read of a tile: class, its class token; mean, the mean of its patches; class_mean, both."""
+    """Tokens of a tile in its embedding: class, its class token; mean, the mean of its patches; class_mean, both."""
 
 
 @dataclass(frozen=True)
 class Bag:
-    """A slide with its class and, as drawn for a step, some of its tiles."""
+    """Slide with its class and, as drawn for a step, some of its tiles."""
 
     slide: EmbeddedSlide
     target: int
 
 
 class DrawnBags(Dataset[tuple[torch.Tensor, Bag]]):
-    """Slides with a random part of their tiles each time, looked up by `Draw`."""
+    """Slides with a random subset of their tiles each time, looked up by `Draw`."""
 
     def __init__(self, bags: Sequence[Bag], max_tiles: int) -> None:
         self.bags, self.max_tiles = bags, max_tiles
@@ -56,7 +57,7 @@ class DrawnBags(Dataset[tuple[torch.Tensor, Bag]]):
 
 
 class WholeBags(Dataset[WholeBag]):
-    """Slides with all of their tiles, read when they are needed."""
+    """Slides with all of their tiles, read on demand."""
 
     def __init__(self, bags: Sequence[Bag]) -> None:
         self.bags = bags
@@ -70,7 +71,7 @@ class WholeBags(Dataset[WholeBag]):
 
 
 def stack_bags(drawn: Sequence[tuple[torch.Tensor, Bag]]) -> Bags:
-    """Return a batch of bags of different length, filled up with zeros."""
+    """Return a padded batch of bags of different lengths."""
     tiles = torch.nn.utils.rnn.pad_sequence([part for part, _ in drawn], batch_first=True)
     lengths = torch.tensor([len(part) for part, _ in drawn])
     present = torch.arange(tiles.shape[1]) < lengths[:, None]
@@ -88,7 +89,7 @@ def bag_rounds(
     start: Position,
     weights: Sequence[float] | None = None,
 ) -> DataLoader[object]:
-    """Return a loader that gives `num_batches` batches each time it is iterated, from where a run continues."""
+    """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues."""
     return drawn_rounds(
         config,
         DrawnBags(bags, max_tiles),
@@ -102,17 +103,17 @@ def bag_rounds(
 
 
 def whole_bags(bags: Sequence[Bag]) -> DataLoader[object]:
-    """Return a loader that gives every slide by itself."""
+    """Return a loader that yields every slide by itself."""
     return DataLoader(WholeBags(bags), batch_size=None)
 
 
 def divide(
     rows: Sequence[Row], member: int, *, folds: int, seed: int, classes: Sequence[int] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Return indices of the training rows of a head and of those that choose its epoch; no patient is in both.
+    """Return indices of the training and the validation rows of a head; no patient is in both.
 
-    Without folds, these are the splits. Else patients are dealt into folds at random, again for every `folds` heads;
-    with the `classes` of the rows, those of one class after those of another, so that each fold has its share.
+    Without folds, these are the splits. Otherwise patients are dealt into folds at random, again for every `folds`
+    heads; with the `classes` of the rows, class by class, so that each fold has its share.
     """
     if not folds:
         chosen = {row.patient_id for row in rows if row.split == "val"}

@@ -1,4 +1,4 @@
-"""A random order that still reads files forward: neighbors stay near each other, batches hold many slides."""
+"""Random order that still reads files forward: neighbors remain close, batches hold many slides."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from jaxtyping import Int
 
 BLOCK, AT_ONCE = 32, 64
-"""Neighboring samples of a file that stay in their order; blocks that take turns."""
+"""Length of a block of neighboring samples in a file, and number of interleaved blocks."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Samples stored in files, `lengths` of them in each, in an order in which the files are read fast."""
+    """Samples stored in files, `lengths` of them in each, in an order for fast reading."""
 
     lengths: tuple[int, ...]
 
     def order(self, generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-        """All indices once, in blocks of neighbors: the blocks are shuffled, and `AT_ONCE` of them are interleaved.
+        """Return all indices once, in blocks of neighbors that are shuffled and interleaved, `AT_ONCE` at a time.
 
-        Where blocks begin is drawn each time.
+        The first block boundary is random each time.
         """
         blocks = self._cut(generator)
         shuffled = [blocks[n] for n in generator.permutation(len(blocks))]

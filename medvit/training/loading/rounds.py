@@ -1,4 +1,4 @@
-"""Batches by epoch: which images, in which order, with which random draw, all from the seed and the step."""
+"""Batches by epoch: images, their order and their random draws, all determined by the seed and the step."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ START = Position()
 
 
 class LoaderConfig(Config):
-    """How images are fed."""
+    """Loading of images."""
 
     batch_size: Count = 8
-    """Images a step and a device."""
+    """Images per step and device."""
     num_workers: int = Field(default=0, ge=0)
     """Processes that prepare batches; 0 prepares them in the training process."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An image and the seed of what is random about it this time."""
+    """Index of an image and the seed of its random draws this time."""
 
     index: int
     seed: int
@@ -41,20 +41,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class Turns:
-    """Two kinds of images in alternating batches: the first `num_first` of them, then the others, batch by batch."""
+    """Two kinds of images in alternating batches: the first `num_first` of them, and the others."""
 
     num_first: int
     batch_size: int
 
 
 class RoundSampler(Sampler[Draw]):
-    """`per_round` draws an epoch in each training process, through random orders of all images one after another.
+    """Sampler of `per_round` draws per epoch in each training process, through successive random orders of all images.
 
-    Of the first epoch, the first `skip` draws are skipped: a run that was stopped within it has used them.
-    With `weights`, images are drawn with these odds and replacement instead, as for rare classes. With `turns`, the
-    first so many images and the others take turns, batch by batch of all processes. With `patients`, each random order
-    spreads the images of a patient evenly over itself, so that a batch holds as few of one as can be; with `blocks`,
-    orders instead go forward through the files of the samples.
+    The first `skip` draws of the first epoch are skipped: the interrupted run has used them. With `weights`, images are
+    drawn with these probabilities and replacement instead, as for rare classes. With `turns`, batches of all processes
+    alternate between the first `turns` images and the others. With `patients`, each random order spreads the images of
+    a patient evenly, so that a batch holds as few of one patient as possible; with `blocks`, orders instead run forward
+    through the files of the samples.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RoundSampler(Sampler[Draw]):
         return turn * turns.num_first + self._in_order(turn, nth, sizes[turn])
 
     def _in_order(self, turn: int, nth: int, num_images: int) -> int:
-        """Return the nth image through random orders of all, one after another."""
+        """Return the nth image of successive random orders of all images."""
         lap, place = divmod(nth, num_images)
         if (turn, lap) not in self._orders:
             parts = (0, lap) if turn == 0 else (0, lap, turn)
@@ -126,7 +126,7 @@ class RoundSampler(Sampler[Draw]):
 def spread(
     order: Int[np.ndarray, "n"], groups: Int[np.ndarray, "n"], generator: np.random.Generator
 ) -> Int[np.ndarray, "n"]:
-    """Return a random order rearranged so that the members of each group, of k, come once in each kth part of it.
+    """Return a random order rearranged so that a group of k members has one in each kth part of it.
 
     `groups` gives the group of each image, from 0. The members of a group keep their order.
     """
@@ -139,7 +139,7 @@ def spread(
 
 
 class TwoKinds:
-    """The samples of one kind, then those of another."""
+    """Concatenated samples of two kinds."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self.first, self.second = first, second
@@ -152,7 +152,7 @@ class TwoKinds:
         return self.first[index] if own < 0 else self.second[own]
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """Return a sample as it is drawn for training."""
+        """Return a sample, as drawn for training."""
         own = index - len(self.first)
         return self.first.drawn(index, seed) if own < 0 else self.second.drawn(own, seed)
 
@@ -180,10 +180,10 @@ def rounds(
     num_first: int | None = None,
     patients: Sequence[str] | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader that gives `num_batches` batches each time it is iterated, from where a run continues.
+    """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues.
 
-    With `num_first`, batches of the first so many samples and of the others alternate; with `patients`, whose each
-    sample is, those of one patient come far from each other.
+    With `num_first`, batches of the first so many samples and of the others alternate; with `patients`, the patient of
+    each sample, samples of one patient are spread apart.
     """
     return drawn_rounds(
         config,
@@ -211,7 +211,7 @@ def drawn_rounds(
     start: Position,
     **order: Any,
 ) -> DataLoader[Any]:
-    """Return the same of anything that is looked up by `Draw`; `order` says in which order, as for `RoundSampler`."""
+    """Return such a loader of any samples looked up by `Draw`; `order` is their order, as for `RoundSampler`."""
     sampler = RoundSampler(
         num_images,
         per_round=num_batches * config.batch_size,
@@ -236,12 +236,12 @@ def _blocks(samples: Samples | TwoKinds) -> Blocks | None:
 
 
 def whole_images(samples: Samples) -> DataLoader[Any]:
-    """Return a loader that gives every image whole, one by one, since their shapes may differ."""
+    """Return a loader that yields every image whole, one by one, since their shapes may differ."""
     return DataLoader(samples, batch_size=1, collate_fn=collate)
 
 
 def _world() -> tuple[int, int]:
-    """Return number of training processes, and which of them this is."""
+    """Return the number of training processes, and the index of this one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0

@@ -1,4 +1,4 @@
-"""Views from two images of one study (VET-DINO, 2025), as a frontal and a lateral radiograph: studies never mix."""
+"""Views from two images of one study (VET-DINO, 2025), such as a frontal and a lateral radiograph."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from medvit.types import Sample
 
 
 class ViewsOfStudy:
-    """Views of a sample and, where the config asks for it, of another image of its study, by the seed alone.
+    """Views of a sample and, if configured, of another image of its study, by the seed alone.
 
-    An image that is alone in its study gives all views by itself.
+    The only image of a study gives all views by itself.
     """
 
     def __init__(self, make: MakeViews, samples: Samples) -> None:
@@ -25,7 +25,7 @@ class ViewsOfStudy:
         self.is_across = isinstance(make.config, MultiCropConfig) and make.config.across_study
         self.by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
         if self.is_across and isinstance(samples, TileSamples):
-            raise ConfigError("objective.views.across_study is of images of one study; tiles of slides have none")
+            raise ConfigError("objective.views.across_study needs images of one study; tiles of slides have none")
         for index, row in enumerate(samples.manifest):
             self.by_study[row.patient_id, row.study_id].append(index)
 
@@ -35,7 +35,7 @@ class ViewsOfStudy:
         return self.make(sample, seed, None if other is None else self.samples[other])
 
     def partner(self, row: Row, seed: int) -> int | None:
-        """Return the index of another image of the same study, none where there is no other."""
+        """Return the index of another image of the same study, None if there is none."""
         rows = self.samples.manifest.rows
         study = self.by_study[row.patient_id, row.study_id]
         others = [index for index in study if rows[index].image_id != row.image_id]

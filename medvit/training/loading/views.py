@@ -26,12 +26,12 @@ from medvit.wsi.locations import SlidesConfig
 
 @dataclass(frozen=True)
 class ViewStream:
-    """Training images of one kind, how they become pixels, and the crops that are made of them."""
+    """Training images of one kind, their preprocessing, and their crops."""
 
     samples: Samples
     preprocess: Preprocess
     views: ViewsConfig
-    """With their sizes filled in."""
+    """Crop options with all sizes set."""
 
     @classmethod
     def of(
@@ -44,9 +44,9 @@ class ViewStream:
         key: str = "views",
         slides: SlidesConfig | None = None,
     ) -> ViewStream:
-        """Return the training images of the kind that the preprocessing takes; `key` names the options of the crops.
+        """Return the training images of the kind that the preprocessing accepts; `key` names the options of the crops.
 
-        Of slides, which `slides` says how to find, the tiles are the images.
+        For slides, located by `slides`, the tiles are the images.
 
         Raises:
             ConfigError: If options of the crops do not have the rank of the backbone.
@@ -68,7 +68,7 @@ class ViewStream:
         others = manifest.filter(lambda row: row.kind == kind)
         if not any(row.split == "train" for row in others):
             raise DataError(
-                f"{manifest.folder} has no {kind} to train on; this objective learns from images and volumes: "
+                f"{manifest.folder} has no {kind} to train on; this objective trains on images and volumes: "
                 "ingest both into one dataset, or choose another objective"
             )
         chosen = given or choose_preprocess(others).model_copy(update={"channels": twin.backbone.channels})
@@ -76,17 +76,17 @@ class ViewStream:
 
     @property
     def sizes(self) -> dict[str, list[int]]:
-        """The sizes of crops, by their option."""
+        """Return the sizes of crops, by their option."""
         return {key.rpartition(".")[2]: list(size) for key, size in self.views.sizes.items()}
 
     @property
     def make(self) -> ViewsOfStudy:
-        """Views of a sample, by its seed."""
+        """View dataset of samples, by their seeds."""
         return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity), self.samples)
 
 
 class ByKind:
-    """Views of a sample of either kind."""
+    """View dataset of samples of either kind."""
 
     def __init__(self, streams: Sequence[ViewStream]) -> None:
         self.makers = {stream.preprocess.kind: stream.make for stream in streams}
@@ -99,7 +99,7 @@ class ByKind:
 def feed(
     config: LoaderConfig, streams: Sequence[ViewStream], *, num_batches: int, seed: int, start: Position
 ) -> DataLoader[Any]:
-    """Return a loader of views: of one stream, or of two whose batches take turns."""
+    """Return a loader of views: of one stream, or of two with alternating batches."""
     samples = [stream.samples for stream in streams]
     is_one = len(streams) == 1
     return rounds(
@@ -116,6 +116,6 @@ def feed(
 
 
 def _patients_of_slices(samples: Samples) -> list[str] | None:
-    """Whose each sample is where slices of volumes are among them: neighbors, nearly alike, are not to meet."""
+    """Patient of each sample if slices of volumes are among them: neighbors should not meet in a batch."""
     rows = samples.manifest.rows
     return [row.patient_id for row in rows] if any(isinstance(row, SliceRow) for row in rows) else None

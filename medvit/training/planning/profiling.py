@@ -1,4 +1,4 @@
-"""What a few steps of a training cost: operations, memory, seconds; the rest of the run is the same again and again."""
+"""Profiling of a few training steps: operations, memory, seconds; the rest of the run repeats them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 WARMUP_STEPS = 2
-"""Steps that are not timed: operations are counted in the first, and memory is still being laid out in the next."""
+"""Warm-up steps that are not timed: operations are counted in the first, and the second still allocates memory."""
 
 
 @dataclass
 class Measured:
-    """Of a training: seconds, bytes, and multiplications and additions of one step."""
+    """Cost of a training step: seconds, bytes, and multiplications and additions."""
 
     step_s: float = float("nan")
-    """Median, loading of images included."""
+    """Median, including loading of images."""
     round_end_s: float = float("nan")
     """Validation, readings and pictures at the end of an epoch."""
     flops: float = float("nan")
-    """Of matrix products, convolutions and attention, forward and backward, two for a multiplication and addition."""
+    """Operations of matrix products, convolutions and attention, forward and backward; a multiply-add counts as two."""
     activation_bytes: int = 0
-    """Kept for the backward pass."""
+    """Bytes of activations kept for the backward pass."""
     peak_bytes: int = 0
-    """The most that the GPU, or without one this process with all its libraries, has held."""
+    """Peak memory of the GPU, or without one, of this process with all its libraries."""
     _steps: list[float] = field(default_factory=list, repr=False)
 
 
@@ -64,7 +64,7 @@ class Meter(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Note the time of a step."""
+        """Record the time of a step."""
         done = batch_and_outputs[2] + 1
         accumulated = trainer.accumulate_grad_batches
         if done == 1 and self._counter is not None:
@@ -77,7 +77,7 @@ class Meter(Checkpoint):
             self._since = now
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Sum up."""
+        """Summarize."""
         self.measured.round_end_s = time.perf_counter() - self._since
         self.measured.step_s = statistics.median(self.measured._steps[WARMUP_STEPS:])
         self.measured.peak_bytes = peak_bytes_held()
@@ -101,7 +101,7 @@ def _kept(module: torch.nn.Module, measured: Measured) -> Iterator[None]:
 
 
 def attention_on_cpu() -> dict[Any, Any]:
-    """Formulas of torch's attention on a CPU, which its counter does not know."""
+    """FLOP formulas for torch's attention on a CPU, which its counter lacks."""
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
@@ -117,13 +117,13 @@ def attention_on_cpu() -> dict[Any, Any]:
 
 
 def synchronize() -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait for the GPU to finish."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_bytes_held() -> int:
-    """Return the most that the GPU, or without one this process with all its libraries, has held."""
+    """Return the peak memory of the GPU, or without one, of this process with all its libraries."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

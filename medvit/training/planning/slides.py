@@ -1,4 +1,4 @@
-"""What a training on slides will take: tiles are embedded once, of which a few are timed, then heads learn."""
+"""Resource estimate of training on slides: tiles are embedded once, a few of them timed; then heads are trained."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from medvit.wsi.locations import SlidesConfig, open_row
 from medvit.wsi.tiles import TileGrid
 
 TIMED_BATCHES = 3
-"""Batches of tiles that are timed, after one that is not."""
+"""Batches of tiles that are timed, after one warm-up batch."""
 
 
 @dataclass(frozen=True)
 class PlannedSlides:
-    """The slides to learn from, and what it takes to embed the tiles whose embeddings are not there yet.
+    """Training slides, and the cost of their missing embeddings.
 
-    `read_s` and `embed_s` are of one tile; not a number where all embeddings are there.
+    `read_s` and `embed_s` are for one tile; NaN if no embedding is missing.
     """
 
     slides: Sequence[EmbeddedSlide]
@@ -36,21 +36,21 @@ class PlannedSlides:
 
     @property
     def num_tiles(self) -> int:
-        """Tiles in all."""
+        """Number of tiles of all slides."""
         return sum(len(slide.grid) for slide in self.slides)
 
     @property
     def most_tiles(self) -> int:
-        """Tiles of the slide with most."""
+        """Number of tiles of the largest slide."""
         return max(len(slide.grid) for slide in self.slides)
 
     @property
     def waiting_bytes(self) -> int:
-        """What the embeddings that are not there yet will take on disk."""
+        """Disk space of the missing embeddings."""
         return self.num_waiting * self.slides[0].embeddings.width * DTYPE.itemsize
 
     def tile_s(self, num_workers: int) -> float:
-        """Seconds for a tile: processes that read work beside the one that embeds."""
+        """Seconds per tile: reading processes run in parallel to embedding."""
         return max(self.read_s / num_workers, self.embed_s) if num_workers else self.read_s + self.embed_s
 
 
@@ -63,7 +63,7 @@ def plan_slides(
     work: Path,
     failures: list[str],
 ) -> PlannedSlides:
-    """Time a few tiles. Embeddings that are not there are stood for by holes of a file in `work`, read as zeros.
+    """Time a few tiles. Missing embeddings are replaced by sparse files in `work`, read as zeros.
 
     `failures` gets a line for each slide without tiles.
 
@@ -73,7 +73,7 @@ def plan_slides(
     rows, grids = listed_tiles(manifest, slides, failures)
     both = [(row, grid) for row, grid in zip(rows, grids, strict=True) if len(grid)]
     if not both:
-        raise DataError(f"{manifest.folder}: no slide to learn from has tiles; change slides.skip_tiles")
+        raise DataError(f"{manifest.folder}: no training slide has tiles; change slides.skip_tiles")
     store = config.store(manifest.folder, embedder)
     holes = work / "holes"
     with holes.open("wb") as file:
@@ -91,7 +91,7 @@ def plan_slides(
 def _timed(
     waiting: Sequence[tuple[Row, TileGrid]], slides: SlidesConfig, embedder: Embedder, batch_size: int
 ) -> tuple[float, float]:
-    """Seconds to read and to embed a tile of the first slide that can be read, the largest first."""
+    """Return the seconds to read and to embed a tile of the first readable slide, trying the largest first."""
     errors = []
     for row, grid in sorted(waiting, key=lambda pair: -len(pair[1])):
         opened = partial(open_row, row, key=slides.key, folder=slides.folder)

@@ -1,4 +1,4 @@
-"""What a training will take: a table of weights, operations, memory, time and disk from a few measured steps."""
+"""Resource estimate of a training run: weights, operations, memory, time and disk from a few measured steps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from medvit.training.trainer import TrainerConfig
 
 MEASURED_STEPS = WARMUP_STEPS + 3
 ADAM_BYTES = 8
-"""Two averages in float32 for each trained weight."""
+"""Bytes of AdamW's two float32 averages for each trained weight."""
 TABLE = "plan.csv"
 PlanRow = tuple[str, str, str]
-"""What, how much, and how it is known."""
+"""Quantity, amount, and how it was obtained."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A table of what a training takes: `plan.csv`."""
+    """Table of the resources of a training run: `plan.csv`."""
 
     folder: Path
     rows: tuple[PlanRow, ...]
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Weights of a training by number, and what it writes in bytes."""
+    """Number of weights in a training run, and bytes it writes."""
 
     backbone: int
     module: int
@@ -55,7 +55,7 @@ class Sizes:
 
     @property
     def resume_bytes(self) -> int:
-        """The file to resume from: all weights and the averages of those in training."""
+        """Size of the file to resume from: all weights, and the averages of trained weights."""
         return 4 * self.module + ADAM_BYTES * self.trained
 
 
@@ -72,7 +72,7 @@ def image_rows(
     return (
         ("weights of the backbone", _count(sizes.backbone), ""),
         ("weights in all", _count(sizes.module), "with heads, decoder and teacher"),
-        ("weights that learn", _count(sizes.trained), f"{sizes.trained / sizes.module:.1%} of all"),
+        ("trained weights", _count(sizes.trained), f"{sizes.trained / sizes.module:.1%} of all"),
         (
             "images",
             str(sizes.images),
@@ -85,10 +85,10 @@ def image_rows(
         ("memory, activations", _bytes(measured.activation_bytes), "a device, kept for the backward pass, counted"),
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of a round's end", f"{measured.round_end_s:.3g} s", "readings, pictures, validation"),
-        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} rounds"),
+        ("time of an epoch's end", f"{measured.round_end_s:.3g} s", "readings, pictures, validation"),
+        ("time to finish", _duration(training_s), f"{trainer.steps} steps in {trainer.epochs} epochs"),
         ("disk, while running", _bytes(disk), f"at most; {_bytes(free)} are free"),
-        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes beside"),
+        ("disk, at the end", _bytes(sizes.checkpoint_bytes), "the merged model; an adapter comes in addition"),
     )
 
 
@@ -103,18 +103,22 @@ def slide_rows(
     workers: int,
     output: Path,
 ) -> tuple[PlanRow, ...]:
-    """Return the table of a training of `heads` on slides, whose tiles are embedded before.
+    """Return the table of a training of `heads` on slides, whose tiles are embedded first.
 
-    `workers` processes read tiles; `output` is where embeddings would be written.
+    `workers` processes read tiles; `output` is the folder for embeddings.
     """
     slides = trainer.step_images(loader.batch_size)
     tile_s = planned.tile_s(workers)
     embedding_s = planned.num_waiting * tile_s if planned.num_waiting else 0.0
     training_s = heads * (trainer.steps * measured.step_s + trainer.epochs * measured.round_end_s)
     free = shutil.disk_usage(_existing(output)).free
-    there = f"{planned.num_tiles - planned.num_waiting} are there already"
+    there = f"{planned.num_tiles - planned.num_waiting} are embedded already"
     speed = f"{1 / tile_s:.3g} tiles/s" if planned.num_waiting else "nothing to do"
-    how = f"read in {workers} processes beside" if workers else "read and embedded by turns; give tiles.num_workers=..."
+    how = (
+        f"read by {workers} processes in parallel"
+        if workers
+        else ("read and embedded alternately; give tiles.num_workers=...")
+    )
     seen = trainer.steps * slides / max(1, sizes.images)
     return (
         ("weights of the backbone", _count(sizes.backbone), "frozen"),
@@ -127,8 +131,8 @@ def slide_rows(
         ("memory, activations", _bytes(measured.activation_bytes), "of a head, kept for the backward pass, counted"),
         ("memory, peak", _bytes(measured.peak_bytes), "measured on the GPU, or of the process without one"),
         ("time of a step", f"{measured.step_s:.3g} s", f"median of {MEASURED_STEPS - WARMUP_STEPS} after a warm-up"),
-        ("time of a round's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
-        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} rounds"),
+        ("time of an epoch's end", f"{measured.round_end_s:.3g} s", "validation on all tiles of its slides"),
+        ("time to train", _duration(training_s), f"{heads} heads of {trainer.steps} steps in {trainer.epochs} epochs"),
         ("time to finish", _duration(embedding_s + training_s), "both"),
         ("disk, embeddings", _bytes(planned.waiting_bytes), f"new ones; {_bytes(free)} are free"),
         ("disk, at the end", _bytes(sizes.checkpoint_bytes), "backbone and heads"),
