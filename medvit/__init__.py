@@ -1,8 +1,8 @@
 """medvit: from raw hospital images to results a clinician can open, with vision transformers.
 
-`import medvit` stays light: no torch, no pydantic. What Python users need is imported when it is first named: `read`
-and `find` for images, classes for what passes between stages, and the stages themselves as functions, such as
-`medvit.ingest(source=..., dataset=...)`. The recipes of the stages live in the package `pipelines`.
+`import medvit` is light: no torch, no pydantic. The Python API is imported lazily: `read` and `find` for images,
+classes for artifacts and records of stages, and the stages themselves as functions, such as `medvit.ingest(source=...,
+dataset=...)`. The recipes of the stages are in the package `pipelines`.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _HOMES = {
     "to_peft": "medvit.models.interchange",
     "to_timm": "medvit.models.interchange",
 }
-"""Name -> the module it is imported from when it is first asked for (PEP 562)."""
+"""Name -> the module to import it from on first access (PEP 562)."""
 
 
 class StageRoom(ModuleType):
-    """A room with the name of a stage: called, it runs the stage, so that `medvit.NAME` is both in any order."""
+    """Room module with the name of a stage, callable as the stage: `medvit.NAME` works before and after its import."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the stage; see `medvit.stage.Stage`."""

@@ -1,12 +1,12 @@
-"""Let torchvision be imported beside a torch build that its compiled operators do not fit.
+"""Make torchvision importable beside a torch build that its compiled operators do not match.
 
 The package index serves one torchvision, built for CUDA. Beside a CPU-only torch its extension cannot load, and then
 `import torchvision` fails at "operator torchvision::nms does not exist", and timm, lightning and torchmetrics with it.
-medvit calls none of these operators; declaring their names is enough. Where the extension loads, nothing is declared.
+medvit calls none of these operators; declaring their names is enough. If the extension loads, nothing is declared.
 
 `install` is called by `import medvit` and, in every program of the environment, by `import torch`: it is registered as
-the entry point `torch.backends` of this package (pyproject.toml), which torch calls when it has been imported. So
-`import timm` works alone. Not a `.pth` file, because that is code run at each start of Python.
+the entry point `torch.backends` of this package (pyproject.toml), which torch calls after its own import. So `import
+timm` works alone. Not a `.pth` file, because its code would run at each start of Python.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _declared: list[object] = []
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Acts once, when torchvision or a module of it is first looked for; it finds nothing itself.
+    """Import finder that acts once, when torchvision or a submodule is first imported; it finds nothing itself.
 
-    That may be a module of it: `import torchvision` alone begins to run, imports torch, and this finder comes with it.
+    It may be a submodule: `import torchvision` may already be running when it imports torch, which installs this
+    finder.
     """
 
     has_acted = False
@@ -42,7 +43,7 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def install() -> None:
-    """Arrange for the operators to be declared if and when torchvision is imported; imports nothing itself."""
+    """Arrange for the operators to be declared when torchvision is imported, without importing anything now."""
     if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
 

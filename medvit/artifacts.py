@@ -1,4 +1,4 @@
-"""Artifacts besides datasets: checkpoints, reports and predictions, each a folder with its lineage."""
+"""Artifacts other than datasets: checkpoints, reports and predictions, each a folder with its lineage."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ WEIGHTS, ADAPTER, MODEL, PREPROCESS, LINEAGE = (
 MODEL_CARD, PATIENTS = "model_card.md", "patients.txt"
 METRICS, STATUS = "metrics.json", "status.csv"
 CONFIG = "config.yaml"
-"""Options in force of the stage that made an artifact."""
+"""Resolved options of the stage that made an artifact."""
 CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What made an artifact: the stage, the version, its config and its inputs by hash, and its MLflow run."""
+    """Lineage of an artifact: the stage, the version, its config and its inputs by hash, and its MLflow run."""
 
     stage: str
     config_sha256: str
@@ -58,19 +58,19 @@ class Lineage:
 
     @classmethod
     def read(cls, folder: Path) -> Lineage | None:
-        """Return the lineage of an artifact; none where the folder has none."""
+        """Return the lineage of an artifact; None if the folder has none."""
         path = folder / LINEAGE
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at rest.
+    """Saved model.
 
     `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
-    chain its input goes through, `state` all weights merged, `adapter` what fine-tuning changed or added, to be kept
-    apart; `load` leaves it in its file. `training` is what a summary says of the training that has just ended: names
-    and texts.
+    preprocessing of its input, `state` all weights merged, `adapter` the weights that fine-tuning changed or added,
+    stored separately; `load` leaves it in its file. `training` are lines of a summary on the training that has just
+    ended: names and texts.
 
     >>> import medvit
     >>> checkpoint = medvit.Checkpoint.load("runs/model")
@@ -89,7 +89,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """What it was made for: backbone, classification, segmentation or slide."""
+        """Purpose: backbone, classification, segmentation or slide."""
         return str(self.model["kind"])
 
     @property
@@ -137,7 +137,7 @@ class Checkpoint:
         return cls(folder, model, preprocess, state)
 
     def stored_adapter(self) -> Mapping[str, Tensor] | None:
-        """Return the adapter in its file; none where all weights were trained.
+        """Return the adapter in its file; empty if all weights were trained.
 
         Raises:
             CheckpointError: If the file is damaged.
@@ -153,15 +153,17 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / ADAPTER} is damaged: {error}") from None
 
     def summary(self) -> Summary:
-        """Kind and size of the model, and how its training went."""
+        """Return kind and size of the model, and the outcome of its training."""
         weights = f"{sum(weight.numel() for weight in self.state.values()):,}"
         if self.adapter:
-            weights += f"; {sum(weight.numel() for weight in self.adapter.values()):,} of training kept apart, too"
-        files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "what training changed"}
+            weights += (
+                f"; {sum(weight.numel() for weight in self.adapter.values()):,} trained ones stored separately, too"
+            )
+        files = {MODEL_CARD: "model card", WEIGHTS: "weights", ADAPTER: "weights changed by training"}
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
 
     def require(self, *kinds: str) -> Checkpoint:
-        """Itself, if it was made for one of these purposes.
+        """Return itself, if it was made for one of these purposes.
 
         Raises:
             CheckpointError: If it was made for another.
@@ -203,16 +205,16 @@ class Report:
         return cls(folder, {name: math.nan if value is None else float(value) for name, value in values.items()})
 
     def summary(self) -> Summary:
-        """Return what was measured, and the main metrics with their intervals."""
+        """Return the evaluated data, and the main metrics with their intervals."""
         files = {"report.html": "report", "metrics.json": "all metrics", "predictions.parquet": "a row for each image"}
-        return Summary(self.lines, {**files, "summary.txt": "what was made, and where"})
+        return Summary(self.lines, {**files, "summary.txt": "lineage of the artifact"})
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on studies: `status.csv`, `predictions.csv`, a folder a study.
+    """Predictions on studies: `status.csv`, `predictions.csv`, one folder per study.
 
-    `reasons` are lines on why studies were skipped, failed or lack an object.
+    `reasons` are lines on studies that were skipped, failed or lack an output.
 
     >>> import medvit
     >>> predictions = medvit.Predictions.read("runs/predictions")
@@ -239,7 +241,7 @@ class Predictions:
         return cls(folder, counts["done"], counts["skipped"], counts["failed"])
 
     def summary(self) -> Summary:
-        """Studies by what came of them, with the reasons."""
+        """Return the number of studies by outcome, with the reasons."""
         studies = f"{self.num_done} done, {self.num_skipped} skipped, {self.num_failed} failed"
         files = {"status.csv": "a row for each study", "predictions.csv": "probabilities and volumes"}
         return Summary([("studies", studies), *labeled("reasons", self.reasons)], files)

@@ -20,7 +20,7 @@ STRATA: tuple[tuple[str, float, float], ...] = (
 
 
 def stratum(row: Row) -> str:
-    """Return the quality stratum of a photograph: good, usable or poor; `not judged` where there is no score."""
+    """Return the quality stratum of a photograph: good, usable or poor; `not judged` without a score."""
     score = row.attributes.get(QUALITY)
     if score is None:
         return "not judged"

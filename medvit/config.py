@@ -1,7 +1,7 @@
 """Configuration: frozen pydantic models, YAML, `key=value`, and errors a person can read.
 
-Unknown keys are refused with the nearest known one. The text under a field is its help. Nothing is written back into a
-config: what is saved is what was given and defaulted, and it runs again unchanged.
+Unknown keys are refused with the nearest known one. The text under a field is its help. A config is never modified: the
+saved one has the given and default values, and runs again unchanged.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from medvit.errors import ConfigError
 Tree = dict[str, Any]
 log = logging.getLogger("medvit")
 _is_saved: ContextVar[bool] = ContextVar("is_saved", default=False)
-"""Whether the options that are read were written by medvit, and not by a person."""
+"""Whether the options being read were written by medvit, and not by a person."""
 
 Count = Annotated[int, Field(ge=1)]
 """At least one."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-"""Of a whole, in [0, 1]."""
+"""Share in [0, 1]."""
 Below = Annotated[float, Field(ge=0.0, lt=1.0)]
-"""Of a whole, but not all of it."""
+"""Share in [0, 1)."""
 Amount = Annotated[float, Field(ge=0.0)]
 """Not negative."""
 Positive = Annotated[float, Field(gt=0.0)]
 """Above zero."""
 Axis = Annotated[int, Field(ge=0, le=2)]
-"""A spatial axis: H, W of an image, R, A, S of a volume."""
+"""Spatial axis: H, W of an image, R, A, S of a volume."""
 
 
 class Config(BaseModel):
-    """A frozen set of options; unknown keys are refused, and values may come as text: `1e-4` as well as 0.0001."""
+    """Frozen set of options; unknown keys are refused, and values may be text: `1e-4` as well as 0.0001."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -58,9 +58,9 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:
-        """One name where a list of names is expected is a list of one: `modality=CT` as well as `modality=[CT]`.
+        """Accept one name for a list of names: `modality=CT` as well as `modality=[CT]`.
 
-        Not so where it has a comma: several names are a list, as in `modality=[CT,MR]`.
+        A name with a comma is refused: several names are a list, as in `modality=[CT,MR]`.
         """
         if not isinstance(value, Mapping):
             return value
@@ -83,7 +83,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse_saved(cls, tree: Mapping[str, Any], *, source: str) -> Self:
-        """Return the config that medvit wrote into an artifact, maybe under earlier names: nobody is warned of these.
+        """Return the config that medvit wrote into an artifact, possibly with earlier names, without a warning.
 
         Raises:
             ConfigError: As `parse`.
@@ -103,7 +103,7 @@ class Config(BaseModel):
         return cls.parse(tree, source="the arguments" if path is None else str(path))
 
     def tree(self, *, private: bool = True) -> Tree:
-        """Plain values, as for YAML. Without `private`, keys that may name a patient (raw sources) are excluded."""
+        """Return plain values, as for YAML; without `private`, keys that may name a patient (sources) are omitted."""
         tree: Tree = self.model_dump(mode="json")
         if not private:
             for key, field in type(self).model_fields.items():
@@ -114,7 +114,7 @@ class Config(BaseModel):
         return tree
 
     def to_yaml(self, *, private: bool = True) -> str:
-        """Return the resolved config as YAML; `load` gives it back unchanged."""
+        """Return the resolved config as YAML; `load` reads it unchanged."""
         return to_yaml(self.tree(private=private))
 
 
@@ -124,9 +124,9 @@ def to_yaml(tree: Tree) -> str:
 
 
 def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options under their present names, with a warning for each name of an earlier version.
+    """Return options under their present names, with a warning for each earlier name.
 
-    `none` becomes off where that is a choice, and null where None is one; null drops any other option.
+    `none` becomes off if that is a choice, and null if None is allowed; null drops any other option.
 
     Raises:
         ValueError: If an option is given under both names.
@@ -151,7 +151,7 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options where they are now: under another name, and maybe in a group, beside what that has already.
+    """Return options at their present places: under another name, and possibly merged into an existing group.
 
     Raises:
         ValueError: If an option is given under both names.
@@ -161,13 +161,13 @@ def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
         if key in kind.RENAMED:
             name = kind.RENAMED[key]
             if not _put(tree, name.split("."), value):
-                raise ValueError(f"{key} is now called {name}, and both are given; leave {key} out")
+                raise ValueError(f"{key} is now called {name}, and both are given; remove {key}")
             _warn(f"{key} is now called {name}; the next version refuses the old name")
     return tree
 
 
 def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
-    """Put a value at a path of a tree, groups being joined option by option; whether nothing was there already."""
+    """Put a value at a path of a tree, merging groups option by option; return whether nothing was there."""
     name, *rest = path
     if not rest and name not in tree:
         tree[name] = value
@@ -180,7 +180,7 @@ def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
 
 
 def _options(group: Any) -> Tree | None:
-    """Return the options that a group was given, in a dict of their own; None of a single value."""
+    """Return the options given for a group, in a new dict; None for a single value."""
     if isinstance(group, Config):
         return {name: getattr(group, name) for name in group.model_fields_set}
     return {} if group is None else dict(group) if isinstance(group, Mapping) else None
@@ -202,7 +202,7 @@ def _is_one_name(given: Any) -> bool:
 
 
 def _are_names(kind: type[BaseModel], key: str) -> bool:
-    """Whether an option is a list of texts; one number for a list of them would be a guess at how many."""
+    """Whether an option is a list of texts; for one number, the length of the list would be a guess."""
     annotation = kind.model_fields[key].annotation
     if get_origin(annotation) in (Union, UnionType):
         (annotation, *_) = [each for each in get_args(annotation) if each is not NoneType]
@@ -217,7 +217,10 @@ def _are_names(kind: type[BaseModel], key: str) -> bool:
 
 
 class AsWritten(yaml.SafeLoader):
-    """Leaves scalars as they are written, but for null: the type of an option says what `2024-01-31` or `007` means."""
+    """YAML loader that keeps scalars as text, except null.
+
+    The type of an option decides what `2024-01-31` or `007` means.
+    """
 
 
 AsWritten.yaml_implicit_resolvers = {
@@ -227,7 +230,7 @@ AsWritten.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> Tree:
-    """Return the mapping a YAML file holds; `scalars` says how its values are typed.
+    """Return the mapping a YAML file holds; `scalars` is the loader that types its values.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or is not a mapping.
@@ -288,7 +291,7 @@ def _quoted(value: object) -> str:
 
 
 class ChoiceError(ValueError):
-    """Error that carries those of a choice made by name through pydantic, so that messages name the full keys."""
+    """Error that carries the errors of a choice made by name through pydantic, so that messages name the full keys."""
 
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
         super().__init__(str(error))
@@ -296,16 +299,16 @@ class ChoiceError(ValueError):
 
 
 def _names_in(kind: type[BaseModel], group: str) -> list[str]:
-    """Return the keys of one group of options, such as `trainer`; of all groups' names where there is none."""
+    """Return the keys of one group of options, such as `trainer`, or the names of all groups."""
     start = f"{group}." if group else ""
     names = (key.name.removeprefix(start) for key in keys(kind) if key.name.startswith(start))
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
 def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = None) -> str:
-    """Return the end of a sentence on an unknown name: the nearest known one, or all where they are few.
+    """Return the end of a sentence on an unknown name: the nearest known one, or all if they are few.
 
-    `renamed` maps earlier names to the present ones, which are told in their place.
+    `renamed` maps earlier names to the present ones, which are named instead.
     """
     now = renamed or {}
     close = difflib.get_close_matches(name, [*known, *now], n=1)
@@ -315,7 +318,7 @@ def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = Non
 
 
 def unknown_name(what: str, name: object, known: list[str]) -> str:
-    """One sentence for a misspelt name: the nearest known one, and the list."""
+    """Return one sentence for a misspelt name: the nearest known one, and the list."""
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"no {what} is named {name!r}; {hint}known are {', '.join(known)}"
@@ -327,31 +330,31 @@ RENAMED = "renamed"
 
 @dataclass(frozen=True)
 class Key:
-    """One option as help shows it."""
+    """Option as help shows it."""
 
     name: str
     type: str
     default: str
     help: str
     variant: str = ""
-    """The choice that has this option, such as head=dense; empty for options that are always there."""
+    """Choice that has this option, such as head=dense; empty for options that always exist."""
 
 
 @runtime_checkable
 class OffersChoices(Protocol):
-    """The mark of a field whose value is a choice made by name (see `medvit.registry`)."""
+    """Marker of a field whose value is a choice made by name (see `medvit.registry`)."""
 
     default: str
 
     def names(self) -> list[str]:
-        """Return the names on offer."""
+        """Return the available names."""
 
     def find(self, name: str) -> type[Config]:
         """Return the config class under a name."""
 
 
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
-    """Return every option of a config type in the order they are written, nested ones with dots.
+    """Return every option of a config type in definition order, nested ones with dots.
 
     Of a choice made by name, these are the options of the default, or with `every_variant` those of every choice, and
     the earlier names of options.
@@ -378,7 +381,7 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
 
 
 def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
-    """Return the earlier names of options and of those in groups that had another name."""
+    """Return the earlier names of options, and of options in groups that had another name."""
     for old, now in kind.RENAMED.items():
         yield Key(prefix + old, RENAMED, prefix + now, "", variant)
         for key in found:
@@ -388,7 +391,7 @@ def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str
 
 
 def groups(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the groups of options at the top of a config type with what each is about, the first line of its class."""
+    """Return the groups of options at the top of a config type, with the first line of each class as description."""
     found = {}
     for name, field in kind.model_fields.items():
         nested = _nested(field.annotation)
@@ -400,7 +403,7 @@ def groups(kind: type[BaseModel]) -> dict[str, str]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """Return the config type of a field that holds one, optional or not."""
+    """Return the config type of a field that has one, optional or not."""
     candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
     return candidates[0] if candidates else None
 

@@ -14,12 +14,12 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
 def leads() -> bool:
-    """Whether this process is the only one of a run, or the first of several: the one that writes."""
+    """Whether this process is the only one of a run, or rank 0, which alone writes."""
     return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def num_processes() -> int:
-    """Process that train together."""
+    """Group of processes that train together."""
     group = _group()
     return group.get_world_size() if group else 1
 
@@ -41,7 +41,7 @@ def highest(value: Tensor) -> Tensor:
 
 
 def summed_with_gradient(values: Tensor) -> Tensor:
-    """Return the sum over all processes; its gradient reaches the values of each of them."""
+    """Return the sum over all processes; its gradient reaches the values of each process."""
     if not _group():
         return values
     from torch.distributed.nn.functional import all_reduce
@@ -51,7 +51,7 @@ def summed_with_gradient(values: Tensor) -> Tensor:
 
 
 def gathered_with_gradient(rows: Tensor) -> Tensor:
-    """Return the rows (N, D) of all processes (N * processes, D), equally many of each; gradients reach all of them."""
+    """Return the rows (N, D) of all processes (N * processes, D), the same number of each; gradients reach all."""
     if not _group():
         return rows
     joint = rows.new_zeros(num_processes(), *rows.shape)
@@ -60,27 +60,27 @@ def gathered_with_gradient(rows: Tensor) -> Tensor:
 
 
 def process() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process."""
     group = _group()
     return group.get_rank() if group else 0
 
 
 def part(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds: all of it, unless it is sharded."""
+    """Return the shard of a tensor in this process: all of it, unless it is sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _group() -> Any:
-    """`torch.distributed` in a run of several processes, else None; imported here, since a stage may need no torch."""
+    """`torch.distributed` in a run of several processes, else None; imported lazily: a stage may not need torch."""
     from torch import distributed
 
     return distributed if distributed.is_available() and distributed.is_initialized() else None
 
 
 def exactly(device: torch.device) -> torch.autocast:
-    """Return a context in which nothing is computed in 16 bits: losses are differences of near numbers."""
+    """Return a context that disables 16-bit computation: losses are differences of similar numbers."""
     import torch
 
     return torch.autocast(device.type, enabled=False)

@@ -69,15 +69,15 @@ PAGE = """
 {% endfor %}
 </body></html>
 """
-"""Template of a page; its line breaks and indents do not get into the page."""
+"""Template of a page; its line breaks and indentation are not part of the page."""
 
 SCREEN_DPI = 96
-"""Pixels an inch of a page, by which pictures get their width."""
+"""Pixels per inch of a page, which determine the width of pictures."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells under a head, the first cell of a line its heading; numbers are recognized by their type."""
+    """Lines of cells under a header, the first cell of a line its heading; numbers are recognized by their type."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[object]]
@@ -92,7 +92,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, its name as a file without ending, what it shows, and how wide it is on a page."""
+    """PNG with its file name (without extension), caption, and width on a page."""
 
     name: str
     caption: str
@@ -101,14 +101,14 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, caption: str, figure: Figure) -> Picture:
-        """Return a figure, drawn; equal figures give equal bytes."""
+        """Return a rendered figure; equal figures give equal bytes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
 
     @property
     def uri(self) -> str:
-        """The PNG as a `data:` URI."""
+        """PNG as a `data:` URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
@@ -117,7 +117,7 @@ Block = str | Table | Bullets | Sequence[Picture]
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and below it sentences, tables, lists and rows of pictures."""
+    """Heading with sentences, tables, lists and rows of pictures."""
 
     title: str
     blocks: Sequence[Block]
@@ -125,7 +125,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A document; `tone` highlights its first sentence where that reports a problem, `facts` describe its subject."""
+    """Document; `tone` highlights its first sentence if that reports a problem, `facts` describe its subject."""
 
     title: str
     opening: str
@@ -134,7 +134,7 @@ class Document:
     facts: Mapping[str, str] | None = None
 
     def write_html(self, path: Path) -> None:
-        """Write one file without any reference to the outside."""
+        """Write one self-contained file."""
         write_text(path, _template().render(page=self, style=Markup(STYLE)) + "\n")
 
     def write_markdown(self, path: Path, pictures: str) -> None:
@@ -148,9 +148,9 @@ class Document:
 
 
 def plain(text: str) -> str:
-    """Return a text that is not ours, such as the name of a class, as Markdown that shows it as it is.
+    """Return an external text, such as the name of a class, as Markdown that displays it literally.
 
-    No markup, no links.
+    Without markup or links.
     """
     one_line = " ".join(text.split())
     escaped = re.sub(r"([\\`*\[\]~$]|^[#+=-]|&(?=[#\w])|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
@@ -159,7 +159,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return a text that is not ours as a code span, within as many backticks as it takes (CommonMark 6.1)."""
+    """Return an external text as a code span, within enough backticks (CommonMark 6.1)."""
     one_line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
     return f"{fence} {one_line} {fence}" if "`" in one_line else f"`{one_line}`"
@@ -171,7 +171,7 @@ def inert(text: str) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table in Markdown; columns of numbers run to the right."""
+    """Return a table in Markdown; columns of numbers are right-aligned."""
     columns = range(len(table.head))
     rule = ["---:" if all(isinstance(line[n], int | float) for line in table.lines) else "---" for n in columns]
     cells = (

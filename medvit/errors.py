@@ -8,86 +8,86 @@ from typing import ClassVar
 
 
 class MedvitError(ValueError):
-    """A failure that the user can mend; the command line prints it without a traceback."""
+    """Failure that the user can fix; the command line prints it without a traceback."""
 
     code: ClassVar[str] = "failed"
-    """One word for tables (`quarantine.parquet`, `status.csv`)."""
+    """Code for tables (`quarantine.parquet`, `status.csv`)."""
 
 
 class ConfigError(MedvitError):
-    """The configuration or the arguments are wrong; exit status 2."""
+    """Invalid configuration or arguments; exit status 2."""
 
     code = "config"
 
 
 class DataError(MedvitError):
-    """The data are not what the stage needs."""
+    """Data that do not meet the requirements of the stage."""
 
     code = "data"
 
 
 class NotAnImageError(DataError):
-    """A file that holds no image: a report, a directory record, a text."""
+    """File that is not an image: a report, a directory record, a text."""
 
     code = "not_an_image"
 
 
 class UnreadableError(DataError):
-    """A file that should hold an image but cannot be read or decoded."""
+    """File that should be an image but cannot be read or decoded."""
 
     code = "unreadable"
 
 
 class UnsupportedError(DataError):
-    """An image of a kind that medvit does not take."""
+    """Image of a kind that medvit does not support."""
 
     code = "unsupported"
 
 
 class TimeLimitError(DataError):
-    """An image or file on which work was stopped because it took longer than allowed."""
+    """Image or file that took longer than allowed."""
 
     code = "timeout"
 
 
 class ConflictError(DataError):
-    """Files that contradict each other, so that it is unknown which is right."""
+    """Files that contradict each other, so that the correct value is unknown."""
 
     code = "conflict"
 
 
 class GeometryError(DataError):
-    """Positions, orientations or spacings that do not make one regular grid."""
+    """Positions, orientations or spacings that do not form one regular grid."""
 
     code = "geometry"
 
 
 class SourceError(MedvitError):
-    """A server or an archive that cannot be reached, refuses us, or does not give what it says it has."""
+    """Server or archive that cannot be reached, refuses access, or does not deliver its own listing."""
 
     code = "source"
 
 
 class CheckpointError(MedvitError):
-    """A checkpoint or public weights that do not fit the purpose."""
+    """Checkpoint or public weights that do not fit the purpose."""
 
     code = "checkpoint"
 
 
 class OutputError(MedvitError):
-    """The output folder cannot be used: taken, not writable, or the disk is full."""
+    """Output folder that cannot be used: it exists, is not writable, or the disk is full."""
 
     code = "output"
 
 
 class TrainingError(MedvitError):
-    """Training cannot continue, as when the loss is not finite."""
+    """Training that cannot continue, as with a non-finite loss."""
 
     code = "training"
 
 
 class TrackingError(MedvitError):
-    """The MLflow store is unreachable or refuses a request."""
+    """MLflow store that is unreachable or refuses a request."""
 
     code = "tracking"
 

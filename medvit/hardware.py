@@ -1,4 +1,4 @@
-"""This machine: numeric precision, memory allocation, threads and devices."""
+"""Hardware of this machine: numeric precision, memory allocation, threads and devices."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Parameters of glibc's `mallopt` (malloc.h)."""
 LARGEST_KEPT_BLOCK = 2**25
-"""The largest M_MMAP_THRESHOLD that glibc takes."""
+"""Largest M_MMAP_THRESHOLD that glibc accepts."""
 
 
 @cache
 def keep_freed_memory(kept_bytes: int | None = None) -> bool:
-    """Whether this process from now on keeps memory that it frees, for its next arrays: so much of it, or all.
+    """Keep freed memory for the next arrays of this process, up to a size or all; return whether that is supported.
 
-    A training step frees and asks again for gigabytes, an ingest for an array a slice. By default glibc returns what
-    is large to the system, which must then find and zero each page again: a fifth of the time of a training step
-    (DINOv2, ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this setting.
+    A training step frees and reallocates gigabytes, an ingest one array per slice. By default glibc returns large
+    blocks to the system, which must then find and zero each page again: a fifth of the time of a training step (DINOv2,
+    ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -47,18 +47,19 @@ def keep_freed_memory(kept_bytes: int | None = None) -> bool:
 
 
 COLLECTION_THRESHOLDS = 50_000, 20, 20
-"""Of `gc.set_threshold`: objects made between two searches for cycles among the newest, and so on for older ones."""
+"""Thresholds of `gc.set_threshold`: new objects between two garbage collections of the youngest generation, and so on.
+"""
 
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Python searches for cycles of objects less often meanwhile.
+    """Context in which the garbage collector runs less often.
 
-    Where hundreds of thousands are made and kept that are in no cycle, as headers of files, it would search them again
-    and again: a third of the time that they take.
+    If hundreds of thousands of objects without cycles are kept, such as headers of files, it would search them again
+    and again: a third of the time to make them.
     """
     before = gc.get_threshold()
-    if before[0]:  # 0 is never
+    if before[0]:  # 0 disables collection
         gc.set_threshold(*COLLECTION_THRESHOLDS)
     try:
         yield
@@ -67,14 +68,14 @@ def few_collections() -> Iterator[None]:
 
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that set the number of threads of the libraries of a process."""
+"""Environment variables that set the number of threads of numeric libraries."""
 
 
 @contextmanager
 def one_thread_for_children() -> Iterator[None]:
-    """Process that are started meanwhile compute in one thread each, as many of them work side by side.
+    """Context in which new processes compute in one thread each, as many of them run side by side.
 
-    What the user has set stays.
+    Variables set by the user are kept.
     """
     added = [name for name in THREADS if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))
@@ -86,10 +87,10 @@ def one_thread_for_children() -> Iterator[None]:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Linear algebra of numpy stays in the calling thread meanwhile.
+    """Context in which numpy's linear algebra uses only the calling thread.
 
     Small matrices take half as long again in several threads, which keep the cores busy waiting: an ingest used twice
-    the processor time. Where other work holds the cores, they take ten times as long.
+    the processor time. While other work occupies the cores, they take ten times as long.
     """
     limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limited
@@ -97,7 +98,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Return the libraries that compute in threads, those that are loaded at the first call."""
+    """Return the libraries with thread pools, those that are loaded at the first call."""
     import numpy  # noqa: F401 -- it brings its own
     from threadpoolctl import ThreadpoolController
 
@@ -105,7 +106,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """Return the 16-bit type that a device multiplies in faster than in 32 bits; none where it has none.
+    """Return the 16-bit type in which a device multiplies faster than in 32 bits; None if there is none.
 
     On a CPU that is bfloat16 with AVX512-BF16, AMX or Arm's BF16; elsewhere it is emulated and slow. On a GPU it is
     bfloat16 where supported, else float16.
@@ -123,10 +124,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(device: Device) -> torch.device:
-    """Return what `auto` means on this machine: the GPU where there is one.
+    """Return the device of `auto` on this machine: the GPU if there is one.
 
     Raises:
-        ConfigError: If a GPU is asked for and there is none.
+        ConfigError: If a GPU is requested and there is none.
     """
     import torch
 

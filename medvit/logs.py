@@ -1,6 +1,6 @@
-"""Log lines with date and time: on the terminal, and in the log file that every artifact keeps.
+"""Log lines with date and time: on the terminal, and in the log file of every artifact.
 
-The file gets the lines of medvit alone: warnings of libraries and tracebacks may name a patient or a file.
+The file gets only lines of medvit: warnings of libraries and tracebacks may name a patient or a file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DatedFormatter(logging.Formatter):
 
 
 class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Handler that writes to stderr, above a progress bar where there is one."""
+    """Handler that writes to stderr, above a progress bar if there is one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,24 +61,24 @@ class LogFile(logging.FileHandler):
         super().emit(plain)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (as logging calls it)
-        """Ignore that a line cannot be written: on a full disk the stage fails at its next file, and says why."""
+        """Ignore that a line cannot be written: on a full disk the stage fails at its next file, with the reason."""
 
 
 def log_to_terminal() -> None:
-    """Show the log on stderr, unless the program has arranged its log itself."""
+    """Show the log on stderr, unless the program has configured logging itself."""
     logging.basicConfig(level=logging.INFO, handlers=[TerminalHandler()])
 
 
 @contextmanager
 def log_to_file(path: Path, *, mode: int = 0o666) -> Iterator[None]:
-    """Append what medvit logs to a file, which is made with `mode` if it is not there.
+    """Append the log of medvit to a file, which is created with `mode`.
 
-    The file gets lines from level INFO on; other handlers get what they got before.
+    The file gets lines from level INFO on; other handlers are unchanged.
     """
     before, shown = log.level, log.getEffectiveLevel()
     handler, own = LogFile(path, mode=mode), []
     if not log.hasHandlers() and logging.lastResort is not None:
-        own.append(logging.lastResort)  # which Python would no longer use, now that there is a handler
+        own.append(logging.lastResort)  # which Python no longer uses once there is a handler
     others = [*own, *log.handlers, *logging.getLogger().handlers] if shown > logging.INFO else []
 
     def as_before(record: logging.LogRecord) -> bool:
@@ -102,7 +102,7 @@ def log_to_file(path: Path, *, mode: int = 0o666) -> Iterator[None]:
 
 
 def note(message: str, *values: object, level: int = logging.INFO) -> None:
-    """Write a line to the log files that are open, and nowhere else."""
+    """Write a line only to the open log files."""
     record = log.makeRecord(log.name, level, "", 0, message, values, None)
     for handler in log.handlers:
         if isinstance(handler, LogFile):

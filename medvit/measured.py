@@ -1,6 +1,6 @@
 """Measured voxels of an image: those that are finite and not padding, and fill values for the others.
 
-The store keeps every voxel bit for bit. All computations with intensities (flags, statistics, interpolation,
+The store preserves every voxel bit for bit. All computations with intensities (flags, statistics, interpolation,
 normalization) exclude unmeasured voxels with the functions of this module, so that they agree.
 """
 

@@ -1,4 +1,4 @@
-"""Number of patients of some images, with how many of them are assumed because nothing names them."""
+"""Number of patients of some images, and how many are assumed because they have no identifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medvit.records import Row
 
 
 def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
-    """Return the patients that nothing names: an image, a series or a study stands for each."""
+    """Return the assumed patients, those without an identifier: an image, a series or a study stands for each."""
     named: dict[str, bool] = {}
     for row in rows:
         named[row.patient_id] = named.get(row.patient_id, False) or not row.patient_is_assumed
@@ -19,7 +19,7 @@ def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class PatientCount:
-    """Number of patients, `assumed` of them because nothing names them; as text, it says so."""
+    """Number of patients, `assumed` of them for lack of an identifier; its text mentions them."""
 
     total: int
     assumed: int = 0
@@ -38,17 +38,17 @@ class PatientCount:
 
     @property
     def cell(self) -> str:
-        """The number for a cell of a table, as `12` or `40 (all assumed)`."""
+        """The number for a table cell, as `12` or `40 (all assumed)`."""
         return f"{self.total}{self._doubt}"
 
     @property
     def note(self) -> str:
-        """What it means that patients are assumed, in a sentence; empty where none are."""
+        """Explanation of assumed patients, in a sentence; empty if there are none."""
         if not self.assumed:
             return ""
         subject = f"{self.assumed} of {_named(self.total)} {'is' if self.assumed == 1 else 'are'}"
         return (
-            f"{subject} assumed: nothing names them, so that an image, a series or a study counts as a patient, and "
+            f"{subject} assumed: without an identifier, an image, a series or a study counts as a patient, and "
             "several may be one person"
         )
 

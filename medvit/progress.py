@@ -1,6 +1,6 @@
-"""Progress over many items: a bar in a terminal; elsewhere, and in the log file, a line now and then.
+"""Progress over many items: a bar in a terminal; elsewhere, and in the log file, occasional lines.
 
-Not tqdm alone: into a file or a pipe it writes two states of its bar a second, all on one line.
+Not tqdm alone: it writes two states of its bar per second into a file or a pipe, all on one line.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from medvit.summary import counted, duration
 log = logging.getLogger("medvit")
 
 FIRST_S, LONGEST_S = 10.0, 300.0
-"""Seconds to the first line, and most seconds between two."""
+"""Seconds until the first line, and maximum seconds between two."""
 SHARE = 0.1
-"""Share of the time so far that passes between two lines, within these bounds: a night of work makes 100 lines."""
+"""Share of the elapsed time between two lines, within these bounds: a night of work gives 100 lines."""
 BYTES, MIB = "B", 2**20
 CountedT = TypeVar("CountedT")
 
 
 class Progress:
-    """Number of items done of a total, shown as it grows.
+    """Number of finished items of a total, updated in place.
 
-    A line tells count, rate and time left, as of this run: `done` items of an earlier one count for neither. Work of
-    less than `FIRST_S` makes no line. Several threads may update it.
+    A line has count, rate and time left of this run: `done` items of an earlier run count for neither. Work shorter
+    than `FIRST_S` writes no line. Several threads may update it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Progress:
     ) -> None:
         self.total, self.title, self.unit, self.n = total, title, unit, done
         self.note = ""
-        """What a line says beside, as the present loss."""
+        """Extra text of a line, such as the present loss."""
         self._first, self._is_shown, self._clock = done, is_shown, clock
         self._started = self._last = clock()
         self._wait = FIRST_S
@@ -65,7 +65,7 @@ class Progress:
         )
 
     def update(self, number: int = 1) -> None:
-        """Count more items as done."""
+        """Count more items as finished."""
         with self._lock:
             self.n += number
             if self._in_terminal:
@@ -78,7 +78,7 @@ class Progress:
                 self._tell(self._line(now))
 
     def close(self) -> None:
-        """Remove the bar; where work took so long that lines were written, write the last."""
+        """Remove the bar; if lines were written, write the last one."""
         self._bar.close()
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:
@@ -93,7 +93,7 @@ class Progress:
         self.close()
 
     def _tell(self, line: str) -> None:
-        """Write a line to the log file, and to the terminal unless the bar stands there."""
+        """Write a line to the log file, and to the terminal unless it shows the bar."""
         tell = logs.note if self._in_terminal else log.info
         tell("%s", line)
 
@@ -119,7 +119,7 @@ class Progress:
 def with_progress(
     items: Iterable[CountedT], *, total: int, title: str, unit: str = "item", is_shown: bool = True
 ) -> Iterator[CountedT]:
-    """Yield items, each counted as done when the next is asked for."""
+    """Yield items, counting each as finished when the next is requested."""
     with Progress(total, title=title, unit=unit, is_shown=is_shown) as progress:
         for item in items:
             yield item

@@ -19,8 +19,8 @@ Kind = Literal["image", "volume", "slide"]
 Split = Literal["train", "val", "test"]
 
 Values = Literal["stored", "displayed", "SUVbw", "mapped", "unmapped"]
-"""Requested values of an image: as stored with their unit, as its file displays them, PET uptake, those of a named
-real-world value mapping, or as stored without any such mapping.
+"""Requested values of an image: as stored with their unit, as displayed, PET uptake, of a named real-world value
+mapping, or as stored without any mapping.
 """
 
 Padding = tuple[float, float]
@@ -163,7 +163,7 @@ TextKind = Literal["note", "name", "date"]
 
 @dataclass(frozen=True)
 class FileText:
-    """Text that a file holds besides its pixels; `place` names its position by format, never by content."""
+    """Text in a file in addition to its pixels; `place` names its position by format, never by content."""
 
     text: str = field(repr=False)
     place: str

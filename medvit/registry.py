@@ -1,14 +1,14 @@
-"""Registry of what a room offers by name, found because its file is in the room's folder.
+"""Registry of the choices of a room by name, found by their files in the room's folder.
 
-A room is a package such as `medvit.objectives`. There are two kinds. Where a choice has options, a file holds a config
+A room is a package such as `medvit.objectives`. There are two kinds. For a choice with options, a file defines a config
 class with a `name` and a `build` method:
 
     @register
     class Mae(ObjectiveConfig):
         name: Literal["mae"] = "mae"
 
-and a field of the type `Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]` takes
-`{name: mae, mask_ratio: 0.9}`. Where it has none, a file holds a constant with a `name`, as `READER` of
+and a field of the type `Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]` accepts `{name: mae,
+mask_ratio: 0.9}`. For a choice without options, a file defines a constant with a `name`, such as `READER` of
 `medvit.readers`, and `occupants("medvit.readers", "READER")` returns all of them. Adding one is adding a file.
 
 The file may also be part of another package, which names it as an entry point of the room:
@@ -16,7 +16,7 @@ The file may also be part of another package, which names it as an entry point o
     [project.entry-points."medvit.objectives"]
     rotation = "my_package.rotation"
 
-A config class there says which room it is for, `@register(room="medvit.objectives")`. `extend` does the same for this
+A config class there names its room, `@register(room="medvit.objectives")`. `extend` does the same for this
 process alone, `extended` for a `with` block.
 """
 
@@ -54,7 +54,7 @@ def register(*, room: str) -> Callable[[type[ConfigT]], type[ConfigT]]: ...
 def register(config: type[ConfigT] | None = None, *, room: str = "") -> Any:
     """Make a config class a choice of a room, under the default of its field `name`; for use as a decorator.
 
-    Unset, the room is the package that its file lies in.
+    Unset, the room is the package that contains its file.
 
     Raises:
         ConfigError: If the room has another choice of this name.
@@ -101,12 +101,12 @@ def extended(room: str, module: str) -> Iterator[None]:
 
 
 def is_extended() -> bool:
-    """Whether another package that is installed offers something to a room."""
+    """Whether another installed package offers something to a room."""
     return any(entry.group.startswith("medvit.") for package in distributions() for entry in package.entry_points)
 
 
 def occupants(room: str, constant: str) -> tuple[Any, ...]:
-    """Return what the modules of a room define under the name of a constant, sorted by their `name`.
+    """Return the constants of one name in the modules of a room, sorted by their `name`.
 
     Raises:
         ConfigError: If two have one name, or a module of another package cannot be imported.
@@ -140,9 +140,9 @@ def find(room: str, name: str) -> type[Config]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Marks a config field whose value names a choice of a room; `default` is meant when no name is given.
+    """Marker of a config field whose value names a choice of a room; `default` applies when no name is given.
 
-    An `optional` field may also be none: the stage then chooses.
+    An `optional` field may also be unset: the stage then chooses.
     """
 
     room: str
@@ -156,11 +156,11 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(self._resolve, serialization=serialize)
 
     def names(self) -> list[str]:
-        """Return the names the room offers."""
+        """Return the names that the room offers."""
         return names(self.room)
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class the room offers under a name."""
+        """Return the config class that the room offers under a name."""
         return find(self.room, name)
 
     def _resolve(self, value: Any) -> Config | None:
@@ -212,7 +212,7 @@ def _imported(room: str, module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"the module {module}, which another package offers to {room}, cannot be imported: {error}; mend or "
+            f"the module {module}, which another package offers to {room}, cannot be imported: {error}; fix or "
             "uninstall that package"
         ) from error
 

@@ -1,6 +1,6 @@
 """Stages: a config type, a seed, an output folder, lineage and tracking around a recipe.
 
-A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when all is done, so nothing half-written ever has the
+A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when it is complete, so nothing half-written ever has the
 final name. An unfinished run resumes with `resume=true`. The folder is locked meanwhile: one process works in it.
 """
 
@@ -41,54 +41,58 @@ from medvit.tracking import Tracker, TrackingConfig, start
 log = logging.getLogger("medvit")
 
 OPTIONS, INPUTS = ".options.yaml", ".inputs.json"
-"""The tree in force, the options asked for, and the digests of inputs; the hidden ones while a run is unfinished."""
+"""Files with the resolved options, the requested options, and the digests of inputs; hidden ones exist while a run is
+unfinished.
+"""
 UNNEEDED = ".unneeded.json"
-"""Names of what a finished run has still to remove from its folder, for the next start if it is killed before."""
+"""File with the names that a finished run must still remove from its folder, in case it is killed before."""
 BOOKKEEPING = (CONFIG, OPTIONS, INPUTS, LOCK, LOG, tracking.FOLDER)
-"""What a run has in its folder before it has made anything."""
+"""Files in the folder of a run before it has made anything."""
 NOTED_FAILURES = 1000
-"""Failed items that the log file names."""
+"""Maximum number of failed items in the log file."""
 FREE_BYTES = 2**20
-"""A disk with less than this free is called full when a write fails."""
+"""Free space below which a failed write is reported as a full disk."""
 
 
 class StageConfig(Config):
-    """Options of every stage."""
+    """Options common to all stages."""
 
     OUTPUT: ClassVar[str] = "output"
-    """The key that names the folder the stage makes."""
+    """Key that names the output folder."""
     MAY_CHANGE: ClassVar[tuple[str, ...]] = ("resume", "tracking")
-    """Keys that may differ between an unfinished run and the one that goes on; those in groups with dots."""
+    """Keys that may differ between an unfinished run and its continuation; those in groups with dots."""
     IS_DISTRIBUTED: ClassVar[bool] = False
-    """Whether the recipe uses several processes, when the command is started several times; else one does it all."""
+    """Whether the recipe uses several processes if the command is started several times; otherwise one does everything.
+    """
     IS_PRIVATE: ClassVar[bool] = False
-    """Whether what the stage makes names patients, so that only its owner may read it."""
+    """Whether the output names patients, so that only its owner may read it."""
     USES_TORCH: ClassVar[bool] = True
-    """Whether anything is drawn with torch, which takes seconds to import."""
+    """Whether anything is drawn with torch, whose import takes seconds."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
-    """Keys that follow from the data or a checkpoint, those in groups with dots: the recipe says what they are in force
-    (`Run.in_force`)."""
+    """Keys that follow from the data or a checkpoint, those in groups with dots: the recipe sets their values
+    (`Run.in_force`).
+    """
 
     seed: int = 0
     """Seed of every random draw."""
     resume: bool = False
-    """Go on with the unfinished run in the output folder."""
+    """Continue the unfinished run in the output folder."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @property
     def folder(self) -> Path:
-        """The folder the stage makes."""
+        """Output folder."""
         return Path(getattr(self, self.OUTPUT))
 
 
 def first_free(name: str) -> Path:
-    """Return the first of NAME-1, NAME-2... that the current folder does not hold."""
+    """Return the first of NAME-1, NAME-2... that does not exist in the current folder."""
     return next(path for path in (Path(f"{name}-{number}") for number in count(1)) if not path.exists())
 
 
 @dataclass
 class Run:
-    """One run of a stage: where it writes, what it read, what failed, and its tracker."""
+    """One run of a stage: its output folder, inputs, failures, and tracker."""
 
     stage: str
     folder: Path
@@ -96,16 +100,17 @@ class Run:
     inputs: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    """A line for every item that failed; any makes the exit status 3."""
+    """One line per failed item; any makes the exit status 3."""
     learned: set[str] = field(default_factory=set)
-    """Of the checkpoints that were read, whom they have learned from (`medvit.leakage.seen_patients`)."""
+    """Training patients of the checkpoints that were read (`medvit.leakage.seen_patients`)."""
     tree: Tree = field(default_factory=dict)
-    """The options in force, as `config.yaml` has them."""
+    """Resolved options, as in `config.yaml`."""
     leftovers: set[str] = field(default_factory=set)
-    """Files and folders that only an unfinished run needs: removed when the folder has its final name, not before, for
-    until then the run may be stopped and must find them again."""
+    """Files and folders that only an unfinished run needs: removed once the folder has its final name, since until then
+    the run may be interrupted and must find them again.
+    """
     leads: bool = True
-    """False in the other processes of a run on several devices, which take part in the training and write nothing."""
+    """False in other ranks than 0, which take part in the training and write nothing."""
 
     def dataset(self, folder: Path, name: str = "dataset") -> Manifest:
         """Read a dataset and record it as an input of this run."""
@@ -122,19 +127,19 @@ class Run:
         return checkpoint
 
     def require_same(self, name: str, digest: str) -> None:
-        """Record an input by its digest; a resumed run must have the same.
+        """Record an input by its digest; a resumed run must use the same.
 
         Raises:
             ConfigError: If the unfinished run had another.
         """
         if not self.began_with(name, digest):
             raise ConfigError(
-                f"the {name} is not the one that the unfinished run in {self.folder} began with; "
-                f"resume with the same {name}, or remove that folder to begin anew"
+                f"the {name} differs from that of the unfinished run in {self.folder}; resume with the same "
+                f"{name}, or remove that folder to start again"
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Record an input by its digest; whether it is the one that a resumed run began with."""
+        """Record an input by its digest; return whether it is the one that a resumed run began with."""
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -144,9 +149,9 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Record what became of options that were left to follow the data, in place of what was asked for.
+        """Record the resolved values of options that follow the data, in place of the requested ones.
 
-        Those of a group are named with dots, as `**{"facts.license": "CC0"}`; its others stay.
+        Options in groups are named with dots, as `**{"facts.license": "CC0"}`; the other options of the group are kept.
         """
         if not self.leads:
             return
@@ -161,12 +166,12 @@ class Run:
         self.tracker.text(text, CONFIG)
 
     def leave_to_leader(self) -> None:
-        """End the other processes of a run on several devices: what follows is done once, by the one that leads."""
+        """Exit all ranks but 0: everything after this runs once."""
         if not self.leads:
             raise SystemExit(0)
 
     def keep(self, *names: str) -> None:
-        """Keep files of the folder as artifacts of the run; missing ones are skipped."""
+        """Record files of the folder as artifacts of the run; missing ones are skipped."""
         for name in names:
             if (self.folder / name).exists():
                 self.tracker.file(self.folder / name)
@@ -183,14 +188,14 @@ class Run:
 
 
 class Artifact(Protocol):
-    """What a recipe returns: a frozen dataclass with its folder."""
+    """Output of a recipe: a frozen dataclass with its folder."""
 
     @property
     def folder(self) -> Path:
-        """Where it is stored."""
+        """Folder of the artifact."""
 
     def summary(self) -> Summary:
-        """Return what it holds, for the terminal and the log."""
+        """Return its contents, for the terminal and the log."""
 
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
@@ -200,7 +205,7 @@ MadeT = TypeVar("MadeT")
 
 @dataclass(frozen=True)
 class Finished(Generic[MadeT]):
-    """What a stage made, and a line for every item that failed on the way."""
+    """Output of a stage, and a line for every item that failed."""
 
     artifact: MadeT
     failures: tuple[str, ...]
@@ -208,7 +213,7 @@ class Finished(Generic[MadeT]):
 
 @dataclass(frozen=True)
 class Stage(Generic[StageConfigT, ArtifactT]):
-    """A recipe as a command and a function: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
+    """Recipe as a command and a function: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
 
     name: str
     config_type: type[StageConfigT]
@@ -219,7 +224,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return self.recipe.__doc__
 
     def __call__(self, config: StageConfigT | None = None, **options: Any) -> ArtifactT:
-        """Run the stage; what it made, at its final place."""
+        """Run the stage; return its artifact, at its final path."""
         return self.run(config or self.config_type.parse(options, source=self.name)).artifact
 
     def run(self, config: StageConfigT) -> Finished[ArtifactT]:
@@ -261,7 +266,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return finished
 
     def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
-        """Take part in the training that rank 0 leads, and end with it."""
+        """Take part in the training as another rank than 0, and exit with it."""
         if config.IS_DISTRIBUTED:
             log.setLevel(logging.WARNING)  # rank 0 logs the rest
             seed_everything(config.seed)
@@ -288,10 +293,11 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
 
 @contextmanager
 def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
-    """Make the folder to work in, or open that of an unfinished run, for this process alone.
+    """Create the folder to work in, or open that of an unfinished run, and lock it.
 
     Raises:
-        OutputError: If there is an artifact already, or an unfinished run and none is to go on, or another is at work.
+        OutputError: If there is an artifact already, or an unfinished run that is not to be resumed, or another process
+            is working there.
         ConfigError: If the unfinished run was started with other options.
     """
     _finish_removal(final)
@@ -301,7 +307,7 @@ def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iter
     try:
         _refuse_used(final, config.OUTPUT)  # another run may have finished just before the lock was taken
         if not is_new and not config.resume:
-            raise OutputError(f"an unfinished run lies in {partial}; go on with resume=true, or remove it")
+            raise OutputError(f"{partial} holds an unfinished run; continue with resume=true, or remove it")
         _refuse_other_options(partial, config)
         sweep(partial, besides=(tracking.FOLDER, sources.SPOOL))
         yield
@@ -321,14 +327,14 @@ def _take(partial: Path, final: Path, purpose: str, config: StageConfig) -> File
         partial.mkdir(mode=OWNER_FOLDER if config.IS_PRIVATE else 0o777, parents=True, exist_ok=True)
         lock = take(partial / LOCK, purpose)
         if config.IS_PRIVATE:
-            partial.chmod(OWNER_FOLDER)  # what is written below it later is out of the reach of others
+            partial.chmod(OWNER_FOLDER)  # files written below it later are unreadable for others
         return lock
     except LockedError as error:
         raise OutputError(
-            f"{error} is at work in {partial}; wait until it has ended, or give another {config.OUTPUT}=..."
+            f"{error} is working in {partial}; wait until it has ended, or give another {config.OUTPUT}=..."
         ) from None
     except OSError as error:
-        raise OutputError(f"{final} cannot be made: {error.strerror}; give another {config.OUTPUT}=...") from None
+        raise OutputError(f"{final} cannot be created: {error.strerror}; give another {config.OUTPUT}=...") from None
 
 
 def _rename(partial: Path, final: Path) -> None:
@@ -345,7 +351,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _finish_removal(final: Path) -> None:
-    """Remove what a run that was killed after its folder had its final name no longer needed there."""
+    """Remove files that a run killed after its final rename no longer needed."""
     path = final / UNNEEDED
     if not path.is_file():
         return
@@ -394,7 +400,7 @@ def _without(tree: Tree, names: Iterable[str]) -> Tree:
 
 
 def _completed(before: Tree, config: StageConfig) -> Tree:
-    """Options of an unfinished run, those that its version did not have yet at their defaults."""
+    """Return the options of an unfinished run, with defaults for options that its version did not have."""
     now = config.tree()
     required = {key: now[key] for key, field in type(config).model_fields.items() if field.is_required()}
     try:
@@ -423,16 +429,16 @@ def _end(run: Run) -> None:
 
 @contextmanager
 def _noted(stage: str, config: StageConfig) -> Iterator[None]:
-    """Note in the log file how a run begins, and how it ends where it fails.
+    """Log the start of a run, and its failure.
 
-    An error of a stage that reads what names patients is noted by its kind alone: its text may name a file of theirs.
+    An error of a stage whose inputs name patients is logged only by its type: its text may name a file.
     """
     note("medvit %s: %s %s", __version__, stage, "resumed" if config.resume else "started")
     try:
         yield
     except MedvitError as error:
         reads_names = config.tree().keys() != config.tree(private=False).keys()
-        text = "; its text is on the terminal alone" if reads_names else f": {error}"
+        text = "; its text is shown only on the terminal" if reads_names else f": {error}"
         note("%s failed: %s%s", stage, type(error).__name__, text, level=logging.ERROR)
         raise
     except (KeyboardInterrupt, SystemExit):
@@ -444,7 +450,7 @@ def _noted(stage: str, config: StageConfig) -> Iterator[None]:
 
 
 def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
-    """Log the summary of what a run made; its failures go to the log file, as the command prints them."""
+    """Log the summary of a run; its failures go to the log file, as the command prints them."""
     failures = finished.failures
     for failure in failures[:NOTED_FAILURES]:
         note("%s", failure, level=logging.WARNING)
@@ -456,7 +462,7 @@ def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
 
 @contextmanager
 def _removed_if_empty(partial: Path) -> Iterator[None]:
-    """Return a run that failed before it made anything leaves nothing to resume."""
+    """Remove the folder of a run that failed before it made anything, which leaves nothing to resume."""
     try:
         yield
     except BaseException:
@@ -476,5 +482,7 @@ def _explained_disk_errors(partial: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         place = partial if partial.exists() else partial.parent
         if full or shutil.disk_usage(place).free < FREE_BYTES:
-            raise OutputError(f"the disk of {place} is full; make room, then go on with resume=true") from error
+            raise OutputError(
+                f"the disk of {place} is full; free some space, then continue with resume=true"
+            ) from error
         raise

@@ -1,4 +1,4 @@
-"""Summary of what a stage made: lines of a name and a text, and the files to open first."""
+"""Summary of an artifact: lines of a name and a text, and the files to open first."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Summary:
-    """What an artifact holds, for the terminal and the log.
+    """Contents of an artifact, for the terminal and the log.
 
     `lines` are pairs of a name and a text; a line without a name continues the one before. `files` maps names of files
-    in the artifact's folder to what they show; those that are not there are not listed.
+    in the artifact's folder to descriptions; missing files are not listed.
     """
 
     lines: Sequence[tuple[str, str]] = ()
@@ -39,7 +39,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people, as `4.2 s`, `3 min 20 s` or `2 h 5 min`."""
+    """Return a readable duration, as `4.2 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

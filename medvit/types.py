@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Image:
-    """Pixels `(C, *S)` and their place.
+    """Pixels `(C, *S)` with their position.
 
     Volumes are (C, I, J, K) with axes nearest to R, A, S and an `affine`; images are (C, H, W).
     Pixels keep the integer type of their source; `slope` and `intercept` give the real intensity in `unit`.
@@ -47,17 +47,17 @@ class Image:
     mask: Int[Array, "*s"] | None = None
     row: Row | None = None
     padding: Padding | None = None
-    """Bounds of the stored values that stand for pixels without a measurement, where the file declares some."""
+    """Bounds of the stored padding values, if the file declares any."""
 
     fallback: str = ""
-    """The wish for other values that the file did not allow, as `values.pet=SUVbw`; empty where it was granted."""
+    """Requested values that the file did not allow, as `values.pet=SUVbw`; empty if they were applied."""
     mapping: str = ""
     """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`, if any."""
     offered: str = ""
-    """Labels and units of the mappings that its file has and that were not applied."""
+    """Labels and units of the mappings in its file that were not applied."""
 
     def without_gaps(self) -> Image:
-        """Return the image with a background in place of padding and non-finite voxels (`medvit.measured.filled`)."""
+        """Return the image with padding and non-finite voxels replaced by a background (`medvit.measured.filled`)."""
         from medvit.measured import filled
 
         pixels = filled(self.pixels, self.padding, slope=self.slope, intercept=self.intercept)
@@ -72,7 +72,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Sample:
-    """One preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S)."""
+    """Preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S)."""
 
     pixels: Float[Tensor, "c *s"]
     row: Row
@@ -90,7 +90,7 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Tensor]:
-        """What a model takes."""
+        """Input of a model."""
         return (self.pixels,)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -101,7 +101,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Bags:
-    """Bags of tile embeddings: `tiles` (B, N, D), and `present` (B, N), false where a short bag was filled up."""
+    """Bags of tile embeddings: `tiles` (B, N, D), and `present` (B, N), false for the padding of short bags."""
 
     tiles: Float[Tensor, "b n d"]
     present: Bool[Tensor, "b n"]
@@ -110,7 +110,7 @@ class Bags:
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """What a model takes."""
+        """Input of a model."""
         return self.tiles, self.present
 
     def to(self, device: torch.device | str) -> Bags:
@@ -124,8 +124,8 @@ class Views:
     """Training crops of a batch of images for self-supervision.
 
     `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
-    of the B images, `said` holds their labels and what is known of their modality, side and view. `fine` (V, B, C, *t)
-    are the global views with more pixels, where an objective wants them.
+    of the B images, `said` holds their labels, modality, laterality and view. `fine` (V, B, C, *t) are the global views
+    at a higher resolution, if an objective requires them.
     """
 
     crops: Float[Tensor, "v b c *s"]
@@ -144,7 +144,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a backbone gives: `prefix` (B, P, D), `patches` (B, N, D) in row-major order of `grid`."""
+    """Output of a backbone: `prefix` (B, P, D), `patches` (B, N, D) in row-major order of `grid`."""
 
     prefix: Float[Tensor, "b p d"]
     patches: Float[Tensor, "b n d"]
@@ -165,9 +165,9 @@ class Losses:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """Prediction of a model for one image.
 
-    Classification: `probabilities` (L,). Segmentation: `mask` (*S) on the grid of `affine`, class index a voxel.
+    Classification: `probabilities` (L,). Segmentation: `mask` (*S) on the grid of `affine`, one class index per voxel.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")

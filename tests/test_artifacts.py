@@ -99,7 +99,7 @@ def test_a_checkpoint_tells_its_kind_its_size_and_how_its_training_went(tmp_path
     saved = replace(checkpoint(tmp_path).save(), training={"best": "val_auroc 0.9, epoch 2 of 3 (step 8)"})
     assert [line.split(maxsplit=1) for line in saved.summary().text(tmp_path).splitlines()][:3] == [
         ["model", "classification"],
-        ["weights", "10; 2 of training kept apart, too"],
+        ["weights", "10; 2 trained ones stored separately, too"],
         ["best", "val_auroc 0.9, epoch 2 of 3 (step 8)"],
     ]
 

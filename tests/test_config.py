@@ -268,7 +268,7 @@ def test_earlier_names_in_groups_are_warned_of_unless_medvit_saved_them(caplog: 
     ],
 )
 def test_an_option_under_both_names_is_refused(tree: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"is now called (inner\.rate|outer\.part), and both are given; leave"):
+    with pytest.raises(ConfigError, match=r"is now called (inner\.rate|outer\.part), and both are given; remove"):
         Grouping.parse(tree)
 
 

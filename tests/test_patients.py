@@ -21,7 +21,7 @@ def test_patients_that_nothing_names_are_counted_with_the_doubt() -> None:
     assert str(PatientCount.of(rows(a=True, b=True))) == "2 patients (all assumed)"
     some = PatientCount.of(rows(a=True, b=False, c=False))
     assert (str(some), some.cell) == ("3 patients (1 assumed)", "3 (1 assumed)")
-    assert some.note.startswith("1 of 3 patients is assumed: nothing names them")
+    assert some.note.startswith("1 of 3 patients is assumed: without an identifier")
 
 
 def test_a_patient_named_by_one_image_is_named() -> None:

@@ -159,7 +159,7 @@ def test_an_installed_package_extends_a_room_by_its_entry_point(room: str, elsew
     ("text", "told"),
     [
         (CHOICE.format(kind="Other", name="circle").replace("@register", "@register(room=ROOM)"), "two choices named"),
-        ("import no_such_module", "cannot be imported: No module named 'no_such_module'; mend or uninstall"),
+        ("import no_such_module", "cannot be imported: No module named 'no_such_module'; fix or uninstall"),
     ],
 )
 def test_what_cannot_join_a_room_is_told_with_its_module(room: str, elsewhere: Path, text: str, told: str) -> None:

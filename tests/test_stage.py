@@ -153,7 +153,7 @@ def test_a_stage_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_with_the_way_on(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is full; make room, then go on with resume=true"):
+    with pytest.raises(OutputError, match="is full; free some space, then continue with resume=true"):
         run_count(tmp_path, stop_at=1, error="full")
 
 
@@ -274,14 +274,14 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be made: Not a directory"):
+    with pytest.raises(OutputError, match="cannot be created: Not a directory"):
         count(output=tmp_path / "file" / "out", tracking={"enabled": False})
 
 
 def test_an_unfinished_run_is_not_started_over_by_accident(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run_count(tmp_path, stop_at=2)
-    with pytest.raises(OutputError, match="go on with resume=true, or remove it"):
+    with pytest.raises(OutputError, match="continue with resume=true, or remove it"):
         run_count(tmp_path)
 
 
@@ -318,7 +318,7 @@ def other_process(output: Path) -> Forked:
 @pytest.mark.parametrize("resume", [False, True])
 def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_path: Path, resume: bool) -> None:
     with other_process(tmp_path / "out") as other:
-        told = rf"medvit ingest of process {other.pid} on .* is at work in .*out\.partial; wait until it has ended, or"
+        told = rf"medvit ingest of process {other.pid} on .* is working in .*out\.partial; wait until it has ended, or"
         with pytest.raises(OutputError, match=told):
             run_count(tmp_path, resume=resume)
         other.tell("")
@@ -336,7 +336,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_in_one_sentence(tmp_pat
 def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
     with other_process(tmp_path / "out") as other:
         other.send(signal.SIGKILL)
-    with pytest.raises(OutputError, match="an unfinished run lies in"):
+    with pytest.raises(OutputError, match="holds an unfinished run"):
         run_count(tmp_path)
     assert run_count(tmp_path, resume=True).metrics == {"count": 3}
     assert not list((tmp_path / "out").glob(".*"))
@@ -345,7 +345,7 @@ def test_a_killed_run_keeps_nobody_out(tmp_path: Path) -> None:
 def test_a_run_within_a_run_is_kept_out_of_its_folder_too(tmp_path: Path) -> None:
     @stage
     def outer(config: CountConfig, run: Run) -> Report:
-        with pytest.raises(OutputError, match=r"medvit outer of process .* is at work"):
+        with pytest.raises(OutputError, match=r"medvit outer of process .* is working"):
             run_count(tmp_path, resume=True)
         return Report(run.folder, {})
 
@@ -395,7 +395,7 @@ def test_resuming_on_another_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one" / "facts.json").exists()
     (tmp_path / "one").rename(tmp_path / "gone")
     (tmp_path / "other").rename(tmp_path / "one")
-    with pytest.raises(ConfigError, match=r"the dataset is not the one that the unfinished run in .* began with"):
+    with pytest.raises(ConfigError, match=r"the dataset differs from that of the unfinished run in"):
         run_count(tmp_path, resume=True, dataset=tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "other")
     (tmp_path / "gone").rename(tmp_path / "one")
@@ -413,7 +413,7 @@ def test_the_log_of_a_run_goes_on_in_one_file_and_ends_with_the_summary(tmp_path
         run_count(tmp_path, stop_at=2)
     assert logged(tmp_path / "out.partial") == [
         f"INFO medvit {__version__}: count started",
-        "ERROR count failed: DataError; its text is on the terminal alone",  # a private option may name a patient
+        "ERROR count failed: DataError; its text is shown only on the terminal",  # a private option may name a patient
     ]
     run_count(tmp_path, resume=True)
     lines = logged(tmp_path / "out")

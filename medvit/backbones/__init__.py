@@ -1,7 +1,7 @@
 """Backbones: vision transformers that turn pixels, in 2D or 3D, into tokens.
 
-A backbone takes any size that is whole patches, in 2D or 3D, and says how many prefix tokens it puts before the patch
-tokens: nobody assumes one. Adding one is adding a file.
+A backbone accepts any size of whole patches, in 2D or 3D, and declares how many prefix tokens precede the patch tokens:
+callers must not assume one. Adding one is adding a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medvit.weights import Fit
 
 @dataclass(frozen=True)
 class Hidden:
-    """Patches that a learned `token` (D) takes the place of, where `mask` (B, N) is true."""
+    """Patches to replace by a learned `token` (D), where `mask` (B, N) is true."""
 
     mask: Bool[Tensor, "b n"]
     token: Float[Tensor, "d"]
@@ -30,16 +30,16 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Carried:
-    """What an earlier training changed of a backbone that is merged by now, as its checkpoint keeps it apart."""
+    """Adapter of an earlier training, from a checkpoint whose backbone weights have it merged."""
 
     way: Tree
     """Options of `medvit.peft` by which the backbone was adapted."""
     weights: Mapping[str, Tensor]
-    """The weights of the adapted backbone that were trained, by name."""
+    """Trained weights of the adapted backbone, by name."""
 
 
 class Backbone(nn.Module, ABC):
-    """Pixels (B, C, *S) to tokens."""
+    """Backbone from pixels (B, C, *S) to tokens."""
 
     width: int
     depth: int
@@ -48,13 +48,13 @@ class Backbone(nn.Module, ABC):
     patch_size: tuple[int, ...]
     num_prefix_tokens: int
     norm: nn.Module
-    """The norm after the last block."""
+    """Norm after the last block."""
     fit: Fit | None = None
-    """How public weights fitted, where some were loaded."""
+    """Report on the loading of public weights, if any."""
     mask_token: Tensor | None = None
-    """Token (D) of hidden patches when the weights were trained, from which objectives that hide patches start."""
+    """Mask token (D) from pretraining, which masking objectives start from."""
     carried: Carried | None = None
-    """What pretraining changed, where a checkpoint keeps it apart; adapting may use it up."""
+    """Adapter of pretraining, if the checkpoint has one; adapting may consume it."""
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
@@ -68,7 +68,7 @@ class Backbone(nn.Module, ABC):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Patch tokens with their positions but before any block, and their grid; hidden ones keep only positions."""
+        """Return patch tokens with positions, before any block, and their grid; hidden ones have only positions."""
 
     @abstractmethod
     def encode_layers(
@@ -79,42 +79,42 @@ class Backbone(nn.Module, ABC):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Prefix and patch tokens after each of these blocks, before the norm, from embedded patches.
+        """Return prefix and patch tokens after each of these blocks, before the norm, from embedded patches.
 
-        `ids` says which patches of the grid they are, in row-major order; unset means all of them.
+        `ids` are the indices of the patches in the grid, in row-major order; None means all.
         """
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
-        """Patches along each axis."""
+        """Return the number of patches along each axis."""
         return tuple(side // patch for side, patch in zip(pixels.shape[2:], self.patch_size, strict=True))
 
     def encode(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], ids: Int[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b t d"]:
-        """Prefix and patch tokens after the last block and norm; `ids` as in `encode_layers`."""
+        """Return prefix and patch tokens after the last block and norm; `ids` as in `encode_layers`."""
         tokens: Tensor = self.norm(self.encode_layers(patches, grid=grid, layers=[self.depth - 1], ids=ids)[0])
         return tokens
 
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n d"]:
-        """Of the prefix and patch tokens after the last block and norm, those wanted, in row-major order."""
+        """Return selected prefix and patch tokens after the last block and norm, in row-major order."""
         return self.encode(patches, grid=grid)[wanted]
 
     @abstractmethod
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Return a backbone of 2D to one of 3D, or back: a fresh patch embedding of its own before these very blocks.
+        """Return a backbone of the other rank, 2D or 3D: a new patch embedding before the same blocks.
 
         Raises:
-            ConfigError: If the positions are of one rank alone.
+            ConfigError: If the positions support only one rank.
         """
 
     @abstractmethod
     def embedding_state(self) -> dict[str, Tensor]:
-        """Return the weights of the patch embedding, all that backbones of two ranks do not share."""
+        """Return the weights of the patch embedding, the only ones that the backbones of two ranks do not share."""
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
-        """Tokens after the last block."""
+        """Return tokens after the last block."""
         return self.intermediate(pixels, [self.depth - 1])[0]
 
 
@@ -123,32 +123,35 @@ class BackboneConfig(Config, ABC):
 
     name: str
     ndim: int | None = None
-    """2 for images, 3 for volumes. Unset: as the data."""
+    """Number of axes: 2 for images, 3 for volumes. Unset: from the data."""
     channels: int | None = None
-    """Channels of the pixels. Unset: as the data."""
+    """Channels of the pixels. Unset: from the data."""
 
     def fitted(self, *, ndim: int, channels: int) -> Self:
-        """Return the same options with what follows the data filled in; what was given stays."""
+        """Return the same options with unset ones filled in from the data."""
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
 
     def in_training_as(self, other: BackboneConfig) -> Self:
         """Return the same backbone.
 
-        With the options of `other` that touch training and neither weights nor features.
+        With the options of `other` that affect training but neither weights nor features.
         """
         return self
 
     def as_loaded(self, fit: Fit) -> Self:
-        """Return the same options, with what reading the public weights settled, so that they are read alike again."""
+        """Return the same options, with the decisions made in loading the public weights.
+
+        So they load the same way again.
+        """
         return self
 
     def without_weights(self) -> Self:
-        """Return the same options, to be built without reading public weights."""
+        """Return the same options, to be built without loading public weights."""
         return self
 
     @abstractmethod
     def build(self) -> Backbone:
-        """Return the backbone, with its public weights where the options name some."""
+        """Return the backbone, with its public weights if the options name some."""
 
 
 BackboneChoice = Annotated[BackboneConfig, Chosen("medvit.backbones", default="vit")]

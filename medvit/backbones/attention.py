@@ -1,4 +1,4 @@
-"""Which way of computing attention is quick here: torch's fused one, or the formula written out."""
+"""Choice of the faster attention: torch's fused one, or the explicit formula."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 MAX_WRITTEN_OUT = 320
-"""Tokens up to which attention is written out on a CPU; it keeps probabilities, whose number is their square."""
+"""Maximum number of tokens for explicit attention on a CPU; it stores probabilities, whose number is their square."""
 
 
 def choose_attention(block: Any) -> nn.Module:
-    """Return the same block of timm, which from now on chooses by what it is given.
+    """Return the same block of timm, which from now on chooses the attention by its input.
 
     On a CPU in 16 bits, the fused attention takes three times as long as matrix products (measured on AVX512-BF16, 257
-    and 50 tokens, forward and backward). Everywhere else it is the quicker one, and it keeps less.
+    and 50 tokens, forward and backward). Everywhere else it is faster, and stores less.
     """
     block.attn.register_forward_pre_hook(_choose)
     chosen: nn.Module = block

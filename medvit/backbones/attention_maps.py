@@ -1,4 +1,4 @@
-"""Where a transformer looks: what the class token attends to, head by head (Chen and Krishnan, 2022).
+"""Attention maps of the class token, head by head (Chen and Krishnan, 2022).
 
 Heads of a self-supervised transformer on tiles single out different structures, such as nuclei, stroma and glass.
 """
@@ -25,7 +25,7 @@ class HeadMaps:
 
     @property
     def likeness(self) -> float:
-        """The mean correlation of two heads: 1 where all look at the same."""
+        """Mean correlation of two heads: 1 if all attend to the same patches."""
         flat = self.maps.flatten(2) - self.maps.flatten(2).mean(dim=2, keepdim=True)
         unit = torch.nn.functional.normalize(flat, dim=2)
         cosines = unit @ unit.transpose(1, 2)  # (B, K, K)

@@ -1,4 +1,4 @@
-"""timm's transformer blocks, which can stop where only some tokens are asked for."""
+"""Transformer blocks of timm that can compute only selected tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class PlainBlock(Block):
-    """A block of timm's vision transformer."""
+    """Block of timm's vision transformer."""
 
     def forward(self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """All tokens (B, T, D), or the wanted ones (M, D) in row-major order, whose MLP alone is computed."""
+        """Return all tokens (B, T, D), or the selected ones (M, D) in row-major order, whose MLP alone is computed."""
         if wanted is None:
             every: Tensor = super().forward(x)
             return every
@@ -25,15 +25,15 @@ class PlainBlock(Block):
 
 
 class RotaryBlock(EvaBlock):
-    """A block with rotary positions, of DINOv3."""
+    """Block with rotary positions, of DINOv3."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # Else timm multiplies by the weights of qkv itself where there is a bias, past an update beside the layer.
+        # With a bias, timm would multiply by the weights of qkv itself, bypassing an update beside the layer.
         self.attn.qkv_bias_separate = True
 
     def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """All tokens (B, T, D), or the wanted ones (M, D) in row-major order, whose MLP alone is computed."""
+        """Return all tokens (B, T, D), or the selected ones (M, D) in row-major order, whose MLP alone is computed."""
         if wanted is None:
             every: Tensor = super().forward(x, rope=rope)
             return every
@@ -42,7 +42,7 @@ class RotaryBlock(EvaBlock):
 
 
 def stops_early(block: Any) -> bool:
-    """Whether a block may be asked for some tokens: a compiled one would be recompiled for each number of them."""
+    """Whether selecting tokens is efficient: a compiled block would be recompiled for each number of them."""
     return getattr(block, "_compiled_call_impl", None) is None
 
 
@@ -56,7 +56,7 @@ def _some(
     branch: Callable[[Tensor], Tensor],
     drop_path: nn.Module,
 ) -> Float[Tensor, "m d"]:
-    """Return the wanted tokens with a branch added, which is dropped for an image as a whole."""
+    """Return the selected tokens with a branch added; drop path applies to an image as a whole."""
     some = tokens[wanted]
     added = branch(some)
     if isinstance(drop_path, nn.Identity) or not drop_path.training:

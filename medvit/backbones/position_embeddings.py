@@ -14,7 +14,7 @@ from torch import Tensor
 def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
     """Return fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
 
-    What is left of a width that the axes cannot share stays zero (He et al., CVPR 2022, in 3D as well).
+    The remainder of a width that the axes cannot share equally is zero (He et al., CVPR 2022, in 3D as well).
     """
     num_frequencies = width // (2 * len(grid))
     frequencies = temperature ** -(torch.arange(num_frequencies) / num_frequencies)
@@ -26,10 +26,10 @@ def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4
 
 @lru_cache(maxsize=32)
 def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
-    """Sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
+    """Return sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
 
-    Patch centers are in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D what is left over
-    (4 of 64) is not rotated. Each angle turns the pair of features half a head apart.
+    Patch centers are in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D the remainder (4
+    of 64) is not rotated. Each angle rotates the pair of features half a head apart.
     """
     num_angles = head_width // 2
     num_frequencies = num_angles // len(grid)

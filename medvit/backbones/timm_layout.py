@@ -1,8 +1,8 @@
-"""The timm model that computes what a vision transformer computes: architecture, arguments, weights.
+"""Equivalent timm model of a vision transformer: architecture, arguments, weights.
 
-timm holds positions as weights where the default backbone computes sines and cosines, so they are written out for the
-patches of one image size. Architectures are chosen by what their entry point alone can set: the class of the MLP and
-the epsilon of the norms. All else is arguments, which overrule those of the entry point.
+timm stores positions as weights, while the default backbone computes sines and cosines, so they are written out for the
+patches of one image size. The architecture is chosen by properties that only its entry point can set: the class of the
+MLP and the epsilon of the norms. Everything else is set by arguments, which override those of the entry point.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ ARCHITECTURES = {
     ("rope", "gelu", 1e-5): "vit_base_patch16_dinov3",
     ("rope", "swiglu", 1e-5): "vit_base_patch16_dinov3",
 }
-"""Kind of positions, kind of MLP and epsilon of the norms -> the entry point of timm that has them."""
+"""Kind of positions, kind of MLP and epsilon of the norms -> timm entry point with these."""
 FEATURE_TOLERANCE = 1e-4
-"""Largest difference of a feature, relative to the largest one, that float32 explains."""
+"""Largest relative difference of a feature that float32 explains."""
 
 
 @dataclass(frozen=True)
 class TimmModel:
-    """A model of timm: `timm.create_model(architecture, **arguments)` with the weights `state`."""
+    """Model of timm: `timm.create_model(architecture, **arguments)` with the weights `state`."""
 
     architecture: str
     arguments: Tree
     state: Mapping[str, Tensor]
 
     def build(self) -> nn.Module:
-        """Return the model, in evaluation.
+        """Return the model, in evaluation mode.
 
         Raises:
-            CheckpointError: If the timm that is installed makes another model of these arguments.
+            CheckpointError: If the installed timm makes a different model from these arguments.
         """
         try:
             model: nn.Module = timm.create_model(self.architecture, **self.arguments)
             model.load_state_dict(dict(self.state))
         except (TypeError, AssertionError, RuntimeError) as error:
             raise CheckpointError(
-                f"timm {timm.__version__} does not take this backbone as {self.architecture} ({type(error).__name__}); "
-                "medvit needs timm 1.0.20 or newer"
+                f"timm {timm.__version__} does not accept this backbone as {self.architecture} "
+                f"({type(error).__name__}); medvit needs timm 1.0.20 or newer"
             ) from error
         return model.eval()
 
@@ -82,7 +82,8 @@ class TimmModel:
 def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, ...]) -> TimmModel:
     """Return the timm model with the features of a 2D transformer on images of (H, W) pixels.
 
-    With rotary positions it takes other sizes as well; with others, timm refuses other sizes, whose positions it lacks.
+    With rotary positions it accepts other sizes as well; with others, timm refuses other sizes, whose positions it
+    lacks.
 
     Raises:
         CheckpointError: If timm has no such transformer, as for volumes.
@@ -121,7 +122,7 @@ def _architecture(backbone: ViT, config: VitConfig) -> str:
     if is_rope and backbone.width // backbone.heads % 4:
         raise CheckpointError(
             f"timm rotates whole quarters of a head, and this one is {backbone.width // backbone.heads} wide; "
-            "medvit leaves the rest of it unrotated"
+            "medvit does not rotate the rest"
         )
     known = (("rope" if is_rope else "added"), config.mlp, config.norm_epsilon)
     if known not in ARCHITECTURES:
@@ -169,6 +170,6 @@ def _arguments(backbone: ViT, config: VitConfig, image_size: tuple[int, ...]) ->
             "dynamic_img_size": True,
         }
     ratio = packed_swiglu_ratio(backbone.width) if config.mlp == "swiglu" else 4.0
-    # Positions are of patches alone; the norm comes before pooling, as `forward_features` of any pooling gives it.
+    # Positions are only for patches; the norm comes before pooling, like in `forward_features` with any pooling.
     added = {"no_embed_class": True, "pre_norm": False, "fc_norm": False}
     return shared | {"reg_tokens": config.registers, "mlp_ratio": ratio} | added

@@ -1,4 +1,4 @@
-"""One vision transformer (Dosovitskiy et al., ICLR 2021) over 2D and 3D, of timm's blocks and names.
+"""Vision transformer (Dosovitskiy et al., ICLR 2021) in 2D and 3D, with timm's blocks and names.
 
 So public weights load by name.
 """
@@ -42,7 +42,7 @@ SIZES = {
 
 @register
 class VitConfig(BackboneConfig):
-    """A vision transformer. For public weights, its layout must be theirs; mismatches are reported."""
+    """Vision transformer. For public weights, its layout must match; mismatches are reported."""
 
     name: Literal["vit"] = "vit"
     size: Literal["micro", "tiny", "small", "base", "large"] = "small"
@@ -56,47 +56,48 @@ class VitConfig(BackboneConfig):
     patch_size: int | tuple[int, ...] | None = None
     """Side of a patch in pixels or voxels, or one for each axis. Unset: 16 in 2D and 8 in 3D."""
     class_token: bool = True
-    """Whether a class token goes before the patches."""
+    """Whether a class token precedes the patches."""
     registers: int = Field(default=0, ge=0)
-    """Register tokens: 4 in DINOv2 with registers and in DINOv3."""
+    """Number of register tokens: 4 in DINOv2 with registers and in DINOv3."""
     positions: Literal["sincos", "learned", "rope"] = "sincos"
-    """sincos: fixed; learned: of timm, MAE and DINOv2; rope: of DINOv3."""
+    """Position embedding. sincos: fixed; learned: of timm, MAE and DINOv2; rope: of DINOv3."""
     image_size: int | tuple[int, ...] = 224
-    """Side of the image that learned positions are defined on, or one for each axis; other sizes are interpolated."""
+    """Side of the image that learned positions are defined on, or one per axis; other sizes are interpolated."""
     layer_scale: float | None = None
-    """Initial scale of each block's output; DINOv2 and DINOv3 have one (1e-5)."""
+    """Initial layer scale of each block's output; DINOv2 and DINOv3 have one (1e-5)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    """Kind of the blocks' MLP."""
+    """MLP of the blocks."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias; DINOv3 has none."""
     norm_epsilon: float = 1e-6
     """Epsilon of the norms; 1e-5 in DINOv3."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Chance of skipping a block in training, rising to this at the last."""
+    """Stochastic depth: probability of skipping the last block in training, lower before it."""
     save_memory: bool = False
-    """Compute blocks again in the backward pass instead of keeping their activations."""
+    """Recompute blocks in the backward pass instead of storing their activations."""
     weights: str | None = None
     """Public weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads a timm model by name."""
     weights_grid: tuple[Count, ...] | None = None
-    """Patches along each axis of the image that learned positions in `weights` are of. Unset: as model.yaml beside the
-    file describes it, else a square or cube, else the grid of this model; refused where two of these are possible."""
+    """Number of patches along each axis for learned positions in `weights`. Unset: as in model.yaml beside the file,
+    else a square or cube, else the grid of this model; refused if two of these are possible.
+    """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:
-        """Return the same options, with drop path and saving of memory as in `other`."""
+        """Return the same options, with drop path and activation recomputation as in `other`."""
         if not isinstance(other, VitConfig):
             return self
         return self.model_copy(update={"drop_path": other.drop_path, "save_memory": other.save_memory})
 
     def as_loaded(self, fit: Fit) -> VitConfig:
-        """Return the same options, with the grid that learned positions were taken for."""
+        """Return the same options, with the grid that was used for learned positions."""
         return self.model_copy(update={"weights_grid": fit.grid})
 
     def without_weights(self) -> VitConfig:
-        """Return the same options, to be built without reading public weights."""
+        """Return the same options, to be built without loading public weights."""
         return self.model_copy(update={"weights": None, "weights_grid": None})
 
     def build(self) -> ViT:
-        """Return the transformer, with its public weights where some are named.
+        """Return the transformer, with its public weights if some are named.
 
         Raises:
             ConfigError: If the options contradict each other.
@@ -110,7 +111,7 @@ class VitConfig(BackboneConfig):
 
 
 class ViT(Backbone):
-    """timm's names and numbers: features equal timm's for the same weights, in 2D and at any size."""
+    """Vision transformer with timm's names and numerics: equal features for equal weights, in 2D and at any size."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class ViT(Backbone):
         self.positions, self.save_memory = config.positions, config.save_memory
 
         convolution: Any = nn.Conv3d if self.ndim == 3 else nn.Conv2d
-        self.patch_embed = nn.ModuleDict()  # timm's name for what holds the one convolution is patch_embed.proj
+        self.patch_embed = nn.ModuleDict()  # timm's name for the module of the convolution is patch_embed.proj
         self.patch_embed["proj"] = convolution(self.channels, self.width, self.patch_size, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width)) if config.class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, self.width)) if config.registers else None
@@ -148,7 +149,7 @@ class ViT(Backbone):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Patch tokens with their positions but before any block, and their grid; hidden ones keep only positions."""
+        """Return patch tokens with positions, before any block, and their grid; hidden ones have only positions."""
         shape = tuple(pixels.shape[2:])
         if len(shape) != self.ndim or pixels.shape[1] != self.channels:
             raise DataError(
@@ -175,13 +176,13 @@ class ViT(Backbone):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Prefix and patch tokens after each of these blocks, before the norm, from embedded patches."""
+        """Return prefix and patch tokens after each of these blocks, before the norm, from embedded patches."""
         return self._run(patches, grid, ids, layers)
 
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n d"]:
-        """Of the prefix and patch tokens after the last block and norm, those wanted, in row-major order."""
+        """Return selected prefix and patch tokens after the last block and norm, in row-major order."""
         tokens: Tensor = self.norm(self._run(patches, grid, None, [self.depth - 1], wanted)[0])
         return tokens
 
@@ -193,10 +194,10 @@ class ViT(Backbone):
         return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Return a fresh patch embedding for images of the other rank before these very blocks, tokens and norm."""
+        """Return a new patch embedding for images of the other rank before the same blocks, tokens and norm."""
         ndim = 5 - self.ndim
         if self.pos_embed is not None:
-            raise ConfigError("backbone.positions=learned are of one rank alone; choose sincos or rope for both")
+            raise ConfigError("backbone.positions=learned supports only one rank; choose sincos or rope for both")
         twin = copy.copy(self)
         twin._modules, twin._parameters = dict(self._modules), dict(self._parameters)
         twin.ndim, twin.channels = ndim, channels
@@ -211,7 +212,7 @@ class ViT(Backbone):
         return {f"patch_embed.{name}": weight for name, weight in self.patch_embed.state_dict().items()}
 
     def added_positions(self, grid: tuple[int, ...]) -> Float[Tensor, "1 n d"] | None:
-        """Positions that are added to the patches of a grid; none where they are rotations."""
+        """Return the positions added to the patches of a grid; None for rotary positions."""
         if self.positions == "sincos":
             return sincos_positions(grid, self.width)
         return None if self.pos_embed is None else adapt_positions(self.pos_embed, self.grid, grid)
@@ -224,7 +225,7 @@ class ViT(Backbone):
         layers: Sequence[int],
         wanted: Tensor | None = None,
     ) -> list[Tensor]:
-        """Tokens after each of these blocks, before the norm; of the last one the wanted tokens alone, if some are."""
+        """Return tokens after each of these blocks, before the norm; of the last one, only selected tokens if given."""
         prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
         options = self._rotations(grid, ids, patches)
@@ -248,14 +249,14 @@ class ViT(Backbone):
 
 
 def transformer_block(width: int, heads: int) -> nn.Module:
-    """Return a plain pre-norm block, as decoders use it."""
+    """Return a plain pre-norm block, as used by decoders."""
     return choose_attention(Block(width, heads, qkv_bias=True))
 
 
 def packed_swiglu_ratio(width: int) -> float:
-    """Width of the packed gate and value of a SwiGLU over that of a token: 2/3 of 4 each, in eighths (DINOv2)."""
+    """Width of the packed gate and value of a SwiGLU relative to a token: 2/3 of 4 each, in eighths (DINOv2)."""
     hidden = -(-(4 * width * 2 // 3) // 8) * 8
-    return (2 * hidden + 0.5) / width  # timm rounds the product down
+    return (2 * hidden + 0.5) / width  # timm truncates the product
 
 
 def _block(config: VitConfig, width: int, heads: int, drop_path: float, model: ViT) -> nn.Module:
@@ -279,8 +280,8 @@ def _refuse_unusable_positions(config: VitConfig, head_width: int) -> None:
     ndim = config.ndim or 3
     if config.positions == "rope" and (head_width % 2 or head_width < 2 * ndim):
         raise ConfigError(
-            f"rope turns pairs of features along {ndim} axes; width / heads is {head_width}, "
-            f"expected an even number from {2 * ndim}"
+            f"rope rotates pairs of features along {ndim} axes; width / heads is {head_width}, expected an even "
+            f"number from {2 * ndim}"
         )
 
 

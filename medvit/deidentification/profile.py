@@ -165,7 +165,7 @@ class Profile:
     options: frozenset[Option]
     private: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
-    """Words, in lower case, that a site allows in descriptors besides those of imaging."""
+    """Words, in lower case, that a site allows in descriptors in addition to imaging terms."""
 
     def action(self, tag: int, vr: str) -> Action:
         """Return the action for a standard element."""

@@ -171,11 +171,11 @@ def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
     size, promised = (claimed.rows, claimed.columns, claimed.samples), (layout.rows, layout.columns, layout.samples)
     if size != promised:
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds rows, columns and samples {size}, the header says {promised}"
+            f"the stream ({syntax_name(uid)}) holds rows, columns and samples {size}, the header states {promised}"
         )
     if claimed.bits > max(layout.bits_allocated, 8):
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits per sample, the header says "
+            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits per sample, the header states "
             f"{layout.bits_allocated} allocated"
         )
     return claimed
@@ -279,7 +279,7 @@ def _by_jpeg_xl(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h 
     if size != (layout.rows, layout.columns):
         raise UnreadableError(
             f"the stream ({syntax_name(uid)}) holds rows and columns {size}, "
-            f"the header says {(layout.rows, layout.columns)}"
+            f"the header states {(layout.rows, layout.columns)}"
         )
     in_rgb = replace(layout, photometric="RGB") if layout.samples > 1 else layout
     values, photometric = _components(_jpeg_xl, encoded, in_rgb, uid)

@@ -34,7 +34,7 @@ _WORD = re.compile(r"[^\W_]{2,}")
 _AS_TEXT = (None, b"PN", b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"DA", b"DT")
 """Value representations whose bytes are the text; None: the one of the standard."""
 MAX_NAMES = 4
-"""How many words of a patient's name are also tried joined."""
+"""Maximum number of words of a patient's name that are compared."""
 PERSONAL = (
     "PatientName",
     "PatientID",
@@ -109,7 +109,7 @@ def derived_uid(keyword: str, header: Dataset) -> str:
     """Derive a stable UID for a study, series or frame of reference that a header lacks.
 
     Results use it, and a de-identified copy its pseudonym. `header` is that of the first instance of an image.
-    Two patients never get the same UID: scanners and tools that leave UIDs out also repeat frames of reference.
+    Two patients never get the same UID: scanners and tools that omit UIDs also repeat frames of reference.
     """
     from pydicom.uid import generate_uid
 

@@ -53,7 +53,7 @@ _WHERE = ("Rows", "Columns", "NumberOfFrames", *_PLACE)
 _WHOSE = ("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
 _WHICH = ("SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "InstanceNumber")
 KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
-"""Elements read from every header, besides `trait_tags()`; skipping the rest makes scanning fast."""
+"""Elements read from every header, in addition to `trait_tags()`; skipping the rest makes scanning fast."""
 
 
 @dataclass(frozen=True)

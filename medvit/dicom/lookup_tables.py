@@ -90,7 +90,7 @@ def _descriptor(item: Dataset, keyword: str, name: str, *, is_signed: bool) -> t
         count, first, bits = (int(value) for value in item.get(keyword) or ())
     except (TypeError, ValueError):
         raise UnreadableError(f"{name} does not hold three numbers; the lookup table cannot be used") from None
-    # The element has the signedness of the pixels but is often written otherwise; 0 entries mean 65536.
+    # The element has the signedness of the pixels but is often written differently; 0 entries mean 65536.
     count, first = count % MAX_ENTRIES or MAX_ENTRIES, first % MAX_ENTRIES
     if is_signed and first >= MAX_ENTRIES // 2:
         first -= MAX_ENTRIES

@@ -29,7 +29,7 @@ NO_TERM = "free text"
 
 @dataclass(frozen=True)
 class ValueFacts:
-    """How real values of a frame are obtained. Frames that differ here cannot be compared value by value.
+    """Conversion of a frame to real values. Frames that differ here cannot be compared value by value.
 
     `scaling` is none, rescale, table, mapping or displayed; `rescale_type` is that of the rescale or table after its
     default, or the unit of the mapping.

@@ -59,7 +59,7 @@ def without_comments(encoded: bytes, syntax: str) -> bytes:
 
 
 def comments(dataset: Dataset) -> list[bytes]:
-    """Return the comments and other data that the compressed frames of a data set carry besides their samples.
+    """Return the comments and other data that the compressed frames of a data set contain in addition to their samples.
 
     Raises:
         UnreadableError: If the structure of a frame does not match its kind.

@@ -1,13 +1,13 @@
 """Map a function over items, in order: in this process, in local processes or on a Ray cluster.
 
 The function must be importable (a top-level function or a frozen dataclass with `__call__`) and its result picklable.
-Only so many items are under way at once that memory does not grow with their number. A worker that dies costs nothing
-but its item's time: the item is tried once more, and if it kills again, the death is its outcome alone. A worker that
-is at one item for longer than allowed, as where a decoder hangs, is killed and replaced; in the calling process that
-is only warned of. A failure is kept with its item.
+The number of items in progress is bounded, so that memory does not grow with the number of items. If a worker dies,
+only its item is affected: it is tried once more, and a second death is its outcome. A worker that exceeds the time
+limit of an item, as when a decoder hangs, is killed and replaced; in the calling process there is only a warning. A
+failure is returned with its item.
 
-Not Ray for one machine too, because it takes 7 times as long to start and 10 times as long for an item (measured on two
-cores: 11 s beside 1.5 s, and 1.7 ms an item that does nothing beside 0.15).
+Not Ray for one machine too, because it takes 7 times as long to start and 10 times as long per item (measured on two
+cores: 11 s vs. 1.5 s, and 1.7 ms vs. 0.15 ms per empty item).
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from medvit.hardware import one_blas_thread
 from medvit.progress import Progress
 
 AHEAD = 32
-"""Items a worker that may be done before the next one in order is: more let one slow item hold up nobody."""
+"""Items per worker that may finish before the next one in order: with more, one slow item delays nobody."""
 
 
 class EngineConfig(Config):
-    """Where work over many items runs."""
+    """Execution of work over many items."""
 
     name: Literal["processes", "ray"] = "processes"
-    """Processes on this machine, or a Ray cluster (pip install 'medvit[ray]'), whose machines see the same folders."""
+    """Local processes, or a Ray cluster (pip install 'medvit[ray]'), whose machines see the same folders."""
     num_processes: Count = 1
-    """Processes on this machine; 1 works in the calling process. A cluster that is joined has its own number."""
+    """Processes on this machine; 1 works in the calling process. An existing cluster uses its own number."""
     address: str | None = None
     """HOST:PORT of the head of a Ray cluster to join, or auto. Unset: one is started on this machine."""
     item_timeout_s: Positive | None = 3600.0
-    """Longest time for one item, as an image or 64 headers, in seconds. Beyond it the item has failed, and its process
-    is killed and replaced; in one process alone (num_processes=1) a warning says so. Unset: no limit."""
+    """Time limit of one item, such as an image or 64 headers, in seconds. Beyond it the item fails, and its process is
+    killed and replaced; with num_processes=1 there is only a warning. Unset: no limit.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +54,7 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _address_is_of_ray(self) -> EngineConfig:
         if self.address is not None and self.name != "ray":
-            raise ValueError("address=... is for engine.name=ray only; leave it out, or choose ray")
+            raise ValueError("address=... is for engine.name=ray only; remove it, or choose ray")
         return self
 
 
@@ -67,13 +68,13 @@ def map_items(
     unit: str = "item",
     costs: Sequence[float] | None = None,
 ) -> Iterator[Outcome[ItemT, ResultT]]:
-    """Outcomes in the order of the items, with progress and the time left.
+    """Yield outcomes in the order of the items, with progress and the time left.
 
-    Progress counts items, or their `weights` in some `unit`. Local processes begin those of the last items first that
-    have the highest `costs`, in bytes or whatever grows with the time of an item. An error in one item never stops the
-    others. A full disk (`OutputError`) is an outcome like any other; the caller decides. An item on which workers died
-    `ATTEMPTS` times becomes an outcome with an error, and so does one that takes longer than `config.item_timeout_s`
-    (`TimeLimitError`). An item is the work of one thread, as far as numpy computes.
+    Progress counts items, or their `weights` in some `unit`. Local processes start the last items in descending order
+    of their `costs`, in bytes or anything proportional to time. An error in one item never stops the others. A full
+    disk (`OutputError`) is an outcome, too; the caller decides. An item on which workers died `ATTEMPTS` times becomes
+    an outcome with an error, and so does one that takes longer than `config.item_timeout_s` (`TimeLimitError`). numpy
+    uses one thread per item.
 
     Raises:
         ConfigError: If the engine is Ray and it is not installed or its cluster cannot be reached.
@@ -103,7 +104,7 @@ def map_items(
 
 @dataclass(frozen=True)
 class _Limited(Generic[ItemT, ResultT]):
-    """A function under the limit of the process that asks for it, wherever it works: workers outlive what they do."""
+    """Function with the item limit of the calling process, for any process: workers outlive a map."""
 
     function: Callable[[ItemT], ResultT]
     max_gib: float

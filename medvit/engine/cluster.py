@@ -1,8 +1,8 @@
-"""Items on a Ray cluster, with a time limit an item.
+"""Items on a Ray cluster, with a time limit per item.
 
-A task is a generator that first says that it has begun, since it may wait for a free processor for long; then comes
-its result (measured: 0.3 ms an item more than a task of one answer). Ray tries a task whose worker died once more. One
-that is over the limit is canceled by force, which ends its worker even while a decoder holds the interpreter's lock.
+A task is a generator that first yields when it begins, since it may wait long for a free processor; then it yields its
+result (measured: 0.3 ms more per item than a task with one answer). Ray retries a task whose worker died once. A task
+over the limit is canceled by force, which ends its worker even while a decoder holds the GIL.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from medvit.errors import ConfigError
 
 CONNECT_TIMEOUT_S = 5.0
 TICK_S = 1.0
-"""How often it is seen which tasks have begun, and which are late, while the next outcome is waited for."""
+"""Interval for checking which tasks have begun, and which are late, while waiting for the next outcome."""
 
 
 @dataclass
 class _Task(Generic[ItemT]):
-    """An item with the answers of its task, and since when it is known to have begun."""
+    """Item with the answers of its task, and the time it is known to have begun."""
 
     item: ItemT
     answers: Any
     begun: Any = None
-    """The reference of its first answer, an error where the item cannot be passed on."""
+    """Reference of its first answer, an error if the item cannot be pickled."""
     since: float | None = None
     is_late: bool = False
 
@@ -45,7 +45,7 @@ def on_cluster(
     address: str | None,
     limit_s: float | None,
 ) -> Generator[Outcome[ItemT, ResultT], None, None]:
-    """Outcomes in the order of the items; at most `num_ahead` times the cluster's processors are under way.
+    """Yield outcomes in the order of the items; at most `num_ahead` per processor of the cluster are in progress.
 
     Raises:
         ConfigError: If Ray is not installed or its cluster cannot be reached.
@@ -74,7 +74,7 @@ def _answers(function: Callable[[ItemT], ResultT], item: ItemT) -> Iterator[Any]
 
 
 def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> Outcome[ItemT, Any]:
-    """Return the outcome of the first task, waiting for it; the others' times are kept meanwhile."""
+    """Return the outcome of the first task, waiting for it; record when the others begin meanwhile."""
     task = pending[0]
     try:
         while not task.is_late:
@@ -86,7 +86,7 @@ def _first(ray: Any, pending: Sequence[_Task[ItemT]], limit_s: float | None) -> 
                 _begin(task)
             else:
                 return Outcome(task.item, *ray.get(next(task.answers)))
-    except ray.exceptions.RayTaskError as error:  # the item or its result cannot be passed on
+    except ray.exceptions.RayTaskError as error:  # the item or its result cannot be pickled
         return Outcome(task.item, error=portable(error.cause))
     except ray.exceptions.RayError:
         return died(task.item)
@@ -103,7 +103,7 @@ def _begin(task: _Task[Any]) -> None:
 
 
 def _keep_time(ray: Any, pending: Sequence[_Task[Any]], limit_s: float | None) -> None:
-    """Note which tasks have begun, and cancel those over the limit that have not just answered."""
+    """Record which tasks have begun, and cancel those over the limit that have not just answered."""
     if limit_s is None:
         return
     waiting = {task.answers: task for task in pending if task.begun is None}
@@ -119,7 +119,7 @@ def _keep_time(ray: Any, pending: Sequence[_Task[Any]], limit_s: float | None) -
 
 def _joined(num_processes: int, address: str | None) -> Any:
     """Return the module ray, connected to the cluster."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anyone
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # disable usage statistics
     try:
         import ray
     except ImportError:

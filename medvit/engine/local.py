@@ -1,12 +1,12 @@
-"""Processes on this machine that do items for the calling one, each with its next item at hand.
+"""Pool of local worker processes, each with its next item queued.
 
-A worker that dies costs nothing but the time of the item it was at: that is tried once more, by another worker, and
-what else it was given goes to others. A worker that is at one item for longer than allowed is killed, which a decoder
-that hangs cannot prevent; the item has failed and is not tried again.
+If a worker dies, only the item in progress is affected: it is tried once more, by another worker, and the queued item
+goes to another worker. A worker over the time limit is killed, which a hanging decoder cannot prevent; the item fails
+and is not tried again.
 
-Not `concurrent.futures.ProcessPoolExecutor`, because one worker that dies ends it, with all that waits (measured: of 40
-items, the sixth of which kills its worker, 5 came back). Not `multiprocessing.Pool`, because it waits forever for the
-item of a worker that was killed (measured: still after 15 s).
+Not `concurrent.futures.ProcessPoolExecutor`, because one worker that dies ends it, with all waiting items (measured: of
+40 items, the sixth of which kills its worker, 5 came back). Not `multiprocessing.Pool`, because it waits forever for
+the item of a killed worker (measured: still after 15 s).
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ from medvit.hardware import one_thread_for_children
 log = logging.getLogger("medvit")
 
 LAST = 4
-"""Items a worker, the last ones of all, of which those that take longest are begun first: so the workers end together.
-In a longer row the first one might come last, and nobody saw how far the work has come."""
+"""Number of last items per worker that start in descending order of cost, so that the workers finish together. With
+more, the first item in order might come last, which would hide the progress.
+"""
 STARTS = 4
-"""Workers in a row that may die before they have begun to work."""
+"""Maximum number of consecutive workers that die before they begin to work."""
 BEGUN = "begun"
-"""What a worker says when it has loaded its first item, with all that has to be imported for it, and again when that
-took long for a later one: only then the time of the item begins."""
+"""Message of a worker after loading its first item, with all imports, and again after a slow load of a later one: only
+then does the time of the item begin.
+"""
 LOADING_S = 0.05
-"""An item that takes longer to load waits for modules."""
+"""Loading time above which an item is taken to wait for imports."""
 KILL_S = 5.0
-"""How long the end of a killed worker is waited for: one that waits for a network drive may outlive the signal."""
+"""Seconds to wait for a killed worker: one blocked on a network drive may outlive the signal."""
 
 
 class Crew(Generic[ItemT, ResultT]):
-    """Workers that do some items, each at most once at a time."""
+    """Workers for some items, each run at most once at a time."""
 
     def __init__(
         self,
@@ -63,18 +65,18 @@ class Crew(Generic[ItemT, ResultT]):
         self._failed_starts = 0
 
     def give(self, before: int) -> None:
-        """Give items to workers, in order but for the `LAST` ones, up to the one of a number."""
+        """Assign items to workers, in order except the `LAST` ones, up to an item number."""
         while (number := self._upcoming(before)) is not None and (worker := self._next()) is not None:
             self._waiting.remove(number)
             worker.give(number, self._function, self._items[number])
 
     def outcomes(self) -> Iterator[tuple[int, Outcome[ItemT, ResultT]]]:
-        """Return the next outcomes that workers have, with the numbers of their items; waits until one says something.
+        """Return the next outcomes with the numbers of their items; wait for a message from any worker.
 
-        There are none where a worker has only begun, or an item is to be tried again.
+        Empty if a worker has only begun, or an item is to be tried again.
 
         Raises:
-            MedvitError: If workers die as they start.
+            MedvitError: If workers die at startup.
         """
         ready = set(wait([worker.connection for worker in self._busy], self._patience_s()))
         for worker in [worker for worker in self._busy if worker.connection in ready]:
@@ -99,7 +101,7 @@ class Crew(Generic[ItemT, ResultT]):
         yield from self._stop_late()
 
     def _patience_s(self) -> float | None:
-        """How long until the first item reaches the time limit; None without a limit or while nobody works."""
+        """Return the time until the first item reaches the limit; None without a limit or while no worker is busy."""
         if self._limit_s is None:
             return None
         spent = [worker.spent_s for worker in self._busy if worker.has_begun]
@@ -118,12 +120,12 @@ class Crew(Generic[ItemT, ResultT]):
                 yield number, late(self._items[number], limit_s)
 
     def end(self) -> None:
-        """End the workers that have not done what they were given."""
+        """End the workers with unfinished items."""
         for worker in self._busy:
             worker.end()
 
     def _upcoming(self, before: int) -> int | None:
-        """Return the number of the item that comes next, if it is below a number."""
+        """Return the number of the next item, if it is below a number."""
         if not self._waiting or self._waiting[0] >= before:
             return None
         if len(self._waiting) > LAST * self._num_workers:
@@ -131,7 +133,7 @@ class Crew(Generic[ItemT, ResultT]):
         return max((number for number in self._waiting if number < before), key=self._costs.__getitem__)
 
     def _next(self) -> _Worker | None:
-        """Who gets the next item: a free worker; or, while there are enough for all, one that has no other at hand."""
+        """Return the worker for the next item: a free one; or, while there are enough items, one without a queue."""
         if len(self._busy) < self._num_workers:
             self._busy.append(_idle.pop() if _idle else _Worker())
             return self._busy[-1]
@@ -141,7 +143,7 @@ class Crew(Generic[ItemT, ResultT]):
         return min(at_their_last, key=lambda worker: self._costs[worker.given[0]], default=None)
 
     def _dismiss(self, worker: _Worker) -> None:
-        """Give to others what a worker that has ended had at hand."""
+        """Assign the queued items of an ended worker to others."""
         self._busy.remove(worker)
         self._waiting.extendleft(reversed(worker.given))
 
@@ -151,7 +153,7 @@ class Crew(Generic[ItemT, ResultT]):
             self._failed_starts += 1
             if self._failed_starts == STARTS:
                 raise MedvitError(
-                    "worker processes die as they start; a script that sets engine.num_processes must call medvit "
+                    "worker processes die at startup; a script that sets engine.num_processes must call medvit "
                     'under `if __name__ == "__main__":`; or set engine.num_processes=1'
                 )
         self._deaths[number] += worker.has_begun
@@ -160,7 +162,7 @@ class Crew(Generic[ItemT, ResultT]):
 
 
 class _Worker:
-    """A process that does what it is given one after the other; it ends with the process that started it."""
+    """Worker process that runs its items one after the other; it ends with the process that started it."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads can hang
@@ -170,18 +172,18 @@ class _Worker:
             self._process.start()
         theirs.close()
         self.has_begun = False
-        """Whether it has said that it has loaded its first item."""
+        """Whether it has loaded its first item."""
         self.given: deque[int] = deque()
-        """The numbers of the items that it has to do, in order."""
+        """Numbers of its items, in order."""
         self._since = time.monotonic()
 
     @property
     def spent_s(self) -> float:
-        """Seconds for which it has been at its first item."""
+        """Seconds since it began its first item."""
         return time.monotonic() - self._since
 
     def give(self, number: int, function: Callable[[ItemT], ResultT], item: ItemT) -> None:
-        """Send an item to do. That the worker has died is seen when its answer is taken."""
+        """Send an item. A dead worker is noticed when its answer is received."""
         if not self.given:
             self._since = time.monotonic()
         self.given.append(number)
@@ -189,9 +191,9 @@ class _Worker:
             self.connection.send_bytes(pickle.dumps((function, item)))
 
     def answer(self) -> Any:
-        """Return result and error of its first item; none if it has died on it.
+        """Return the result and error of its first item; None if it died on it.
 
-        At first, that it has begun to work; before each, the lines that it has logged.
+        Other messages come first: that it has begun, and the lines it has logged.
         """
         try:
             answer = self.connection.recv()
@@ -202,23 +204,23 @@ class _Worker:
             return None
 
     def end(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.join(KILL_S)
         self.connection.close()
 
 
 _idle: list[_Worker] = []
-"""Workers of earlier maps: what they have imported serves the next one."""
+"""Workers of earlier maps, reused with their imports."""
 
 
 def has_idle_workers() -> bool:
-    """Whether a worker of an earlier map is there, so that even a single item costs no start of a process."""
+    """Whether an earlier worker exists, so that even a single item needs no new process."""
     return bool(_idle)
 
 
 def _serve(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the calling process's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process handles interrupts
     logged = _Collected()
     log.addHandler(logged)
     log.setLevel(logging.INFO)
@@ -240,21 +242,21 @@ def _serve(connection: Connection) -> None:
 
 
 class _Collected(logging.Handler):
-    """Lines that a worker has logged, for the calling process: it alone knows the terminal and the log file."""
+    """Log handler that sends a worker's lines to the calling process, which knows the terminal and the log file."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line in plain words, which can pass between processes."""
+        """Send a line as plain text, which can be pickled."""
         self.lines.put(logging.LogRecord(record.name, record.levelno, "", 0, record.getMessage(), None, None))
 
 
 def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
-    """Take in at once what is sent, so that neither side waits for the other to listen.
+    """Receive messages at once, so that neither side blocks on sending.
 
-    Where that ends, as with the calling process or for lack of memory, the worker ends too.
+    If receiving ends, with the calling process or for lack of memory, the worker ends too.
     """
     with suppress(Exception):
         while True:
@@ -263,11 +265,11 @@ def _receive(connection: Connection, given: SimpleQueue[bytes | None]) -> None:
 
 
 def _loaded(given: bytes) -> tuple[Callable[[Any], Any], Any]:
-    """Return function and item; in their place, where they cannot be loaded, one that says why."""
+    """Return function and item; if they cannot be loaded, a function that raises the reason."""
     try:
         function, item = pickle.loads(given)
         return function, item
-    except Exception as error:  # what cannot be passed between processes may fail in any way
+    except Exception as error:  # unpickling may fail in any way
         return _fail, error
 
 
@@ -278,5 +280,5 @@ def _fail(error: Exception) -> None:
 def _answer(function: Callable[[Any], Any], item: Any) -> bytes:
     try:
         return pickle.dumps(attempt(function, item))
-    except Exception as error:  # as a result does that no other process can take
+    except Exception as error:  # such as a result that cannot be pickled
         return pickle.dumps((None, portable(error)))

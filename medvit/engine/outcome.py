@@ -1,4 +1,4 @@
-"""What comes of one item of many: a result, or the error that stopped it."""
+"""Outcome of one item of many: a result, or the error that stopped it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 ATTEMPTS = 2
-"""How often an item is tried on which workers die."""
+"""Number of attempts for an item whose workers die."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[ItemT, ResultT]):
-    """What came of one item: a result, or the error that stopped it."""
+    """Outcome of one item: a result, or the error that stopped it."""
 
     item: ItemT
     result: ResultT | None = None
@@ -26,7 +26,7 @@ class Outcome(Generic[ItemT, ResultT]):
 
 
 def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, ResultT]:
-    """Return what comes of an item in this process."""
+    """Return the outcome of an item in this process."""
     try:
         return Outcome(item, result=function(item))
     except Exception as error:  # isolation is this function's purpose: the caller reports each error by kind
@@ -34,7 +34,7 @@ def tried(function: Callable[[ItemT], ResultT], item: ItemT) -> Outcome[ItemT, R
 
 
 def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT | None, Exception | None]:
-    """Return result and error of an item, for another process."""
+    """Return the result and error of an item, for another process."""
     outcome = tried(function, item)
     if outcome.error is not None:
         return None, portable(outcome.error)
@@ -42,10 +42,10 @@ def attempt(function: Callable[[ItemT], ResultT], item: ItemT) -> tuple[ResultT 
 
 
 def died(item: ItemT) -> Outcome[ItemT, Any]:
-    """Return the outcome of an item on which workers died as often as it was tried."""
+    """Return the outcome of an item whose workers died in all attempts."""
     message = (
-        f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; "
-        "lower engine.num_processes"
+        f"the worker process died on it {ATTEMPTS} times, as for lack of memory or in a decoder; lower "
+        "engine.num_processes"
     )
     return Outcome(item, error=MedvitError(message))
 
@@ -60,9 +60,9 @@ def late(item: ItemT, limit_s: float) -> Outcome[ItemT, Any]:
 
 
 def portable(error: Exception) -> Exception:
-    """Return the error, if another process can take it; else one of ours that names its kind."""
+    """Return the error, if another process can unpickle it; else one of ours with the name of its type."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever pickling of a library's error raises, the answer is the same
+    except Exception:  # any error in pickling a library's error has the same outcome
         return MedvitError(unexpected(error))
     return error

@@ -1,4 +1,4 @@
-"""Warning of an item that takes too long in the calling process, where nothing can stop it."""
+"""Warning about an item that takes too long in the calling process, where nothing can stop it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger("medvit")
 
 
 class Watch:
-    """A thread that warns once of each item at work for longer than `limit_s`; without a limit there is none.
+    """Thread that warns once per item in progress for longer than `limit_s`; none is started without a limit.
 
-    One for all items, because a timer for each costs 0.2 ms an item (measured), and this less than 0.01.
+    One thread for all items, because a timer for each costs 0.2 ms per item (measured), and this less than 0.01.
     """
 
     def __init__(self, title: str, num_items: int, limit_s: float | None) -> None:
@@ -33,7 +33,7 @@ class Watch:
 
     @contextmanager
     def of(self, number: int) -> Iterator[None]:
-        """Watch over the item of a number, from 1, meanwhile."""
+        """Context for an item, by its number from 1."""
         self._at_work = (number, time.monotonic())
         try:
             yield

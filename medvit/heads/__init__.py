@@ -1,10 +1,10 @@
 """Heads: tokens to logits.
 
-A head says which depths of the backbone it reads (`layers`, block indices; empty means the last) and takes their
+A head declares which depths of the backbone it reads (`layers`, block indices; empty means the last) and maps their
 tokens, and the pixels they came from, to logits (B, L) or (B, L, *S). Adding one is adding a file.
 
 A `BagHead` reads a bag of tokens, at once or a chunk at a time: the patches of an image, or the tiles of a slide,
-embedded before (multiple-instance learning).
+embedded in advance (multiple-instance learning).
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from medvit.types import Tokens
 
 
 class Head(nn.Module, ABC):
-    """Reads tokens of `layers`, gives logits."""
+    """Head from the tokens of `layers` to logits."""
 
     layers: tuple[int, ...]
 
     @abstractmethod
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Logits of a batch; `tokens` in the order of `layers`."""
+        """Return logits of a batch; `tokens` are in the order of `layers`."""
 
 
 @dataclass(frozen=True)
 class BagOutput:
-    """What a head made of bags: `logits` (B, L), and `attention` (B, K, N): each of its K maps sums to 1 over a bag."""
+    """Output of a bag head: `logits` (B, L), and `attention` (B, K, N): each of its K maps sums to 1 over a bag."""
 
     logits: Float[Tensor, "b l"]
     attention: Float[Tensor, "b k n"]
 
 
 class TileEmbeddings(Protocol):
-    """The embeddings of one bag, in memory or on disk."""
+    """Embeddings of one bag, in memory or on disk."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of embeddings."""
 
     def take(self, indices: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
-        """Return some of them, float32, on the device of the head."""
+        """Return some embeddings, float32, on the device of the head."""
 
 
 class BagHead(Head):
-    """Reads bags of embeddings (B, N, D), whose order means nothing; a head to which it does says so."""
+    """Head on bags of embeddings (B, N, D), without order unless the head documents otherwise."""
 
     layers = ()
 
     @abstractmethod
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits and attention of a batch of bags; `present` is false where a short bag was filled up."""
+        """Return logits and attention of a batch of bags; `present` is false for the padding of short bags."""
 
     @abstractmethod
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the reading of one bag of any size, of which at most `chunk` embeddings are in memory at once."""
+        """Return the output for one bag of any size, of which at most `chunk` embeddings are in memory at once."""
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
-        """Logits of images, whose patch tokens are the bag; the pixels are not looked at."""
+        """Return logits of images, whose patch tokens are the bag; the pixels are not used."""
         return self.read(tokens[-1].patches).logits
 
 
@@ -83,10 +83,11 @@ class HeadConfig(Config, ABC):
         """Return the head for bags of embeddings of a width, as for the tiles of a slide.
 
         Raises:
-            ConfigError: If it reads no bags.
+            ConfigError: If it does not accept bags.
         """
         raise ConfigError(
-            f"head.name={self.name} reads no bags of tiles; for slides give abmil, transmil, transformer_mil or mean"
+            f"head.name={self.name} does not accept bags of tiles; for slides give abmil, transmil, "
+            "transformer_mil or mean"
         )
 
 
@@ -97,8 +98,8 @@ OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default
 def of_earlier_version(model: Tree) -> Tree:
     """Return the description of a model with its head under its present name.
 
-    Checkpoints of earlier versions call `transformer_mil` transmil, which is now the published head: only descriptions
-    of theirs have `max_tiles`.
+    Checkpoints of earlier versions call `transformer_mil` transmil, which is now the published head: only their
+    descriptions have `max_tiles`.
     """
     head = model.get("head")
     if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:

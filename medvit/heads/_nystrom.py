@@ -4,9 +4,9 @@ With landmarks q, k, means of consecutive queries Q and keys K, attention is
 
     softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
 
-whose memory grows with the number of tokens, not with its square. As published, tokens are filled up in front with
-zeros to a multiple of the landmarks, and the zeros take part. All zeros are alike, so one stands for all of them here:
-the result is the same, and a short bag costs little.
+whose memory grows with the number of tokens, not with its square. As published, tokens are padded in front with zeros
+to a multiple of the landmarks, and the zeros take part. All zeros are equal, so one represents all of them here: the
+result is the same, and a short bag costs little.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medvit.distributed import exactly
 PINV_ITERATIONS = 6
 """Steps of the iterative pseudo-inverse, as published."""
 RESIDUAL_KERNEL = 33
-"""Tokens that the convolution over values spans, as published."""
+"""Kernel length of the convolution over values, as published."""
 
 
 def iterative_pinv(
@@ -34,8 +34,8 @@ def iterative_pinv(
     """Return the pseudo-inverse of row-stochastic matrices by iteration (Razavi et al. 2014; Xiong et al., eq. 11).
 
     Each landmark stands for `counts` equal ones: `matrix` has one row of each and their columns summed, and the result
-    multiplies such rows as the pseudo-inverse of the large matrix would. The largest column sum over the heads of a
-    bag scales the start.
+    multiplies such rows as the pseudo-inverse of the large matrix would. The initial value is scaled by the largest
+    column sum over the heads of a bag.
     """
     transposed = matrix.mT * counts / counts[:, None]
     column_sums = (matrix * counts[:, None]).sum(dim=-2) / counts
@@ -48,9 +48,9 @@ def iterative_pinv(
 
 
 def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Float[Tensor, "b h m d"], int]:
-    """Return the means of `landmarks` segments of tokens filled up in front, and how many more are all zeros.
+    """Return the means of `landmarks` segments of padded tokens, and the number of further segments of only zeros.
 
-    A segment that is partly filled up counts its zeros. The second number counts the segments that were excluded.
+    A partly padded segment counts its zeros.
     """
     size = -(-tokens.shape[-2] // landmarks)
     filled = -tokens.shape[-2] % landmarks
@@ -60,9 +60,9 @@ def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Flo
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Queries and keys (B, H, M, d) that stand for all, float32; the last may be zero and stand for several.
+    """Landmark queries and keys (B, H, M, d), float32; the last may be zero and represent several.
 
-    `counts` (M) is how many each stands for, `inverse` (B, H, M, M) the pseudo-inverse of their attention.
+    `counts` (M) is how many each represents, `inverse` (B, H, M, M) the pseudo-inverse of their attention.
     """
 
     queries: Float[Tensor, "b h m d"]
@@ -114,7 +114,7 @@ class NystromAttention(nn.Module):
 
     @torch.no_grad()
     def attention_of_first(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n"]:
-        """Return the attention of the first token to each token: approximated, so that it may be below 0."""
+        """Return the attention of the first token to each token: an approximation, which may be below 0."""
         queries, keys, _ = self._parts(tokens)
         landmarks, bias = Landmarks.of(queries, keys, self.landmarks), self._with_zeros(keys)
         with exactly(tokens.device):
@@ -131,7 +131,7 @@ class NystromAttention(nn.Module):
         return queries, keys, values
 
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
-        """Return addends for the logits of each key and of the zero key that stands for all; None without zeros."""
+        """Return addends for the logits of each key and of the zero key that represents all; None without zeros."""
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:
             return None

@@ -1,4 +1,4 @@
-"""Gated attention over a bag of embeddings (Ilse, Tomczak and Welling, ICML 2018), the usual head of slides."""
+"""Gated attention over a bag of embeddings (Ilse, Tomczak and Welling, ICML 2018), the default head of slides."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class AbmilConfig(HeadConfig):
 
     name: Literal["abmil"] = "abmil"
     hidden: Count = 128
-    """Width of the gated layer that weighs a tile."""
+    """Width of the gated layer that weighs tiles."""
     maps: Count = 1
-    """Attention maps, each of which pools the bag for itself."""
+    """Number of attention maps, each of which pools the bag separately."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of features dropped in training."""
 
@@ -39,8 +39,8 @@ class AbmilConfig(HeadConfig):
 class AbmilHead(BagHead):
     """Logits (B, L) of bags pooled by attention: a_n = softmax(w . (tanh(V h_n) * sigmoid(U h_n))).
 
-    Embeddings are pooled as they are, so that a bag of one tile goes through the last, linear layer alone: what a tile
-    says of the classes by itself.
+    Embeddings are pooled as they are, so a bag of one tile goes only through the last, linear layer: the class scores
+    of a tile by itself.
     """
 
     def __init__(self, width: int, num_classes: int, config: AbmilConfig) -> None:
@@ -54,7 +54,7 @@ class AbmilHead(BagHead):
         nn.init.zeros_(self.linear.bias)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits and the attention maps."""
+        """Return logits and the attention maps."""
         bags = self.dropout(bags)
         scores = self._scores(bags)
         if present is not None:
@@ -64,7 +64,7 @@ class AbmilHead(BagHead):
         return BagOutput(self.linear(pooled.flatten(1)), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the same of one bag, exactly, in one pass: sums are rescaled whenever a larger score comes along."""
+        """Return the same for one bag, exactly, in one pass: sums are rescaled whenever a larger score occurs."""
         scores: list[Tensor] = []
         weights = self.score.weight
         highest = torch.full((len(weights), 1), -torch.inf, device=weights.device)

@@ -1,4 +1,4 @@
-"""The dense head: a convolutional pyramid for detail, joined at its coarsest level by tokens of several depths."""
+"""Dense head: a convolutional pyramid for detail, joined at its coarsest level by tokens of several depths."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DenseConfig(HeadConfig):
     channels: int = Field(default=16, ge=4, multiple_of=4)
     """Channels at full resolution, a multiple of 4; doubled at each level down."""
     num_depths: Count = 4
-    """Depths of the backbone that are read, evenly spaced, the last block among them."""
+    """Number of depths of the backbone that are read, evenly spaced, including the last block."""
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:
         """Return the head for a backbone of any patch size, 2D or 3D."""
@@ -70,7 +70,7 @@ class DenseHead(Head):
         self.logits = convolution(widths[0], num_classes, kernel_size=1)
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *s"]:
-        """Logits for every pixel or voxel."""
+        """Return logits for every pixel or voxel."""
         levels: list[Tensor] = []
         detail = pixels.contiguous(memory_format=_channels_last(pixels))
         for block in self.stem:
@@ -88,7 +88,7 @@ class DenseHead(Head):
 
 
 def evenly_spaced(depth: int, count: int) -> tuple[int, ...]:
-    """`count` block indices at even distance, the last block among them: (2, 5, 8, 11) of 12."""
+    """Return `count` evenly spaced block indices, including the last block: (2, 5, 8, 11) of 12."""
     count = min(count, depth)
     return tuple(math.ceil(depth * (step + 1) / count) - 1 for step in range(count))
 
@@ -108,5 +108,5 @@ def _resized(features: Float[Tensor, "b d *s"], shape: torch.Size) -> Float[Tens
 
 
 def _channels_last(features: Tensor) -> torch.memory_format:
-    """Five times faster convolutions in bf16 on a CPU than the default layout."""
+    """Use a memory layout with five times faster convolutions in bf16 on a CPU."""
     return torch.channels_last_3d if features.ndim == 5 else torch.channels_last

@@ -1,4 +1,4 @@
-"""The linear head: one layer on the first prefix token and the mean patch token (Oquab et al., TMLR 2024)."""
+"""Linear head: one layer on the first prefix token and the mean patch token (Oquab et al., TMLR 2024)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LinearConfig(HeadConfig):
 class LinearHead(Head):
     """Logits (B, L) from [class token, mean of patch tokens], as DINOv2's linear evaluation (Oquab et al. 2023, B.3).
 
-    A backbone without prefix tokens is read by its mean patch token alone.
+    Without prefix tokens, only the mean patch token is used.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float) -> None:
@@ -45,7 +45,7 @@ class LinearHead(Head):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
-        """Logits of the last tokens; the pixels are not looked at."""
+        """Return logits of the last tokens; the pixels are not used."""
         last = tokens[-1]
         mean = last.patches.mean(dim=1)
         features = torch.cat([last.prefix[:, 0], mean], dim=1) if last.prefix.shape[1] else mean

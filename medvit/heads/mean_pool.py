@@ -1,4 +1,4 @@
-"""The mean of a bag and one linear layer: what attention has to beat (Ilse, Tomczak and Welling, ICML 2018)."""
+"""Mean of a bag and one linear layer: the baseline for attention (Ilse, Tomczak and Welling, ICML 2018)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MeanConfig(HeadConfig):
 
 
 class MeanHead(BagHead):
-    """Logits (B, L) of the mean of a bag; its attention is the same everywhere."""
+    """Logits (B, L) of the mean of a bag, with uniform attention."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class MeanHead(BagHead):
         nn.init.zeros_(self.linear.bias)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits, and one attention map."""
+        """Return logits, and one attention map."""
         shares = torch.ones(bags.shape[:2], device=bags.device) if present is None else present.float()
         attention = (shares / shares.sum(dim=1, keepdim=True))[:, None]
         return BagOutput(self.linear((attention.to(bags.dtype) @ bags)[:, 0]), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the same of one bag, in one pass."""
+        """Return the same for one bag, in one pass."""
         total = torch.zeros(1, device=self.linear.weight.device)
         for indices in torch.arange(len(tiles)).split(chunk):
             total = total + tiles.take(indices).sum(dim=0)

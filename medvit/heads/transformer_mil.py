@@ -1,6 +1,6 @@
-"""A transformer over a bag: tiles attend to each other, then a learned query to all of them.
+"""Transformer over a bag: tiles attend to each other, then a learned query to all of them.
 
-Plain pre-norm transformer layers over a capped number of tiles, without positions, so that the order means nothing;
+Plain pre-norm transformer layers over a capped number of tiles, without positions, so that the order is irrelevant;
 pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
 """
 
@@ -29,9 +29,11 @@ class TransformerMilConfig(HeadConfig):
     depth: Count = 2
     """Layers of self-attention."""
     heads: Count = 4
-    """Attention heads, which the width is a multiple of; each gives a map."""
+    """Attention heads, a divisor of the width; each gives a map."""
     max_tiles: Count = 4096
-    """Tiles that attend to each other at most: a larger bag is read in interleaved parts, whose logits are averaged."""
+    """Maximum number of tiles that attend to each other: a larger bag is split into interleaved parts, whose logits are
+    averaged.
+    """
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of features dropped in training."""
 
@@ -51,7 +53,7 @@ class TransformerMilConfig(HeadConfig):
 
 
 class TransformerMilHead(BagHead):
-    """Logits (B, L) of a query that attends to tiles which have attended to each other."""
+    """Logits (B, L) of a query that attends to tiles after self-attention."""
 
     def __init__(self, width: int, num_classes: int, config: TransformerMilConfig) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class TransformerMilHead(BagHead):
         self.linear = nn.Linear(config.width, num_classes)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits and the attention of the query, a map a head."""
+        """Return logits and the attention of the query, one map per head."""
         absent = None if present is None else ~present
         tiles = self.project(bags)
         for block in self.blocks:

@@ -1,6 +1,6 @@
 """TransMIL (Shao et al., NeurIPS 2021): tiles attend to each other through landmarks, a class token reads them.
 
-The bag is laid out as a square in its order, from which convolutions take positions: unlike in other bag heads, the
+The bag is laid out as a square in its order, from which convolutions derive positions: unlike in other bag heads, the
 order of tiles matters, and is that of the slide's grid.
 """
 
@@ -23,9 +23,9 @@ from medvit.heads._nystrom import NystromAttention
 from medvit.registry import register
 
 SMALLEST_SHARE = 1e-12
-"""Attention below this counts as this: its approximation through landmarks may be negative."""
+"""Lower bound of attention: its approximation through landmarks may be negative."""
 POSITION_KERNELS = (7, 5, 3)
-"""Sides of the convolutions that give positions."""
+"""Kernel sizes of the convolutions that encode positions."""
 
 
 @register
@@ -36,9 +36,9 @@ class TransmilConfig(HeadConfig):
     width: Count = 512
     """Width to which embeddings are projected."""
     heads: Count = 8
-    """Attention heads, which the width is a multiple of; each gives a map."""
+    """Attention heads, a divisor of the width; each gives a map."""
     landmarks: Count = 256
-    """Landmarks through which tiles attend to each other: half the width as published."""
+    """Number of landmarks through which tiles attend to each other: half the width as published."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of features dropped in training after each attention layer."""
 
@@ -68,7 +68,7 @@ class TransmilConfig(HeadConfig):
 
 
 class PyramidPositions(nn.Module):
-    """PPEG: tokens of a square, plus depthwise convolutions of three sizes over it."""
+    """PPEG: adds depthwise convolutions of three sizes to tokens laid out as a square."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class PyramidPositions(nn.Module):
         )
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Tokens of a square, row by row, with their positions."""
+        """Return tokens of a square, row by row, with their positions."""
         square = rearrange(tokens, "b (h w) d -> b d h w", h=math.isqrt(tokens.shape[1]))
         for_all = square + torch.stack([convolution(square) for convolution in self.convolutions]).sum(dim=0)
         return rearrange(for_all, "b d h w -> b (h w) d")
@@ -100,9 +100,9 @@ class TransmilHead(BagHead):
         self.linear = nn.Linear(config.width, num_classes)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Logits, and what the class token takes of each tile in the second layer, a map a head.
+        """Return logits, and the class token's attention to each tile in the second layer, one map per head.
 
-        Bags of a batch are read by themselves: the sides of their squares and their landmarks follow their length.
+        Bags of a batch run one by one: their squares and landmarks depend on their length.
         """
         tiles = self.project(bags)
         if present is None:
@@ -118,7 +118,7 @@ class TransmilHead(BagHead):
         return BagOutput(logits, maps.transpose(1, 2))
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the reading of one whole bag; its embeddings are projected a chunk at a time and kept projected."""
+        """Return the output for one whole bag; its embeddings are projected in chunks and kept projected."""
         parts = [self.project(tiles.take(indices)) for indices in torch.arange(len(tiles)).split(chunk)]
         return self._read(torch.cat(parts)[None])
 

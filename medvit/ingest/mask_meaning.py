@@ -5,12 +5,12 @@ By options, values are named classes (`labeling.mask_classes={0: background, 128
 
 - 0 with 255 or 65535 alone are the background and one class;
 - few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
-  lies between lower and higher ones wherever it is: that is how smoothing and shrinking draw edges, or a class of a
-  border, which only a person can say;
-- other values number the classes, unless at least three lie between lower and higher ones wherever they are and most of
-  the foreground has the highest: that is a smoothed map of one class;
-- 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the one may mean "not labeled", the
-  other are edges of pictures that were smoothed or compressed with loss.
+  occurs only between lower and higher ones: that is either an edge drawn by smoothing or downscaling, or a border
+  class, which only a person can decide;
+- other values number the classes, unless at least three occur only between lower and higher ones and most of the
+  foreground has the highest: that is a smoothed map of one class;
+- 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the former may mean "not labeled", the
+  latter are edges of images that were smoothed or lossily compressed.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ BETWEEN = 0.9
 """Share of the pixels of a gray level between lower and higher ones above which it may be an edge."""
 _BETWEEN = " between"
 MIN_SMOOTHED = 3
-"""Values between background and the highest that smoothing leaves, at least, where they could be class numbers."""
+"""Minimum number of values between background and the highest in a smoothed map, if they could be classes."""
 SHADES = 0.125
-"""Values within this share of the highest belong to it: compression with loss changes areas by less."""
+"""Values within this share of the highest belong to it: lossy compression changes areas by less."""
 MAX_SEARCHED, NUM_SLABS = 2**22, 5
-"""In label maps of more voxels about their foreground, edges are searched in so many slabs, evenly spaced."""
+"""Label maps with more voxels around their foreground are searched for edges in this many evenly spaced slabs."""
 SHOWN_VALUES = 12
 
 
@@ -135,7 +135,7 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Return how many pixels of a label map have each value, and how many of them lie between others.
+    """Return how many pixels of a label map have each value, and how many of them are between others.
 
     The latter only where values may be gray levels or edges of smoothing.
 
@@ -304,7 +304,7 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
     if len(shades) >= MIN_SMOOTHED and are_edges and highest >= foreground / 2:
         raise DataError(
             f"the label maps hold {_listed(totals)}; {_listed(shades)} are found only between lower and higher values, "
-            f"as in a map of one class, 0 and {top}, that was smoothed or shrunk: save the label maps without "
+            f"as in a map of one class, 0 and {top}, that was smoothed or downscaled: save the label maps without "
             f"smoothing, or, if these are classes, name them, as {_example(shades)}"
         )
 

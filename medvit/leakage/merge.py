@@ -1,4 +1,4 @@
-"""Merging of datasets: patients and splits stay separate, and volumes may become slices.
+"""Merging of datasets: patients and splits remain separate, and volumes may become slices.
 
 A patient with the same pseudonym in several datasets, and identical images or near duplicates, remain in the most
 protected split they are in; the others are excluded. A label with different meanings gets the name of its dataset as a
@@ -29,7 +29,7 @@ from medvit.records import Row, Split
 PROTECTED: tuple[Split, ...] = ("test", "val", "train")
 """Splits by priority: what several splits share remains in the first of these."""
 CHECKS: Mapping[Check, str] = {"patient": "patient", "pixel": "pixels", "perceptual": "looks"}
-"""What splits must not share, and its name in messages."""
+"""Facts that splits must not share, and their names in messages."""
 LEAKAGE = "leakage"
 
 

@@ -1,7 +1,7 @@
 """Cross-entropy against soft targets over very many classes, a few rows at a time.
 
 Over 65536 prototypes, the scores of a thousand patches take 300 MB in float32, and the textbook formula writes that
-many bytes some eight times. In pieces that stay in the cache, the same numbers take a fraction of the time and memory.
+many bytes some eight times. In pieces that fit the cache, the same numbers take a fraction of the time and memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PIECE_BYTES_ELSEWHERE = 2**28
 def cross_entropy_rows(
     logits: Float[Tensor, "n k"], targets: Float[Tensor, "n k"], temperature: float
 ) -> Float[Tensor, "n"]:
-    """-sum(targets * log softmax(logits / temperature)) of each row, in float32; targets get no gradient."""
+    """Return -sum(targets * log softmax(logits / temperature)) of each row, in float32; targets get no gradient."""
     assert not targets.requires_grad
     losses: Tensor = _CrossEntropy.apply(logits, targets, temperature)
     return losses
 
 
 def softmax_rows(logits: Float[Tensor, "n k"], temperature: float, center: Float[Tensor, "k"]) -> Float[Tensor, "n k"]:
-    """softmax((logits - center) / temperature) of each row, in float32, without a gradient."""
+    """Return softmax((logits - center) / temperature) of each row, in float32, without a gradient."""
     probabilities = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     with torch.no_grad():
         for rows in pieces(logits):
@@ -37,7 +37,7 @@ def softmax_rows(logits: Float[Tensor, "n k"], temperature: float, center: Float
 
 
 def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
-    """Return the sum over rows, in float32, without a gradient; torch's own makes a copy of all of them first."""
+    """Return the sum over rows, in float32, without a gradient; torch's own sum copies all of them first."""
     total = torch.zeros(logits.shape[1], dtype=torch.float32, device=logits.device)
     with torch.no_grad():
         for rows in pieces(logits):
@@ -46,7 +46,7 @@ def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
 
 
 def pieces(logits: Float[Tensor, "n k"]) -> Iterator[slice]:
-    """Return the rows, so many at a time that their scores in float32 make one piece."""
+    """Yield the rows in batches whose float32 scores make one piece."""
     budget = PIECE_BYTES.get(logits.device.type, PIECE_BYTES_ELSEWHERE)
     step = max(1, budget // (4 * logits.shape[1]))
     return (slice(start, start + step) for start in range(0, len(logits), step))

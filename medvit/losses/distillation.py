@@ -1,6 +1,6 @@
-"""Targets of a teacher and the cross-entropy of a student against them: DINO's loss of images, iBOT's of patches.
+"""Teacher targets and the student's cross-entropy: DINO's loss on images, iBOT's on patches.
 
-Caron et al., ICCV 2021; Zhou et al., ICLR 2022; both as Oquab et al., TMLR 2024, assemble them.
+Caron et al., ICCV 2021; Zhou et al., ICLR 2022; both as Oquab et al., TMLR 2024, combine them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows, sum_of
 
 
 class Center(nn.Module):
-    """The running mean of the teacher's logits, so that no prototype takes all images (Caron et al., ICCV 2021)."""
+    """Running mean of the teacher's logits, so that no prototype attracts all images (Caron et al., ICCV 2021)."""
 
     values: Tensor
 
@@ -28,12 +28,12 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
-        """Probabilities, centered and sharpened."""
+        """Return probabilities, centered and sharpened."""
         return softmax_rows(logits, temperature, self.values)
 
     @torch.no_grad()
     def follow(self, logits: Float[Tensor, "n k"]) -> None:
-        """Move the center towards the mean of these logits and those of all other processes."""
+        """Update the center with the mean of these logits and those of all other processes."""
         total, count = (
             summed(sum_of_rows(logits)),
             summed(torch.tensor(float(len(logits)), device=logits.device)),
@@ -43,7 +43,7 @@ class Center(nn.Module):
 
 @torch.no_grad()
 def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iterations: int = 3) -> Float[Tensor, "n k"]:
-    """Probabilities of each row such that all prototypes are used about equally (Caron et al., NeurIPS 2020).
+    """Return probabilities of each row such that all prototypes are used about equally (Caron et al., NeurIPS 2020).
 
     Rows of all processes count together.
     """
@@ -62,14 +62,14 @@ def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iteratio
 def cross_view_loss(
     student: Float[Tensor, "v b k"], targets: Float[Tensor, "w b k"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the pairs of a target view and another student view; targets are of the first views.
+    """Return the mean cross-entropy over pairs of a target view and another student view; targets come first.
 
     A view is never compared with itself. Of 2 global and n local views, 2 + 2n pairs count; NaN of one view alone.
-    Sums are taken row by row: one float32 product over B x K terms is off by 6e-3 at 65,536 prototypes.
+    Sums are computed row by row: one float32 product over B x K terms is off by 6e-3 at 65,536 prototypes.
     """
     counted = different_views(len(targets), len(student), student.device)
     with exactly(student.device):
-        # Cross-entropy is linear in the targets: those that a student view is compared with are added up first.
+        # Cross-entropy is linear in the targets: the targets of each student view are summed first.
         rows = [
             cross_entropy_rows(view, _added_up(targets, others), temperature)
             for view, others in zip(student, counted.T.tolist(), strict=True)
@@ -98,9 +98,9 @@ def masked_patch_loss(
     num_crops: int,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy at masked patches (Zhou et al., ICLR 2022), divided by the number of crops, masked or not.
+    """Return the cross-entropy at masked patches (Zhou et al. 2022), divided by the number of crops, masked or not.
 
-    `weights` are 1 / the number of masked patches of the crop that a patch is of.
+    `weights` are 1 / the number of masked patches in the crop of each patch.
     """
     with exactly(student.device):
         per_patch = cross_entropy_rows(student, targets, temperature)
@@ -108,19 +108,19 @@ def masked_patch_loss(
 
 
 def mask_weights(mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m"]:
-    """For each masked patch, in row-major order, 1 / the number of masked patches of its crop."""
+    """Return 1 / the number of masked patches of its crop for each masked patch, in row-major order."""
     counts = mask.sum(dim=1, keepdim=True).clamp(min=1).float()
     return (1.0 / counts).expand(mask.shape)[mask]
 
 
 def relative_entropy(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """Mean entropy of rows, as a share of the most there can be, log K: near 0 or 1, a teacher says nothing."""
+    """Return the mean entropy of rows, as a share of its maximum log K: near 0 or 1, a teacher is uninformative."""
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=-1).mean()
     return entropy / torch.tensor(float(probabilities.shape[-1])).log().to(entropy)
 
 
 def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) -> Float[Tensor, ""]:
-    """Mean cosine over the pairs of a target view and another student view (SimDINO: Wu et al., ICML 2025)."""
+    """Return the mean cosine over the pairs of a target view and another student view (SimDINO: Wu et al. 2025)."""
     with exactly(student.device):
         student, targets = F.normalize(student.float(), dim=-1), F.normalize(targets.float(), dim=-1)
         pairs = torch.stack([(targets * view).sum(dim=-1).mean(dim=-1) for view in student], dim=1)
@@ -130,7 +130,7 @@ def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) 
 def masked_patch_alignment(
     student: Float[Tensor, "m d"], targets: Float[Tensor, "m d"], weights: Float[Tensor, "m"], *, num_crops: int
 ) -> Float[Tensor, ""]:
-    """Cosine at masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
+    """Return the cosine at masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
     with exactly(student.device):
         cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)
         return (cosine * weights).sum() / num_crops

@@ -1,6 +1,6 @@
-"""Regularizers that keep the features of a batch apart: KoLeo, vMF kernel density, coding rate.
+"""Regularizers that spread the features of a batch: KoLeo, vMF kernel density, coding rate.
 
-The batch is that of all processes: several devices learn what one learns of the joint batch.
+The batch is that of all processes: training on several devices equals training on one with the joint batch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ KOLEO_EPSILON = 1e-8
 
 
 def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """-mean(log d), d the distance of each unit-norm feature to its nearest other (Sablayrolles et al., ICLR 2019).
+    """Return -mean(log d), d the distance of each unit-norm feature to its nearest other (Sablayrolles et al. 2019).
 
-    The gradient grows as 1 / d: of near duplicates, such as neighboring slices, it explodes. One feature alone gives 0.
+    The gradient grows as 1 / d: it explodes for near duplicates, such as neighboring slices. One feature alone gives 0.
     """
     with exactly(features.device):
         unit = gathered_with_gradient(F.normalize(features.float(), eps=KOLEO_EPSILON, dim=-1))
@@ -33,10 +33,10 @@ def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
 
 
 def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -> Float[Tensor, ""]:
-    """+mean(log sum_j exp(kappa z_i . z_j)), the log density of unit-norm features under a von Mises-Fisher kernel.
+    """Return mean(log sum_j exp(kappa z_i . z_j)), the log density of unit-norm features under a vMF kernel.
 
     Minimizing it spreads the features (Zimmermann et al., 2024, Virchow2); a published port has the sign wrong. Its
-    gradient stays bounded where features are equal.
+    gradient is bounded for equal features.
     """
     with exactly(features.device):
         unit = gathered_with_gradient(F.normalize(features.float(), dim=-1))
@@ -44,9 +44,9 @@ def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -
 
 
 def coding_rate(features: Float[Tensor, "v b d"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
-    """Mean over views of gamma / 2 log det(I + d / (b epsilon) Z^T Z), gamma = (d + b) / (d b) (Wu et al., ICML 2025).
+    """Return the mean over views of gamma / 2 log det(I + d / (b epsilon) Z^T Z), gamma = (d + b) / (d b).
 
-    High where features fill their space; minimize its negative.
+    Coding rate (Wu et al., ICML 2025): high if features fill their space; minimize its negative.
     """
     with exactly(features.device):
         values = features.float()

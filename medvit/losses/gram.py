@@ -1,4 +1,4 @@
-"""Gram anchoring: which patches are alike stays as an earlier teacher had it (Simeoni et al., 2025, DINOv3)."""
+"""Gram anchoring: similarities of patches are kept like those of an earlier teacher (Simeoni et al., 2025, DINOv3)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medvit.distributed import exactly
 def gram_loss(
     student: Float[Tensor, "b n d"], anchor: Float[Tensor, "b n e"], *, clip_negative: bool = True
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of the cosines between the patches of each image.
+    """Return the mean squared difference of the cosines between the patches of each image.
 
-    Only relations count: features that are rotated or scaled as a whole cost nothing, and widths may differ.
-    `clip_negative` takes negative cosines for zero.
+    Only relations count: rotating or scaling all features has no effect, and widths may differ.
+    `clip_negative` sets negative cosines to zero.
     """
     with exactly(student.device):
         own, wanted = gram(student), gram(anchor)

@@ -15,9 +15,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanced: bool) -> Loss:
-    """Cross-entropy of logits (B, L) and class indices (B,).
+    """Return the cross-entropy of logits (B, L) and class indices (B,).
 
-    `balanced` weighs each class by the inverse of its frequency, so that each counts as much in all.
+    `balanced` weights each class by its inverse frequency, so that all classes count equally.
 
     Raises:
         DataError: If a class to be balanced has no example.
@@ -35,10 +35,10 @@ def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanc
 
 
 def segmentation_loss() -> Loss:
-    """Soft Dice of the foreground classes over the batch plus cross-entropy, of logits (B, L, *S) and classes (B, *S).
+    """Return soft Dice of the foreground classes over the batch plus cross-entropy.
 
-    Dice over the batch rather than the image is stable where a crop holds little of a class (Isensee et al. 2021).
-    Pixels of the class `IGNORED` count in neither.
+    For logits (B, L, *S) and classes (B, *S). Dice over the batch rather than the image is stable if a crop has few
+    pixels of a class (Isensee et al. 2021). Pixels of the class `IGNORED` count in neither.
     """
     from monai.losses.dice import DiceCELoss, DiceLoss
 

@@ -1,15 +1,15 @@
-"""Metrics of predictions, one a file: training, evaluation and probes compute each by the same definition.
+"""Metrics of predictions, one per module: training, evaluation and probes share each definition.
 
 The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `METRIC` is a
-metric. It has a name, a title, its meaning in a sentence, a unit, and which way is better; its type says of what it is
-computed: `ClassMetric` of the classes of all images, `MaskMetric` of the masks of one image and class, `VolumeMetric`
-of the volumes of one class in all images, `FeatureMetric` of the features of images. Reports, `metrics.json`, MLflow
-and the terminal take names and meanings from there and know no metric themselves. Adding one is adding a file and its
-test (docs/how-to/add-a-metric.md).
+metric. It has a name, a title, its meaning in a sentence, a unit, and the better direction; its type determines its
+input: `ClassMetric` of the classes of all images, `MaskMetric` of the masks of one image and class, `VolumeMetric` of
+the volumes of one class in all images, `FeatureMetric` of the features of images. Reports, `metrics.json`, MLflow and
+the terminal take names and meanings from there and name no metric themselves. Adding one is adding a file and its test
+(docs/how-to/add-a-metric.md).
 
 The number itself is a pure function of the truth, which comes first, and the prediction. It takes NumPy arrays and
-returns a float, or an array with one value per class. It is NaN where it is undefined, as AUROC of a class without a
-case, and never warns of that. The docstring of the file gives its range and the source of the definition.
+returns a float, or an array with one value per class. It is NaN if undefined, as the AUROC of a class without cases,
+without a warning. The docstring of the file gives its range and the source of the definition.
 
 Metrics of classification are written in NumPy: a bootstrap computes them thousands of times, and a call of scikit-learn
 spends nearly all of its time on checking the input. Tests compare each with scikit-learn or MONAI. Nothing heavier than
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LengthUnit = Literal["mm", "px"]
-"""Unit of lengths: pixels where an image has no physical scale."""
+"""Unit of lengths: pixels if an image has no physical scale."""
 UNITS = {"": "", "mm": ", mm", "px": ", pixels", "ml": ", mL"}
-"""Unit of a metric -> what follows its title."""
+"""Unit of a metric -> suffix of its title."""
 PATIENT_PREFIX = "patient_"
-"""Before the name of a metric of patients, where that of images stands beside it."""
+"""Prefix for the name of a metric over patients, beside the metric over images."""
 RESERVED = ("truth", "p", "voxels", "true_voxels", "volume_ml", "true_volume_ml")
 """Columns of `predictions.parquet` that are not metrics."""
 LAST = 1000
-"""Place of a metric that asks for none."""
+"""Default position of a metric in lists."""
 
 
 @dataclass(frozen=True)
 class Classified:
     """Truth (N,) and probabilities (N, L) of N images; `positive` is the index of one of two classes.
 
-    The class an image is given is the most probable one: of two, the one above 0.5.
+    The predicted class of an image is the most probable one: of two, the one above 0.5.
     """
 
     truth: Int[Array, "n"]
@@ -62,28 +62,28 @@ class Classified:
 
     @cached_property
     def chosen(self) -> Int[Array, "n"]:
-        """The class that each image is given."""
+        """Predicted class of each image."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @cached_property
     def counts(self) -> Int[Array, "l l"]:
-        """The images of each true class (rows) that are given each class (columns)."""
+        """Number of images of each true class (rows) with each predicted class (columns)."""
         return confusion_matrix(self.truth, self.chosen, len(self.classes))
 
     @cached_property
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
-        """For each of `targets`, its images and the others at each distinct probability of it, in ascending order."""
+        """Number of cases and controls of each of `targets` at each distinct probability, in ascending order."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
 
     @property
     def targets(self) -> Sequence[int]:
-        """The classes that are held against the rest: the positive one of two, else all."""
+        """Classes that are compared with the rest: the positive one of two, else all."""
         return [self.positive] if len(self.classes) == 2 else range(len(self.classes))
 
 
 @dataclass(frozen=True)
 class MaskPair:
-    """Where a class truly is (*S) and where it was found, and the distance of neighboring voxels along each axis."""
+    """True and predicted mask (*S) of a class, and the distance of neighboring voxels along each axis."""
 
     true: Bool[Array, "*s"]
     found: Bool[Array, "*s"]
@@ -94,24 +94,24 @@ class MaskPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What a metric is called, and what it means to a reader of a report."""
+    """Name of a metric, and its meaning for readers of a report."""
 
     name: str
     """Its key in `metrics.json`, unless it has a unit."""
     title: str
     """Its name in words."""
     meaning: str
-    """What it says, in a sentence for those who do not meet it every day."""
+    """Meaning, in a sentence for readers who rarely use it."""
     higher_is_better: bool | None
-    """None where the best value is neither the highest nor the lowest."""
+    """Whether higher is better; None if the best value is neither the highest nor the lowest."""
     unit: Literal["", "mm", "ml"] = ""
-    """Unit, which ends its key: mm is px of images without a physical scale, ml is of volumes that have one."""
+    """Unit, the suffix of its key: mm becomes px for images without a physical scale, ml requires one."""
     place: int = LAST
-    """Metrics are listed by ascending place, those of one place by name."""
+    """Metrics are listed by ascending position, ties by name."""
 
     task: ClassVar[Literal["classification", "segmentation", "representation"]]
     is_per_image: ClassVar[bool]
-    """Whether it is computed for each image, and a report has the mean, or of all images together."""
+    """Whether it is computed per image, and a report has the mean, or over all images together."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!patient_)[a-z][a-z0-9_]*", self.name) or self.name in RESERVED:
@@ -121,13 +121,13 @@ class Metric:
             )
 
     def key(self, unit: LengthUnit = "mm") -> str:
-        """Its key in `metrics.json`, where lengths are in a unit."""
+        """Key in `metrics.json`, with the unit of lengths."""
         own = unit if self.unit == "mm" else self.unit
         return f"{self.name}_{own}" if own else self.name
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key it may have."""
+        """All possible keys."""
         return tuple(dict.fromkeys((self.key("mm"), self.key("px"))))
 
 
@@ -139,20 +139,20 @@ class ClassMetric(Metric):
     is_per_image = False
 
     of_all: Callable[[Classified], float] | None = None
-    """The number for all classes together; of `targets` where it is of one class against the rest."""
+    """Value over all classes; over `targets` for a metric of one class against the rest."""
     of_each: Callable[[Classified], Float[Array, "l"]] | None = None
-    """The numbers (L,) of each class against the rest, given where there are more than two."""
+    """Values (L,) of each class against the rest, for more than two classes."""
     applies: Callable[[Sequence[str]], bool] = lambda _classes: True
-    """Whether `of_all` makes sense for classes of these names."""
+    """Whether `of_all` makes sense for classes with these names."""
     is_of_positive: bool = False
-    """Whether it says another thing of the one of two classes than of the other."""
+    """Whether its value depends on which of two classes is positive."""
     in_breakdowns: bool = False
-    """Whether a report shows it for each level and stratum; `metrics.json` has all."""
+    """Whether a report shows it for each aggregation level and stratum; `metrics.json` has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMetric(Metric):
-    """Metric of a segmentation, for each image and class; NaN where it does not count."""
+    """Metric of a segmentation, per image and class; NaN if it does not count."""
 
     task = "segmentation"
     is_per_image = True
@@ -162,7 +162,7 @@ class MaskMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeMetric(Metric):
-    """Metric of the true volumes (N,) and those found (N,) of a class in N images, in mL."""
+    """Metric of the true and predicted volumes (N,) of a class in N images, in mL."""
 
     task = "segmentation"
     is_per_image = False
@@ -190,18 +190,18 @@ def metrics(kind: type[MetricT]) -> tuple[MetricT, ...]:
 
 
 def keys_of(kind: type[Metric]) -> frozenset[str]:
-    """Return every key that metrics of a type may have."""
+    """Return all keys of metrics of a type."""
     return frozenset(key for metric in metrics(kind) for key in metric.keys)
 
 
 def metric_of(key: str) -> Metric | None:
-    """Return the metric of a key of `metrics.json`, as `dice.liver` or `patient_auroc`; none where it is not known."""
+    """Return the metric of a key of `metrics.json`, as `dice.liver` or `patient_auroc`; None if unknown."""
     own = key.partition(".")[0].removeprefix(PATIENT_PREFIX)
     return next((metric for metric in metrics(Metric) if own in metric.keys), None)
 
 
 def metric_title(key: str, positive: str = "") -> str:
-    """Return a key in words: `dice.liver` is "Dice, liver", with the positive class where it is of one of two."""
+    """Return a key in words: `dice.liver` is "Dice, liver"; a metric of one of two classes names the positive one."""
     own, _, part = key.partition(".")
     metric, bare = metric_of(key), own.removeprefix(PATIENT_PREFIX)
     unit = "" if metric is None else UNITS[bare.removeprefix(metric.name).removeprefix("_")]
@@ -212,6 +212,6 @@ def metric_title(key: str, positive: str = "") -> str:
 
 
 def is_of_positive(key: str) -> bool:
-    """Whether a metric, of images or of patients, is that of the positive one of two classes."""
+    """Whether a metric, over images or patients, depends on the positive class of two."""
     metric = metric_of(key)
     return "." not in key and isinstance(metric, ClassMetric) and metric.is_of_positive

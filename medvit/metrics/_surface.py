@@ -1,4 +1,4 @@
-"""Masks as MONAI takes them to measure surfaces, cut to the box that holds both."""
+"""Masks in MONAI's form for surface distances, cropped to their common box."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def boxed(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> tuple[Tensor, Tensor]:
-    """Return prediction and truth (1, 1, *T), cut to the box around both, which holds every surface.
+    """Return prediction and truth (1, 1, *T), cropped to their common box, which holds all surfaces.
 
     The box has a margin of one voxel, so that surfaces at its faces are inside it too.
     """

@@ -1,4 +1,4 @@
-"""Accuracy, the share of images that are given their class: 0 to 1, higher is better.
+"""Accuracy, the share of images whose predicted class is the true one: 0 to 1, higher is better.
 
 Classification, over all images. It rewards choosing the most frequent class; see `balanced_accuracy`.
 """
@@ -12,7 +12,7 @@ from medvit.metrics import ClassMetric
 
 
 def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
-    """Compute the share of images whose chosen class is the true one; NaN without images."""
+    """Compute the share of images whose predicted class is the true one; NaN without images."""
     return float((chosen == truth).mean()) if len(truth) else float("nan")
 
 

@@ -8,12 +8,12 @@ from numpy import ndarray as Array
 
 
 def confusion_matrix(truth: Int[Array, "n"], chosen: Int[Array, "n"], num_classes: int) -> Int[Array, "l l"]:
-    """Count the images of each true class (rows) that are given each class (columns)."""
+    """Count the images of each true class (rows) with each predicted class (columns)."""
     cells = np.bincount(truth * num_classes + chosen, minlength=num_classes * num_classes)
     return cells.reshape(num_classes, num_classes)
 
 
 def ratio(part: Int[Array, "l"], whole: Int[Array, "l"]) -> Float[Array, "l"]:
-    """Divide counts; NaN where the whole is 0."""
+    """Divide counts; NaN if the total is 0."""
     with np.errstate(invalid="ignore"):
         return part / whole

@@ -21,7 +21,7 @@ Counts = TypeVar("Counts", "Array[Any, Any]", "Tensor")
 
 
 def dice_from_counts(intersection: Counts, total: Counts) -> Counts:
-    """Compute Dice from the voxels in both masks and the sum of the voxels of each, element by element."""
+    """Compute Dice from the intersection and the sum of the voxels of both masks, element by element."""
     with np.errstate(invalid="ignore"):
         return 2 * intersection / total
 
@@ -32,7 +32,7 @@ def dice(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> float:
 
 
 def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes: int) -> Float[Tensor, "b 2 f"]:
-    """Count, for each image and foreground class, the voxels in both label maps and the sum of the voxels in each."""
+    """Count the intersection and the sum of the voxels of both label maps, per image and foreground class."""
     import torch
 
     pairs = []
@@ -45,7 +45,7 @@ def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes
 
 
 def mean_dice(intersection: Counts, total: Counts) -> float:
-    """Compute the mean Dice of all images and classes; where a class is in neither mask of an image, it is skipped.
+    """Compute the mean Dice of all images and classes, skipping classes in neither mask of an image.
 
     NaN if all are skipped.
     """

@@ -12,18 +12,18 @@ from numpy import ndarray as Array
 from medvit.metrics import ClassMetric
 
 NUM_BINS = 10
-"""Bins of equal width in confidence."""
+"""Number of bins of equal width in confidence."""
 
 
 def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
-    """Compute the mean over images of |accuracy - confidence| of the bin that holds the image."""
+    """Compute the mean over images of |accuracy - confidence| of their bin."""
     return float(
         sum(share * abs(accuracy - confidence) for confidence, accuracy, share in reliability(truth, probabilities))
     )
 
 
 def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> list[tuple[float, float, float]]:
-    """Return mean confidence, accuracy, and share of the images of each bin that is not empty."""
+    """Return mean confidence, accuracy, and share of images of each non-empty bin."""
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)

@@ -1,7 +1,7 @@
 """Effective rank, the number of directions that features use: from 1, higher is better.
 
-Representation, over all images (Roy and Vetterli, EUSIPCO 2007); as RankMe (Garrido et al., ICML 2023) it judges
-representations without labels. As there, features are not centered: images that all give one vector have rank 1.
+Representation, over all images (Roy and Vetterli, EUSIPCO 2007); as RankMe (Garrido et al., ICML 2023) it assesses
+representations without labels. As there, features are not centered: identical features have rank 1.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ METRIC = MaskMetric(
     name="hd95",
     title="HD95",
     meaning="HD95: the 95th percentile of the distances between the two surfaces or outlines; less is better. It is in "
-    "pixels where images do not say how large a pixel is.",
+    "pixels if images have no physical scale.",
     higher_is_better=False,
     unit="mm",
     compute=lambda masks: hd95(masks.true, masks.found, masks.spacing),

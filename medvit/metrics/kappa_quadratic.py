@@ -17,7 +17,7 @@ from medvit.metrics import ClassMetric
 def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
     """Compute kappa of a confusion matrix in which an error costs the square of its size in grades.
 
-    `grades` are the numbers of the classes. NaN where chance makes no error, as with images of one grade only.
+    `grades` are the numbers of the classes. NaN if chance agreement is perfect, as with images of only one grade.
     """
     grade = np.array(grades)
     cost = np.square(grade[:, None] - grade[None, :])
@@ -27,7 +27,7 @@ def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
 
 
 def are_grades(classes: Sequence[str]) -> bool:
-    """Whether classes are grades that an order of two does not exhaust: more than two numbers."""
+    """Whether classes are more than two grades, that is, numbers."""
     return len(classes) > 2 and all(name.lstrip("-").isdigit() for name in classes)
 
 

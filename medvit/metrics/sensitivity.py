@@ -1,4 +1,4 @@
-"""Sensitivity (recall), the share of the images of a class that are given it: 0 to 1, higher is better.
+"""Sensitivity (recall), the share of the images of a class that are predicted as it: 0 to 1, higher is better.
 
 Classification, over all images, each class against the rest (Yerushalmy, Public Health Reports 1947).
 """
@@ -14,7 +14,7 @@ from medvit.metrics.confusion import ratio
 
 
 def sensitivity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute for each class the share of its images that are given it; NaN for a class without images."""
+    """Compute for each class the share of its images that are predicted as it; NaN for a class without images."""
     return ratio(np.diag(counts), counts.sum(axis=1))
 
 

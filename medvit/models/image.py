@@ -43,7 +43,7 @@ class ModelConfig(Config):
     backbone: BackboneChoice
     """Vision transformer."""
     peft: PeftChoice
-    """How the backbone was fine-tuned."""
+    """Adaptation of the backbone in fine-tuning."""
     head: HeadChoice
     """Head, from tokens to logits."""
     classes: tuple[str, ...]

@@ -100,14 +100,14 @@ class _Adapter:
         """Modules with all weights trained, none inside another.
 
         Raises:
-            CheckpointError: If a weight is in no module, or in one with low-rank updates too.
+            CheckpointError: If a weight is outside of any module, or in one with low-rank updates too.
         """
         whole = [name for name in self.state if not name.endswith(LOW_RANK)]
         bare = sorted(name for name in whole if "." not in name)
         if bare:
             raise CheckpointError(
-                f"huggingface/peft stores fully trained modules, and {', '.join(bare)} belongs to no module; "
-                "to_timm writes the merged model"
+                f"huggingface/peft stores fully trained modules, and {', '.join(bare)} is outside of any "
+                "module; to_timm writes the merged model"
             )
         owners = sorted({name.rpartition(".")[0] for name in whole})
         outermost = tuple(name for name in owners if not name.startswith(_inside(set(owners) - {name})))

@@ -67,7 +67,7 @@ class SlideModelConfig(Config):
     backbone: BackboneChoice
     """Vision transformer that embeds tiles."""
     peft: PeftChoice = Field(default={"name": "frozen"}, validate_default=True)
-    """How the backbone was fine-tuned: not at all."""
+    """Adaptation of the backbone in fine-tuning: frozen."""
     head: HeadChoice
     """Head, from embeddings to logits."""
     members: Count

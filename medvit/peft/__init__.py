@@ -1,7 +1,7 @@
 """Fine-tuning methods: LoRA, ExPLoRA, block expansion, full and frozen backbones.
 
-`adapt` prepares a backbone in place and says what is trained; at initialization its output is unchanged. `merge` gives
-back a plain backbone with the change folded in. Adding a way is adding a file.
+`adapt` prepares a backbone in place and selects its trainable weights; at initialization its output is unchanged.
+`merge` returns a plain backbone with the change merged. Adding a method is adding a file.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from medvit.registry import Chosen
 
 
 class Peft(ABC):
-    """A way of adapting, applied to one backbone."""
+    """Method of adapting, applied to one backbone."""
 
     backbone: Backbone
-    """The adapted backbone: what training runs."""
+    """Adapted backbone, which training runs."""
 
     @abstractmethod
     def merge(self) -> Backbone:
-        """Return the plain backbone with all changes folded in, for inference; the adapted one is used up."""
+        """Return the plain backbone with all changes merged, for inference; the adapted one is consumed."""
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Options that build the merged backbone, from those of the one that was adapted: the same, unless it grew."""
+        """Return options that build the merged backbone, from those of the original: the same, unless it grew."""
         return config
 
     def trained(self) -> frozenset[str]:
-        """Names of the weights of the adapted backbone that training may change, before anyone freezes them."""
+        """Return the names of the trainable weights of the adapted backbone, before any are frozen."""
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Copy of weights of the adapted backbone by name, to be kept when it is used up."""
+        """Return a copy of weights of the adapted backbone by name, to keep after it is consumed."""
         return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
 
 class Unchanged(Peft):
-    """A backbone of unchanged structure, so merging gives itself."""
+    """Adaptation of unchanged structure: merging returns the backbone itself."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -53,7 +53,7 @@ class Unchanged(Peft):
 
 
 class PeftConfig(Config, ABC):
-    """Options of a way of adapting."""
+    """Options of a method of adapting."""
 
     name: str
 
@@ -62,9 +62,9 @@ class PeftConfig(Config, ABC):
         """Prepare a backbone in place; its trainable parameters are those that require a gradient afterwards."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
-        """Prepare a backbone with the merged weights of an earlier training in this way to train the same weights on.
+        """Prepare a backbone with merged weights of this method for training the same weights further.
 
-        `weights` are those that it trained, by name. The output of the backbone stays as it is.
+        `weights` are those that it trained, by name. The output of the backbone does not change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.
@@ -75,9 +75,9 @@ class PeftConfig(Config, ABC):
         return Unchanged(backbone)
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
-        """Return what model.yaml records for weights adapted in this way: itself, or the way that it continues.
+        """Return the method for model.yaml: itself, or the method that it continues.
 
-        Asked before `adapt`, which may use up what the backbone carries.
+        Called before `adapt`, which may consume the adapter of the backbone.
         """
         return self
 

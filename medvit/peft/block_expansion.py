@@ -1,4 +1,4 @@
-"""Block expansion: new blocks among the old ones, which say nothing at first, and only they are trained."""
+"""Block expansion: new blocks among the old ones, initially without effect, and only they are trained."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from medvit.peft import PeftConfig, Unchanged
 from medvit.registry import register
 
 OUTPUTS = ("attn.proj", "mlp.fc2")
-"""The last layers of the two halves of a block. With both at zero, a block adds nothing to what passes it."""
+"""Last layers of the two halves of a block. With both at zero, a block is the identity."""
 
 
 @register
 class BlockExpansionConfig(PeftConfig):
-    """After every group of blocks, a copy of its last one with zeroed outputs (Bafghi et al., CVPR workshops 2024).
+    """Add a copy with zeroed outputs of the last block of every group (Bafghi et al., CVPR workshops 2024).
 
-    The old weights stay as they are, so what they knew of their own domain is kept; the model grows by these blocks.
+    The old weights do not change, so performance on their own domain is preserved; the model grows by these blocks.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
 
     name: Literal["block_expansion"] = "block_expansion"
     num_blocks: Count = 3
-    """New blocks; the old ones are shared out in as many groups of equal size."""
+    """Number of new blocks; the old ones are divided into as many groups of equal size."""
 
     def adapt(self, backbone: Backbone) -> Expanded:
-        """Return the backbone with its new blocks, which alone are trainable.
+        """Return the backbone with its new blocks, the only trainable ones.
 
         Raises:
-            ConfigError: If the blocks cannot be shared out equally.
+            ConfigError: If the blocks cannot be divided equally.
         """
         if backbone.depth % self.num_blocks:
             raise ConfigError(
@@ -55,10 +55,10 @@ class BlockExpansionConfig(PeftConfig):
 
 
 class Expanded(Unchanged):
-    """A backbone that has grown; merging gives itself, with more blocks than its options said."""
+    """Expanded backbone; merging returns itself, with more blocks than in its options."""
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Return the same options with the depth of now."""
+        """Return the same options with the present depth."""
         return config.model_copy(update={"depth": self.backbone.depth})
 
 

@@ -1,4 +1,4 @@
-"""Going on with an adapter: fine-tuning trains what pretraining had trained, and nothing else of the backbone."""
+"""Continued training of an adapter: fine-tuning trains the weights that pretraining trained, and no others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from medvit.registry import find, register
 class ContinueConfig(PeftConfig):
     """Continued training of the weights in `adapter.safetensors` of the checkpoint (after Khanna et al., ICML 2025).
 
-    Low-rank factors continue from where pretraining left them, with its rank and scale, beside the weights without
-    them; blocks and norms that it trained whole continue whole. So the new adapter, put on the weights that pretraining
-    started from, is the whole of both trainings: one file a task beside one public model.
+    Low-rank factors continue from their pretrained values, with the same rank and scale; fully trained blocks and norms
+    remain fully trainable. So the new adapter, applied to the initial weights of pretraining, contains both trainings:
+    one file per task beside one public model.
     """
 
     name: Literal["continue"] = "continue"
 
     def adapt(self, backbone: Backbone) -> Peft:
-        """Return the backbone as pretraining had adapted it; the output is that of the merged one, but for rounding.
+        """Return the backbone with the adapter of pretraining; up to rounding, its output equals the merged one's.
 
         Raises:
             ConfigError: If the backbone carries no adapter.
@@ -33,7 +33,7 @@ class ContinueConfig(PeftConfig):
         return way.go_on(backbone, weights)
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
-        """Return the way in which pretraining had adapted the backbone.
+        """Return the method by which pretraining adapted the backbone.
 
         Raises:
             ConfigError: If the backbone carries no adapter.
@@ -47,7 +47,7 @@ class ContinueConfig(PeftConfig):
 def _carried(backbone: Backbone) -> Carried:
     if backbone.carried is None:
         raise ConfigError(
-            "peft=continue needs a checkpoint of a pretraining that kept an adapter apart, as explora and lora do; "
+            "peft=continue needs a pretrained checkpoint with a separate adapter, as explora and lora write; "
             "found none: choose another peft, or give checkpoint=FOLDER with an adapter.safetensors in it"
         )
     return backbone.carried

@@ -1,4 +1,4 @@
-"""ExPLoRA: continued pretraining with low-rank updates in all blocks but one or two, which are trained whole."""
+"""ExPLoRA: continued pretraining with low-rank updates in all blocks but one or two, which are fully trained."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from medvit.registry import register
 
 @register
 class ExploraConfig(PeftConfig):
-    """Trains some blocks whole, LoRA on the attention of the others, and every norm (Khanna et al., ICML 2025).
+    """Train some blocks fully, LoRA on the attention of the others, and every norm (Khanna et al., ICML 2025).
 
-    The updates are on the fused projection of queries, keys and values. What public weights lacked or had in another
-    shape, such as a patch embedding made for volumes, is trained whole, too: nobody has trained it before.
+    The updates are on the fused projection of queries, keys and values. Weights that public weights lack or have in
+    another shape, such as a patch embedding for volumes, are fully trained, too.
     """
 
     name: Literal["explora"] = "explora"
@@ -30,15 +30,16 @@ class ExploraConfig(PeftConfig):
     alpha: Positive = 16.0
     """Scale of the updates, times 1 / rank."""
     targets: tuple[str, ...] = ("qkv",)
-    """Last names of the linear layers that get an update, in the blocks that are not trained whole."""
+    """Last names of the linear layers that get an update, in the blocks that are not fully trained."""
     blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
-    """Blocks trained whole, counted from 0, or from the last one with -1; the paper takes one or two, the last ones."""
+    """Fully trained blocks, counted from 0, or from the last one with -1; the paper trains one or two, the last ones.
+    """
 
     def adapt(self, backbone: Backbone) -> Lora:
-        """Return the backbone with updates; trainable are they, the chosen blocks, the norms, and what is new.
+        """Return the backbone with updates; trainable are these, the chosen blocks, the norms, and new weights.
 
         Raises:
-            ConfigError: If there is no such block, or none is left for the updates, or a target names no layer.
+            ConfigError: If there is no such block, or all blocks are chosen, or a target matches no layer.
         """
         depth = backbone.depth
         outside = [number for number in self.blocks if not -depth <= number < depth]

@@ -1,4 +1,4 @@
-"""The linear probe: the backbone is frozen and only the head is trained (Alain and Bengio 2016). A baseline."""
+"""Linear probe: the backbone is frozen and only the head is trained (Alain and Bengio 2016). A baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvit.registry import register
 
 @register
 class FrozenConfig(PeftConfig):
-    """Trains no weight of the backbone."""
+    """Train no weight of the backbone."""
 
     name: Literal["frozen"] = "frozen"
 

@@ -11,7 +11,7 @@ from medvit.registry import register
 
 @register
 class FullConfig(PeftConfig):
-    """Trains all weights of the backbone."""
+    """Train all weights of the backbone."""
 
     name: Literal["full"] = "full"
 

@@ -17,7 +17,7 @@ from medvit.registry import register
 
 @register
 class LoraConfig(PeftConfig):
-    """Trains W + (alpha / rank) B A with B = 0 at the start (Hu et al., ICLR 2022)."""
+    """Train W + (alpha / rank) B A with B = 0 at the start (Hu et al., ICLR 2022)."""
 
     name: Literal["lora"] = "lora"
     rank: Count = 8
@@ -33,7 +33,7 @@ class LoraConfig(PeftConfig):
         """Return the backbone with updates on every target in its blocks; only they are trainable.
 
         Raises:
-            ConfigError: If a target names no linear layer of the blocks.
+            ConfigError: If a target matches no linear layer of the blocks.
         """
         return self.adapt_blocks(backbone, range(backbone.depth))
 
@@ -64,7 +64,7 @@ class LoraConfig(PeftConfig):
 
 
 class Lora(Peft):
-    """A backbone with low-rank updates in place."""
+    """Backbone with low-rank updates in place."""
 
     def __init__(self, backbone: Backbone, config: LoraConfig, names: list[str]) -> None:
         from peft import LoraConfig as HubLoraConfig
@@ -78,9 +78,9 @@ class Lora(Peft):
         self.backbone = backbone
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Take updates that are part of the weights already: these lose what the updates give again.
+        """Load updates that are already merged into the weights, and subtract them from the weights.
 
-        What else is among `weights`, as norms, is trained as well. The output stays as it is, but for rounding.
+        Other `weights`, such as norms, become trainable as well. The output does not change, up to rounding.
 
         Raises:
             CheckpointError: If the adapted backbone has no such weights.

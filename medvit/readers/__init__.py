@@ -272,7 +272,7 @@ def _read_mask(path: Path, item: Item) -> LabelMap:
 
 
 def texts(path: Path) -> Iterator[FileText]:
-    """Yield the texts of a file besides its pixels, by the reader of its format.
+    """Yield the texts of a file in addition to its pixels, by the reader of its format.
 
     Raises:
         NotAnImageError: If no reader recognizes the format.

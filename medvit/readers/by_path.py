@@ -23,7 +23,7 @@ def find(
 ) -> tuple[Item, ...]:
     """Return the images in a file, or in a folder and below it; reads no pixels.
 
-    What cannot be taken is logged as a warning with its reason. `geometry` and `stacks` are those of `medvit ingest`.
+    Refused files are logged as a warning with its reason. `geometry` and `stacks` are those of `medvit ingest`.
 
     Raises:
         DataError: If there is no such path, or no file below it.
@@ -48,9 +48,7 @@ def read(image: str | Path | Item, *, values: ValuesConfig | None = None) -> Ima
     item = image if isinstance(image, Item) else _only(image)
     found = readers.read(item if values is None else values.of(item))
     if found.fallback:
-        raise DataError(
-            f"the files do not say all that {found.fallback} needs; leave values out to read them as stored"
-        )
+        raise DataError(f"the files lack what {found.fallback} needs; omit values to read them as stored")
     return found
 
 

@@ -235,7 +235,7 @@ def _deep_color(path: Path, picture: Picture) -> Num[Array, "h w c"]:
     pixels = png_decode(path.read_bytes())
     if pixels.dtype != np.uint16 or pixels.shape[:2] != (picture.height, picture.width):
         raise UnreadableError(
-            f"the picture decodes to {pixels.shape} of {pixels.dtype}, its header says 16 bits of "
+            f"the picture decodes to {pixels.shape} of {pixels.dtype}, its header states 16 bits of "
             f"{picture.height} x {picture.width}"
         )
     return tiff_page.upright(_without_alpha(pixels), picture.getexif().get(ORIENTATION, 1))

@@ -76,7 +76,7 @@ class ImageStack:
     name = NAME
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return False: an image stays an image until a config makes its folder a volume."""
+        """Return False: an image remains an image until a config makes its folder a volume."""
         return False
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
@@ -144,7 +144,7 @@ def _stack(items: Sequence[Item], config: StacksConfig) -> Item | Refusal:
 def _number(file: Path) -> int:
     found = _NUMBER.findall(file.stem)
     if not found:
-        raise GeometryError("a picture of a stack has no number in its name, so its position is unknown")
+        raise GeometryError("a picture of a stack has no digits in its name, so its position is unknown")
     return int(found[-1])
 
 

@@ -35,7 +35,7 @@ DETACHED = (".raw", ".zraw")
 
 @dataclass(frozen=True)
 class Itk:
-    """Reader of MetaImage and NRRD, in 2D and 3D. The files do not store the modality: it stays empty."""
+    """Reader of MetaImage and NRRD, in 2D and 3D. The files do not store the modality: it remains empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "itk"

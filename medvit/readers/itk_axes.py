@@ -1,6 +1,6 @@
 """Anatomical axes and units of MetaImage and NRRD, which ITK handles only in part.
 
-ITK reads every space as LPS in mm except the NRRD spaces RAS and LAS, whatever its other fields say.
+ITK reads every space as LPS in mm except the NRRD spaces RAS and LAS, regardless of its other fields.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def check_axes(header: TextHeader, directions: Float[Array, "3 3"]) -> None:
     cosines = [np.dot(directions[:, axis], FROM[letter]) for axis, letter in enumerate(code)]
     if min(cosines) < LEAST_COSINE:
         raise GeometryError(
-            f"AnatomicalOrientation {code} contradicts TransformMatrix, and nothing says which is right; "
+            f"AnatomicalOrientation {code} contradicts TransformMatrix, and it is unknown which is right; "
             "remove the field that is wrong from the header"
         )
 

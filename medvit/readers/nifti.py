@@ -41,7 +41,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Nifti:
-    """Reader of NIfTI volumes. The files do not store the modality: it stays empty."""
+    """Reader of NIfTI volumes. The files do not store the modality: it remains empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "nifti"
@@ -218,7 +218,7 @@ def _affine(source: Nifti1Image, form: NiftiForm | None = None) -> Affine:
     if len(forms) == 2 and _contradict(source, forms):
         raise GeometryError(
             f"sform and qform are {apart(forms['sform'], forms['qform'], _shape(source)):.1f} voxels apart, "
-            "and nothing says which is right; geometry.nifti=sform or geometry.nifti=qform decides"
+            "and it is unknown which is right; geometry.nifti=sform or geometry.nifti=qform decides"
         )
     return next(iter(forms.values()))
 

@@ -75,7 +75,7 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
         if values.shape != promised or values.dtype != page.dtype:
             raise UnreadableError(
                 f"the picture holds {'x'.join(map(str, values.shape))} values of {values.dtype}, "
-                f"its header says {'x'.join(map(str, promised))} of {page.dtype}"
+                f"its header states {'x'.join(map(str, promised))} of {page.dtype}"
             )
         values = without_extra(values, COLORS[header.photometric], tuple(map(int, page.extrasamples)))
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -120,7 +120,7 @@ def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[
     `meanings` of those channels are codes of ExtraSamples; a channel without a code has an unknown meaning.
 
     Raises:
-        UnsupportedError: If one is not constant; the message says whether it is transparency or of unknown meaning.
+        UnsupportedError: If one is not constant; the message states whether it is transparency or of unknown meaning.
     """
     for number in range(num_colors, values.shape[-1]):
         extra = values[..., number]

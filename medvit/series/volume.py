@@ -51,7 +51,7 @@ class SliceStack:
 def group(headers: Iterable[Header]) -> list[list[Header]]:
     """Group headers by series, in order of first appearance; never across patients or studies, whatever their UIDs.
 
-    Where (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing
+    If (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing
     and description are one series, under an identifier derived from their contents (`"derived-"` and a hash),
     independent of the folder's location.
     """

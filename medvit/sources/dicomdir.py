@@ -34,7 +34,7 @@ class DicomDirectory:
         """Return the files that the directory refers to, in place.
 
         Raises:
-            DataError: If it cannot be read, refers to no file, or all its files are missing.
+            DataError: If it cannot be read, has no reference to a file, or all its files are missing.
         """
         path = Path(place.location)
         files: set[Path] = set()
@@ -49,7 +49,7 @@ class DicomDirectory:
             raise DataError(
                 f"all {len(missing)} files that the DICOMDIR refers to are missing; copy the whole medium"
                 if missing
-                else "the DICOMDIR refers to no file; give source=PATH of the folder instead"
+                else "the DICOMDIR has no reference to a file; give source=PATH of the folder instead"
             )
         reason = "the DICOMDIR refers to it, but it is missing; copy the whole medium"
         return Local(

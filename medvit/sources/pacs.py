@@ -36,7 +36,7 @@ SINGLE = 50
 """Instances named in one request, which some servers limit."""
 DEFAULT_PORT = 104
 MAX_CONTEXTS = 127
-"""Presentation contexts of one association besides the one for the query (PS3.8 9.3.2.2)."""
+"""Presentation contexts of one association in addition to the one for the query (PS3.8 9.3.2.2)."""
 
 COMPRESSED = (
     "1.2.840.10008.1.2.4.70",

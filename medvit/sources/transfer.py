@@ -136,7 +136,7 @@ class Transfer:
         """Return the series, and why it is not whole if it is not."""
         idle = 0
         while missing := self._missing(series):
-            reason = "the server says that it has them and did not send them"
+            reason = "the server lists them and did not send them"
             intake = Intake(self.spool, series, missing, self.stop, progress.update)
             try:
                 self.server.retrieve(series, missing, intake, singly=idle > 0)

@@ -1,7 +1,7 @@
-"""The journal of a run: what it records, in its folder, until a store has taken it.
+"""Journal of a run: its records, in its folder, until a store has received them.
 
-A line is one record, in JSON. Pictures and texts, and files from elsewhere, are kept beside it; files of the run's
-folder are named by their place in it. How much a store has taken is in a file of its own.
+A line is one record, in JSON. Pictures and texts, and files from elsewhere, are stored beside it; files of the run's
+folder are named by their place in it. A separate file records how much a store has received.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medvit.files.atomic import write_text
 FOLDER = ".tracking"
 LINES, STATE, FILES = "journal.jsonl", "state.json", "files"
 FILE = b'{"kind": "file"'
-"""How a line of a file begins; files are sent apart, for they take long and may go to another place."""
+"""Beginning of a line for files, which are sent separately: they take long and may go to another place."""
 READ_AT_ONCE = 2000
 
 Record = dict[str, Any]
@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """The store that a journal goes to, and how many bytes of it that store has taken; files and records apart."""
+    """Store of a journal, and how many bytes of it that store has received; files and records separately."""
 
     uri: str
     experiment: str
@@ -38,11 +38,11 @@ class State:
     records: int = 0
     files: int = 0
     postponed: tuple[int, ...] = ()
-    """Where lines of files stand that the store could not take."""
+    """Positions of lines for files that the store could not receive."""
 
 
 class Journal:
-    """The journal in the folder of a run, which may be renamed while it is open."""
+    """Journal in the folder of a run, which may be renamed while it is open."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,27 +52,27 @@ class Journal:
         self._stream = (self.place / LINES).open("ab")
         first = next((record for record, _, _ in self.read(0)), None)
         self.key = str(first["key"]) if first else uuid.uuid4().hex
-        """The run's own identifier, by which it is found in a store."""
+        """Identifier of the run, by which it is found in a store."""
 
     @property
     def place(self) -> Path:
-        """Its location."""
+        """Path of the journal."""
         return self.folder / FOLDER
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """Length in bytes."""
         return self._stream.tell()
 
     @contextmanager
     def moving_to(self, folder: Path) -> Iterator[None]:
-        """Keep the journal while the run's folder gets another name."""
+        """Keep the journal while the run's folder is renamed."""
         with self.lock:
             yield
             self.folder = folder
 
     def begin(self, stage: str, uri: str, experiment: str) -> None:
-        """Open a run in a store, or continue one."""
+        """Begin or continue a run in a store."""
         self.append("run", stage=stage, key=self.key, uri=uri, experiment=experiment)
 
     def target(self) -> tuple[str, str]:
@@ -94,7 +94,7 @@ class Journal:
             self._stream.flush()
 
     def keep(self, name: str) -> Path:
-        """Where a file that is kept beside the journal shall be written."""
+        """Return the path for a file stored beside the journal."""
         path = self.place / FILES / str(self.size) / Path(name).name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -113,7 +113,7 @@ class Journal:
         self.append("file", path=kept.relative_to(self.folder).as_posix(), folder=folder)
 
     def read(self, start: int, *, files: bool = False) -> Iterator[tuple[Record, int, int]]:
-        """Record, or those of files, from a byte on, each with the bytes where it begins and where it ends."""
+        """Yield records, or those for files, from a byte on, each with the bytes where it begins and ends."""
         with self.lock:
             stream = (self.place / LINES).open("rb")
         with stream:
@@ -126,7 +126,7 @@ class Journal:
                     yield json.loads(line), start - len(line), start
 
     def state(self) -> State | None:
-        """Return what a store has received; None before one has answered."""
+        """Return what a store has received; None before its first answer."""
         path = self.place / STATE
         if not path.is_file():
             return None
@@ -144,7 +144,7 @@ class Journal:
             return self.folder / str(record["path"])
 
     def status(self) -> str | None:
-        """How the run ended that was the last to write it; none where it was killed."""
+        """Return how the run ended that wrote last; None if it was killed."""
         ends = [record.get("status") for record, _, _ in self.read(0) if record["kind"] in ("run", "status")]
         return ends[-1] if ends else None
 
@@ -153,12 +153,12 @@ class Journal:
         self._stream.close()
 
     def remove(self) -> None:
-        """Remove it: a store has all of it."""
+        """Remove the journal: a store has received all of it."""
         self.close()
         shutil.rmtree(self.place, ignore_errors=True)
 
     def _end_whole(self) -> None:
-        """Cuts off a line that a killed process had not finished."""
+        """Remove an incomplete last line of a killed process."""
         path = self.place / LINES
         if path.is_file():
             content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Names of metrics and parameters in a form that MLflow takes: two names never become one."""
+"""Names of metrics and parameters in a form that MLflow accepts, without collisions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 
 MAX_LENGTH = 250
 NAMELESS = "_x110000_"
-"""Of an empty name: an escape beyond Unicode, which no name has."""
+"""Escape of an empty name: beyond Unicode, so that no other name has it."""
 _ESCAPE = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 
 
 def mlflow_name(name: str) -> str:
     """Return the name with each character that MLflow refuses as `_xHHHH_`, its number in Unicode.
 
-    This is the escape of Office Open XML (ECMA-376 part 1, 22.9.2.19). Names are paths to MLflow, so that a slash at
-    either end or beside another, and the parts `.` and `..`, are escaped too. A name that is too long is cut, with a
-    digest of all of it at its end.
+    This is the escape of Office Open XML (ECMA-376 part 1, 22.9.2.19). MLflow treats names as paths, so a slash at
+    either end or next to another, and the parts `.` and `..`, are escaped too. A name that is too long is truncated,
+    with a digest of the whole at its end.
     """
     text = _ESCAPE.sub("_x005F_", name)
     text = "".join(one if one.isalnum() or one in "_-./ " else _escaped(one) for one in text)

@@ -1,4 +1,4 @@
-"""Where runs are recorded."""
+"""Options of tracking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from medvit.config import Config, Positive
 
 ARTIFACTS = "mlartifacts"
-"""Folder of artifacts beside a SQLite store."""
+"""Folder of artifacts beside an SQLite store."""
 SQLITE = "sqlite:///"
 
 
@@ -25,34 +25,35 @@ def _without_password(uri: str) -> str:
 
 
 class TrackingConfig(Config):
-    """Where runs are recorded."""
+    """Tracking of runs in MLflow."""
 
     enabled: bool = True
     """Record this stage in MLflow."""
     uri: Annotated[str, AfterValidator(_without_password)] = "sqlite:///mlflow.db"
-    """MLflow tracking URI: a SQLite file, a folder or a server; a password belongs in the environment."""
+    """MLflow tracking URI: an SQLite file, a folder or a server; a password belongs in the environment."""
     experiment: str = "medvit"
     """MLflow experiment the run belongs to."""
     patience_s: Positive = 10.0
-    """Seconds that a stage waits for MLflow, once at its start and once at its end; what MLflow has not taken by then
-    stays in the run's folder, and `medvit sync` sends it later."""
+    """Seconds that a stage waits for MLflow, once at its start and once at its end; records that MLflow has not
+    received by then remain in the run's folder, and `medvit sync` sends them later.
+    """
 
 
 def database(config: TrackingConfig) -> Path | None:
-    """Return the SQLite file of a store, where it is one."""
+    """Return the SQLite file of a store; None for other stores."""
     return sqlite_file(config.uri)
 
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the SQLite file that a tracking URI names.
 
-    None of another store, or where the URI has options of SQLite.
+    None for another store, or if the URI has SQLite options.
     """
     name = uri.removeprefix(SQLITE)
     return Path(name) if uri.startswith(SQLITE) and not name.startswith("file:") else None
 
 
 def absolute(uri: str) -> str:
-    """Return a tracking URI that means the same store from any current folder."""
+    """Return a tracking URI for the same store that is independent of the current folder."""
     path = sqlite_file(uri)
     return uri if path is None else SQLITE + str(path.absolute())

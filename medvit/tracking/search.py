@@ -1,4 +1,4 @@
-"""All that a store holds, as an audit searches it."""
+"""Texts of an MLflow store for an audit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medvit.tracking.options import TrackingConfig
 from medvit.tracking.sender import first_line, import_client
 
 MAX_RUNS = 50_000
-"""Runs of one experiment that MLflow gives at once."""
+"""Runs of one experiment per request to MLflow."""
 
 
 def holds_runs(file: Path, *, besides: str | None) -> bool:
-    """Return whether a SQLite store holds any run but one; true where it is no database of MLflow, which may be any."""
+    """Return whether an SQLite store holds any run but one; true if it is not a database of MLflow."""
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
             found = connection.execute("SELECT 1 FROM runs WHERE run_uuid IS NOT ? LIMIT 1", (besides,)).fetchone()
@@ -26,7 +26,7 @@ def holds_runs(file: Path, *, besides: str | None) -> bool:
 
 
 def recorded(config: TrackingConfig, folder: Path) -> Iterator[tuple[str, str]]:
-    """All texts that a store holds, each with the place it has there; artifacts are downloaded into `folder`.
+    """Yield all texts of a store, each with its place; artifacts are downloaded into `folder`.
 
     Raises:
         TrackingError: If the store cannot be reached.

@@ -1,4 +1,4 @@
-"""Sends a journal to an MLflow store, as far as the store takes it; what it has taken is never lost or sent in vain."""
+"""Sender of a journal to an MLflow store; received records are neither lost nor sent twice."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 log = logging.getLogger("medvit")
 
 RUN_TAG = "medvit.run"
-"""Tag of a run that holds the identifier of its journal."""
+"""Tag of a run with the identifier of its journal."""
 MAX_METRICS, MAX_OTHERS, MAX_VALUE, MAX_TAG = 500, 100, 6000, 8000
-"""Of one request, and characters of a parameter and of a tag (mlflow.utils.validation)."""
+"""Limits of a request, and of the characters of a parameter and of a tag (mlflow.utils.validation)."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
-"""Error codes of what a store will never take."""
+"""Error codes for records that a store will never accept."""
 WAIT_FOR_TABLES_S = 60.0
 
 
 def import_client() -> type[MlflowClient]:
-    """Return the client of MLflow, which is imported in a second or two."""
-    # MLflow reports its use to its makers unless this is set before it is imported.
+    """Return the client of MLflow, whose import takes a second or two."""
+    # MLflow reports usage to its makers unless this is set before its import.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
-    # By itself it tries a server for minutes; here whoever calls tries again.
+    # By default it retries a server for minutes; here the caller retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a trace where we log a sentence
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs a traceback where we log a sentence
     return MlflowClient
 
 
 class StopSendingError(Exception):
-    """The journal is no longer this sender's to send."""
+    """The journal no longer belongs to this sender."""
 
 
 class Sender:
-    """Sends one journal to one store; `is_current` says whether it is still the one that does."""
+    """Sender of one journal to one store; `is_current` returns whether it still owns the journal."""
 
     def __init__(
         self, journal: Journal, uri: str, experiment: str, is_current: Callable[[], bool] = lambda: True
@@ -63,11 +63,11 @@ class Sender:
 
     @property
     def run_id(self) -> str | None:
-        """The run's name in the store; none before the store has answered."""
+        """Name of the run in the store; None before the store has answered."""
         return self._state.run_id
 
     def connect(self) -> None:
-        """Find the run of the journal in the store, or make it there; do nothing when that is done.
+        """Find the run of the journal in the store, or create it there; do nothing if that is done.
 
         Raises:
             Exception: Of any kind that the store raises.
@@ -83,10 +83,10 @@ class Sender:
         self._client = client
 
     def send(self) -> bool:
-        """Send what the store has not taken yet; whether it has all now.
+        """Send records that the store has not received; return whether it now has all.
 
         Raises:
-            Exception: Of any kind that the store raises; what was sent before is not sent again.
+            Exception: Of any kind that the store raises; records sent before are not sent again.
         """
         while found := list(islice(self.journal.read(self._state.records), READ_AT_ONCE)):
             for batch, end in _batches(found):
@@ -106,7 +106,7 @@ class Sender:
         return self._client
 
     def _found(self, client: MlflowClient) -> State | None:
-        """Return the run that the journal began with, if it is in this store and has not been deleted."""
+        """Return the run that the journal began with, if it exists in this store and is not deleted."""
         from mlflow.exceptions import MlflowException
 
         state = self.journal.state()
@@ -144,7 +144,7 @@ class Sender:
             self.journal.write_state(self._state)
 
     def _send(self, batch: Sequence[Record]) -> None:
-        """Send records at once, or one by one where the store refuses them together."""
+        """Send records at once, or one by one if the store refuses them together."""
         try:
             self._log(batch)
         except Exception:  # MLflow's stores raise their drivers' own errors: SQL, HTTP, OS
@@ -187,7 +187,7 @@ class Sender:
         self._connected.log_inputs(self._state.run_id, datasets=[tagged])
 
     def _pass_over(self, kind: str, error: Exception) -> None:
-        """Report a record that the store will never take; any other error is raised on."""
+        """Report a record that the store will never accept; re-raise any other error."""
         if getattr(error, "error_code", None) not in REFUSALS:
             raise error
         if kind not in self._told:
@@ -195,7 +195,7 @@ class Sender:
             log.warning("MLflow refused some of the %s: %s", kind, first_line(error))
 
     def _send_files(self) -> None:
-        """Send files; those that the store could not take are tried again the next time, and hold up no record."""
+        """Send files; those that the store could not receive are retried the next time, and delay no record."""
         failed: list[Exception] = []
         for start in self._state.postponed:
             record, _, _ = next(self.journal.read(start, files=True))
@@ -210,7 +210,7 @@ class Sender:
             raise failed[0]
 
     def _has_sent(self, record: Record, failed: list[Exception]) -> bool:
-        """Whether the store took a file, or will never; after one that it could not take, others wait too."""
+        """Return whether the store received a file, or never will; after one it could not receive, others wait too."""
         if failed:
             return False
         path = self.journal.path_of(record)
@@ -239,7 +239,7 @@ class Sender:
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """Return the identifier of an experiment, which is made where there is none.
+    """Return the identifier of an experiment, which is created if missing.
 
     Raises:
         TrackingError: If it was deleted.
@@ -253,7 +253,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)  # another run has made it meanwhile
+            found = client.get_experiment_by_name(name)  # another run has created it meanwhile
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the experiment {name!r} was deleted there; restore it with "
@@ -263,14 +263,14 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
 
 
 def _artifact_folder(uri: str) -> str | None:
-    """Beside a SQLite file; a server or a folder store keeps artifacts where it decides."""
+    """Return the artifact folder beside an SQLite file; a server or a folder store chooses its own."""
     database = sqlite_file(uri)
     return None if database is None else (database.parent / ARTIFACTS).as_uri()
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Lets one process at a time make the tables of a SQLite store: two that do so at once both fail."""
+    """Lock under which one process at a time creates the tables of an SQLite store: two at once both fail."""
     database = sqlite_file(uri)
     if database is None:
         yield
@@ -278,7 +278,7 @@ def _alone(uri: str) -> Iterator[None]:
     path = database.with_name(f".{database.name}.lock")
     try:
         lock = wait_for(path, "the start", timeout_s=WAIT_FOR_TABLES_S)
-    except (LockedError, OSError):  # as in a folder that cannot be written, where no tables are made
+    except (LockedError, OSError):  # as in a read-only folder, where no tables are created
         yield
         return
     try:
@@ -288,7 +288,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _batches(found: Sequence[tuple[Record, int, int]]) -> Iterator[tuple[list[Record], int]]:
-    """Record that go into one request, each batch with the byte where it ends."""
+    """Yield records in batches for one request, each batch with the byte where it ends."""
     batch: list[Record] = []
     sizes, end = {"metrics": 0, "params": 0, "tags": 0}, 0
     limits = {"metrics": MAX_METRICS, "params": MAX_OTHERS, "tags": MAX_OTHERS}
@@ -314,5 +314,5 @@ def _singles(record: Record) -> list[Record]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the text of an error, in one line."""
+    """Return the first line of an error's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

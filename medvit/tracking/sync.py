@@ -1,4 +1,4 @@
-"""Later sending of what a store could not take while a run was at work."""
+"""Later sending of records that a store could not receive during the run."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from medvit.tracking.sender import Sender, first_line
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of the journal of a run: the store, the run's name there."""
+    """Outcome of sending a journal: the store, and the run's name there."""
 
     uri: str
     run_id: str
 
 
 def journals(folder: Path) -> Iterator[Path]:
-    """Folders of runs with a journal: a folder itself and those below it, in order."""
+    """Return folders of runs with a journal: a folder itself and those below it, in order."""
     yield from sorted(path.parent.parent for path in folder.rglob(f"{FOLDER}/{LINES}"))
 
 
 def send(folder: Path, uri: str | None = None) -> Sent:
-    """Send the journal of the run in a folder to its store, or to another; removes it where the run has finished.
+    """Send the journal of the run in a folder to its store, or to another; remove it if the run has finished.
 
     Raises:
-        TrackingError: If the run is still at work, or the store does not take all of it; the rest stays.
+        TrackingError: If the run is still in progress, or the store does not receive all of it; the rest is kept.
     """
     with _alone(folder):
         journal = Journal(folder)
@@ -54,11 +54,11 @@ def send(folder: Path, uri: str | None = None) -> Sent:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which the run itself holds while it is at work."""
+    """Hold the lock of a run's folder, which the run itself holds while in progress."""
     try:
         lock = take(folder / LOCK, "medvit sync")
     except LockedError as error:
-        raise TrackingError(f"{error} is at work there; its record is sent by that run itself") from None
+        raise TrackingError(f"{error} is working there; its record is sent by that run itself") from None
     except OSError as error:
         raise TrackingError(f"it cannot be written ({error.strerror})") from None
     try:

@@ -1,4 +1,4 @@
-"""What a stage records, without ever waiting for a store."""
+"""Trackers: records of a stage, which never waits for a store."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 log = logging.getLogger("medvit")
 
 COLLECT_S = 1.0
-"""Time in which records come together before they are sent."""
+"""Time in which records are collected before they are sent."""
 RETRY_S, MAX_RETRY_S = 2.0, 60.0
-"""Time from a failure to the next attempt: at first, and at last."""
+"""Time from a failure to the next attempt: initial and maximum."""
 
 
 class Tracker:
-    """A run that records nothing; the calls of every tracker."""
+    """Tracker that records nothing; it defines the calls of every tracker."""
 
     run_id: str | None = None
-    """The run's name in MLflow; none where it has none, or none yet."""
+    """Name of the run in MLflow; None if unknown."""
 
     def params(self, tree: Tree) -> None:
-        """Record options, nested keys with dots."""
+        """Record options, with dots between nested keys."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record numbers of a step."""
+        """Record metrics of a step."""
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Mark the run."""
+        """Set a tag of the run."""
 
     def file(self, path: Path, folder: str = "") -> None:
-        """Keep a file, or all files of a folder, as artifact."""
+        """Record a file, or all files of a folder, as artifact."""
 
     def text(self, text: str, name: str) -> None:
-        """Keep a text as artifact."""
+        """Record a text as artifact."""
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Keep a picture as artifact."""
+        """Record a picture as artifact."""
 
     def dataset(self, name: str, digest: str, context: str) -> None:
-        """Names a dataset the run reads, by its digest."""
+        """Record the dataset that the run reads, by its digest."""
 
     def moving_to(self, folder: Path) -> AbstractContextManager[None]:
-        """Surrounds the renaming of the run's folder."""
+        """Context for renaming the run's folder."""
         return nullcontext()
 
     def finish(self, status: str) -> None:
@@ -63,11 +63,11 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Records to a journal in the run's folder, which a thread sends to an MLflow store.
+    """Tracker that writes a journal in the run's folder, which a thread sends to an MLflow store.
 
-    Waits for the store at the start, so that the run has its name, and at the end, each `patience_s` at most. A store
-    that fails costs nothing but one warning: the thread tries again, and what is left at the end is named with the
-    command that sends it.
+    Waits for the store at the start, to get the run's name, and at the end, each `patience_s` at most. A store
+    that fails causes only one warning: the thread retries, and if records remain at the end, the command to send them
+    is logged.
     """
 
     def __init__(self, config: TrackingConfig, stage: str, folder: Path) -> None:
@@ -86,7 +86,7 @@ class MlflowTracker(Tracker):
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
-        """The run's name in MLflow; none before the store has answered."""
+        """Name of the run in MLflow; None before the store has answered."""
         return self._sender.run_id
 
     def params(self, tree: Tree) -> None:
@@ -135,8 +135,8 @@ class MlflowTracker(Tracker):
         is_complete = self._ended.is_set() and self._is_complete
         if not is_complete:
             log.warning(
-                "MLflow at %s has not taken all that this run recorded; the rest is kept, send it with: "
-                "medvit sync runs=%s",
+                "MLflow at %s has not received all records of this run; the rest is kept, send it with: medvit "
+                "sync runs=%s",
                 self._config.uri,
                 self._journal.folder,
             )
@@ -159,11 +159,11 @@ class MlflowTracker(Tracker):
     def _warned_of_disk(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # as on a full disk, where the work itself will say so
+        except OSError as error:  # as on a full disk, which the work itself will report
             log.warning("MLflow gets no %s: %s cannot be written (%s)", what, self._journal.place, error.strerror)
 
     def _wait_for_end(self) -> None:
-        """Wait until all is sent or an attempt has failed, but not on a call that has been silent for long already."""
+        """Wait until all is sent or an attempt has failed, but not for a call that has been silent for too long."""
         patience_s = self._config.patience_s
         end = time.monotonic() + patience_s
         while not self._ended.wait(0.02):
@@ -196,7 +196,7 @@ class MlflowTracker(Tracker):
             delay_s = min(2 * delay_s, MAX_RETRY_S) if has_failed else RETRY_S
 
     def _rest(self, delay_s: float, has_failed: bool) -> None:
-        """Wait for news, and for more of them to come together; after a failure, some time in any case."""
+        """Wait for records, and to collect more of them; after a failure, for some time in any case."""
         if has_failed:
             self._hurry.wait(delay_s)
         else:
@@ -207,7 +207,7 @@ class MlflowTracker(Tracker):
         if not self._is_warned and not self._is_given_up:
             self._is_warned = True
             log.warning(
-                "MLflow at %s cannot be used (%s); the work continues, its record waits in %s",
+                "MLflow at %s cannot be used (%s); the work continues, its records wait in %s",
                 self._config.uri,
                 reason,
                 self._journal.place,
@@ -215,7 +215,7 @@ class MlflowTracker(Tracker):
 
 
 def start(config: TrackingConfig, stage: str, folder: Path) -> Tracker:
-    """Return a tracker for one run of a stage; an unfinished run whose journal is in its folder is continued."""
+    """Return a tracker for one run of a stage; an unfinished run continues the journal in its folder."""
     return MlflowTracker(config, stage, folder) if config.enabled else Tracker()
 
 

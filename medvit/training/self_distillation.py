@@ -31,7 +31,7 @@ class SelfDistillationConfig(Config):
 
 
 class SelfDistillation:
-    """Frozen teacher; not a submodule, so it has no gradient and is in no optimizer or checkpoint."""
+    """Frozen teacher; not a submodule, so it has no gradient and is absent from optimizers and checkpoints."""
 
     def __init__(self, checkpoint: Checkpoint, weight: float, student: Backbone) -> None:
         self.teacher = backbone_of(checkpoint)[1].eval().requires_grad_(False)

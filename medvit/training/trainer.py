@@ -23,7 +23,7 @@ from medvit.training.resume import RESUME, KeepLast
 from medvit.training.sharding import sharded_strategy
 
 Trainer: TypeAlias = lightning.Trainer
-"""What runs the loop."""
+"""Type of the trainer, for rooms that do not import Lightning."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
 """Names of transformer blocks, of backbones and of decoders."""
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

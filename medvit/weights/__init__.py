@@ -1,4 +1,4 @@
-"""Public weights: load other layouts and shapes into a backbone, and report what did not fit.
+"""Public weights: loading of other layouts and shapes into a backbone, with a report of mismatches.
 
 Files are read without running any code in them. `medvit.weights.layouts` knows the layouts.
 """
@@ -39,33 +39,35 @@ ADVICE = {
     r"^cls_token$": "set backbone.class_token=true",
     r"^pos_embed$": "set backbone.positions=learned and backbone.image_size",
 }
-"""A tensor that the model has no place for -> the option that makes one; without it, features differ."""
+"""Tensor without a place in the model -> the option that adds one; without it, features differ."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of the tensors of a file of weights: names, and why."""
+    """Report on the tensors of a weights file: names, and their handling."""
 
     source: str
     loaded: tuple[str, ...]
     adapted: Mapping[str, str] = field(default_factory=dict)
-    """Name -> what was done to it."""
+    """Name -> how it was adapted."""
     missing: tuple[str, ...] = ()
-    """Of the model, not in the file; they keep their random start."""
+    """Weights of the model that are not in the file; they are randomly initialized."""
     unexpected: tuple[str, ...] = ()
-    """In the file, not of the model."""
+    """Weights in the file that are not in the model."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of the missing and unexpected tensors."""
     grid: tuple[int, ...] | None = None
-    """Grid of patches that learned positions of the file were taken for."""
+    """Patch grid that was used for learned positions of the file."""
     is_grid_assumed: bool = False
-    """Whether neither the file nor an option says that this is their grid: other grids have as many patches."""
+    """Whether the grid is an assumption, since neither the file nor an option gives it: other grids have as many
+    patches.
+    """
     mask_token: Tensor | None = field(default=None, repr=False, compare=False)
-    """Token (D) that stands for hidden patches within the encoder, where the file has one, as DINOv2's."""
+    """Mask token (D) of the encoder, if the file has one, like DINOv2."""
 
     @property
     def summary(self) -> str:
-        """The figures in one line."""
+        """Return the numbers in one line."""
         loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
         sides = " x ".join(map(str, self.grid or ()))
         grid = f", positions read as a grid of {sides}" if sides else ""
@@ -75,7 +77,7 @@ class Fit:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """Options to set so that the model is that of the file; empty where the file has nothing more to give."""
+        """Return the options to set so that the model matches the file; empty if the file has no further weights."""
         return tuple(what for part, what in ADVICE.items() if any(re.search(part, name) for name in self.unexpected))
 
     def __str__(self) -> str:
@@ -109,8 +111,9 @@ def read_weights(path: str | Path) -> StateDict:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError or EOFError, by version and by damage
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors ({type(error).__name__}); it is damaged or needs code to be run, "
-            "which medvit never does: save its state_dict as .safetensors where you trust it"
+            f"{path} cannot be read as plain tensors ({type(error).__name__}); it is damaged or needs code to "
+            "be run, which medvit never does: save its state_dict as .safetensors on a machine where you trust "
+            "it"
         ) from None
     return _unwrapped(loaded, path)
 
@@ -137,7 +140,7 @@ def load_weights(
 ) -> Fit:
     """Load public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
 
-    `grid` is the grid of the model's own learned positions, `file_grid` that of the file's, where it is known.
+    `grid` is the grid of the model's own learned positions, `file_grid` that of the file's, if known.
 
     Raises:
         CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of its
@@ -167,11 +170,11 @@ def load_weights(
 def _adapt(
     names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], found_grid: tuple[int, ...] | None
 ) -> dict[str, str]:
-    """Adapt patch embedding and positions in place where shapes or ranks differ; return what was done."""
+    """Adapt patch embedding and positions in place if shapes or ranks differ; return what was adapted."""
     adapted: dict[str, str] = {}
     rank = rank_of(names)
     if rank > len(grid):
-        return adapted  # volumes to images: the patch embedding is refused as it is
+        return adapted  # volumes to images: the patch embedding is refused unchanged
     if KERNEL in names and not fits(KERNEL, names, wanted):
         before, after = tuple(names[KERNEL].shape), tuple(wanted[KERNEL].shape)
         names[KERNEL] = adapt_patch_embedding(names[KERNEL], after)
@@ -193,7 +196,7 @@ def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) ->
 
 
 def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
-    """DINOv3 has biases that are all zero, but for masked ones of keys; a model without is the same model."""
+    """Drop biases of DINOv3 that are all zero, except masked ones of keys; a model without them is equivalent."""
     for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
         if not parts[0].any() and not parts[-1].any():
@@ -204,9 +207,9 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
     """Return a patch embedding for other channels, another patch size, or volumes.
 
-    Three channels to one: summed, so a gray image gives what it gave as RGB; one to more: shared equally among them.
-    2D to 3D: each slice of the patch gets an equal part, so a volume that is constant along its last axis gives what
-    its slice gave. Another patch size: the pseudo-inverse resize of FlexiViT (Beyer et al., CVPR 2023).
+    Three channels to one: summed, so a gray image gives the same tokens as in RGB; one to more: divided equally among
+    them. 2D to 3D: each slice of the patch gets an equal part, so a volume that is constant along its last axis gives
+    the same tokens as its slice. Another patch size: the pseudo-inverse resize of FlexiViT (Beyer et al., CVPR 2023).
     """
     kernel = _adapt_channels(kernel.float(), shape[1])
     size = shape[2 : kernel.ndim]
@@ -234,7 +237,7 @@ def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Ten
 def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
     """Return the kernel that gives the resized patch the same token as the old kernel gave the patch.
 
-    In least squares.
+    In the least-squares sense.
     """
     before = kernel.shape[2:]
     resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
@@ -245,7 +248,7 @@ def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Fl
 def adapt_positions(
     positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
 ) -> Float[Tensor, "1 m d"]:
-    """Learned patch positions on another grid: bicubic with antialiasing in 2D as timm does, trilinear in 3D.
+    """Return learned patch positions on another grid: bicubic with antialiasing in 2D as in timm, trilinear in 3D.
 
     From 2D to 3D, the in-plane positions are repeated along the last axis.
     """

@@ -1,4 +1,4 @@
-"""Public weights into a transformer: from a local file, or from the hub where a model of it is named."""
+"""Loading of public weights into a transformer: from a local file, or from the hub for a named model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HUB = "hub:"
 
 
 def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid: tuple[int, ...] | None = None) -> Fit:
-    """Load the public weights of a file or, by `hub:NAME`, of a timm model; return how they fit, and report deviations.
+    """Load the public weights of a file or, by `hub:NAME`, of a timm model; return a report, and log deviations.
 
-    `file_grid` is the grid of the file's learned positions; unset, that of the timm model or of the `model.yaml`
-    beside the file, where there is one.
+    `file_grid` is the grid of the file's learned positions; if unset, that of the timm model, or of the `model.yaml`
+    beside the file if there is one.
 
     Raises:
         CheckpointError: If there are none, or they do not fit.
@@ -36,12 +36,14 @@ def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid
         state, described = read_weights(weights), _described_grid(Path(weights).parent / "model.yaml")
     fit = load_weights(model, state, grid=grid, source=weights, file_grid=file_grid or described)
     if fit.advice:
-        log.warning("%s; its features will not be those it was trained for: %s", fit.summary, ", ".join(fit.advice))
+        log.warning(
+            "%s; its features will differ from those it was trained for: %s", fit.summary, ", ".join(fit.advice)
+        )
     return fit
 
 
 def _described_grid(path: Path) -> tuple[int, ...] | None:
-    """Grid of the learned positions of a medvit checkpoint, by its description; None where that does not say."""
+    """Return the grid of the learned positions of a medvit checkpoint from its description; None if not stated."""
     if not path.is_file():
         return None
     backbone = read_yaml(path).get("backbone")
@@ -54,7 +56,7 @@ def _described_grid(path: Path) -> tuple[int, ...] | None:
 
 
 def _downloaded(name: str) -> tuple[StateDict, tuple[int, ...] | None]:
-    """Return the one place where medvit downloads, and only because the user named a model of the hub."""
+    """Download a model named by the user: the only place where medvit downloads."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
         raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")

@@ -1,8 +1,8 @@
-"""Layouts of public weights: what their makers call the tensors -> timm's names, which are medvit's.
+"""Layouts of public weights: tensor names of the official code -> timm's names, which medvit uses.
 
 Known are timm's, the official ones of DINO, DINOv2 (with registers), DINOv3 and MAE, and so RETFound in both variants,
-bare or inside a training checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`); that of DINOv2 in
-transformers, as RAD-DINO and Phikon-v2 are published; and that of Hi-End-MAE in 3D.
+bare or inside a training checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`); the layout of DINOv2 in
+transformers, used by RAD-DINO and Phikon-v2; and Hi-End-MAE in 3D.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ StateDict = dict[str, Tensor]
 
 KERNEL, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 WRAPPERS = ("model_ema", "teacher", "model", "state_dict", "module", "student")
-"""Keys under which training scripts keep the weights, the better ones first."""
+"""Keys under which training scripts store the weights, in order of preference."""
 PREFIXES = ("module.", "teacher.", "student.", "backbone.", "dinov2.", "encoder.", "_orig_mod.")
 IGNORED = re.compile(
     r"^(decoder[_.]|encoder_to_decoder|classifier|head|fc_norm|mask_token|local_cls_norm|dino_|ibot_|projectors)"
@@ -57,7 +57,7 @@ PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> StateDict:
     """Return the tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
 
-    Where a file holds a teacher and its student, the teacher is taken.
+    If a file holds a teacher and its student, the teacher is used.
     """
     names: StateDict = {}
     is_rope = any(name.endswith("gamma_1") for name in wanted)
@@ -68,7 +68,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
             continue
         while name.startswith(PREFIXES):
             name = name.partition(".")[2]
-        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)  # DINOv2 keeps its blocks in chunks
+        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)  # DINOv2 stores its blocks in chunks
         for pattern, ours in OTHER_NAMES:
             name = re.sub(pattern, ours, name)
         for theirs, ours in renamed.items():
@@ -79,7 +79,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
 
 
 def _qkv_joined(state: StateDict) -> StateDict:
-    """Return queries, keys and values that a file keeps apart, one above the other as timm has them."""
+    """Return queries, keys and values that a file stores separately, stacked as in timm."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in state if PART.match(name)]:
         stem, number, kind = PART.sub(r"\1 \2 \3", name).split()
@@ -89,17 +89,17 @@ def _qkv_joined(state: StateDict) -> StateDict:
 
 
 def fits(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether both have a tensor of this name, of one shape."""
+    """Whether both have a tensor of this name with the same shape."""
     return name in state and name in wanted and state[name].shape == wanted[name].shape
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:
-    """2 for weights of images, 3 of volumes, by their patch embedding."""
+    """Return the rank of weights, 2 for images and 3 for volumes, from their patch embedding."""
     return state[KERNEL].ndim - 2 if KERNEL in state else 2
 
 
 def side_of(count: int, rank: int) -> int | None:
-    """Side of the square or cube of this many patches, if they make one."""
+    """Return the side of the square or cube of this many patches; None if they make none."""
     side = round(count ** (1 / rank))
     return side if side > 0 and side**rank == count else None
 
@@ -107,7 +107,7 @@ def side_of(count: int, rank: int) -> int | None:
 def with_patch_positions(
     state: StateDict, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[StateDict, tuple[int, ...] | None]:
-    """Return the tensors with learned positions of patches alone, and the grid of these.
+    """Return the tensors with learned positions of only patches, and their grid.
 
     None without learned positions.
 
@@ -131,7 +131,7 @@ def with_patch_positions(
 def _reading(
     count: int, sizes: list[int], rank: int, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[int, tuple[int, ...]]:
-    """How many kinds of prefix tokens have positions (none, the class token, registers too), and the patches' grid."""
+    """Return the number of kinds of prefix tokens with positions (none, class token, registers too), and the grid."""
     patches = [count - sum(sizes[:num_tokens]) for num_tokens in range(len(sizes) + 1)]
     if file_grid is not None:
         if math.prod(file_grid) in patches and len(file_grid) == rank:
@@ -153,7 +153,7 @@ def _reading(
         )
     if not own and not equal:
         raise CheckpointError(
-            f"its {count} learned positions are of no square or cube of patches; give their grid as "
+            f"its {count} learned positions do not form a square or cube of patches; give their grid as "
             "backbone.weights_grid=[rows,columns]"
         )
     return (own or equal)[0]
@@ -164,9 +164,9 @@ def _sides(grid: tuple[int, ...]) -> str:
 
 
 def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the token (D) of hidden patches in an encoder.
+    """Return the mask token (D) of an encoder.
 
-    A file with a decoder, as MAE's, has the decoder's token alone.
+    A file with a decoder, like MAE's, has only the decoder's token.
     """
     if KERNEL not in wanted or any("decoder" in name for name in state):
         return None
@@ -177,7 +177,7 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
-    """Return the blocks of timm for DINOv3 keep apart the biases of queries and values; that of keys is masked."""
+    """Return the bias of qkv in timm's form for DINOv3: queries and values; that of keys is zero."""
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:
         stem = name.removesuffix("qkv.bias")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 UTF_8 = "ISO_IR 192"
 DEFAULT = ("", "ISO_IR 6", "ISO 2022 IR 6")
-"""Names of the default repertoire, ASCII, which is declared by leaving the attribute out (PS3.3 C.12.1.1.2)."""
+"""Names of the default repertoire, ASCII, which is declared by omitting the attribute (PS3.3 C.12.1.1.2)."""
 ALONE = (*(f"ISO_IR {number}" for number in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)), "GB18030")
 """Character sets without code extensions that highdicom takes and pydicom encodes."""
 LATIN_9 = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
@@ -47,7 +47,7 @@ def settle(header: Dataset, *, to_utf_8: bool = False) -> str:
     """Convert the texts of a header to a character set that highdicom accepts: its own if possible, else UTF-8.
 
     A misspelt term is read as the intended one. Texts that are not ASCII although no character set is declared are read
-    as UTF-8 if valid, else as Latin-1, and the returned note states which; it is empty otherwise. Texts other than
+    as UTF-8 if valid, else as Latin-1, and the returned note states which; else it is empty. Texts other than
     `IDENTITY` that are invalid in the declared character set are removed.
 
     Raises:

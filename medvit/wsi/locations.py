@@ -82,7 +82,7 @@ def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -
 
 
 def open_row(row: Row, key: Path, folder: Path | None = None) -> Slide:
-    """Open the slide of a manifest row of kind slide; it stays open in this process for the next call.
+    """Open the slide of a manifest row of kind slide; it remains open in this process for the next call.
 
     Raises:
         DataError: If its location is unknown, if nothing or another slide is there, or if it cannot be read.

@@ -55,7 +55,7 @@ def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> 
     if said is not None and all(low <= side <= high for side in said):
         if max(said) > MAX_ANISOTROPY * min(said):
             raise UnsupportedError(
-                f"the slide's header says pixels of {said[0]:.4g} x {said[1]:.4g} microns, which are not square; "
+                f"the slide's header gives pixels of {said[0]:.4g} x {said[1]:.4g} microns, which are not square; "
                 "expected equal width and height in microns: resample the slide, or correct its header"
             )
         return said[0] if said[0] == said[1] else math.sqrt(said[0] * said[1])
@@ -66,8 +66,8 @@ def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> 
             "the slide has no microns per pixel; expected them in its header: give tiles.slide_mpp=... if you know them"
         )
     raise DataError(
-        f"the slide's header says {said[0]:.4g} x {said[1]:.4g} microns per pixel, which no microscope has; expected "
-        f"{low:g} to {high:g}: give tiles.slide_mpp=... if you know them"
+        f"the slide's header gives {said[0]:.4g} x {said[1]:.4g} microns per pixel, which no microscope has; "
+        f"expected {low:g} to {high:g}: give tiles.slide_mpp=... if you know them"
     )
 
 

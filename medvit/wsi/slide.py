@@ -30,7 +30,7 @@ MODALITY = "SM"
 SCALE_TOLERANCE = 1e-3
 """A level whose scale differs by less is read without resampling: a quarter of a pixel over a tile of 256."""
 FINER = 1.05
-"""How much finer than the slide a region may be: scanners of one magnification differ by this much."""
+"""Maximum factor by which a requested scale is finer than the slide: scanners of one magnification differ by this."""
 BAND_BYTES = 2**25
 """Pixels held at once while an overview is made."""
 LARGE = 2**25
@@ -75,7 +75,7 @@ class Slide:
         return _channels_first(self._resized(number, box, (size, size)))
 
     def overview(self, max_side: int) -> UInt8[Array, "3 h w"]:
-        """Return the whole slide with a longer side of at most `max_side` pixels; memory use stays constant."""
+        """Return the whole slide with a longer side of at most `max_side` pixels; memory use is constant."""
         shrunk = max(1.0, max(self.shape) / max_side)
         height, width = (max(1, round(side / shrunk)) for side in self.shape)
         number = self._level(shrunk)

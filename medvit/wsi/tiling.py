@@ -31,7 +31,7 @@ when smoothed by a Gaussian of 2 microns."""
 
 
 class TilesConfig(Config):
-    """How slides are cut into tiles."""
+    """Tiling of slides."""
 
     magnification: Magnification = "20x"
     """Magnification of the tiles: 0.25, 0.5, 1 or 2 microns per pixel."""

@@ -110,7 +110,7 @@ def test_the_card_tells_assumed_patients_wherever_it_counts_patients(make: Make)
     head = read_prose(manifest.folder / "card.md").head
     assert (head.patients, head.assumed_patients) == (3, 2)
     assert "| patients | 3 (2 assumed) | 2 (all assumed) | 1 (all assumed) | 1 |" in card.splitlines()
-    assert "- patients: 2 of 3 patients are assumed: nothing names them" in card
+    assert "- patients: 2 of 3 patients are assumed: without an identifier" in card
     named = replace(manifest, rows=tuple(replace(row, patient_is_assumed=False) for row in manifest))
     assert "assumed:" not in card_of(named).split("---\n", 2)[2]
 

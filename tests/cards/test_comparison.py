@@ -106,7 +106,7 @@ def test_the_pages_hold_every_variable(tmp_path: Path) -> None:
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "# a (a) and b (b)" in text
     assert "Medium or large effects: intensity of MR" in text
-    assert "Only a tells: age, years; manufacturer; sex." in text
+    assert "Only a has: age, years; manufacturer; sex." in text
     assert "| patients | 24 | 24 (all assumed) |" in text
     assert "b: 24 of 24 patients are assumed" in text
     assert page.count("data:image/png;base64,") == len(variables) + 1

@@ -261,7 +261,7 @@ def test_a_stream_larger_than_the_header_says_is_refused_before_it_is_decoded():
     stream = bytearray(imagecodecs.jpegls_encode(PIXELS))
     place = stream.index(b"\xff\xf7")
     stream[place + 5 : place + 9] = b"\xea\x60\xea\x60"  # 60000 x 60000
-    with pytest.raises(UnreadableError, match=r"\(60000, 60000, 1\), the header says \(24, 16, 1\)"):
+    with pytest.raises(UnreadableError, match=r"\(60000, 60000, 1\), the header states \(24, 16, 1\)"):
         decode(encoded([bytes(stream)], JPEGLSLossless))
 
 

@@ -180,7 +180,7 @@ def test_few_patients_get_a_salt_that_leaves_no_split_empty() -> None:
 def test_slides_beside_pictures_are_reported_since_pretraining_leaves_them_out() -> None:
     assert "there are slides, which are excluded" in drafts(SURVEYS["slides"])["pretrain.yaml"].text()
     unlabeled = surveyed([*images("slide", "SM", reader="slide"), *images(num=9)], PHOTO)
-    assert "leaves out: 40 of kind slide" in drafts(unlabeled)["pretrain.yaml"].text()
+    assert "excludes: 40 of kind slide" in drafts(unlabeled)["pretrain.yaml"].text()
     assert "# tiles: {pack: true}" in drafts(unlabeled)["ingest.yaml"].text()
 
 

@@ -140,7 +140,9 @@ def test_the_patches_of_an_image_are_a_bag_too(config):
 
 
 def test_a_head_that_reads_no_bags_says_which_do():
-    with pytest.raises(ConfigError, match=r"head.name=dense reads no bags .* abmil, transmil, transformer_mil or mean"):
+    with pytest.raises(
+        ConfigError, match=r"head.name=dense does not accept bags .* abmil, transmil, transformer_mil or mean"
+    ):
         DenseConfig().build_for_bags(WIDTH, CLASSES)
 
 

@@ -269,5 +269,5 @@ def test_a_token_that_was_trained_whole_is_refused(tmp_path: Path) -> None:
     checkpoint = pretrained(tmp_path / "backbone", ExploraConfig(rank=2))
     adapter = dict(checkpoint.adapter or {}) | {"cls_token": checkpoint.state["cls_token"]}
     made = Checkpoint(tmp_path / "made", checkpoint.model, checkpoint.preprocess, checkpoint.state, adapter).save()
-    with pytest.raises(CheckpointError, match="cls_token belongs to no module"):
+    with pytest.raises(CheckpointError, match="cls_token is outside of any module"):
         to_peft(made, tmp_path / "peft")

@@ -250,7 +250,7 @@ def test_the_audit_agrees(made: Path, source: Path, capsys: pytest.CaptureFixtur
     assert audit(made, source, *words, "unread=warn") == 0
     shown = capsys.readouterr().out
     assert "found: nothing" in shown
-    assert int(shown.split("looked for ")[1].split()[0]) > 40
+    assert int(shown.split("searched for ")[1].split()[0]) > 40
     assert not any(word.casefold() in shown.casefold() for word in WORDS)
 
 

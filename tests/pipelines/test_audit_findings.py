@@ -388,7 +388,10 @@ def test_a_file_that_nobody_can_read_is_said_and_fails(made: Path, source: Path,
     shutil.copytree(source, tmp_path / "source")
     (tmp_path / "source" / "report.pdf").write_bytes(b"%PDF-1.7")
     assert audit(made, tmp_path / "source") == SOME_ITEMS_FAILED
-    assert "not looked for: 1 files of the source: neither its name nor its first bytes" in capsys.readouterr().out
+    assert (
+        "not searched for: 1 files of the source: unknown format, by its name and its first bytes"
+        in capsys.readouterr().out
+    )
     assert audit(made, tmp_path / "source", "unread=warn") == 0
 
 

@@ -294,7 +294,7 @@ def test_a_report_on_assumed_patients_says_so(
     assert found["facts"]["Split"] == "test: 6 volumes of 6 patients (all assumed)"
     assert found["counts"]["assumed_patients"] == 6
     (note,) = (note for note in found["notes"] if "assumed" in note)
-    assert note.startswith("6 of 6 patients are assumed: nothing names them")
+    assert note.startswith("6 of 6 patients are assumed: without an identifier")
     assert note in page(report)
     assert note in caplog.text
 

@@ -218,7 +218,7 @@ def test_cross_validated_heads_learn_from_both_splits(place, tmp_path):
 def test_what_does_not_fit_is_refused(place, model, tmp_path):
     with pytest.raises(CheckpointError, match="is a slide checkpoint; this stage needs backbone"):
         learn(place, tmp_path / "a", checkpoint=model)
-    with pytest.raises(ConfigError, match=r"head\.name=dense reads no bags"):
+    with pytest.raises(ConfigError, match=r"head\.name=dense does not accept bags"):
         learn(place, tmp_path / "b", head={"name": "dense"})
     with pytest.raises(DataError, match=r"at least two classes of 'grade', found none \(labels found: label\)"):
         learn(place, tmp_path / "c", label="grade")
