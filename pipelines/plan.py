@@ -73,7 +73,9 @@ PLANNED: Mapping[str, type[PlanConfig]] = {"pretrain": PretrainPlanConfig, "fine
 def _plan(config: Any, run: Run) -> Plan:
     """Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table."""
     with tempfile.TemporaryDirectory() as folder:
-        measuring = Run(run.stage, Path(folder), Tracker())  # nothing is kept of the training
+        tracker = Tracker()  # records nothing of the training
+        tracker.wants_pictures = True  # but drawing pictures takes time
+        measuring = Run(run.stage, Path(folder), tracker)
         if isinstance(config, FinetunePlanConfig) and holds_slides(Manifest.read(config.dataset), config.label):
             rows = _slide_rows(config, measuring)
         else:

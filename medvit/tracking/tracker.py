@@ -32,6 +32,8 @@ class Tracker:
 
     run_id: str | None = None
     """Name of the run in MLflow; None if unknown."""
+    wants_pictures: bool = False
+    """Whether pictures are recorded, and so worth drawing."""
 
     def params(self, tree: Tree) -> None:
         """Record options, with dots between nested keys."""
@@ -69,6 +71,8 @@ class MlflowTracker(Tracker):
     that fails causes only one warning: the thread retries, and if records remain at the end, the command to send them
     is logged.
     """
+
+    wants_pictures = True
 
     def __init__(self, config: TrackingConfig, stage: str, folder: Path) -> None:
         self._config = config

@@ -67,7 +67,7 @@ class Pretraining(TrainingModule):
 
     def training_step(self, views: Views, batch_idx: int) -> Tensor:
         """Return the total loss of a batch of views."""
-        if self.global_step == batch_idx == 0 and self.trainer.is_global_zero:
+        if self.global_step == batch_idx == 0 and self._is_shown:
             self.tracker.figure(views_figure(views), "pictures/views-0000000.png")
         terms = self._losses(views)
         for name, value in {**terms, **self.objective.readings()}.items():
@@ -105,7 +105,7 @@ class Pretraining(TrainingModule):
         """Read the representation and save pictures."""
         self._read()
         # With sharded weights, all processes must run the forward pass of a picture.
-        if self._shown is not None and (self.trainer.is_global_zero or is_sharded(self)):
+        if self._shown is not None and (self._is_shown or is_sharded(self)):
             for name, figure in self.objective.pictures(self._shown).items():
                 self.tracker.figure(figure, f"pictures/{name}-{self.global_step:07d}.png")
 
@@ -135,6 +135,10 @@ class Pretraining(TrainingModule):
         if self.guard.close():
             backbone.load_state_dict(load_file(self.best_path))
         return backbone
+
+    @property
+    def _is_shown(self) -> bool:
+        return self.trainer.is_global_zero and self.tracker.wants_pictures
 
     def _losses(self, views: Views) -> dict[str, Tensor]:
         world = self.trainer.world_size if self._trainer is not None else 1

@@ -75,6 +75,14 @@ def test_the_views_are_shown_before_the_first_step(images, tmp_path, make_store)
     assert "similarity-0000006.png" in shown
 
 
+def test_pictures_that_nobody_keeps_are_not_drawn(images, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("medvit.objectives.figures.panel_figure", lambda columns, titles: drawn.append(titles))
+    given = options(images, DINO) | {"trainer": {"epochs": 1, "steps_per_epoch": 1}, "guard": {"action": "off"}}
+    pretrain(output=tmp_path / "out", **given)
+    assert not drawn
+
+
 def test_a_local_crop_of_another_rank_is_refused_at_the_door(images, tmp_path):
     objective = DINO | {"views": {"local_size": [8, 8, 8]}}
     with pytest.raises(ConfigError, match=r"objective\.views\.local_size has 3 numbers"):
