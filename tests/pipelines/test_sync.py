@@ -23,6 +23,7 @@ from medvit.tracking import FOLDER, TrackingConfig, start
 from pipelines.__main__ import main
 from pipelines.ingest import ingest
 from pipelines.sync import sync
+from tests.plugins.tracking_template import MakeStore
 from tests.processes.forked import Forked, heard, say
 
 START_S = 120
@@ -44,6 +45,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *store],
             cwd=self._folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # its jobs are nine more processes
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -66,8 +68,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"))
+def server(make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    make_store(folder)
+    made = Server(folder)
     yield made
     made.send(signal.SIGKILL)
 
