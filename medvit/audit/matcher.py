@@ -130,10 +130,13 @@ def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
     if text.isdigit():
         is_open = not after[:1].isalnum() or (needle.is_date and after.isdigit())
         return (
-            not before[-1:].isalnum() and is_open and not re.search(rb"\d\.$", before) and not re.match(rb"\.\d", after)
+            not before[-1:].isalnum()
+            and is_open
+            and not re.search(rb"\d\.\Z", before)
+            and not re.match(rb"\.\d", after)
         )
     if re.fullmatch(r"[+-]?[\d.]+", text):
-        return not re.search(rb"[\d.]$", before) and not re.match(rb"\.?\d", after)
+        return not re.search(rb"[\d.]\Z", before) and not re.match(rb"\.?\d", after)
     if text.isalnum() and not text.isalpha() and len(text) <= SHORT_MIXED:  # as in a hash by chance
         return not before[-1:].isalnum() and not after[:1].isalnum()
     if text.isalpha() and text.isascii() and len(text) < LONG_WORD:

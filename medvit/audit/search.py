@@ -36,6 +36,8 @@ MAX_TEXT = 2**28
 """Bytes of a compressed file that are searched."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16 text."""
+LINES_AT_ONCE = 500
+"""Lines of a text searched together, and one by one only on a hit: most hold nothing."""
 SQLITE_HEAD = b"SQLite format 3\0"
 TABLES = "PaletteColorLookupTableData"
 """End of the keywords of color tables, whose bytes look like words by chance."""
@@ -194,8 +196,9 @@ def _table(connection: sqlite3.Connection, table: str, place: str, haystack: Hay
     columns = [column[0] for column in cursor.description]
     found: dict[str, set[Needle]] = {}
     for row in cursor:
+        has_text = bool(haystack.in_text("\n".join(value for value in row if isinstance(value, str))))
         for column, value in zip(columns, row, strict=True):
-            if isinstance(value, str | bytes):
+            if isinstance(value, bytes) or (isinstance(value, str) and has_text):
                 found.setdefault(column, set()).update(_in(value, haystack))
     for column, needles in found.items():
         yield from _traces(f"{place}, column {column}", needles)
@@ -290,7 +293,12 @@ def _content(content: bytes, place: str, haystack: Haystack) -> Iterator[Trace]:
         yield from _traces(place, haystack.in_bytes(content, min_bytes=MIN_BYTES_IN_PIXELS))
         return
     found: dict[Needle, int] = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), start=1):
-        for needle in haystack.in_text(line):
-            found.setdefault(needle, number)
+    lines = content.decode("utf-8", "replace").split("\n")
+    for begin in range(0, len(lines), LINES_AT_ONCE):
+        part = lines[begin : begin + LINES_AT_ONCE]
+        if not haystack.in_text("\n".join(part)):
+            continue
+        for number, line in enumerate(part, start=begin + 1):
+            for needle in haystack.in_text(line):
+                found.setdefault(needle, number)
     yield from sorted({Trace(f"{place}, line {number}", needle.description) for needle, number in found.items()})

@@ -426,3 +426,12 @@ def test_a_class_is_no_finding_unless_it_names_a_patient(tmp_path: Path) -> None
     needles = sought([], tmp_path, found, num_files=1, classes=["Kavernom", NAME]).needles
     assert "kavernom" not in needles
     assert NAME.casefold() in needles
+
+
+def test_what_stands_in_the_lines_together_is_found_in_its_line(tmp_path: Path) -> None:
+    """A number that a line begins with is apart from what the line before it ends with."""
+    needles = [Needle("-661.82658862", "a private element"), Needle(NAME.casefold(), "(0010,0010) PatientName")]
+    file = tmp_path / "notes.txt"
+    file.write_text("\n" * 600 + f"5\n-661.82658862\n.\n{NAME}\n", encoding="utf-8")
+    places = {trace.place for trace in search_file(file, "the dataset", Haystack(needles))}
+    assert places == {f"the dataset, line {number}" for number in (602, 604)}
