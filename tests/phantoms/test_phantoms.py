@@ -46,6 +46,7 @@ def read_series(folder: Path) -> tuple[np.ndarray, Affine]:
     return to_ras(stored + int(first.RescaleIntercept), Affine(lps_to_ras(matrix)))
 
 
+@pytest.mark.usefixtures("drawn_anew")
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     write_all(tmp_path / "once", 3)
     write_all(tmp_path / "again", 3)
