@@ -55,6 +55,14 @@ class Config(BaseModel):
     RENAMED: ClassVar[Mapping[str, str]] = {}
     """Options of earlier versions with their present names, which may be in a group, as `labeling.table`."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the help text of an option of which a subclass changes the default alone."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            bases = (base for base in cls.__mro__[1:] if issubclass(base, Config) and name in base.model_fields)
+            field.description = field.description or next((base.model_fields[name].description for base in bases), None)
+
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:

@@ -55,6 +55,8 @@ class Image:
     """Label of the DICOM real-world value mapping that gives `slope`, `intercept` and `unit`, if any."""
     offered: str = ""
     """Labels and units of the mappings in its file that were not applied."""
+    plane_mm: tuple[float, float] | None = None
+    """Distance of rows and of columns, of slices of volumes."""
 
     def without_gaps(self) -> Image:
         """Return the image with padding and non-finite voxels replaced by a background (`medvit.measured.filled`)."""
@@ -72,12 +74,17 @@ class Image:
 
 @dataclass(frozen=True)
 class Sample:
-    """Preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S)."""
+    """Preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S).
+
+    `spacing` is the size of a pixel along each axis, in mm where that is known, else relative to those of its source.
+    Unset: as long as wide.
+    """
 
     pixels: Float[Tensor, "c *s"]
     row: Row
     target: Int[Tensor, "*t"] | None = None
     affine: Affine | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         dataset=tiles,
         **STAINED,
         slides=slides,
-        objective={**DECODER, "views": {"size": [128, 128], "flipped_axes": [0, 1]}},
+        objective={**DECODER, "views": {"size": [128, 128], "augment": {"flipped_axes": [0, 1]}}},
         loader={"batch_size": 16},
         trainer=job.rounds_of(40),
     )

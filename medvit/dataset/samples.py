@@ -52,6 +52,7 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
         mask=stored_mask(store, row),
         row=row,
         padding=row.padding,
+        plane_mm=row.plane_mm if isinstance(row, SliceRow) else None,
     )
 
 
@@ -91,7 +92,7 @@ class Samples(Dataset[Sample]):
         # The first and last slices of a volume may be outside the body, where SPM and FSL write NaN.
         prepared = self.preprocess.prepared(image) if isinstance(row, SliceRow) else self.preprocess(image)
         target = torch.tensor(self.class_indices[index]) if self.classes else prepared.mask
-        sample = Sample(prepared.pixels, row, target, prepared.affine)
+        sample = Sample(prepared.pixels, row, target, prepared.affine, prepared.spacing)
         size = sample.pixels.nbytes + (0 if target is None else target.nbytes)
         worker = get_worker_info()  # each process of a loader has its own cache
         if self._cached_bytes + size <= CACHE_BYTES // (worker.num_workers if worker else 1):

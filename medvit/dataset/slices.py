@@ -77,6 +77,7 @@ class SlicesConfig(Config):
             channels = row.shape[0] * (2 * self.neighbors + 1)
             shape = (channels, row.shape[1 + second], row.shape[1 + first])
             own["neighbors"] = self.neighbors
+            own["plane_mm"] = (row.spacing_mm[second], row.spacing_mm[first]) if row.spacing_mm else None
             for number in self._numbers(row, across):
                 name = f"{row.image_id}.{across}.{number}"
                 yield SliceRow(**own | {"shape": shape, "image_id": name}, across=across, number=number)
@@ -99,6 +100,8 @@ class SliceRow(Row):
     across: int = 2
     number: int = 0
     neighbors: int = 0
+    plane_mm: tuple[float, float] | None = None
+    """Distance of rows and of columns."""
 
 
 def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:

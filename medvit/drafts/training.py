@@ -167,7 +167,7 @@ def _objective(images: Images, machine: Machine) -> Iterator[DraftOption]:
         yield DraftOption("objective.views.size", crop_of(images, machine), "Voxels of a crop along R, A, S.")
     if images.flipped_axes:
         text = "Axes along which a mirrored image is as plausible as the original."
-        yield DraftOption("objective.views.flipped_axes", images.flipped_axes, text)
+        yield DraftOption("objective.views.augment.flipped_axes", images.flipped_axes, text)
 
 
 def crop_of(images: Images, machine: Machine) -> list[int]:

@@ -22,9 +22,8 @@ from medvit.objectives import MASK_TOKEN
 from medvit.objectives._projection import Projection
 from medvit.objectives._student_teacher import Distillation, DistillationConfig, seen_of, summary, tokens_of
 from medvit.transforms.curriculum import CurriculumConfig
-from medvit.transforms.intensity import IntensityAugmentation
 from medvit.transforms.masking import draw_masks
-from medvit.transforms.views import MultiCropConfig
+from medvit.transforms.views import MaskedViewsConfig
 from medvit.types import Tokens, Views
 
 
@@ -69,16 +68,6 @@ class GramConfig(Config):
         return min(self.max_refreshes, refreshes) + int(self.anchor == "teacher")
 
 
-def masked_views() -> MultiCropConfig:
-    """Crops as in DINOv2: global ones of 0.32 to 1, local ones of 0.05 to 0.32 of an image.
-
-    The published code inverts the probability of blur: it never blurs the first crop, and blurs the second with
-    probability 0.9.
-    """
-    blur = IntensityAugmentation(blur_chances=(0.0, 0.9, 0.5))
-    return MultiCropConfig(scale=(0.32, 1.0), local_scale=(0.05, 0.32), intensity=blur)
-
-
 class MaskedConfig(DistillationConfig):
     """Options of distillation of images and masked patches."""
 
@@ -91,7 +80,7 @@ class MaskedConfig(DistillationConfig):
     """Anchoring of the patches. Unset: none."""
     curriculum: CurriculumConfig | None = None
     """Resolution curriculum, from low to high. Unset: full resolution throughout."""
-    views: MultiCropConfig = Field(default_factory=masked_views)
+    views: MaskedViewsConfig = Field(default_factory=MaskedViewsConfig)
 
     @property
     def head_parts(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from medvit.training.loading.rounds import rounds, whole_images
 from medvit.training.resume import last_checkpoint, position_of
 from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer
-from medvit.transforms.augment import Augment
+from medvit.transforms.augmentation.training_crop import TrainingCrop
 
 PositiveOf = Callable[[Facts, Sequence[str]], str]
 """Positive one of some classes, from the facts of a dataset; empty if there is none."""
@@ -99,7 +99,7 @@ def assemble_finetuning(
     loader = rounds(
         config.loader,
         train,
-        Augment(config.augment, crop, masks=task.kind == "segmentation"),
+        TrainingCrop(config.augment, crop, start.preprocess.intensity, masks=task.kind == "segmentation"),
         collate,
         num_batches=config.trainer.batches_per_epoch,
         seed=seed,

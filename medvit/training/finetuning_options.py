@@ -15,7 +15,7 @@ from medvit.models.tile_embedder import EmbeddingConfig
 from medvit.peft import OptionalLoraChoice
 from medvit.training.loading.bags import BagConfig
 from medvit.training.options import TrainingOptions
-from medvit.transforms.augment import AugmentConfig
+from medvit.transforms.augmentation.options import FinetuningAugmentation
 from medvit.wsi.locations import SlidesConfig
 
 
@@ -52,7 +52,7 @@ class FinetuningOptions(TrainingOptions):
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
-    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    augment: FinetuningAugmentation = Field(default_factory=FinetuningAugmentation)
 
     @property
     def set_for_classification(self) -> dict[str, object]:
@@ -64,7 +64,7 @@ class FinetuningOptions(TrainingOptions):
         """Options of models trained on pixels rather than embeddings that are not at their default."""
         given = self._set("crop", "overlap", "mirrored_axes", "applies_to")
         kept = {} if self.peft is None or self.peft.name in ("lora", "frozen") else {"peft": self.peft.name}
-        return given | kept | ({} if self.augment == AugmentConfig() else {"augment": "..."})
+        return given | kept | ({} if self.augment == FinetuningAugmentation() else {"augment": "..."})
 
     def _set(self, *keys: str) -> dict[str, object]:
         return {key: getattr(self, key) for key in keys if getattr(self, key) != type(self).model_fields[key].default}

@@ -78,13 +78,15 @@ class Normalization(Config):
 class Prepared:
     """An image as a model sees it: `pixels` (C, *S) float32 and, where there is one, its mask (*S) on the same grid.
 
-    `crop` is the square of a fundus photograph that the grid covers, none where it covers the whole image.
+    `crop` is the square of a fundus photograph that the grid covers, none where it covers the whole image. `spacing` is
+    the size of a pixel along each axis, in mm where the image says so, else relative to its own pixels.
     """
 
     pixels: Float[Tensor, "c *s"]
     affine: Affine | None = None
     mask: Int[Tensor, "*s"] | None = None
     crop: FieldSquare | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 class Preprocess(Config):
@@ -164,7 +166,7 @@ class Preprocess(Config):
                 gaps = torch.from_numpy(self._channels(lost.astype(np.float32))) > 0.0
                 pixels = resize_measured(pixels, gaps, shape, self.interpolation)
             mask = None if mask is None else resize_mask(mask, shape)
-        return Prepared(pixels, affine, mask, crop)
+        return Prepared(pixels, affine, mask, crop, _spacing(image, shape))
 
     def _cropped(self, image: Image) -> tuple[Image, FieldSquare | None]:
         if self.field_of_view is None:
@@ -271,6 +273,16 @@ def _zscore(
         clipped = counted if known is values else np.clip(values, low, high)
         normalized[channel] = (clipped - counted.mean()) / max(float(counted.std()), 1e-6)
     return normalized
+
+
+def _spacing(image: Image, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the size of a pixel after resizing an image to `shape`."""
+    own: tuple[float, ...] = (1.0 if image.mpp is None else image.mpp / 1000.0,) * len(shape)
+    if image.affine is not None and image.kind == "volume":
+        own = image.affine.spacing_mm
+    elif image.plane_mm is not None:
+        own = image.plane_mm
+    return tuple(mm * side / new for mm, side, new in zip(own, image.pixels.shape[1:], shape, strict=True))
 
 
 def _check_labels(image: Image) -> None:

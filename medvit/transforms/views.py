@@ -12,9 +12,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from medvit.config import Axis, Config, Count, Positive
+from medvit.config import Config, Count, Positive
 from medvit.records import Row
-from medvit.transforms.intensity import Change, IntensityAugmentation, UnitScale, apply_change, draw_change
+from medvit.transforms.augmentation.change import Change, CropDraw, apply_change, draw_change
+from medvit.transforms.augmentation.options import Augmentation, ContrastiveAugmentation, MaskedAugmentation
+from medvit.transforms.augmentation.spatial import CropBox
 from medvit.transforms.preprocess import Normalization, resize
 from medvit.types import Sample, Views
 
@@ -27,6 +29,8 @@ LOCAL_SHARE = 96 / 224
 class ViewsConfig(Config):
     """The crops an objective wants of each image."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"intensity": "augment", "flipped_axes": "augment.flipped_axes"}
+
     size: tuple[Count, ...] = ()
     """Pixels or voxels of a crop, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224
     pixels or 96 voxels a side."""
@@ -34,8 +38,7 @@ class ViewsConfig(Config):
     """Smallest and largest share of the image's area or volume that a crop covers."""
     stretch: float = Field(default=4 / 3, ge=1.0)
     """Largest ratio by which one axis of a crop is stretched against another, relative to the image's own shape."""
-    flipped_axes: tuple[Axis, ...] = ()
-    """Spatial axes along which a crop is flipped half of the time. None by default, since sides mean something."""
+    augment: Augmentation = Field(default_factory=Augmentation)
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
         """Return the same options with the sizes filled in, in whole patches, where none were given."""
@@ -50,7 +53,7 @@ class ViewsConfig(Config):
 class MultiCropConfig(ViewsConfig):
     """Two global crops of each image for the teacher and the student, and local ones for the student alone."""
 
-    RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
+    RENAMED: ClassVar[Mapping[str, str]] = {**ViewsConfig.RENAMED, "finer": "upscale"}
 
     scale: tuple[Covered, Covered] = (0.4, 1.0)
     """Smallest and largest share of the image's area or volume that a global crop covers."""
@@ -66,9 +69,9 @@ class MultiCropConfig(ViewsConfig):
     region: tuple[Count, ...] = ()
     """All crops of an image are cut from one random region of this size; empty allows the whole image."""
     upscale: Count = 1
-    """Global crops are made a second time with so many times their sides, without blur and noise, for an anchor that
-    sees more than the student; objective.gram.upscale sets it. 1 makes none."""
-    intensity: IntensityAugmentation = Field(default_factory=IntensityAugmentation)
+    """Global crops are made a second time with so many times their sides, without blur, noise and erasing, for an
+    anchor that sees more than the student; objective.gram.upscale sets it. 1 makes none."""
+    augment: ContrastiveAugmentation = Field(default_factory=ContrastiveAugmentation)
     across_study: bool = False
     """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
     teacher sees one image only."""
@@ -88,13 +91,12 @@ class MultiCropConfig(ViewsConfig):
         return {**super().sizes, **own}
 
 
-@dataclass(frozen=True)
-class CropBox:
-    """A box in an image, in voxels, and the axes along which it is flipped."""
+class MaskedViewsConfig(MultiCropConfig):
+    """Crops as in DINOv2: global ones of 0.32 to 1, local ones of 0.05 to 0.32 of an image."""
 
-    start: tuple[int, ...]
-    shape: tuple[int, ...]
-    flipped_axes: tuple[int, ...]
+    scale: tuple[Covered, Covered] = (0.32, 1.0)
+    local_scale: tuple[Covered, Covered] = (0.05, 0.32)
+    augment: MaskedAugmentation = Field(default_factory=MaskedAugmentation)
 
 
 def draw(
@@ -107,7 +109,7 @@ def draw(
     """Return a random box in an image of a shape, of a share of it within `scale`, else that of the config."""
     share = generator.uniform(*(scale or config.scale))
     sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
-    return _placed(config, shape, sides * np.array(shape), generator)
+    return _placed(shape, sides * np.array(shape), generator)
 
 
 def draw_at_scale(
@@ -116,7 +118,7 @@ def draw_at_scale(
     """Return a random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
     assert config.zoom is not None
     zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
-    return _placed(config, shape, np.minimum(zoom * np.array(size), shape), generator)
+    return _placed(shape, np.minimum(zoom * np.array(size), shape), generator)
 
 
 def _ratios(stretch: float, ndim: int, generator: np.random.Generator) -> Float[np.ndarray, "n"]:
@@ -124,31 +126,15 @@ def _ratios(stretch: float, ndim: int, generator: np.random.Generator) -> Float[
     return np.asarray(ratios / np.prod(ratios) ** (1 / ndim))
 
 
-def _placed(
-    config: ViewsConfig, shape: Sequence[int], sides: Float[np.ndarray, "n"], generator: np.random.Generator
-) -> CropBox:
+def _placed(shape: Sequence[int], sides: Float[np.ndarray, "n"], generator: np.random.Generator) -> CropBox:
     box = tuple(max(1, round(float(side))) for side in sides)
     start = tuple(int(generator.integers(0, size - side + 1)) for size, side in zip(shape, box, strict=True))
-    flipped = tuple(axis for axis in config.flipped_axes if generator.random() < 0.5)
-    return CropBox(start, box, flipped)
+    return CropBox(start, box)
 
 
-def cut(pixels: Float[Tensor, "c *s"], crop: CropBox, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
-    """Return the crop of an image, interpolated to a size."""
-    resized = resize(pixels[_region(crop.start, crop.shape)], size)
-    return resized.flip([axis + 1 for axis in crop.flipped_axes]) if crop.flipped_axes else resized
-
-
-def _region(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    return (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
-
-
-@dataclass(frozen=True)
-class CropDraw:
-    """Parameters of one crop: its place, and how its intensities are changed."""
-
-    crop: CropBox
-    change: Change
+def cut(pixels: Float[Tensor, "c *s"], box: CropBox, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
+    """Return the box of an image, interpolated to a size."""
+    return resize(pixels[(slice(None), *box.slices)], size)
 
 
 @dataclass(frozen=True)
@@ -172,11 +158,15 @@ def said_of(row: Row) -> dict[str, str]:
 
 
 class MakeViews:
-    """Random views of a sample, a function of the seed alone."""
+    """Random views of a sample, a function of the seed alone.
+
+    Raises:
+        ConfigError: If the preprocessing forgets the unit that a change of window or stain needs.
+    """
 
     def __init__(self, config: ViewsConfig, intensity: Normalization) -> None:
         self.config = config
-        self.scale = UnitScale.of(intensity, config.intensity) if isinstance(config, MultiCropConfig) else None
+        self.unit_scale = config.augment.unit_scale(intensity, key="objective.views.augment")
 
     def __call__(self, sample: Sample, seed: int, other: Sample | None = None) -> ImageViews:
         """Return the views of a sample.
@@ -186,12 +176,11 @@ class MakeViews:
         generator = np.random.default_rng(seed)
         config = self.config
         if not isinstance(config, MultiCropConfig):
-            crop = draw(config, sample.pixels.shape[1:], generator)
-            return ImageViews(
-                cut(sample.pixels, crop, config.size)[None], None, sample.row.study_id, said_of(sample.row)
-            )
+            box = draw(config, sample.pixels.shape[1:], generator)
+            crop = self._made(sample, CropDraw(box, self._change(sample, 0, generator)), config.size)
+            return ImageViews(crop[None], None, sample.row.study_id, said_of(sample.row))
         corner = generator.random(len(config.size))
-        images = [_part(image.pixels, config.region, corner) for image in (sample, other or sample)]
+        images = [_part(image, config.region, corner) for image in (sample, other or sample)]
         draws = [self._draw(config, images[0], kind, generator) for kind in (0, 1)]
         crops = torch.stack([self._made(images[0], drawn, config.size) for drawn in draws])
         local = [
@@ -202,33 +191,37 @@ class MakeViews:
         fine = self._fine(config, images[0], draws)
         return ImageViews(crops, small, sample.row.study_id, said_of(sample.row), fine)
 
-    def _draw(self, config: MultiCropConfig, pixels: Tensor, kind: int, generator: np.random.Generator) -> CropDraw:
+    def _draw(self, config: MultiCropConfig, image: Sample, kind: int, generator: np.random.Generator) -> CropDraw:
         size, scale = (config.local_size, config.local_scale) if kind == 2 else (config.size, config.scale)
-        shape = tuple(pixels.shape[1:])
+        shape = tuple(image.pixels.shape[1:])
         if config.zoom is None:
-            crop = draw(config, shape, generator, scale=scale)
+            box = draw(config, shape, generator, scale=scale)
         else:
-            crop = draw_at_scale(config, shape, size, generator)
-        change = draw_change(config.intensity, generator, ndim=len(shape), channels=len(pixels), kind=kind)
-        return CropDraw(crop, change)
+            box = draw_at_scale(config, shape, size, generator)
+        return CropDraw(box, self._change(image, kind, generator))
 
-    def _made(self, pixels: Tensor, drawn: CropDraw, size: tuple[int, ...]) -> Tensor:
-        return apply_change(cut(pixels, drawn.crop, size), drawn.change, self.scale)
+    def _change(self, image: Sample, kind: int, generator: np.random.Generator) -> Change:
+        channels, *shape = image.pixels.shape
+        return draw_change(self.config.augment, generator, ndim=len(shape), channels=channels, kind=kind)
 
-    def _fine(self, config: MultiCropConfig, pixels: Tensor, draws: Sequence[CropDraw]) -> Tensor | None:
+    def _made(self, image: Sample, drawn: CropDraw, size: tuple[int, ...]) -> Tensor:
+        sampler = drawn.sampler(tuple(image.pixels.shape[1:]), size, image.spacing)
+        return apply_change(image.pixels, sampler, drawn.change, self.unit_scale)
+
+    def _fine(self, config: MultiCropConfig, image: Sample, draws: Sequence[CropDraw]) -> Tensor | None:
         if config.upscale == 1:
             return None
         size = tuple(config.upscale * side for side in config.size)
-        clear = [replace(drawn, change=replace(drawn.change, sigma=0.0, noise=0.0)) for drawn in draws]
-        return torch.stack([self._made(pixels, drawn, size) for drawn in clear])
+        clear = [replace(drawn, change=drawn.change.without_loss) for drawn in draws]
+        return torch.stack([self._made(image, drawn, size) for drawn in clear])
 
 
-def _part(pixels: Tensor, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Tensor:
+def _part(image: Sample, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Sample:
     """Return the region of an image whose first voxel is at these shares of the possible range."""
-    shape = tuple(pixels.shape[1:])
+    shape = tuple(image.pixels.shape[1:])
     box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
-    start = [int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True)]
-    return pixels[_region(start, box)]
+    start = (int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True))
+    return replace(image, pixels=image.pixels[(slice(None), *CropBox(tuple(start), box).slices)])
 
 
 def collate_views(images: Sequence[ImageViews]) -> Views:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from medvit.dataset.manifest import Facts, Manifest
-from medvit.dataset.samples import load
+from medvit.dataset.samples import Samples, load
 from medvit.dataset.slices import SlicesConfig, across_of, slices_of, stacked
 from medvit.dataset.store import Store
 from medvit.errors import ConfigError
 from medvit.geometry import Affine
 from medvit.records import Row
+from medvit.transforms.preprocess import Preprocess
 
 SHAPE = (4, 6, 5)
 """Voxels along R, A and S."""
@@ -159,3 +160,12 @@ def test_a_volume_in_memory_is_cut_as_the_stored_one_and_its_masks_go_back(tmp_p
 def test_a_model_of_slices_is_of_one_plane():
     with pytest.raises(ConfigError, match="a slice model needs exactly one plane"):
         SlicesConfig(planes=["axial", "coronal"]).single()
+
+
+@pytest.mark.parametrize(
+    ("plane", "spacing"), [("axial", (2.0, 1.0)), ("coronal", (3.0, 1.0)), ("sagittal", (3.0, 2.0))]
+)
+def test_a_sample_of_a_slice_knows_the_distance_of_its_rows_and_columns(tmp_path, plane, spacing):
+    manifest = dataset(tmp_path, spacing_mm=(1.0, 2.0, 3.0))
+    slices = replace(manifest, rows=tuple(cut(manifest, planes=[plane])))
+    assert Samples(slices, Preprocess(kind="image"))[0].spacing == pytest.approx(spacing)

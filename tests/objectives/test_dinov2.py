@@ -91,8 +91,8 @@ def test_the_student_does_not_see_the_patches_it_is_asked_for(make, views, name)
 
 
 def test_blur_is_as_the_published_code_has_it_and_not_as_dino(make):
-    assert make("dinov2", head=TINY_HEAD).views.intensity.blur_chances == (0.0, 0.9, 0.5)
-    assert make("dino", head=TINY_HEAD).views.intensity.blur_chances == (1.0, 0.1, 0.5)
+    assert make("dinov2", head=TINY_HEAD).views.augment.blur_chances == (0.0, 0.9, 0.5)
+    assert make("dino", head=TINY_HEAD).views.augment.blur_chances == (1.0, 0.1, 0.5)
 
 
 def test_each_head_is_clipped_by_its_own_norm(make):

@@ -33,9 +33,9 @@ def test_crops_are_whole_patches_of_the_rank_of_the_images(path):
 def test_no_preset_solarizes_or_turns_gray_and_sides_are_kept_where_they_mean_something(path):
     views = load(path).objective.views
     if isinstance(views, MultiCropConfig):
-        assert views.intensity.solarize == views.intensity.grayscale == 0
+        assert views.augment.solarize == views.augment.grayscale == 0
         keeps_sides = path.parent.name in ("chest-xray", "ct-slices", "ct-volumes", "mr")
-        assert not (keeps_sides and views.flipped_axes)
+        assert not (keeps_sides and views.augment.flipped_axes)
 
 
 def test_koleo_is_not_for_slices_and_tiles():
@@ -90,7 +90,7 @@ SAID = {
         "objective.views.local_size": (98, 98),
         "objective.views.zoom": (0.9, 1.1),
         "objective.views.stretch": 1.05,
-        "objective.views.flipped_axes": (0, 1),
+        "objective.views.augment.flipped_axes": (0, 1),
         "objective.regularizer": "kde",
         "objective.regularizer_weight": 0.05,
         "objective.kappa": 5.0,

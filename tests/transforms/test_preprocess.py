@@ -89,3 +89,24 @@ def test_declared_padding_counts_for_nothing() -> None:
     found = Preprocess()(volume(padded, padding=(-2000.0, -2000.0))).pixels
     assert torch.allclose(found[:, 3:], Preprocess()(volume(pixels[3:])).pixels, atol=1e-5)  # in standard deviations
     assert found[:, :3].unique().tolist() == [found.min()]
+
+
+@pytest.mark.parametrize(
+    ("chain", "image", "spacing"),
+    [
+        (Preprocess(), Image(noise()[None], "volume", affine=Affine.from_spacing((1.0, 2.0, 5.0))), (1.0, 2.0, 5.0)),
+        (
+            Preprocess(spacing_mm=(2.0, 2.0, 4.0)),
+            Image(noise()[None], "volume", affine=Affine.from_spacing((1.0, 2.0, 4.0))),
+            (2.0, 2.0, 4.0),
+        ),
+        (Preprocess(size=(6, 12, 24)), Image(noise()[None], "volume"), (2.0, 1.0, 0.5)),
+        (Preprocess(kind="image", size=(24, 12)), Image(noise()[:1], "image", mpp=500.0), (0.25, 0.5)),
+        (Preprocess(kind="image", size=(24, 12)), Image(noise()[:1], "image", plane_mm=(4.0, 1.0)), (2.0, 1.0)),
+        (Preprocess(kind="image"), Image(noise()[:1], "image"), (1.0, 1.0)),
+    ],
+)
+def test_the_size_of_a_pixel_is_known_after_resizing(
+    chain: Preprocess, image: Image, spacing: tuple[float, ...]
+) -> None:
+    assert chain(image).spacing == pytest.approx(spacing)

@@ -4,7 +4,8 @@ import torch
 
 from medvit.errors import ConfigError, DataError
 from medvit.phantoms.slide import EOSIN, HEMATOXYLIN, slide
-from medvit.transforms.intensity import IntensityAugmentation, UnitScale, apply_change, draw_change
+from medvit.transforms.augmentation.intensity import apply_intensity, draw_intensity
+from medvit.transforms.augmentation.options import Augmentation
 from medvit.transforms.preprocess import Normalization, Preprocess
 from medvit.transforms.stain import (
     GLASS,
@@ -110,30 +111,20 @@ def test_a_preprocessing_with_stain_keeps_its_range_and_refuses_gray():
         chain(Image(pixels[:1], "image"))
 
 
-def test_stain_is_varied_in_views_on_the_scale_of_light():
-    config = IntensityAugmentation(
-        chance=1.0, contrast=0, brightness=0, gamma=0, noise=0, blur_chances=(0, 0, 0), stain=0.2
-    )
+def test_stain_is_varied_on_the_scale_of_light():
+    config = Augmentation(chance=1.0, stain=0.2)
     intensity = Normalization(method="range", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    scale = UnitScale.of(intensity, config)
+    scale = config.unit_scale(intensity, key="augment")
     picture = mixed(BRIGHT_STAINS)[0]
-    change = draw_change(config, np.random.default_rng(0), ndim=2, channels=3, kind=0)
-    varied = apply_change((picture - 0.5) / 0.25, change, scale) * 0.25 + 0.5
+    change = draw_intensity(config, np.random.default_rng(0), ndim=2, channels=3)
+    varied = apply_intensity((picture - 0.5) / 0.25, change, scale=scale) * 0.25 + 0.5
     assert 0.005 < (varied - picture).abs().mean() < 0.2
     assert varied.min() >= -1e-6
     assert varied.max() <= 1 + 1e-6
     with pytest.raises(ConfigError, match="expected range"):
-        UnitScale.of(Normalization(method="zscore"), config)
-
-
-def test_the_option_shifts_no_other_draw():
-    def drawn(stain: float):
-        change = draw_change(
-            IntensityAugmentation(chance=1.0, stain=stain), np.random.default_rng(3), ndim=2, channels=3, kind=0
-        )
-        return change.gamma, change.contrast, change.sigma, change.noise_seed
-
-    assert drawn(0.0) == drawn(0.2)
+        config.unit_scale(Normalization(method="zscore"), key="augment")
+    with pytest.raises(DataError, match="needs pictures in color"):
+        apply_intensity(picture[:1], change, scale=scale)
 
 
 def test_eosin_of_the_phantom_is_told_from_hematoxylin():

@@ -45,7 +45,7 @@ def test_one_view_is_made_for_an_objective_that_wants_one():
 
 
 def test_views_depend_on_the_seed_alone():
-    make = MakeViews(multi(flipped_axes=(1,)), Normalization())
+    make = MakeViews(multi(augment={"flipped_axes": [1]}), Normalization())
     one, same, other = (make(sample(40, 40), seed) for seed in (5, 5, 6))
     assert torch.equal(one.crops, same.crops)
     assert torch.equal(one.local, same.local)
@@ -81,8 +81,8 @@ def test_extended_context_keeps_the_scale_of_the_image_within_ten_percent():
 
 def test_all_crops_lie_in_one_region():
     pixels = torch.arange(100.0)[None, :, None].expand(1, 100, 100).contiguous()
-    intensity = {"chance": 0, "blur_chances": [0, 0, 0]}
-    config = multi(region=(20, 20), intensity=intensity)
+    still = {"chance": 0, "blur": 0}
+    config = multi(region=(20, 20), augment=still)
     for seed in range(10):
         views = MakeViews(config, Normalization())(Sample(pixels, ROW), seed)
         rows = torch.cat([views.crops.flatten(), views.local.flatten()])
@@ -91,7 +91,7 @@ def test_all_crops_lie_in_one_region():
 
 def test_a_second_image_of_the_study_gives_every_second_local_crop_and_no_global_one():
     dark, bright = sample(40, 40), replace(sample(40, 40), pixels=torch.full((1, 40, 40), 100.0))
-    config = multi(intensity={"chance": 0, "blur_chances": [0, 0, 0]}, across_study=True)
+    config = multi(augment={"chance": 0, "blur": 0}, across_study=True)
     views = MakeViews(config, Normalization())(dark, 3, bright)
     assert views.crops.max() < 50
     assert [bool((crop > 99).all()) for crop in views.local] == [False, True, False]
@@ -105,23 +105,21 @@ def test_with_an_equal_second_image_the_views_are_those_of_one_image():
 
 
 def test_windows_in_hounsfield_need_pixels_whose_unit_is_known():
-    config = multi(intensity={"windows": [[40, 400]]})
+    config = multi(augment={"windows": [[40, 400]]})
     with pytest.raises(ConfigError, match="needs pixels whose unit is known"):
         MakeViews(config, Normalization(method="zscore"))
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_fine_crops_are_the_global_ones_with_more_pixels_and_neither_blur_nor_noise(ndim):
-    plain = {"chance": 0, "blur_chances": [0, 0, 0]}
+def test_fine_crops_are_the_global_ones_with_more_pixels_and_neither_blur_noise_nor_erasing(ndim):
+    plain = {"chance": 0, "blur": 0, "flipped_axes": [0]}
     waves = torch.linspace(0, 6, 40).reshape(1, -1, *(1,) * (ndim - 1)).sin().expand(1, *(40,) * ndim).contiguous()
-    views = MakeViews(multi(ndim, upscale=2, intensity=plain, flipped_axes=(0,)), Normalization())(
-        Sample(waves, ROW), 5
-    )
+    views = MakeViews(multi(ndim, upscale=2, augment=plain), Normalization())(Sample(waves, ROW), 5)
     assert views.fine.shape == (2, 1, *(64,) * ndim)
     means = torch.nn.functional.interpolate(views.fine, size=(32,) * ndim, mode="area")
     torch.testing.assert_close(means, views.crops, atol=0.1, rtol=0)
-    noisy = {"chance": 1, "noise": 3.0, "contrast": 0, "brightness": 0, "gamma": 0}
-    with_noise = MakeViews(multi(ndim, upscale=2, intensity=noisy, flipped_axes=(0,)), Normalization())
+    noisy = {"chance": 1, "noise": 3.0, "erasing": 1, "contrast": 0, "brightness": 0, "gamma": 0, "flipped_axes": [0]}
+    with_noise = MakeViews(multi(ndim, upscale=2, augment=noisy), Normalization())
     assert torch.equal(with_noise(Sample(waves, ROW), 5).fine, views.fine)
 
 
@@ -133,3 +131,32 @@ def test_fine_crops_take_nothing_from_what_else_is_drawn_and_reach_the_batch():
     batch = collate_views([two, two])
     assert batch.fine.shape == (2, 2, 1, 64, 64)
     assert batch.to("cpu").fine.shape == batch.fine.shape
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_views_of_every_kind_may_be_turned_and_erased(ndim):
+    options = {"augment": {"rotation_degrees": 30, "translation": 0.1, "erasing": 1}}
+    for kind in (ViewsConfig, MultiCropConfig):
+        config = kind.parse(options).fitted((32,) * ndim, (8,) * ndim)
+        plain = kind.parse({}).fitted((32,) * ndim, (8,) * ndim)
+        image = sample(*(40,) * ndim)
+        one, same, other = (MakeViews(one, Normalization())(image, 3).crops for one in (config, config, plain))
+        assert torch.equal(one, same)
+        assert one.shape == other.shape
+        assert not torch.equal(one, other)
+
+
+def test_a_view_of_a_masked_autoencoder_is_a_plain_part_of_its_image():
+    config = ViewsConfig(scale=(1.0, 1.0), stretch=1.0).fitted((40, 40), (8, 8))
+    image = sample(40, 40)
+    assert torch.equal(MakeViews(config, Normalization())(image, 3).crops[0], image.pixels)
+
+
+def test_turning_flips_off_leaves_the_crops_where_they_are():
+    still = {"chance": 0, "blur": 0}
+    with_flips, without = (
+        MakeViews(multi(augment=still | {"flipped_axes": axes}), Normalization())(sample(40, 40), 7).crops
+        for axes in ([0, 1], [])
+    )
+    for one, other in zip(with_flips, without, strict=True):
+        assert any(torch.equal(one.flip(axes) if axes else one, other) for axes in ([], [1], [2], [1, 2]))

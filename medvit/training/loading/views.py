@@ -53,7 +53,9 @@ class ViewStream:
         """
         samples = samples_of(manifest, preprocess, slides or SlidesConfig())
         own = {name.replace(".views.", f".{key}."): size for name, size in asked.sizes.items()}
-        require_fitting(backbone.ndim, sizes=own, axes={f"objective.{key}.flipped_axes": asked.flipped_axes})
+        require_fitting(
+            backbone.ndim, sizes=own, axes={f"objective.{key}.augment.flipped_axes": asked.augment.flipped_axes}
+        )
         size = crop_size(samples.examples, preprocess, backbone.patch_size, LARGEST_VIEW)
         return cls(samples, preprocess, asked.fitted(size, backbone.patch_size))
 

@@ -1,0 +1,60 @@
+"""Everything that is done to one training crop: drawn first, then applied as it is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from medvit.transforms.augmentation.erasing import Erasure, apply_erasure, draw_erasure
+from medvit.transforms.augmentation.intensity import IntensityChange, apply_intensity, draw_intensity
+from medvit.transforms.augmentation.options import Augmentation
+from medvit.transforms.augmentation.spatial import CropBox, CropSampler, SpatialChange, draw_spatial
+from medvit.transforms.augmentation.units import UnitScale
+
+
+@dataclass(frozen=True)
+class Change:
+    """Everything drawn that is done to one crop."""
+
+    spatial: SpatialChange
+    intensity: IntensityChange
+    erasure: Erasure | None
+
+    @property
+    def without_loss(self) -> Change:
+        """The same without what takes details away: blur, noise and erasing."""
+        return replace(self, intensity=replace(self.intensity, sigma=0.0, noise=0.0), erasure=None)
+
+
+@dataclass(frozen=True)
+class CropDraw:
+    """Parameters of one crop: its box in the image, and what is done to it."""
+
+    box: CropBox
+    change: Change
+
+    def sampler(self, shape: tuple[int, ...], size: tuple[int, ...], spacing: tuple[float, ...] | None) -> CropSampler:
+        """Return the way from an image of `shape` to the crop with `size` pixels; `spacing` is that of the image."""
+        return CropSampler(shape, self.box, size, self.change.spatial, spacing)
+
+
+def draw_change(
+    config: Augmentation, generator: np.random.Generator, *, ndim: int, channels: int, kind: int = 0
+) -> Change:
+    """Draw what to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one."""
+    return Change(
+        draw_spatial(config, generator, ndim=ndim),
+        draw_intensity(config, generator, ndim=ndim, channels=channels, kind=kind),
+        draw_erasure(config, generator, ndim=ndim),
+    )
+
+
+def apply_change(
+    image: Float[Tensor, "c *s"], sampler: CropSampler, change: Change, scale: UnitScale | None = None
+) -> Float[Tensor, "c *t"]:
+    """Return the changed crop of an image, cut by the sampler."""
+    crop = apply_intensity(sampler.pixels(image), change.intensity, scale=scale, spacing=sampler.crop_spacing)
+    return apply_erasure(crop, change.erasure)

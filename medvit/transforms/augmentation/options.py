@@ -1,0 +1,68 @@
+"""Augmentation of a training crop: its keys, the same in every stage, and the defaults of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
+from medvit.config import Amount, Below, Share
+from medvit.transforms.augmentation.erasing import ErasingAugmentation
+from medvit.transforms.augmentation.intensity import IntensityAugmentation
+from medvit.transforms.augmentation.spatial import SpatialAugmentation
+from medvit.transforms.augmentation.units import UnitScale
+from medvit.transforms.preprocess import Normalization
+
+
+class Augmentation(ErasingAugmentation, IntensityAugmentation, SpatialAugmentation):
+    """Augmentation of training crops. Zero or an empty list turns a change off, which is the default."""
+
+    def unit_scale(self, intensity: Normalization, *, key: str) -> UnitScale | None:
+        """Return the unit of pixels, where changes need it; `key` is that of this config.
+
+        Raises:
+            ConfigError: If the preprocessing forgets the unit that a change needs.
+        """
+        return UnitScale.of(intensity, key=key, stain=self.stain > 0, windows=bool(self.windows))
+
+
+class FinetuningAugmentation(Augmentation):
+    """Augmentation of the training crops of fine-tuning. Zero or an empty list turns a change off."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"probability": "chance"}
+
+    rotation_degrees: Amount = 15.0
+    scale: Below = 0.15
+    translation: Share = 0.05
+    chance: Share = 0.3
+    gamma: Below = 0.3
+    contrast: Below = 0.25
+    brightness: Amount = 0.15
+    blur: Amount = 1.0
+    noise: Amount = 0.1
+
+    @model_validator(mode="after")
+    def _has_one_chance_of_blur(self) -> Self:
+        if len(self.blur_chances) == 3:
+            raise ValueError("blur_chances has 3 numbers; fine-tuning has one kind of crop: give one")
+        return self
+
+
+class ContrastiveAugmentation(Augmentation):
+    """Augmentation of crops that are to be recognized as one image. Zero or an empty list turns a change off."""
+
+    gamma: Below = 0.3
+    contrast: Below = 0.2
+    brightness: Amount = 0.2
+    blur: Amount = 1.0
+    # As published (Caron et al., ICCV 2021).
+    blur_chances: tuple[Share, ...] = (1.0, 0.1, 0.5)
+    noise: Amount = 0.1
+
+
+class MaskedAugmentation(ContrastiveAugmentation):
+    """Augmentation of crops as in DINOv2. Zero or an empty list turns a change off."""
+
+    # The published code turns the chance of blur over: it never smooths the first crop, and the second one in 0.9.
+    blur_chances: tuple[Share, ...] = (0.0, 0.9, 0.5)

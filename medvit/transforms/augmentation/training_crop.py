@@ -1,0 +1,86 @@
+"""Training crops of fine-tuning: cut out of a sample at a fixed size and augmented, the mask with the pixels.
+
+Mild and medical by default: no flips unless asked for, since sides mean something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from medvit.records import IGNORED
+from medvit.transforms.augmentation.change import CropDraw, apply_change, draw_change
+from medvit.transforms.augmentation.options import Augmentation
+from medvit.transforms.augmentation.spatial import CropBox
+from medvit.transforms.padding import pad_about
+from medvit.transforms.preprocess import Normalization
+from medvit.types import Sample
+
+
+class TrainingCrop:
+    """Cuts a training crop of a fixed size out of a sample and changes it, by the seed alone.
+
+    With masks as targets, half of the crops are about a voxel of the foreground, the others anywhere. Images smaller
+    than the crop are padded as inference does: pixels by their lowest value, masks by background.
+
+    Raises:
+        ConfigError: If the preprocessing forgets the unit that a change of window or stain needs.
+    """
+
+    def __init__(self, config: Augmentation, size: tuple[int, ...], intensity: Normalization, *, masks: bool) -> None:
+        self.config, self.size, self.masks = config, size, masks
+        self.scale = config.unit_scale(intensity, key="augment")
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """Return the changed crop."""
+        padded = self._padded(sample)
+        return self.apply(padded, self.draw(padded, np.random.default_rng(seed)))
+
+    def draw(self, sample: Sample, generator: np.random.Generator) -> CropDraw:
+        """Draw the place of a crop in a sample of at least its size, and what happens to it."""
+        shape = tuple(sample.pixels.shape[1:])
+        room = np.array(shape) - self.size
+        start = (generator.random(len(shape)) * (room + 1)).astype(int)
+        is_about_foreground, nth = generator.random() < 0.5, generator.random()
+        if self.masks and is_about_foreground and room.any():
+            assert sample.target is not None
+            voxel = _foreground_voxel(sample.target, nth)
+            if voxel is not None:
+                start = np.clip(np.array(voxel) - np.array(self.size) // 2, 0, room)
+        change = draw_change(self.config, generator, ndim=len(shape), channels=sample.pixels.shape[0])
+        return CropDraw(CropBox(tuple(start.tolist()), self.size), change)
+
+    def apply(self, sample: Sample, drawn: CropDraw) -> Sample:
+        """Return the crop of a sample of at least its size."""
+        sampler = drawn.sampler(tuple(sample.pixels.shape[1:]), self.size, sample.spacing)
+        pixels = apply_change(sample.pixels, sampler, drawn.change, self.scale).contiguous()
+        if not self.masks:
+            return replace(sample, pixels=pixels)
+        assert sample.target is not None
+        return replace(sample, pixels=pixels, target=sampler.labels(sample.target).long())
+
+    def _padded(self, sample: Sample) -> Sample:
+        if all(side >= want for side, want in zip(sample.pixels.shape[1:], self.size, strict=True)):
+            return sample
+        pixels, _ = pad_about(sample.pixels[None], self.size)
+        if not self.masks:
+            return replace(sample, pixels=pixels[0])
+        assert sample.target is not None
+        target, _ = pad_about(sample.target[None, None], self.size, value=0.0)
+        return replace(sample, pixels=pixels[0], target=target[0, 0])
+
+
+def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
+    """Return the voxel at a share of the way through the foreground, of which ignored voxels are not part."""
+    is_foreground = ((mask > 0) & (mask != IGNORED)).flatten(1)
+    counts = is_foreground.sum(dim=1).cumsum(0)
+    number = int(nth * int(counts[-1]))
+    if not counts[-1]:
+        return None
+    plane = int((counts <= number).sum())
+    before = int(counts[plane - 1]) if plane else 0
+    place = int(is_foreground[plane].nonzero()[number - before])
+    return plane, *(int(index) for index in np.unravel_index(place, mask.shape[1:]))
