@@ -22,9 +22,12 @@ def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> l
     """Note where the dataset was ingested with other `values.*` than the images that the model was trained on."""
     if isinstance(model, SlideModelConfig):
         return []
-    here, there = (
-        values.said or ["no values.*"] for values in (ValuesConfig.parse(manifest.facts.values), model.values)
+    here = ValuesConfig.parse(manifest.facts.values).said or ["no values.*"]
+    there = (
+        ["values.* that its version did not record"] if model.values is None else model.values.said or ["no values.*"]
     )
+    if model.values is None and not manifest.facts.values:
+        return []
     return [
         f"the dataset was ingested with {', '.join(here)}, the training images of the model with {', '.join(there)}: "
         "equal pixel values may mean different things"

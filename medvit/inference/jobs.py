@@ -7,6 +7,7 @@ from typing import Literal
 
 from medvit.artifacts import Checkpoint
 from medvit.deidentification.pseudonyms import SiteNames
+from medvit.errors import ConfigError
 from medvit.inference.options import PredictionOptions
 from medvit.inference.predictor import Predictor
 from medvit.inference.slide_job import CutTiles, SlideJob
@@ -27,7 +28,8 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
     """Return the job that does one study after the other, by the kind of the model.
 
     Raises:
-        ConfigError: If outputs are not for such models, or codes are not of their classes.
+        ConfigError: If outputs are not for such models, codes are not of their classes, or values are not those that
+            the model was trained on.
     """
     outputs = Outputs.of(options.outputs, checkpoint.kind)
     if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
@@ -42,10 +44,24 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
     predictor = Predictor(checkpoint, options.device)
     check_codes(options.codes, predictor.config.classes)
     rule = options.applies_to.over(predictor.config.applies_to)
-    values = predictor.config.values
-    if values != ValuesConfig():
-        log.info("predict: values are read as the model was trained on them: %s", ", ".join(values.said))
+    values = values_as_trained(options.values, predictor.config.values)
     return StudyJob(predictor, rule, names, maker, options.series, options.codes, values, outputs)
+
+
+def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None) -> ValuesConfig | None:
+    """Return the pixel values that a model was trained on; None if they are neither recorded nor given.
+
+    Raises:
+        ConfigError: If those given are not those recorded.
+    """
+    if recorded is None:
+        return given
+    said = ", ".join(recorded.said) or "stored values, without values.*"
+    if given is not None and given != recorded:
+        raise ConfigError(f"the model was trained on {said}; found {', '.join(given.said)}: leave values.* unset")
+    if recorded.said:
+        log.info("predict: values are read as the model was trained on them: %s", said)
+    return recorded
 
 
 def tiles_as_trained(spec: TileSpec) -> CutTiles:

@@ -13,7 +13,7 @@ from medvit.inference.series_selection import SeriesChoice, check_rule
 from medvit.inference.slide_job import SlideOptions
 from medvit.models.image import AppliesTo
 from medvit.readers.image_stack import StacksConfig
-from medvit.readers.options import GridConfig
+from medvit.readers.options import GridConfig, ValuesConfig
 from medvit.sources import Location, RetrieveConfig
 from medvit.writers import writer
 
@@ -49,6 +49,9 @@ class PredictionOptions(Config):
     series: SeriesChoice = "best"
     """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
     the study."""
+    values: ValuesConfig | None = None
+    """Pixel values to read of DICOM files, for checkpoints of versions that did not record those of training. Unset: as
+    the model was trained, or as stored where that is unknown."""
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Which series to take, where not as the checkpoint says."""
     outputs: tuple[str, ...] | None = None

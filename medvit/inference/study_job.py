@@ -21,6 +21,10 @@ from medvit.writers.outputs import Outputs
 
 DUPLICATE = "duplicate"
 """Code of a refused second copy, which is no loss."""
+UNKNOWN_VALUES = (
+    "stored values were read: the checkpoint is of a version that did not record values.*; if its training dataset was "
+    "ingested with values.pet or values.radiographs, give the same to predict"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class StudyJob:
     maker: Maker
     series: SeriesChoice = "best"
     codes: Mapping[str, str] = field(default_factory=dict)
-    values: ValuesConfig = field(default_factory=ValuesConfig)
+    values: ValuesConfig | None = field(default_factory=ValuesConfig)
+    """Pixel values that the model was trained on; None if unknown: stored values are read, and a note says so."""
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
@@ -50,6 +55,7 @@ class StudyJob:
         for item in items:
             name = self._name(study, item, findings)
             image = self._read(item)
+            notes += [UNKNOWN_VALUES] * (self.values is None and ValuesConfig.matter_for(item))
             prediction = self.predict(image)
             findings += findings_of(prediction, image, name)
             series = name if len(items) > 1 else ""
@@ -63,7 +69,7 @@ class StudyJob:
 
         Without a label map that is stored beside it.
         """
-        image = read(self.values.of(replace(item, mask=None)))
+        image = read((self.values or ValuesConfig()).of(replace(item, mask=None)))
         if image.fallback:
             raise DataError(
                 f"the model was trained on {image.fallback}, and the files do not say all that these values need; "

@@ -60,8 +60,8 @@ class ModelConfig(Config):
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)
     """Series of a study that it applies to."""
-    values: ValuesConfig = Field(default_factory=ValuesConfig)
-    """Pixel values of DICOM files that it was trained on."""
+    values: ValuesConfig | None = None
+    """Pixel values of DICOM files that it was trained on. Unset: made by a version that did not record them."""
     slices: SlicesConfig | None = None
     """Cutting of volumes into slices that it predicts individually; None for a model of images or whole volumes."""
 

@@ -39,6 +39,11 @@ class ValuesConfig(Config):
         """Return the options that are not at their default, as users set them."""
         return [f"values.{key}={value}" for key, value in self.model_dump(exclude_defaults=True).items()]
 
+    @staticmethod
+    def matter_for(item: Item) -> bool:
+        """Return whether files of this kind may offer other values than those stored."""
+        return item.reader == "dicom" and item.modality in ("PT", *RADIOGRAPHS)
+
     def of(self, item: Item) -> Item:
         """Return an item that requests the values set for its modality."""
         if item.modality == "PT" and self.pet != "stored":

@@ -21,13 +21,14 @@ from medvit.errors import CheckpointError, ConfigError, DataError
 from medvit.evaluation.caveats import other_values
 from medvit.geometry import Affine, like
 from medvit.hardware import resolve_device
-from medvit.inference.jobs import make_job
+from medvit.inference.jobs import make_job, values_as_trained
 from medvit.inference.series_selection import studies
 from medvit.inference.study_job import StudyJob
 from medvit.leakage.merge import merge
 from medvit.models.image import Model, ModelConfig
 from medvit.phantoms import write_ct_pairs, write_ct_studies, write_fundus, write_radiograph_studies
 from medvit.readers import find
+from medvit.readers.options import ValuesConfig
 from medvit.stage import Finished
 from medvit.transforms.preprocess import Preprocess
 from medvit.types import Image, Prediction
@@ -356,6 +357,28 @@ def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) 
     assert "with no values.*, the training images of the model with values.radiographs=displayed" in note
     with pytest.raises(DataError, match=r"values\.radiographs unset, another of the datasets with displayed"):
         merge([made, other], tmp_path / "merged", name="both")
+
+
+def test_values_of_a_checkpoint_that_did_not_record_them_can_be_given_and_are_never_assumed_in_silence(
+    tmp_path: Path, make_checkpoint: Make
+) -> None:
+    source = tmp_path / "source"
+    write_radiograph_studies(source, 1)
+    folder = make_checkpoint("classification", ndim=2, modality="DX")
+    found = yaml.safe_load((folder / "model.yaml").read_text())
+    assert found.pop("values", None) is None
+    (folder / "model.yaml").write_text(yaml.safe_dump(found))
+    (line,) = table(run(tmp_path, folder, source).artifact.folder / "status.csv")
+    assert line["reason"].startswith("stored values were read: the checkpoint is of a version that did not record")
+    given = {"values": {"radiographs": "displayed"}}
+    (line,) = table(run(tmp_path, folder, source, output=tmp_path / "given", **given).artifact.folder / "status.csv")
+    assert (line["status"], line["reason"]) == ("done", "")
+
+    assert values_as_trained(None, ValuesConfig()) == ValuesConfig()
+    with pytest.raises(
+        ConfigError, match=r"trained on stored values, .*; found values\.pet=SUVbw: leave values\.\* unset"
+    ):
+        values_as_trained(ValuesConfig(pet="SUVbw"), ValuesConfig())
 
 
 def test_only_the_outputs_that_are_asked_for_are_written_and_one_that_does_not_apply_is_reported(
