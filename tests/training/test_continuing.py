@@ -94,7 +94,8 @@ def test_finetuning_goes_on_with_the_adapter_to_one_that_holds_both_trainings(im
 
 
 def test_without_a_step_the_continued_model_is_the_pretrained_one(images, explored, tmp_path):
-    options = finetune_options(images, checkpoint=explored.folder, head=None, peft="continue", optim={"lr": 1e-30})
+    still = {"lr": 1e-30, "min_lr": 0.0}
+    options = finetune_options(images, checkpoint=explored.folder, head=None, peft="continue", optim=still)
     tuned = Checkpoint.load(finetune(output=tmp_path / "tuned", **options).folder)
     for name, weight in explored.state.items():
         torch.testing.assert_close(tuned.state[f"backbone.{name}"], weight, atol=1e-6, rtol=0)
