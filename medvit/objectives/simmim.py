@@ -23,11 +23,17 @@ from medvit.objectives._student_teacher import tokens_of
 from medvit.objectives.figures import masked_figure
 from medvit.registry import register
 from medvit.transforms.patches import patchify
-from medvit.transforms.views import ViewsConfig
+from medvit.transforms.views import Covered, ViewsConfig
 from medvit.types import Losses, Views
 
 COUNT_EPSILON = 1e-5
 """Added to the number of hidden pixels, as published."""
+
+
+class SimMimViewsConfig(ViewsConfig):
+    """The crop that is rebuilt, of two thirds of an image or more."""
+
+    scale: tuple[Covered, Covered] = (0.67, 1.0)
 
 
 @register
@@ -39,7 +45,7 @@ class SimMimConfig(ObjectiveConfig):
     """Share of the units hidden, rounded up."""
     mask_patches: Count = 2
     """Side of a unit in patches: 2 of 16 pixels are the published 32."""
-    views: ViewsConfig = Field(default_factory=lambda: ViewsConfig(scale=(0.67, 1.0)))
+    views: SimMimViewsConfig = Field(default_factory=SimMimViewsConfig)
 
     def build(self, backbone: Backbone) -> SimMim:
         """Return the objective with a fresh layer."""

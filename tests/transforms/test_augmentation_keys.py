@@ -10,6 +10,7 @@ import torch
 
 from medvit.config import RENAMED, keys
 from medvit.errors import ConfigError
+from medvit.objectives.simmim import SimMimConfig
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.transforms.augmentation.change import CropDraw, apply_change, draw_change
 from medvit.transforms.augmentation.options import (
@@ -130,3 +131,7 @@ def test_blur_has_one_chance_or_one_of_each_kind_of_crop():
         Augmentation.parse({"blur_chances": [0.1, 0.2]})
     with pytest.raises(ConfigError, match="fine-tuning has one kind of crop"):
         FinetuningAugmentation.parse({"blur_chances": [0.1, 0.2, 0.3]})
+
+
+def test_one_key_of_the_views_of_simmim_leaves_the_scale_of_its_crops():
+    assert SimMimConfig.parse({"views": {"size": [32, 32]}}).views.scale == SimMimConfig().views.scale == (0.67, 1.0)
