@@ -128,7 +128,7 @@ class Config(BaseModel):
 
 def to_yaml(tree: Tree) -> str:
     """Plain values as YAML, in their order."""
-    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True))
 
 
 def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from medvit.errors import ConfigError, TimeLimitError
 from medvit.ingest.scan import scan
 from medvit.phantoms.numbered_things import write_archive
 from pipelines.ingest import ingest
+from tests.processes.cluster_work import hang, kill_itself, of_unportable, pid_while_waiting
 
 MAX_BYTES_AN_INSTANCE = 6 * 2**10
 """What scanning may keep of an instance: at 100,000 of them, 0.6 GiB."""
@@ -82,25 +82,6 @@ def test_one_process_two_and_a_cluster_make_the_identical_dataset(source: Path, 
     assert contents(tmp_path / "alone") == contents(tmp_path / "both") == contents(tmp_path / "spread")
 
 
-def pid_while_waiting(folder: Path) -> int:
-    """Leaves its process number, and waits to be killed the first time."""
-    if not (folder / "pid").exists():
-        (folder / ".pid").write_text(str(os.getpid()))
-        (folder / ".pid").rename(folder / "pid")
-        time.sleep(60)
-    return os.getpid()
-
-
-def kill_itself(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def of_unportable(number: int) -> object:
-    return threading.Lock() if number == 2 else number
-
-
 def test_killing_a_worker_of_a_cluster_loses_nothing(cluster: str, tmp_path: Path) -> None:
     def kill() -> None:
         while not (tmp_path / "pid").exists():
@@ -121,12 +102,6 @@ def test_an_item_that_kills_every_worker_of_a_cluster_is_the_only_one_lost(clust
     outcomes = list(map_items(kill_itself, range(5), config=config, title="killing"))
     assert [outcome.result for outcome in outcomes] == [0, 1, None, 3, 4]
     assert "died on it 2 times" in str(outcomes[2].error)
-
-
-def hang(seconds: float) -> float:
-    """Sleeps without giving up the interpreter's lock, as a decoder in C may."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
-    return seconds
 
 
 def test_an_item_over_the_time_limit_of_a_cluster_is_stopped_alone_and_order_holds(cluster: str) -> None:
