@@ -114,7 +114,7 @@ def test_attention_finds_the_planted_tile():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     head = AbmilConfig(hidden=16, dropout=0.0).build_for_bags(WIDTH, 2)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2, fused=True)
     signal = torch.nn.functional.normalize(torch.randn(WIDTH, generator=generator), dim=0) * 8
     for _ in range(150):
         tiles, targets = torch.randn(16, 50, WIDTH, generator=generator), torch.arange(16) % 2

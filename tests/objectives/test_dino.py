@@ -99,7 +99,7 @@ def test_a_backbone_without_a_class_token_is_summed_up_by_its_patches(make, view
 
 def train(objective, steps: int, *, center: bool = True, lr: float = 1e-3) -> float:
     """Trains on blobs at random places, and gives the last reading of the teacher's entropy."""
-    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=lr)
+    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=lr, fused=True)
     generator = torch.Generator().manual_seed(0)
     grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
     for step in range(steps):

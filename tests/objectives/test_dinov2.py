@@ -199,7 +199,7 @@ def effective_rank(features: torch.Tensor) -> float:
 def test_a_hundred_steps_do_not_collapse(make, name):
     options = {"teacher_temperature": 0.04} if name == "dinov2" else {}
     objective = make(name, head=TINY_HEAD, momentum=0.95, **options)
-    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=1e-3)
+    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=1e-3, fused=True)
     for step in range(100):
         torch.manual_seed(step)
         optimizer.zero_grad()

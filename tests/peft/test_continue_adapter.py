@@ -24,7 +24,7 @@ def start():
 
 
 def train(peft, steps: int = 3) -> None:
-    optimizer = torch.optim.AdamW([w for w in peft.backbone.parameters() if w.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([w for w in peft.backbone.parameters() if w.requires_grad], lr=1e-2, fused=True)
     for step in range(steps):
         optimizer.zero_grad()
         peft.backbone(PIXELS + step).patches.square().mean().backward()

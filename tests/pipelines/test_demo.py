@@ -12,7 +12,7 @@ import pytest
 from medvit import phantoms
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms, figures, new_dice
 
-SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20).model_copy(update={"num_slides": 2})
+SMALL = DemoConfig(num_volumes=4, num_unlabeled=3, num_radiographs=20).model_copy(update={"num_slides": 2})
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_new_studies_are_not_among_the_training_images(drawn: Path) -> None:
     new = {path.read_bytes() for path in (drawn / "new-radiographs").rglob("*.dcm")}
     assert len(new) == 6
     assert len(list((drawn / "new-studies").iterdir())) == NEW_STUDIES
-    assert len(list((drawn / "ct" / "images").iterdir())) == 10
+    assert len(list((drawn / "ct" / "images").iterdir())) == 4
     assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 3
 
 

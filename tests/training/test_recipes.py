@@ -103,7 +103,7 @@ def test_a_frozen_probe_at_a_held_out_site_beats_the_start_weights():
     backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=32, depth=2, heads=2).build()
     before = frozen_probe(backbone)
     objective = DinoV2Config(head=ProjectionConfig(**HEAD), momentum=0.95, teacher_temperature=0.04).build(backbone)
-    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=1e-3)
+    optimizer = torch.optim.AdamW([w for w in objective.parameters() if w.requires_grad], lr=1e-3, fused=True)
     for step in range(100):
         torch.manual_seed(step)
         optimizer.zero_grad()
