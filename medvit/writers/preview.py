@@ -13,6 +13,7 @@ from numpy import ndarray as Array
 from medvit.records import Item
 from medvit.types import Image, Prediction
 from medvit.writers import COLORS, ImageContext, ModelTask, SlideContext
+from medvit.writers.caption import Color, captioned
 from medvit.writers.slide_maps import SlideFinding
 from medvit.writers.slide_preview import write_slide_preview
 
@@ -20,6 +21,8 @@ OPACITY = 0.4
 """Opacity of the class color over a voxel."""
 HEIGHT = 320
 """Height of a row of slices, in pixels."""
+NEARLY = 0.9
+"""Slices that show this share of what the best one does are as good."""
 PERCENTILES = (1.0, 99.0)
 """Intensity percentiles of the picture shown as black and white."""
 
@@ -27,7 +30,8 @@ PERCENTILES = (1.0, 99.0)
 def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
     """Write a PNG: for a volume, the axial, coronal and sagittal slice, the patient's right or front on the left.
 
-    For a segmentation, a second row shows the same slices with the classes in color.
+    For a segmentation, a second row shows the same slices with the classes in color. The last line names the classes
+    with their colors or probabilities.
     """
     from PIL import Image as Picture
 
@@ -41,7 +45,15 @@ def write_preview(path: Path, image: Image, prediction: Prediction) -> None:
         ]
         for row in rows
     ]
-    Picture.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in tiles])).save(path)
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in tiles])
+    Picture.fromarray(captioned(picture, *_legend(prediction))).save(path)
+
+
+def _legend(prediction: Prediction) -> list[tuple[str, Color | None]]:
+    if prediction.mask is not None:
+        return [(name, COLORS[n % len(COLORS)]) for n, name in enumerate(prediction.classes[1:])]
+    known = prediction.probabilities if prediction.probabilities is not None else ()
+    return [(f"{name} {value:.2f}", None) for name, value in zip(prediction.classes, known, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,22 @@ def _whole(image: Image, prediction: Prediction) -> PreviewPlane:
 
 
 def _center(mask: Int[Array, "i j k"]) -> tuple[int, ...]:
-    """Return the center of the segmented voxels; of the volume if there are none."""
+    """Return where the slices cross: along each axis, the most central of those that show most of all classes.
+
+    The middle of the volume if nothing was found. A class counts by the root of its area, so that small ones are
+    shown beside large ones.
+    """
     found = np.nonzero(mask)
     if not found[0].size:
         return tuple(n // 2 for n in mask.shape)
-    return tuple(int(np.median(axis)) for axis in found)
+    center = []
+    for axis, places in enumerate(found):
+        areas = np.zeros((mask.shape[axis], int(mask.max()) + 1))
+        np.add.at(areas, (places, mask[found]), 1)
+        shown = np.sqrt(areas).sum(axis=1)
+        best = np.flatnonzero(shown >= NEARLY * shown.max())
+        center.append(int(best[np.abs(best - np.median(places)).argmin()]))
+    return tuple(center)
 
 
 def _cut(gray: Float[Array, "h w"], mask: Int[Array, "h w"], width_to_height: float) -> PreviewPlane:

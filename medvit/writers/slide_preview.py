@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray as Array
 
+from medvit.writers.caption import captioned
 from medvit.writers.heatmap import colored
 from medvit.writers.slide_maps import HeatMap, SlideFinding, attention_map, class_map
 from medvit.wsi.slide import Slide
@@ -23,14 +24,21 @@ GAP = 8
 
 
 def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None:
-    """Write a PNG: the slide plain, under its attention and under each class map; below, the top tiles."""
+    """Write a PNG: the slide plain, under its attention and under each class map; below, the top tiles.
+
+    Each part has its caption below.
+    """
     from PIL import Image as Picture
 
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
-    maps = [("attention", attention_map(finding))]
-    maps += [("class", class_map(finding, label)) for label in finding.heat_classes()]
-    above = _row([bare, *(overlaid(bare, heat, finding, colors) for colors, heat in maps)])
-    below = _row([top for top, _ in top_tiles(slide, finding)])
+    maps = [("attention: yellow where the model looked", "attention", attention_map(finding))]
+    for label in finding.heat_classes():
+        title = f"{finding.classes[label]}: yellow where probable, black where not"
+        maps.append((title, "class", class_map(finding, label)))
+    pictures = [(title, overlaid(bare, heat, finding, colors)) for title, colors, heat in maps]
+    above = _row([captioned(picture, (title, None)) for title, picture in (("slide", bare), *pictures)])
+    tops = _row([top for top, _ in top_tiles(slide, finding)])
+    below = captioned(tops, ("tiles with most attention, most first", None))
     width = max(above.shape[1], below.shape[1])
     Picture.fromarray(np.concatenate([_widened(above, width), _widened(below, width)])).save(path)
 
