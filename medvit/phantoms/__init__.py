@@ -22,6 +22,7 @@ from medvit.phantoms.dicom import (
     lose_slice,
     write_ct_series,
     write_localizer,
+    write_photograph,
     write_radiograph,
     write_tomogram,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "write_ct_pairs",
     "write_ct_studies",
     "write_fundus",
+    "write_fundus_studies",
     "write_oct_stacks",
     "write_oct_studies",
     "write_radiograph_studies",
@@ -59,8 +61,14 @@ CT_ORIENTATIONS = ("LPS", "LPI", "LPS", "LIA")
 
 NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
 SLIDES_A_PATIENT = 2
-INKED_EVERY = 4
-"""Every fourth slide has marker ink on it."""
+INKED_EVERY = 5
+"""Every fifth slide has marker ink on it, and thus as many slides of each class."""
+LESION_SCALE = 2.0
+"""Of the photographs of studies: what a small model can learn to see."""
+SAME_CLASS = 0.6
+"""Probability that the second eye has the class of the first; otherwise any class."""
+SECOND_VISIT_EVERY = 4
+"""Every fourth patient had both retinas photographed a second time."""
 OBLIQUE_EVERY = 4
 """Every fourth volume is oblique in the scanner."""
 
@@ -120,11 +128,28 @@ def write_fundus(folder: Path, num_images: int, *, seed: int = 0) -> None:
         Image.fromarray(fundus.fundus(np.random.default_rng([seed, number, 2]), label)).save(path)
 
 
-def write_slides(folder: Path, num_slides: int, *, seed: int = 0) -> list[Path]:
+def write_fundus_studies(folder: Path, num_patients: int, *, seed: int = 0) -> None:
+    """Write photographs of both retinas of each patient as DICOM, in a folder per class, a study per visit.
+
+    The right eyes cycle through the classes; a left eye, and an eye at a second visit, mostly has the same class.
+    """
+    for number in range(num_patients):
+        generator = np.random.default_rng([seed, number, 6])
+        label = FUNDUS_CLASSES[number % len(FUNDUS_CLASSES)]
+        for visit in range(2 if number % SECOND_VISIT_EVERY == SECOND_VISIT_EVERY - 1 else 1):
+            for side in ("right", "left"):
+                if visit or side == "left":
+                    label = label if generator.random() < SAME_CLASS else str(generator.choice(FUNDUS_CLASSES))
+                path = folder / label / f"EYE{number:03d}-visit{visit + 1}-{side}.dcm"
+                pixels = fundus.fundus(generator, label, lesion_scale=LESION_SCALE)
+                write_photograph(path, pixels, subject=PhantomPatient(seed, number, visit), side=side)
+
+
+def write_slides(folder: Path, num_slides: int, *, seed: int = 0, shape: tuple[int, int] = slide.SHAPE) -> list[Path]:
     """Write slides as pyramidal TIFF into a folder per class: `patient-NNN-slide-N.tif`, two per patient."""
     paths = []
     for number in range(num_slides):
-        label, phantom = _slide(seed, number)
+        label, phantom = _slide(seed, number, shape)
         paths.append(folder / label / f"patient-{number // SLIDES_A_PATIENT:03d}-slide-{number}.tif")
         slide.write_tiff(paths[-1], phantom.pixels)
     return paths
@@ -145,10 +170,16 @@ def slide_labels(number: int, *, seed: int = 0) -> Array:
     return _slide(seed, number)[1].labels
 
 
-def _slide(seed: int, number: int) -> tuple[str, slide.SlidePhantom]:
+def has_ink(number: int) -> bool:
+    """Whether a slide of `write_slides` has marker ink on it."""
+    return number % INKED_EVERY == INKED_EVERY - 1
+
+
+def _slide(seed: int, number: int, shape: tuple[int, int] = slide.SHAPE) -> tuple[str, slide.SlidePhantom]:
     label = SLIDE_CLASSES[number // SLIDES_A_PATIENT % len(SLIDE_CLASSES)]
-    has_ink = number % INKED_EVERY == INKED_EVERY - 1
-    return label, slide.slide(np.random.default_rng([seed, number, 3]), label, has_ink=has_ink)
+    grade = np.random.default_rng([seed, number // SLIDES_A_PATIENT, 5]).uniform(*slide.GRADES)
+    generator = np.random.default_rng([seed, number, 3])
+    return label, slide.slide(generator, label, has_ink=has_ink(number), shape=shape, grade=grade)
 
 
 def write_oct_studies(folder: Path, num_patients: int, *, seed: int = 0, without: tuple[int, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Phantoms as DICOM: single-slice CT series, localizers, digital radiographs, and OCT volumes in one file."""
+"""Phantoms as DICOM: single-slice CT series, localizers, radiographs, retinal photographs, OCT volumes in one file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydicom.uid import (
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    OphthalmicPhotography8BitImageStorage,
     OphthalmicTomographyImageStorage,
     generate_uid,
 )
@@ -29,10 +30,11 @@ SCOUT = "Scout"
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """Synthetic patient and study; unique by `seed` and `number`, always the same."""
+    """Synthetic patient and one study of theirs; unique by `seed`, `number` and `visit`, always the same."""
 
     seed: int
     number: int
+    visit: int = 0
 
     @property
     def patient_id(self) -> str:
@@ -45,8 +47,9 @@ class PhantomPatient:
         return f"Phantom^{self.number:03d}"
 
     def uid(self, *parts: object) -> str:
-        """Return a DICOM UID of this subject, drawn from the seed and a name."""
-        return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *map(str, parts)]))
+        """Return a DICOM UID of this subject in this study, drawn from the seed and a name."""
+        visit = [f"visit {self.visit}"] if self.visit else []
+        return str(generate_uid(entropy_srcs=[str(self.seed), str(self.number), *visit, *map(str, parts)]))
 
 
 def write_ct_series(
@@ -121,6 +124,40 @@ def write_radiograph(
     dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
     _set_pixels(dataset, (4095 - pixels if inverted else pixels).astype(np.uint16))
     dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(dataset, path)
+
+
+def write_photograph(path: Path, pixels: UInt8[Array, "h w 3"], *, subject: PhantomPatient, side: str) -> None:
+    """Write one color photograph of the retina as an Ophthalmic Photography 8 Bit Image (PS3.3 A.41)."""
+    number = 1 if side == "right" else 2
+    dataset = _study(subject, "OP", OphthalmicPhotography8BitImageStorage, "Fundus", number=number, instance=1)
+    dataset.StudyDate = dataset.ContentDate = f"{2020 + subject.visit}0101"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "", "COLOR"]
+    dataset.ImageLaterality, dataset.PatientOrientation = side[0].upper(), ["L", "F"]
+    dataset.AnatomicRegionSequence = Sequence([_code("5665001", "SCT", "Retina")])
+    dataset.RelativeImagePositionCodeSequence = Sequence([_code("111903", "DCM", "Disc-Macula Centered")])
+    dataset.AcquisitionContextSequence = Sequence([])
+    dataset.AcquisitionDateTime = f"{dataset.ContentDate}120000"
+    dataset.SynchronizationFrameOfReferenceUID = subject.uid("clock", side)
+    dataset.SynchronizationTrigger, dataset.AcquisitionTimeSynchronized = "NO TRIGGER", "N"
+    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "0", "1"
+    kind = _code("409898007", "SCT", "Fundus camera")
+    dataset.AcquisitionDeviceTypeCodeSequence = Sequence([kind])
+    dataset.DetectorType, dataset.PupilDilated, dataset.PatientEyeMovementCommanded = "CMOS", "", ""
+    for keyword in ("EmmetropicMagnification", "HorizontalFieldOfView", "IntraOcularPressure"):
+        setattr(dataset, keyword, None)
+    unknown = ("IlluminationType", "LightPathFilterTypeStack", "ImagePathFilterTypeStack", "Lenses")
+    for name in unknown:
+        setattr(dataset, f"{name}CodeSequence", Sequence([]))
+    dataset.RefractiveStateSequence = Sequence([])
+    dataset.BurnedInAnnotation, dataset.LossyImageCompression = "NO", "00"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.NumberOfFrames, dataset.FrameIncrementPointer, dataset.FrameTime = 1, 0x00181063, 0
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    content = pixels.tobytes()
+    dataset.PixelData = content + b"\0" * (len(content) % 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(dataset, path)
 

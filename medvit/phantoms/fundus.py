@@ -13,10 +13,13 @@ LESIONS = {"none": (0, 0, 0), "mild": (6, 1, 0), "severe": (10, 6, 9)}
 """Class -> approximate number of microaneurysms, hemorrhages and hard exudates."""
 
 
-def fundus(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt8[Array, "h w 3"]:
+def fundus(
+    generator: np.random.Generator, label: str, size: int = SIZE, *, lesion_scale: float = 1.0
+) -> UInt8[Array, "h w 3"]:
     """Return one eye in RGB; `label` is one of `CLASSES`.
 
-    Specks of pigment and uneven light, in all classes, look like faint lesions.
+    Specks of pigment and uneven light, in all classes, look like faint lesions. `lesion_scale` multiplies the size of
+    specks and lesions: at 1 a microaneurysm is hardly more than a pixel.
     """
     y, x = np.mgrid[0:size, 0:size] / (size - 1) * 2 - 1
     side = generator.choice([-1, 1])
@@ -29,7 +32,7 @@ def fundus(generator: np.random.Generator, label: str, size: int = SIZE) -> UInt
     cup = 1 / (1 + np.exp((np.hypot(x - disc[0], (y - disc[1]) / 1.1) - 0.15) * 45))
     picture += cup[..., None] * np.array([0.25, 0.4, 0.28])
     picture *= 1 - _vessels(generator, disc, size)[..., None] * np.array([0.35, 0.55, 0.5])
-    dark, bright = _lesions(generator, label, np.hypot(x, y) < 0.85)
+    dark, bright = _lesions(generator, label, np.hypot(x, y) < 0.85, lesion_scale)
     picture *= 1 - dark[..., None] * np.array([0.4, 0.65, 0.6])
     picture += bright[..., None] * np.array([0.2, 0.35, 0.12])
     picture = gaussian_filter(picture, (generator.uniform(0.4, 0.8),) * 2 + (0,))
@@ -58,13 +61,15 @@ def _vessels(draw: np.random.Generator, disc: tuple[float, float], size: int) ->
 
 
 def _lesions(
-    draw: np.random.Generator, label: str, retina: Float[Array, "h w"]
+    draw: np.random.Generator, label: str, retina: Float[Array, "h w"], scale: float
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
     """Return dark lesions and bright ones, each 0 to 1."""
-    specks = _spots(draw, retina, draw.poisson(4), 0.7) * 0.35
+    specks = _spots(draw, retina, draw.poisson(4), 0.7 * scale) * 0.35
     small, large, exudates = (draw.poisson(mean) for mean in LESIONS[label])
-    dark = np.maximum.reduce([specks, _spots(draw, retina, small, 0.8), _spots(draw, retina, large, 1.7)])
-    return dark, _spots(draw, retina, exudates, 1.0)
+    dark = np.maximum.reduce(
+        [specks, _spots(draw, retina, small, 0.8 * scale), _spots(draw, retina, large, 1.7 * scale)]
+    )
+    return dark, _spots(draw, retina, exudates, 1.0 * scale)
 
 
 def _spots(draw: np.random.Generator, retina: Float[Array, "h w"], num_spots: int, sigma: float) -> Float[Array, "h w"]:

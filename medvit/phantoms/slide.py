@@ -1,17 +1,20 @@
 """Synthetic slide of tissue stained with hematoxylin and eosin, of two classes, some with marker ink.
 
-Stains mix in optical density (Ruifrok and Johnston, 2001), and each slide has its own stain and light.
+Classes overlap, as in tissue. A tumor takes a varying part of the tissue, and its nuclei are larger, denser and more
+varied than normal ones by a grade that differs from patient to patient. Both classes have aggregates of lymphocytes,
+small and dark, and areas of reactive nuclei, somewhat large. Each slide has its own stain, thickness and light, so that
+its mean color says little of its class. Stains mix in optical density (Ruifrok and Johnston, 2001).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
 from scipy.ndimage import gaussian_filter, zoom
 
@@ -28,11 +31,31 @@ COARSE = 16
 HEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 INKS = ((0.9, 0.15, 0.4), (1.0, 0.5, 0.1))
 """Optical densities of green and blue marker."""
-NUCLEI = {"normal": (0.0012, 2.2, 0.9), "tumor": (0.0035, 3.6, 1.3)}
-"""Class -> nuclei per pixel, sigma of a nucleus in pixels, and its uptake of stain."""
+NEST = (0.25, 0.55)
+"""Range of the radius of a tumor, and of reactive areas, relative to half a side."""
+GRADES = (0.45, 1.0)
+"""Range of the grades of tumors: how far their nuclei are from normal ones."""
 CENTIMETER, MICRONS = 3, 1e4
 QUALITY = 85
 """JPEG quality."""
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Nuclei of one kind of cell: number per pixel, radius in pixels and its relative spread, elongation and stain."""
+
+    density: float
+    radius: float
+    spread: float
+    elongation: float
+    stain: float
+
+
+NORMAL = Nuclei(0.0014, 4.6, 0.16, 1.5, 0.85)
+LYMPHOCYTES = Nuclei(0.0035, 3.9, 0.08, 1.05, 1.15)
+REACTIVE = Nuclei(0.0016, 5.4, 0.2, 1.3, 0.9)
+TUMOR = Nuclei(0.0024, 7.6, 0.3, 1.25, 1.0)
+"""Kinds of cells, those of a tumor at grade 1."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +67,27 @@ class SlidePhantom:
 
 
 def slide(
-    generator: np.random.Generator, label: str, *, has_ink: bool = False, shape: tuple[int, int] = SHAPE
+    generator: np.random.Generator,
+    label: str,
+    *,
+    has_ink: bool = False,
+    shape: tuple[int, int] = SHAPE,
+    grade: float = GRADES[1],
 ) -> SlidePhantom:
-    """Return one slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`."""
+    """Return one slide; `label` is one of `CLASSES`. Sides are whole multiples of `COARSE`.
+
+    `grade` is that of a tumor: 0 draws its nuclei as normal ones.
+    """
     coarse = (shape[0] // COARSE, shape[1] // COARSE)
     labels = _regions(generator, label, coarse)
-    tissue = [_fine((labels == n + 1).astype(np.float32), shape) for n in range(len(CLASSES))]
-    covered = np.clip(sum(tissue), 0.0, 1.0)
-    density = _stained(generator, tissue, covered)
+    density = _stained(generator, labels, grade, shape)
     if has_ink:
-        density += _stroke(generator, coarse, shape)[None] * np.array(_ink(generator))[:, None, None]
+        density += _stroke(generator, coarse, shape)[None] * np.array(_ink(generator), np.float32)[:, None, None]
     pixels = np.empty((*shape, 3), np.uint8)
-    # Channel by channel: all at once would take three times the memory, in float64.
+    # Channel by channel: all at once would take three times the memory.
     for channel, light in enumerate(generator.uniform(236, 248, 3)):
-        noise = generator.normal(0, 1.5, shape).astype(np.float32)
-        pixels[..., channel] = np.clip(light * 10.0 ** -density[channel] + noise, 0, 255)
+        noise = 1.5 * generator.standard_normal(shape, dtype=np.float32)
+        pixels[..., channel] = np.clip(np.float32(light) * np.float32(10) ** -density[channel] + noise, 0, 255)
     return SlidePhantom(pixels, labels)
 
 
@@ -96,35 +125,92 @@ def write_tiff(path: Path, pixels: UInt8[Array, "h w 3"], mpp: float | None = MP
 
 
 def _regions(generator: np.random.Generator, label: str, coarse: tuple[int, int]) -> UInt8[Array, "g f"]:
-    """Return a blob of tissue and, in tumor slides, another one within it."""
+    """Return a blob of tissue and, in tumor slides, a nest of tumor of any size within it."""
     y, x = np.mgrid[: coarse[0], : coarse[1]]
     y, x = y / coarse[0] * 2 - 1, x / coarse[1] * 2 - 1
     wavy = gaussian_filter(generator.normal(size=coarse), 6) * 12
     tissue = np.hypot(x - generator.normal(0, 0.05), y) + 0.12 * wavy < 0.78
     labels = tissue.astype(np.uint8)
+    nest = _blob(generator, coarse, generator.uniform(*NEST))
     if label == "tumor":
-        center = generator.uniform(-0.25, 0.25, 2)
-        other = gaussian_filter(generator.normal(size=coarse), 6) * 12
-        labels[tissue & (np.hypot(x - center[0], y - center[1]) + 0.1 * other < 0.38)] = 2
+        labels[tissue & nest] = 2
     return labels
 
 
+def _blob(generator: np.random.Generator, coarse: tuple[int, int], radius: float) -> Bool[Array, "g f"]:
+    """Return a wavy disk somewhere in the tissue, its radius relative to half a side of the slide."""
+    y, x = np.mgrid[: coarse[0], : coarse[1]]
+    y, x = y / coarse[0] * 2 - 1, x / coarse[1] * 2 - 1
+    center = generator.uniform(-0.4, 0.4, 2)
+    wavy = gaussian_filter(generator.normal(size=coarse), 3) * 6
+    return np.asarray(np.hypot(x - center[0], y - center[1]) < radius * (1 + 0.25 * wavy))
+
+
 def _stained(
-    generator: np.random.Generator, tissue: list[Float[Array, "h w"]], covered: Float[Array, "h w"]
+    generator: np.random.Generator, labels: UInt8[Array, "g f"], grade: float, shape: tuple[int, int]
 ) -> Float[Array, "3 h w"]:
     blue, pink = (_own_stain(generator, vector) for vector in (HEMATOXYLIN, EOSIN))
-    nuclei = np.zeros_like(covered)
-    for name, where in zip(CLASSES, tissue, strict=True):
-        share, sigma, stain = NUCLEI[name]
-        points = (generator.random(covered.shape, dtype=np.float32) < share).astype(np.float32)
-        nuclei += np.clip(gaussian_filter(points, sigma) * 2 * np.pi * sigma**2 * 1.6, 0, 1) * stain * where
-    fibers = gaussian_filter(generator.normal(size=covered.shape).astype(np.float32), (0.8, 4.0)) * 2.4
-    eosin = np.clip(0.38 + 0.2 * fibers, 0.02, None) * covered * (1.0 - 0.4 * np.clip(nuclei, 0, 1))
-    return nuclei[None] * blue[:, None, None] + eosin[None] * pink[:, None, None]
+    nuclei = np.zeros(shape, np.float32)
+    for kind, where in _cells(generator, labels, grade):
+        _draw_nuclei(generator, nuclei, kind, where)
+    covered = _fine(np.clip(2 * gaussian_filter((labels > 0).astype(np.float32), 0.8) - 0.5, 0, 1), shape)
+    nuclei = gaussian_filter(nuclei, 0.7) * covered
+    fibers = gaussian_filter(generator.standard_normal(shape, dtype=np.float32), (0.8, 4.0)) * 2.4
+    thickness = _fine(np.clip(1 + 4 * gaussian_filter(generator.normal(size=labels.shape), 5), 0.6, 1.4), shape, 2.0)
+    eosin = np.clip(0.38 + 0.2 * fibers, 0.02, None) * thickness * covered * (1.0 - 0.4 * np.clip(nuclei, 0, 1))
+    return np.asarray(nuclei[None] * blue[:, None, None] + eosin[None] * pink[:, None, None])
+
+
+def _cells(
+    generator: np.random.Generator, labels: UInt8[Array, "g f"], grade: float
+) -> Iterator[tuple[Nuclei, Bool[Array, "g f"]]]:
+    """Yield kinds of cells with where they are, in slides of both classes drawn alike but for the tumor."""
+    cellularity, size = generator.uniform(0.7, 1.6), generator.uniform(0.92, 1.08)
+    reactive = _blob(generator, labels.shape, generator.uniform(*NEST)) & (labels == 1)
+    yield _scaled(NORMAL, cellularity, size), (labels == 1) & ~reactive
+    yield _scaled(REACTIVE, cellularity, size), reactive
+    for _ in range(generator.integers(1, 5)):
+        around = _blob(generator, labels.shape, generator.uniform(0.04, 0.16))
+        yield _scaled(LYMPHOCYTES, generator.uniform(0.7, 1.2), size), around & (labels == 1)
+    yield _scaled(_graded(grade), cellularity, size), labels == 2
+
+
+def _scaled(kind: Nuclei, cellularity: float, size: float) -> Nuclei:
+    return replace(kind, density=kind.density * cellularity, radius=kind.radius * size)
+
+
+def _graded(grade: float) -> Nuclei:
+    """Return the nuclei of a tumor, between normal ones (0) and those of `TUMOR` (1)."""
+    return Nuclei(
+        *(float(np.interp(grade, (0, 1), ends)) for ends in zip(astuple(NORMAL), astuple(TUMOR), strict=True))
+    )
+
+
+def _draw_nuclei(
+    generator: np.random.Generator, canvas: Float[Array, "h w"], kind: Nuclei, where: Bool[Array, "g f"]
+) -> None:
+    """Draw ellipses at random places and angles; the darker one stays where two overlap."""
+    rows, columns = np.nonzero(where)
+    cells = np.repeat(np.arange(len(rows)), generator.poisson(kind.density * COARSE**2, len(rows)))
+    count = len(cells)
+    y, x = ((place[cells] + generator.random(count)) * COARSE for place in (rows, columns))
+    radius = kind.radius * np.exp(kind.spread * generator.standard_normal(count))
+    longer = 1 + (kind.elongation - 1) * generator.uniform(0.4, 1.6, count)
+    angle, stain = generator.uniform(0, np.pi, count), kind.stain * generator.uniform(0.8, 1.2, count)
+    reach = np.ceil(radius * np.sqrt(longer)).astype(int) + 1
+    for n in range(count):
+        top, left = max(int(y[n]) - reach[n], 0), max(int(x[n]) - reach[n], 0)
+        part = canvas[top : int(y[n]) + reach[n] + 1, left : int(x[n]) + reach[n] + 1]
+        down = (np.arange(part.shape[0]) + top - y[n])[:, None]
+        right = (np.arange(part.shape[1]) + left - x[n])[None]
+        along = (np.cos(angle[n]) * down + np.sin(angle[n]) * right) / np.sqrt(longer[n])
+        across = (np.cos(angle[n]) * right - np.sin(angle[n]) * down) * np.sqrt(longer[n])
+        inside = along**2 + across**2 < radius[n] ** 2
+        part[inside] = np.maximum(part[inside], stain[n])
 
 
 def _own_stain(generator: np.random.Generator, vector: tuple[float, float, float]) -> Float[Array, "3"]:
-    turned = np.clip(np.array(vector) + generator.normal(0, 0.04, 3), 0.02, None)
+    turned = np.clip(np.array(vector) + generator.normal(0, 0.05, 3), 0.02, None)
     return np.asarray(turned / np.linalg.norm(turned) * generator.uniform(0.8, 1.2), np.float32)
 
 
@@ -140,5 +226,6 @@ def _stroke(generator: np.random.Generator, coarse: tuple[int, int], shape: tupl
     return _fine(gaussian_filter((distance < 0.07 * coarse[0]).astype(np.float32), 1.0), shape)
 
 
-def _fine(coarse: Float[Array, "g f"], shape: tuple[int, int]) -> Float[Array, "h w"]:
-    return np.clip(zoom(coarse, COARSE, order=1, grid_mode=True, mode="nearest"), 0, 1)[: shape[0], : shape[1]]
+def _fine(coarse: Float[Array, "g f"], shape: tuple[int, int], most: float = 1.0) -> Float[Array, "h w"]:
+    fine = zoom(coarse.astype(np.float32), COARSE, order=1, grid_mode=True, mode="nearest")
+    return np.clip(fine, 0, most)[: shape[0], : shape[1]]

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -30,6 +31,7 @@ def write_all(folder: Path, seed: int) -> None:
     phantoms.write_radiographs(folder / "png", 2, seed=seed)
     phantoms.write_radiograph_studies(folder / "dx", 2, seed=seed)
     phantoms.write_fundus(folder / "fundus", 2, seed=seed)
+    phantoms.write_fundus_studies(folder / "eyes", 1, seed=seed)
     phantoms.write_oct_studies(folder / "oct", 1, seed=seed)
     phantoms.write_oct_stacks(folder / "stacks", 1, seed=seed)
 
@@ -139,9 +141,19 @@ def test_fundus_images_are_rgb_in_class_folders(tmp_path: Path) -> None:
     assert all(np.asarray(Image.open(path)).shape == (96, 96, 3) for path in tmp_path.rglob("*.png"))
 
 
+def test_photographs_of_a_patient_are_two_eyes_a_visit_and_a_study_a_visit(tmp_path: Path) -> None:
+    phantoms.write_fundus_studies(tmp_path, 8, seed=0)
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.rglob("*.dcm")]
+    eyes = {(one.PatientID, one.StudyInstanceUID, one.ImageLaterality) for one in headers}
+    visits = Counter(patient for patient, _ in {eye[:2] for eye in eyes})
+    assert len(headers) == len(eyes) == 2 * sum(visits.values())
+    assert sorted(visits.values()) == [1] * 6 + [2] * 2
+
+
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
 def test_dicom_phantoms_pass_the_validator(studies: list[Path], tmp_path: Path) -> None:
     phantoms.write_radiograph_studies(tmp_path, 3, seed=0)
+    phantoms.write_fundus_studies(tmp_path, 1, seed=0)
     series = [next(folder.iterdir()) for study in studies for folder in study.iterdir()]
     for path in [*series, *tmp_path.rglob("*.dcm")]:
         verdict = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False).stderr
