@@ -1,4 +1,4 @@
-# The list of tasks. A fresh Linux machine needs Python 3.11 or newer and make, nothing else.
+# List of tasks. A fresh Linux machine needs only Python 3.11 or newer and make.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,13 +21,13 @@ demo: install ## Run every stage on phantoms of radiology, pathology and the eye
 test: lint ## Check style, types and layers, then run the tests in WORKERS processes (2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-lint: install ## Check style (ruff), types (mypy) and who imports whom (import-linter)
+lint: install ## Check style (ruff), types (mypy) and import rules (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## Measure medvit beside other tools on the same files, and pretraining (about 12 minutes on 2 cores)
+bench: install ## Compare medvit with other tools on the same files, and pretraining (about 12 minutes on 2 cores)
 	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 

@@ -1,3 +1,3 @@
-"""What `make bench` runs: medvit beside other tools, on the same files, in one run; ratios count, not times."""
+"""Benchmarks of `make bench`: medvit and other tools on the same files, in one run; ratios count, not times."""
 
-import medvit as medvit  # first of all, since it mends torchvision for lightning and timm
+import medvit as medvit  # imported first, since it fixes torchvision for lightning and timm

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: those that are named, or all but large, gains, duplicates and guard."""
+"""Command line of the benchmarks: the named ones, or all but large, gains, duplicates and guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training in a process of its own, so that its memory can be told: prints the seconds of its steps as JSON.
+"""One training in a process of its own, to measure its memory: prints the seconds of its steps as JSON.
 
 `python -m benchmarks.contender medvit|plain dinov2|mae DATASET STEPS`
 """
@@ -38,11 +38,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     },
     "mae": {"backbone": {"patch_size": 16}, "objective": {"name": "mae", "views": {"size": [224, 224]}}},
 }
-"""ViT-S on crops of 224 pixels, and of 98 for DINOv2, in bf16; all else as it comes."""
+"""ViT-S on crops of 224 pixels, and of 98 for DINOv2, in bf16; all other options at their defaults."""
 
 
 class Clock(Callback):
-    """The time at the end of every step, loading of its images included."""
+    """Callback that records the time at the end of every step, including loading of images."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -50,12 +50,12 @@ class Clock(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch_and_outputs: Any
     ) -> None:
-        """Note the time."""
+        """Record the time."""
         self.times.append(time.perf_counter())
 
 
 def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> AssembledPretraining:
-    """Return a pretraining of medvit, ready to start."""
+    """Return a pretraining run of medvit, ready to start."""
     training = TRAININGS[objective]
     config = pretraining.PretrainConfig.parse(
         {
@@ -73,7 +73,7 @@ def assemble(objective: str, dataset: Path, folder: Path, steps: int) -> Assembl
 
 
 def train_medvit(parts: AssembledPretraining) -> list[float]:
-    """Time at the end of each step of medvit's training."""
+    """Return the time at the end of each step of medvit's training."""
     clock = Clock()
     parts.trainer.callbacks = [clock]
     parts.trainer.fit(parts.module, parts.loader)
@@ -81,7 +81,7 @@ def train_medvit(parts: AssembledPretraining) -> list[float]:
 
 
 def train_plain(objective: str, parts: AssembledPretraining) -> list[float]:
-    """Time at the end of each step of the plain loop, on the very crops that medvit would see."""
+    """Return the time at the end of each step of the plain loop, on the same crops as medvit."""
     return list(islice(_plain_steps(_plain_model(objective), parts), len(parts.loader)))
 
 
@@ -110,7 +110,7 @@ def _plain_steps(model: PlainDinoV2 | PlainMae, parts: AssembledPretraining) -> 
 
 
 def main(who: str, objective: str, dataset: str, steps: str) -> None:
-    """Trains and prints the seconds of each step after the first."""
+    """Train and print the seconds of each step after the first."""
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble(objective, Path(dataset), Path(folder), int(steps))
         times = train_medvit(parts) if who == "medvit" else train_plain(objective, parts)

@@ -1,4 +1,4 @@
-"""DICOM to the store, beside dcm2niix and dicom2nifti on the same files, and beside what the disk alone would take."""
+"""Conversion of DICOM to the store, compared with dcm2niix, dicom2nifti and plain disk access on the same files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PLAIN, PACKED = "dcm2niix -z n (.nii)", "dcm2niix -z i (.nii.gz)"
 DICOM2NIFTI, LIMIT = "dicom2nifti .nii.gz", "read files, write voxels"
 
 Task = Callable[[Path], object]
-"""Writes into a folder."""
+"""Converter that writes into a folder."""
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print a table a source."""
+    """Print one table per source."""
     small = phantom_source(folder / "phantoms", num_series=16)
     large = phantom_source(folder / "hospital", num_series=12, shape=(512, 512, 60))
     for source in [*real_sources(), small, large]:
@@ -43,7 +43,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
-    """Do what `medvit ingest` does with the files, without card and tracking: scan, read, store, manifest."""
+    """Run the steps of `medvit ingest` without card and tracking: scan, read, store, manifest."""
     out.mkdir(exist_ok=True)
     pseudonyms = Pseudonyms(bytes(32), "bench")
     found = scan(source, engine=engine)
@@ -56,14 +56,14 @@ def to_store(source: Path, out: Path, engine: EngineConfig) -> Manifest:
 
 
 def _voxels_alone(source: Path, out: Path) -> None:
-    """DICOM to the store and no more, as other converters do: no look at what the images show, no manifest."""
+    """Convert DICOM to the store only, like other converters: no checks of image content, no manifest."""
     store = Store(out / "images")
     for candidate in scan(source, engine=EngineConfig()).candidates:
         store.put(readers.read(candidate.item).pixels)
 
 
 def _two_at_once(source: Path, out: Path) -> None:
-    """Two ingests that know nothing of each other: half their time is the least that two processes can take for one."""
+    """Run two independent ingests: half their time is the minimum for one ingest with two processes."""
     work, folders = partial(_one_of_two, source), [out / "0", out / "1"]
     for outcome in map_items(work, folders, config=EngineConfig(num_processes=2), title="two at once"):
         if outcome.error is not None:
@@ -104,7 +104,7 @@ def _compare(source: Source, manifest: Manifest, repeats: int, others: dict[str,
 
 
 def _other_tools(source: Path, *, packed: bool) -> dict[str, Task]:
-    """Time the other tools on a folder; those that compress by gzip take a minute where it is large."""
+    """Time the other tools on a folder; those with gzip take a minute if it is large."""
     tasks: dict[str, Task] = {
         PLAIN: lambda out: _dcm2niix(source, out, "n"),
         PACKED: lambda out: _dcm2niix(source, out, "i"),
@@ -120,7 +120,7 @@ def _other_tools(source: Path, *, packed: bool) -> dict[str, Task]:
 
 
 def _dcm2niix(source: Path, out: Path, compression: str) -> None:
-    # Without a sidecar (-b n), under names that cannot collide; -z i compresses in its own one thread, never by pigz.
+    # Without a sidecar (-b n), under names that cannot collide; -z i compresses in its own thread, never with pigz.
     command = ["dcm2niix", "-z", compression, "-b", "n", "-f", "%j_%s", "-o", str(out), str(source)]
     subprocess.run(command, check=False, capture_output=True)
 
@@ -136,7 +136,7 @@ def _dicom2nifti(source: Path, out: Path) -> None:
 
 
 def _copy(source: Path, arrays: list[bytes], out: Path) -> None:
-    """Return the least that any converter does: every byte read once, every voxel written once."""
+    """Do the minimum of any converter: read every byte once, write every voxel once."""
     for path in source.rglob("*"):
         if path.is_file():
             path.read_bytes()

@@ -1,4 +1,4 @@
-"""Random crops a second out of the store, beside .nii.gz, Zarr and MONAI's PersistentDataset."""
+"""Random crops per second from the store, compared with .nii.gz, Zarr and MONAI's PersistentDataset."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from medvit.dataset.store import Store
 
 SHAPE, CROP = (320, 256, 160), 96
 NUM_CROPS = {"store (Blosc2)": 60, "Zarr": 20, ".nii.gz": 1, "MONAI PersistentDataset": 3}
-"""Crops a repeat: so many that a repeat of the quick ones can be timed."""
+"""Crops per repeat: enough to time the fast methods."""
 
 Read = Callable[[tuple[slice, ...]], Array]
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print crops a second of one volume."""
+    """Print crops per second from one volume."""
     volume = ct_like(SHAPE, seed=0)
     ways = _ways(volume, folder)
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def _persistent(path: Path, cache: Path) -> Read:
     from monai.data import NibabelReader, PersistentDataset
     from monai.transforms import Compose, EnsureChannelFirst, LoadImage
 
-    # What is cached is the whole volume: a crop drawn anew each time needs all of it read.
+    # The cache holds the whole volume: a random crop requires reading all of it.
     transform = Compose([LoadImage(reader=NibabelReader(), image_only=True, dtype=np.int16), EnsureChannelFirst()])
     dataset = PersistentDataset([str(path)], transform, cache_dir=cache)
     return lambda region: np.asarray(dataset[0][(0, *region)])

@@ -1,7 +1,7 @@
-"""How many planted near duplicates of real images are found, and how many different images are taken for one.
+"""Detection rate of planted near duplicates of real images, and false positives among different images.
 
-Half of the images, by their hash, show where the bounds of the second look lie between copies and different images; the
-other half is searched as a user would search it. Names of sets below are folders of `--data`.
+Half of the images, by their hash, show the agreement of copies and of different images; the other half is searched with
+default bounds. Names of sets below are folders of `--data`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ SETS: Mapping[str, str] = {
 }
 PERCEPTUAL: tuple[Check, ...] = ("perceptual",)
 COUNT = 40
-"""Images of a half at most."""
+"""Maximum number of images in each half."""
 
 
 def shifted(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
-    """Shifted by up to a share of each side, black where nothing is known."""
+    """Shifted by up to a share of each side, black outside of the image."""
     down, right = (round(size * share * rng.uniform(-1, 1)) for size in pixels.shape[1:])
     moved = np.zeros_like(pixels)
     here, there = (
@@ -55,7 +55,7 @@ def shifted(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
 
 
 def cropped(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
-    """Without a half to the whole of a share of each side, cut off at either end."""
+    """Cropped by up to a share of each side, at both ends."""
     cuts = [round(size * share * rng.uniform(0.5, 1)) for size in pixels.shape[1:]]
     first = [int(rng.integers(0, cut + 1)) for cut in cuts]
     places = [slice(n, size - cut + n) for n, cut, size in zip(first, cuts, pixels.shape[1:], strict=True)]
@@ -76,7 +76,7 @@ def brightened(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def resized(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """To 0.7 to 1.4 times its size."""
+    """Resized by 0.7 to 1.4."""
     image, factor = Image.fromarray(pixels.transpose(1, 2, 0).squeeze()), rng.uniform(0.7, 1.4)
     size = (round(image.width * factor), round(image.height * factor))
     return _channels_first(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
@@ -97,7 +97,7 @@ KINDS: Mapping[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 
 def run(data: Path, folder: Path) -> None:
-    """Print the agreement of copies and of different images in one half, and what is found in the other."""
+    """Print the agreement of copies and of different images in one half, and the detection rate in the other."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, pattern in SETS.items():
         images = list(_images(data, name, pattern))
@@ -117,11 +117,11 @@ def _print_agreement(images: Sequence[Pixels], rng: np.random.Generator) -> None
 
 
 def _print_found(images: Sequence[Pixels], folder: Path, rng: np.random.Generator) -> None:
-    """Search images alone, and again with a copy of some of them, of each kind."""
+    """Search images alone, and again with a copy of some of them, for each kind of copy."""
     store = Store(folder / "images")
     rows = [_row(store, f"i-{number}", one) for number, one in enumerate(images)]
     alone = find_overlaps({"": Manifest(tuple(rows), Facts(folder.name), folder)}, PERCEPTUAL)
-    print(f"  found among {len(rows)} images as they are: {len(alone)} groups of {sum(len(o.members) for o in alone)}")
+    print(f"found among {len(rows)} unchanged images: {len(alone)} groups of {sum(len(o.members) for o in alone)}")
     for kind, change in KINDS.items():
         numbers = _some(range(len(images)))
         copies = [_row(store, f"c-{number}", change(images[number], rng)) for number in numbers]

@@ -1,4 +1,4 @@
-"""Tiles of a slide embedded a second, beside a plain loop over OpenSlide with the same backbone."""
+"""Tiles of a slide embedded per second, compared with a plain loop over OpenSlide with the same backbone."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from medvit.wsi.tiles import TileGrid
 from medvit.wsi.tiling import in_file_order
 
 SIDE, MPP, SIZE = 8_000, 0.25, 224
-"""Pixels of a side of the slide, microns per pixel, and pixels of a side of a tile."""
+"""Side of the slide in pixels, microns per pixel, and side of a tile in pixels."""
 COLUMNS, ROWS, OVERLAP = 16, 8, 0.5
-"""Tiles a repeat: a band across the tissue."""
+"""Tiles per repeat: a band across the tissue."""
 BATCH = 32
 BACKBONES = {"micro, 3 million weights": {"size": "micro"}, "small, 22 million weights": {"size": "small"}}
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print tiles embedded a second, for backbones of two sizes."""
+    """Print tiles embedded per second, for backbones of two sizes."""
     path = folder / "slide.tif"
     write_large(path, SIDE, mpp=MPP)
     stride = round(SIZE * (1 - OVERLAP))
@@ -44,7 +44,7 @@ def run(folder: Path, repeats: int) -> None:
             "OpenSlide, plain loop": partial(_plain, path, corners, backbone, is_half=False),
             "OpenSlide, plain loop in bfloat16": partial(_plain, path, corners, backbone, is_half=True),
             "medvit, one process": partial(_medvit, path, corners, backbone, 0),
-            "medvit, a process that reads": partial(_medvit, path, corners, backbone, 1),
+            "medvit, a separate reading process": partial(_medvit, path, corners, backbone, 1),
         }
         times = alternate(tasks, repeats=repeats)
         title = f"tiles of {SIZE}² pixels, overlap {OVERLAP:.0%}, through a ViT of size {name}"

@@ -1,8 +1,8 @@
-"""What self-supervised pretraining gains on real images, and what ExPLoRA saves: frozen features, held-out images.
+"""Gains of self-supervised pretraining on real images, and savings by ExPLoRA: frozen features, held-out images.
 
 Pretrains a small transformer from scratch on the training images of all data sets together, with each objective and
-seed, and reads its frozen features on the test images of three sets beside those of random start weights. Then one
-domain is left out of a pretraining, which goes on with it by training all weights, or by ExPLoRA.
+seed, and compares its frozen features on the test images of three sets with those of random initialization. Then one
+domain is excluded from pretraining, which continues on it by training all weights, or by ExPLoRA.
 """
 
 from __future__ import annotations
@@ -54,18 +54,20 @@ SETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torchio-ct-series": ("torchio-ct-series", ("splits.val=0", "splits.test=0")),
     "dcm_qa_ct": ("dcm_qa_ct", ("scanning.geometry=resample", "splits.val=0", "splits.test=0")),
 }
-"""Where each lies below the folder of data, and how it is ingested. What is not probed gives all its images."""
+"""Folder of each data set below the folder of data, and its ingest options. All images of sets that are not probed are
+used.
+"""
 PROBED = ("brain-tumor-mri-2d", "busi-ultrasound", "retinamnist")
 BRAIN = ("brain-tumor-mri-2d", "brain-mr-dicom-studies", "msd-hippocampus")
-"""The domain that is left out, and gone on with."""
+"""Domain that is excluded, and then used for continued pretraining."""
 SLICES = 4
-"""Of each volume."""
+"""Slices of each volume."""
 MAE_STEPS = 3
-"""A step of MAE costs a third of one of DINOv2 here, so it may take three times as many."""
+"""MAE takes three times as many steps, since a step costs a third of one of DINOv2 here."""
 VIEW = (64, 64)
-"""Pixels of a global crop, and of what is probed."""
+"""Side of a global crop, and of probed images, in pixels."""
 ROUNDS = 2
-"""After each of which the guard reads the weights."""
+"""Number of epochs, after each of which the guard reads the weights."""
 COMMON = (
     "preprocess.kind=image",
     "preprocess.channels=3",
@@ -96,7 +98,7 @@ OBJECTIVES = {
     "dinov2": ("objective=dinov2", *OF_TEACHERS, "objective.head.prototypes=1024", "objective.momentum=0.98"),
     "simdinov2": ("objective=simdinov2", *OF_TEACHERS),
 }
-"""Options chosen beforehand, for short runs; none was tried out on any split."""
+"""Options chosen in advance, for short runs; none was tuned on any split."""
 CONTINUED = "mae"
 WAYS = ("full", "explora")
 
@@ -105,7 +107,7 @@ RESAMPLES = 1000
 
 
 def run(data: Path, folder: Path, *, steps: int, seeds: int) -> None:
-    """Trains what is not trained yet, seed by seed; after each, writes `gains.json` and `gains.md` into the folder."""
+    """Run missing trainings, seed by seed; after each, write `gains.json` and `gains.md` into the folder."""
     gains = Gains(data, folder, steps)
     gains.datasets()
     costs: dict[str, Cost] = {}
@@ -127,14 +129,14 @@ def _tables(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Gains:
-    """The whole experiment: where the data are, where it works, how long it trains."""
+    """The experiment: folder of data, working folder, length of trainings."""
 
     data: Path
     folder: Path
     steps: int
 
     def datasets(self) -> None:
-        """Make the data sets, their union, and those without and of one domain."""
+        """Make the data sets, their union, and the ones without and of one domain."""
         for name, (source, options) in SETS.items():
             words = (f"source={self.data / source}", f"key={self.folder / 'site.key'}", *options)
             run_once("ingest", self._dataset(name), *words, key="dataset")
@@ -143,7 +145,10 @@ class Gains:
             run_once("merge", self._dataset(name), f"datasets=[{paths}]", f"slices={SLICES}")
 
     def trainings(self, seed: int) -> Iterator[tuple[str, Cost]]:
-        """Every pretraining with a seed, by name, and what it cost; all go on from the first that lacks the domain."""
+        """Return every pretraining with a seed, by name, and its cost.
+
+        Continued ones start from the first that lacks the domain.
+        """
         for objective in OBJECTIVES:
             yield self._pretrained(f"{objective}-{seed}", objective, "all", seed, self._steps(objective))
         yield self._pretrained("others", CONTINUED, "others", 0, self._steps(CONTINUED))
@@ -157,7 +162,7 @@ class Gains:
         return self.folder / "checkpoints" / name
 
     def results(self, costs: Mapping[str, Cost], num_seeds: int) -> dict[str, Any]:
-        """Scores on the test images, of pretrained and of continued weights, and costs, by method."""
+        """Return scores on the test images, of pretrained and of continued weights, and costs, by method."""
         described = Checkpoint.load(self.checkpoint("others"))
         union, preprocess = Manifest.read(self._dataset("all")), Preprocess.parse(described.preprocess)
         seeds = range(num_seeds)
@@ -178,7 +183,7 @@ class Gains:
         return {**parts, "costs": self._costs(costs), "steps": self.steps, "seeds": num_seeds, "resamples": RESAMPLES}
 
     def _answers(self, labeled: Labeled, name: str) -> Answers:
-        """Return the figures on test images of pretrained weights, or of random ones of a seed; computed once."""
+        """Return the metrics on test images of pretrained weights, or of random ones of a seed; computed once."""
         path = self.checkpoint(name).with_name(f"{name}.{labeled.name}.npz")
         if not path.is_file():
             method, _, seed = name.partition("-")
@@ -190,7 +195,7 @@ class Gains:
         return dict(np.load(path))
 
     def _costs(self, costs: Mapping[str, Cost]) -> dict[str, list[dict[str, Any]]]:
-        """Of each method, its runs: what they cost, weights in all and trained, steps, and why the guard ended them."""
+        """Return the runs of each method: costs, total and trained weights, steps, and why the guard ended them."""
         found = defaultdict(list)
         for name, cost in costs.items():
             method = name.partition("-")[0]
@@ -231,7 +236,7 @@ class Gains:
 
 
 def _trained(backbone: Backbone, method: str) -> int:
-    """How many weights of a backbone training changes, after this method has adapted it."""
+    """Return the number of backbone weights that this method trains."""
     if method != "explora":
         return sum(weight.numel() for weight in backbone.parameters())
     peft = ExploraConfig().adapt(backbone)

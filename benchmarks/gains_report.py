@@ -1,4 +1,4 @@
-"""The tables of the experiment on gains, in Markdown."""
+"""Tables of the gains experiment, in Markdown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAMES = {
     "dinov2": "DINOv2",
     "simdinov2": "SimDINOv2",
     "start": "start, no brain MR seen",
-    "full": "gone on, all weights",
-    "explora": "gone on, ExPLoRA",
+    "full": "continued, all weights",
+    "explora": "continued, ExPLoRA",
 }
 PROBES = {
     "knn": ("20 neighbors", "test"),
@@ -26,7 +26,7 @@ PROBES = {
 
 
 def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
-    """Return a row a method, a column a data set: mean over seeds, its interval over images, and the seeds' range."""
+    """Return a row per method, a column per data set: mean over seeds, its interval over images, range of seeds."""
     methods = next(iter(scores.values()))["probes"][probe][metric]
     title, split = PROBES[probe]
     heads = [f"{name} ({told['images'][split]} images)" for name, told in scores.items()]
@@ -38,7 +38,7 @@ def scores_table(scores: Mapping[str, Any], probe: str, metric: str) -> str:
 
 
 def costs_table(costs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return a row a method: what trains, and medians over seeds of steps, minutes and memory."""
+    """Return a row per method: trained weights, and medians over seeds of steps, minutes and memory."""
     rows = []
     for method, runs in costs.items():
         cells = [f"{median(run[key] for run in runs):.{digits}f}" for key, digits in _COSTS.items()]

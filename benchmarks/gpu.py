@@ -1,6 +1,6 @@
-"""Pretraining on a GPU: images a second, model FLOP utilization and peak memory of ViT-S, B and L by MAE and DINOv2.
+"""Pretraining on a GPU: images per second, model FLOP utilization and peak memory of ViT-S, B and L by MAE and DINOv2.
 
-Crops are made up once and stay on the device, so that neither disk nor processor is measured.
+Crops are generated once and remain on the device, so that neither disk nor CPU is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A training to measure: a transformer, the side of its crops, and images a step."""
+    """Training to measure: a transformer, the side of its crops, and images per step."""
 
     backbone: VitConfig
     objective: MaeConfig | DinoV2Config
@@ -40,11 +40,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What it is, for a table."""
+        """Description for a table."""
         return f"{self.objective.name}, ViT {self.backbone.size}, {self.batch} images"
 
     def views(self, device: torch.device) -> Views:
-        """Crops of noise: one, or two and eight smaller ones."""
+        """Return crops of noise: one, or two and eight smaller ones."""
         shape = (self.batch, CHANNELS, self.side, self.side)
         if isinstance(self.objective, MaeConfig):
             return Views(torch.randn(1, *shape, device=device))
@@ -56,16 +56,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a training, on one device."""
+    """Measurements of a training on one device."""
 
     images_s: float
     flop_s: float
-    """Multiplications and additions, forward and backward, two for a pair."""
+    """Multiplications and additions, forward and backward, two per multiply-add."""
     peak_bytes: int
 
 
 def cases() -> list[Case]:
-    """ViT-S, B and L, as the papers train them, in batches that fit into 80 GiB."""
+    """ViT-S, B and L, as in the papers, in batches that fit into 80 GiB."""
     batches = {"small": (512, 64), "base": (256, 48), "large": (128, 24)}
     found = []
     for size, (mae, dinov2) in batches.items():
@@ -76,7 +76,7 @@ def cases() -> list[Case]:
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print the figures, or why there are none."""
+    """Print the measurements, or why there are none."""
     if not torch.cuda.is_available():
         print("skipped: gpu: this machine has no GPU that torch can use")
         return
@@ -90,7 +90,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def print_figures(title: str, peak: float, measured: Sequence[tuple[str, Figures]]) -> None:
-    """Print a line a training; utilization is the share of the rate of large matrix products, measured here."""
+    """Print a line per training; utilization is the share of the measured rate of large matrix products."""
     lines = [
         (
             name,
@@ -105,7 +105,7 @@ def print_figures(title: str, peak: float, measured: Sequence[tuple[str, Figures
 
 
 def matmul_rate(device: torch.device, side: int) -> float:
-    """Operations a second of square matrix products in the 16-bit type that the device has, else in float32."""
+    """Return operations per second of square matrix products in the device's 16-bit type, else in float32."""
     left, right = (torch.randn(side, side, device=device, dtype=half_precision(device)) for _ in range(2))
     seconds = []
     for _ in range(MATRIX_REPEATS):
@@ -118,7 +118,7 @@ def matmul_rate(device: torch.device, side: int) -> float:
 
 
 def measure(case: Case, device: torch.device, *, steps: int) -> Figures:
-    """Figures of whole steps, optimizer and teacher included."""
+    """Measure whole steps, including optimizer and teacher."""
     torch.manual_seed(0)
     objective = case.objective.build(case.backbone.build()).to(device)
     optimizer = OptimConfig().build(objective, objective.backbone.depth)

@@ -1,4 +1,4 @@
-"""The guard of pretraining on real images: a usual learning rate is let through, an absurd one rolled back."""
+"""Guard of pretraining on real images: a usual learning rate must pass, an absurd one must be rolled back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OFF = {"enabled": False}
 
 
 def run(data: Path, folder: Path) -> None:
-    """Print, of each objective and learning rate, what the guard says and the share of the time that readings take."""
+    """Print the guard's verdict and the share of time of its readings, for each objective and learning rate."""
     source, key = data / SOURCE, folder / "site.key"
     made = {
         "source": source,

@@ -1,4 +1,4 @@
-"""Headers scanned a second, the memory that takes, and what an update of an unchanged archive costs."""
+"""Headers scanned per second, memory of a scan, and cost of updating from an unchanged archive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(len(found.candidates), len(found.files), seconds, own / 1024)
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print headers a second on a small archive, beside pydicom."""
+    """Print headers per second on a small archive, compared with pydicom."""
     archive = folder / "archive"
     write_archive(archive, num_series=40, num_slices=NUM_SLICES)
     files = sorted(archive.rglob("*.dcm"))
@@ -52,7 +52,7 @@ def run(folder: Path, repeats: int) -> None:
 
 
 def run_large(folder: Path, num_series: int) -> None:
-    """Print time and peak memory of scanning and grouping a large archive, children counted."""
+    """Print time and peak memory of scanning and grouping a large archive, including child processes."""
     archive = folder / "large"
     started = time.perf_counter()
     write_archive(archive, num_series=num_series, num_slices=NUM_SLICES)

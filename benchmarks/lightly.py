@@ -1,4 +1,4 @@
-"""lightly-train in a virtual environment of its own. It is under the AGPL: never imported, run as the command it is."""
+"""Runner of lightly-train in its own virtual environment: being under the AGPL, it is never imported."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MODEL = "dinov2/vits14-noreg-notpretrained"
 
 
 def install(environment: Path) -> None:
-    """Make the environment, unless it is there."""
+    """Create the environment if it does not exist."""
     if command_of(environment).is_file():
         return
     print(f"installing {', '.join(PACKAGES)} into {environment}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    # The same mend that medvit needs beside a torch for the CPU: see the file that is copied.
+    # The same fix that medvit needs beside a CPU-only torch: see the copied file.
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     shown = subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True).stdout
     mend = Path(_torchvision.__file__)
@@ -32,12 +32,12 @@ def install(environment: Path) -> None:
 
 
 def command_of(environment: Path) -> Path:
-    """Its command."""
+    """Path of its command."""
     return environment / "bin" / "lightly-train"
 
 
 def command(environment: Path, images: Path, output: Path, *, batch: int) -> list[str]:
-    """Return the DINOv2 training on a folder of images: 2 crops of 224 and 8 of 98 pixels, the defaults."""
+    """Return the command of a DINOv2 training on a folder of images: 2 crops of 224 and 8 of 98 pixels."""
     options = {
         "data": images,
         "out": output / "run",
@@ -56,7 +56,7 @@ def command(environment: Path, images: Path, output: Path, *, batch: int) -> lis
 
 
 def step_seconds(output: Path) -> list[float]:
-    """Seconds of each step after the first, loading included, as it logs them itself."""
+    """Return the seconds of each step after the first, including loading, from its own log."""
     logged = (output / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [json.loads(line) for line in logged if "profiling/data_time" in line]
     return [line["profiling/batch_time"] + line["profiling/data_time"] for line in lines]

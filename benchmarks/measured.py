@@ -1,4 +1,4 @@
-"""Commands of medvit as processes of their own, with what they cost."""
+"""Commands of medvit as separate processes, with their cost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FINE = (0, 3)
-"""Exit statuses of a stage that has made its output; with 3, some items failed, or the guard went back."""
+"""Exit statuses of a stage with output; 3 means that some items failed, or the guard rolled back."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command: minutes by the clock and of processor time, the most memory it held, and its exit status."""
+    """Cost of a command: wall-clock and processor minutes, peak memory, and exit status."""
 
     minutes: float
     cpu_minutes: float
@@ -27,7 +27,7 @@ class Cost:
 def run_once(stage: str, output: Path, *words: str, key: str = "output") -> Cost:
     """Return the cost of a command that makes a folder; it is run if the folder is absent, or resumed.
 
-    Its log lies beside the folder. Of a command that was interrupted, the cost is that of its last process.
+    Its log is beside the folder. For an interrupted command, the cost is that of its last process.
 
     Raises:
         SystemExit: If it fails.
@@ -51,7 +51,7 @@ def _run(command: list[str], log: Path) -> Cost:
     started = time.perf_counter()
     with log.open("a") as lines:
         process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
-    _, status, usage = os.wait4(process.pid, 0)  # as `wait` of the process, and with what it used
+    _, status, usage = os.wait4(process.pid, 0)  # like `wait` of the process, with its resource usage
     process.returncode = os.waitstatus_to_exitcode(status)
     minutes = (time.perf_counter() - started) / 60
     return Cost(minutes, (usage.ru_utime + usage.ru_stime) / 60, usage.ru_maxrss / 1024, process.returncode)

@@ -1,7 +1,7 @@
-"""The algorithms as their papers tell them, in plain PyTorch on timm's transformers: what a first version looks like.
+"""Plain PyTorch versions of published algorithms on timm's transformers, as a first version would be written.
 
-Every crop goes through the network by itself, losses are written out, the teacher is moved weight by weight. Nothing of
-medvit is used but the crops, which come from outside.
+Every crop goes through the network by itself, losses are explicit, the teacher is updated weight by weight. Nothing of
+medvit is used except its crops.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PlainHead(nn.Module):
         self.last.parametrizations.weight.original0.requires_grad = False
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits over prototypes."""
+        """Return logits over prototypes."""
         return self.last(F.normalize(self.mlp(tokens), dim=-1))
 
 
@@ -75,13 +75,13 @@ class PlainDinoV2(nn.Module):
 
     @torch.no_grad()
     def move_teacher(self) -> None:
-        """Return the teacher follows the student."""
+        """Update the teacher from the student."""
         for own, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             own.mul_(MOMENTUM).add_(new.detach(), alpha=1 - MOMENTUM)
 
 
 class PlainMae(nn.Module):
-    """The masked autoencoder (He et al., 2022) with its decoder of 8 blocks of width 512."""
+    """Masked autoencoder (He et al., 2022) with its decoder of 8 blocks of width 512."""
 
     def __init__(self, backbone: Any, mask_ratio: float = 0.75) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class PlainMae(nn.Module):
         return (((predicted - target) ** 2).mean(-1) * mask).sum() / mask.sum()
 
     def move_teacher(self) -> None:
-        """Nothing: there is none."""
+        """Do nothing: MAE has no teacher."""
 
 
 def _forward_masked(backbone: Any, pixels: Tensor, mask: Tensor, token: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def _grid(backbone: Any, pixels: Tensor) -> tuple[int, int]:
 
 
 def _block_masks(num_crops: int, grid: tuple[int, int]) -> Tensor:
-    """Half of the crops hide a tenth to a half of their patches, in rectangles."""
+    """Return masks for half of the crops, each hiding a tenth to a half of the patches, in rectangles."""
     masks = torch.zeros(num_crops, *grid, dtype=torch.bool)
     for number in torch.randperm(num_crops)[: max(1, int(num_crops * MASKED_SHARE))].tolist():
         wanted = math.prod(grid) * float(torch.empty(()).uniform_(*MASK_RATIOS))

@@ -1,6 +1,6 @@
-"""Pretraining beside lightly-train and beside a plain loop of the papers' algorithms: speed and memory.
+"""Pretraining compared with lightly-train and a plain loop of the papers' algorithms: speed and memory.
 
-Each trains ViT-S in bf16 with 16 images a step, of the same images, in a process of its own. The crops have the same
+Each trains ViT-S in bf16 with 16 images per step, on the same images, in a process of its own. The crops have the same
 number and sizes (DINOv2: patches of 14, 2 crops of 224 and 8 of 98 pixels, 65536 prototypes, drop path 0.1; MAE:
 patches of 16, one crop of 224), and are made in the process that trains.
 """
@@ -23,13 +23,13 @@ from benchmarks.timing import print_table
 from pipelines.ingest import ingest
 
 BATCH, COUNTED_STEPS = 16, 3
-"""Images a step; steps of each process that count, after one that does not."""
+"""Images per step; timed steps of each process, after one warm-up step."""
 OWN, PLAIN, LIGHTLY = "medvit", "plain loop", "lightly-train 0.18"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What trains, given an empty folder, and where it tells the seconds of its steps."""
+    """Training command for an empty folder, and the place of its step times."""
 
     command: Callable[[Path], Sequence[str]]
     seconds: Callable[[Path], list[float]]
@@ -37,14 +37,14 @@ class Contender:
 
 @dataclass
 class Measured:
-    """Seconds of steps, and the most memory a process held."""
+    """Seconds of steps, and peak memory of a process."""
 
     step_s: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
 
 
 def run(folder: Path, repeats: int, environment: Path) -> None:
-    """Print images a second and peak memory; lightly-train takes part where its environment exists."""
+    """Print images per second and peak memory; lightly-train takes part if its environment exists."""
     images = photographs(folder / "images", BATCH * (COUNTED_STEPS + 1))
     dataset = folder / "dataset"
     ingest(source=images, dataset=dataset, name="bench", key=folder / "key", tracking={"enabled": False})
@@ -55,7 +55,8 @@ def run(folder: Path, repeats: int, environment: Path) -> None:
         )
     else:
         print(
-            "skipped: lightly-train is not installed; `python -m benchmarks pretraining --with-lightly` makes its room"
+            "skipped: lightly-train is not installed; `python -m benchmarks pretraining --with-lightly` "
+            "creates its environment"
         )
     rounds = max(1, repeats // 2)
     _print("DINOv2, ViT-S/14, 2 crops of 224 and 8 of 98 pixels", _measure(dinov2, rounds))
@@ -71,7 +72,7 @@ def _both(objective: str, dataset: Path) -> dict[str, Contender]:
 
 
 def _measure(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Measured]:
-    """All in turn, and all of them again."""
+    """Run all in turn, twice."""
     measured = {name: Measured() for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -85,7 +86,7 @@ def _measure(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Meas
 
 
 def _run_alone(command: Sequence[str], output: Path) -> float:
-    """Peak MiB of a process that works on all cores; what it prints goes to a file."""
+    """Return the peak MiB of a process that uses all cores; its output goes to a file."""
     own = {"OMP_NUM_THREADS": str(os.cpu_count()), "LIGHTLY_TRAIN_EVENTS_DISABLED": "1"}
     with (output / "printed").open("w") as printed, (output / "told").open("w") as told:
         process = subprocess.Popen(command, stdout=printed, stderr=told, env=os.environ | own)

@@ -1,4 +1,4 @@
-"""What frozen features tell of images: nearest neighbors, and a linear probe, fitted on training images alone."""
+"""Probes of frozen features: nearest neighbors and a linear probe, fitted only on training images."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from medvit.transforms.preprocess import Preprocess, resize
 
 NUM_NEIGHBORS = 20
 PENALTIES = tuple(10.0**power for power in range(-4, 2))
-"""Of the linear probe (scikit-learn's C); the validation images choose."""
+"""Penalties of the linear probe (scikit-learn's C), chosen on the validation images."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 METRICS = ("auroc", "balanced_accuracy")
 ASKED: Mapping[str, Split] = {"knn": "test", "linear": "test", "knn_val": "val"}
-"""Probes, and of which images they are asked. Neighbors leave nothing to choose, so validation images are held out for
-them, too: they come from where the training images come from, as an official test set may not."""
+"""Probes, and the splits they are evaluated on. Neighbors have nothing to tune, so validation images serve as held-out
+images for them, too: they come from the same source as the training images, unlike some official test sets.
+"""
 Answers = Mapping[str, Float[Array, "n l"]]
-"""Probe -> probabilities of the images it is asked of."""
+"""Probe -> probabilities of the evaluated images."""
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """The images of one data set, preprocessed, by split."""
+    """Images of one data set, preprocessed, by split."""
 
     name: str
     classes: tuple[str, ...]
@@ -51,7 +52,7 @@ class Labeled:
 
     @classmethod
     def of(cls, union: Manifest, name: str, preprocess: Preprocess, size: tuple[int, ...]) -> Labeled:
-        """Return the images of a data set within a union, whole and resized to what training has seen."""
+        """Return the images of a data set within a union, whole and resized to the training size."""
         key = f"{name}.label"
         own = union.filter(lambda row: row.dataset == name and key in row.labels)
         classes = union.facts.classes[key]
@@ -91,7 +92,7 @@ def features(backbone: Backbone, pixels: Float[torch.Tensor, "n c h w"]) -> Floa
 
 
 def start_weights(like: Path, seed: int) -> Backbone:
-    """Return the random weights that a pretraining with this seed starts from, of the shape of a checkpoint's."""
+    """Return the random initial weights of a pretraining with this seed, in the shape of a checkpoint's."""
     described, _ = backbone_of(Checkpoint.load(like))
     seed_everything(seed)
     return described.build()
@@ -100,9 +101,9 @@ def start_weights(like: Path, seed: int) -> Backbone:
 def compared(
     labeled: Labeled, answers: Mapping[str, Sequence[Answers]], *, baseline: str, resamples: int
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """Probe -> metric -> method: the mean over its seeds and its difference from the baseline's, with 95 % intervals.
+    """Return by probe, metric and method the mean over seeds and its difference from the baseline, with 95 % intervals.
 
-    Intervals are of the images, drawn alike for all methods and seeds; the seeds are told one by one beside.
+    Intervals resample images, the same for all methods and seeds; the values of single seeds are listed in addition.
     """
     found: dict[str, dict[str, dict[str, object]]] = {}
     for probe, split in ASKED.items():
@@ -150,7 +151,7 @@ def _neighbors(known: torch.Tensor, labels: Array, asked: torch.Tensor) -> Float
 
 
 def _linear(known: Array, labels: Array, chosen: Array, chosen_labels: Array, asked: Array) -> Float[Array, "n l"]:
-    """Probabilities of a logistic regression whose penalty has the least loss on validation images, classes alike."""
+    """Return probabilities of a class-balanced logistic regression whose penalty has the least validation loss."""
     scaler = StandardScaler().fit(known)
     weights = 1.0 / np.bincount(chosen_labels)[chosen_labels]
 

@@ -1,4 +1,4 @@
-"""The files that are measured on: real studies where they lie beside the project, and phantoms everywhere."""
+"""Sources to measure on: real studies if they are beside the project, and phantoms everywhere."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ REAL = {
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of DICOM and its size."""
+    """Folder of DICOM and its size."""
 
     name: str
     folder: Path
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all its files."""
+        """Total bytes of all its files."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     @property
@@ -41,7 +41,7 @@ class Source:
 
 
 def real_sources() -> list[Source]:
-    """Return the real studies that are there; of each other one, a line that says so."""
+    """Return the available real studies, and a line for each missing one."""
     found = []
     for name, place in REAL.items():
         if (SHARED_DATA / place).is_dir():
@@ -52,7 +52,7 @@ def real_sources() -> list[Source]:
 
 
 def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int] = (256, 256, 40)) -> Source:
-    """CT series of smooth shapes with noise, each of another patient; (columns, rows, slices)."""
+    """Write CT series of smooth shapes with noise, each of another patient; (columns, rows, slices)."""
     for number in range(num_series):
         affine = Affine.from_spacing((0.8, 0.8, 2.0))
         write_ct_series(
@@ -62,7 +62,7 @@ def phantom_source(folder: Path, *, num_series: int, shape: tuple[int, int, int]
 
 
 def ct_like(shape: tuple[int, int, int], *, seed: int) -> Int16[Array, "i j k"]:
-    """Smooth shapes in air with the noise of a scanner, in HU."""
+    """Return smooth shapes in air with scanner noise, in HU."""
     rng = np.random.default_rng(seed)
     smooth = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 8)
     body = np.where(smooth > -0.005, 40 + 4000 * smooth, -1000)

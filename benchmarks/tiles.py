@@ -1,4 +1,4 @@
-"""Tiles of a slide read a second, beside the plain loop over OpenSlide's read_region that most code has."""
+"""Slide tiles read per second, compared with the usual plain loop over OpenSlide's read_region."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from medvit.wsi.slide import open_slide
 from medvit.wsi.tiling import in_file_order
 
 SIDE, MPP, SIZE = 40_000, 0.25, 256
-"""Pixels of a side of the slide, microns per pixel, and pixels of a side of a tile."""
+"""Side of the slide in pixels, microns per pixel, and side of a tile in pixels."""
 COLUMNS, ROWS = 100, 12
-"""Tiles a repeat: a band across the tissue."""
+"""Tiles per repeat: a band across the tissue."""
 WORKERS, BATCH = 2, 32
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print tiles a second, without and with overlap, and at half the scale of the slide."""
+    """Print tiles per second, without and with overlap, and at half the scale of the slide."""
     path = folder / "slide.tif"
     write_large(path, SIDE, mpp=MPP)
     for overlap, zoom in ((0.0, 1), (0.5, 1), (0.75, 1), (0.5, 2)):

@@ -1,4 +1,4 @@
-"""Times that can be compared on a machine that does other work too."""
+"""Times that are comparable on a machine with other load."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from tempfile import TemporaryDirectory
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one thing, over its repeats: by the clock, and of processor time, ended children included."""
+    """Seconds of one task, over its repeats: wall-clock and processor time, including finished children."""
 
     seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The median of the repeats, by the clock."""
+        """Median wall-clock time of the repeats."""
         return statistics.median(self.seconds)
 
     @property
     def halved(self) -> Timing:
-        """The times of one of two things that were done together."""
+        """Times of two tasks that ran together, each with half of the total."""
         return Timing(*(tuple(one / 2 for one in times) for times in (self.seconds, self.cpu_seconds)))
 
     @property
     def cpu_median(self) -> float:
-        """The median of the repeats, in processor time: what counts where others use the machine too."""
+        """Median processor time of the repeats, which matters while others use the machine too."""
         return statistics.median(self.cpu_seconds)
 
 
 def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) -> dict[str, Timing]:
-    """Time every task in turn, and all of them again, so that a slow minute of the machine hits all alike.
+    """Time every task in turn, repeatedly, so that a slow minute of the machine affects all equally.
 
-    Each round has an order of its own: after a long task, files and memory that it did not use are slow at first. Each
-    task is given a new empty folder, whose removal is not timed. A first round, which fills caches and imports what is
-    imported where it is used, is not counted.
+    Each repeat has its own order: after a long task, other files and memory are slow at first. Each task gets a new
+    empty folder, whose removal is not timed. A first repeat, which fills caches and does lazy imports, is not counted.
     """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for number in range(repeats + 1):
@@ -56,7 +55,7 @@ def alternate(tasks: Mapping[str, Callable[[Path], object]], *, repeats: int) ->
 
 
 def print_rates(title: str, times: Mapping[str, Timing], count: int, *, digits: int = 0) -> None:
-    """Print how many of `count` tiles each task makes a second, beside the first one, and the processor's time."""
+    """Print the rate of each task for `count` tiles, relative to the first one, and its processor time."""
     rates = {name: count / timing.median for name, timing in times.items()}
     first = next(iter(rates))
     rows = [
@@ -67,7 +66,7 @@ def print_rates(title: str, times: Mapping[str, Timing], count: int, *, digits: 
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table: the first column to the left, numbers to the right."""
+    """Print a table: the first column left-aligned, numbers right-aligned."""
     widths = [max(len(row[n]) for row in [columns, *rows]) for n in range(len(columns))]
     print(f"\n{title}")
     for row in [columns, tuple("-" * width for width in widths), *rows]:

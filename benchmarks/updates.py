@@ -1,4 +1,4 @@
-"""Ingest of an archive, and again when nothing, or one series, has changed."""
+"""Ingest of an archive, and again after no change, or after a change of one series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.ingest import ingest
 
 
 def run(folder: Path, repeats: int) -> None:
-    """Print times of the whole stage, card and plots included."""
+    """Print times of the whole stage, including card and plots."""
     source = phantom_source(folder / "source", num_series=16, shape=(512, 512, 40))
     options: dict[str, Any] = {
         "source": source.folder,

@@ -251,7 +251,7 @@ def test_the_map_names_every_file_of_the_artifacts() -> None:
 
 def test_the_readme_names_every_room() -> None:
     rooms = {path.parent.name for path in (PROJECT / "medvit").glob("*/__init__.py")}
-    text = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## The map")[2]
+    text = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2]
     assert_none(room for room in rooms if not re.search(rf"\b{room}\b", text))
 
 

@@ -1,1 +1,1 @@
-"""Golden outputs: what all stages write, made by two states of the code and compared."""
+"""Golden outputs: outputs of all stages, from two states of the code, and their comparison."""

@@ -1,10 +1,10 @@
-"""Golden outputs: what all stages write, made by two states of the code and compared.
+"""Golden outputs: outputs of all stages, from two states of the code, and their comparison.
 
     python -m benchmarks.golden make FOLDER [--data ../shared/data]
     python -m benchmarks.golden compare FOLDER_A FOLDER_B
 
-`make` runs the code of the current checkout on one thread with fixed seeds and a fixed key. `compare` prints what
-differs beyond what differs between two runs of the same code (`masks`); its exit status is 1 if anything does.
+`make` runs the code of the current checkout on one thread with fixed seeds and a fixed key. `compare` prints
+differences beyond those between two runs of the same code (`masks`); its exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SHOWN_PER_FILE, SHOWN_CHARACTERS = 5, 120
 
 
 def make(folder: Path, data: Path) -> int:
-    """Write the outputs of this checkout into a new folder; the exit status of the process that does.
+    """Write the outputs of this checkout into a new folder; return the exit status of the process.
 
-    It is a process of its own, since the number of threads is read when libraries are loaded.
+    It is a separate process, since the number of threads is read when libraries are loaded.
     """
     if folder.exists():
         print(f"{folder} exists already; give another folder or remove it", file=sys.stderr)
@@ -41,7 +41,7 @@ def make(folder: Path, data: Path) -> int:
 
 
 def differences(a: Path, b: Path) -> Iterator[str]:
-    """Yield a line for everything that differs between two folders of outputs."""
+    """Yield a line for every difference between two folders of outputs."""
     names_a, names_b = Names.of_folder(a), Names.of_folder(b)
     files_a, files_b = files(a, names_a), files(b, names_b)
     for name in sorted(files_a.keys() | files_b.keys()):
@@ -58,13 +58,13 @@ def differences(a: Path, b: Path) -> Iterator[str]:
 
 
 def files(folder: Path, names: Names) -> dict[str, Path]:
-    """Return the files of a folder by their relative paths, in which names of the run are replaced."""
+    """Return the files of a folder by their relative paths, with names of the run replaced."""
     found = (path for path in folder.rglob("*") if path.is_file() and path != folder / MADE_IN)
     return {names.replace(path.relative_to(folder).as_posix()): path for path in found}
 
 
 def changes(a: Any, b: Any) -> Iterator[str]:
-    """Yield a line for every place at which two contents differ."""
+    """Yield a line for every place where two contents differ."""
     for place in [*a, *(place for place in b if place not in a)]:
         if place not in a or place not in b:
             yield f"{place}: {' | '.join(shown(one[place]) if place in one else 'missing' for one in (a, b))}"
@@ -92,14 +92,14 @@ def array_changes(a: Array, b: Array) -> Iterator[str]:
 
 
 def first_difference(a: Any, b: Any) -> int:
-    """Return where two texts or bytes begin to differ; 0 for other values."""
+    """Return the index of the first difference of two texts or bytes; 0 for other values."""
     if not (isinstance(a, str | bytes) and type(a) is type(b)):
         return 0
     return next((at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
 
 
 def shown(value: Any, start: int = 0) -> str:
-    """Return a value for a line; of a long one, what stands around `start`."""
+    """Return a value for a line; of a long one, the part around `start`."""
     if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
         before = max(0, start - SHOWN_CHARACTERS // 4)
         return f"{len(value)} long, from {before}: {value[before : before + SHOWN_CHARACTERS]!r}"
@@ -108,7 +108,7 @@ def shown(value: Any, start: int = 0) -> str:
 
 
 def compare(a: Path, b: Path) -> int:
-    """Print what differs between two folders of outputs; 1 if anything does, else 0."""
+    """Print the differences between two folders of outputs; return 1 if there are any, else 0."""
     for folder in (a, b):
         if not folder.is_dir():
             print(f"no folder at {folder}; make one with `python -m benchmarks.golden make {folder}`", file=sys.stderr)
@@ -122,7 +122,7 @@ def compare(a: Path, b: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.golden", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="run the code of this checkout and write its outputs")

@@ -29,7 +29,7 @@ Reader = Callable[[str, bytes, Names], Iterator[tuple[str, Any]]]
 
 
 def content(name: str, raw: bytes, names: Names) -> Content:
-    """Return the content of a file by its name, masked; of a kind that is not known, its bytes."""
+    """Return the masked content of a file by the extension of its name; bytes for unknown types."""
     is_dicom = raw[128:132] == b"DICM"
     reader = _dicom if is_dicom else READERS.get(Path(name).suffix.lower(), _bytes)
     return dict(reader(name, raw, names))
@@ -148,7 +148,7 @@ def _nifti(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
 
 
 def _gzip(name: str, raw: bytes, names: Names) -> Iterator[tuple[str, Any]]:
-    # The header of gzip holds a time.
+    # The gzip header contains a time.
     yield from content(name.removesuffix(".gz"), gzip.decompress(raw), names).items()
 
 
@@ -207,4 +207,4 @@ READERS: Mapping[str, Reader] = {
     ".zip": _zip,
     ".db": _mlflow,
 }
-"""Ending of a file's name -> its reader."""
+"""Extension of a file's name -> its reader."""

@@ -1,7 +1,7 @@
-"""Commands of the golden outputs: a line each, run in order in one folder, on real data and on phantoms.
+"""Commands of the golden outputs: one per line, run in order in one folder, on real data and on phantoms.
 
-All paths are relative to that folder, so that no output depends on where the folder lies. `SUBSETS` are the copies of
-real data that the commands read from `in/`; phantoms are drawn into `phantoms/`.
+All paths are relative to that folder, so that outputs do not depend on the location of the folder. `SUBSETS` are the
+copies of real data that the commands read from `in/`; phantoms are drawn into `phantoms/`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SUBSETS: Mapping[str, tuple[str, ...]] = {
     "hippocampus": ("msd-hippocampus/*/hippocampus_0[0-3]*.nii.gz",),
     "drive": ("drive/*/*/2[1-4]*", "drive/*/*/0[1-4]*"),
     "wsi": ("wsi/*.svs", "wsi/*.tif"),
-    "retina": ("medmnist/retinamnist.npz",),  # shortened to `NUM_SHORTENED` images a split
+    "retina": ("medmnist/retinamnist.npz",),  # truncated to `NUM_SHORTENED` images per split
 }
 """Folder in `in/` -> patterns of files and folders of real data, which keep their paths in it."""
 
 NUM_SHORTENED = 80
-"""Images of each split of an .npz file that are kept."""
+"""Images of each split of an .npz file to keep."""
 
 VIT = "backbone.width=48 backbone.depth=2 backbone.heads=3"
 VIT_2D, VIT_3D = f"{VIT} backbone.patch_size=7", f"{VIT} backbone.patch_size=8"
@@ -73,7 +73,7 @@ ingest source=phantoms/slides dataset=data/slides labeling.from_folders=folder \
   scanning.patient_from=(patient-[0-9]+) 'splits={{val: 0.3, test: 0.3, salt: 1}}' {TILES}
 ingest source=in/nothing dataset=data/nothing
 """
-"""Datasets; the last source does not exist, for the words of an error."""
+"""Datasets; the last source does not exist, to record the text of an error."""
 
 DATASETS = """
 audit dataset=data/brain-mr source=in/brain-mr output=audits/brain-mr
@@ -123,4 +123,4 @@ predict checkpoint=models/slides source=phantoms/new-slides output=predictions/s
 """
 
 COMMANDS = tuple(line for part in (INGEST, DATASETS, LEARNING, SLIDES) for line in part.split("\n") if line)
-"""All commands, without what every stage is given."""
+"""Return all commands, without the options common to all stages."""

@@ -1,4 +1,4 @@
-"""Runs the commands of the golden outputs in this process, with what each printed in a file of its own.
+"""Runner of the golden outputs' commands in this process, with the output of each in a file of its own.
 
 All stages share a process, since importing torch for each would take longer than most of them.
 """
@@ -23,11 +23,11 @@ from pipelines.__main__ import INTERRUPTED, STAGES, main
 
 KEY = "site.key"
 KEYED = ("ingest", "predict", "audit")
-"""Stages that take the key of pseudonyms as `key`."""
+"""Stages with the option `key`."""
 INPUTS = "in"
 SEED = 7
 TIME_S = 1_577_880_000
-"""Time of change of all source files: 2020-01-01 12:00 UTC."""
+"""Modification time of all source files: 2020-01-01 12:00 UTC."""
 
 
 def run(folder: Path, data: Path) -> None:
@@ -52,7 +52,7 @@ def run(folder: Path, data: Path) -> None:
 
 
 def shared_options(line: str) -> Iterator[str]:
-    """Yield the options that every command gets: the key of pseudonyms, and no tracking unless it asks for it."""
+    """Yield the common options of every command: the key of pseudonyms, and tracking off unless requested."""
     if line.split()[0] in KEYED:
         yield f"key={KEY}"
     if "tracking." not in line:
@@ -60,7 +60,7 @@ def shared_options(line: str) -> Iterator[str]:
 
 
 def run_command(words: list[str], log: Path) -> None:
-    """Run one command line; what it prints and its exit status go to `log`, its time to the terminal."""
+    """Run one command line; write its output and exit status to `log`, and print its time."""
     started = time.monotonic()
     log.parent.mkdir(exist_ok=True)
     with printing_to(log):
@@ -73,7 +73,7 @@ def run_command(words: list[str], log: Path) -> None:
 
 @contextmanager
 def printing_to(path: Path) -> Iterator[None]:
-    """Send standard output and error to a file, of this process and of those it starts."""
+    """Redirect standard output and error of this process and its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -91,7 +91,7 @@ def printing_to(path: Path) -> Iterator[None]:
 
 
 def write_key(path: Path) -> None:
-    """Write a fixed key, by which pseudonyms are the same in every run."""
+    """Write a fixed key, so that pseudonyms are equal in every run."""
     path.write_bytes(bytes(range(32)))
     path.chmod(0o600)
 
@@ -114,7 +114,7 @@ def copy_files(data: Path, patterns: tuple[str, ...], target: Path) -> None:
 
 
 def set_times(*folders: Path) -> None:
-    """Give all files one time of change: it is part of the states by which an update knows what has changed."""
+    """Set one modification time for all files: it is part of the states by which an update detects changes."""
     for path in (path for folder in folders for path in folder.rglob("*")):
         os.utime(path, (TIME_S, TIME_S))
 
