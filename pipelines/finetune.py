@@ -23,7 +23,6 @@ from medvit.training.options import told_patients, trained_on
 from medvit.training.resume import LEFTOVERS
 from medvit.training.slide_assembly import AssembledSlides, assemble_slides
 from medvit.training.slide_heads import holds_slides
-from medvit.training.task import TaskAssignment
 
 log = logging.getLogger("medvit")
 
@@ -40,6 +39,7 @@ class FinetuneConfig(FinetuningOptions, StageConfig):
         "crop",
         "applies_to",
         "positive",
+        "optim",
         "trainer",
     )
 
@@ -59,9 +59,11 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
         crop=made.roi,
         applies_to=made.applies_to,
         positive=made.positive,
+        optim=parts.optim,
         trainer=config.trainer.in_force,
     )
 
+    config.report_exposure(parts.num_images)
     parts.trainer.fit(parts.module, parts.loader, parts.validation, ckpt_path=parts.resume_from)
     run.leave_to_leader()
 
@@ -71,7 +73,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
     preprocess = parts.start.preprocess.tree()
     checkpoint = Checkpoint(run.folder, best.config.tree(), preprocess, best.merged_state(), adapter).save()
     write_training_patients(run.folder, [*parts.task.train, *parts.task.val], run.learned)
-    write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts.task))
+    write_model_card(checkpoint, figures=parts.module.figures(), training=_training(config, parts))
     run.leftovers.update(LEFTOVERS)
     run.keep(*CHECKPOINT_FILES)
     return replace(checkpoint, training=trained_on([*parts.task.train], [*parts.task.val]) | parts.module.outcome())
@@ -88,6 +90,7 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
         crop=None,
         applies_to=None,
         positive=parts.positive,
+        optim=config.optim.over({}),
         trainer=config.trainer.in_force,
     )
     slides = embed_manifest(
@@ -137,7 +140,8 @@ def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) ->
     return "" if notes else positive
 
 
-def _training(config: FinetuneConfig, task: TaskAssignment) -> dict[str, str]:
+def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, str]:
+    task = parts.task
     images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
     patients = told_patients([*task.train, *task.val])
-    return {"images": images, "patients": patients, **config.describe(), "seed": str(config.seed)}
+    return {"images": images, "patients": patients, **config.describe(parts.optim), "seed": str(config.seed)}

@@ -28,6 +28,7 @@ class PretrainConfig(PretrainingOptions, StageConfig):
         "peft",
         "other_preprocess",
         "objective",
+        "optim",
         "trainer",
     )
 
@@ -42,10 +43,12 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
         peft=config.peft or parts.way,
         other_preprocess=parts.other_preprocess,
         objective=parts.objective_in_force,
+        optim=parts.optim,
         trainer=config.trainer.in_force,
     )
     weights = parts.describe_weights()
     log.info("Weights: %s", weights)
+    config.report_exposure(parts.num_images)
 
     parts.trainer.fit(parts.module, parts.loader, ckpt_path=parts.resume_from)
     run.leave_to_leader()
@@ -81,4 +84,4 @@ def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
 def _training(config: PretrainConfig, parts: AssembledPretraining) -> dict[str, str]:
     images = f"{parts.num_images}, of the training split, without their labels"
     told = {"objective": config.objective.name, "images": images, "patients": told_patients(parts.rows)}
-    return {**told, **config.describe(), "seed": str(config.seed)}
+    return {**told, **config.describe(parts.optim), "seed": str(config.seed)}

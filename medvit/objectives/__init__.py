@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -83,6 +83,14 @@ class ObjectiveConfig(Config, ABC):
     """Options of an objective."""
 
     name: str
+
+    OPTIM: ClassVar[Mapping[str, object]] = {}
+    """Optimizer options (`optim.*`) for training from scratch, if other than those of fine-tuning."""
+
+    @property
+    def has_new_head(self) -> bool:
+        """Whether a head or decoder starts at random, whatever the backbone starts from."""
+        return True
 
     def continued(self, folder: Path) -> Self:
         """Return the same objective, with the weights that a checkpoint folder stores for it beside the backbone."""

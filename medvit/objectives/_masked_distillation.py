@@ -71,6 +71,15 @@ class GramConfig(Config):
 class MaskedConfig(DistillationConfig):
     """Options of distillation of images and masked patches."""
 
+    OPTIM: ClassVar[Mapping[str, object]] = {
+        "lr": 1e-3,
+        "scaling": "sqrt",
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.2,
+        "betas": (0.9, 0.999),
+        "patch_embed_scale": 0.2,
+    }
+
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     patch_weight: Positive = 1.0
     """Factor of the loss at masked patches."""

@@ -18,7 +18,7 @@ from medvit.config import Share
 from medvit.distributed import part
 from medvit.losses.distillation import relative_entropy
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives._projection import Projection, ProjectionConfig, head_file
+from medvit.objectives._projection import OFF, Projection, ProjectionConfig, head_file
 from medvit.objectives._schedules import cosine
 from medvit.objectives.figures import similarity_figure
 from medvit.transforms.views import MultiCropConfig
@@ -44,6 +44,11 @@ class DistillationConfig(ObjectiveConfig):
     def head_parts(self) -> tuple[str, ...]:
         """Parts with a head of their own: images, and patches if their head is separate."""
         return ("image",)
+
+    @property
+    def has_new_head(self) -> bool:
+        """Whether the heads start at random."""
+        return self.head.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
         """Return the same objective with the heads of a checkpoint, if it has any."""

@@ -5,7 +5,8 @@ The teacher sees two global crops of an image; from any other crop of it, the st
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,14 @@ class PrototypesConfig(DistillationConfig):
 @register
 class DinoConfig(PrototypesConfig):
     """Options of DINO: from a part, the student predicts the teacher's output for the whole."""
+
+    OPTIM: ClassVar[Mapping[str, object]] = {
+        "lr": 5e-4,
+        "scaling": "linear",
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "betas": (0.9, 0.999),
+    }
 
     name: Literal["dino"] = "dino"
 

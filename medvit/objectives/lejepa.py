@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from medvit.config import Count, Share
 from medvit.distributed import exactly
 from medvit.losses.gaussianity import draw_directions, sigreg
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives._projector import PROJECTOR, ProjectorConfig
+from medvit.objectives._projector import OFF, PROJECTOR, ProjectorConfig
 from medvit.objectives._student_teacher import by_view, seen_of
 from medvit.registry import register
 from medvit.transforms.views import MultiCropConfig
@@ -31,6 +31,8 @@ from medvit.types import Losses, Views
 class LeJepaConfig(ObjectiveConfig):
     """Views that predict the mean of the global views, with features kept standard normal."""
 
+    OPTIM: ClassVar[Mapping[str, object]] = {"lr": 2e-3, "scaling": "linear", "betas": (0.9, 0.999)}
+
     name: Literal["lejepa"] = "lejepa"
     projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
     gaussian_weight: Share = 0.02
@@ -38,6 +40,11 @@ class LeJepaConfig(ObjectiveConfig):
     num_directions: Count = 256
     """Random directions along which features are compared with a normal distribution, drawn anew at each step."""
     views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
+
+    @property
+    def has_new_head(self) -> bool:
+        """Whether the projector starts at random."""
+        return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
         """Return the same objective with the projector of a checkpoint, where it has one."""

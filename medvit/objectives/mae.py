@@ -7,8 +7,9 @@ the loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,8 @@ PIXEL_EPSILON = 1e-6
 @register
 class MaeConfig(ObjectiveConfig):
     """Options of MAE: reconstruction of masked patches from visible ones."""
+
+    OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3}
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)

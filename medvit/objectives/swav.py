@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from medvit.config import Count, Positive, Share
 from medvit.distributed import gathered_with_gradient, num_processes, process
 from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
 from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives._projector import PROJECTOR, ProjectorConfig
+from medvit.objectives._projector import OFF, PROJECTOR, ProjectorConfig
 from medvit.objectives._student_teacher import by_view, seen_of
 from medvit.registry import register
 from medvit.transforms.views import MultiCropConfig
@@ -31,6 +31,8 @@ from medvit.types import Losses, Views
 @register
 class SwavConfig(ObjectiveConfig):
     """Crops that predict each other's assignment to prototypes."""
+
+    OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "betas": (0.9, 0.999)}
 
     name: Literal["swav"] = "swav"
     projector: ProjectorConfig = Field(default_factory=lambda: ProjectorConfig(layers=2, width=128))
@@ -50,6 +52,11 @@ class SwavConfig(ObjectiveConfig):
     freeze_prototypes: Share = 0.01
     """Share of the training in which the prototypes do not move."""
     views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
+
+    @property
+    def has_new_head(self) -> bool:
+        """Whether the projector starts at random."""
+        return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
         """Return the same objective with the projector of a checkpoint, where it has one."""

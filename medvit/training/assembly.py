@@ -23,6 +23,7 @@ from medvit.training.finetuning import Finetuning
 from medvit.training.finetuning_options import FinetuningOptions
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.rounds import rounds, whole_images
+from medvit.training.optim import FULL_LAYER_DECAY, OptimConfig
 from medvit.training.resume import last_checkpoint, position_of
 from medvit.training.task import TaskAssignment, assign, crop_size, require_channels, require_fitting, warn_of_ignored
 from medvit.training.trainer import Trainer
@@ -39,6 +40,8 @@ class AssembledFinetuning:
     start: InitialModel
     task: TaskAssignment
     model: Model
+    optim: OptimConfig
+    """Optimizer options in force, before scaling by the batch."""
     module: Finetuning
     loader: DataLoader[object]
     validation: DataLoader[object]
@@ -92,6 +95,8 @@ def assemble_finetuning(
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
+    is_pretrained_whole = start.is_trained and isinstance(way, FullConfig)
+    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_pretrained_whole else {})
     resume_from = last_checkpoint(folder)
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
@@ -114,13 +119,13 @@ def assemble_finetuning(
     module = Finetuning(
         model,
         loss,
-        config.step_optim,
+        optim.for_batch(config.step_images),
         num_steps=config.trainer.steps,
         seed=seed,
         folder=folder,
     )
-    trainer = config.build_trainer(folder, tracker)
-    return AssembledFinetuning(start, task, model, module, loader, whole_images(val), trainer, resume_from)
+    trainer = config.build_trainer(folder, tracker, optim)
+    return AssembledFinetuning(start, task, model, optim, module, loader, whole_images(val), trainer, resume_from)
 
 
 def _describe(

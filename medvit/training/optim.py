@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -12,39 +12,94 @@ from torch.optim import AdamW
 
 from medvit.config import Amount, Config, Positive, Share
 
+LORA = "lora_"
+"""Part of the names of LoRA factors in peft."""
+CONTINUED: Mapping[str, object] = {
+    "lr": 2e-4,
+    "schedule": "constant",
+    "scaling": "off",
+    "warmup": 0.05,
+    "layer_decay": 1.0,
+    "weight_decay_end": None,
+    "patch_embed_scale": 1.0,
+}
+"""Optimizer options for continuing the pretraining of given weights, whatever the objective: a small constant rate."""
+WHOLE_WEIGHTS = 0.15
+"""`pretrained_scale` in continued pretraining: 3e-5 for whole blocks and norms, 2e-4 for LoRA factors and heads."""
+HEADS_FIRST = 0.05
+"""`freeze` in continued pretraining whose heads or decoder start at random."""
+FULL_LAYER_DECAY = 0.7
+"""`layer_decay` in full fine-tuning of pretrained weights (.65 to .75: Bao et al., ICLR 2022; He et al., CVPR 2022)."""
 
-class OptimConfig(Config):
-    """Optimizer options."""
+
+class OptimOptions(Config):
+    """Optimizer options; unset ones follow the objective and the initial weights."""
+
+    lr: Positive | None = None
+    """Peak learning rate. Unset: as the objective proposes from scratch, 2e-4 to continue, 3e-4 to fine-tune."""
+    schedule: Literal["cosine", "constant"] | None = None
+    """Schedule after the warm-up: cosine to min_lr, or constant. Unset: constant to continue, else cosine."""
+    scaling: Literal["off", "linear", "sqrt"] | None = None
+    """Scaling of the rate with images per step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of B
+    / 1024 (DINOv2). Unset: as the objective proposes from scratch, else off.
+    """
+    min_lr: Amount | None = None
+    """Learning rate at the end of the cosine. Unset: 1e-6."""
+    warmup: Share | None = None
+    """Share of the steps in which the rate rises to its peak. Unset: 0.05 to continue, else 0.1."""
+    freeze: Share | None = None
+    """Share of the steps in which the backbone is frozen and only randomly initialized heads and decoders are trained.
+    Unset: 0.05 to continue with a new head or decoder, else 0.
+    """
+    ramp: Share | None = None
+    """Share of the steps, after `freeze`, in which the rate of the backbone rises from zero to its own. Unset: 0."""
+    pretrained_scale: Positive | None = None
+    """Factor of the learning rate of pretrained weights that are trained whole, unlike LoRA factors and heads. Unset:
+    0.15 to continue with lr unset, else 1.
+    """
+    weight_decay: Amount | None = None
+    """Decoupled weight decay, of matrices only. Unset: as the objective proposes, 0.05 to fine-tune."""
+    weight_decay_end: Amount | None = None
+    """Weight decay at the end, reached along a cosine. Unset: as the objective proposes, else
+    constant, as is the value of weight_decay itself.
+    """
+    betas: tuple[Share, Share] | None = None
+    """Betas of AdamW. Unset: as the objective proposes, (0.9, 0.95) to fine-tune."""
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Learning-rate factor from each backbone block to the block below it; 1 gives all blocks the same rate. Unset: as
+    the objective proposes from scratch, 0.7 for full fine-tuning of pretrained weights, else 1.
+    """
+    patch_embed_scale: Positive | None = None
+    """Factor of the learning rate of the patch embedding. Unset: as the objective proposes from scratch (0.2 in
+    DINOv2), else 1.
+    """
+    clip: Positive | None = None
+    """Largest norm of the gradient of each part of an objective, such as the backbone and a head. Unset: 3."""
+
+    def over(self, proposed: Mapping[str, object]) -> OptimConfig:
+        """Return all options: those given, else those proposed, else the defaults."""
+        given = self.model_dump(exclude_none=True)
+        # A rate that was given is that of all weights, unless their own factor is given too.
+        kept = {key: value for key, value in proposed.items() if key != "pretrained_scale" or "lr" not in given}
+        return OptimConfig.parse({**kept, **given})
+
+
+class OptimConfig(OptimOptions):
+    """Optimizer options in force."""
 
     lr: Positive = 3e-4
-    """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Schedule after the warm-up: cosine to min_lr, or constant, for continuing with a small rate."""
     scaling: Literal["off", "linear", "sqrt"] = "off"
-    """Scaling of the rate with images per step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of B
-    / 1024 (DINOv2).
-    """
     min_lr: Amount = 1e-6
-    """Learning rate at the end of the cosine."""
     warmup: Share = 0.1
-    """Share of the steps in which the rate rises to its peak."""
     freeze: Share = 0.0
-    """Share of the steps in which the backbone is frozen and only randomly initialized heads and decoders are trained.
-    """
     ramp: Share = 0.0
-    """Share of the steps, after `freeze`, in which the rate of the backbone rises from zero to its own."""
+    pretrained_scale: Positive = 1.0
     weight_decay: Amount = 0.05
-    """Decoupled weight decay, of matrices only."""
-    weight_decay_end: Amount | None = None
-    """Weight decay at the end, reached along a cosine. Unset: constant."""
     betas: tuple[Share, Share] = (0.9, 0.95)
-    """Betas of AdamW."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Learning-rate factor from each backbone block to the block below it; 1 gives all blocks the same rate."""
     patch_embed_scale: Positive = 1.0
-    """Factor of the learning rate of the patch embedding: 0.2 in DINOv2."""
     clip: Positive = 3.0
-    """Largest norm of the gradient of each part of an objective, such as the backbone and a head."""
 
     def for_batch(self, num_images: int) -> Self:
         """Return the same options with the rates for a step of this many images."""
@@ -82,6 +137,7 @@ class OptimConfig(Config):
             if weight.requires_grad:
                 scale = self.layer_decay ** (depth + 1 - layer_of(name, depth))
                 scale *= self.patch_embed_scale if ".patch_embed." in name else 1.0
+                scale *= self.pretrained_scale if is_of_backbone(name) and LORA not in name else 1.0
                 decays = weight.ndim > 1 and not _is_token(name)
                 groups.setdefault((scale, decays, is_of_backbone(name)), []).append(weight)
         return [
@@ -94,6 +150,16 @@ class OptimConfig(Config):
             }
             for (scale, decays, of_backbone), weights in groups.items()
         ]
+
+
+def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has_new_head: bool) -> dict[str, object]:
+    """Return the options for continuing given weights, from those that an objective proposes from scratch."""
+    return {
+        **proposed,
+        **CONTINUED,
+        "pretrained_scale": WHOLE_WEIGHTS if trains_whole_weights else 1.0,
+        "freeze": HEADS_FIRST if has_new_head else 0.0,
+    }
 
 
 def layer_of(name: str, depth: int) -> int:

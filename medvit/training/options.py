@@ -19,7 +19,7 @@ from medvit.summary import counted
 from medvit.tracking import Tracker
 from medvit.training.initialization import InitialModel, start_from
 from medvit.training.loading.rounds import LoaderConfig
-from medvit.training.optim import OptimConfig
+from medvit.training.optim import OptimConfig, OptimOptions
 from medvit.training.task import choose_preprocess
 from medvit.training.trainer import TrainerConfig
 from medvit.transforms.preprocess import Preprocess
@@ -63,7 +63,7 @@ class TrainingOptions(Config):
     """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, like unset fields
     if no kind is given.
     """
-    optim: OptimConfig = Field(default_factory=OptimConfig)
+    optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
@@ -90,19 +90,30 @@ class TrainingOptions(Config):
         return Preprocess.parse({**followed.tree(), **{key: tree[key] for key in given.model_fields_set}})
 
     @property
-    def step_optim(self) -> OptimConfig:
-        """Return the optimizer options with the learning rate for all images of a step."""
-        return self.optim.for_batch(self.trainer.step_images(self.loader.batch_size))
+    def step_images(self) -> int:
+        """Images of a step, over all devices."""
+        return self.trainer.step_images(self.loader.batch_size)
 
-    def build_trainer(self, folder: Path, tracker: Tracker) -> lightning.Trainer:
+    def report_exposure(self, num_images: int) -> None:
+        """Log how often each training image is seen; warn if the training is too short to see each once."""
+        seen = self.trainer.steps * self.step_images
+        told = f"{self.trainer.steps} steps of {self.step_images} images"
+        if seen < num_images:
+            needed = -(-num_images // (self.step_images * self.trainer.steps_per_epoch))
+            once = f"trainer.epochs={needed} sees each once"
+            log.warning("%s see %d of %d training images: %s", told, seen, num_images, once)
+        else:
+            log.info("%s: each of the %d training images is seen %.3g times", told, num_images, seen / num_images)
+
+    def build_trainer(self, folder: Path, tracker: Tracker, optim: OptimConfig) -> lightning.Trainer:
         """Return the trainer, which stores the state to resume from in `folder`."""
-        return self.trainer.build(folder, tracker, self.optim.clip)
+        return self.trainer.build(folder, tracker, optim.clip)
 
-    def describe(self) -> dict[str, str]:
+    def describe(self, optim: OptimConfig) -> dict[str, str]:
         """Return the training settings for the model card."""
         public = getattr(self.backbone, "weights", None) or "scratch"
         return {
             "start": "a pretrained checkpoint" if self.checkpoint else public,
             "steps": f"{self.trainer.steps} of {self.loader.batch_size} images",
-            "learning rate": f"{self.step_optim.lr:g}",
+            "learning rate": f"{optim.for_batch(self.step_images).lr:g}",
         }

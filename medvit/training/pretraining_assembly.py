@@ -21,6 +21,7 @@ from medvit.training.guard import Guard
 from medvit.training.guard.build_probe import build_probe
 from medvit.training.initialization import InitialModel
 from medvit.training.loading.views import ViewStream, feed
+from medvit.training.optim import OptimConfig, continued
 from medvit.training.pretraining import Pretraining
 from medvit.training.pretraining_options import PretrainingOptions
 from medvit.training.resume import last_checkpoint, position_of
@@ -40,6 +41,8 @@ class AssembledPretraining:
     way: PeftConfig
     trained: frozenset[str]
     """Names of the weights of the adapted backbone that training changes."""
+    optim: OptimConfig
+    """Optimizer options in force, before scaling by the batch."""
     module: Pretraining
     loader: DataLoader[object]
     trainer: Trainer
@@ -112,6 +115,7 @@ def assemble_pretraining(
     peft = way.adapt(start.backbone)
     trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
     chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
+    optim = _optim(config, chosen, way, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)
     streams = [ViewStream.of(manifest, start.preprocess, start.backbone, objective.views, slides=config.slides)]
     if objective.twin is not None:
@@ -126,7 +130,7 @@ def assemble_pretraining(
     )
     module = Pretraining(
         objective,
-        config.step_optim,
+        optim.for_batch(config.step_images),
         num_steps=config.trainer.steps,
         seed=seed,
         probe=build_probe(
@@ -145,7 +149,18 @@ def assemble_pretraining(
         if teacher is None
         else SelfDistillation(teacher, config.self_distillation.weight, objective.trained),
     )
-    trainer = config.build_trainer(folder, tracker)
+    trainer = config.build_trainer(folder, tracker, optim)
     return AssembledPretraining(
-        start, chosen, peft, recorded, trained, module, loader, trainer, resume_from, tuple(streams)
+        start, chosen, peft, recorded, trained, optim, module, loader, trainer, resume_from, tuple(streams)
     )
+
+
+def _optim(
+    config: PretrainingOptions, objective: ObjectiveConfig, way: PeftConfig, *, is_continued: bool
+) -> OptimConfig:
+    """Return the optimizer options: those given, else as the objective and the initial weights propose."""
+    proposed = objective.OPTIM
+    if is_continued:
+        trains_whole = isinstance(way, FullConfig | ExploraConfig)
+        proposed = continued(proposed, trains_whole_weights=trains_whole, has_new_head=objective.has_new_head)
+    return config.optim.over(proposed)

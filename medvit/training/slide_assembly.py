@@ -44,7 +44,7 @@ class AssembledSlides:
             label=config.label,
             positive=self.positive,
         )
-        options = (config.bags, config.optim, config.loader, config.trainer)
+        options = (config.bags, config.optim.over({}), config.loader, config.trainer)
         return SlideTraining(model, slides, *options, config.balance, config.smoothing, seed)
 
 

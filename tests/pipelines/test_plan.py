@@ -38,7 +38,7 @@ def test_a_pretraining_is_planned_in_a_table_and_nothing_is_made(images, tmp_pat
     told = table(capsys)
     assert told["images"] == "8  2 a step, seen 175.0 times"
     assert told["trained weights"].endswith("100.0% of all")
-    assert "700 steps in 7 rounds" in told["time to finish"]
+    assert "700 steps in 7 epochs" in told["time to finish"]
     assert list(tmp_path.iterdir()) == [Path.cwd() / "plan-1"]
     with (tmp_path / "plan-1" / "plan.csv").open(newline="") as file:
         kept = {line["what"]: f"{line['how_much']}  {line['how_it_is_known']}".strip() for line in csv.DictReader(file)}
@@ -62,6 +62,6 @@ def test_a_plan_from_python_speaks_of_the_options_given(images, tmp_path):
     options = finetune_options(images, backbone=TINY, head=None, preprocess={"kind": "image"})
     config = FinetunePlanConfig.parse({**options, "output": tmp_path / "x", "plan": tmp_path / "plan"})
     made = plan(config)
-    assert "6 steps in 3 rounds" in str(made)
+    assert "6 steps in 3 epochs" in str(made)
     assert list(tmp_path.iterdir()) == [made.folder]
     assert Lineage.read(made.folder).inputs == {"dataset": Manifest.read(images).hash}

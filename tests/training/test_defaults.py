@@ -60,3 +60,17 @@ def test_the_grid_that_public_positions_were_taken_for_is_recorded_and_reads_ali
     again = FinetuneConfig.parse(options).start(Manifest.read(images), None)
     assert again.config == start.config
     assert again.backbone.pos_embed.equal(start.backbone.pos_embed)
+
+
+def test_a_training_that_does_not_see_every_image_once_is_warned_of(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = finetune_options(
+        images, output=tmp_path, loader={"batch_size": 4}, trainer={"epochs": 2, "steps_per_epoch": 5}
+    )
+    config = FinetuneConfig.parse(options)
+    with caplog.at_level(logging.INFO, "medvit"):
+        config.report_exposure(100)
+        config.report_exposure(20)
+    assert "10 steps of 4 images see 40 of 100 training images: trainer.epochs=5 sees each once" in caplog.text
+    assert "10 steps of 4 images: each of the 20 training images is seen 2 times" in caplog.text

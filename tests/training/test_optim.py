@@ -1,10 +1,22 @@
 """Rates and decay go where they should."""
 
+from pathlib import Path
+
 import pytest
+from safetensors.torch import save_file
 
 from medvit.backbones.vit import VitConfig
+from medvit.objectives.dino import DinoConfig
 from medvit.objectives.mae import MaeConfig
-from medvit.training.optim import OptimConfig, layer_of
+from medvit.peft.explora import ExploraConfig
+from medvit.stage import Run
+from medvit.tracking import Tracker
+from medvit.training.optim import OptimConfig, OptimOptions, continued, layer_of
+from pipelines.finetune import FinetuneConfig, assemble
+from pipelines.pretrain import PretrainConfig
+from tests.training.test_runs import TINY, finetune_options
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_its_floor():
@@ -84,3 +96,61 @@ def test_the_backbone_is_held_then_joins_by_a_ramp():
         [0.0, 0.0, 0.5, 1.0, 1.0]
     )
     assert OptimConfig().backbone_share(0.01) == 1.0
+
+
+def test_what_is_unset_follows_the_objective_from_scratch() -> None:
+    found = OptimOptions(warmup=0.3).over(DinoConfig.OPTIM)
+    assert (found.lr, found.scaling, found.weight_decay, found.weight_decay_end) == (5e-4, "linear", 0.04, 0.4)
+    assert (found.betas, found.warmup, found.clip) == ((0.9, 0.999), 0.3, 3.0)
+    assert OptimOptions().over({}) == OptimConfig()
+
+
+def test_given_weights_are_continued_with_a_small_constant_rate_whatever_the_objective() -> None:
+    proposed = continued(DinoConfig.OPTIM, trains_whole_weights=True, has_new_head=True)
+    found = OptimOptions().over(proposed)
+    assert (found.lr, found.schedule, found.scaling, found.freeze) == (2e-4, "constant", "off", 0.05)
+    assert found.weight_decay_end is None
+    assert found.betas == (0.9, 0.999)
+    assert continued({}, trains_whole_weights=True, has_new_head=False)["freeze"] == 0.0
+
+
+def test_a_rate_that_is_given_is_that_of_all_weights() -> None:
+    proposed = continued({}, trains_whole_weights=True, has_new_head=False)
+    assert OptimOptions().over(proposed).pretrained_scale == 0.15
+    assert OptimOptions(lr=1e-4).over(proposed).pretrained_scale == 1.0
+    assert OptimOptions(lr=1e-4, pretrained_scale=0.5).over(proposed).pretrained_scale == 0.5
+
+
+def test_whole_blocks_and_norms_are_continued_more_slowly_than_lora_factors_and_heads() -> None:
+    backbone = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=4, heads=2).build()
+    ExploraConfig(rank=2).adapt(backbone)
+    objective = MaeConfig(decoder_width=64, decoder_depth=1, decoder_heads=2).build(backbone)
+    named = [(f"objective.{name}", weight) for name, weight in objective.named_parameters()]
+    groups = OptimConfig(pretrained_scale=0.1).groups(named, depth=4)
+    scales = {id(weight): group["scale"] for group in groups for weight in group["params"]}
+    found = {name: scales[id(weight)] for name, weight in named if id(weight) in scales}
+    assert {scale for name, scale in found.items() if "lora_" in name or "backbone" not in name} == {1.0}
+    assert {scale for name, scale in found.items() if "lora_" not in name and "backbone" in name} == {0.1}
+
+
+@pytest.mark.parametrize(("is_given", "scale"), [(False, 1.0), (True, 0.7**3)])
+def test_full_fine_tuning_of_pretrained_weights_learns_more_slowly_below(
+    images: Path, tmp_path: Path, is_given: bool, scale: float
+) -> None:
+    options = finetune_options(images, output=tmp_path / "out", head=None, peft="full", optim={})
+    options["backbone"] = TINY | {"ndim": 2, "depth": 2}
+    if is_given:
+        plain = VitConfig.parse({key: value for key, value in options["backbone"].items() if key != "name"})
+        save_file(plain.build().state_dict(), tmp_path / "w.safetensors")
+        options["backbone"] |= {"weights": str(tmp_path / "w.safetensors")}
+    made = assemble(FinetuneConfig.parse(options), Run("finetune", tmp_path, Tracker()))
+    assert made.optim.layer_decay == (0.7 if is_given else 1.0)
+    groups = made.module.optim.groups(made.module.named_parameters(), depth=2)
+    assert min(group["scale"] for group in groups) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/pretrain*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_the_options_of_a_preset_in_force_read_alike_again(path: Path) -> None:
+    config = PretrainConfig.load(path, ["dataset=somewhere", "output=elsewhere"])
+    found = config.optim.over(config.objective.OPTIM)
+    assert OptimOptions.parse(found.tree()).over({}) == found
