@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,24 +68,34 @@ def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
     return all(torch.equal(one.state[name], other.state[name]) for name in one.state)
 
 
-def test_a_resumed_pretraining_repeats_the_uninterrupted_one_bit_for_bit(volumes, tmp_path, monkeypatch):
-    whole = pretrain(output=tmp_path / "whole", **pretrain_options(volumes))
+@pytest.fixture(scope="module")
+def pretrained(volumes, tmp_path_factory) -> Checkpoint:
+    """A run of the usual options that nothing interrupts."""
+    return pretrain(output=tmp_path_factory.mktemp("pretrained") / "whole", **pretrain_options(volumes))
+
+
+@pytest.fixture(scope="module")
+def finetuned(volumes, tmp_path_factory) -> Checkpoint:
+    """A run of the usual options that nothing interrupts."""
+    return finetune(output=tmp_path_factory.mktemp("finetuned") / "whole", **finetune_options(volumes))
+
+
+def test_a_resumed_pretraining_repeats_the_uninterrupted_one_bit_for_bit(volumes, pretrained, tmp_path, monkeypatch):
     interrupt(pretrain, monkeypatch, 3, output=tmp_path / "cut", **pretrain_options(volumes))
     assert not (tmp_path / "cut").exists()
     resumed = pretrain(output=tmp_path / "cut", resume=True, **pretrain_options(volumes))
-    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+    assert same_weights(Checkpoint.load(pretrained.folder), Checkpoint.load(resumed.folder))
 
 
-def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes, tmp_path, monkeypatch):
-    whole = finetune(output=tmp_path / "whole", **finetune_options(volumes))
+def test_a_resumed_finetuning_repeats_the_uninterrupted_one_bit_for_bit(volumes, finetuned, tmp_path, monkeypatch):
     interrupt(finetune, monkeypatch, 5, output=tmp_path / "cut", **finetune_options(volumes))
     resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
-    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
+    assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
 
 
-def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(volumes, tmp_path, monkeypatch):
-    whole = finetune(output=tmp_path / "whole", **finetune_options(volumes))
-
+def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(
+    volumes, finetuned, tmp_path, monkeypatch
+):
     def stop(module):
         raise KeyboardInterrupt
 
@@ -95,20 +104,20 @@ def test_a_run_stopped_after_its_last_round_ends_with_the_figures_of_the_whole(v
         with pytest.raises(KeyboardInterrupt):
             finetune(output=tmp_path / "cut", **finetune_options(volumes))
     resumed = finetune(output=tmp_path / "cut", resume=True, **finetune_options(volumes))
-    assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
-    one, other = ((made.folder / "model_card.md").read_text() for made in (whole, resumed))
+    assert same_weights(Checkpoint.load(finetuned.folder), Checkpoint.load(resumed.folder))
+    one, other = ((made.folder / "model_card.md").read_text() for made in (finetuned, resumed))
     assert "val_dice" in one
     assert one == other
-    assert whole.training == resumed.training
-    assert re.fullmatch(r"val_dice 0\.\d+, epoch \d of \d \(step \d+\)", whole.training["best"])
+    assert finetuned.training == resumed.training
+    assert re.fullmatch(r"val_dice 0\.\d+, epoch \d of \d \(step \d+\)", finetuned.training["best"])
 
 
 @pytest.mark.parametrize("stage", [pretrain, finetune], ids=["pretrain", "finetune"])
-def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_path, monkeypatch, stage):
+def test_a_run_killed_before_it_has_its_name_takes_no_step_again(volumes, tmp_path, monkeypatch, request, stage):
     from medvit.training.lightning_module import TrainingModule
 
     options = (pretrain_options if stage is pretrain else finetune_options)(volumes)
-    whole = stage(output=tmp_path / "whole", **options)
+    whole = request.getfixturevalue("pretrained" if stage is pretrain else "finetuned")
 
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -177,9 +186,8 @@ def test_a_split_of_one_class_keeps_the_last_round_and_says_so(images, tmp_path,
     assert "step of the kept epoch: 4" in (tuned.folder / "model_card.md").read_text()
 
 
-def test_drop_path_is_of_the_training_and_other_options_are_of_the_checkpoint(volumes, tmp_path, caplog):
-    start = pretrain(output=tmp_path / "start", **pretrain_options(volumes))
-    options = finetune_options(volumes, checkpoint=start.folder, backbone={"drop_path": 0.25, "size": "large"})
+def test_drop_path_is_of_the_training_and_other_options_are_of_the_checkpoint(volumes, pretrained, tmp_path, caplog):
+    options = finetune_options(volumes, checkpoint=pretrained.folder, backbone={"drop_path": 0.25, "size": "large"})
     tuned = finetune(output=tmp_path / "tuned", **options)
     assert tuned.model["backbone"]["drop_path"] == 0.25
     assert tuned.model["backbone"]["width"] == 32
@@ -278,10 +286,9 @@ def start_preprocess(checkpoint):
     return Preprocess.parse(checkpoint.preprocess)
 
 
-def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(volumes, tmp_path):
-    tuned = finetune(output=tmp_path / "tuned", **finetune_options(volumes))
+def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(volumes, finetuned, tmp_path):
     with pytest.raises(CheckpointError, match="is a segmentation checkpoint; this stage needs backbone"):
-        finetune(output=tmp_path / "again", **finetune_options(volumes, checkpoint=tuned.folder))
+        finetune(output=tmp_path / "again", **finetune_options(volumes, checkpoint=finetuned.folder))
     assert not (tmp_path / "again").exists()
     assert not (tmp_path / "again.partial").exists()
 
@@ -300,10 +307,8 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(volumes, tmp_p
         pretrain(output=tmp_path / "out", **options)
 
 
-def test_the_card_of_a_checkpoint_says_what_it_is_and_is_not(volumes, tmp_path):
-    tuned = finetune(output=tmp_path / "tuned", **finetune_options(volumes))
-    card = (tuned.folder / "model_card.md").read_text()
+def test_the_card_of_a_checkpoint_says_what_it_is_and_is_not(finetuned):
+    card = (finetuned.folder / "model_card.md").read_text()
     assert "Not a medical device" in card
     assert "background, ball" in card
-    assert json.loads((tuned.folder / "lineage.json").read_text())["stage"] == "finetune"
-    shutil.rmtree(tuned.folder)
+    assert json.loads((finetuned.folder / "lineage.json").read_text())["stage"] == "finetune"

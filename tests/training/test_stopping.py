@@ -22,6 +22,7 @@ from tests.processes.forked import forked_command
 from tests.training.test_runs import finetune_options, pretrain_options, same_weights
 
 ROUNDS = {"epochs": 2, "steps_per_epoch": 4, "precision": "32-true", "accumulate": 2}
+FROZEN_AT_FIRST = {"trainer": ROUNDS, "optim": {"freeze": 0.25, "ramp": 0.5}}
 
 
 def stop_politely(stage, monkeypatch, number, step: int, batch: int = 0, **options) -> None:
@@ -39,6 +40,13 @@ def stop_politely(stage, monkeypatch, number, step: int, batch: int = 0, **optio
             stage(**options)
 
 
+@pytest.fixture(scope="module")
+def whole(volumes, tmp_path_factory) -> Checkpoint:
+    """A run that no signal reaches."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
+    return pretrain(output=folder, **pretrain_options(volumes, **FROZEN_AT_FIRST))
+
+
 @pytest.mark.parametrize(
     ("number", "step", "batch", "position"),
     [
@@ -49,11 +57,10 @@ def stop_politely(stage, monkeypatch, number, step: int, batch: int = 0, **optio
     ],
 )
 def test_a_pretraining_stopped_at_any_step_goes_on_bit_for_bit(
-    volumes, tmp_path, monkeypatch, number, step, batch, position
+    volumes, whole, tmp_path, monkeypatch, number, step, batch, position
 ):
-    options = pretrain_options(volumes, trainer=ROUNDS, optim={"freeze": 0.25, "ramp": 0.5})
+    options = pretrain_options(volumes, **FROZEN_AT_FIRST)
     before = signal.getsignal(number)
-    whole = pretrain(output=tmp_path / "whole", **options)
     stop_politely(pretrain, monkeypatch, number, step, batch, output=tmp_path / "cut", **options)
     assert signal.getsignal(number) == before
     assert position_of(tmp_path / "cut.partial" / "last.ckpt") == position
