@@ -63,7 +63,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 50)
+    gc.set_threshold(50_000, 20, 25)
 
 
 @pytest.fixture(scope="session")

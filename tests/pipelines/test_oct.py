@@ -109,11 +109,11 @@ QUIET: dict[str, Any] = {"tracking": {"enabled": False}}
 
 @pytest.fixture(scope="module")
 def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 6 volumes of B-scans with their layers."""
+    """A dataset of 4 volumes of B-scans with their layers."""
     root = tmp_path_factory.mktemp("oct")
-    phantoms.write_oct_stacks(root / "stacks", 6)
+    phantoms.write_oct_stacks(root / "stacks", 4)
     stacks = {"spacing_mm": list(tomogram.SPACING_MM)}
-    splits = {"val": 0.2, "test": 0.3}
+    splits = {"val": 0.25, "test": 0.25}
     layers = phantoms.OCT_LAYERS
     asked = {"modality": "OPT", "stacks": stacks}
     return take(root / "stacks", scanning=asked, labeling={"mask_classes": layers}, splits=splits).folder
