@@ -135,7 +135,8 @@ def test_volumes_bscans_and_bscans_with_neighbors_pass_through_all_commands(
         "backbone": SMALL | {"patch_size": [8, 8, 4]},
         "crop": [32, 32, 16],
     }
-    short = {"peft": "full", "trainer": {"epochs": 1, "steps_per_epoch": 2}, "loader": {"batch_size": 2}}
+    head = {"name": "dense", "channels": 8, "num_depths": 2}
+    short = {"peft": "full", "head": head, "trainer": {"epochs": 1, "steps_per_epoch": 2}, "loader": {"batch_size": 2}}
     model, report = tmp_path / "model", tmp_path / "report"
     finetune(dataset=layered, output=model, **(whole if neighbors is None else by_slice), **short, **QUIET)
     evaluate(checkpoint=model, dataset=layered, output=report, resamples=100, nsd_tolerance_mm=0.02, **QUIET)

@@ -40,7 +40,7 @@ def finetune_options(data: Path, **more) -> dict:
         "dataset": data,
         "tracking": OFF,
         "backbone": TINY | {"ndim": 3},
-        "head": {"name": "dense", "channels": 8, "num_depths": 2},
+        "head": {"name": "dense", "channels": 4, "num_depths": 2},
         "trainer": {"epochs": 3, "steps_per_epoch": 2, "precision": "32-true"},
         "loader": {"batch_size": 2},
     } | more
