@@ -17,6 +17,7 @@ pytest_plugins = (
     "tests.plugins.bytecode",
     "tests.plugins.candidates",
     "tests.plugins.dicom_series",
+    "tests.plugins.examples",
     "tests.plugins.memory_folder",
     "tests.plugins.mr_series",
     "tests.plugins.phantoms",
