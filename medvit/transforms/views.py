@@ -164,9 +164,9 @@ class MakeViews:
         ConfigError: If the preprocessing forgets the unit that a change of window or stain needs.
     """
 
-    def __init__(self, config: ViewsConfig, intensity: Normalization) -> None:
+    def __init__(self, config: ViewsConfig, intensity: Normalization, *, key: str = "views") -> None:
         self.config = config
-        self.unit_scale = config.augment.unit_scale(intensity, key="objective.views.augment")
+        self.unit_scale = config.augment.unit_scale(intensity, key=f"objective.{key}.augment")
 
     def __call__(self, sample: Sample, seed: int, other: Sample | None = None) -> ImageViews:
         """Return the views of a sample.

@@ -32,6 +32,8 @@ class ViewStream:
     preprocess: Preprocess
     views: ViewsConfig
     """Crop options with all sizes set."""
+    key: str = "views"
+    """Group of the objective's options that holds them."""
 
     @classmethod
     def of(
@@ -57,7 +59,7 @@ class ViewStream:
             backbone.ndim, sizes=own, axes={f"objective.{key}.augment.flipped_axes": asked.augment.flipped_axes}
         )
         size = crop_size(samples.examples, preprocess, backbone.patch_size, LARGEST_VIEW)
-        return cls(samples, preprocess, asked.fitted(size, backbone.patch_size))
+        return cls(samples, preprocess, asked.fitted(size, backbone.patch_size), key)
 
     @classmethod
     def of_twin(cls, manifest: Manifest, given: Preprocess | None, twin: Twin) -> ViewStream:
@@ -84,7 +86,7 @@ class ViewStream:
     @property
     def make(self) -> ViewsOfStudy:
         """View dataset of samples, by their seeds."""
-        return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity), self.samples)
+        return ViewsOfStudy(MakeViews(self.views, self.preprocess.intensity, key=self.key), self.samples)
 
 
 class ByKind:
