@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from medvit import phantoms
 from medvit.artifacts import Report
 from medvit.config import Tree
-from medvit.evaluation import Estimate
 from medvit.files.atomic import write_text
-from medvit.metrics import metric_title
-from medvit.metrics.dice import dice
-from medvit.phantoms.check import masks_with_truth
 from medvit.stage import Run, Stage, StageConfig, stage
 from medvit.tracking import TrackingConfig
+from pipelines._demo_summary import NSD_TOLERANCE_MM, NewStudies, first_look, summary
 from pipelines.evaluate import evaluate
 from pipelines.finetune import finetune
 from pipelines.ingest import ingest
@@ -35,13 +29,13 @@ log = logging.getLogger("medvit")
 SUMMARY = "summary.txt"
 CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
 FROM_FOLDERS = {"from_folders": "folder"}
-NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES = 4, 6, 4
+NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES, NEW_EYES = 4, 6, 4, 3
 UNLABELED_SEED, NEW_SEED = 500, 1000
 """Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
-NUM_EYES = 24
-"""Photographs of the fundus; a quarter as many patients have OCT of both eyes."""
-NSD_TOLERANCE_MM = 7.0
-"""A voxel of the phantoms."""
+NUM_OCT = 6
+"""Patients with OCT of both eyes."""
+SLIDE_SHAPE = (640, 768)
+"""Pixels of the slides to learn from, as of small biopsies; new ones are larger."""
 
 VOLUMES: Tree = {
     "preprocess": {"kind": "volume", "intensity": {"method": "window", "window_center": 60, "window_width": 400}},
@@ -52,13 +46,28 @@ IMAGES: Tree = {
     "backbone": {"ndim": 2, "channels": 1, "size": "micro", "patch_size": 8},
 }
 STAINED: Tree = {
-    "preprocess": {"kind": "image", "channels": 3, "intensity": {"method": "range"}},
+    "preprocess": {
+        "kind": "image",
+        "channels": 3,
+        "intensity": {"method": "range", "mean": [0.8, 0.5, 0.8], "std": [0.2, 0.25, 0.15]},
+    },
     "backbone": {"ndim": 2, "channels": 3, "size": "micro", "patch_size": 16},
+}
+RETINAS: Tree = {
+    "preprocess": {
+        "kind": "image",
+        "channels": 3,
+        "size": [64, 64],
+        "intensity": {"method": "range", "mean": [0.5, 0.3, 0.15], "std": [0.25, 0.15, 0.1]},
+    },
+    "backbone": {"ndim": 2, "channels": 3, "size": "micro", "patch_size": 8},
 }
 """Preprocessing and vision transformer of the domains."""
 DECODER: Tree = {"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4}
 TILES: Tree = {"magnification": "20x", "size": 128}
-SLIDE_PATIENT, SLIDE_SPLITS = r"(patient-\d+)", {"val": 0.2, "test": 0.3, "salt": 1}
+SLIDE_PATIENT = r"(patient-\d+)"
+SPLITS: Tree = {"val": 0.15, "test": 0.3}
+"""Of slides and eyes: fewer patients than radiographs have."""
 
 
 class DemoConfig(StageConfig):
@@ -72,8 +81,10 @@ class DemoConfig(StageConfig):
     """DICOM studies of CT phantoms without labels, for pretraining alone."""
     num_radiographs: int = Field(600, ge=20)
     """Radiograph phantoms to learn from and to be measured on."""
-    num_slides: int = Field(40, ge=16)
+    num_slides: int = Field(240, ge=16)
     """Slides of tissue with and without tumor, two a patient, to learn from and to be measured on."""
+    num_eyes: int = Field(160, ge=16)
+    """Patients with photographs of both retinas, some at two visits, to learn from and to be measured on."""
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs"}
 
     epochs: int = Field(4, ge=1)
@@ -123,11 +134,15 @@ def demo(config: DemoConfig, run: Run) -> Report:
     organs(job, drawn)
     opacities(job, drawn)
     tumors(job, drawn)
-    job.run(ingest, "eyes", source=drawn / "eyes", scanning={"modality": "OP"}, labeling=FROM_FOLDERS, facts=CARD)
+    grades(job, drawn)
+    job.run(ingest, "oct", source=drawn / "oct", labeling=FROM_FOLDERS, facts=CARD)
 
-    expected = {"ct-predictions": 1, "radiograph-predictions": 0, "slide-predictions": 0}
+    expected = {"ct-predictions": 1, "radiograph-predictions": 0, "slide-predictions": 0, "eye-predictions": 0}
     run.failures += [line for name, count in expected.items() for line in unexpected(job.root / name, count)]
-    text = summary(job.root, config)
+    studies = NewStudies(NEW_STUDIES, config.seed + NEW_SEED)
+    looks = first_look(job.root, studies, config.tracking)
+    run.failures += [f"{one.path} was to be looked at and does not exist" for one in looks if not one.path.exists()]
+    text = summary(job.root, studies, looks)
     write_text(run.folder / SUMMARY, text)
     run.keep(SUMMARY)
     print(text)
@@ -172,7 +187,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
         objective=DECODER,
         optim={"lr": 1e-3},
         loader={"batch_size": 32},
-        trainer=job.rounds_of(100),
+        trainer=job.rounds_of(60),
     )
     model = job.run(
         finetune,
@@ -191,7 +206,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
 def tumors(job: DemoStages, drawn: Path) -> None:
     """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
-    shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SLIDE_SPLITS, "taking": {"tiles": TILES}}
+    shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SPLITS, "taking": {"tiles": TILES}}
     shared |= {"labeling": {**FROM_FOLDERS, "positive": "tumor"}}
     tiles = job.run(ingest, "slides", source=drawn / "slides", **shared, facts=CARD)
     backbone = job.run(
@@ -201,6 +216,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         **STAINED,
         slides=slides,
         objective={**DECODER, "views": {"size": [128, 128], "augment": {"flipped_axes": [0, 1]}}},
+        optim={"lr": 1e-3},
         loader={"batch_size": 16},
         trainer=job.rounds_of(40),
     )
@@ -212,7 +228,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
         slides=slides,
         head="abmil",
         bags={"members": 3},
-        optim={"lr": 2e-3},
+        optim={"lr": 5e-3},
         loader={"batch_size": 8},
         trainer=job.rounds_of(60),
     )
@@ -220,11 +236,38 @@ def tumors(job: DemoStages, drawn: Path) -> None:
     job.run(predict, "slide-predictions", checkpoint=model, source=drawn / "new-slides")
 
 
+def grades(job: DemoStages, drawn: Path) -> None:
+    """Grades photographs of the retina; the worse eye decides for its patient."""
+    photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
+    backbone = job.run(
+        pretrain,
+        "eye-backbone",
+        dataset=photographs,
+        **RETINAS,
+        objective=DECODER,
+        optim={"lr": 1e-3},
+        loader={"batch_size": 32},
+        trainer=job.rounds_of(40),
+    )
+    model = job.run(
+        finetune,
+        "eye-model",
+        dataset=photographs,
+        checkpoint=backbone,
+        peft="full",
+        optim={"lr": 1e-3},
+        loader={"batch_size": 16},
+        trainer=job.rounds_of(90),
+    )
+    job.run(evaluate, "eye-report", checkpoint=model, dataset=photographs, order=phantoms.FUNDUS_CLASSES)
+    job.run(predict, "eye-predictions", checkpoint=model, source=drawn / "new-eyes")
+
+
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     """Write what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
 
-    Slides are pyramidal TIFF, new ones DICOM; eyes are photographs and OCT volumes in DICOM. One of the new studies has
-    lost a slice.
+    Slides are pyramidal TIFF, new ones DICOM; photographs and OCT volumes of the eye are DICOM. One of the new studies
+    has lost a slice.
     """
     if folder.is_dir():
         return folder
@@ -233,10 +276,11 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
     phantoms.write_ct_pairs(partial / "ct", config.num_volumes, seed=config.seed)
     phantoms.write_ct_studies(partial / "ct" / "unlabeled", config.num_unlabeled, seed=config.seed + UNLABELED_SEED)
     phantoms.write_radiographs(partial / "radiographs", config.num_radiographs, seed=config.seed)
-    phantoms.write_slides(partial / "slides", config.num_slides, seed=config.seed)
+    phantoms.write_slides(partial / "slides", config.num_slides, seed=config.seed, shape=SLIDE_SHAPE)
     phantoms.write_slide_studies(partial / "new-slides", NEW_SLIDES, seed=config.seed + NEW_SEED)
-    phantoms.write_fundus(partial / "eyes", NUM_EYES, seed=config.seed)
-    phantoms.write_oct_studies(partial / "eyes", NUM_EYES // 4, seed=config.seed)
+    phantoms.write_fundus_studies(partial / "eyes", config.num_eyes, seed=config.seed)
+    phantoms.write_fundus_studies(partial / "new-eyes", NEW_EYES, seed=config.seed + NEW_SEED)
+    phantoms.write_oct_studies(partial / "oct", NUM_OCT, seed=config.seed)
     studies = phantoms.write_ct_studies(partial / "new-studies", NEW_STUDIES, seed=config.seed + NEW_SEED)
     phantoms.lose_slice(studies[0] / "abdomen")
     phantoms.write_radiograph_studies(partial / "new-radiographs", NEW_RADIOGRAPHS, seed=config.seed + NEW_SEED)
@@ -248,53 +292,3 @@ def unexpected(predictions: Path, num_expected: int) -> list[str]:
     with (predictions / "status.csv").open(encoding="utf-8", newline="") as file:
         failed = [line for line in csv.DictReader(file) if line["status"] != "done"]
     return [f"{line['study']}: {line['reason']}" for line in failed] if len(failed) != num_expected else []
-
-
-def summary(root: Path, config: DemoConfig) -> str:
-    """Return the numbers with their intervals, and where to look."""
-    dice = list(new_dice(root / "ct-predictions", config))
-    lines = [
-        "",
-        "Phantoms are drawings: these numbers say that the pipeline works, nothing about patients.",
-        "",
-        "Organs in CT, 3D, LoRA on a pretrained backbone       value [95 % interval over patients]",
-        *figures(root / "ct-report", ("dice", "hd95_mm", "nsd")),
-        f"  (surfaces within {NSD_TOLERANCE_MM:g} mm, a voxel, count as equal)",
-        f"  {'Dice, new DICOM studies':52s}{', '.join(f'{one:.3f}' for one in dice)} (masks read back)",
-        "Opacities in radiographs, 2D, all weights of a pretrained backbone",
-        *figures(root / "radiograph-report", ("auroc", "average_precision", "balanced_accuracy")),
-        "Tumor in whole slides, gated attention over tiles",
-        *figures(root / "slide-report", ("auroc", "balanced_accuracy")),
-        "",
-        f"reports      {root / 'ct-report' / 'report.html'}",
-        f"             {root / 'radiograph-report' / 'report.html'}",
-        f"             {root / 'slide-report' / 'report.html'} (heat maps and top tiles)",
-        f"predictions  {root / 'ct-predictions'} (SEG, NIfTI, CSV; one study lacks a slice and is refused)",
-        f"             {root / 'radiograph-predictions'}",
-        f"             {root / 'slide-predictions'} (heat maps, GeoJSON, DICOM annotations)",
-        f"data cards   {root / 'ct' / 'card.md'}",
-        f"             {root / 'slides' / 'card.md'} (where tissue and ink were found)",
-        f"             {root / 'eyes' / 'card.md'} (photographs with their quality, OCT from the front)",
-        f"all runs     {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {config.tracking.uri}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def figures(report: Path, names: tuple[str, ...]) -> list[str]:
-    """One line a metric of a report."""
-    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    chosen = {name: metrics[name] for name in metrics if name.startswith(names)}
-    undefined = float("nan")  # null in JSON, which has no word for it
-    positive = {name: one.pop("positive", "") for name, one in chosen.items()}
-    estimates = {
-        name: Estimate(**{part: undefined if value is None else value for part, value in one.items()})
-        for name, one in chosen.items()
-    }
-    return [f"  {metric_title(name, positive[name]):52s}{estimate}" for name, estimate in estimates.items()]
-
-
-def new_dice(predictions: Path, config: DemoConfig) -> Iterator[float]:
-    """Mean Dice over the organs of every new study, from the NIfTI a clinician would open and the drawn truth."""
-    organs = range(1, len(phantoms.CT_CLASSES))
-    for truth, mask in masks_with_truth(predictions, NEW_STUDIES, seed=config.seed + NEW_SEED):
-        yield float(np.mean([dice(truth == k, mask == k) for k in organs]))

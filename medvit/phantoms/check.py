@@ -15,8 +15,8 @@ from medvit.phantoms import ct_labels
 SAME_PLACE_MM = 0.01
 
 
-def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Iterator[tuple[Array, Array]]:
-    """Yield truth and prediction (I, J, K) of each NIfTI in a folder, in RAS+, matched by their place in the patient.
+def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Iterator[tuple[Path, Array, Array]]:
+    """Yield each NIfTI in a folder with truth and prediction (I, J, K) in RAS+, matched by their place in the patient.
 
     The truths are those of the first `num_studies` phantoms of a seed.
     """
@@ -25,4 +25,4 @@ def masks_with_truth(predictions: Path, num_studies: int, *, seed: int) -> Itera
         image = nib.load(path)
         mask, affine = to_ras(np.asarray(image.dataobj), Affine(image.affine))
         (truth,) = (labels for labels, place in truths if place.is_close(affine, tolerance_mm=SAME_PLACE_MM))
-        yield truth, mask
+        yield path, truth, mask

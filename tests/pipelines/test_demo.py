@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 
 from medvit import phantoms
-from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms, figures, new_dice
+from medvit.tracking import TrackingConfig
+from pipelines._demo_summary import NewStudies, figures, figures_by_level, first_look, new_dice
+from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms
 
-SMALL = DemoConfig(num_volumes=4, num_unlabeled=3, num_radiographs=20).model_copy(update={"num_slides": 2})
+SMALL = DemoConfig(num_volumes=4, num_unlabeled=3, num_radiographs=20, num_eyes=16).model_copy(
+    update={"num_slides": 2}
+)
+STUDIES = NewStudies(NEW_STUDIES, NEW_SEED)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +57,12 @@ def test_drawing_twice_draws_once(drawn: Path) -> None:
 
 def test_the_truth_in_any_orientation_has_a_dice_of_one(tmp_path: Path) -> None:
     write_truths(tmp_path, seed=0)
-    assert list(new_dice(tmp_path, DemoConfig())) == [1.0] * (NEW_STUDIES - 1)
+    assert list(new_dice(tmp_path, STUDIES).values()) == [1.0] * (NEW_STUDIES - 1)
 
 
 def test_a_mask_in_the_wrong_place_has_a_low_dice(tmp_path: Path) -> None:
     write_truths(tmp_path, seed=0, shift=12)
-    assert max(new_dice(tmp_path, DemoConfig())) < 0.5
+    assert max(new_dice(tmp_path, STUDIES).values()) < 0.5
 
 
 def test_figures_come_with_their_interval(tmp_path: Path) -> None:
@@ -68,3 +74,43 @@ def test_figures_come_with_their_interval(tmp_path: Path) -> None:
     (line,) = figures(tmp_path, ("dice",))
     assert "liver" in line
     assert line.endswith("0.900 [0.850, 0.950]")
+
+
+def test_figures_of_eyes_name_their_level(tmp_path: Path) -> None:
+    auroc = {"value": 0.7, "low": 0.6, "high": 0.8}
+    levels = [{"name": name, "items": 9, "patients": 3, "metrics": {"auroc": auroc}} for name in ("image", "patient")]
+    (tmp_path / "metrics.json").write_text(json.dumps({"breakdowns": {"By level": levels}}), encoding="utf-8")
+    lines = figures_by_level(tmp_path, "auroc")
+    assert [line.split(",")[1].split()[:2] for line in lines] == [["by", "image"], ["by", "patient"]]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A folder as the demo leaves it, as far as its last screen looks there."""
+    organs, slides = tmp_path / "ct-predictions", tmp_path / "slide-predictions"
+    organs.mkdir()
+    write_truths(organs, seed=0)
+    for name in ("s-low", "s-high"):
+        (slides / name).mkdir(parents=True)
+        (slides / name / "preview.png").touch()
+    text = "study,series,class,probability\ns-low,e,tumor,0.2\ns-high,e,tumor,0.9\ns-low,e,normal,0.8\n"
+    (slides / "predictions.csv").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_first_look_is_two_pictures_a_report_a_dicom_object_and_the_mlflow_page(finished: Path) -> None:
+    looks = first_look(finished, STUDIES, TrackingConfig())
+    assert [one.kind for one in looks] == ["picture", "picture", "report", "DICOM", "MLflow"]
+    assert looks[1].path == finished / "slide-predictions" / "s-high" / "preview.png"
+    assert looks[4].where.endswith(f"mlflow ui --backend-store-uri sqlite:///{Path.cwd() / 'mlflow.db'}")
+
+
+def test_programs_that_the_first_look_names_are_installed(finished: Path) -> None:
+    text = " ".join(f"{one.where} {one.what}" for one in first_look(finished, STUDIES, TrackingConfig()))
+    programs = [Path(word) for word in text.split() if Path(word).name in ("mlflow", "pydicom")]
+    assert len(programs) == 2
+    assert all(os.access(path, os.X_OK) for path in programs)
+
+
+def test_without_tracking_there_is_no_mlflow_page_to_look_at(finished: Path) -> None:
+    assert [one.kind for one in first_look(finished, STUDIES, TrackingConfig(enabled=False))][-1] == "DICOM"
