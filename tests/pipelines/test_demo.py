@@ -98,6 +98,26 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_every_path_that_the_first_look_names_exists(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for study in (finished / "ct-predictions").iterdir():
+        for name in ("preview.png", "segmentation.dcm"):
+            (study / name).touch()
+    (finished / "eye-report").mkdir()
+    for name in ("eye-report/report.html", "mlflow.db"):
+        (finished / name).touch()
+    monkeypatch.chdir(finished)
+    words = [
+        word for one in first_look(finished, STUDIES, TrackingConfig()) for word in (one.where + " " + one.what).split()
+    ]
+    paths = [
+        Path(word.removeprefix("sqlite:///").rstrip(",;:."))
+        for word in words
+        if word.removeprefix("sqlite:///").startswith("/")
+    ]
+    assert len(paths) == 7  # four files, two programs, one database
+    assert all(path.exists() for path in paths)
+
+
 def test_the_first_look_is_two_pictures_a_report_a_dicom_object_and_the_mlflow_page(finished: Path) -> None:
     looks = first_look(finished, STUDIES, TrackingConfig())
     assert [one.kind for one in looks] == ["picture", "picture", "report", "DICOM", "MLflow"]
