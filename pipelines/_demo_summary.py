@@ -79,7 +79,7 @@ def first_look(root: Path, studies: NewStudies, tracking: TrackingConfig) -> lis
     looks = [
         _file("picture", organs / "preview.png", "organs that the model found in a CT study it had never seen"),
         _file("picture", slide / "preview.png", "a new slide, where the model looked, and where it sees tumor"),
-        _file("report", report, "for a browser: grades by image, eye, visit and patient, each with its interval"),
+        _file("report", report, "for a browser: grades by eye, visit and patient, each number with its interval"),
         _file("DICOM", segmentation, f"the organs, for 3D Slicer or OHIF; as text: {program('pydicom')} show FILE"),
     ]
     store = database(tracking)
@@ -114,9 +114,9 @@ def figures(report: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def figures_by_level(report: Path, name: str) -> list[str]:
-    """One line for a metric of images, of eyes, of visits and of patients."""
+    """One line for a metric of eyes, of visits and of patients; each eye has one image in a visit."""
     levels = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]["By level"]
-    return [_figure(name, level["metrics"][name], f", by {level['name']}") for level in levels]
+    return [_figure(name, one["metrics"][name], f", by {one['name']}") for one in levels if one["name"] != "image"]
 
 
 def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:

@@ -78,10 +78,12 @@ def test_figures_come_with_their_interval(tmp_path: Path) -> None:
 
 def test_figures_of_eyes_name_their_level(tmp_path: Path) -> None:
     auroc = {"value": 0.7, "low": 0.6, "high": 0.8}
-    levels = [{"name": name, "items": 9, "patients": 3, "metrics": {"auroc": auroc}} for name in ("image", "patient")]
+    levels = [
+        {"name": name, "items": 9, "patients": 3, "metrics": {"auroc": auroc}} for name in ("image", "eye", "patient")
+    ]
     (tmp_path / "metrics.json").write_text(json.dumps({"breakdowns": {"By level": levels}}), encoding="utf-8")
     lines = figures_by_level(tmp_path, "auroc")
-    assert [line.split(",")[1].split()[:2] for line in lines] == [["by", "image"], ["by", "patient"]]
+    assert [line.split(",")[1].split()[:2] for line in lines] == [["by", "eye"], ["by", "patient"]]
 
 
 @pytest.fixture
