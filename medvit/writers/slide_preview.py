@@ -31,9 +31,9 @@ def write_slide_preview(path: Path, slide: Slide, finding: SlideFinding) -> None
     from PIL import Image as Picture
 
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
-    maps = [("attention: yellow where the model looked", "attention", attention_map(finding))]
+    maps = [("attention: bright where the model looked", "attention", attention_map(finding))]
     for label in finding.heat_classes():
-        title = f"{finding.classes[label]}: yellow where probable, black where not"
+        title = f"{finding.classes[label]}: bright where probable, dark where not"
         maps.append((title, "class", class_map(finding, label)))
     pictures = [(title, overlaid(bare, heat, finding, colors)) for title, colors, heat in maps]
     above = _row([captioned(picture, (title, None)) for title, picture in (("slide", bare), *pictures)])
