@@ -10,7 +10,7 @@ from medvit.document import Table, markdown_table
 from medvit.metrics import metric_title
 
 NAMES = {
-    "random": "random start",
+    "random": "random weights",
     "mae": "MAE",
     "dinov2": "DINOv2",
     "simdinov2": "SimDINOv2",
