@@ -190,7 +190,7 @@ def _template() -> Template:
 
 
 def _escaped(value: object) -> Markup:
-    """Return a value as markup, with quotes spelled as `html.escape` does, so that equal pages stay equal bytes."""
+    """Return a value as markup, with quotes spelled as `html.escape` does, so that equal pages give equal bytes."""
     return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 

@@ -37,7 +37,7 @@ def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..
     """Convert the parts of one image (frames, slices) to float32, in which models compute, by the range of all parts.
 
     Parts of 32 bits and less, and integers, are returned unchanged; all others get one type. Whole numbers that float32
-    would change (those above 2^24) become integers and stay exact. Other values are rounded to 24 bits, where that is
+    would change (those above 2^24) become integers and remain exact. Other values are rounded to 24 bits, where that is
     at most `ROUNDING` of the range of the image; NaN and infinities remain, and values beyond float32 become infinite,
     which is counted as not finite.
 

@@ -280,7 +280,7 @@ def stage(recipe: Callable[[StageConfigT, Run], ArtifactT]) -> Stage[StageConfig
 
 
 def seed_everything(seed: int, *, with_torch: bool = True) -> None:
-    """Seeds Python, NumPy and torch."""
+    """Seed Python, NumPy and torch."""
     import numpy as np
 
     random.seed(seed)

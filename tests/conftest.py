@@ -1,4 +1,4 @@
-"""What tests share: the real data (where they lie beside the project), ready MLflow databases, blank figures."""
+"""Fixtures for all tests: real data (if they are beside the project), prepared MLflow databases, blank figures."""
 
 import gc
 from functools import lru_cache
@@ -31,7 +31,7 @@ SAVEFIG = Figure.savefig
 
 
 def pytest_configure() -> None:
-    """Save figures as blank pictures of their size, as to lay out and draw text is a quarter of the time of a stage."""
+    """Save figures as blank pictures of their size, since rendering text takes a quarter of the time of a stage."""
     Figure.savefig = _save_blank  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints come back whole, what is not a checkpoint says so, and artifacts tell what they hold."""
+"""Checkpoints load completely, other folders are refused with a reason, and artifacts list their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs come back as they were saved, and what is wrong with one is told in a sentence."""
+"""Configs load as they were saved, and errors in them are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ class Inner(Config):
     """Options of a part."""
 
     rate: float = 0.1
-    """How fast."""
+    """Speed."""
     sizes: tuple[int, ...] = (1, 2)
-    """How large."""
+    """Sizes."""
     names: tuple[str, ...] = ()
-    """Whose."""
+    """Owners."""
     modes: Annotated[tuple[Annotated[Literal["a", "b"], Field()], ...], Field(max_length=2)] = ()
-    """In which ways."""
+    """Modes."""
 
 
 class Options(Config):
     """Options of a whole."""
 
     folder: Path
-    """Where to."""
+    """Output folder."""
     mode: Literal["fast", "slow"] = "fast"
-    """Which way."""
+    """Mode."""
     count: int | None = Field(None, ge=1)
-    """How many; none is all."""
+    """Number; unset means all."""
     inner: Inner = Field(default_factory=Inner)
     source: Path | None = Field(None, json_schema_extra={"private": True})
-    """Where from."""
+    """Source."""
     peft: Annotated[Config, Chosen("medvit.peft", default="lora")] = Field(
         default={"name": "lora"}, validate_default=True
     )
-    """How to adapt."""
+    """Adaptation."""
 
 
 def load(*overrides: str) -> Options:
@@ -174,10 +174,14 @@ def test_an_absent_file_is_told(tmp_path: Path) -> None:
 
 def test_keys_tell_name_type_default_and_meaning() -> None:
     shown = {key.name: key for key in keys(Options)}
-    assert (shown["folder"].type, shown["folder"].default, shown["folder"].help) == ("Path", "required", "Where to.")
+    assert (shown["folder"].type, shown["folder"].default, shown["folder"].help) == (
+        "Path",
+        "required",
+        "Output folder.",
+    )
     assert (shown["mode"].type, shown["mode"].default) == ("fast or slow", "fast")
     assert (shown["count"].type, shown["count"].default) == ("int or unset", "unset")
-    assert (shown["inner.rate"].default, shown["inner.rate"].help) == ("0.1", "How fast.")
+    assert (shown["inner.rate"].default, shown["inner.rate"].help) == ("0.1", "Speed.")
     assert shown["peft.name"].default == "lora"
     assert "peft.rank" in shown
 
@@ -194,13 +198,13 @@ class Renamed(Config):
     RENAMED: ClassVar[dict[str, str]] = {"rounds": "epochs"}
 
     epochs: int = 1
-    """How many."""
+    """Number."""
     balance: Literal["loss", "off"] = "loss"
     """Or off."""
     checkpoint: Path | None = None
-    """Where from."""
+    """Source."""
     name: str = ""
-    """Which may be none."""
+    """Possibly empty."""
 
 
 def test_earlier_names_are_read_with_a_warning_and_those_in_artifacts_without(caplog: pytest.LogCaptureFixture) -> None:

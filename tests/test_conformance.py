@@ -1,7 +1,7 @@
-"""What becomes of real files: `conformance.csv` has a line a file or series, with what it must be found to be.
+"""Conformance on real files: `conformance.csv` has a line per file or series, with the expected result.
 
 `expected` counts kinds of images and codes of refusals, as `2 image + geometry`; `files` is a pattern below `data`,
-the files of which are found together. Data are folders beside the project, or pydicom's own test files.
+whose files are read together. Data are folders beside the project, or pydicom's own test files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def files_of(folder: Path, pattern: str) -> list[Path]:
 
 
 def outcome(found: Item | readers.Refusal) -> str:
-    """What an ingest would make of it: a kind of image, or the code of its quarantine."""
+    """The result of an ingest: a kind of image, or the code of its quarantine."""
     if not isinstance(found, Item):
         check_sentence(found.reason)
         return found.code
@@ -66,7 +66,7 @@ def outcome(found: Item | readers.Refusal) -> str:
 
 
 def check_sentence(reason: str) -> None:
-    """A refusal of a known file says what is wrong with it, not where a decoder gave up."""
+    """A refusal of a known file names the fault, not the place where a decoder gave up."""
     assert reason
     assert not BLAME.search(reason), reason
 

@@ -1,4 +1,4 @@
-"""What is computed over two processes equals what one computes of all rows."""
+"""Computing over two processes equals computing over all rows in one."""
 
 import torch
 from torch import distributed, multiprocessing

@@ -1,4 +1,4 @@
-"""What `import medvit` offers to Python users: names that the README lists, examples that run, nothing heavy."""
+"""Python API of `import medvit`: names that the README lists, examples that run, nothing heavy."""
 
 from __future__ import annotations
 

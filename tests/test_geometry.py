@@ -1,4 +1,4 @@
-"""Voxels stay where they are in the world, whatever the order of their axes."""
+"""Voxels keep their world positions, whatever the order of their axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def oblique() -> Affine:
 
 
 def world_of(voxels: np.ndarray, affine: Affine) -> dict[int, tuple[float, ...]]:
-    """Value of a voxel -> where it lies, to a thousandth of a mm."""
+    """Value of a voxel -> its position, to a thousandth of a mm."""
     indices = np.stack(np.meshgrid(*map(np.arange, voxels.shape), indexing="ij"), axis=-1)
     return dict(zip(voxels.ravel().tolist(), map(tuple, affine(indices).reshape(-1, 3).round(3) + 0.0), strict=True))
 
@@ -44,7 +44,7 @@ def test_planes_are_stacked_as_if_turned_afterwards(codes: str, is_even: bool) -
     voxels, affine = stored_as(codes)
     expected, expected_affine = to_ras(voxels, affine)
     planes = [voxels[:, :, n] for n in range(voxels.shape[2])]
-    if not is_even:  # one of them lies elsewhere in memory
+    if not is_even:  # one of them is elsewhere in memory
         planes[1] = planes[1].copy()
     stacked, stacked_affine = stacked_to_ras(planes, affine)
     np.testing.assert_array_equal(stacked, expected)

@@ -1,4 +1,4 @@
-"""How memory is kept and searched; glibc needs a few rounds until a hole fits what is asked for."""
+"""Memory reuse and garbage collection; glibc needs a few repeats until a hole fits the requested size."""
 
 import ctypes
 import gc

@@ -1,6 +1,6 @@
-"""Rules of the layout, one test a rule; each lists every place that breaks it.
+"""Rules of the layout, one test per rule; each lists all violations.
 
-Who may import whom, and that every module stands in a layer, is checked by import-linter (`make lint`).
+import-linter (`make lint`) checks the import rules, and that every module belongs to a layer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands in for voxels that were not measured."""
+"""Fill values for voxels that were not measured."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Artifacts of earlier versions open: those of `tests/fixtures`, which `tests/fixtures/make.py` made, stay as they are.
-
-They pin what sites have on disk: layouts of folders, columns, names of weights, stored options, states of files. If one
-of these tests fails, the code must learn to read the old artifact; making it again would hide the break.
+"""Artifacts of earlier versions open: those of `tests/fixtures`, which `tests/fixtures/make.py` made, must not change.
+They represent files at sites: layouts of folders, columns, names of weights, stored options, states of files. If one of
+these tests fails, the code must learn to read the old artifact; regenerating it would hide the incompatibility.
 """
 
 from __future__ import annotations

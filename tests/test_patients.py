@@ -1,4 +1,4 @@
-"""A number of patients says how many of them nothing names."""
+"""A number of patients includes how many of them are assumed."""
 
 from __future__ import annotations
 

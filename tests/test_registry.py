@@ -1,4 +1,4 @@
-"""A choice is found because its file lies in the room's folder, and a misspelt one is answered with the nearest."""
+"""A choice is found because its file is in the room's folder, and a misspelt one is answered with the nearest name."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_room_of_choices_offers_some_and_each_accepts_its_own_name(name: s
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of modules that are no part of a room."""
+    """A folder of modules that do not belong to a room."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 

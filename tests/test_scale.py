@@ -23,7 +23,7 @@ from pipelines.ingest import ingest
 from tests.processes.cluster_work import hang, kill_itself, of_unportable, pid_while_waiting
 
 MAX_BYTES_AN_INSTANCE = 6 * 2**10
-"""What scanning may keep of an instance: at 100,000 of them, 0.6 GiB."""
+"""Maximum memory of scanning per instance: at 100,000 of them, 0.6 GiB."""
 
 PEAK_OF_A_SCAN = """
 import resource, sys
@@ -51,7 +51,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CT studies with localizers, one of them with a hole, radiographs, and files that are no images."""
+    """CT studies with localizers, one of them with a hole, radiographs, and files that are not images."""
     folder = tmp_path_factory.mktemp("scale") / "source"
     phantoms.write_ct_studies(folder / "ct", 2)
     phantoms.write_radiograph_studies(folder / "dx", 2)
@@ -67,7 +67,7 @@ def ingested(source: Path, dataset: Path, **options: object) -> Manifest:
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
-    """The bytes of all files but those that tell of the run."""
+    """The bytes of all files except those about the run."""
     of_the_run = ("config.yaml", "lineage.json", "medvit.log")
     files = [path for path in dataset.rglob("*") if path.is_file() and path.name not in of_the_run]
     return {path.relative_to(dataset).as_posix(): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""A stage makes its folder whole or not at all, never over another, and goes on where it stopped."""
+"""A stage makes its folder completely or not at all, never over another, and continues where it stopped."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class CountConfig(StageConfig):
     """Options of a stage that writes numbers."""
 
     output: Path
-    """Where to."""
+    """Output folder."""
     until: int = 3
-    """How many numbers."""
+    """Number of lines to write."""
     stop_at: int | None = Field(None, json_schema_extra={"private": True})
-    """Where it fails; private, so that it may change between an interrupted run and the resumed one."""
+    """Position of the failure; private, so that it may change between an interrupted run and the resumed one."""
     error: str = "data"
-    """How it fails."""
+    """Kind of failure."""
     dataset: Path | None = None
     """A dataset to read."""
     checkpoint: Path | None = None
@@ -174,7 +174,7 @@ class ResolvingConfig(StageConfig):
     RENAMED: ClassVar[dict[str, str]] = {"terms": "facts.terms"}
 
     output: Path
-    """Where to."""
+    """Output folder."""
     size: tuple[int, ...] | None = None
     """Unset: what is found."""
     other: int = 1
@@ -309,7 +309,7 @@ def work_until_told(output: Path) -> None:
 
 
 def other_process(output: Path) -> Forked:
-    """A stage at work in another process, which ends when it is told to."""
+    """A stage running in another process, which ends on request."""
     other = Forked(work_until_told, output)
     assert other.line() == "ready\n"
     return other
@@ -435,7 +435,7 @@ class OpenConfig(StageConfig):
     """Options, none of them private."""
 
     output: Path
-    """Where to."""
+    """Output folder."""
 
 
 def test_an_error_that_can_name_no_patient_is_logged_whole(tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ def test_every_run_is_in_mlflow_with_its_state(tmp_path: Path, make_store: MakeS
     run_id = found.info.run_id
     assert client.get_run(run_id).info.status == "FAILED"
     run_count(tmp_path, resume=True, tracking=sqlite(tmp_path))
-    assert Lineage.read(tmp_path / "out").run_id == run_id  # the same run went on
+    assert Lineage.read(tmp_path / "out").run_id == run_id  # the same run continued
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["until"] == "3"

@@ -29,7 +29,7 @@ MAX_BITS = 2
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """What an ingest of phantoms reads, stores and shows, with the versions each depends on."""
+    """The data that an ingest of phantoms reads, stores and shows, with the versions each depends on."""
     phantoms.write_ct_studies(folder / "source" / "ct", 2)
     phantoms.write_radiograph_studies(folder / "source" / "dx", 2)
     phantoms.write_ct_pairs(folder / "source" / "nifti", 1)
@@ -58,7 +58,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def without_path(line: bytes) -> str:
-    """What was read of a file, by its reader, without where the file is."""
+    """The item and image read from a file, without its path."""
     reader, _, content = line.decode().partition(" ")
     refusal, planes = json.loads(content)
     return json.dumps([reader, refusal, [{**plane, "file": ""} for plane in planes]], sort_keys=True)

@@ -18,7 +18,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         "",
         "For research. Not a medical device; not for diagnosis or treatment.",
         "",
-        "## What it is",
+        "## Contents",
         "",
         f"- Backbone: `{_short(model['backbone'])}`",
         *(
@@ -37,7 +37,7 @@ def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], tr
         ),
         f"- Preprocessing: `{_short(checkpoint.preprocess)}`",
         "",
-        "## How it was trained",
+        "## Training",
         "",
         *(f"- {name}: {inert(text)}" for name, text in training.items()),
         "",

@@ -255,7 +255,7 @@ def _damaged(folder: Path) -> DataError:
 
 
 def _refused(entries: Sequence[Quarantined]) -> Iterator[str]:
-    """Yield a line for each code: how many files, and the reason of most of them."""
+    """Yield a line for each code, with the number of files and the most frequent reason."""
     by_code: dict[str, Counter[str]] = {}
     for entry in entries:
         by_code.setdefault(entry.code, Counter())[entry.reason] += entry.num_files

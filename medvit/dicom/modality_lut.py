@@ -31,8 +31,8 @@ NO_TERM = "free text"
 class ValueFacts:
     """Conversion of a frame to real values. Frames that differ here cannot be compared value by value.
 
-    `scaling` is none, rescale, table, mapping or displayed; `rescale_type` is that of the rescale or table after its
-    default, or the unit of the mapping.
+    `scaling` is `none`, `rescale`, `table`, `mapping` or `displayed`; `rescale_type` is the type of the rescale
+    or table after its default, or the unit of the mapping.
     """
 
     scaling: str = "none"

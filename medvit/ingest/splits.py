@@ -45,7 +45,7 @@ class SplitConfig(Config):
     val: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of patients for validation: early stopping and model selection."""
     test: float = Field(default=0.2, ge=0, le=1)
-    """Fraction of patients for evaluation; 1 puts all images into test, for an external cohort, whatever folders say.
+    """Fraction of patients for evaluation; 1 puts all images into test, for an external cohort, ignoring folders.
     """
     salt: int = 0
     """Changing this number divides the patients differently."""

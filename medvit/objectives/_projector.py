@@ -20,11 +20,11 @@ log = logging.getLogger("medvit")
 
 OFF = "off"
 PROJECTOR = "projector.safetensors"
-"""File in a checkpoint that holds the projector, to continue with."""
+"""File in a checkpoint that holds the projector, for continued training."""
 
 
 class ProjectorConfig(Config):
-    """The projector above the backbone; a checkpoint stores it beside the backbone, to continue training."""
+    """Projector above the backbone; a checkpoint stores it for continued training."""
 
     hidden: Count = 2048
     """Width of the hidden layers."""
@@ -33,8 +33,9 @@ class ProjectorConfig(Config):
     width: Count = 64
     """Width of the projection."""
     weights: str | None = None
-    """Checkpoint folder whose projector to continue with. Unset: that of `checkpoint`, if it has one; off starts a new
-    projector."""
+    """Checkpoint folder with a projector to continue with. Unset: that of `checkpoint`, if it has one; off starts a new
+    projector.
+    """
 
     def kept_in(self, folder: Path) -> ProjectorConfig:
         """Return these options with the projector of a checkpoint and its sizes if it has one, else these options.
@@ -53,11 +54,11 @@ class ProjectorConfig(Config):
                     f"{sizes[key]}: leave it unset to continue with that projector, or set "
                     "objective.projector.weights=off for a new one"
                 )
-        log.info("the projector is that of %s", folder)
+        log.info("the projector is loaded from %s", folder)
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int) -> Projector:
-        """Return the projector of a backbone of a width, with stored weights where they are named.
+        """Return the projector of a backbone of a width, with stored weights if they are named.
 
         Raises:
             CheckpointError: If stored weights do not fit.
@@ -82,11 +83,11 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 class JointBatchNorm(nn.BatchNorm1d):
     """Batch normalization with the statistics of the batches of all processes.
 
-    Not torch's SyncBatchNorm, because that runs on GPUs alone.
+    Not torch's SyncBatchNorm, because that runs only on GPUs.
     """
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Normalize each feature over the joint batch while training, by running averages otherwise."""
+        """Normalize each feature over the joint batch in training, else by running averages."""
         if not self.training or num_processes() == 1:
             normalized: Tensor = super().forward(features)
             return normalized

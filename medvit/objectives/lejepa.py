@@ -1,7 +1,7 @@
-"""LeJEPA (Balestriero and LeCun, 2025), in 2D and 3D: views of an image predict their mean, features stay Gaussian.
+"""LeJEPA (Balestriero and LeCun, 2025), in 2D and 3D: views of an image predict their mean, features remain Gaussian.
 
 One network without teacher, prototypes, temperatures or schedules of its own, and one weight between two losses. Of the
-objectives that learn from a few thousand images, it has the fewest options to get wrong.
+objectives that learn from a few thousand images, it has the fewest options to tune.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from medvit.types import Losses, Views
 
 @register
 class LeJepaConfig(ObjectiveConfig):
-    """Views that predict the mean of the global views, with features kept standard normal."""
+    """Options of LeJEPA: views predict the mean of the global views, with features kept standard normal."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 2e-3, "scaling": "linear", "betas": (0.9, 0.999)}
 
@@ -38,7 +38,7 @@ class LeJepaConfig(ObjectiveConfig):
     gaussian_weight: Share = 0.02
     """Weight of the distance of features from a normal distribution; the prediction of views has the rest."""
     num_directions: Count = 256
-    """Random directions along which features are compared with a normal distribution, drawn anew at each step."""
+    """Random directions along which features are compared with a normal distribution, redrawn at each step."""
     views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
 
     @property
@@ -47,7 +47,7 @@ class LeJepaConfig(ObjectiveConfig):
         return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective with the projector of a checkpoint, where it has one."""
+        """Return the same objective with the projector of a checkpoint, if it has one."""
         return self.model_copy(update={"projector": self.projector.kept_in(folder)})
 
     def build(self, backbone: Backbone) -> LeJepa:
@@ -56,7 +56,7 @@ class LeJepaConfig(ObjectiveConfig):
 
 
 class LeJepa(Objective):
-    """A backbone and a projector on its class token."""
+    """Backbone and a projector on its class token."""
 
     def __init__(self, backbone: Backbone, config: LeJepaConfig) -> None:
         super().__init__()
@@ -78,11 +78,11 @@ class LeJepa(Objective):
         return Losses({"prediction": (1.0 - weight) * prediction, "gaussianity": weight * spread})
 
     def readings(self) -> Mapping[str, Tensor]:
-        """`sigreg`, the unweighted distance of features from a normal distribution."""
+        """Return `sigreg`, the unweighted distance of features from a normal distribution."""
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the projector, to continue with."""
+        """Return the projector, for continued training."""
         return {PROJECTOR: self.projector.state_dict()}
 
 

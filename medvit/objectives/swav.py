@@ -30,27 +30,28 @@ from medvit.types import Losses, Views
 
 @register
 class SwavConfig(ObjectiveConfig):
-    """Crops that predict each other's assignment to prototypes."""
+    """Options of SwAV: crops predict each other's assignment to prototypes."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "betas": (0.9, 0.999)}
 
     name: Literal["swav"] = "swav"
     projector: ProjectorConfig = Field(default_factory=lambda: ProjectorConfig(layers=2, width=128))
     prototypes: int = Field(default=512, ge=2)
-    """Prototypes: 300 for thousands of images, 3,000 for millions."""
+    """Number of prototypes: 300 for thousands of images, 3,000 for millions."""
     temperature: Positive = 0.1
-    """Divides the cosines of features and prototypes in the prediction."""
+    """Temperature of the prediction: divides cosines of features and prototypes."""
     epsilon: Positive = 0.05
-    """Divides the cosines in the assignment: the smaller, the closer each code is to one prototype."""
+    """Temperature of the assignment: the smaller, the closer each code is to one prototype."""
     sinkhorn_iterations: Count = 3
     """Iterations of balancing."""
     queue: int = Field(default=2048, ge=0)
-    """Earlier images whose features are balanced together with a batch, 10 to 30 batches; 0 for none, where a step has
-    more images than there are prototypes."""
+    """Number of earlier images whose features are balanced together with a batch, 10 to 30 batches; 0 if a step has
+    more images than there are prototypes.
+    """
     queue_from: Share = 0.15
-    """Share of the training before which the queue is not used, since features change fast at first."""
+    """Share of the training before the queue is used, since features change fast at first."""
     freeze_prototypes: Share = 0.01
-    """Share of the training in which the prototypes do not move."""
+    """Share of the training in which the prototypes are frozen."""
     views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
 
     @property
@@ -59,7 +60,7 @@ class SwavConfig(ObjectiveConfig):
         return self.projector.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective with the projector of a checkpoint, where it has one."""
+        """Return the same objective with the projector of a checkpoint, if it has one."""
         return self.model_copy(update={"projector": self.projector.kept_in(folder)})
 
     def build(self, backbone: Backbone) -> Swav:
@@ -68,12 +69,12 @@ class SwavConfig(ObjectiveConfig):
 
 
 class Swav(Objective):
-    """A backbone, a projector on its class token and prototypes of unit norm."""
+    """Backbone, a projector on its class token and prototypes of unit norm."""
 
     queue: Tensor
     """Unit-norm features (2, Q, D) of the two global crops of the last images of all processes, the latest first."""
     num_queued: Tensor
-    """How many of them are filled."""
+    """Number of filled entries."""
 
     def __init__(self, backbone: Backbone, config: SwavConfig) -> None:
         super().__init__()
@@ -120,11 +121,11 @@ class Swav(Objective):
             self.prototypes.grad = None
 
     def readings(self) -> Mapping[str, Tensor]:
-        """`code_entropy`, as a share of the most there can be."""
+        """Return `code_entropy`, as a share of its maximum."""
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the projector, to continue with."""
+        """Return the projector, for continued training."""
         return {PROJECTOR: self.projector.state_dict()}
 
     @torch.no_grad()

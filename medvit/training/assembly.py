@@ -55,7 +55,7 @@ class AssembledFinetuning:
 
     @property
     def loaders(self) -> tuple[DataLoader[object], ...]:
-        """What `Trainer.fit` takes after the module."""
+        """Loaders for `Trainer.fit`: training and validation."""
         return (self.loader, self.validation)
 
     @property

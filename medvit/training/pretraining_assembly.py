@@ -32,11 +32,11 @@ from medvit.transforms.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class AssembledPretraining:
-    """A pretraining, ready to start or to go on."""
+    """Pretraining run, ready to start or to resume."""
 
     start: InitialModel
     objective: ObjectiveConfig
-    """What it is trained for, with the heads that a checkpoint brings."""
+    """Objective, with heads from a checkpoint if it has any."""
     peft: Peft
     way: PeftConfig
     trained: frozenset[str]
@@ -48,16 +48,16 @@ class AssembledPretraining:
     trainer: Trainer
     resume_from: Path | None
     streams: tuple[ViewStream, ...]
-    """What it is fed."""
+    """Loader of the training views."""
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone with its adapter."""
+        """Backbone with its adapter."""
         return self.peft.backbone
 
     @property
     def loaders(self) -> tuple[DataLoader[object], ...]:
-        """What `Trainer.fit` takes after the module."""
+        """Loaders for `Trainer.fit`."""
         return (self.loader,)
 
     @property
@@ -67,12 +67,12 @@ class AssembledPretraining:
 
     @property
     def other_preprocess(self) -> Preprocess | None:
-        """The preprocessing of the images of the other rank, of an objective that learns from both."""
+        """Preprocessing of the images of the other rank, for an objective that trains on both."""
         return None if len(self.streams) < 2 else self.streams[1].preprocess
 
     @property
     def objective_in_force(self) -> Tree:
-        """The options of the objective, with the sizes of crops that follow the images."""
+        """Options of the objective, with the sizes of crops fitted to the images."""
         tree = self.objective.tree()
         for key, stream in zip(("views", "other_views"), self.streams, strict=False):
             if key in tree:
@@ -81,11 +81,11 @@ class AssembledPretraining:
 
     @property
     def rows(self) -> list[Row]:
-        """The training images of all kinds."""
+        """Training images of all kinds."""
         return [row for stream in self.streams for row in stream.samples.manifest]
 
     def describe_weights(self) -> str:
-        """Return how the weights change and how many; warn where random ones are held fixed."""
+        """Return how the weights are adapted and how many are trained; warn if random ones are frozen."""
         sizes = {name: weight.numel() for name, weight in self.peft.backbone.named_parameters()}
         trained, total = sum(sizes[name] for name in self.trained), sum(sizes.values())
         self.start.warn_if_held(self.way.name, num_trained=trained, num_weights=total)
@@ -102,7 +102,7 @@ def assemble_pretraining(
     folder: Path,
     tracker: Tracker,
 ) -> AssembledPretraining:
-    """Return all that a pretraining is made of, at the place where the run in the folder had got.
+    """Return all components of a pretraining run, at the position that the run in the folder reached.
 
     `teacher` is the checkpoint of a first pretraining, for self-distillation.
     """
@@ -113,7 +113,7 @@ def assemble_pretraining(
     way = config.peft or (ExploraConfig() if start.is_trained else FullConfig())
     recorded = way.recorded(start.backbone)
     peft = way.adapt(start.backbone)
-    trained = peft.trained()  # now, since an objective may take the backbone for a teacher, which has no gradient
+    trained = peft.trained()  # now, since an objective may turn the backbone into a teacher, which has no gradient
     chosen = config.objective if pretrained is None else config.objective.continued(pretrained.folder)
     optim = _optim(config, chosen, way, is_continued=start.is_trained)
     objective = chosen.build(peft.backbone)

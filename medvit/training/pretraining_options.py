@@ -1,4 +1,4 @@
-"""Options of pretraining: what is learned from which images, and what the guard reads."""
+"""Options of pretraining: images, objective and guard."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from medvit.wsi.locations import MixedSlidesConfig
 
 
 class PretrainingOptions(TrainingOptions):
-    """Options of pretraining, without those that every stage has."""
+    """Options of pretraining, without those common to all stages."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"further": "self_distillation"}
 
     dataset: Path
-    """Dataset folder made by ingest; its training split is used. Labels and masks serve the guard's readings alone,
-    but for objective=urfound, which learns from labels."""
+    """Dataset folder made by ingest; its training split is used. Labels and masks are used only by readings of the
+    guard, except with objective=urfound, which trains on labels.
+    """
     slices: SlicesConfig | None = None
-    """Cuts volumes into slices, which are images of the training. Unset: volumes as they are."""
+    """Cut volumes into slices, which are the training images. Unset: whole volumes."""
     slides: MixedSlidesConfig = Field(default_factory=MixedSlidesConfig)
     other_preprocess: Preprocess | None = None
-    """Of an objective that learns from images and volumes: the preprocessing of the other kind; none fits it."""
+    """Preprocessing of the other kind, for an objective that trains on images and volumes. Unset: fitted to the data.
+    """
     peft: OptionalPeftChoice = None
-    """How the weights of the backbone may change. Unset: explora with initial weights, full from scratch."""
+    """Adaptation of the backbone. Unset: explora with initial weights, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
-    """What it is trained for."""
+    """Pretraining objective."""
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)
     monitors: ProbeConfig = Field(default_factory=ProbeConfig)
     guard: GuardConfig = Field(default_factory=GuardConfig)

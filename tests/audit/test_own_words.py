@@ -1,4 +1,4 @@
-"""What medvit writes by itself is not sought, and no name of a person is taken for it."""
+"""Words that medvit writes by itself are not needles, and the name of a person is never among them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.__main__ import STAGES, find
 
 
 def authors() -> list[str]:
-    """Surnames that the code cites, as long as a word must be to be sought."""
+    """Surnames that the code cites, at least as long as the shortest needle."""
     texts = [path.read_text(encoding="utf-8") for path in Path(medvit.__file__).parent.rglob("*.py")]
     cited = {name for text in texts for name in re.findall(r"([^\W\d_]+) et al\b", text)}
     return sorted(name for name in cited if len(name) >= MIN_LETTERS)

@@ -1,4 +1,4 @@
-"""Maps of attention heads are those of the transformer itself: they sum to 1 and lie on the grid of patches."""
+"""Attention maps of heads are those of the transformer itself: they sum to 1 and are on the grid of patches."""
 
 import pytest
 import torch

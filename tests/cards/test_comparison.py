@@ -1,4 +1,4 @@
-"""Two datasets that differ in one thing are told to differ in that thing."""
+"""Two datasets that differ in one variable are reported to differ in that variable."""
 
 from __future__ import annotations
 

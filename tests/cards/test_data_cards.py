@@ -21,7 +21,7 @@ from pipelines.ingest import ingest
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images lie that a card counts, and the modality of files that do not say theirs.
+    """Location of the images that a card counts, and the modality of files that do not state theirs.
 
     `unread` are the modalities of images whose headers are sound and whose pixels are refused, each of a patient.
     """

@@ -1,4 +1,4 @@
-"""Effect sizes against their formulas, and intervals that know whom the values are of."""
+"""Effect sizes against their formulas, and intervals that resample patients."""
 
 from __future__ import annotations
 

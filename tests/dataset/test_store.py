@@ -1,4 +1,4 @@
-"""What is put into the store comes back bit for bit, whole or in parts, or was never there."""
+"""Arrays in the store are read back bit for bit, whole or in parts; incomplete ones do not exist."""
 
 from __future__ import annotations
 

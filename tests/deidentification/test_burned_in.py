@@ -1,4 +1,4 @@
-"""Writing in the pixels: found, left out, masked or kept, and never in silence."""
+"""Burned-in text: found, excluded, masked or kept, and never silently."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_masked_images_carry_no_writing_in_the_store_nor_in_the_copy(
     copies = [dcmread(file) for file in (source.parent / "copy").rglob("*.dcm")]
     masked = [copy for copy in copies if "blanked" in str(copy.DeidentificationMethod)]
     assert len(masked) == 2
-    # One file said NO, the other nothing.
+    # One file declared NO, the other nothing.
     assert sorted((copy.get("BurnedInAnnotation") for copy in masked), key=str) == [None, "YES"]
     assert "113101" not in str(copies)
     assert "is blanked in 2 copied images; check them yourself" in caplog.text

@@ -1,4 +1,4 @@
-"""De-identified DICOM: what goes, what stays, what is consistent."""
+"""De-identified DICOM: removed, kept and consistent elements."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_compressed_pixels_with_a_name_among_their_samples_are_refused(dataset: 
     "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless]
 )
 def test_a_masked_copy_has_the_colors_of_its_source(tmp_path: Path, syntax: UID) -> None:
-    """Lookup tables and all else stored as words stay in the byte order of the file that holds them."""
+    """Lookup tables and all other data stored as words keep the byte order of their file."""
     indices = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     dataset = colored(indices, is_little=syntax != ExplicitVRBigEndian)
     if syntax == RLELossless:

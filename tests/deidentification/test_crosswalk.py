@@ -1,4 +1,4 @@
-"""The way back is the owner's alone, and grows."""
+"""The crosswalk is readable only by its owner, and grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudonyms say nothing without the key, and the key is nobody else's to read."""
+"""Pseudonyms reveal nothing without the key, and nobody else can read the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scanner says of itself is kept, what names a person is not."""
+"""Facts about the scanner are kept, values that name a person are not."""
 
 from __future__ import annotations
 

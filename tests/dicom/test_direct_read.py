@@ -25,7 +25,7 @@ def pixels(kind: str = "<i2") -> np.ndarray:
 
 
 def taken(path: Path) -> Frame | None:
-    """The frame as it is read behind its header; none where the header says too little or the file has changed."""
+    """The frame as read directly; None if the header lacks something or the file has changed."""
     header = read_header(path)
     return header.native and read_native(path, header.native, memoryview(bytearray(header.num_bytes)))
 

@@ -60,7 +60,7 @@ PYDICOM = Path(pydicom.data.__file__).parent / "test_files"
 
 
 def outcome(files: list[Path]) -> str:
-    """What became of some files, in a word; anything but images and typed refusals goes through as an error."""
+    """The outcome for some files, in a word; anything but images and typed refusals is raised as an error."""
     words = []
     for found in readers.find(files):
         if isinstance(found, Item):

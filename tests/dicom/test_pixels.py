@@ -1,4 +1,4 @@
-"""What the stored bits of one frame mean: bits, tables, colors, polarity and display."""
+"""Meaning of the stored bits of a frame: bits, tables, colors, polarity and display."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6)
 
 
 def instance(pixels: np.ndarray, *, keyword: str = "PixelData", **elements) -> Dataset:
-    """An instance of one frame (H, W) or (H, W, 3) in memory; None takes an element out."""
+    """An instance of one frame (H, W) or (H, W, 3) in memory; a value of None removes an element."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -19,7 +19,7 @@ DOSE_BQ = 370e6
 
 
 def pet(**elements) -> Dataset:
-    """70 kg, 370 MBq of F-18 given an hour before the series; None takes an element out."""
+    """70 kg, 370 MBq of F-18 given an hour before the series; a value of None removes an element."""
     dataset, dose = Dataset(), Dataset()
     given = {
         "RadionuclideTotalDose": DOSE_BQ,

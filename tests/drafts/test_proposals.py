@@ -1,4 +1,4 @@
-"""Drafts fit what a survey found, are valid as they stand, and stay valid with any option that they offer."""
+"""Drafts fit the survey, are valid unchanged, and remain valid with any option that they offer."""
 
 from __future__ import annotations
 

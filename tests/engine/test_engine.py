@@ -83,7 +83,7 @@ NUM_CALLS = Counter[str]()
 
 
 def counted(seconds: float) -> int:
-    """How many items this process has begun."""
+    """Number of items that this process has begun."""
     NUM_CALLS["begun"] += 1
     time.sleep(seconds)
     return NUM_CALLS["begun"]

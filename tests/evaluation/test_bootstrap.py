@@ -1,4 +1,4 @@
-"""Intervals are over patients, cover what they should, and say so when a number is not defined."""
+"""Intervals are over patients, have the right coverage, and are marked if a metric is undefined."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Patients are scored by the mean over their images, and only where that says something else than the images do."""
+"""Patients are scored by the mean over their images, and only if that differs from the scores of images."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which of two classes is positive is what somebody said, and a note where nobody did."""
+"""The positive class of two is the one that was given, with a note if none was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report stands alone and says what it must."""
+"""The report is self-contained and complete."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Private files are whole, and what a killed process left of them does not stay."""
+"""Private files are written atomically, and remains of a killed process are removed."""
 
 from __future__ import annotations
 

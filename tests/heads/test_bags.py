@@ -1,4 +1,4 @@
-"""Bag heads (but TransMIL) know no order, tell where they look, and read a bag in pieces as they read it whole."""
+"""Bag heads (except TransMIL) ignore the order, return their attention, and read a bag in pieces or whole alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads give logits of the right shape for any backbone, and read what they say they read."""
+"""Heads give logits of the right shape for any backbone, and read the layers that they declare."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""TransMIL is what the paper and its equations say (Shao et al., NeurIPS 2021; Xiong et al., AAAI 2021).
+"""TransMIL matches the paper and its equations (Shao et al., NeurIPS 2021; Xiong et al., AAAI 2021).
 
 The references are written from the equations: zeros are laid out one by one, attention is a matrix of all pairs.
 """
@@ -42,7 +42,7 @@ def reference_pinv(matrices: Tensor) -> Tensor:
 
 
 def reference_attention(module: NystromAttention, found: Tensor) -> tuple[Tensor, Tensor]:
-    """What one bag of tokens (N, D) becomes, and its matrix of attention (H, N, N)."""
+    """Output for one bag of tokens (N, D), and its attention matrix (H, N, N)."""
     number = len(found)
     filled = torch.cat([torch.zeros(-number % module.landmarks, WIDTH), found])
     queries, keys, values = (

@@ -1,4 +1,4 @@
-"""The de-identified DICOM copy of a dataset: what lies in it, and that a run that goes on ends the same."""
+"""The de-identified DICOM copy of a dataset: its contents, and that a resumed run gives the same."""
 
 from __future__ import annotations
 

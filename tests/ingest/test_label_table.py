@@ -1,4 +1,4 @@
-"""A table says what images are, and is refused where it is not understood."""
+"""A table labels images, and is refused if it is ambiguous."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Make = Callable[..., Candidate]
 def from_table(
     candidates: Sequence[Candidate], path: Path, *, columns: Sequence[str] = (), files: Sequence[str] = ()
 ) -> tuple[Candidate, ...]:
-    """Return the candidates with what a table says of them; see `LabelTable`."""
+    """Return the candidates with the labels of a table; see `LabelTable`."""
     return LabelTable.read(path, columns=columns).labeled(candidates, files)
 
 

@@ -1,4 +1,4 @@
-"""Which eye an image is of: said, never guessed; and both eyes of a patient on one side of a split."""
+"""Laterality of an image: stated, never guessed; and both eyes of a patient in one split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What values of label maps mean is decided over all of a source, and never by one file."""
+"""The meaning of label-map values is decided over a whole source, and never by one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who an image is of, and the official split it lies in."""
+"""Patient and official split of an image."""
 
 from __future__ import annotations
 

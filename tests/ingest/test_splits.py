@@ -1,4 +1,4 @@
-"""A patient's split follows from the patient alone, or from what the data say."""
+"""A patient's split depends only on the patient, or on the official splits of the data."""
 
 from __future__ import annotations
 

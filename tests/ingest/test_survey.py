@@ -106,7 +106,7 @@ def test_a_table_that_names_files_gives_labels(write_png: Write) -> None:
     found = look(source)
     assert found.table is not None
     assert (found.table.key, found.table.by, found.table.num_matched) == ("file", "file", 6)
-    assert found.table.classes == {"finding": 2}  # ages are no classes, and names are never labels
+    assert found.table.classes == {"finding": 2}  # ages are not classes, and names are never labels
     assert found.classes("finding") == {"a": 3, "b": 3}
     assert "Columns: file, finding (2 values), age, patient name" in " ".join(shown(found).split())
     assert "Person" not in shown(found)

@@ -38,7 +38,7 @@ def made(source: Path, dataset: str, **options: object) -> Manifest:
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
-    """The bytes of all files but those that tell of the run."""
+    """The bytes of all files except those about the run."""
     of_the_run = ("config.yaml", "lineage.json", "medvit.log")
     files = [path for path in dataset.rglob("*") if path.is_file() and path.name not in of_the_run]
     return {path.relative_to(dataset).as_posix(): path.read_bytes() for path in files}

@@ -1,4 +1,4 @@
-"""What splits and datasets share is found, told by its kind, and shown."""
+"""Overlap of splits and datasets is found, reported by its kind, and shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several datasets as one: nothing is lost, patients stay apart, and no split sees another."""
+"""Merging of datasets: nothing is lost, patients remain apart, and splits do not overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that count in no loss change nothing."""
+"""Ignored pixels change no loss."""
 
 from __future__ import annotations
 

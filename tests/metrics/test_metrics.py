@@ -1,4 +1,4 @@
-"""Every metric says of itself what reports, tables and comparisons need."""
+"""Every metric declares what reports, tables and comparisons need."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_the_weights_load_as_a_checkpoint_of_the_architecture_too(tmp_path: Path
 
 
 def test_without_the_positions_that_are_written_out_features_would_differ(tmp_path: Path) -> None:
-    """What taking model.safetensors of a checkpoint as it is would silently do."""
+    """The silent error of loading model.safetensors of a checkpoint unchanged."""
     checkpoint = pretrained(tmp_path / "backbone")
     model = base_of(to_timm(checkpoint, tmp_path / "timm"))
     with torch.no_grad():
@@ -265,7 +265,7 @@ def test_what_peft_cannot_hold_is_refused_with_the_reason(
 
 
 def test_a_token_that_was_trained_whole_is_refused(tmp_path: Path) -> None:
-    """ExPLoRA trains what public weights lacked; peft holds modules, and a token is none."""
+    """ExPLoRA trains weights that public weights lacked; peft stores modules, and a token is not a module."""
     checkpoint = pretrained(tmp_path / "backbone", ExploraConfig(rank=2))
     adapter = dict(checkpoint.adapter or {}) | {"cls_token": checkpoint.state["cls_token"]}
     made = Checkpoint(tmp_path / "made", checkpoint.model, checkpoint.preprocess, checkpoint.state, adapter).save()

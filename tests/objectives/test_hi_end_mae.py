@@ -56,7 +56,7 @@ def reading_block(block, asking, asked, heads):
 
 
 def reference_loss(objective, pixels, shuffled, num_seen):
-    """The published loss, from which patches come first: everything stays in their order."""
+    """The published loss, with patches in grid order throughout."""
     backbone, rows = objective.backbone, torch.arange(len(pixels))[:, None]
     grid, heads = backbone.grid_of(pixels), objective.config.decoder_heads
     tokens = backbone.patch_embed["proj"](pixels).flatten(2).mT + sincos_positions(grid, backbone.width)

@@ -1,4 +1,4 @@
-"""Every preset of pretraining holds together, and none does to medical images what is meant for photographs."""
+"""Every preset of pretraining is consistent, and none augments medical images like photographs."""
 
 from pathlib import Path
 

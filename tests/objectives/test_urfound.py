@@ -1,4 +1,4 @@
-"""Masked pixels and masked words (UrFound): the words are told by the image, and only by it."""
+"""Masked pixels and masked words (UrFound): the words are predicted from the image, and only from it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_hidden_words_do_not_reach_the_encoder_of_words(objective):
 
 
 def trained(objective: UrFound, *, informative: bool) -> float:
-    """The loss of the hidden label word on new images, after learning from images that tell it, or do not."""
+    """The loss of the hidden label word on new images, after training on images that show it, or do not."""
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=4e-3, fused=True)
     for step in range(90):
@@ -94,7 +94,7 @@ def trained(objective: UrFound, *, informative: bool) -> float:
 
 @torch.no_grad()
 def label_loss(objective: UrFound, views: Views, kinds: torch.Tensor, *, shuffled: bool = False) -> float:
-    """Cross entropy of the word of the label, the key being told."""
+    """Cross entropy of the word of the label, given the key."""
     pixels = views.crops[0].roll(1, dims=0) if shuffled else views.crops[0]
     seen = objective.see(objective.coarse(pixels))
     latent = seen.encoded[:, objective.backbone.num_prefix_tokens :].mean(dim=1)

@@ -22,7 +22,7 @@ CONFIG = VitConfig(ndim=2, channels=1, patch_size=8, width=64, depth=6, heads=2)
 
 
 def backbone(way: str = ""):
-    """A plain backbone; for the way that goes on with an adapter, one into which ExPLoRA is merged."""
+    """A plain backbone; for continuing an adapter, one into which ExPLoRA is merged."""
     torch.manual_seed(0)
     model = CONFIG.build().eval()
     return merged(find("medvit.peft", "explora")(rank=2), model) if way == "continue" else model

@@ -1,4 +1,4 @@
-"""Phantoms are deterministic, lie where they say, pass the DICOM validator, and are not trivial."""
+"""Phantoms are deterministic, are where they claim to be, pass the DICOM validator, and are not trivial."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_dicom_phantoms_pass_the_validator(studies: list[Path], tmp_path: Path) 
 
 
 def test_an_oct_phantom_passes_the_validator_but_for_one_contradiction(tmp_path: Path) -> None:
-    """An image that is no concatenation must have InConcatenationTotalNumber (PS3.3 C.8.17.8), and must not be 1."""
+    """An image that is not a concatenation must have InConcatenationTotalNumber (PS3.3 C.8.17.8), and must not be 1."""
     dciodvfy = shutil.which("dciodvfy")
     if dciodvfy is None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")

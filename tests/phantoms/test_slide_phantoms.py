@@ -1,4 +1,4 @@
-"""Phantom slides are the same for ever, open as real files do, and hold what their labels say."""
+"""Phantom slides never change, open like real files, and match their labels."""
 
 from __future__ import annotations
 

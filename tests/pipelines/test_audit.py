@@ -143,7 +143,7 @@ def write_study(folder: Path, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Studies, a volume and broken files that say in every place who the patient is."""
+    """Studies, a volume and broken files that name the patient in every place."""
     folder = tmp_path_factory.mktemp("source") / PLACE
     study = folder / f"{NAME}_{NUMBER}" / DAY
     write_study(study, seed=0)
@@ -239,7 +239,7 @@ def test_no_planted_identifier_is_anywhere_afterwards(made: Path) -> None:
         assert [word for word in WORDS if word.casefold() in name.casefold()] == []
         for encoding in ("utf-8", "latin-1"):
             there = [word for word in WORDS if word.casefold().encode(encoding) in content.lower()]
-            # A shifted date may happen to be nobody's: the only date planted must not stand anywhere.
+            # A shifted date may happen to be another patient's: only the planted date must not occur anywhere.
             assert there == [], f"{name}: {there}"
 
 

@@ -1,4 +1,4 @@
-"""What an audit finds in a dataset that was spoiled, and how it tells the place and never the value."""
+"""Findings of an audit in a spoiled dataset: they give the place and never the value."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset.PatientName, dataset.PatientID, dataset.PatientTelephoneNumbers = f"{NAME}^Ann", NUMBER, PHONE
         dataset.StudyDate, dataset.PatientBirthDate, dataset.StudyInstanceUID = DAY, DAY, UID
         dataset.AccessionNumber, dataset.StudyTime = PARTED, "113933"
-        dataset.PerformedProcedureStepID = f"{DAY}.113933"  # of the day and the time, which stays
+        dataset.PerformedProcedureStepID = f"{DAY}.113933"  # of the day and the time, which is kept
         dataset.DeviceSerialNumber, dataset.SeriesTime = "60064731", "101112.500000"  # which a copy keeps
         dataset.ProtocolName, dataset.RepetitionTime = "Ax Quokka Flair(10500 TR)", 10500
         dataset.InstitutionName, dataset.ReferringPhysicianName = PLACE, f"{FOREIGN}^Eve"

@@ -1,4 +1,4 @@
-"""A card made anew is that of ingest; two datasets are compared in one command."""
+"""A rewritten card equals that of ingest; two datasets are compared by one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo draws and what it says of it; `make demo` runs the whole."""
+"""Phantoms and texts of the demo; `make demo` runs the whole."""
 
 from __future__ import annotations
 

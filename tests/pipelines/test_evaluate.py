@@ -1,4 +1,4 @@
-"""From a checkpoint and a dataset to a report that says what it measured, on what, and what it left out."""
+"""From a checkpoint and a dataset to a report of the metrics, the data and the exclusions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = {"segmentation": ("background", "organ"), "classification": ("normal",
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Make:
-    """An untrained model: what it says is poor, but always the same."""
+    """An untrained model: its predictions are poor, but always the same."""
 
     def make(name: str = "checkpoint", *, kind: str = "segmentation", ndim: int = 3, seed: int = 0) -> Path:
         torch.manual_seed(seed)

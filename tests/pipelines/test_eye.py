@@ -1,4 +1,4 @@
-"""One encoder of the eye through the commands: photographs and OCT together, labels told, both eyes in one report."""
+"""One encoder for the eye through the commands: photographs and OCT together, labels as text, one report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medvit ingest scanning.geometry=...` makes of a series that lacks a slice."""
+"""Results of `medvit ingest scanning.geometry=...` for a series that lacks a slice."""
 
 from __future__ import annotations
 

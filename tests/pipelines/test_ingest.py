@@ -61,7 +61,7 @@ def recorded(manifest: Manifest) -> dict[str, Any]:
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
-    """The bytes of all files but those that tell of the run."""
+    """The bytes of all files except those about the run."""
     files = [
         p for p in dataset.rglob("*") if p.is_file() and p.name not in ("config.yaml", "lineage.json", "medvit.log")
     ]
@@ -153,7 +153,7 @@ PLANTED = ("Zebedee", "QX7731", "19630412", "Grantham")
 
 
 def write_identified_studies(folder: Path) -> Path:
-    """A DICOM series and a broken file that say who the patient is, in every place where it may be said."""
+    """A DICOM series and a broken file that name the patient in every possible place."""
     phantoms.write_ct_studies(folder / "Zebedee_QX7731", 1)
     for file in folder.rglob("*.dcm"):
         dataset = dcmread(file)
@@ -272,7 +272,7 @@ def test_options_that_make_no_sense_are_refused(
 
 
 class TestRealData:
-    """On the real data sets, where they lie beside the project."""
+    """On the real data sets, if they are beside the project."""
 
     def test_hippocampus(self, shared_data: Path, tmp_path: Path) -> None:
         manifest = ingest(config(shared_data / "msd-hippocampus", tmp_path / "out", scanning={"modality": "MR"}))

@@ -1,4 +1,4 @@
-"""The command finds what it must, writes what it found, and says so by its exit status."""
+"""The command finds overlaps, writes them, and sets its exit status."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_only_what_is_asked_for_is_looked_for(tmp_path: Path) -> None:
 
 
 class TestRealData:
-    """On the real data sets, where they lie beside the project."""
+    """On the real data sets, if they are beside the project."""
 
     def test_brain_tumor_slices(self, shared_data: Path, tmp_path: Path) -> None:
         """The two classes that nearly all groups which cross are in."""
@@ -95,5 +95,5 @@ class TestRealData:
             return len(found), sum(overlap.crosses for overlap in found)
 
         assert count("file") == (27, 21)
-        assert count("pixel") == (31, 25)  # four more files hold the pixels of another, encoded anew without loss
+        assert count("pixel") == (31, 25)  # four more files hold the pixels of another, losslessly reencoded
         assert count("perceptual") == (11, 5)  # shifted, cropped, or neighboring slices of one head

@@ -27,11 +27,11 @@ class ProbeConfig(StageConfig):
     """Options of a stage made for these tests."""
 
     output: Path
-    """Where to."""
+    """Output folder."""
     num_failures: int = 0
-    """How many items fail."""
+    """Number of items that fail."""
     error: str = ""
-    """What to raise."""
+    """Error to raise."""
 
 
 ERRORS: dict[str, BaseException] = {
@@ -44,7 +44,7 @@ ERRORS: dict[str, BaseException] = {
 
 @stage
 def probe(config: ProbeConfig, run: Run) -> Report:
-    """Fails as it is told."""
+    """Fails as configured."""
     errors = {
         "data": DataError("no slices found"),
         "bug": KeyError("Doe^Jane"),

@@ -1,4 +1,4 @@
-"""What is printed may lose its reader, as in `medvit ... | head`, and no command ends otherwise for that."""
+"""A closed output pipe, as in `medvit ... | head`, does not change how a command ends."""
 
 from __future__ import annotations
 

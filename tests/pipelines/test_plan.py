@@ -1,4 +1,4 @@
-"""A plan tells what a training takes and makes nothing but its table."""
+"""A plan reports the resources of a training and makes only its table."""
 
 import csv
 from pathlib import Path

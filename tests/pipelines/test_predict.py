@@ -45,7 +45,7 @@ OFF = {"tracking": {"enabled": False}}
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Make:
-    """An untrained model of some kind; it says something of everything."""
+    """An untrained model of some kind; it predicts every class somewhere."""
 
     def make(kind: str = "segmentation", *, ndim: int = 3, channels: int = 1, **applies_to: str) -> Path:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What pretraining leaves out when asked."""
+"""Images that pretraining excludes on request."""
 
 from __future__ import annotations
 

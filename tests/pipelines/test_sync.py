@@ -1,4 +1,4 @@
-"""What MLflow could not take while a stage was at work is sent later, by one command, to a real server."""
+"""Records that MLflow could not receive during a stage are sent later, by one command, to a real server."""
 
 from __future__ import annotations
 

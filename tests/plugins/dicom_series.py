@@ -16,7 +16,7 @@ SliceWriter = Callable[..., Path]
 
 @pytest.fixture
 def write_slice(tmp_path: Path) -> SliceWriter:
-    """Writes one CT slice; keywords are DICOM keywords, None takes an element out."""
+    """Write one CT slice; keywords are DICOM keywords, a value of None removes an element."""
     series = generate_uid()
 
     def write(

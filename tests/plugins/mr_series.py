@@ -48,7 +48,9 @@ def slice_header(
 
 @pytest.fixture
 def make_series(tmp_path: Path) -> SeriesMaker:
-    """Writes a series of 6 slices of 8 x 10 pixels, files named in no order; its item, and its image in RAS+."""
+    """Write a series of 6 slices of 8 x 10 pixels, with file names in random order; return its item, and its image in
+    RAS+.
+    """
 
     def make(
         *,

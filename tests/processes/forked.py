@@ -49,7 +49,7 @@ class Forked:
 
     @property
     def errors(self) -> str:
-        """What it has written to stderr by now."""
+        """Return its output on stderr so far."""
         return os.pread(self._errors, os.fstat(self._errors).st_size, 0).decode()
 
     def line(self) -> str:
@@ -89,7 +89,7 @@ def say(line: str) -> None:
 
 
 def heard() -> str:
-    """Return the next line that the other side tells."""
+    """Return the next line of the other side."""
     return sys.stdin.readline()
 
 

@@ -28,7 +28,7 @@ TURNS = {
     7: DEEP[::-1, ::-1].transpose(1, 0, 2),
     8: np.rot90(DEEP),
 }
-"""What a picture stored as `DEEP` looks like upright, by its orientation (TIFF 6.0, section 8)."""
+"""The upright picture stored as `DEEP`, by its orientation (TIFF 6.0, section 8)."""
 
 
 def only(path: Path):

@@ -1,4 +1,4 @@
-"""Folders of pictures as volumes: whole, in order, at the place that the config says."""
+"""Folders of pictures as volumes: complete, in order, with the geometry of the config."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_every_voxel_lies_where_itk_puts_it(tmp_path: Path, name: str):
     assert image.affine.orientation == "RAS"
     assert image.pixels.dtype == np.int16
     for index in np.ndindex(2, 3, 4):
-        ras = np.array(source.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]  # ITK says LPS
+        ras = np.array(source.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]  # ITK uses LPS
         voxel = np.round(image.affine.inverse()(ras)).astype(int)
         assert image.pixels[(0, *voxel)] == source[index]
 

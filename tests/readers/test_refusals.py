@@ -35,7 +35,7 @@ PEERS = {
     "row_major.dconn.nii": "CIFTI-2",
     "ct_without_pixeldata.dcm": "its pixels were removed",
 }
-"""What the sentence of a refused file must say."""
+"""Required text in the reason for a refused file."""
 TAKEN = {
     "7fe1_before_rows.dcm": (1, 128, 128),
     "fffc_before_pixels.dcm": (1, 128, 128),

@@ -1,4 +1,6 @@
-"""Texts beside pixels: each reader gives all that its format holds, documents all they say, but for technical words."""
+"""Texts beside pixels: each reader yields all texts of its format, documents all their contents, except technical
+words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices of one volume whose values mean different things make no volume."""
+"""Slices whose values differ in meaning make no volume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one series may hold besides one volume: times, echoes, weightings, stacks, scouts, copies."""
+"""Series with more than one volume: times, echoes, weightings, stacks, scouts, copies."""
 
 from __future__ import annotations
 

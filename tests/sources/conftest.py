@@ -197,7 +197,7 @@ def unused_port() -> int:
 
 @dataclass
 class Faults:
-    """A server between us and the archive that spoils answers; `plan` says how, by the number of a retrieval."""
+    """A server between us and the archive that spoils answers; `plan` defines how, by the number of a retrieval."""
 
     archive: str
     login: tuple[str, str]

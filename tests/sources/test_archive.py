@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_with_another_source_says_so(tmp_path: Path, caplog: 
     broken.write_bytes(b"no archive")
     tree = {"dataset": tmp_path / "made", "key": tmp_path / "key", "tracking": {"enabled": False}}
     (tmp_path / "made.partial").mkdir()
-    (tmp_path / "made.partial" / "kept").touch()  # else nothing is left to go on with
+    (tmp_path / "made.partial" / "kept").touch()  # else there is nothing to resume
     with pytest.raises(SourceError):
         ingest(IngestConfig.parse({**tree, "source": broken, "resume": True}))
     ingest(IngestConfig.parse({**tree, "source": tmp_path / "source", "resume": True}))

@@ -33,7 +33,7 @@ def test_a_missing_source_and_an_empty_one_are_refused(tmp_path: Path):
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A folder of one file, and of what is no regular file."""
+    """A folder with one file, and with paths that are not regular files."""
     source = tmp_path / "source"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "x.png").write_bytes(b"x")

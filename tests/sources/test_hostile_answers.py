@@ -1,4 +1,4 @@
-"""What a server sends is checked: another's object under the UID that was asked for, and answers without end."""
+"""Answers of a server are checked: another's object under the requested UID, and endless answers."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_the_body_of_a_redirect_is_limited_too(monkeypatch: pytest.MonkeyPatch) 
 
 
 def pass_on(listener: socket.socket, speaker: socket.socket, num_quick: float) -> None:
-    """Pass on what one side says: so many messages at once, all later bytes one by one."""
+    """Pass on the data of one side: this many messages at once, all later bytes one by one."""
     with suppress(OSError):
         for number in itertools.count():
             if not (said := speaker.recv(2**16)):

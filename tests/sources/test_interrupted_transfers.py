@@ -1,4 +1,4 @@
-"""What servers and networks do to a transfer: it ends in the same files, or in one sentence and then the same files."""
+"""Disturbed transfers: they give the same files, or fail with one sentence and then give the same files."""
 
 from __future__ import annotations
 

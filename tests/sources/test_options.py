@@ -15,7 +15,7 @@ class Holder(Config):
     """A config with a source, as a stage has."""
 
     source: Location = Field(json_schema_extra={"private": True})
-    """Where from."""
+    """Source."""
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
 
 

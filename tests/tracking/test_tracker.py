@@ -1,4 +1,4 @@
-"""What a stage records is in a real MLflow store, and no store ends or holds up the work."""
+"""Records of a stage arrive in a real MLflow store, and a store neither stops nor delays the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continuing from weights: ExPLoRA unless told otherwise, an adapter kept apart, heads first, then fine-tuning."""
+"""Continued training: ExPLoRA by default, a separate adapter, heads first, then fine-tuning."""
 
 import pytest
 import torch

@@ -46,7 +46,7 @@ def test_one_key_of_the_rule_for_series_leaves_kind_and_modality_to_the_data() -
 def test_the_grid_that_public_positions_were_taken_for_is_recorded_and_reads_alike_again(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, given: dict[str, object], grid: tuple[int, int]
 ) -> None:
-    """A bare file of 64 positions does not say whether they are of 8 x 8 patches or of 4 x 16."""
+    """A bare file of 64 positions does not state whether they are of 8 x 8 patches or of 4 x 16."""
     shape = TINY | {"ndim": 2, "positions": "learned", "image_size": 64}
     plain = VitConfig.parse({key: value for key, value in shape.items() if key != "name"})
     save_file(plain.build().state_dict(), tmp_path / "w.safetensors")

@@ -1,4 +1,4 @@
-"""A run on several devices is started like any other, learns what one device learns, and only its leader writes."""
+"""A run on several devices is started like any other, gives the result of one device, and only rank 0 writes."""
 
 from __future__ import annotations
 

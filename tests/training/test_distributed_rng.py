@@ -1,4 +1,4 @@
-"""What several devices draw is, put together, what one device draws."""
+"""The joint draws of several devices equal the draws of one device."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What published recipes promise: RAD-DINO goes on from backbone and heads, VET-DINO is DINO where views are equal."""
+"""Published recipes: RAD-DINO continues from backbone and heads, VET-DINO equals DINO for equal views."""
 
 from pathlib import Path
 

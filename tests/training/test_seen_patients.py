@@ -1,4 +1,4 @@
-"""Whom a model has learned from goes with it from training to training, and a test on the same patients is refused."""
+"""Training patients of a model are passed on from training to training, and a test on them is refused."""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""Self-distillation for further pretraining: the student starts at the start, the teacher stays, both stay near."""
+"""Self-distillation for continued pretraining: student and teacher start equal, the teacher is fixed, both remain
+close.
+"""
 
 import pytest
 import torch

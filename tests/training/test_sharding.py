@@ -1,4 +1,4 @@
-"""Two processes that share out their weights (FSDP2, gloo) learn what one learns, and go on where they were stopped."""
+"""Two processes with sharded weights (FSDP2, gloo) train like one, and resume where they were stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that a scheduler stops goes on as if nothing had happened; one that cannot go on leaves why."""
+"""A run stopped by a scheduler resumes without a difference; one that cannot continue saves the reason."""
 
 import os
 import signal

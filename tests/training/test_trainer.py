@@ -1,4 +1,4 @@
-"""What the trainer offers beside the loop: half precision, batches added up, compiled blocks; results stay."""
+"""Options of the trainer: half precision, gradient accumulation, compiled blocks; results do not change."""
 
 from __future__ import annotations
 

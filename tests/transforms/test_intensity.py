@@ -1,4 +1,4 @@
-"""Changes of intensity mean what they say, and what is turned off does nothing."""
+"""Intensity augmentations have the documented effect, and disabled ones have none."""
 
 import numpy as np
 import pytest

@@ -110,7 +110,7 @@ def test_a_rotation_turns_by_its_angle_in_mm():
 
 
 def test_a_crop_in_another_place_and_size_is_cut_in_one_step_with_its_rotation():
-    """On a plane of constant slope, interpolation is exact: values tell the place of every pixel."""
+    """On a plane of constant slope, interpolation is exact: values identify the position of every pixel."""
     rows, columns = torch.meshgrid(torch.arange(60.0), torch.arange(50.0), indexing="ij")
     image = torch.stack([rows, columns])
     change = SpatialChange((0.4,), (1.0, 1.0), (0.1, 0.0))

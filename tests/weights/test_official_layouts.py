@@ -31,7 +31,7 @@ def dinov2(width: int, depth: int, *, registers: int, patch: int = 14, tokens: i
 
 
 def gated(shapes: Shapes, width: int, hidden: int, names: dict[str, str]) -> Shapes:
-    """The same with a gated MLP; `names` says what its layers are called."""
+    """The same with a gated MLP; `names` are the names of its layers."""
     rest = {name: shape for name, shape in shapes.items() if ".mlp." not in name}
     depth = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks."))
     sizes = {"packed": (2 * hidden, width), "gate": (hidden, width), "value": (hidden, width), "out": (width, hidden)}
@@ -129,7 +129,7 @@ def test_dinov3_gives_the_features_of_timm_with_the_bias_of_keys_masked(name, qk
     state = random_state(dinov3(48, 4, 24, patch=8))
     for n in range(4):
         bias = state[f"blocks.{n}.attn.qkv.bias"]
-        bias[48:96] = torch.nan  # masked in the files, where it is no number
+        bias[48:96] = torch.nan  # masked in the files, where it is NaN
         if not qkv_bias:
             bias[:48], bias[96:] = 0.0, 0.0
     theirs = timm.create_model(

@@ -1,4 +1,4 @@
-"""Maps, squares and annotations lie where the tiles lie, in the scale of the slide."""
+"""Maps, squares and annotations are where the tiles are, in the scale of the slide."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def grid(overlap: float = 0.0) -> TileGrid:
 
 
 def is_in_spot(tiles: TileGrid) -> Array:
-    """Which tiles lie in the spot of tumor."""
+    """Indices of the tiles in the spot of tumor."""
     x, y = tiles.xy.T
     rows, columns = SPOT
     return (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)

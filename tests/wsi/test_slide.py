@@ -185,7 +185,7 @@ def test_pixels_past_openslide_are_those_of_openslide(shared_data: Path, tiled: 
 
 
 def rewrite(path: Path, **changes) -> None:
-    """Changes a DICOM file: attributes set, or removed where the value is none; `spacing` is PixelSpacing."""
+    """Change a DICOM file: set attributes, or remove those with the value None; `spacing` is PixelSpacing."""
     dataset = dcmread(path)
     measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     for name, value in changes.items():

@@ -1,4 +1,4 @@
-"""Of the pictures in a TIFF, the slide is the scan; where that cannot be said, the file is refused."""
+"""Of the pictures in a TIFF, the slide is the scan; if that is ambiguous, the file is refused."""
 
 from pathlib import Path
 

@@ -125,7 +125,7 @@ def test_a_tinted_glass_changes_nothing():
 
 
 def judged(folder: Path, name: str) -> float:
-    """The share of tissue of a labeled tile, at the scale its name says; pen and glass at that of level 1."""
+    """The share of tissue of a labeled tile, at the scale in its name; pen and glass at that of level 1."""
     mpp = next((mpp for level, mpp in LEVEL_MPP.items() if level in name), LEVEL_MPP["level1"])
     side = max(16, round(512 * mpp / WORKING_MPP))
     picture = Image.open(folder / f"{name}.png").convert("RGB").resize((side, side), Image.Resampling.BOX)

@@ -139,17 +139,17 @@ class Guard:
         best, last, reason = self.best, self.last, self.close()
         if best is None or last is None or not reason:
             return ""
-        which = "the start weights" if best.step == 0 else f"the weights of step {best.step}"
-        return f"the guard ended the training at step {last.step}: {reason}; handed on are {which}"
+        which = "the initial weights" if best.step == 0 else f"the weights of step {best.step}"
+        return f"the guard ended the training at step {last.step}: {reason}; {which} are passed on"
 
     def describe(self) -> dict[str, str]:
-        """Return what the guard read and did, for the model card."""
+        """Return the readings and the verdict of the guard, for the model card."""
         if self.start is None or self.last is None:
             return {"guard": "off"}
         readings = {"start": self.start, "last step": self.last}
         told = {f"guard at the {name}": str(reading) for name, reading in readings.items()}
         verdict = self.describe_rollback() or self.verdict
-        return told | {"guard": verdict or "nothing to tell; handed on are the last weights"}
+        return told | {"guard": verdict or "no alarm; the last weights are passed on"}
 
     def state(self) -> dict[str, Any]:
         """Return the state as plain values, for the checkpoint to resume from."""

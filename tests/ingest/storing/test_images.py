@@ -1,4 +1,4 @@
-"""What is stored is lossless, and what is done stays done."""
+"""Storage is lossless, and stored images are never lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Counting(ReadAndStore):
     """Leaves a file for every image it reads."""
 
     def __call__(self, candidate: Candidate) -> Taken:
-        """What was stored of a candidate."""
+        """The record of a stored candidate."""
         (self.store.parent / f"read-{candidate.item.files[0].stem}").touch()
         return super().__call__(candidate)
 
@@ -152,7 +152,7 @@ class StoppedAtTwo(ReadAndStore):
     """Ends at one image as the engine ends what hangs."""
 
     def __call__(self, candidate: Candidate) -> Taken:
-        """What was stored of a candidate."""
+        """The record of a stored candidate."""
         error = late(candidate, limit_s=5.0).error
         if candidate.item.files[0].stem == "2" and error is not None:
             raise error

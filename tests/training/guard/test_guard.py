@@ -55,7 +55,7 @@ def test_a_guard_describes_its_readings_and_the_weights_passed_on():
     told = guard.describe()
     assert told["guard at the start"] == "score 0.8, rank 20"
     assert told["guard at the last step"] == "score 0.9, rank 20"
-    assert told["guard"] == "nothing to tell; handed on are the last weights"
+    assert told["guard"] == "no alarm; the last weights are passed on"
     assert guard.describe_rollback() == ""
 
 
@@ -66,7 +66,7 @@ def test_a_guard_names_the_weights_that_replace_the_last_and_why():
     told = guard.describe_rollback()
     assert told.startswith("the guard ended the training at step 20: ")
     assert "the effective rank is 1.50" in told
-    assert told.endswith("handed on are the weights of step 10")
+    assert told.endswith("the weights of step 10 are passed on")
     assert guard.describe()["guard"] == told
     warning = Guard(GuardConfig(action="warn"))
     kinds(warning, reading(0), reading(10, rank=1.5))
@@ -139,7 +139,7 @@ def test_pairs_survive_a_stop(tmp_path):
     [
         ({}, {"rank": 9.0}, "low"),
         ({}, {"rank": 1.9}, "collapse"),
-        ({"rank": 1.5}, {"rank": 1.4}, "low"),  # from random weights a low rank is no fall
+        ({"rank": 1.5}, {"rank": 1.4}, "low"),  # from random weights a low rank is not a fall
         ({}, {"rank": NAN}, "collapse"),
         # Of objectives that rebuild pixels, a low rank must be confirmed by the score, or by neighbors without one.
         ({"reconstruction": 1.0}, {"rank": 1.9, "reconstruction": 0.9}, "low"),
@@ -256,7 +256,7 @@ def test_a_learning_rate_that_wrecks_the_weights_ends_with_the_start_weights_and
     assert same_weights(kept, Checkpoint.load(start.folder))
     (said,) = finished.failures
     assert "the guard ended the training at step" in said
-    assert "handed on are the start weights" in said
+    assert "the initial weights are passed on" in said
     assert said in caplog.text
     assert said in (kept.folder / "model_card.md").read_text()
     assert not (kept.folder / "best.safetensors").exists()

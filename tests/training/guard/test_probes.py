@@ -1,4 +1,4 @@
-"""What is asked of a representation, and of which images."""
+"""Labels and images of probes."""
 
 from dataclasses import replace
 

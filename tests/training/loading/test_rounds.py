@@ -1,4 +1,4 @@
-"""Which images come when depends on the seed and the step alone."""
+"""The order of images depends only on the seed and the step."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What a few steps cost: operations of attention on a CPU, and activations kept for the backward pass."""
+"""Cost of a few steps: operations of attention on a CPU, and activations kept for the backward pass."""
 
 import torch
 from torch import nn
