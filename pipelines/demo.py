@@ -187,7 +187,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
         objective=DECODER,
         optim={"lr": 1e-3},
         loader={"batch_size": 32},
-        trainer=job.rounds_of(60),
+        trainer=job.rounds_of(100),
     )
     model = job.run(
         finetune,

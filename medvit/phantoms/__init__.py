@@ -63,7 +63,7 @@ NIFTI_ORIENTATIONS = ("RAS", "LAS", "RAS", "LPS")
 SLIDES_A_PATIENT = 2
 INKED_EVERY = 5
 """Every fifth slide has marker ink on it, and thus as many slides of each class."""
-LESION_SCALE = 2.0
+LESION_SCALE = 3.0
 """Of the photographs of studies: what a small model can learn to see."""
 SAME_CLASS = 0.6
 """Probability that the second eye has the class of the first; otherwise any class."""
