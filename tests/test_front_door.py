@@ -133,7 +133,7 @@ def test_a_file_beside_an_image_that_is_none_does_not_hide_it(tmp_path: Path, ca
 
 def test_values_that_a_file_cannot_give_are_refused(site: Path) -> None:
     image = medvit.find("new-studies/study-0")[0]
-    with pytest.raises(DataError, match=r"the files do not say all that values\.mapping"):
+    with pytest.raises(DataError, match=r"the files lack what values\.mapping"):
         medvit.read(image, values=ValuesConfig(mapping="SUV"))
 
 

@@ -1,11 +1,11 @@
 """Evaluation: metrics with 95 % intervals, paired comparison, aggregation to patients, a self-contained report.
 
-The contract. `selection` chooses the images of a split and `caveats` says what a reader must know of them; `options`
-resolves what follows from model and images; `run` predicts and measures, which gives an `Evaluation`; `subject` and
-`examples` are the other parts of what `report` writes.
+The contract. `selection` chooses the images of a split and `caveats` collects warnings about them; `options` resolves
+options that follow from model and images; `run` predicts and computes metrics, which gives an `Evaluation`; `subject`
+and `examples` are the other parts of a `report`.
 
-Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not two
-witnesses.
+Intervals are 95 % percentile bootstraps over patients, never over images: two images of one patient are not
+independent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medvit.records import Row
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval; not a number where it is not defined."""
+    """Metric with its 95 % interval; NaN if undefined."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Metrics of a part of what was evaluated: `num_items` images, eyes or the like, and their patients."""
+    """Metrics of a subset of the evaluation: `num_items` images, eyes or the like, and their patients."""
 
     name: str
     num_items: int
@@ -45,7 +45,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The same metrics in several parts, side by side, and what a reader must know of them."""
+    """The same metrics for several subsets, side by side, with notes for the reader."""
 
     title: str
     note: str
@@ -54,10 +54,10 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
-    `metrics` with intervals, `columns` a value an image (the columns of `predictions.parquet`), `rows` the images in
-    the same order, `notes` what a reader must know: what was left out and why; `breakdowns` the metrics of parts.
+    `metrics` with intervals, `columns` of values per image (for `predictions.parquet`), `rows` of the images in the
+    same order, `notes` for readers, as on excluded images; `breakdowns` the metrics of subsets.
     """
 
     kind: str
@@ -68,20 +68,20 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     breakdowns: tuple[Breakdown, ...] = ()
     positive: str = ""
-    """Of two classes, the one that sensitivity, specificity and average precision are of."""
+    """Positive class of two, to which sensitivity, specificity and average precision refer."""
 
     @property
     def truth(self) -> Int[Array, "n"]:
-        """The true class of each image, by its index; of a classification."""
+        """True class of each image, by index; for a classification."""
         return self.columns["truth"].astype(int)
 
     @property
     def probabilities(self) -> Float[Array, "n l"]:
-        """The probability of each class; of a classification."""
+        """Probability of each class; for a classification."""
         return np.stack([self.columns[f"p.{name}"] for name in self.classes], axis=1)
 
     @property
     def table(self) -> Mapping[str, Array]:
-        """The columns of `predictions.parquet`: the pseudonyms of each image and its patient, then `columns`."""
+        """Columns of `predictions.parquet`: the pseudonyms of each image and its patient, then `columns`."""
         images, patients = [row.image_id for row in self.rows], [row.patient_id for row in self.rows]
         return {"image_id": np.array(images), "patient_id": np.array(patients), **self.columns}

@@ -1,14 +1,14 @@
-"""A classification measured by image, eye, visit and patient, and by strata of quality and of uncertainty.
+"""Classification metrics by image, eye, visit and patient, and by strata of quality and uncertainty.
 
-What is decided is rarely decided by one photograph. The functions are these:
+A clinical decision is rarely based on one photograph. Aggregation works as follows:
 
-- An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image that does
-  not say its eye is an eye of its own.
-- A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye where
-  classes are ordered: by the config, or of two classes the positive one being the finding, or grades that are numbers.
-  The worst eye is that of the highest expected class. Otherwise they have the mean over eyes.
-- The truth of each is the worst of its images where classes are ordered; otherwise images must agree, and what does not
-  is left out.
+- An eye, the images of one laterality of a patient in a study, has the mean of their probabilities; an image without a
+  laterality is an eye of its own.
+- A visit, the eyes of a patient in a study, and a patient, all visits, have the probabilities of their worst eye if
+  classes are ordered: by the config, as negative and positive, or as numeric grades. The worst eye is that of the
+  highest expected class. Otherwise they have the mean over eyes.
+- The truth of each is the worst of its images if classes are ordered; otherwise images must agree, and groups that
+  disagree are excluded.
 
 Uncertainty is the entropy of the probabilities of an image (Shannon 1948), over its largest value.
 """
@@ -42,20 +42,20 @@ THIRDS = ("most certain third", "middle third", "least certain third")
 
 @dataclass(frozen=True)
 class Answers:
-    """Truth (N,) and probabilities (N, L) of N images, eyes, visits or patients, and whose each is."""
+    """Truth (N,) and probabilities (N, L) of N images, eyes, visits or patients, and the patient of each."""
 
     truth: Int[Array, "n"]
     probabilities: Float[Array, "n l"]
     patients: tuple[str, ...]
     eyes: tuple[Hashable, ...]
-    """What tells the eye and the visit of each; images of one eye in one visit have the same."""
+    """Key of eye and visit of each item; equal for images of one eye in one visit."""
     visits: tuple[Hashable, ...]
 
     def __len__(self) -> int:
         return len(self.truth)
 
     def at(self, indices: Sequence[int]) -> Answers:
-        """Those of these indices."""
+        """Return the items at these indices."""
         chosen = [int(index) for index in indices]
         return Answers(
             self.truth[chosen],
@@ -67,7 +67,7 @@ class Answers:
 
 
 def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> Answers:
-    """Those of images."""
+    """Return the items of images."""
     visits = tuple((row.patient_id, row.study_id) for row in rows)
     sides = [row.attributes.get(LATERALITY) for row in rows]
     eyes = tuple((visit, side or row.image_id) for visit, side, row in zip(visits, sides, rows, strict=True))
@@ -77,9 +77,9 @@ def answers(rows: Sequence[Row], truth: Int[Array, "n"], probabilities: Float[Ar
 def at_level(
     images: Answers, level: AggregationLevel, *, is_ordered: bool, rank: Int[Array, "l"] | None = None
 ) -> Answers:
-    """Return the answers of images brought together; of several truths where classes have no order, none is left.
+    """Return the items of images merged by group; groups with several truths of unordered classes are dropped.
 
-    `rank` is how bad each class is, from 0 on; none takes their order.
+    `rank` is the severity of each class, from 0; None if they are unordered.
     """
     if level == "image":
         return images
@@ -94,12 +94,12 @@ def at_level(
 
 
 def of_patients(images: Answers) -> Answers:
-    """Each patient with the mean of the probabilities of all images; of several truths, none is left."""
+    """Return each patient with the mean probabilities of all images; patients with several truths are dropped."""
     return _together(images, images.patients, _mean, None)
 
 
 def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
-    """Return the place of each class in an order from harmless to worst.
+    """Return the rank of each class in an order from harmless to worst.
 
     Raises:
         ConfigError: If the order does not name each class once.
@@ -110,17 +110,17 @@ def ranks(classes: Sequence[str], order: Sequence[str]) -> Int[Array, "l"]:
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
-    """Whether a later class is a worse finding: there are two, or all are numbers."""
+    """Whether a later class is more severe: there are two classes, or all are numbers."""
     return len(classes) == 2 or all(name.lstrip("-").isdigit() for name in classes)
 
 
 def from_harmless(classes: Sequence[str], positive: int) -> tuple[str, ...]:
-    """Return ordered classes from harmless to worst, of two the positive one, by its index, last."""
+    """Return ordered classes from harmless to worst; of two, the positive one, by its index, comes last."""
     return (classes[1 - positive], classes[positive]) if len(classes) == 2 else tuple(classes)
 
 
 def uncertainty(probabilities: Float[Array, "n l"]) -> Float[Array, "n"]:
-    """Entropy over that of even probabilities, in [0, 1]."""
+    """Return the entropy relative to that of uniform probabilities, in [0, 1]."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
     return np.asarray(-(probabilities * logs).sum(axis=1) / np.log(probabilities.shape[1]))
 
@@ -136,7 +136,7 @@ def breakdowns(
     order: Sequence[str] = (),
     positive: int = 1,
 ) -> tuple[Breakdown, ...]:
-    """Metrics with intervals by level, by quality where images have a score, and by uncertainty.
+    """Return metrics with intervals by aggregation level, by quality if images have a score, and by uncertainty.
 
     `order` names all classes from harmless to worst, `positive` is the index of one of two classes.
 
@@ -158,11 +158,13 @@ def breakdowns(
         found.append(Breakdown("By level", _rule(ordered), lines))
     if any(QUALITY in row.attributes for row in rows):
         strata = _strata([stratum(row) for row in rows], [*(name for name, *_ in STRATA), "not judged"])
-        told = "Quality of the photograph: the worst of sharpness, exposure and field of view, as ingest judged it."
+        told = "Quality of the photograph: the worst of the sharpness, exposure and field-of-view scores of ingest."
         found.append(Breakdown("By quality", told, tuple(line(n, images.at(those)) for n, those in strata.items())))
     if len(levels) > 1 and len(images) >= len(THIRDS):
         thirds = dict(zip(THIRDS, np.array_split(np.argsort(uncertainty(images.probabilities)), 3), strict=True))
-        told = "Images by the entropy of their probabilities: a model that knows its limits errs in the last third."
+        told = (
+            "Images by the entropy of their probabilities: a well-calibrated model makes most errors in the last third."
+        )
         found.append(Breakdown("By uncertainty", told, tuple(line(n, images.at(list(t))) for n, t in thirds.items())))
     return tuple(found)
 
@@ -182,7 +184,10 @@ def _strata(names: Sequence[str], order: Sequence[str]) -> Mapping[str, list[int
 def _together(
     parts: Answers, keys: Sequence[Hashable], join: Callable[[Array], Array], badness: Int[Array, "l"] | None
 ) -> Answers:
-    """Parts of one key as one, its truth the worst by `badness`; without that, those that agree on the truth."""
+    """Return groups of one key as one item each, with the worst truth by `badness`.
+
+    Without `badness`, groups that disagree on the truth are dropped.
+    """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         members[key].append(index)
@@ -203,7 +208,7 @@ def _worst(probabilities: Float[Array, "n l"], *, rank: Int[Array, "l"]) -> Floa
 
 
 def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluation:
-    """Return a classification of images with the metrics of patients as `patient_...`, where one has several images."""
+    """Return a classification of images, with metrics of patients as `patient_...` if a patient has several images."""
     patients = of_patients(answers(images.rows, images.truth, images.probabilities))
     assumed = assumed_patients(images.rows)
     everyone = {row.patient_id for row in images.rows}
@@ -214,7 +219,7 @@ def with_patients(images: Evaluation, *, resamples: int, seed: int) -> Evaluatio
     counted = PatientCount.among(patients.patients, assumed)
     told = [f"{counted}: each has the mean of the probabilities of its images"]
     if mixed := everyone - set(patients.patients):
-        told.append(f"with images of several classes, and not counted: {PatientCount.among(mixed, assumed)}")
+        told.append(f"with images of several classes, and excluded: {PatientCount.among(mixed, assumed)}")
     metrics = dict(images.metrics) | {f"{PATIENT_PREFIX}{name}": estimate for name, estimate in estimates.items()}
     return replace(images, metrics=metrics, notes=(*images.notes, *told))
 

@@ -1,8 +1,8 @@
 """Bootstrap over patients: intervals of any statistic, and of the difference of two models on the same patients.
 
-Not `scipy.stats.bootstrap`, because it draws images where patients have several, and one resample without a case of a
-class makes its interval undefined (measured: intervals half as wide with 4 alike images a patient; none at all of an
-AUROC with 3 positive images among 20).
+Not `scipy.stats.bootstrap`, because it resamples images rather than patients, and a single resample without a case of a
+class makes its interval undefined (measured: intervals half as wide with 4 similar images per patient; none at all for
+an AUROC with 3 positive images among 20).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy import ndarray as Array
 from medvit.evaluation import Estimate
 
 Statistic = Callable[[Int[Array, "m"]], Mapping[str, float]]
-"""From the indices of images, repeated as drawn, to named numbers."""
+"""Statistic: from the indices of images, repeated as drawn, to named numbers."""
 
 
 def bootstrap(
     statistic: Statistic, patients: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimates of a statistic over all images, with the 2.5th and 97.5th percentile over resampled patients.
+    """Return a statistic over all images, with the 2.5th and 97.5th percentile over resampled patients.
 
     Patients are drawn with replacement, each with all of its images (Efron and Tibshirani 1993, cluster bootstrap).
-    Where a resample leaves a number undefined, as a class without a case, it does not count for that number.
+    A resample in which a number is undefined, as for a class without a case, does not count for that number.
     """
     whole = statistic(np.arange(len(patients)))
     drawn = [statistic(indices) for indices in resampled(patients, resamples, seed)]
@@ -33,7 +33,7 @@ def bootstrap(
 
 
 def resampled(patients: Sequence[str], resamples: int, seed: int) -> Iterator[Int[Array, "m"]]:
-    """Return indices of the images of patients drawn with replacement, as many patients as there are.
+    """Yield indices of the images of patients drawn with replacement, as many as there are patients.
 
     One draw at a time.
     """

@@ -13,13 +13,13 @@ from medvit.records import Split
 
 
 def caveats(manifest: Manifest, measured: Manifest, model: ModelConfig | SlideModelConfig, split: Split) -> list[str]:
-    """Return what a reader is warned of: other pixel values, assumed patients, near duplicates of training images."""
+    """Return notes for readers: other pixel values, assumed patients, near duplicates of training images."""
     notes = other_values(manifest, model) + assumed_patients_note(measured)
     return notes + near_duplicates_in_training(manifest, measured, split)
 
 
 def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> list[str]:
-    """Note where the dataset was ingested with other `values.*` than the images that the model was trained on."""
+    """Return a note if the dataset was ingested with other `values.*` than the images that the model was trained on."""
     if isinstance(model, SlideModelConfig):
         return []
     here = ValuesConfig.parse(manifest.facts.values).said or ["no values.*"]
@@ -30,36 +30,36 @@ def other_values(manifest: Manifest, model: ModelConfig | SlideModelConfig) -> l
         return []
     return [
         f"the dataset was ingested with {', '.join(here)}, the training images of the model with {', '.join(there)}: "
-        "equal pixel values may mean different things"
+        "equal pixel values may differ in meaning"
     ] * (here != there)
 
 
 def shared_patients(manifest: Manifest, split: Split) -> list[str]:
-    """Return a note on patients of a split who also have images in the train split: the model may know them."""
+    """Return a note on patients of a split who also have images in the train split: the model has seen them."""
     if split == "train":
         return []
     known = {row.patient_in_any_source for row in manifest if row.split == "train"}
     both = {row.patient_id for row in manifest if row.split == split and row.patient_in_any_source in known}
     count = PatientCount.of(row for row in manifest if row.patient_id in both)
     found = f"{count} of this split {'has' if count.total == 1 else 'have'} images in the train split too"
-    return [f"{found}; the numbers may flatter"] * bool(both)
+    return [f"{found}; the metrics may be too good"] * bool(both)
 
 
 def assumed_patients_note(measured: Manifest) -> list[str]:
-    """Return a note on patients that nothing names.
+    """Return a note on assumed patients.
 
-    Intervals over them, and splits by them, are as good as the assumption.
+    Intervals over them, and splits by them, are only as good as the assumption.
     """
     note = PatientCount.of(measured).note
-    return [f"{note}: intervals may then be too narrow, and the model may know the person"] * bool(note)
+    return [f"{note}: intervals may then be too narrow, and the model may have seen the person"] * bool(note)
 
 
 def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: Split) -> list[str]:
     """Return a note on images of a split that have a copy or near duplicate in the train split.
 
-    The model may know them.
+    The model may have seen them.
 
-    Where pixels cannot be read, the note says that the search failed.
+    If pixels cannot be read, the note states that the search failed.
     """
     images = manifest.filter(lambda row: row.kind != "slide" and row.split in (split, "train"))
     if split == "train" or not images.rows:
@@ -73,5 +73,5 @@ def near_duplicates_in_training(manifest: Manifest, measured: Manifest, split: S
         if any(member.row.split == "train" for member in overlap.members):
             known |= {member.row.image_id for member in overlap.members if member.row.split == split}
     known &= {row.image_id for row in measured}
-    found = f"{len(known)} of {len(measured)} images measured have copies or near duplicates in the train split"
-    return [f"{found}; the numbers may flatter (`medvit leakage` lists them)"] * bool(known)
+    found = f"{len(known)} of {len(measured)} evaluated images have copies or near duplicates in the train split"
+    return [f"{found}; the metrics may be too good (`medvit leakage` lists them)"] * bool(known)

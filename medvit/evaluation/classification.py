@@ -24,7 +24,7 @@ def evaluate_classes(
     notes: Sequence[str] = (),
     positive: int = 1,
 ) -> Evaluation:
-    """All metrics of classification with intervals over patients; `positive` is the index of one of two classes."""
+    """Return all classification metrics with intervals over patients; `positive` is the index of one of two classes."""
     estimates = bootstrap(
         lambda drawn: classification_metrics(truth[drawn], probabilities[drawn], classes, positive),
         [row.patient_id for row in rows],
@@ -41,9 +41,9 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Return every `ClassMetric` of class indices and probabilities, by its key.
 
-    A metric of one class against the rest is that of the class `positive` where there are two classes; else it is the
-    mean over the classes (as MedMNIST's evaluator has it), and `KEY.CLASS` is that of each. A mean over the classes is
-    undefined where that of one class is: it always is of the same classes.
+    With two classes, a metric of one class against the rest is that of the class `positive`; else it is the mean over
+    the classes (as in MedMNIST's evaluator), and `KEY.CLASS` is that of each. The mean is undefined if any class is, so
+    that it always covers the same classes.
     """
     images = Classified(truth, probabilities, classes, positive)
     known = metrics(ClassMetric)

@@ -41,16 +41,16 @@ def mask_examples(manifest: Manifest, predictor: Predictor, evaluation: Evaluati
         row = evaluation.rows[index]
         image = load(manifest, row)
         found = predictor(image).mask
-        assert image.mask is not None, "images without a truth are left out"
-        assert found is not None, "a model of segmentation gives masks"
+        assert image.mask is not None, "images without a truth are excluded"
+        assert found is not None, "a segmentation model predicts masks"
         figure = overlay_figure(image.without_gaps().intensities(), image.mask, found, spacing(image, unit))
-        caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange found), {row.image_id}"
+        caption = f"{name}: Dice {scores[index]:.3f} (green truth, orange prediction), {row.image_id}"
         shown.append(Example(caption, figure))
     return shown
 
 
 def image_examples(manifest: Manifest, evaluation: Evaluation, label: str) -> list[Example]:
-    """Return bare images, chosen by the probability of the truth."""
+    """Return plain images, chosen by the probability of the truth."""
     unit, shown = unit_of(manifest), []
     for row, caption in _by_probability_of_truth(evaluation, label):
         image = load(manifest, row)
@@ -85,11 +85,11 @@ def _by_probability_of_truth(evaluation: Evaluation, label: str) -> list[tuple[R
 
 
 def examples_to_show(scores: Float[Array, "n"]) -> dict[str, int]:
-    """Return the best, the median and the worst by a score, by their places; nothing where no score is defined."""
+    """Return the best, the median and the worst by a score, by index; empty if no score is defined."""
     order = [int(index) for index in np.argsort(scores) if not np.isnan(scores[index])]
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]} if order else {}
 
 
 def probability_of_truth(evaluation: Evaluation) -> Float[Array, "n"]:
-    """Return what the model gave the true class of each image."""
+    """Return the probability of the true class of each image."""
     return evaluation.probabilities[np.arange(len(evaluation.rows)), evaluation.truth]

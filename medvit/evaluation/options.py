@@ -1,4 +1,4 @@
-"""Options of an evaluation: which model on which images, measured how; some follow from the model and the images."""
+"""Options of an evaluation: model, images and metrics; some follow from the model and the images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medvit.wsi.locations import SlidesConfig
 
 
 class EvaluationOptions(Config):
-    """Options of an evaluation, without those that every stage has."""
+    """Options of an evaluation, without those common to all stages."""
 
     checkpoint: Path
     """Model made by finetune."""
@@ -31,37 +31,41 @@ class EvaluationOptions(Config):
     output: Path
     """Report folder to make."""
     split: Split = "test"
-    """Split to measure on: train, val or test."""
+    """Split to evaluate: train, val or test."""
     positive: str = ""
-    """The positive one of two classes: sensitivity is of it. Unset: the worst of order, or what the model remembers."""
+    """Positive class of two; sensitivity refers to it. Unset: the worst of order, or the one stored in the model."""
     seen_patients: SeenPatients = "refuse"
     """Test splits with training patients of the model or of its initial weights: refuse them, leave_out the images of
-    these patients, or keep them and say so in the report."""
+    these patients, or keep them with a note in the report.
+    """
     against: Path | None = None
     """Report of another model on the same split; the differences are reported with intervals."""
     nsd_tolerance_mm: float = Field(1.0, gt=0)
-    """Distance within which two surfaces count as one in normalized surface Dice; in pixels, where images have no
-    physical scale."""
+    """Distance within which two surfaces count as one in normalized surface Dice; in pixels, if images have no physical
+    scale.
+    """
     levels: tuple[AggregationLevel, ...] | None = None
-    """Of a classification: image, eye, visit, patient, side by side. Unset: all of them where images say their eye,
-    else images alone."""
+    """Aggregation levels of a classification: image, eye, visit, patient, side by side. Unset: all if images state
+    their laterality, else only image.
+    """
     order: tuple[str, ...] = ()
-    """All classes from harmless to worst: the worst eye decides for its patient. Empty: two classes or numbers in
-    their order, and of others the mean of both eyes."""
+    """All classes from harmless to worst: the worst eye decides for its patient. Empty: two classes or numbers in their
+    order, for others the mean of both eyes.
+    """
     resamples: int = Field(2000, ge=100)
     """Bootstrap resamples."""
     device: Device = "auto"
-    """Where the model runs."""
+    """Device for the model."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 
     def resolved(self, model: ModelConfig | SlideModelConfig, measured: Manifest) -> tuple[Self, list[str]]:
-        """Return the options with the positive class, the levels and the order of classes in force.
+        """Return the options with the resolved positive class, aggregation levels and order of classes.
 
-        A note comes with them where neither options, model nor dataset name the positive one of two classes.
+        A note is included if neither options, model nor dataset name the positive class of two.
 
         Raises:
-            ConfigError: If the positive class asked for is not one of two classes.
+            ConfigError: If the requested positive class is not one of two classes.
         """
         positive, notes = choose_positive(
             () if model.kind == "segmentation" else model.classes,

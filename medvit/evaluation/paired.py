@@ -26,7 +26,7 @@ def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed:
     """Return the differences of an evaluation from another report, on the images that both predict.
 
     Raises:
-        DataError: If they share no image, measure different things, or disagree about the truth.
+        DataError: If they share no image, have different metrics, or disagree about the truth.
     """
     classes, positive = evaluation.classes, index_of(evaluation.positive, evaluation.classes)
     return paired_differences(evaluation.table, other, classes, resamples=resamples, seed=seed, positive=positive)
@@ -35,10 +35,10 @@ def compare(evaluation: Evaluation, other: MetricTable, *, resamples: int, seed:
 def paired_differences(
     one: MetricTable, other: MetricTable, classes: Sequence[str], *, resamples: int, seed: int, positive: int = 1
 ) -> dict[str, Estimate]:
-    """Metrics of `one` minus those of `other`, on the images that both predict.
+    """Return metrics of `one` minus those of `other`, on the images that both predict.
 
     Raises:
-        DataError: If they share no image, measure different things, or disagree about the truth.
+        DataError: If they share no image, have different metrics, or disagree about the truth.
     """
     places = {image: index for index, image in enumerate(other["image_id"])}
     mine = np.array([index for index, image in enumerate(one["image_id"]) if image in places], dtype=int)
@@ -62,21 +62,21 @@ def paired_differences(
 def _comparable(one: MetricTable, other: MetricTable) -> tuple[MetricTable, MetricTable]:
     """Return the columns of both.
 
-    Only a metric that one of them has for no class, as of another version, is left out.
+    Metrics that one of them has for no class at all, as from another version, are excluded.
     """
     measured = [{_mask_metric(name) for name in table} for table in (one, other)]
     unequal = set(one) ^ set(other)
     if any(_mask_metric(name) in (measured[0] & measured[1]) | {""} for name in unequal):
-        raise DataError("the two reports measure different things; compare models of one task and the same classes")
+        raise DataError("the two reports have different metrics; compare models with the same task and classes")
     if unequal:
         left_out = ", ".join(sorted({_mask_metric(name) for name in unequal}))
-        log.warning("only one of the two reports measures %s, which is not compared", left_out)
+        log.warning("only one of the two reports has %s, which is not compared", left_out)
     shared = [name for name in one if name in other]
     return {name: one[name] for name in shared}, {name: other[name] for name in shared}
 
 
 def _mask_metric(column: str) -> str:
-    """Return the name of the metric that a column holds; empty where it holds something else."""
+    """Return the name of the metric in a column; empty for other columns."""
     metric = metric_of(column)
     return metric.name if isinstance(metric, MaskMetric) else ""
 

@@ -1,4 +1,4 @@
-"""The pictures of a report, as matplotlib figures."""
+"""Plots of a report, as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medvit.records import IGNORED
 
 INK, TRUTH, FOUND = "#1f2a44", "#1b9e77", "#d95f02"
 MAX_CURVES = 10
-"""Classes drawn as curves at most; more cannot be told apart."""
+"""Maximum number of classes drawn as curves, which remain distinguishable."""
 
 
 def roc_figure(evaluation: Evaluation) -> Figure:
-    """ROC curves, of the positive class where there are two, with their areas."""
+    """Plot ROC curves, of the positive class if there are two, with their areas."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -34,7 +34,7 @@ def roc_figure(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall_figure(evaluation: Evaluation) -> Figure:
-    """Precision against recall, of the positive class where there are two."""
+    """Plot precision against recall, of the positive class if there are two."""
     figure, axes = _square()
     for index, name in _shown(evaluation):
         positive, scores = _one_against_rest(evaluation, index, name)
@@ -45,7 +45,7 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
 
 
 def reliability_figure(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence; dots are as large as the share of images they stand for."""
+    """Plot accuracy against confidence; the area of a dot is the share of images in its bin."""
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=1)
     confidence, accuracy, share = np.array(reliability(evaluation.truth, evaluation.probabilities)).T
@@ -55,7 +55,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
 
 
 def confusion_figure(evaluation: Evaluation) -> Figure:
-    """How many images of each class were given each class."""
+    """Plot the number of images of each class by predicted class."""
     truth, probabilities = evaluation.truth, evaluation.probabilities
     labels = list(range(len(evaluation.classes)))
     counts = confusion_matrix(truth, probabilities.argmax(axis=1), len(labels))
@@ -73,7 +73,7 @@ def confusion_figure(evaluation: Evaluation) -> Figure:
 
 
 def dice_figure(evaluation: Evaluation) -> Figure:
-    """Return the Dice of every image by class, with the quartiles."""
+    """Plot the Dice of every image by class, with the quartiles."""
     names = list(evaluation.classes[1:])
     figure = Figure(figsize=(max(3.4, 1.3 * len(names) + 1.2), 3.4), layout="constrained")
     axes = figure.subplots()
@@ -91,7 +91,7 @@ def dice_figure(evaluation: Evaluation) -> Figure:
 
 
 def volume_figure(evaluation: Evaluation) -> Figure:
-    """Bland and Altman's plot of volumes: difference from the truth against the mean of both, in mL."""
+    """Plot volumes as Bland and Altman do: difference from the truth against the mean of both, in mL."""
     names = [name for name in evaluation.classes[1:] if f"volume_ml.{name}" in evaluation.columns]
     figure = Figure(figsize=(3.4 * max(1, len(names)), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=True):
@@ -103,13 +103,13 @@ def volume_figure(evaluation: Evaluation) -> Figure:
             axes.axhline(level, color=FOUND, linestyle=style, linewidth=1)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("mean of both, mL")
-        axes.set_ylabel("found - true, mL")
+        axes.set_ylabel("predicted - true, mL")
         axes.grid(alpha=0.3)
     return figure
 
 
 def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequence[float]) -> Figure:
-    """Contours of truth and finding on the image (C, *S): through the middle of both, in three planes of a volume.
+    """Draw contours of truth and prediction on the image (C, *S), for volumes in three planes through both.
 
     Three channels of an image are red, green and blue; of other images and of volumes, the first channel is shown.
     """
@@ -119,7 +119,7 @@ def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequen
     width, height = (3.1 * len(planes), 3.2) if truth.ndim == 3 else (4.4, 4.4)
     figure = Figure(figsize=(width, height), layout="constrained")
     low, high = np.percentile(pixels, (0.5, 99.5))
-    if is_color:  # matplotlib shows colors as they are, and takes them from 0 to 1
+    if is_color:  # matplotlib shows colors unchanged if they are from 0 to 1
         pixels = np.clip(pixels / max(float(pixels.max()), 1e-6), 0.0, 1.0)
     for axes, (title, cut) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         axes.imshow(cut(pixels), cmap="gray", vmin=low, vmax=high, aspect=_aspect(title, spacing_mm))
@@ -133,7 +133,7 @@ def overlay_figure(pixels: Array, truth: Array, found: Array, spacing_mm: Sequen
 
 
 def _planes(pixels: Array, truth: Array, found: Array) -> list[tuple[str, Callable[[Array], Array]]]:
-    """Sections of (I, J, K) in RAS+ through the middle of the masks, with A or S upward and R at the left."""
+    """Return sections of (I, J, K) in RAS+ through the middle of the masks, with A or S upward and R at the left."""
     inside = np.argwhere((truth > 0) | (found > 0))
     i, j, k = inside.mean(axis=0).round().astype(int) if len(inside) else np.array(pixels.shape) // 2
     return [

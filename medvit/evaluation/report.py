@@ -1,4 +1,4 @@
-"""One HTML file that stands alone: numbers with intervals, curves, and the best, the median and the worst case."""
+"""Self-contained HTML report: metrics with intervals, curves, and the best, the median and the worst case."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from medvit.patients import PatientCount
 HTML, TABLE = "report.html", "predictions.parquet"
 
 INTERVALS = (
-    "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample that leaves a number "
-    "undefined, as without a case of a class, does not count for it."
+    "Intervals are 95 % bootstraps over patients, each drawn with all of its images; a resample in which a "
+    "metric is undefined, as without a case of a class, does not count for it."
 )
 FEW_PATIENTS = 20
-"""Below this, percentile intervals are markedly too narrow (Hesterberg, The American Statistician 2015)."""
+"""Number of patients below which percentile intervals are too narrow (Hesterberg, The American Statistician 2015)."""
 
 DPI = 192
-"""Pixels an inch of the pictures: two for each of a page, so that they stay sharp on fine screens."""
+"""Pixels per inch of the pictures: two per pixel of the page, so that they are sharp on high-resolution screens."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A case worth looking at: what it stands for, and its picture."""
+    """Case to show: its caption and its picture."""
 
     caption: str
     figure: Figure
@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ReportSubject:
-    """What was evaluated: lines of name and text, and a warning where one is due."""
+    """Subject of the report: lines of name and text, and a warning if needed."""
 
     title: str
     facts: Mapping[str, str]
@@ -94,7 +94,7 @@ def read_table(folder: Path) -> MetricTable:
 
 
 def read_facts(folder: Path) -> Mapping[str, str]:
-    """Return what a report was about; nothing where the folder holds none."""
+    """Return the subject of a report; empty if the folder holds none."""
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else {}
 
@@ -110,14 +110,14 @@ def page(
         *(_breakdown(one, positive) for one in evaluation.breakdowns),
         _figures("Curves", _pictures(evaluation)),
         *([_figures("Cases", [(e.caption, e.figure) for e in examples])] if examples else []),
-        Section("What to know", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
+        Section("Notes", [Bullets([*evaluation.notes, *_meanings(evaluation, differences)])]),
     ]
     return Document(subject.title, subject.warning, sections, "warning", subject.facts)
 
 
 def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
     if evaluation.kind == "segmentation":
-        pictures = [("Dice of every image", plots.dice_figure(evaluation))]
+        pictures = [("Dice of each image", plots.dice_figure(evaluation))]
         if any(name.startswith("volume_ml.") for name in evaluation.columns):
             pictures.append(("Volumes: mean difference and 95 % limits of agreement", plots.volume_figure(evaluation)))
         return pictures
@@ -125,12 +125,12 @@ def _pictures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
         ("ROC", plots.roc_figure(evaluation)),
         ("Precision and recall", plots.precision_recall_figure(evaluation)),
         ("Reliability", plots.reliability_figure(evaluation)),
-        ("Confusion: counts, shaded by share of the true class", plots.confusion_figure(evaluation)),
+        ("Confusion matrix: counts, shaded by share of the true class", plots.confusion_figure(evaluation)),
     ]
 
 
 def _plain(metrics: Mapping[str, Estimate], positive: str) -> dict[str, dict[str, float | str | None]]:
-    """Numbers for JSON, which has no word for one that is not defined, with the class that they are of."""
+    """Return numbers for JSON, null if undefined, with the class that they refer to."""
     return {
         name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
         | ({"positive": positive} if positive and is_of_positive(name) else {})
@@ -144,24 +144,24 @@ def _definition(metric: Metric) -> dict[str, str | bool | None]:
 
 
 def _meanings(evaluation: Evaluation, differences: Mapping[str, Estimate]) -> list[str]:
-    """Return the sentences that the numbers of this report need."""
+    """Return the notes on the metrics of this report."""
     patients = PatientCount.of(evaluation.rows)
-    few = f"Only {patients}: the intervals are rougher than they look, and likely too narrow."
+    few = f"Only {patients}: the intervals are less reliable than they look, and likely too narrow."
     return [
         *([few] if patients.total < FEW_PATIENTS else []),
         *(metric.meaning for metric in _measured(evaluation.metrics)),
         INTERVALS,
-        *(["A difference whose interval holds 0 has not been shown."] if differences else []),
+        *(["A difference whose interval contains 0 is not significant."] if differences else []),
     ]
 
 
 def _measured(keys: Iterable[str]) -> list[Metric]:
-    """Return the metrics that some keys are of, in their order, each once."""
+    """Return the metrics of some keys, in their order, each once."""
     return [metric for metric in dict.fromkeys(map(metric_of, keys)) if metric is not None]
 
 
 def _metric_tables(title: str, metrics: Mapping[str, Estimate], head: str, positive: str) -> Section:
-    """Return what holds for all classes as a list, and what holds for each as a line a class."""
+    """Return the metrics over all classes as a list, and the metrics of each class as a table."""
     overall = {name: estimate for name, estimate in metrics.items() if "." not in name}
     lines = [[metric_title(name, positive), str(estimate)] for name, estimate in overall.items()]
     tables = [Table(["metric", head], lines)] if overall else []
@@ -183,7 +183,7 @@ def _counts(patients: PatientCount) -> dict[str, int]:
 
 
 def _breakdown(breakdown: Breakdown, positive: str) -> Section:
-    """Return a line a part, with the metrics that are made for breakdowns."""
+    """Return a line per subset, with the metrics for breakdowns."""
     known = {name: None for line in breakdown.lines for name in line.metrics if _is_in_breakdowns(name)}
     lines = [
         [line.name, line.num_items, line.patients.cell, *(str(line.metrics[name]) for name in known)]

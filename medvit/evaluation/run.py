@@ -28,16 +28,16 @@ from medvit.records import Row
 from medvit.types import Image, Prediction
 
 MAX_EXCLUDED = 20
-"""Images that the metrics do not count which a report names."""
+"""Maximum number of excluded images that a report lists."""
 
 FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement of models on the images or slides of a dataset, by resolved options.
+    """Evaluation of models on the images or slides of a dataset, by resolved options.
 
-    `notes` are what a reader must know of these images; `failures` gets a line for each image that failed.
+    `notes` are for readers; `failures` gets a line for each image that failed.
     """
 
     manifest: Manifest
@@ -95,17 +95,17 @@ class Measurement:
         return {"resamples": self.options.resamples, "seed": self.seed}
 
     def _mask_scores(self, predictor: Predictor) -> Iterator[tuple[Row, Scores]]:
-        """Yield the scores of each image; its masks are in memory only meanwhile."""
+        """Yield the scores of each image; its masks are released afterwards."""
         unit, tolerance_mm = unit_of(self.manifest), self.options.nsd_tolerance_mm
         for row, image, prediction in self._predicted(predictor):
-            assert image.mask is not None, "images without a truth are left out"
-            assert prediction.mask is not None, "a model of segmentation gives masks"
+            assert image.mask is not None, "images without a truth are excluded"
+            assert prediction.mask is not None, "a segmentation model predicts masks"
             masks, spacing_mm = (image.mask, prediction.mask), spacing(image, unit)
             yield row, score_case(*masks, prediction.classes, spacing_mm, tolerance_mm=tolerance_mm, unit=unit)
 
     def _image_probabilities(self, predictor: Predictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
         for row, _, prediction in self._predicted(predictor):
-            assert prediction.probabilities is not None, "a model of classification gives probabilities"
+            assert prediction.probabilities is not None, "a classification model predicts probabilities"
             yield row, prediction.probabilities
 
     def _predicted(self, predictor: Predictor) -> Iterator[tuple[Row, Image, Prediction]]:
@@ -122,7 +122,7 @@ class Measurement:
                 yield row, image, prediction
 
     def _slide_probabilities(self, predictor: SlidePredictor) -> Iterator[tuple[Row, Float[Array, "l"]]]:
-        """Yield the probabilities of each slide; its tiles are embedded where they are not yet."""
+        """Yield the probabilities of each slide; missing embeddings of its tiles are computed."""
         slides = predictor.embed(self.manifest, self.options.slides, self.options.tiles, self.failures)
         for slide in with_progress(slides, total=len(slides), title="Evaluating", unit="slide"):
             try:
@@ -133,7 +133,7 @@ class Measurement:
                 yield slide.row, probabilities
 
     def _collected(self, found: Iterable[tuple[Row, FoundT]], what: str) -> tuple[list[Row], list[FoundT], list[str]]:
-        """Return the rows, what was found of each, and all notes, also on the rows that failed meanwhile."""
+        """Return the rows, the results of each, and all notes, including those on failed rows."""
         num_before, total = len(self.failures), len(self.manifest)
         pairs = list(found)
         failures = self.failures[num_before:]
@@ -144,7 +144,7 @@ class Measurement:
 
 
 def notes_on_excluded(failures: Sequence[str], of_all: str) -> list[str]:
-    """Return how many images the metrics do not count, and which with their reasons, as far as a page can list them."""
+    """Return the number of excluded images, and a list of them with reasons, as far as a page can show them."""
     if not failures:
         return []
     more = [f"and {len(failures) - MAX_EXCLUDED} more, see the log"] if len(failures) > MAX_EXCLUDED else []

@@ -1,4 +1,4 @@
-"""Metrics of segmentation on the grid of the source, in millimeters where it has a physical scale."""
+"""Metrics of segmentation on the grid of the source, in millimeters if it has a physical scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Scores = dict[str, float]
 
 
 def unit_of(manifest: Manifest) -> LengthUnit:
-    """Millimeters where every image has a physical scale, else pixels: the two cannot be averaged."""
+    """Return mm if every image has a physical scale, else px: the two cannot be averaged."""
     return "mm" if all(row.affine is not None or row.mpp is not None for row in manifest) else "px"
 
 
@@ -40,14 +40,14 @@ def score_case(
     tolerance_mm: float,
     unit: LengthUnit = "mm",
 ) -> Scores:
-    """Return of each foreground class every `MaskMetric`, its voxels and, of volumes, `volume_ml`, `true_volume_ml`.
+    """Return every `MaskMetric` of each foreground class, its voxels and, for volumes, `volume_ml`, `true_volume_ml`.
 
     In the unit px, for images without a physical scale, spacing and tolerance are in pixels, HD95 is `hd95_px`, and
     there is no volume.
 
-    Where truth and finding both lack a class, nothing is to be measured and all three are undefined. Where one of them
-    lacks it, Dice and NSD are 0 and HD95 is the diagonal of the image: a miss must not make the mean better. What is
-    found where the truth is `IGNORED` does not count.
+    If both truth and prediction lack a class, all three metrics are undefined. If one of them lacks it, Dice and NSD
+    are 0 and HD95 is the diagonal of the image: a miss must not improve the mean. Predictions where the truth is
+    `IGNORED` do not count.
     """
     if len(classes) <= IGNORED and (truth == IGNORED).any():
         found = np.where(truth == IGNORED, 0, found)
@@ -73,7 +73,7 @@ def evaluate_masks(
     seed: int,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Means over images of all scores, and of their means over the classes, with intervals over patients."""
+    """Return means over images of all scores, and of their means over the classes, with intervals over patients."""
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     averaged, known = dict.fromkeys(name.partition(".")[0] for name in columns), keys_of(MaskMetric)
     columns = {key: _mean_over_classes(columns, key) for key in averaged if key in known} | columns
@@ -87,7 +87,7 @@ def evaluate_masks(
 
 
 def mask_metrics(columns: Mapping[str, Float[Array, "n"]]) -> dict[str, float]:
-    """Return the means over the images of every `MaskMetric` where it is defined, and every `VolumeMetric`."""
+    """Return the means over the images of every defined `MaskMetric`, and every `VolumeMetric`."""
     known = keys_of(MaskMetric)
     found = {name: _mean(values) for name, values in columns.items() if name.partition(".")[0] in known}
     parts = [name.partition(".")[2] for name in columns if name.startswith("volume_ml.")]
@@ -111,14 +111,14 @@ def _mean(values: Float[Array, "n"]) -> float:
 
 
 def _absences(columns: Mapping[str, Array], classes: Sequence[str]) -> list[str]:
-    """Return what became of images in which the truth or the finding lacks a class."""
+    """Return notes on images in which the truth or the prediction lacks a class."""
     told = []
     for name in classes[1:]:
         true, found = columns[f"true_voxels.{name}"] > 0, columns[f"voxels.{name}"] > 0
         for images, text in (
-            (~true & ~found, "absent from truth and finding; does not count for it"),
-            (true & ~found, "missed altogether; Dice and NSD are 0, HD95 is the diagonal of the image"),
-            (~true & found, "found though not there; Dice and NSD are 0, HD95 is the diagonal of the image"),
+            (~true & ~found, "absent from truth and prediction; does not count for it"),
+            (true & ~found, "missed completely; Dice and NSD are 0, HD95 is the diagonal of the image"),
+            (~true & found, "predicted although absent; Dice and NSD are 0, HD95 is the diagonal of the image"),
         ):
             if images.any():
                 told.append(f"{name}, in {images.sum()} of {len(images)} images: {text}")

@@ -1,4 +1,4 @@
-"""A slide in a report: bare, where the model looked, what it saw, and the tiles it looked at most."""
+"""Figure of a slide in a report: plain, with attention and class maps, and the tiles with the most attention."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 MAX_HEADS = 6
-"""Attention heads that are shown at most."""
+"""Maximum number of attention heads shown."""
 
 
 def slide_figure(slide: Slide, finding: SlideFinding, predictor: SlidePredictor) -> Figure:
-    """Overview, attention and class maps; the tiles with most attention; what the backbone's heads see on the first."""
+    """Draw overview, attention and class maps; tiles with most attention; attention of the backbone on the first."""
     bare = np.moveaxis(slide.overview(MAX_SIDE), 0, -1)
     above = [("slide", bare), ("attention", overlaid(bare, attention_map(finding), finding, "attention"))]
     for label in finding.heat_classes():
@@ -39,7 +39,7 @@ def slide_figure(slide: Slide, finding: SlideFinding, predictor: SlidePredictor)
 
 
 TOP_TITLE = "tiles with most attention: attention, most probable class"
-HEADS_TITLE = "what the attention heads of the backbone look at on the first of them"
+HEADS_TITLE = "attention heads of the backbone on the first of them"
 
 
 def _title(finding: SlideFinding, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Subject of a report: which model was measured on which images, and another report that it is compared with."""
+"""Subject of a report: the model, the images, and another report for comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.evaluation.segmentation import unit_of
 from medvit.patients import PatientCount
 
 TOLERANCE = "Surface tolerance"
-"""The fact of a report that holds the tolerance of normalized surface Dice."""
+"""Name of the report's entry for the tolerance of normalized surface Dice."""
 
 
 def report_subject(
@@ -27,7 +27,7 @@ def report_subject(
     model_hash: str,
     seed: int,
 ) -> ReportSubject:
-    """Return what was evaluated on what, and a warning where the numbers flatter."""
+    """Return model, data and options, and a warning if the metrics are too good."""
     lineage = Lineage.read(options.checkpoint)
     is_same = lineage is not None and lineage.inputs.get("dataset") == manifest.hash
     facts = {
@@ -50,10 +50,10 @@ def report_subject(
 
 def _warning(options: EvaluationOptions, *, is_same: bool) -> str:
     if is_same and options.split != "test":
-        use = "learned from" if options.split == "train" else "was chosen by"
-        return f"These are images of the {options.split} split: the model {use} them, so the numbers flatter it."
+        use = "learned from" if options.split == "train" else "was selected by"
+        return f"These are images of the {options.split} split: the model {use} them, so the metrics are too good."
     if options.split == "train":
-        return "These are images of a train split: if the model learned from any of them, the numbers flatter it."
+        return "These are images of a train split: if the model was trained on any of them, the metrics are too good."
     return ""
 
 

@@ -24,13 +24,13 @@ MAIN = (
     "specificity",
     "kappa_quadratic",
 )
-"""Metrics that a summary shows, of all classes together."""
+"""Metrics in a summary, over all classes together."""
 
 
 def summary_lines(
     split: str, evaluation: Evaluation, differences: Mapping[str, Estimate] | None = None
 ) -> list[tuple[str, str]]:
-    """Return what was measured, the main metrics with their intervals, and their differences from another report."""
+    """Return the evaluated data, the main metrics with their intervals, and their differences from another report."""
     rows, positive = evaluation.rows, evaluation.positive
     main = [name for name in MAIN if name in evaluation.metrics]
     return [
@@ -47,7 +47,7 @@ def summary_lines(
 def tables(
     measured: Manifest, split: Split, evaluation: Evaluation, differences: Mapping[str, Estimate]
 ) -> Iterator[str]:
-    """Yield the lines of the terminal: all metrics, and all differences from another report where there are any."""
+    """Yield the lines for the terminal: all metrics, and all differences from another report if there are any."""
     parts = {f"{split} split, {len(measured)} {measured.rows[0].kind}s": evaluation.metrics}
     parts |= {"difference from the other report": differences} if differences else {}
     for title, estimates in parts.items():
@@ -57,9 +57,9 @@ def tables(
 
 
 def tracked(metrics: Mapping[str, Estimate], split: Split, positive: str = "") -> dict[str, float]:
-    """Return the numbers that are defined, as MLflow gets them: `test.dice`, `test.dice.low`, `test.dice.high`.
+    """Return the defined numbers, as logged to MLflow: `test.dice`, `test.dice.low`, `test.dice.high`.
 
-    What is of the positive one of two classes has its name: `test.sensitivity.cancer`.
+    Metrics that refer to the positive class have its name: `test.sensitivity.cancer`.
     """
     metrics = {f"{name}.{positive}" if positive and is_of_positive(name) else name: e for name, e in metrics.items()}
     parts = {"": "value", ".low": "low", ".high": "high"}

@@ -1,4 +1,4 @@
-"""The job of a model: what it does with each study, by its kind and the options of inference."""
+"""Jobs of a model: processing of a study, by the kind of model and the options of inference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("medvit")
 
 
 def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteNames, maker: Maker) -> StudyJob | SlideJob:
-    """Return the job that does one study after the other, by the kind of the model.
+    """Return the job that processes studies, by the kind of the model.
 
     Raises:
         ConfigError: If outputs are not for such models, codes are not of their classes, or values are not those that
@@ -33,7 +33,7 @@ def make_job(options: PredictionOptions, checkpoint: Checkpoint, names: SiteName
     """
     outputs = Outputs.of(options.outputs, checkpoint.kind)
     if options.codes and not any(name.startswith("dicom_") for name in outputs.names):
-        log.warning("codes is ignored: no DICOM object is written")
+        log.warning("codes is ignored: no DICOM output is written")
     if checkpoint.kind == "slide":
         slides = SlidePredictor(checkpoint, options.device)
         check_codes(options.codes, slides.config.classes)
@@ -52,7 +52,7 @@ def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None)
     """Return the pixel values that a model was trained on; None if they are neither recorded nor given.
 
     Raises:
-        ConfigError: If those given are not those recorded.
+        ConfigError: If the given ones differ from the recorded ones.
     """
     if recorded is None:
         return given
@@ -65,7 +65,7 @@ def values_as_trained(given: ValuesConfig | None, recorded: ValuesConfig | None)
 
 
 def tiles_as_trained(spec: TileSpec) -> CutTiles:
-    """Return a function that cuts a slide into tiles as ingest cut the slides that the model was trained on."""
+    """Return a function that tiles a slide like the slides that the model was trained on."""
     same = spec.model_dump(include={"size", "mpp", "overlap", "min_tissue"})
     config, slides = TilesConfig.parse(same), SlidesConfig(skip_tiles=spec.skip)
     return lambda slide: slides.usable(cut(slide, config).grid)

@@ -1,4 +1,4 @@
-"""Options of inference: which model on which source, which series of a study, and the files to write."""
+"""Options of inference: model, source, series of a study, and the files to write."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medvit.writers import writer
 
 
 class SeriesRule(Config):
-    """Replaces parts of the rule by which the checkpoint chooses a series."""
+    """Overrides for the rule by which the checkpoint chooses a series."""
 
     modality: str | None = None
     """DICOM modality such as CT or MR. Unset: that of the checkpoint."""
     description: str | None = None
-    """Regular expression searched in SeriesDescription, in any case. Unset: that of the checkpoint, `.*` any."""
+    """Regex searched for in SeriesDescription, ignoring case. Unset: that of the checkpoint; `.*` any."""
 
     def over(self, rule: AppliesTo) -> AppliesTo:
-        """Return the rule of the checkpoint with these parts replaced."""
+        """Return the rule of the checkpoint with these overrides."""
         return check_rule(rule.model_copy(update=self.model_dump(exclude_none=True)))
 
 
 class PredictionOptions(Config):
-    """Options of inference, without those that every stage has."""
+    """Options of inference, without those common to all stages."""
 
     checkpoint: Path
     """Folder of a fine-tuned model."""
@@ -42,27 +42,30 @@ class PredictionOptions(Config):
     output: Path
     """New folder for the predictions."""
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, as B-scans of OCT. Unset: each picture is an image."""
+    """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
     series: SeriesChoice = "best"
-    """Of several series that fit: best takes the one with most slices, and each of slides; all takes each, one refuses
-    the study."""
+    """Choice among several series that fit: best uses the one with most slices (for slides, every one), all uses every
+    one, one refuses the study.
+    """
     values: ValuesConfig | None = None
-    """Pixel values to read of DICOM files, for checkpoints of versions that did not record those of training. Unset: as
-    the model was trained, or as stored where that is unknown."""
+    """Pixel values to read from DICOM files, for checkpoints of versions that did not record those of training. Unset:
+    as in training, or as stored if that is unknown.
+    """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
-    """Which series to take, where not as the checkpoint says."""
+    """Series to use, if not by the rule of the checkpoint."""
     outputs: tuple[str, ...] | None = None
-    """Files to write, by their writers: dicom_seg, nifti, png and preview; of slides dicom_ann, geojson, heatmap and
-    preview. Unset: all that apply. [] writes the tables alone."""
+    """Files to write, by their writers: dicom_seg, nifti, png and preview; for slides dicom_ann, geojson, heatmap and
+    preview. Unset: all that apply. [] writes only the tables.
+    """
     codes: dict[str, str] = Field(default_factory=dict)
     """Coded terms of classes in DICOM SEG: class name -> SCHEME:VALUE:MEANING; others are looked up by name."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, made on first use; the one that ingest uses gives a study the same pseudonym."""
+    """Key file of the pseudonyms, created on first use; with the key of ingest, a study has the same pseudonym."""
     device: Device = "auto"
-    """Where the model runs: auto takes the GPU where there is one."""
+    """Device: auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
 
     @field_validator("outputs")

@@ -1,4 +1,4 @@
-"""A checkpoint at work: an image in its own grid goes in, the prediction on the same grid comes out."""
+"""Inference with a checkpoint: from an image to the prediction on the same grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """A model with the preprocessing of its checkpoint, loaded once.
+    """Model with the preprocessing of its checkpoint, loaded once.
 
     >>> import medvit
     >>> predictor = medvit.Predictor(medvit.Checkpoint.load("runs/model"), device="cpu")
@@ -32,7 +32,7 @@ class Predictor:
 
     Raises:
         CheckpointError: If the checkpoint is a bare backbone or does not fit its description.
-        ConfigError: If a GPU is asked for and there is none.
+        ConfigError: If a GPU is requested and there is none.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
@@ -46,16 +46,16 @@ class Predictor:
 
     @property
     def kind(self) -> Kind:
-        """What it takes: images or volumes, also those that it cuts into slices."""
+        """Kind of image that it accepts: images or volumes, including those that it cuts into slices."""
         return "volume" if self.config.slices is not None else self.preprocess.kind
 
     def __call__(self, image: Image) -> Prediction:
-        """Probabilities (L,), or a mask on the grid of the given image, with its affine.
+        """Return probabilities (L,), or a mask on the grid of the given image, with its affine.
 
         A model of slices gives a volume the mean of the probabilities of all its slices, or their masks in their order.
 
         Raises:
-            DataError: If the image is not what the model was made for, or the model gives values that are not finite.
+            DataError: If the model does not accept the image, or its output is non-finite.
         """
         self.preprocess.require_finite(image)
         slices = self.config.slices
@@ -78,8 +78,8 @@ class Predictor:
         num_lost = int((~torch.isfinite(probabilities)).sum())
         if num_lost:
             raise DataError(
-                f"{num_lost} of {probabilities.numel()} probabilities that the model gives are not finite; expected "
-                "numbers: are the intensities of the image those it was trained on?"
+                f"{num_lost} of {probabilities.numel()} predicted probabilities are not finite; expected finite "
+                "ones: check that the intensities of the image are like those of the training images"
             )
         if self.config.kind == "classification":
             return Prediction(self.config.classes, probabilities=probabilities.cpu().numpy())
@@ -92,9 +92,9 @@ class Predictor:
 def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -> Int[Array, "*t"]:
     """Return the most probable class of each voxel of a grid of another size over the same field of view.
 
-    Preprocessing keeps the outer faces of the grid in place (`geometry.rescaled`), which is what linear interpolation
-    with `align_corners=False` undoes. Classes are taken one by one: beside the input, memory holds two volumes of the
-    target size and not one for every class.
+    Preprocessing preserves the outer faces of the grid (`geometry.rescaled`), which linear interpolation with
+    `align_corners=False` inverts. Classes are processed one by one: in addition to the input, memory holds two volumes
+    of the target size instead of one per class.
     """
     import torch
     from torch.nn import functional as F
@@ -113,7 +113,7 @@ def mask_on_grid(probabilities: Float[Tensor, "l *s"], shape: tuple[int, ...]) -
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return the 16-bit type the device computes well in, as in training; probabilities are float32 all the same."""
+    """Return the device's fast 16-bit type, as in training; probabilities are float32 in any case."""
     import torch
 
     dtype = half_precision(device)

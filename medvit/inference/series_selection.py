@@ -1,4 +1,4 @@
-"""Which images make one study, and which series of it a model was made for."""
+"""Selection of series: grouping of images into studies, and choice of the series for a model."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ log = logging.getLogger("medvit")
 
 SeriesChoice = Literal["best", "all", "one"]
 DICOM = "dicom"
-"""The reader whose images know their study; any other image is a study of its own."""
+"""Reader whose images name their study; any other image is a study of its own."""
 
 
 class NoSeriesError(DataError):
-    """A study without a series that the model was made for: it is skipped, which is not a failure."""
+    """Study without a series for the model: it is skipped, which is not a failure."""
 
     code = "no_series"
 
 
 @dataclass(frozen=True)
 class StudyIndex:
-    """What a source holds: studies in the order of their pseudonyms, and a count of the files that are no images.
+    """Contents of a source: studies ordered by pseudonym, and the number of files that are not images.
 
-    An image that cannot be read and belongs to no study that can is a study of its own, without items.
+    An unreadable image outside of any readable study is a study of its own, without items.
     """
 
     studies: tuple[Study, ...]
@@ -48,11 +48,11 @@ class StudyIndex:
 
 
 def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, applies_to: AppliesTo) -> StudyIndex:
-    """Group what the readers found in `source` by study.
+    """Group the items of `source` by study.
 
-    DICOM images are grouped by Study Instance UID (0020,000D), or by folder where it is empty, and by PatientID; any
-    other image is a study. A refused series that the model was made for is kept with its study, so that a study whose
-    only fitting series is broken counts as failed and not as skipped.
+    DICOM images are grouped by Study Instance UID (0020,000D), or by folder if it is empty, and by PatientID; any other
+    image is a study. A refused series that fits the model is stored with its study, so that a study whose only fitting
+    series is broken counts as failed and not as skipped.
     """
     entries = list(found)
     taken = [entry for entry in entries if isinstance(entry, Item)]
@@ -83,14 +83,14 @@ def studies(found: Iterable[Item | Refusal], source: Path, names: SiteNames, app
 
 
 class StudyKey(NamedTuple):
-    """What makes a study: its Study Instance UID, which should be of one patient alone, and the PatientID."""
+    """Key of a study: its Study Instance UID, which should belong to one patient, and the PatientID."""
 
     study: str
     patient: str = ""
 
     @classmethod
     def of(cls, item: Item, source: Path, patient: str) -> StudyKey:
-        """Return the study of an image: of DICOM by its header, or its folder where that names none.
+        """Return the study of an image: for DICOM from its header, or its folder if the header names none.
 
         Else the image itself.
         """
@@ -104,15 +104,15 @@ class StudyKey(NamedTuple):
     def name(self, names: SiteNames, *, is_shared: bool) -> str:
         """Return the pseudonym of the study.
 
-        One that its patient is part of where several patients share the identifier.
+        It depends on the patient too if several patients share the identifier.
         """
         return names.study(self.study, patient=self.patient) if is_shared else names.study(self.study)
 
 
 def _warn_of(grouped: Sequence[Study], keys: Collection[StudyKey]) -> None:
-    """Warn of studies of several patients, and of PatientIDs that may be one patient's, by the names of studies."""
+    """Warn about studies of several patients, and similar PatientIDs that may be one patient's, by study names."""
     if shared := [study.name for study in grouped if study.num_others]:
-        log.warning("predict: several patients share a StudyInstanceUID, each has a study: %s", ", ".join(shared))
+        log.warning("predict: several patients share a StudyInstanceUID; each gets a study: %s", ", ".join(shared))
     for alike in spelled_alike(key.patient for key in keys):
         of = [study.name for study, key in zip(grouped, sorted(keys), strict=True) if key.patient in alike]
         text = f"{len(alike)} PatientIDs differ only in spaces, case or zeros, and count as {len(alike)} patients"
@@ -120,7 +120,7 @@ def _warn_of(grouped: Sequence[Study], keys: Collection[StudyKey]) -> None:
 
 
 class RefusedHeader(NamedTuple):
-    """The header of a refused image, and its patient (`records.patients_of`)."""
+    """Header of a refused image, and its patient (`records.patients_of`)."""
 
     header: Header
     patient: str
@@ -128,10 +128,10 @@ class RefusedHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class Belongings:
-    """Which study each refused image belongs to."""
+    """Study of each refused image."""
 
     refused: dict[StudyKey, list[Refusal]]
-    """Refused series that would have fitted the model; a study of which all was refused has an entry too."""
+    """Refused series that would fit the model; a study with only refused images has an entry too."""
     num_unreadable: Counter[StudyKey]
     strays: list[Refusal]
 
@@ -143,7 +143,7 @@ class Belongings:
         source: Path,
         applies_to: AppliesTo,
     ) -> Belongings:
-        """Find it from the header of a refused file, else from the DICOM images in its folder."""
+        """Find the study from the header of a refused file, else from the DICOM images in its folder."""
         folders: dict[Path, set[StudyKey]] = defaultdict(set)
         for key, group in items.items():
             for path in (path for item in group if item.reader == DICOM for path in item.files):
@@ -155,7 +155,7 @@ class Belongings:
                 header = found.header
                 study = header.study or f"{Path(_relative(refusal.files[0], source)).parent}/"
                 fits = _described(header.modality, header.description, applies_to)
-                fits &= applies_to.kind == "volume" or not header.is_slice  # slices that fail were to be a volume
+                fits &= applies_to.kind == "volume" or not header.is_slice  # the failed slices would form a volume
                 belongings.refused[StudyKey(study, found.patient)] += [refusal] if fits else []
             elif len(beside) == 1:
                 belongings.num_unreadable[next(iter(beside))] += len(refusal.files)
@@ -165,14 +165,14 @@ class Belongings:
 
 
 def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -> tuple[Item, ...]:
-    """Return the series of a study that a model was made for.
+    """Return the series of a study for a model.
 
-    Several that fit: `all` takes every one; `best` the one with most files, then most bytes, then the first identifier;
-    `one` refuses.
+    Several that fit: `all` returns every one; `best` the one with most files, then most bytes, then the first
+    identifier; `one` refuses.
 
     Raises:
-        NoSeriesError: If none fits; the reason says by modality and kind what the study has.
-        DataError: If the only one that fits could not be taken, or several fit and `one` was asked for.
+        NoSeriesError: If none fits; the reason lists the study's series by modality and kind.
+        DataError: If the only one that fits was refused, or several fit and `one` was requested.
     """
     fitting = [item for item in study.items if _fits(item, applies_to)]
     if not fitting and study.refusals:
@@ -191,27 +191,27 @@ def choose(study: Study, applies_to: AppliesTo, series: SeriesChoice = "best") -
 
 
 def num_fitting(study: Study, applies_to: AppliesTo) -> int:
-    """How many series of a study a model fits."""
+    """Return the number of series of a study that fit a model."""
     return sum(_fits(item, applies_to) for item in study.items)
 
 
 def check_rule(applies_to: AppliesTo) -> AppliesTo:
-    """Return the rule itself, if its regular expression can be read.
+    """Return the rule unchanged if its regular expression is valid.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If it is invalid.
     """
     try:
         re.compile(applies_to.description or "")
     except re.error as error:
-        raise ConfigError(f"applies_to.description is no regular expression: {error}") from None
+        raise ConfigError(f"applies_to.description is not a regular expression: {error}") from None
     return applies_to
 
 
 def _fits(item: Item, applies_to: AppliesTo) -> bool:
     if item.kind != applies_to.kind:
         return False
-    # A PNG or NIfTI file says neither modality nor description: who gives it to a model vouches for it.
+    # A PNG or NIfTI file states neither modality nor description: the user is responsible for the choice.
     return item.reader != DICOM or _described(item.modality, item.description, applies_to)
 
 
@@ -241,12 +241,12 @@ def _refused(refusal: Refusal) -> DataError:
 
 
 def _header(path: Path) -> Header | None:
-    if not path.is_file():  # a named pipe, which nobody should wait for, or gone
+    if not path.is_file():  # a named pipe, which must not be waited for, or a missing file
         return None
     try:
         with decoding("the DICOM header"):
             return read_header(path)
-    except MedvitError:  # the readers have told why; here it only means that nothing says whose the file is
+    except MedvitError:  # the readers have reported why; here it only means that the patient is unknown
         return None
 
 

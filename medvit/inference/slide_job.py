@@ -1,4 +1,4 @@
-"""One slide from its files to its results: cut into tiles, embed, predict, write."""
+"""Job on one slide from its files to its results: tile, embed, predict, write."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from medvit.wsi.tiles import TileGrid
 
 
 class SlideOptions(TileLoaderConfig):
-    """How tiles of slides are read and embedded."""
+    """Reading and embedding of slide tiles."""
 
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides whose headers do not say it, or say what no microscope has; with it,
-    plain TIFF pictures are slides, too."""
+    """Microns per pixel of slides whose headers do not state it or are implausible; with it, plain TIFF pictures are
+    slides, too.
+    """
 
 
 def as_slides(found: Iterable[Item | Refusal], options: SlideOptions) -> Iterator[Item | Refusal]:
-    """Return what readers found, plain TIFF pictures as slides if the microns per pixel of such were given."""
+    """Return the items of readers, with plain TIFF pictures as slides if their microns per pixel were given."""
     for one in found:
         if isinstance(one, Item) and options.slide_mpp is not None and _is_plain(one):
             yield replace(one, reader="slide", kind="slide", modality=MODALITY)
@@ -46,12 +47,12 @@ def _is_plain(item: Item) -> bool:
 
 
 CutTiles = Callable[[Slide], TileGrid]
-"""Finds the tiles of a slide that are worth a look."""
+"""Function that finds the tiles of a slide to process."""
 
 
 @dataclass(frozen=True)
 class OpenFiles:
-    """Opens the slide of some files, once in each process that reads it."""
+    """Opener of the slide of some files, once in each process that reads it."""
 
     files: tuple[Path, ...]
     mpp: float | None = None
@@ -60,12 +61,12 @@ class OpenFiles:
         """Return the open slide.
 
         Raises:
-            DataError: If it says no microns per pixel and none are given, or cannot be read.
+            DataError: If it has no microns per pixel and none are given, or cannot be read.
         """
         key = (os.getpid(), self.files)
         if key not in _OPEN:
-            for (process, _), slide in _OPEN.items():  # one at a time
-                slide.close() if process == os.getpid() else None  # what was opened before a fork is its parent's
+            for (process, _), slide in _OPEN.items():  # one slide at a time
+                slide.close() if process == os.getpid() else None  # slides opened before a fork belong to its parent
             _OPEN.clear()
             _OPEN[key] = open_slide(self.files, self.mpp)
         return _OPEN[key]
@@ -76,7 +77,7 @@ _OPEN: dict[tuple[int, tuple[Path, ...]], Slide] = {}
 
 @dataclass(frozen=True)
 class SlideJob:
-    """Does one slide after the other with one model; call it with a study and the folder for its objects."""
+    """Job that processes slides with one model; call it with a study and the folder for its outputs."""
 
     predict: SlidePredictor
     applies_to: AppliesTo
@@ -89,14 +90,14 @@ class SlideJob:
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "slide"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
-        """Return what came of the slides of a study.
+        """Return the result for the slides of a study.
 
         Raises:
             NoSeriesError: If it has no slide.
-            DataError: If a slide cannot be read, does not say its microns per pixel, or has no tissue.
+            DataError: If a slide cannot be read, has no microns per pixel, or no tissue.
         """
         if self.options.slide_mpp is None and study.items and all(map(_is_plain, study.items)):
-            raise DataError("a plain picture says no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
+            raise DataError("a plain picture has no microns per pixel; if it is a slide, give tiles.slide_mpp=...")
         items = choose(study, self.applies_to, self.series)
         findings: list[Finding] = []
         notes = notes_on_patients(study)

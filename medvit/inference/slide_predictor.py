@@ -1,4 +1,4 @@
-"""A model of slides at work: a slide and its tiles go in, probabilities and maps come out."""
+"""Inference with a slide model: from a slide and its tiles to probabilities and maps."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from medvit.wsi.tiles import TileGrid
 
 
 class SlidePredictor:
-    """A model of slides with the preprocessing of its checkpoint, loaded once.
+    """Slide model with the preprocessing of its checkpoint, loaded once.
 
     Raises:
         CheckpointError: If the checkpoint is of another kind or does not fit its description.
-        ConfigError: If a GPU is asked for and there is none.
+        ConfigError: If a GPU is requested and there is none.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device = "auto") -> None:
@@ -52,7 +52,7 @@ class SlidePredictor:
 
     @property
     def kind(self) -> Kind:
-        """What it takes: slides."""
+        """Kind of image that it accepts."""
         return "slide"
 
     def embed(
@@ -62,7 +62,7 @@ class SlidePredictor:
         config: EmbeddingConfig,
         failures: list[str],
     ) -> list[EmbeddedSlide]:
-        """Return the slides of a manifest with the embeddings of the tiles that the model takes, as `embed_manifest`.
+        """Return the slides of a manifest with the embeddings of tiles for the model, as `embed_manifest`.
 
         Raises:
             DataError: If all slides fail, or if their tiles are of another size or scale.
@@ -74,7 +74,7 @@ class SlidePredictor:
         return found
 
     def heads_on(self, pixels: UInt8[Array, "3 s s"]) -> Float[Array, "k h w"] | None:
-        """Return the attention maps of the backbone on a tile; empty without a class token, or with rope."""
+        """Return the backbone's attention maps on a tile; empty without a class token, or with rotary positions."""
         backbone = self.model.backbone
         if not isinstance(backbone, ViT) or backbone.cls_token is None or backbone.positions == "rope":
             return None
@@ -84,27 +84,27 @@ class SlidePredictor:
         return maps
 
     def read(self, embeddings: Embeddings) -> SlideReading:
-        """Return what the model says of a slide whose tiles are embedded.
+        """Return the prediction for a slide whose tiles are embedded.
 
         Raises:
-            DataError: If it gives a probability that is not finite.
+            DataError: If a probability is not finite.
         """
         reading = self.model.read(embeddings.to(self.device))
         if not all(np.isfinite(found).all() for found in (reading.probabilities, reading.members, reading.scores)):
-            raise DataError("the probabilities that the model gives of the slide are not finite; expected numbers")
+            raise DataError("the predicted probabilities of the slide are not finite; expected finite ones")
         return reading
 
     def __call__(
         self, open_slide: Callable[[], Slide], grid: TileGrid, config: TileLoaderConfig, work: Path
     ) -> SlideReading:
-        """Return what the model says of a slide; embeddings lie in `work` for as long as it takes, and not in memory.
+        """Return the prediction for a slide; embeddings are in a temporary file in `work`, and not in memory.
 
         Raises:
             DataError: If it has no tile or cannot be read.
-            OutputError: If there is no room for the embeddings.
+            OutputError: If there is no space for the embeddings.
         """
         if not len(grid):
-            raise DataError("none of the tiles of the slide is left")
+            raise DataError("no tile of the slide remains")
         with TemporaryDirectory(dir=work) as folder:
             store = EmbeddingStore(Path(folder), "tiles", self.embedder.facts)
             with store.writing("slide", len(grid), self.embedder.width) as writer:

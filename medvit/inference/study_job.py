@@ -1,4 +1,4 @@
-"""One study from its files to its results: choose the series, read, predict, write."""
+"""Job on one study from its files to its results: choose the series, read, predict, write."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from medvit.writers import Finding, ImageContext, Maker, Result, Study
 from medvit.writers.outputs import Outputs
 
 DUPLICATE = "duplicate"
-"""Code of a refused second copy, which is no loss."""
+"""Code of a refused second copy, which loses nothing."""
 UNKNOWN_VALUES = (
-    "stored values were read: the checkpoint is of a version that did not record values.*; if its training dataset was "
-    "ingested with values.pet or values.radiographs, give the same to predict"
+    "stored values were read: the checkpoint is of a version that did not record values.*; if its training "
+    "dataset was ingested with values.pet or values.radiographs, give the same to predict"
 )
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """Does one study after the other with one model; call it with a study and the folder for its objects."""
+    """Job that processes studies with one model; call it with a study and the folder for its outputs."""
 
     predict: Callable[[Image], Prediction]
     applies_to: AppliesTo
@@ -38,15 +38,15 @@ class StudyJob:
     series: SeriesChoice = "best"
     codes: Mapping[str, str] = field(default_factory=dict)
     values: ValuesConfig | None = field(default_factory=ValuesConfig)
-    """Pixel values that the model was trained on; None if unknown: stored values are read, and a note says so."""
+    """Pixel values that the model was trained on; None if unknown: stored values are read, and a note states it."""
     outputs: Outputs = field(default_factory=lambda: Outputs.of(None, "segmentation"))
 
     def __call__(self, study: Study, folder: Path) -> Result:
-        """Return what came of the study.
+        """Return the result of a study.
 
         Raises:
-            NoSeriesError: If the model was made for none of its series.
-            DataError: If the series cannot be read or is not what the model takes.
+            NoSeriesError: If none of its series fits the model.
+            DataError: If the series cannot be read or is not accepted by the model.
         """
         items = choose(study, self.applies_to, self.series)
         outputs: list[str] = []
@@ -67,25 +67,25 @@ class StudyJob:
     def _read(self, item: Item) -> Image:
         """Return the image in the values that the model was trained on.
 
-        Without a label map that is stored beside it.
+        A label map beside it is dropped.
         """
         image = read((self.values or ValuesConfig()).of(replace(item, mask=None)))
         if image.fallback:
             raise DataError(
-                f"the model was trained on {image.fallback}, and the files do not say all that these values need; "
-                "predict on series that do"
+                f"the model was trained on {image.fallback}, and the files lack what these values need; predict "
+                "on series that have it"
             )
         return image
 
     def _name(self, study: Study, item: Item, earlier: Sequence[Finding]) -> str:
-        """Return the pseudonym of the series, with a number where it has more images than one."""
+        """Return the pseudonym of the series, with a number if it has several images."""
         name = self.names.series(study.series_key(item))
         taken = {finding.series for finding in earlier if finding.series.startswith(name)}
         return f"{name}-{len(taken) + 1}" if taken else name
 
 
 def findings_of(prediction: Prediction, image: Image, series: str) -> list[Finding]:
-    """Return a line for every class: its probability, or how much of it there is; the background is left out."""
+    """Return a line for every class except the background: its probability, or its volume."""
     if prediction.probabilities is not None:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         return [Finding(series, name, probability=float(value)) for name, value in pairs]
@@ -99,18 +99,18 @@ def findings_of(prediction: Prediction, image: Image, series: str) -> list[Findi
 
 
 def notes_on_patients(study: Study) -> list[str]:
-    """Return a note where other patients have the same StudyInstanceUID."""
+    """Return a note if other patients have the same StudyInstanceUID."""
     return [f"{study.num_others} other patients have the same StudyInstanceUID"] if study.num_others else []
 
 
 def _notes_on(study: Study, num_left: int) -> list[str]:
     notes = []
     if num_left > 0:
-        notes.append(f"{num_left + 1} series fit the model, the largest was taken")
+        notes.append(f"{num_left + 1} series fit the model, the largest was used")
     refused = [refusal for refusal in study.refusals if refusal.code != DUPLICATE]
-    if refused:  # perhaps the outermost slices of the very series: the grid does not show that they are missing
+    if refused:  # possibly the outermost slices of the same series: the grid does not show that they are missing
         notes.append(
-            f"{sum(len(r.files) for r in refused)} files that may belong to it are left out: {refused[0].reason}"
+            f"{sum(len(r.files) for r in refused)} files that may belong to it are excluded: {refused[0].reason}"
         )
     if study.num_unreadable:
         notes.append(f"{study.num_unreadable} files beside the images cannot be read")

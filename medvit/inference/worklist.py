@@ -1,6 +1,7 @@
 """Work list of a batch: every study with its outcome, on disk after each one, so that a run can resume.
 
-`status.csv` has a line a study, `predictions.csv` a line a class of a series. Both are replaced whole after each study.
+`status.csv` has one line per study, `predictions.csv` one line per class of a series. Both are replaced atomically
+after each study.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ STATUS_COLUMNS = ("study", "status", "code", "reason", "seconds", "outputs")
 PREDICTION_COLUMNS = ("study", "series", "class", "probability", "volume_ml", "num_voxels")
 
 SHOWN_REASONS = 8
-"""Reasons that a summary gives, the most frequent ones."""
+"""Maximum number of reasons in a summary, the most frequent ones."""
 
 Perform = Callable[[Study, Path], Result]
-"""Does one study and writes its objects into the given folder, which exists and is empty."""
+"""Job: processes a study and writes its outputs into the given folder, which exists and is empty."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,23 @@ class StatusRow:
 
 
 class Worklist:
-    """Studies and what came of them, in a folder; a folder with an unfinished book is continued."""
+    """Studies and their outcomes, in a folder; a folder with an unfinished work list is continued."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for left in folder.glob(".s-*.partial"):  # a study that a process was at when it was killed
+        for left in folder.glob(".s-*.partial"):  # output of the study in progress when the process was killed
             shutil.rmtree(left, ignore_errors=True)
         self.lines = {line["study"]: StatusRow(**line) for line in _read(folder / STATUS)}  # type: ignore[arg-type]
         done = {name for name, line in self.lines.items() if line.status == "done"}
         self._predictions = [row for row in _read(folder / PREDICTIONS) if row["study"] in done]
 
     def run(self, studies: Sequence[Study], perform: Perform) -> None:
-        """Do every study that is not done yet, with progress and the time left.
+        """Process every remaining study, with progress and the time left.
 
         A study that fails never stops the others.
 
         Raises:
-            OutputError: If results cannot be written, as on a full disk: then no later study could be either.
+            OutputError: If results cannot be written, as on a full disk: later studies would fail too.
         """
         waiting = [study for study in studies if self.status(study.name) != "done"]
         if len(waiting) < len(studies):
@@ -77,7 +78,7 @@ class Worklist:
             self.record(study.name, result, seconds=time.monotonic() - started)
 
     def record(self, name: str, result: Result, seconds: float = 0.0) -> None:
-        """Record the outcome of a study, and write the list."""
+        """Record the outcome of a study, and write the tables."""
         self.lines[name] = StatusRow(
             name, result.status, result.code, result.reason, f"{seconds:.2f}", ";".join(result.outputs)
         )
@@ -90,7 +91,7 @@ class Worklist:
         self.write()
 
     def write(self) -> None:
-        """Write both tables; predictions first, so that a study said to be done has its numbers."""
+        """Write both tables; predictions first, so that a study marked as done has its numbers."""
         predictions = sorted(self._predictions, key=lambda row: row["study"])
         write_text(self.folder / PREDICTIONS, csv_text(PREDICTION_COLUMNS, [list(row.values()) for row in predictions]))
         lines = sorted(self.lines.values(), key=lambda line: line.study)
@@ -98,24 +99,24 @@ class Worklist:
         write_text(self.folder / STATUS, csv_text(STATUS_COLUMNS, rows))
 
     def status(self, name: str) -> Status | None:
-        """Return what came of a study so far."""
+        """Return the outcome of a study so far."""
         line = self.lines.get(name)
         return None if line is None else line.status
 
     @property
     def counts(self) -> Counter[Status]:
-        """How many studies are done, skipped and failed."""
+        """Return the numbers of studies that are done, skipped and failed."""
         return Counter(line.status for line in self.lines.values())
 
     @property
     def lacking(self) -> list[str]:
-        """A line for people for every study that is done and lacks an object that could not be written."""
+        """Return a line for every done study that lacks an output which could not be written."""
         lines = self.lines.values()
         return [f"{line.study}: {line.reason}" for line in lines if line.status == "done" and LACKS in line.reason]
 
     @property
     def reasons(self) -> list[str]:
-        """A line for every reason: how many studies were skipped or failed, or lack an object, for it."""
+        """Return a line for every reason: how many studies were skipped, failed, or lack an output for it."""
         told = [
             (line.status, line.reason) for line in self.lines.values() if line.status != "done" or LACKS in line.reason
         ]
@@ -123,12 +124,12 @@ class Worklist:
 
     @property
     def first_reason(self) -> str:
-        """The reason of the first study."""
+        """Return the reason of the first study."""
         return next((line.reason for line in self.lines.values()), "")
 
     @property
     def failures(self) -> list[str]:
-        """A line for people for every study that failed."""
+        """Return a line for every failed study."""
         return [f"{line.study}: {line.reason}" for line in self.lines.values() if line.status == "failed"]
 
     def _attempt(self, study: Study, perform: Perform) -> Result:
@@ -146,7 +147,7 @@ class Worklist:
             return Result("skipped", error.code, str(error))
         except MedvitError as error:
             return Result("failed", error.code, str(error))
-        except Exception as error:  # one bad study must not stop the others, whatever is wrong with it
+        except Exception as error:  # one bad study must not stop the others, whatever the exception
             if is_of_disk(error):
                 raise
             log.debug("predict: a study failed", exc_info=True)

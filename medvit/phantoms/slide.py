@@ -3,7 +3,7 @@
 Classes overlap, as in tissue. A tumor takes a varying part of the tissue, and its nuclei are larger, denser and more
 varied than normal ones by a grade that differs from patient to patient. Both classes have aggregates of lymphocytes,
 small and dark, and areas of reactive nuclei, somewhat large. Each slide has its own stain, thickness and light, so that
-its mean color says little of its class. Stains mix in optical density (Ruifrok and Johnston, 2001).
+its mean color is hardly related to its class. Stains mix in optical density (Ruifrok and Johnston, 2001).
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _graded(grade: float) -> Nuclei:
 def _draw_nuclei(
     generator: np.random.Generator, canvas: Float[Array, "h w"], kind: Nuclei, where: Bool[Array, "g f"]
 ) -> None:
-    """Draw ellipses at random places and angles; the darker one stays where two overlap."""
+    """Draw ellipses at random places and angles; where two overlap, the darker one is kept."""
     rows, columns = np.nonzero(where)
     cells = np.repeat(np.arange(len(rows)), generator.poisson(kind.density * COARSE**2, len(rows)))
     count = len(cells)

@@ -1,5 +1,6 @@
 """Transforms of pixels before a model: fixed preprocessing, random augmentation, views and masks.
 
-`preprocess` is the fixed chain that a checkpoint carries, the same in training and in the clinic; `augmentation` and
-`views` are random and belong to training. Sampling is apart from applying: every random draw comes from a given seed.
+`preprocess` is the fixed preprocessing stored in a checkpoint, the same in training and inference; `augmentation` and
+`views` are random and used only in training. Sampling is separate from applying: every random draw comes from a given
+seed.
 """

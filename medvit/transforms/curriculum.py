@@ -1,6 +1,6 @@
-"""From low to high resolution, with patches of noise (FastDINOv2, 2025): first crops are small, then they are whole.
+"""Curriculum from low to high resolution, with patches of noise (FastDINOv2, 2025): small crops first, then whole ones.
 
-It works on a batch of crops where they are trained on, so that the loader need not know how far the training is.
+It is applied to a batch of crops on the training device, so that the loader is independent of the progress.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from medvit.types import Views
 
 
 class CurriculumConfig(Config):
-    """How crops change over the training."""
+    """Options of the curriculum."""
 
     low_until: Share = 0.75
     """Share of the training with small crops: 150 of 200 epochs as published."""
     low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Side of a small crop against a whole one, rounded to whole patches: half the side has a quarter of the tokens."""
+    """Side of a small crop relative to a whole one, rounded to whole patches: half the side has a quarter of the
+    tokens.
+    """
     noise: tuple[Amount, Amount] = (0.8, 2.0)
-    """Largest deviation of the noise while crops are small and once they are whole, in deviations of the crop; 0.2 and
-    0.5 of the range of natural images as published."""
+    """Largest standard deviation of the noise for small and for whole crops, relative to that of the crop; 0.2 and 0.5
+    of the range of natural images as published.
+    """
     noise_side: Count | None = None
-    """Side of the square or cube of noise in each crop, in pixels or voxels. Unset: drawn up to the whole crop."""
+    """Side of the square or cube of noise in each crop, in pixels or voxels. Unset: random, up to the whole crop."""
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
-        """Return the crops as they are to be at a share of the training; random by torch's generator."""
+        """Return the crops for a share of the training; random by torch's generator."""
         is_low = progress < self.low_until
         factor, deviation = (self.low_factor, self.noise[0]) if is_low else (1.0, self.noise[1])
         local = None if views.local is None else self._changed(views.local, factor, deviation, patch_size)
@@ -47,7 +50,7 @@ class CurriculumConfig(Config):
 
 
 def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int, ...]) -> Float[Tensor, "n c *t"]:
-    """Crops with sides smaller by a factor, in whole patches: bicubic in 2D, means of voxels in 3D."""
+    """Return crops with sides smaller by a factor, in whole patches: bicubic in 2D, means of voxels in 3D."""
     sides = zip(crops.shape[2:], patch_size, strict=True)
     size = tuple(max(1, round(side * factor / patch)) * patch for side, patch in sides)
     if size == tuple(crops.shape[2:]):
@@ -58,9 +61,9 @@ def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int
 
 
 def noised(crops: Float[Tensor, "n c *s"], deviation: float, side: int | None) -> Float[Tensor, "n c *s"]:
-    """Crops with Gaussian noise in one square or cube at a random place of each; all other pixels stay as they are.
+    """Return crops with Gaussian noise in one square or cube at a random place of each; other pixels do not change.
 
-    The strength is drawn for each crop up to `deviation` of its own deviation; the side too, by default.
+    The strength is drawn for each crop up to `deviation` of its own standard deviation; the side too, by default.
     """
     num, shape, device = len(crops), crops.shape[2:], crops.device
     column = (num, *(1,) * (crops.ndim - 1))

@@ -1,8 +1,8 @@
-"""The round field of view of a fundus photograph: found, cropped to a square, its black border made all alike.
+"""Round field of view of a fundus photograph: detection, cropping to a square, and a uniform black border.
 
-A camera shows the retina as a disc on black, of which the frame may cut off the top and the bottom. The border says
-which camera it was, takes up to half of the pixels, and is never quite black. Cropping shifts and pads by whole pixels
-and touches no pixel of the retina, so that what is predicted on the crop goes back to the photograph exactly.
+A camera shows the retina as a disc on black; the frame may cut off its top and bottom. The border reveals the camera,
+takes up to half of the pixels, and is never quite black. Cropping shifts and pads by whole pixels and changes no pixel
+of the retina, so that predictions on the crop map back to the photograph exactly.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from medvit.config import Config
 from medvit.errors import DataError
 
 SEARCHED = 256
-"""Pixels of the longer side on which the disc is looked for; the place found is exact to about two of them."""
+"""Longer side of the photograph for detection, in pixels; the position is accurate to about two of them."""
 DARK_SHARE = 0.12
-"""Of the way from the darkest to the bright pixels, where the border ends: DRIVE's border has up to 0.1, its retina at
-least 0.25 but for a rim of two pixels."""
+"""Threshold between the darkest and the bright pixels at which the border ends: DRIVE's border has up to 0.1, its
+retina at least 0.25 except for a rim of two pixels.
+"""
 DARK_LEVEL = 0.3
-"""Share of the bright level above which the darkest pixels do not form a border: the frame is within the field."""
+"""Share of the bright level above which the darkest pixels are not a border: the frame is inside the field."""
 BORDERLESS = 0.985
-"""Share of the frame that is bright where the border is negligible."""
+"""Bright share of the frame above which the border is negligible."""
 MIN_AGREEMENT = 0.9
-"""Overlap over union of what is bright and the disc fitted to its outline, within the frame.
+"""Minimum intersection over union of the bright region and the disc fitted to its outline, within the frame.
 
 At `SEARCHED` pixels, 30 photographs of DRIVE have 0.97 or more, and of 1600 of RetinaMNIST all but 8 have 0.9 or more.
 """
 MIN_OUTLINE = 12
-"""Points of the outline within the frame that a disc is fitted to."""
+"""Number of outline points within the frame to which a disc is fitted."""
 RADII = (0.2, 0.75)
-"""Smallest and largest radius of a field, in longer sides of the frame; what is larger is a straight edge."""
+"""Smallest and largest radius of a field, in longer sides of the frame; larger ones are straight edges."""
 
 
 class FieldOfViewConfig(Config):
     """Cropping of a fundus photograph to its field of view."""
 
     share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
-    """Side of the square in diameters of the field: 1 holds all of it, 0.875 is RETFound's 224 of 256 pixels."""
+    """Side of the square in diameters of the field: 1 contains all of it, 0.875 is RETFound's 224 of 256 pixels."""
     blacken: bool = True
-    """Whether all outside of the field becomes black, whatever the camera wrote there."""
+    """Whether everything outside of the field becomes black, including text of the camera."""
     missing: Literal["refuse", "whole"] = "refuse"
-    """A picture without a round field: refuse it, or take the whole frame, made square by a black border."""
+    """Handling of pictures without a round field: refuse, or use the whole frame, made square by a black border."""
 
     def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:
         """Return the photograph, its border black, and the square to crop it to.
@@ -64,8 +65,8 @@ class FieldOfViewConfig(Config):
 class Disc:
     """A field of view in pixels of the photograph: rows and columns run through the centers of pixels from 0 on.
 
-    `is_whole_frame` where the photograph has no border, so that the disc is the one around the frame. `agreement` is
-    the overlap over union of what is bright with the disc, 1 at best.
+    `is_whole_frame`: the photograph has no border, so the disc is the circumscribed one of the frame. `agreement` is
+    the intersection over union of the bright region and the disc, 1 at best.
     """
 
     row: float
@@ -75,19 +76,19 @@ class Disc:
     is_whole_frame: bool = False
 
     def inside(self, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
-        """Return the mask of the pixels of a frame of this shape within the field."""
+        """Return the mask of the pixels within the field, for a frame of this shape."""
         rows, columns = np.ogrid[: shape[0], : shape[1]]
         return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
 
     def crop(self, share: float) -> FieldSquare:
-        """Return the square about the center, its side `share` diameters; it may reach out of the frame."""
+        """Return the square about the center, its side `share` diameters; it may extend beyond the frame."""
         side = max(1, round((2.0 * self.radius + 1.0) * share))
         return FieldSquare(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
 
 
 @dataclass(frozen=True)
 class FieldSquare:
-    """A square of whole pixels: its upper left pixel, which may be outside the frame, and its side."""
+    """Square of whole pixels: its upper left pixel, which may be outside the frame, and its side."""
 
     top: int
     left: int
@@ -108,7 +109,7 @@ class FieldSquare:
         return pixels
 
     def _overlap(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of the frame that the square holds, and their place in the square."""
+        """Return rows and columns of the frame in the square, and their place in the square."""
         spans = []
         for start, size in ((self.top, height), (self.left, width)):
             low, high = max(0, start), min(size, start + self.side)
@@ -117,7 +118,7 @@ class FieldSquare:
 
 
 def whole_frame(shape: tuple[int, ...]) -> FieldSquare:
-    """Return the smallest square about the middle that holds the frame."""
+    """Return the smallest square about the middle that contains the frame."""
     side = max(shape)
     return FieldSquare((shape[0] - side) // 2, (shape[1] - side) // 2, side)
 
@@ -131,8 +132,8 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
     disc = find_disc(pixels)
     if disc is None:
         raise DataError(
-            "no round field of view is found in the picture; expected a fundus photograph, a bright disc on black: "
-            "exclude it, or take such pictures whole by preprocess.field_of_view.missing=whole"
+            "no round field of view is found in the picture; expected a fundus photograph, a bright disc on "
+            "black: exclude it, or use such pictures uncropped by preprocess.field_of_view.missing=whole"
         )
     return disc
 
@@ -140,7 +141,7 @@ def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
 def find_disc(pixels: Num[Array, "c h w"]) -> Disc | None:
     """Return the field of view of a photograph.
 
-    None where what is bright is not a disc, or a part of one cut by the frame.
+    None if the bright region is not a disc, or part of one cut by the frame.
     """
     bright = pixels.max(axis=0).astype(np.float32)
     step = max(1, -(-max(bright.shape) // SEARCHED))
@@ -168,7 +169,7 @@ def blackened(pixels: Num[Array, "c h w"], disc: Disc) -> Num[Array, "c h w"]:
 
 
 def _averaged(values: Float[Array, "h w"], step: int) -> Float[Array, "i j"]:
-    """Means of squares of `step` pixels; what is left over at the end is not looked at."""
+    """Return means of squares of `step` pixels; the remainder at the end is ignored."""
     height, width = (size // step for size in values.shape)
     return values[: height * step, : width * step].reshape(height, step, width, step).mean(axis=(1, 3))
 
@@ -190,7 +191,7 @@ def _brightest_region(seen: Float[Array, "h w"]) -> Bool[Array, "h w"] | None:
 
 
 def _outline(region: Bool[Array, "h w"]) -> Float[Array, "n 2"]:
-    """Points (row, column) of the outline, but for those where the frame cuts the region off."""
+    """Return points (row, column) of the outline, except those where the frame cuts the region off."""
     points = []
     for axis in (0, 1):
         lines = region if axis == 0 else region.T
@@ -202,7 +203,7 @@ def _outline(region: Bool[Array, "h w"]) -> Float[Array, "n 2"]:
 
 
 def _fitted(points: Float[Array, "n 2"]) -> Disc | None:
-    """Fit a disc to points on its edge (Kasa 1976, least squares), twice without the points farthest off it."""
+    """Fit a disc to points on its edge (Kasa 1976, least squares), twice, the second time without outliers."""
     for keep in (0.9, 0.9, 1.0):
         if len(points) < MIN_OUTLINE:
             return None

@@ -1,4 +1,4 @@
-"""Padding, the same way in training and in the clinic."""
+"""Padding, the same in training and inference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 def pad_about(
     pixels: Float[Tensor, "b c *s"], shape: tuple[int, ...], value: float | None = None
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """Pixels padded on all sides, by `value` or their lowest one, to at least `shape`, and their place in it.
+    """Return pixels padded on all sides, by `value` or the lowest pixel, to at least `shape`, and their place in it.
 
-    Training pads its crops in the same way; a model that normalizes over the image would notice another one.
+    Training pads its crops in the same way; a model that normalizes over the image depends on it.
     """
     missing = [max(0, want - have) for want, have in zip(shape, pixels.shape[2:], strict=True)]
     before = [n // 2 for n in missing]
@@ -24,7 +24,7 @@ def pad_about(
 
 
 def pad_to_multiple(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b c *t"]:
-    """Pixels padded at the end of each axis, by repeating the edge, to a multiple of the patch size."""
+    """Return pixels padded at the end of each axis, by repeating the edge, to a multiple of the patch size."""
     missing = [-size % patch for size, patch in zip(pixels.shape[2:], patch_size, strict=True)]
     if not any(missing):
         return pixels

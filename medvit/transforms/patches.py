@@ -10,7 +10,7 @@ _AXES = {2: ("h w", "p q"), 3: ("i j k", "p q r")}
 
 
 def patchify(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b n p"]:
-    """(B, N, P) with the patches in row-major order, each as its pixels and then its channels."""
+    """Return (B, N, P), patches in row-major order, each as its pixels and then its channels."""
     grid, inner = (axes.split() for axes in _AXES[len(patch_size)])
     paired = " ".join(f"({g} {p})" for g, p in zip(grid, inner, strict=True))
     sizes = dict(zip(inner, patch_size, strict=True))
@@ -20,7 +20,7 @@ def patchify(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Fl
 def unpatchify(
     patches: Float[Tensor, "b n p"], patch_size: tuple[int, ...], shape: tuple[int, ...]
 ) -> Float[Tensor, "b c *s"]:
-    """Pixels of a spatial shape from their patches: the exact inverse of `patchify`."""
+    """Return pixels of a spatial shape from their patches: the exact inverse of `patchify`."""
     grid, inner = (axes.split() for axes in _AXES[len(patch_size)])
     paired = " ".join(f"({g} {p})" for g, p in zip(grid, inner, strict=True))
     sizes = dict(zip(inner, patch_size, strict=True))

@@ -1,4 +1,4 @@
-"""The chain from a stored image to what a model sees; saved in the checkpoint, so that inference cannot disagree."""
+"""Preprocessing from a stored image to model input; saved in the checkpoint, so that inference uses the same."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
 class Normalization(Config):
-    """How stored values become the numbers a model sees."""
+    """Normalization of stored values for a model."""
 
     method: Literal["zscore", "window", "range"] = "zscore"
     """zscore: clip to percentiles of the image, then zero mean and unit variance; window: a display window (CT, in HU)
     to [0, 1]; range: the range of the stored type to [0, 1]."""
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
-    """Clipping bounds of zscore, in percent of the voxels that are not zero."""
+    """Clipping bounds of zscore, in percent of the nonzero voxels."""
     window_center: float = 40.0
     """Center of the window, in the unit of the image (HU for CT)."""
     window_width: Positive = 400.0
     """Width of the window, in the unit of the image (HU for CT)."""
     mean: tuple[float, ...] = ()
-    """Subtracted from each channel after `window` or `range`, as public weights demand."""
+    """Subtracted from each channel after `window` or `range`, as public weights require."""
     std: tuple[Positive, ...] = ()
-    """Divides each channel after `mean`."""
+    """Divisor of each channel after `mean`."""
 
     @model_validator(mode="after")
     def _has_only_what_its_method_uses(self) -> Self:
@@ -61,7 +61,7 @@ class Normalization(Config):
     ) -> Float[np.ndarray, "c *s"]:
         """Return normalized intensities, float32; `stored` is the type they were stored in.
 
-        Statistics are those of the voxels that were measured, where `lost` is false.
+        Statistics use only measured voxels, where `lost` is false.
         """
         if self.method == "zscore":
             return _zscore(pixels, self.percentiles, lost)
@@ -76,10 +76,10 @@ class Normalization(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as a model sees it: `pixels` (C, *S) float32 and, where there is one, its mask (*S) on the same grid.
+    """Preprocessed image: `pixels` (C, *S) float32 and, if there is one, its mask (*S) on the same grid.
 
-    `crop` is the square of a fundus photograph that the grid covers, none where it covers the whole image. `spacing` is
-    the size of a pixel along each axis, in mm where the image says so, else relative to its own pixels.
+    `crop` is the square of a fundus photograph that the grid covers, None if it covers the whole image. `spacing` is
+    the size of a pixel along each axis, in mm if the image has a scale, else relative to its own pixels.
     """
 
     pixels: Float[Tensor, "c *s"]
@@ -90,49 +90,49 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Field of view, stain, spacing or size, channels and intensity."""
+    """Preprocessing: field of view, stain, spacing or size, channels and intensity."""
 
     kind: Kind = "volume"
-    """What it takes: image (C, H, W) or volume (C, I, J, K)."""
+    """Kind of input: image (C, H, W) or volume (C, I, J, K)."""
     channels: Count = 1
-    """Channels the model sees: a gray image is repeated, a color image averaged."""
+    """Channels of the model input: a gray image is repeated, a color image averaged."""
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Volumes are resampled to about this spacing (R, A, S), over the same field of view. Unset: their own."""
     size: tuple[Count, ...] | None = None
     """Images and volumes without spacing are resized to this. Unset: their own size."""
     interpolation: Literal["linear", "cubic"] = "linear"
-    """How the pixels of images are resized; volumes are resized linearly."""
+    """Interpolation for resizing images; volumes are resized linearly."""
     field_of_view: OptionalFieldOfView = None
-    """Of fundus photographs: cropped to the round field of view, before all else. Unset or off: not cropped."""
+    """Cropping of fundus photographs to the round field of view, before all other steps. Unset or off: not cropped."""
     stain: StainConfig | None = None
-    """Brings the colors of H&E to those of a reference first. Unset: unchanged."""
+    """Normalization of H&E colors to a reference, as the first step. Unset: unchanged."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Images of which a larger share of the voxels is NaN or infinite are refused; up to it, these are filled."""
+    """Largest share of NaN or infinite voxels of an accepted image; they are filled."""
 
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:
         if self.field_of_view is not None and (self.kind != "image" or self.size is None):
-            raise ValueError("field_of_view is of images and differs from one to the next; give kind: image and a size")
+            raise ValueError("field_of_view applies to images and differs between them; give kind: image and a size")
         return self
 
     def __call__(self, image: Image) -> Prepared:
-        """Return the image, ready.
+        """Return the preprocessed image.
 
-        Voxels that were not measured stay out of statistics and interpolation, and are filled.
+        Voxels that were not measured are excluded from statistics and interpolation, and are filled.
 
         Raises:
-            DataError: If it is not of the kind this chain was made for, has no geometry where spacing is asked for, no
-                field of view where that is, or too many voxels that are not finite, or a labeled one.
+            DataError: If it is not of the required kind, has no geometry for a requested spacing, no field of view for
+                a requested crop, or too many non-finite voxels, or a labeled one.
         """
         self.require_finite(image)
         return self.prepared(image)
 
     def require_finite(self, image: Image) -> None:
-        """Pass an image of which no larger share than `non_finite_share` is NaN or infinite.
+        """Check that at most `non_finite_share` of an image is NaN or infinite.
 
         Raises:
-            DataError: If it is larger.
+            DataError: If the share is larger.
         """
         lost = not_finite(image.pixels)
         if lost is not None and lost.mean() > self.non_finite_share:
@@ -143,15 +143,15 @@ class Preprocess(Config):
             )
 
     def prepared(self, image: Image) -> Prepared:
-        """Return the image, ready, however few of its voxels are finite: a slice of a volume may be outside the body.
+        """Return the preprocessed image, however few of its voxels are finite: a slice may be outside the body.
 
         Raises:
-            DataError: As above, but for the share.
+            DataError: As above, except for the share.
         """
         import torch
 
         if image.kind != self.kind:
-            raise DataError(f"found an {image.kind}, expected a {self.kind}: this model was made for {self.kind}s")
+            raise DataError(f"found an {image.kind}, expected a {self.kind}: this model accepts {self.kind}s")
         lost = not_measured(image.pixels, image.padding)
         _check_labels(image)
         image, crop = self._cropped(image.without_gaps())
@@ -180,8 +180,8 @@ class Preprocess(Config):
             return image.intensities()
         if image.pixels.shape[0] != 3 or image.pixels.ndim != 3 or image.pixels.dtype != np.uint8:
             raise DataError(
-                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs pictures of "
-                "three of 8 bits: remove it"
+                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs "
+                "pictures with three channels of 8 bits: remove it"
             )
         return self.stain(image.intensities(), 255.0)
 
@@ -208,13 +208,13 @@ class Preprocess(Config):
             return np.ascontiguousarray(np.repeat(pixels, self.channels, axis=0))
         if self.channels == 1:
             return pixels.mean(axis=0, keepdims=True)
-        raise DataError(f"found {found} channels; this model takes {self.channels}")
+        raise DataError(f"found {found} channels; this model accepts {self.channels}")
 
 
 def resize(
     pixels: Float[Tensor, "c *s"], shape: tuple[int, ...], interpolation: Literal["linear", "cubic"] = "linear"
 ) -> Float[Tensor, "c *t"]:
-    """Interpolation to a new shape over the same extent; 2D images are low-passed when they shrink."""
+    """Interpolate to a new shape over the same extent; 2D images are low-passed when they shrink."""
     from torch.nn import functional as F
 
     if len(shape) == 2:
@@ -229,9 +229,9 @@ def resize_measured(
     shape: tuple[int, ...],
     interpolation: Literal["linear", "cubic"] = "linear",
 ) -> Float[Tensor, "c *t"]:
-    """Interpolation by normalized convolution: no voxel with a measurement mixes with one of the `gaps`.
+    """Interpolate by normalized convolution: measured voxels do not mix with the `gaps`.
 
-    Each new voxel is a weighted mean of those measured, or where most of its weight is in gaps, of what fills these
+    Each new voxel is a weighted mean of the measured voxels, or if most of its weight is in gaps, of their fill values
     (Knutsson and Westin, CVPR 1993).
     """
     import torch
@@ -243,14 +243,14 @@ def resize_measured(
 
 
 def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Tensor, "*t"]:
-    """Nearest-neighbor interpolation of a label map to a new shape over the same field of view."""
+    """Return a label map in a new shape over the same field of view, by nearest-neighbor interpolation."""
     from torch.nn import functional as F
 
     return F.interpolate(mask[None, None].float(), size=shape, mode="nearest-exact")[0, 0].to(mask.dtype)
 
 
 def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Float[Tensor, "c i j k"]:
-    """Gaussian smoothing along the axes that shrink, sigma half the factor beyond one, against aliasing."""
+    """Smooth along the axes that shrink, with a Gaussian sigma of half the factor beyond one, against aliasing."""
     factors = [old / new for old, new in zip(pixels.shape[1:], shape, strict=True)]
     if max(factors) <= 1.0:
         return pixels
@@ -267,7 +267,7 @@ def _zscore(
     normalized = np.empty_like(pixels, dtype=np.float32)
     for channel, values in enumerate(pixels):
         known = values if lost is None or lost[channel].all() else values[~lost[channel]]
-        inside = known[known != 0]  # background that was set to zero says nothing of the tissue
+        inside = known[known != 0]  # zero background has no information about the tissue
         low, high = np.percentile(inside if inside.size else known, percentiles)
         counted = np.clip(known, low, high)
         clipped = counted if known is values else np.clip(values, low, high)

@@ -1,10 +1,10 @@
-"""Colors of hematoxylin and eosin: stains separated, matched to a reference, or varied at random.
+"""Hematoxylin and eosin stains: separation, normalization to a reference, and random variation.
 
-Pixels are (B, 3, H, W) in [0, 1]. Stains mix in optical density, -ln(light / `GLASS`). What is glass has no say in the
-statistics; a picture with hardly any tissue stays as it is.
+Pixels are (B, 3, H, W) in [0, 1]. Stains mix in optical density, -ln(light / `GLASS`). Glass is excluded from the
+statistics; a picture with hardly any tissue is unchanged.
 
-Not torchstain, because on a tile of glass alone its Macenko raises an IndexError and its Reinhard turns the tile black
-(measured with version 1.4.1, a tile of 224 pixels: its Macenko takes 14 ms beside 30 here, its Reinhard 21 beside 10).
+Not torchstain, because on a tile of only glass its Macenko raises an IndexError and its Reinhard turns the tile black
+(measured with version 1.4.1, a tile of 224 pixels: its Macenko takes 14 ms vs. 30 here, its Reinhard 21 vs. 10).
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GLASS = 240.0
-"""Light that passes blank glass, in gray levels (Macenko et al., ISBI 2009)."""
+"""Intensity of light through blank glass, in gray levels (Macenko et al., ISBI 2009)."""
 MIN_DENSITY = 0.15
-"""Pixels in which one channel has less are glass (beta of Macenko et al.)."""
+"""Optical density below which a pixel is glass, in any channel (beta of Macenko et al.)."""
 PERCENT = 1.0
-"""Robust extremes of angles are this many percent from either end (alpha of Macenko et al.), as of concentrations."""
+"""Percentile from either end for robust extremes of angles, and of concentrations (alpha of Macenko et al.)."""
 MIN_TISSUE = 0.02
-"""Share of pixels that must be tissue for its colors to be measured."""
+"""Minimum share of tissue pixels for measuring its colors."""
 REFERENCE_STAINS = ((0.5626, 0.2159), (0.7201, 0.8012), (0.4062, 0.5581))
 REFERENCE_STRENGTH = (1.9705, 1.0308)
-"""Hematoxylin and eosin in red, green and blue, and their 99th percentiles (Macenko et al., ISBI 2009)."""
+"""Reference: hematoxylin and eosin in red, green and blue, and their 99th percentiles (Macenko et al., ISBI 2009)."""
 HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Hematoxylin, eosin and DAB, in rows, before they are brought to length one (Ruifrok and Johnston, 2001)."""
+"""Hematoxylin, eosin and DAB, in rows, before normalization to unit length (Ruifrok and Johnston, 2001)."""
 TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.1288, 0.8444))
 """From red, green and blue to the responses of cones (Reinhard et al., 2001, equation 4)."""
 REFERENCE_MEAN, REFERENCE_DEVIATION = (-0.7560, -0.0876, 0.0276), (0.3840, 0.0895, 0.0214)
-"""Mean and deviation of l, alpha and beta in tissue of the slide CMU-1-Small-Region at 20x."""
+"""Mean and standard deviation of l, alpha and beta in tissue of the slide CMU-1-Small-Region at 20x."""
 
 
 class StainConfig(Config):
-    """Brings the colors of H&E to those of a reference."""
+    """Normalization of H&E colors to a reference."""
 
     method: Literal["macenko", "reinhard"] = "macenko"
     """macenko: the two stains and their strength (2009); reinhard: mean and spread of color in tissue (2001)."""
 
     def __call__(self, pixels: Float[np.ndarray, "3 h w"], top: float) -> Float[np.ndarray, "3 h w"]:
-        """One picture with values from 0 to `top`, which it keeps."""
+        """Return one picture with values from 0 to `top`, a range that it keeps."""
         import torch
 
         normalize = macenko_normalized if self.method == "macenko" else reinhard_normalized
@@ -56,9 +56,9 @@ class StainConfig(Config):
 
 @dataclass(frozen=True)
 class Stains:
-    """Of each picture: `vectors` (B, 3, 2) of hematoxylin and eosin, of length one, and their `strength` (B, 2).
+    """Stains of each picture: unit `vectors` (B, 3, 2) of hematoxylin and eosin, and their `strength` (B, 2).
 
-    `is_known` (B,) says of which pictures they could be measured; of the others, they are those of the reference.
+    `is_known` (B,): whether they could be measured; otherwise they are those of the reference.
     """
 
     vectors: Float[Tensor, "b 3 2"]
@@ -77,8 +77,8 @@ class StainChange:
 def macenko(pixels: Float[Tensor, "b 3 h w"]) -> Stains:
     """Return the two stains of each picture (Macenko et al., ISBI 2009).
 
-    In the plane of most variance of the densities of tissue, stains are the extremes of angle. Hematoxylin is the one
-    that takes more red.
+    In the plane of largest variance of tissue densities, stains are the extremes of angle. Hematoxylin is the one that
+    absorbs more red.
     """
     import torch
 
@@ -103,7 +103,7 @@ def macenko(pixels: Float[Tensor, "b 3 h w"]) -> Stains:
 
 
 def macenko_normalized(pixels: Float[Tensor, "b 3 h w"], target: Stains | None = None) -> Float[Tensor, "b 3 h w"]:
-    """Pictures as if stained like the target, else like the reference of Macenko et al."""
+    """Return pictures stained like the target, else like the reference of Macenko et al."""
     import torch
 
     found, wanted = macenko(pixels), target or _reference(pixels)
@@ -118,7 +118,7 @@ def reinhard_normalized(
     mean: tuple[float, float, float] = REFERENCE_MEAN,
     deviation: tuple[float, float, float] = REFERENCE_DEVIATION,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Pictures whose tissue has this mean and spread in l, alpha, beta (Reinhard et al., 2001)."""
+    """Return pictures whose tissue has this mean and spread in l, alpha, beta (Reinhard et al., 2001)."""
     import torch
 
     tissue = (_density(pixels) > MIN_DENSITY).all(dim=1)
@@ -135,7 +135,7 @@ def reinhard_normalized(
 def tissue_statistics(
     colors: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]
 ) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3"]]:
-    """Mean and standard deviation of each channel in tissue."""
+    """Return mean and standard deviation of each channel in tissue."""
     weight = tissue[:, None].to(colors.dtype)
     count = weight.sum(dim=2).clamp(min=1.0)
     mean = (colors * weight).sum(dim=2) / count
@@ -144,14 +144,14 @@ def tissue_statistics(
 
 
 def draw_stain(strength: Positive, generator: np.random.Generator) -> StainChange:
-    """Factors within 1 plus or minus the strength, and shifts within plus or minus a fifth of it."""
+    """Return factors within 1 plus or minus the strength, and shifts within plus or minus a fifth of it."""
     gains = 1.0 + generator.uniform(-strength, strength, 3)
     shifts = generator.uniform(-strength, strength, 3) / 5.0
     return StainChange((gains[0], gains[1], gains[2]), (shifts[0], shifts[1], shifts[2]))
 
 
 def apply_stain(pixels: Float[Tensor, "b 3 h w"], change: StainChange) -> Float[Tensor, "b 3 h w"]:
-    """Pictures with other amounts of hematoxylin, eosin and the rest (Tellez et al., 2019); glass stays glass."""
+    """Return pictures with other amounts of hematoxylin, eosin and the rest (Tellez et al. 2019), except glass."""
     import torch
 
     basis = pixels.new_tensor(HED)
@@ -211,7 +211,7 @@ def _amounts(density: Float[Tensor, "b 3 n"], vectors: Float[Tensor, "b 3 2"]) -
 
 
 def _plane(density: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]) -> Float[Tensor, "b 3 2"]:
-    """Return the two directions of most variance, each turned to where densities are positive."""
+    """Return the two directions of largest variance, each oriented so that densities are positive."""
     import torch
 
     weight = tissue[:, None].to(density.dtype)
@@ -225,7 +225,7 @@ def _plane(density: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]) -> Floa
 def _percentiles(
     values: Float[Tensor, "b n"], chosen: Bool[Tensor, "b n"], percents: tuple[float, ...]
 ) -> list[Float[Tensor, "b"]]:
-    """Percentiles of the chosen values of each line; infinite where none is chosen."""
+    """Return percentiles of the selected values of each row; infinite if there are none."""
     ordered = values.masked_fill(~chosen, float("inf")).sort(dim=1).values
     last = (chosen.sum(dim=1) - 1).clamp(min=0)
     return [ordered.gather(1, (last * percent / 100.0).round().long()[:, None])[:, 0] for percent in percents]

@@ -1,4 +1,4 @@
-"""Training crops for self-supervision: where to cut is drawn first, then the cut is made."""
+"""Training crops for self-supervision: the box is drawn first, then the crop is cut."""
 
 from __future__ import annotations
 
@@ -23,61 +23,65 @@ from medvit.types import Sample, Views
 Covered = Annotated[float, Field(gt=0.0, le=1.0)]
 
 LOCAL_SHARE = 96 / 224
-"""Side of a local crop against that of a global one, by default (Caron et al., ICCV 2021)."""
+"""Default side of a local crop relative to a global one (Caron et al., ICCV 2021)."""
 
 
 class ViewsConfig(Config):
-    """The crops an objective wants of each image."""
+    """Crops of each image for an objective."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"intensity": "augment", "flipped_axes": "augment.flipped_axes"}
 
     size: tuple[Count, ...] = ()
-    """Pixels or voxels of a crop, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224
-    pixels or 96 voxels a side."""
+    """Side of a crop in pixels or voxels, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224 pixels
+    or 96 voxels per side.
+    """
     scale: tuple[Covered, Covered] = (0.2, 1.0)
     """Smallest and largest share of the image's area or volume that a crop covers."""
     stretch: float = Field(default=4 / 3, ge=1.0)
-    """Largest ratio by which one axis of a crop is stretched against another, relative to the image's own shape."""
+    """Largest ratio by which one axis of a crop is stretched relative to another, compared with the image."""
     augment: Augmentation = Field(default_factory=Augmentation)
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
-        """Return the same options with the sizes filled in, in whole patches, where none were given."""
+        """Return the same options with missing sizes filled in, in whole patches."""
         return self if self.size else self.model_copy(update={"size": size})
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """The options that have a number for each axis, by key."""
+        """Options with a number per axis, by key."""
         return {"objective.views.size": self.size}
 
 
 class MultiCropConfig(ViewsConfig):
-    """Two global crops of each image for the teacher and the student, and local ones for the student alone."""
+    """Two global crops of each image for the teacher and the student, and local ones only for the student."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {**ViewsConfig.RENAMED, "finer": "upscale"}
 
     scale: tuple[Covered, Covered] = (0.4, 1.0)
     """Smallest and largest share of the image's area or volume that a global crop covers."""
     num_local: int = Field(default=8, ge=0)
-    """Local crops of each image."""
+    """Number of local crops of each image."""
     local_size: tuple[Count, ...] = ()
-    """Pixels or voxels of a local crop, whole patches; empty takes 96 for each 224 of a global one."""
+    """Side of a local crop in pixels or voxels, whole patches; empty uses 96 for each 224 of a global one."""
     local_scale: tuple[Covered, Covered] = (0.05, 0.4)
     """Smallest and largest share of the image's area or volume that a local crop covers."""
     zoom: tuple[Positive, Positive] | None = None
-    """Smallest and largest number of pixels of the image that one pixel of a crop spans, instead of the shares above:
-    0.9 to 1.1 keeps the scale of cells (extended-context translation, Zimmermann et al., 2024)."""
+    """Smallest and largest number of image pixels per pixel of a crop, instead of the shares above: 0.9 to 1.1
+    preserves the scale of cells (extended-context translation, Zimmermann et al., 2024).
+    """
     region: tuple[Count, ...] = ()
     """All crops of an image are cut from one random region of this size; empty allows the whole image."""
     upscale: Count = 1
-    """Global crops are made a second time with so many times their sides, without blur, noise and erasing, for an
-    anchor that sees more than the student; objective.gram.upscale sets it. 1 makes none."""
+    """Global crops are made a second time with this many times their sides, without blur, noise and erasing, for an
+    anchor with a higher resolution than the student; objective.gram.upscale sets it. 1 makes none.
+    """
     augment: ContrastiveAugmentation = Field(default_factory=ContrastiveAugmentation)
     across_study: bool = False
-    """Half of the local crops come from another image of the same study, where there is one (VET-DINO, 2025); the
-    teacher sees one image only."""
+    """Half of the local crops come from another image of the same study, if there is one (VET-DINO, 2025); the teacher
+    sees only one image.
+    """
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> MultiCropConfig:
-        """Return the same options with the sizes filled in, in whole patches, where none were given."""
+        """Return the same options with missing sizes filled in, in whole patches."""
         sides = self.size or size
         local = tuple(
             max(1, round(side * LOCAL_SHARE / patch)) * patch for side, patch in zip(sides, patch_size, strict=True)
@@ -86,7 +90,7 @@ class MultiCropConfig(ViewsConfig):
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """The options that have a number for each axis, by key."""
+        """Options with a number per axis, by key."""
         own = {"objective.views.local_size": self.local_size, "objective.views.region": self.region}
         return {**super().sizes, **own}
 
@@ -106,7 +110,7 @@ def draw(
     *,
     scale: tuple[float, float] | None = None,
 ) -> CropBox:
-    """Return a random box in an image of a shape, of a share of it within `scale`, else that of the config."""
+    """Return a random box in an image of a shape, with a share of it within `scale`, else that of the config."""
     share = generator.uniform(*(scale or config.scale))
     sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
     return _placed(shape, sides * np.array(shape), generator)
@@ -139,9 +143,9 @@ def cut(pixels: Float[Tensor, "c *s"], box: CropBox, size: tuple[int, ...]) -> F
 
 @dataclass(frozen=True)
 class ImageViews:
-    """The views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, pseudonym of the study, what is `said`.
+    """Views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, pseudonym of the study, labels in `said`.
 
-    `fine` (V, C, *t) are the global ones with more pixels, if they are wanted.
+    `fine` (V, C, *t) are the global ones at a higher resolution, if requested.
     """
 
     crops: Float[Tensor, "v c *s"]
@@ -152,16 +156,16 @@ class ImageViews:
 
 
 def said_of(row: Row) -> dict[str, str]:
-    """Return the labels of an image, and what is known of its modality, side and view."""
+    """Return the labels of an image, and its modality, laterality and view."""
     known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
     return {key: text for key, text in {**known, **row.labels}.items() if text}
 
 
 class MakeViews:
-    """Random views of a sample, a function of the seed alone.
+    """Transform from a sample to random views, by the seed alone.
 
     Raises:
-        ConfigError: If the preprocessing forgets the unit that a change of window or stain needs.
+        ConfigError: If the preprocessing loses the unit that windows or stain need.
     """
 
     def __init__(self, config: ViewsConfig, intensity: Normalization, *, key: str = "views") -> None:
@@ -225,7 +229,7 @@ def _part(image: Sample, region: tuple[int, ...], corner: Float[np.ndarray, "n"]
 
 
 def collate_views(images: Sequence[ImageViews]) -> Views:
-    """Stacks the views of images: `crops` (V, B, C, *S) and, where there are any, `local` (W, B, C, *s) and `fine`."""
+    """Stack the views of images: `crops` (V, B, C, *S) and, if there are any, `local` (W, B, C, *s) and `fine`."""
     local = [image.local for image in images if image.local is not None]
     fine = [image.fine for image in images if image.fine is not None]
     return Views(

@@ -21,7 +21,7 @@ Color = tuple[int, int, int]
 def caption(width: int, parts: Sequence[tuple[str, Color | None]]) -> UInt8[Array, "h w 3"]:
     """Return a line in black on white with texts, each after a square of its color if it has one.
 
-    What does not fit into `width` pixels is cut off.
+    Text beyond `width` pixels is cut off.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -79,11 +79,11 @@ def test_a_metric_that_only_one_report_has_is_left_out_with_a_warning(caplog):
     with caplog.at_level("WARNING", logger="medvit"):
         found = paired_differences(one | {"nsd": np.ones(2)}, other, (), resamples=100, seed=0)
     assert found.keys() == {"dice"}
-    assert caplog.messages == ["only one of the two reports measures nsd, which is not compared"]
+    assert caplog.messages == ["only one of the two reports has nsd, which is not compared"]
 
 
 @pytest.mark.parametrize("columns", [("dice.liver", "dice.spleen"), ("hd95_mm", "hd95_px"), ("voxels.a", "nsd")])
 def test_reports_of_other_classes_or_units_are_refused(columns):
     one, other = ({**table([0.5], ["a"]), column: np.ones(1)} for column in columns)
-    with pytest.raises(DataError, match="measure different things"):
+    with pytest.raises(DataError, match="have different metrics"):
         paired_differences(one, other, (), resamples=100, seed=0)

@@ -60,7 +60,7 @@ def test_with_one_image_a_patient_nothing_is_said_twice():
 def test_patients_with_images_of_several_classes_are_counted_and_left_out():
     evaluation = evaluate("aabbcc", [0, 1, 1, 1, 0, 0], probabilities(0.1, 0.9, 0.8, 0.6, 0.3, 0.2))
     assert evaluation.metrics["patient_accuracy"].value == 1.0
-    assert "with images of several classes, and not counted: 1 patient" in evaluation.notes
+    assert "with images of several classes, and excluded: 1 patient" in evaluation.notes
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_who_said_it_last_decides(said: dict[str, str], expected: str) -> None:
 def test_where_nobody_said_the_last_is_taken_with_a_note() -> None:
     positive, (note,) = choose_positive(CLASSES, asked="", worst="", model="", dataset="")
     assert positive == "normal"
-    assert "those of normal" in note
+    assert "refer to normal" in note
     assert "positive=cancer" in note
 
 
@@ -38,5 +38,5 @@ def test_what_is_not_one_of_two_classes_is_refused(classes: tuple[str, ...], ask
 
 
 def test_an_order_that_says_another_is_refused() -> None:
-    with pytest.raises(ConfigError, match="order says that normal is the worst"):
+    with pytest.raises(ConfigError, match="normal is the worst of order"):
         choose_positive(CLASSES, asked="cancer", worst="normal", model="", dataset="")

@@ -50,7 +50,7 @@ def test_images_without_the_organ_are_counted_and_do_not_count():
     scores = [score(truth, truth), score(truth, truth), score(empty, empty)]
     evaluation = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0)
     assert evaluation.metrics["dice"].value == 1.0
-    assert evaluation.notes == ("organ, in 1 of 3 images: absent from truth and finding; does not count for it",)
+    assert evaluation.notes == ("organ, in 1 of 3 images: absent from truth and prediction; does not count for it",)
 
 
 def test_in_pixels_every_pixel_counts_as_one_and_nothing_is_called_mm():
@@ -74,7 +74,7 @@ def test_what_is_missed_and_what_is_invented_is_counted():
     rows = [Row(str(n), str(n), "", "", "CT", "volume", "d", "test", (1, 24, 24, 14), "int16", "0") for n in range(2)]
     scores = [score(truth, empty), score(empty, truth)]
     notes = evaluate_masks(rows, scores, CLASSES, resamples=100, seed=0).notes
-    assert [note.split(":")[1].split(";")[0] for note in notes] == [" missed altogether", " found though not there"]
+    assert [note.split(":")[1].split(";")[0] for note in notes] == [" missed completely", " predicted although absent"]
 
 
 def test_pixels_that_do_not_count_change_no_score() -> None:

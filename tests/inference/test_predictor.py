@@ -127,7 +127,7 @@ def test_a_model_whose_output_is_not_finite_is_an_error_and_no_result(
     predictor = Predictor(make_checkpoint(kind), "cpu")
     next(iter(predictor.model.head.parameters())).fill_(torch.nan)
     pixels = np.random.default_rng(0).integers(0, 100, (1, 16, 16, 16), dtype=np.int16)
-    with pytest.raises(DataError, match="probabilities that the model gives are not finite"):
+    with pytest.raises(DataError, match="predicted probabilities are not finite"):
         predictor(Image(pixels, "volume"))
 
 

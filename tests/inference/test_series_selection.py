@@ -126,7 +126,7 @@ def test_a_damaged_file_is_told_of_with_the_study_beside_it_or_else_by_itself(ma
 
 
 def test_a_rule_that_is_no_regular_expression_is_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         check_rule(AppliesTo(description="T1("))
 
 

@@ -233,7 +233,7 @@ def test_an_evaluation_counts_the_images_that_have_near_duplicates_in_training(t
     rows = [row(tmp_path, n, p, split=s) for n, (p, s) in enumerate(zip(pixels, splits, strict=True))]
     whole, alone = dataset(tmp_path, *rows), dataset(tmp_path, *rows[3:])
     (note,) = near_duplicates_in_training(whole, whole.split("test"), "test")
-    assert note.startswith("2 of 3 images measured have copies or near duplicates in the train split")
+    assert note.startswith("2 of 3 evaluated images have copies or near duplicates in the train split")
     assert near_duplicates_in_training(alone, alone.split("test"), "test") == []
 
 

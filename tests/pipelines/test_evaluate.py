@@ -147,8 +147,8 @@ def test_numbers_of_one_of_two_classes_say_which_and_warn_where_nobody_said(
         assert f"Sensitivity (positive: {name})" in shown
         assert f"Sensitivity (positive: {name})" in page(report)
         assert saved(report)["positive"] == saved(report)["metrics"]["sensitivity"]["positive"] == name
-    assert "nobody said which class is positive" in page(reports[0])
-    assert "nobody said which class is positive" not in page(reports[1])
+    assert "no positive class was given" in page(reports[0])
+    assert "no positive class was given" not in page(reports[1])
     one, other = (saved(report)["metrics"] for report in reports)
     assert one["sensitivity"]["value"] == other["specificity"]["value"]
     kept = evaluate.config_type.load(reports[0].folder / "config.yaml")
@@ -249,16 +249,18 @@ def test_images_without_a_truth_are_left_out_and_counted(
 
     report = run(tmp_path, make_checkpoint(kind=kind), make_dataset(change=forget))
     assert saved(report)["counts"]["images"] == 4
-    assert "2 of 6 images of the split have no truth and were left out" in page(report)
+    assert "2 of 6 images of the split have no truth and were excluded" in page(report)
 
 
 def test_a_model_of_other_classes_is_refused(tmp_path: Path, make_checkpoint: Make, make_dataset: Make) -> None:
     dataset = make_dataset()
     manifest = Manifest.read(dataset)
     replace(manifest, facts=replace(manifest.facts, mask_classes=("background", "liver"), classes={})).write()
-    with pytest.raises(DataError, match="the model tells background, organ apart, the dataset background, liver"):
+    with pytest.raises(
+        DataError, match="the model predicts classes background, organ, the dataset has background, liver"
+    ):
         run(tmp_path, make_checkpoint(), dataset)
-    with pytest.raises(DataError, match="the model tells normal, effusion apart, the dataset nothing of the kind"):
+    with pytest.raises(DataError, match="the model predicts classes normal, effusion, the dataset has no such label"):
         run(tmp_path, make_checkpoint("other", kind="classification"), dataset)
 
 
@@ -274,7 +276,7 @@ def test_an_empty_split_and_a_bare_backbone_are_refused(
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize(("split", "use"), [("train", "learned from"), ("val", "was chosen by")])
+@pytest.mark.parametrize(("split", "use"), [("train", "learned from"), ("val", "was selected by")])
 def test_numbers_on_images_that_the_model_knows_come_with_a_warning(
     split: str, use: str, tmp_path: Path, make_checkpoint: Make, make_dataset: Make
 ) -> None:

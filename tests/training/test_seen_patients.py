@@ -69,17 +69,19 @@ def test_a_test_on_patients_of_the_pretraining_is_refused_or_told(images, tuned,
     dataset = as_test_split(images, tmp_path / "dataset")
     known, everybody = len(everyone(images, "train")), len(everyone(images, "train", "val", "test"))
     options = {"checkpoint": tuned, "dataset": dataset, "resamples": 100, "tracking": OFF}
-    with pytest.raises(DataError, match=rf"{known} of {everybody} patients are among those that the model, or its"):
+    with pytest.raises(
+        DataError, match=rf"{known} of {everybody} patients are training patients of the model or of its"
+    ):
         evaluate(output=tmp_path / "refused", **options)
     assert not (tmp_path / "refused").exists()
 
     evaluate(output=tmp_path / "kept", seen_patients="keep", **options)
-    assert "the numbers flatter it" in (tmp_path / "kept" / "report.html").read_text()
+    assert "the metrics are too good" in (tmp_path / "kept" / "report.html").read_text()
 
     evaluate(output=tmp_path / "rest", seen_patients="leave_out", **options)
     page = (tmp_path / "rest" / "report.html").read_text()
     assert f"of {everybody - known} patients" in page
-    assert "images were left out" in page
+    assert "images were excluded" in page
 
 
 def test_where_all_have_been_seen_nobody_is_left(images, tuned, tmp_path):
@@ -87,7 +89,7 @@ def test_where_all_have_been_seen_nobody_is_left(images, tuned, tmp_path):
     known = everyone(images, "train")
     manifest.filter(lambda row: row.patient_id in known).write()
     options = {"checkpoint": tuned, "dataset": tmp_path / "dataset", "tracking": OFF}
-    with pytest.raises(DataError, match="nobody is left to measure on"):
+    with pytest.raises(DataError, match="no other patient is left to evaluate"):
         evaluate(output=tmp_path / "out", seen_patients="leave_out", **options)
 
 

@@ -107,7 +107,7 @@ def test_a_preprocessing_with_stain_keeps_its_range_and_refuses_gray():
     prepared = chain(Image(pixels, "image")).pixels
     assert 0.0 <= float(prepared.min()) < float(prepared.max()) <= 1.0
     assert Preprocess.parse(chain.tree()) == chain
-    with pytest.raises(DataError, match="needs pictures of three of 8 bits"):
+    with pytest.raises(DataError, match="needs pictures with three channels of 8 bits"):
         chain(Image(pixels[:1], "image"))
 
 
@@ -123,7 +123,7 @@ def test_stain_is_varied_on_the_scale_of_light():
     assert varied.max() <= 1 + 1e-6
     with pytest.raises(ConfigError, match="expected range"):
         config.unit_scale(Normalization(method="zscore"), key="augment")
-    with pytest.raises(DataError, match="needs pictures in color"):
+    with pytest.raises(DataError, match="needs color pictures"):
         apply_intensity(picture[:1], change, scale=scale)
 
 

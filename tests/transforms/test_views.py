@@ -106,7 +106,7 @@ def test_with_an_equal_second_image_the_views_are_those_of_one_image():
 
 def test_windows_in_hounsfield_need_pixels_whose_unit_is_known():
     config = multi(augment={"windows": [[40, 400]]})
-    with pytest.raises(ConfigError, match=r"objective\.views\.augment\.windows needs pixels whose unit is known"):
+    with pytest.raises(ConfigError, match=r"objective\.views\.augment\.windows needs pixels with a known unit"):
         MakeViews(config, Normalization(method="zscore"))
     with pytest.raises(ConfigError, match=r"objective\.other_views\.augment\.windows needs"):
         MakeViews(config, Normalization(method="zscore"), key="other_views")

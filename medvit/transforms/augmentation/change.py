@@ -1,4 +1,4 @@
-"""Everything that is done to one training crop: drawn first, then applied as it is cut."""
+"""All augmentations of one training crop: drawn first, then applied while it is cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvit.transforms.augmentation.units import UnitScale
 
 @dataclass(frozen=True)
 class Change:
-    """Everything drawn that is done to one crop."""
+    """Drawn parameters of all augmentations of one crop."""
 
     spatial: SpatialChange
     intensity: IntensityChange
@@ -25,26 +25,26 @@ class Change:
 
     @property
     def without_loss(self) -> Change:
-        """The same without what takes details away: blur, noise and erasing."""
+        """Return the same without augmentations that remove detail: blur, noise and erasing."""
         return replace(self, intensity=replace(self.intensity, sigma=0.0, noise=0.0), erasure=None)
 
 
 @dataclass(frozen=True)
 class CropDraw:
-    """Parameters of one crop: its box in the image, and what is done to it."""
+    """Parameters of one crop: its box in the image, and its augmentations."""
 
     box: CropBox
     change: Change
 
     def sampler(self, shape: tuple[int, ...], size: tuple[int, ...], spacing: tuple[float, ...] | None) -> CropSampler:
-        """Return the way from an image of `shape` to the crop with `size` pixels; `spacing` is that of the image."""
+        """Return the sampler from an image of `shape` and `spacing` to the crop with `size` pixels."""
         return CropSampler(shape, self.box, size, self.change.spatial, spacing)
 
 
 def draw_change(
     config: Augmentation, generator: np.random.Generator, *, ndim: int, channels: int, kind: int = 0
 ) -> Change:
-    """Draw what to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one."""
+    """Draw the augmentations of a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one."""
     return Change(
         draw_spatial(config, generator, ndim=ndim),
         draw_intensity(config, generator, ndim=ndim, channels=channels, kind=kind),
@@ -55,6 +55,6 @@ def draw_change(
 def apply_change(
     image: Float[Tensor, "c *s"], sampler: CropSampler, change: Change, scale: UnitScale | None = None
 ) -> Float[Tensor, "c *t"]:
-    """Return the changed crop of an image, cut by the sampler."""
+    """Return the augmented crop of an image, cut by the sampler."""
     crop = apply_intensity(sampler.pixels(image), change.intensity, scale=scale, spacing=sampler.crop_spacing)
     return apply_erasure(crop, change.erasure)

@@ -12,21 +12,21 @@ from torch import Tensor
 from medvit.config import Config, Share
 
 ERASED = (0.02, 0.33)
-"""Smallest and largest share of a crop that is erased."""
+"""Smallest and largest erased share of a crop."""
 STRETCH = 3.3
 """Largest ratio of the sides of the box, relative to those of the crop."""
 
 
 class ErasingAugmentation(Config):
-    """What may be erased of a crop."""
+    """Options of random erasing."""
 
     erasing: Share = 0.0
-    """Chance that a box of 2 to 33 % of a crop is filled with noise of the crop's mean and deviation."""
+    """Probability that a box of 2 to 33 % of a crop is filled with noise of the crop's mean and standard deviation."""
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """Drawn box: its sides as shares of the crop, its place as shares of where it fits, the seed of its noise."""
+    """Drawn box: its sides as shares of the crop, its place as shares of the possible range, the seed of its noise."""
 
     sides: tuple[float, ...]
     place: tuple[float, ...]
@@ -34,7 +34,7 @@ class Erasure:
 
 
 def draw_erasure(config: ErasingAugmentation, generator: np.random.Generator, *, ndim: int) -> Erasure | None:
-    """Draw what to erase of a crop of `ndim` axes, if anything."""
+    """Draw the box to erase of a crop of `ndim` axes, if any."""
     happens, share = generator.random() < config.erasing, generator.uniform(*ERASED)
     ratios = np.exp(generator.uniform(-0.5, 0.5, ndim) * np.log(STRETCH))
     sides = np.minimum(share ** (1 / ndim) * ratios / np.prod(ratios) ** (1 / ndim), 1.0)

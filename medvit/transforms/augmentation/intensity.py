@@ -1,11 +1,11 @@
-"""Random changes of the intensities of a training crop.
+"""Intensity augmentation of a training crop.
 
-Every change has a meaning for medical images: another display window, another stain, gamma, contrast and brightness,
-the smooth field of an MR coil, blur, noise. Hue is never touched.
+Every augmentation has a meaning for medical images: display window, stain, gamma, contrast and brightness, the bias
+field of an MR coil, blur, noise. Hue never changes.
 
 Not MONAI's RandGaussianNoise, RandScaleIntensity and RandBiasField, because amounts in units of the normalized image
-mean something else after each preprocessing, and they take longer (measured on one core, 96 voxels a side: noise 11 ms
-beside 3.2 here, a field 5.7 beside 1.5).
+depend on the preprocessing, and they take longer (measured on one core, 96 voxels per side: noise 11 ms vs. 3.2 here, a
+bias field 5.7 vs. 1.5).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from medvit.transforms.augmentation.units import UnitScale
 from medvit.transforms.stain import StainChange, draw_stain
 
 FIELD_DEGREE = 3
-"""Degree of the polynomial whose exponential is a coil's field."""
+"""Degree of the polynomial whose exponential is the bias field."""
 SMALLEST_BLUR = 0.1
 """Smallest sigma of smoothing, in the unit of `blur`."""
 
 
 class IntensityAugmentation(Config):
-    """What may happen to the intensities of a crop."""
+    """Options of intensity augmentation."""
 
     chance: Share = 0.5
-    """Chance of each change of intensity that has no chance of its own."""
+    """Probability of each intensity augmentation without its own probability."""
     windows: tuple[tuple[float, Positive], ...] = ()
-    """Display windows as (center, width) in the unit of the image (HU for CT), one of which is drawn for a crop."""
+    """Display windows as (center, width) in the unit of the image (HU for CT), one of which is drawn per crop."""
     stain: Below = 0.0
-    """Largest relative change of hematoxylin, of eosin and of the rest, in pictures of H&E; 0.2 is strong."""
+    """Largest relative change of hematoxylin, eosin and the rest, in pictures of H&E; 0.2 is strong."""
     gamma: Below = 0.0
     """Largest change of gamma over the crop's own range: 0.3 allows 0.7 to 1.3."""
     contrast: Below = 0.0
@@ -50,15 +50,19 @@ class IntensityAugmentation(Config):
     bias_field: Amount = 0.0
     """Largest coefficient of a smooth multiplicative field, as of MR coils; 0.3 is strong."""
     color: Below = 0.0
-    """Largest independent change of contrast of each channel, as of stain or camera."""
+    """Largest independent change of contrast of each channel, as between stains or cameras."""
     grayscale: Share = 0.0
-    """Chance that all channels become their mean."""
+    """Probability that all channels become their mean."""
     blur: Amount = 0.0
-    """Largest sigma of Gaussian smoothing, in pixels, or in voxels along the finest axis: as wide in mm along all."""
+    """Largest sigma of Gaussian smoothing, in pixels, or in voxels along the finest axis: the same width in mm along
+    all.
+    """
     blur_chances: tuple[Share, ...] = ()
-    """Chance of blur: one number, or three, of the first global crop, the others and local crops. Empty: `chance`."""
+    """Probability of blur: one number, or three, for the first global crop, the others and local crops. Empty:
+    `chance`.
+    """
     solarize: Share = 0.0
-    """Chance that intensities above the middle of the crop's range are inverted."""
+    """Probability that intensities above the middle of the crop's range are inverted."""
     noise: Amount = 0.0
     """Largest standard deviation of Gaussian noise, in standard deviations of the crop."""
 
@@ -69,13 +73,13 @@ class IntensityAugmentation(Config):
         return self
 
     def blur_chance(self, kind: int) -> float:
-        """Return the chance of blur of a crop; `kind` 0 is the first global crop, 1 another one, 2 a local crop."""
+        """Return the probability of blur; `kind` 0 is the first global crop, 1 another one, 2 a local crop."""
         return ((self.blur_chances or (self.chance,)) * 3)[kind]
 
 
 @dataclass(frozen=True)
 class IntensityChange:
-    """Drawn change of the intensities of a crop; the neutral value of each part leaves it as it is."""
+    """Drawn intensity augmentation of a crop; each part has a neutral value."""
 
     window: tuple[float, float] | None = None
     stain: StainChange | None = None
@@ -94,7 +98,7 @@ class IntensityChange:
 def draw_intensity(
     config: IntensityAugmentation, generator: np.random.Generator, *, ndim: int, channels: int, kind: int = 0
 ) -> IntensityChange:
-    """Draw what to do to a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one."""
+    """Draw the augmentation of a crop; `kind` 0 is the first global crop, 1 another global crop, 2 a local one."""
     windowed, stained, gammaed, scaled, shifted, covered, colored, noisy = generator.random(8) < config.chance
     number, seed = int(generator.integers(2**31)), int(generator.integers(2**31))
     stain = draw_stain(config.stain, generator)
@@ -128,10 +132,10 @@ def apply_intensity(
     scale: UnitScale | None = None,
     spacing: Sequence[float] | None = None,
 ) -> Float[Tensor, "c *s"]:
-    """Return the crop after a change.
+    """Return the augmented crop.
 
-    `scale` gives the unit of its pixels back, which another window or stain needs. `spacing` is the size of a voxel
-    along each axis, in any unit; unset, voxels are as long as wide.
+    `scale` converts its pixels back to their unit, which windows and stain need. `spacing` is the size of a voxel along
+    each axis, in any unit; if unset, voxels are isotropic.
     """
     if change.window is not None:
         assert scale is not None
@@ -148,7 +152,7 @@ def apply_intensity(
 
 
 def _shaded(pixels: Tensor, change: IntensityChange, deviation: Tensor) -> Tensor:
-    """Contrast and brightness: of all, by place, by channel."""
+    """Apply contrast and brightness: global, by position, by channel."""
     mean = pixels.mean() if change.contrast != 1.0 or change.gains else pixels.new_zeros(())
     if change.contrast != 1.0 or change.brightness:
         pixels = (pixels - mean) * change.contrast + (mean + change.brightness * deviation)
@@ -162,7 +166,7 @@ def _shaded(pixels: Tensor, change: IntensityChange, deviation: Tensor) -> Tenso
 
 
 def _degraded(pixels: Tensor, change: IntensityChange, deviation: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Loss of color, resolution and signal."""
+    """Apply loss of color, resolution and signal."""
     if change.is_gray:
         pixels = pixels.mean(dim=0, keepdim=True).expand_as(pixels)
     if change.sigma:
@@ -182,7 +186,7 @@ def smooth_field(shape: tuple[int, ...], coefficients: tuple[float, ...]) -> Flo
     table = torch.zeros((len(degrees),) * len(shape))
     for coefficient, powers in zip(coefficients, _exponents(len(shape)), strict=True):
         table[powers] = coefficient
-    for side in shape:  # the first axis goes, and comes back last, of this many points
+    for side in shape:  # contract the first axis, and append it as the last, with this many points
         powered = torch.linspace(-1.0, 1.0, side)[:, None] ** degrees
         table = torch.tensordot(table, powered, dims=([0], [1]))
     return table.exp()

@@ -1,4 +1,4 @@
-"""Augmentation of a training crop: its keys, the same in every stage, and the defaults of each stage."""
+"""Options of augmentation: its keys, the same in every stage, and the defaults of each stage."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from medvit.transforms.preprocess import Normalization
 
 
 class Augmentation(ErasingAugmentation, IntensityAugmentation, SpatialAugmentation):
-    """Augmentation of training crops. Zero or an empty list turns a change off, which is the default."""
+    """Augmentation of training crops. Zero or an empty list turns an augmentation off, which is the default."""
 
     def unit_scale(self, intensity: Normalization, *, key: str) -> UnitScale | None:
-        """Return the unit of pixels, where changes need it; `key` is that of this config.
+        """Return the unit scale of pixels if the augmentation needs it; `key` is the key of this config.
 
         Raises:
-            ConfigError: If the preprocessing forgets the unit that a change needs.
+            ConfigError: If the preprocessing loses the unit that an augmentation needs.
         """
         return UnitScale.of(intensity, key=key, stain=self.stain > 0, windows=bool(self.windows))
 
 
 class FinetuningAugmentation(Augmentation):
-    """Augmentation of the training crops of fine-tuning. Zero or an empty list turns a change off."""
+    """Augmentation of the training crops of fine-tuning. Zero or an empty list turns an augmentation off."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"probability": "chance"}
 
@@ -50,7 +50,7 @@ class FinetuningAugmentation(Augmentation):
 
 
 class ContrastiveAugmentation(Augmentation):
-    """Augmentation of crops that are to be recognized as one image. Zero or an empty list turns a change off."""
+    """Augmentation of crops that should be recognized as one image. Zero or an empty list turns an augmentation off."""
 
     gamma: Below = 0.3
     contrast: Below = 0.2
@@ -62,7 +62,7 @@ class ContrastiveAugmentation(Augmentation):
 
 
 class MaskedAugmentation(ContrastiveAugmentation):
-    """Augmentation of crops as in DINOv2. Zero or an empty list turns a change off."""
+    """Augmentation of crops as in DINOv2. Zero or an empty list turns an augmentation off."""
 
-    # The published code turns the chance of blur over: it never smooths the first crop, and the second one in 0.9.
+    # The published code inverts the probability of blur: it never blurs the first crop, and blurs the second with 0.9.
     blur_chances: tuple[Share, ...] = (0.0, 0.9, 0.5)

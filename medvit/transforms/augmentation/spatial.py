@@ -1,7 +1,7 @@
-"""Rotation, scaling, translation and flips of a training crop, made with the cut itself in one interpolation.
+"""Rotation, scaling, translation and flips of a training crop, applied while cutting it, in one interpolation.
 
-A crop is sampled from the whole image, so that what a rotation brings in is the image's own, as far as there is any.
-Rotations are in mm: the voxels of most volumes are longer than wide, and a rotation of indices would shear the anatomy.
+A crop is sampled from the whole image, so that rotated corners show real pixels if there are any. Rotations are in mm:
+the voxels of most volumes are anisotropic, and rotating indices would shear the anatomy.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from medvit.transforms.preprocess import resize, resize_mask
 
 
 class SpatialAugmentation(Config):
-    """What may happen to the place of a crop."""
+    """Options of spatial augmentation."""
 
     rotation_degrees: Amount = 0.0
-    """Largest rotation, of a volume about each of its axes; it happens in mm, so lengths stay as they are."""
+    """Largest rotation, of a volume about each of its axes; in mm, so that lengths are preserved."""
     scale: Below = 0.0
-    """Largest change of size along each axis: 0.15 allows 0.85 to 1.15."""
+    """Largest scaling along each axis: 0.15 allows 0.85 to 1.15."""
     translation: Share = 0.0
-    """Largest shift along each axis, as a share of the crop."""
+    """Largest translation along each axis, as a share of the crop."""
     flipped_axes: tuple[Axis, ...] = ()
     """Spatial axes along which half of the crops are flipped: 0 is left-right of a volume and up-down of an image."""
 
 
 @dataclass(frozen=True)
 class SpatialChange:
-    """Drawn change of place: a point p, in mm from the center, shows what is at R(angles) (scales p + shifts).
+    """Drawn spatial augmentation: point p, in mm from the center, shows the image at R(angles) (scales p + shifts).
 
-    `angles` are in radians, one of an image; of a volume, about the first axis, then about the second and third as
-    turned by those before. `shifts` are shares of the crop. Flips come last.
+    `angles` are in radians, one of an image; of a volume, about the first axis, then about the rotated second and
+    third. `shifts` are shares of the crop. Flips come last.
     """
 
     angles: tuple[float, ...]
@@ -49,12 +49,12 @@ class SpatialChange:
 
     @property
     def is_still(self) -> bool:
-        """Whether nothing but flips happens."""
+        """Whether it only flips."""
         return not any(self.angles) and not any(self.shifts) and all(scale == 1.0 for scale in self.scales)
 
     @property
     def rotation(self) -> Float[np.ndarray, "n n"]:
-        """Matrix of the rotation."""
+        """Rotation matrix."""
         if len(self.angles) == 1:
             return _turn(self.angles[0])
         matrix = np.eye(3)
@@ -71,7 +71,7 @@ def _turn(angle: float) -> Float[np.ndarray, "2 2"]:
 
 
 def draw_spatial(config: SpatialAugmentation, generator: np.random.Generator, *, ndim: int) -> SpatialChange:
-    """Draw how to move a crop of `ndim` axes."""
+    """Draw the spatial augmentation of a crop of `ndim` axes."""
     angles = generator.uniform(-1.0, 1.0, 3 if ndim == 3 else 1) * math.radians(config.rotation_degrees)
     scales = 1.0 + generator.uniform(-1.0, 1.0, ndim) * config.scale
     shifts = generator.uniform(-1.0, 1.0, ndim) * config.translation
@@ -95,13 +95,13 @@ class CropBox:
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Way from an image of `shape` to a crop of `size` pixels: a box of the image, moved by a change.
+    """Sampler from an image of `shape` to a crop of `size` pixels: a box of the image, spatially augmented.
 
-    `spacing` is the size of a voxel along each axis, in any unit; unset, voxels are as long as wide.
+    `spacing` is the size of a voxel along each axis, in any unit; if unset, voxels are isotropic.
 
-    Not MONAI's RandAffine, because it rotates voxel indices, samples the crop after it was cut, so that corners are
-    filled by repeating its border, and takes longer (measured on one core, pixels and mask of 96 voxels a side: 59 ms
-    beside 32 here; of 224 pixels: 1.8 beside 0.7). On cubic voxels they agree.
+    Not MONAI's RandAffine, because it rotates voxel indices, samples the crop after cutting it, so that corners are
+    filled by repeating its border, and takes longer (measured on one core, pixels and mask of 96 voxels per side: 59 ms
+    vs. 32 here; of 224 pixels: 1.8 vs. 0.7). On cubic voxels they agree.
     """
 
     shape: tuple[int, ...]
@@ -111,7 +111,7 @@ class CropSampler:
     spacing: tuple[float, ...] | None = None
 
     def pixels(self, image: Float[Tensor, "c *s"]) -> Float[Tensor, "c *t"]:
-        """Return the crop of an image, linearly interpolated, low-passed where it shrinks; its edge is repeated."""
+        """Return the crop of an image, linearly interpolated, low-passed if it shrinks; image edges are repeated."""
         if self.change.is_still:
             part = image[(slice(None), *self.box.slices)]
             return self._flipped(part if self.box.shape == self.size else resize(part, self.size))
@@ -120,7 +120,7 @@ class CropSampler:
         return self._flipped(F.grid_sample(shrunk[None], self._grid, padding_mode="border", align_corners=False)[0])
 
     def labels(self, mask: Int[Tensor, "*s"]) -> Int[Tensor, "*t"]:
-        """Return the crop of a label map of the image, by the nearest voxel; its edge is repeated."""
+        """Return the crop of a label map of the image, by nearest voxel; image edges are repeated."""
         if self.change.is_still:
             part = mask[self.box.slices]
             return self._flipped((part if self.box.shape == self.size else resize_mask(part, self.size))[None])[0]
@@ -144,7 +144,7 @@ class CropSampler:
 
     @cached_property
     def _matrix(self) -> Float[np.ndarray, "n m"]:
-        """From a voxel of the crop, counted from its center, to an index of the image: (n, n + 1)."""
+        """Return the map from a voxel of the crop, counted from its center, to an index of the image: (n, n + 1)."""
         spacing = np.array(self.spacing or (1.0,) * len(self.size))
         rotation = self.change.rotation / spacing[:, None]
         linear = rotation * (spacing * self._factors * self.change.scales)
@@ -154,7 +154,7 @@ class CropSampler:
 
     @cached_property
     def _window(self) -> CropBox:
-        """The part of the image that the crop sees."""
+        """Return the part of the image that the crop covers."""
         linear, center = self._matrix[:, :-1], self._matrix[:, -1]
         reach = np.abs(linear) @ ((np.array(self.size) - 1) / 2.0)
         last = np.array(self.shape) - 1
@@ -164,7 +164,10 @@ class CropSampler:
 
     @cached_property
     def _grid(self) -> Float[Tensor, "1 *t n"]:
-        """Places of the crop's voxels in the window for `grid_sample`: last axis first, -1 to 1 from edge to edge."""
+        """Return the positions of the crop's voxels in the window for `grid_sample`, last axis first.
+
+        From -1 to 1, from edge to edge.
+        """
         ndim = len(self.size)
         grid = torch.empty(*self.size, ndim)
         for row, (start, side) in enumerate(zip(self._window.start, self._window.shape, strict=True)):

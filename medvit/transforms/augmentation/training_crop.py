@@ -1,6 +1,6 @@
-"""Training crops of fine-tuning: cut out of a sample at a fixed size and augmented, the mask with the pixels.
+"""Training crops of fine-tuning: cut from a sample at a fixed size and augmented, the mask together with the pixels.
 
-Mild and medical by default: no flips unless asked for, since sides mean something.
+The defaults are mild: no flips unless requested, since left and right differ.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from medvit.types import Sample
 
 
 class TrainingCrop:
-    """Cuts a training crop of a fixed size out of a sample and changes it, by the seed alone.
+    """Transform that cuts an augmented training crop of a fixed size from a sample, by the seed alone.
 
-    With masks as targets, half of the crops are about a voxel of the foreground, the others anywhere. Images smaller
-    than the crop are padded as inference does: pixels by their lowest value, masks by background.
+    With masks as targets, half of the crops are centered on a foreground voxel, the others anywhere. Images smaller
+    than the crop are padded as in inference: pixels by their lowest value, masks by background.
 
     Raises:
-        ConfigError: If the preprocessing forgets the unit that a change of window or stain needs.
+        ConfigError: If the preprocessing loses the unit that windows or stain need.
     """
 
     def __init__(self, config: Augmentation, size: tuple[int, ...], intensity: Normalization, *, masks: bool) -> None:
@@ -35,12 +35,12 @@ class TrainingCrop:
         self.scale = config.unit_scale(intensity, key="augment")
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Return the changed crop."""
+        """Return the augmented crop."""
         padded = self._padded(sample)
         return self.apply(padded, self.draw(padded, np.random.default_rng(seed)))
 
     def draw(self, sample: Sample, generator: np.random.Generator) -> CropDraw:
-        """Draw the place of a crop in a sample of at least its size, and what happens to it."""
+        """Draw the place of a crop in a sample of at least its size, and its augmentation."""
         shape = tuple(sample.pixels.shape[1:])
         room = np.array(shape) - self.size
         start = (generator.random(len(shape)) * (room + 1)).astype(int)
@@ -74,7 +74,7 @@ class TrainingCrop:
 
 
 def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
-    """Return the voxel at a share of the way through the foreground, of which ignored voxels are not part."""
+    """Return the voxel at a share of the way through the foreground, which excludes ignored voxels."""
     is_foreground = ((mask > 0) & (mask != IGNORED)).flatten(1)
     counts = is_foreground.sum(dim=1).cumsum(0)
     number = int(nth * int(counts[-1]))
