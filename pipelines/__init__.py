@@ -1,1 +1,1 @@
-"""The recipes: each file is one stage on one screen, made of medvit's parts."""
+"""Recipes: each file is one stage, combined from rooms of medvit."""

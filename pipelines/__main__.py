@@ -1,8 +1,8 @@
-"""The command `medvit`: finds the stage, reads its config, and tells people what went wrong in one sentence.
+"""Command line of `medvit`: finds the stage, reads its config, and reports errors in one sentence.
 
-Exit status: 0 all went well, 1 the stage failed, 2 the config or the arguments are wrong, 3 finished and something
-asked for did not hold, some items failed or nothing fitted, 130 interrupted. Nothing heavy is imported before a stage
-is known, so help answers at once.
+Exit status: 0 success, 1 the stage failed, 2 the config or the arguments are wrong, 3 the stage finished but a check
+did not hold, some items failed or nothing fitted, 130 interrupted. Nothing heavy is imported before a stage is known,
+so help is immediate.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ RENAMED = {"unite": "merge"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What the list of stages says of one; a test holds `summary` against the docstring of the recipe."""
+    """Entry of a stage in the list of stages; a test checks that `summary` equals the docstring of the recipe."""
 
     summary: str
     example: str
     outcome: str = "failed"
-    """What the lines that make the exit status 3 tell of."""
+    """Description of the lines that cause exit status 3."""
     prints_them: bool = False
-    """Whether it prints those lines itself."""
+    """Whether the stage prints those lines itself."""
     before: str = ""
-    """What stands before the configuration."""
+    """Words before the configuration."""
     first: tuple[str, ...] = ()
-    """The options that matter most, which help shows first."""
+    """Most important options, which help shows first."""
 
 
 STAGES = {
     "init": Entry(
-        "Survey a folder without reading pixels, say what it holds, and write configurations that fit.",
+        "Survey a folder without reading pixels, print its contents, and write configurations that fit.",
         "medvit init source=hospital-export output=project",
-        "findings stand in the way",
+        "findings need attention",
         first=("output", "modality", "label_from", "labels", "device"),
     ),
     "ingest": Entry(
         "Make a dataset from a folder of images: DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF, npz or whole slides.",
         "medvit ingest source=hospital-export dataset=runs/dataset",
-        "failed or are not as asked for",
+        "failed or lack what was requested",
         first=(
             "name",
             "labeling.from_folders",
@@ -72,7 +72,7 @@ STAGES = {
         ),
     ),
     "merge": Entry(
-        "Merge several datasets into one and keep their splits; what two splits share stays in one.",
+        "Merge several datasets and keep their splits; images shared by two splits remain in one.",
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
@@ -131,31 +131,31 @@ STAGES = {
         ),
     ),
     "export": Entry(
-        "Write a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each.",
+        "Write a dataset as files for any tool: volumes as NIfTI, images as PNG, a JSON file for each.",
         "medvit export dataset=runs/dataset output=runs/files",
     ),
     "audit": Entry(
-        "Search a dataset, its copies and the tracker for what identifies patients in the source.",
+        "Search a dataset, its copies and the tracker for identifiers of the source's patients.",
         "medvit audit dataset=runs/dataset source=hospital-export",
         "places identify patients or could not be searched",
         prints_them=True,
     ),
     "leakage": Entry(
-        "Find patients, studies and images that the splits of a dataset, or two datasets, share.",
+        "Find patients, studies and images shared by the splits of a dataset, or by two datasets.",
         "medvit leakage a=runs/dataset b=runs/other-dataset output=runs/leakage",
-        "ways to leak were found",
+        "leaks were found",
     ),
     "card": Entry(
-        "Compare two datasets: scanners, spacing, age, sex, intensities, classes; or write the card of one again.",
+        "Compare two datasets: scanners, spacing, age, sex, intensities, classes; or rewrite the card of one.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "plan": Entry(
-        "Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table.",
+        "Estimate the cost of a pretraining or fine-tuning from a few measured steps; write only a table.",
         "medvit plan pretrain dataset=runs/dataset backbone.size=base",
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Send to MLflow what runs recorded while it could not be reached.",
+        "Send to MLflow the records of runs made while it was unreachable.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
@@ -165,7 +165,7 @@ STAGES = {
         before="PSEUDONYM ",
     ),
     "demo": Entry(
-        "Run every stage on phantoms of radiology, pathology and the eye, and say where to look.",
+        "Run every stage on phantoms of radiology, pathology and the eye, and print where to look.",
         "medvit demo output=runs/demo",
     ),
 }
@@ -173,7 +173,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Command:
-    """The words of a command line, sorted."""
+    """Words of a command line, sorted."""
 
     words: tuple[str, ...]
     options: frozenset[str]
@@ -189,16 +189,16 @@ class Command:
 
 
 EXIT_STATUS = """exit status:
-  0    all went well
+  0    success
   1    the stage failed
   2    the configuration or the arguments are wrong
-  3    finished, and something asked for did not hold (a leak was found, the guard stepped in), some items failed, or
+  3    the stage finished, but a check did not hold (a leak was found, the guard stepped in), some items failed, or
        nothing fitted
-  130  interrupted; the same command with resume=true goes on"""
+  130  interrupted; the same command with resume=true continues"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status. That nobody reads the output to its end changes neither."""
+    """Run the command line; return its exit status. A closed output pipe changes neither."""
     with outliving_readers():
         return _main(arguments)
 
@@ -228,7 +228,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
-    """Run one stage; its exit status. With `debug`, errors come with their traceback."""
+    """Run one stage; return its exit status. With `debug`, errors include their traceback."""
     from medvit.errors import ConfigError, MedvitError, unexpected
     from medvit.logs import log_to_terminal
     from pipelines._help import misspelt
@@ -242,23 +242,23 @@ def run(name: str, words: Sequence[str], *, debug: bool = False) -> int:
     _quiet("alembic", "numexpr")
     _quiet_deprecations()
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's polite end is an interruption
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat a scheduler's termination signal as an interrupt
     try:
         stage: Any = find(name)
-        if hasattr(stage, "about"):  # what its first word says is no key
+        if hasattr(stage, "about"):  # its first word is not a key
             stage, words = stage.about(words)
         _quiet("lightning.pytorch", "lightning.fabric")  # set their own level when they are imported
         config = stage.config_type.load(*_config_and_keys(words))
         failures = stage.run(config).failures
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes an exit of an interruption
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns an interrupt into an exit
         if isinstance(error, SystemExit) and error.code == 0:
-            return 0  # one of several processes, whose part is done
-        return _told(name, "interrupted; the same command with resume=true goes on", INTERRUPTED, debug)
+            return 0  # another rank whose part is done
+        return _told(name, "interrupted; the same command with resume=true continues", INTERRUPTED, debug)
     except ConfigError as error:
         return _told(name, str(error), WRONG_ARGUMENTS, debug)
     except MedvitError as error:
         return _told(name, str(error), FAILED, debug)
-    except Exception as error:  # the last door: whatever else went wrong, a person reads one sentence
+    except Exception as error:  # last resort: any other error becomes one sentence
         return _told(name, f"{unexpected(error)}; use --debug for the traceback", FAILED, debug)
     if not failures:
         return 0
@@ -286,7 +286,7 @@ def overview() -> str:
         "usage: medvit STAGE [CONFIG.yaml] key=value ... [--debug]\n\n"
         f"stages:\n{stages}\n\n"
         f"{EXIT_STATUS}\n\n"
-        "medvit STAGE --help lists every key with its type, default and meaning; medvit --version tells the version.\n"
+        "medvit STAGE --help lists every key with its type, default and meaning; medvit --version prints the version.\n"
         "An error is one sentence; --debug shows its traceback. For research use; not a medical device."
     )
 
@@ -303,7 +303,7 @@ def help_of(name: str, words: Sequence[str] = ()) -> str:
 
 
 def _with_options(name: str, words: Sequence[str]) -> str:
-    """Return the stage whose options a command takes; that of `plan` is followed by the one that is planned."""
+    """Return the stage whose options a command accepts; for `plan`, followed by the planned one."""
     if name != "plan":
         return name
     return "plan finetune" if words[:1] and words[0] == "finetune" else "plan pretrain"
@@ -328,19 +328,19 @@ def _config_and_keys(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise ConfigError(
-            f"found {len(files)} arguments that are no key=value ({', '.join(files)}); expected one CONFIG.yaml at most"
+            f"{len(files)} arguments are not key=value ({', '.join(files)}); expected at most one CONFIG.yaml"
         )
     return (Path(files[0]) if files else None), [word for word in words if "=" in word]
 
 
 def _quiet(*libraries: str) -> None:
-    """Keep the libraries' talk of their own start-up out of the log; their warnings stay."""
+    """Keep start-up messages of libraries out of the log, but not their warnings."""
     for library in libraries:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _quiet_deprecations() -> None:
-    # Each speaks of a call inside the named library, which its own next version mends; all other warnings are shown.
+    # Each is about a call inside the named library, which its next version fixes; all other warnings are shown.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

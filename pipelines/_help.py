@@ -1,4 +1,4 @@
-"""Help of a stage, and the check of its keys, from the generated list of options: nothing heavy is imported."""
+"""Help of a stage, and the check of its keys, from the generated list of options, without heavy imports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medvit.registry import is_extended
 OPTIONS = Path(__file__).with_name("options.json")
 WIDTH = 100
 LAST = ("seed", "resume", "tracking")
-"""Options that every stage has, which help shows last."""
+"""Options common to all stages, which help shows last."""
 
 
 @cache
 def options(stage: str) -> tuple[Key, ...]:
-    """Return every option of a stage, those of all variants included; `plan pretrain` has those of both."""
+    """Return every option of a stage, including all variants; `plan pretrain` has those of both."""
     own, _, planned = stage.partition(" ")
     keys = [Key(*line) for line in listed()[own]["keys"]]
     names = {key.name for key in keys}
@@ -28,14 +28,14 @@ def options(stage: str) -> tuple[Key, ...]:
 
 
 def groups(stage: str) -> dict[str, str]:
-    """Return the groups of options of a stage with what each is about."""
+    """Return the groups of options of a stage with their descriptions."""
     return {group: about for name in stage.split() for group, about in dict(listed()[name]["groups"]).items()}
 
 
 def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterable[str]) -> str:
     """Return the options of a stage in sections below some lines; those of `first` are the first section.
 
-    `words` choose variants, as in `head=dense`; where they choose none, the default variant is shown.
+    `words` choose variants, as in `head=dense`; by default, the default variant is shown.
     """
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     shown = [key for key in options(stage) if key.type != RENAMED and _is_chosen(key, chosen, options(stage))]
@@ -47,14 +47,14 @@ def page(stage: str, words: Sequence[str], *, first: Iterable[str], head: Iterab
     for key in sorted(rest, key=lambda key: (key.name.partition(".")[0] in LAST, _has_group(key, about))):
         group = key.name.partition(".")[0]
         title = f"{group}: {about[group]}" if group in about else "other options"
-        title = "options of every stage" if group in LAST else title
+        title = "options common to all stages" if group in LAST else title
         sections.setdefault(title, []).append(key)
     lines = [line for title, keys in sections.items() for line in _section(stage, title, keys)]
     return "\n".join([*head, *lines])
 
 
 def misspelt(stage: str, words: Iterable[str]) -> str:
-    """Return a sentence on the first key that no variant of a stage has, with the nearest known; empty if all exist."""
+    """Return a sentence on the first key unknown to all variants of a stage, with the nearest known one; else empty."""
     known = [key.name for key in options(stage)]
     mappings = [key.name for key in options(stage) if "mapping" in key.type]
     for word in words:
@@ -81,7 +81,7 @@ def _below(name: str, group: str) -> str:
 
 
 def _is_chosen(key: Key, chosen: dict[str, str], known: Sequence[Key]) -> bool:
-    """Whether an option exists with the variants chosen, and the default ones elsewhere."""
+    """Whether an option exists with the chosen variants, and the default ones elsewhere."""
     if not key.variant:
         return True
     field, _, name = key.variant.partition("=")

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their readers, as in `medvit evaluate ... | head`."""
+"""Standard output and error that survive a closed pipe, as in `medvit evaluate ... | head`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, TextIO
 
 
 class Outliving:
-    """A text stream that drops what is written once nobody reads it any more, where others raise BrokenPipeError.
+    """Text stream that drops text after its pipe is closed, where others raise BrokenPipeError.
 
-    A stage may have hours of work before it: that its words have no reader is no reason to stop.
+    A stage may have hours of work left: a closed pipe is no reason to stop.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text; its length, whether or not somebody reads it."""
+        """Write a text; return its length, even if the pipe is closed."""
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -27,7 +27,7 @@ class Outliving:
             return len(text)
 
     def flush(self) -> None:
-        """Pass on what has been written."""
+        """Flush written text."""
         try:
             self._stream.flush()
         except BrokenPipeError:
@@ -37,7 +37,7 @@ class Outliving:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        """Lead the stream nowhere, for Python and for the processes that inherit it."""
+        """Redirect the stream to nowhere, for Python and for the processes that inherit it."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -45,7 +45,7 @@ class Outliving:
 
 @contextmanager
 def outliving_readers() -> Iterator[None]:
-    """Let standard output and error outlive their readers, up to the last flush."""
+    """Make standard output and error survive a closed pipe, up to the last flush."""
     out, err = Outliving(sys.stdout), Outliving(sys.stderr)
     with redirect_stdout(out), redirect_stderr(err):
         try:

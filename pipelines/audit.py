@@ -1,4 +1,4 @@
-"""An audit: whether anything that identifies a patient got from a source into a dataset, its copies or the tracker."""
+"""Audit: whether identifiers of a source's patients got into a dataset, its copies or the tracker."""
 
 from __future__ import annotations
 
@@ -30,34 +30,35 @@ class AuditConfig(StageConfig):
     dataset: Path
     """Dataset folder to search."""
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, archive or server that the dataset was made of: what identifies patients there is what is looked for."""
+    """Folder, archive or server that the dataset was made from; identifiers of its patients are searched for."""
     output: Path | None = None
     """Folder to make for the list of findings. Unset: the first free of audit-1, audit-2... in the current folder."""
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     places: tuple[Path, ...] = ()
     """More files and folders to search, such as logs, checkpoints, reports and predictions."""
     copy_to: Path | None = None
-    """The de-identified DICOM copy. Unset: the one that the dataset names, where it has one."""
+    """The de-identified DICOM copy. Unset: the one recorded in the dataset, if any."""
     ignore: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
-    """Words not to look for, such as folder names that are classes."""
+    """Words to exclude from the search, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, by which moved dates in the copy are told from original ones."""
+    """Key file of the pseudonyms, which distinguishes shifted dates in the copy from original ones."""
     labels: tuple[Path, ...] = Field(default=(), json_schema_extra={"private": True})
-    """Tables that the dataset was made with and that are not in the source, such as that of its labels: what they say
-    is looked for as well, but for the names of classes."""
+    """Tables used for the dataset that are outside of the source, such as labels: their contents are searched for too,
+    except names of classes.
+    """
     unread: Literal["fail", "warn"] = "fail"
-    """Files of the source that nobody can read, so that their texts are not looked for: exit status 3, or a warning."""
+    """Unreadable files of the source, whose texts cannot be searched for: exit status 3, or a warning."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property
     def folder(self) -> Path:
-        """The folder the stage makes."""
+        """Output folder."""
         return self.output or first_free("audit")
 
 
 @stage
 def audit(config: AuditConfig, run: Run) -> Audited:
-    """Search a dataset, its copies and the tracker for what identifies patients in the source."""
+    """Search a dataset, its copies and the tracker for identifiers of the source's patients."""
     manifest = run.dataset(config.dataset)
     made_with = MadeWith.read(config.dataset)
     copying = DeidentifyConfig.parse_saved(made_with.group("deidentify"), source=CONFIG)

@@ -1,4 +1,4 @@
-"""The card of a dataset, or the comparison of two datasets."""
+"""Card of a dataset, or comparison of two datasets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ class CardConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another one to compare it with. Unset: a new card of the first."""
+    """Another dataset to compare it with. Unset: a new card of the first."""
     output: Path
     """Folder to make."""
     card: Path | None = None
-    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project
-    where there is one that fits the images."""
+    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project, if it fits the images."""
 
 
 @stage
 def card(config: CardConfig, run: Run) -> CardFolder:
-    """Compare two datasets: scanners, spacing, age, sex, intensities, classes; or write the card of one again."""
+    """Compare two datasets: scanners, spacing, age, sex, intensities, classes; or rewrite the card of one."""
     a = run.dataset(config.a, "a")
     if config.b is None:
         prose = find_prose(config.card, a.facts.name)

@@ -127,7 +127,7 @@ class DemoStages:
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
-    """Run every stage on phantoms of radiology, pathology and the eye, and say where to look."""
+    """Run every stage on phantoms of radiology, pathology and the eye, and print where to look."""
     job = DemoStages(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
 

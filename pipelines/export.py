@@ -1,4 +1,4 @@
-"""From a dataset to files that any tool opens: volumes as NIfTI, images as PNG, a JSON with what is known of each."""
+"""Export of a dataset as files for any tool: volumes as NIfTI, images as PNG, a JSON file for each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ExportConfig(StageConfig):
     output: Path
     """New folder for the files."""
     splits: tuple[Split, ...] = ("train", "val", "test")
-    """Which splits to export."""
+    """Splits to export."""
     compress: bool = True
     """Write .nii.gz; false writes .nii, which is several times as fast and as large."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -32,12 +32,12 @@ class ExportConfig(StageConfig):
 
 @stage
 def export(config: ExportConfig, run: Run) -> Exported:
-    """Write a dataset as files any tool opens: volumes as NIfTI, images as PNG, a JSON beside each."""
+    """Write a dataset as files for any tool: volumes as NIfTI, images as PNG, a JSON file for each."""
     manifest = run.dataset(config.dataset)
     rows = [row for row in manifest if row.split in config.splits]
     waiting = [row for row in rows if not (config.resume and is_done(row, run.folder))]
     if len(waiting) < len(rows):
-        log.info("export: %d of %d images are there from the run before", len(rows) - len(waiting), len(rows))
+        log.info("export: %d of %d images were written by the earlier run", len(rows) - len(waiting), len(rows))
 
     facts = manifest.facts
     write = ExportImage(facts.name, manifest.store.folder, run.folder, facts.mask_classes, config.compress)

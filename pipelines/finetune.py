@@ -80,7 +80,7 @@ def finetune(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
-    """Teaches heads the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
+    """Train heads on the labels of slides, on tiles embedded once by the frozen backbone; the model is their mean."""
     parts = assemble_on_slides(config, run)
     run.in_force(
         backbone=parts.start.config,
@@ -111,14 +111,14 @@ def finetune_slides(config: FinetuneConfig, run: Run) -> Checkpoint:
 
 
 def assemble(config: FinetuneConfig, run: Run) -> AssembledFinetuning:
-    """All that a fine-tuning is made of, at the place where the run in the folder had got."""
+    """Return all components of a fine-tuning run, at the position that the run in the folder reached."""
     positive = partial(positive_of, config)
     inputs = _inputs(config, run)
     return assemble_finetuning(config, *inputs, positive, seed=config.seed, folder=run.folder, tracker=run.tracker)
 
 
 def assemble_on_slides(config: FinetuneConfig, run: Run) -> AssembledSlides:
-    """Return the same of slides, before their tiles are embedded, which takes long."""
+    """Return the same for slides, before their tiles are embedded, which takes long."""
     return assemble_slides(config, *_inputs(config, run), partial(positive_of, config), failures=run.failures)
 
 
@@ -128,20 +128,20 @@ def _inputs(config: FinetuneConfig, run: Run) -> tuple[Manifest, Checkpoint | No
 
 
 def positive_of(config: FinetuneConfig, facts: Facts, classes: Sequence[str]) -> str:
-    """Return the positive one of two classes: the one asked for, else the one that the dataset remembers; reports none.
+    """Return the positive class of two: the requested one, else the one stored in the dataset; log if there is none.
 
     Raises:
-        ConfigError: If the one asked for is not one of two classes.
+        ConfigError: If the requested one is not one of two classes.
     """
     dataset = facts.positive.get(config.label, "")
     positive, notes = choose_positive(classes, asked=config.positive, worst="", model="", dataset=dataset)
     for note in notes:
-        log.info("%s", note)  # evaluate warns, beside the numbers
+        log.info("%s", note)  # evaluate warns, with the metrics
     return "" if notes else positive
 
 
 def _training(config: FinetuneConfig, parts: AssembledFinetuning) -> dict[str, str]:
     task = parts.task
-    images = f"{len(task.train)} to learn from, {len(task.val)} to choose the best round"
+    images = f"{len(task.train)} for training, {len(task.val)} for validation"
     patients = told_patients([*task.train, *task.val])
     return {"images": images, "patients": patients, **config.describe(parts.optim), "seed": str(config.seed)}

@@ -1,4 +1,4 @@
-"""From a folder of raw images to a dataset: pixels in the store, a manifest of pseudonyms, splits and a data card."""
+"""Ingest of raw images: pixels in the store, a manifest of pseudonyms, splits and a data card."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class IngestConfig(StageConfig):
     dataset: Path
     """Dataset folder to make."""
     update: Path | None = None
-    """Dataset made of this source before: what has not changed since is taken from it, and what has is counted."""
+    """Earlier dataset from this source: unchanged images are reused from it, and changes are counted."""
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
     """Name of the dataset. Unset: that of its folder."""
     scanning: ScanningConfig = Field(default_factory=ScanningConfig)
@@ -96,30 +96,30 @@ class IngestConfig(StageConfig):
     taking: TakingConfig = Field(default_factory=TakingConfig)
     facts: FactsConfig = Field(default_factory=FactsConfig)
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, made on first use; the crosswalk to names is beside it, in KEY.crosswalk/."""
+    """Key file of the pseudonyms, created on first use; the crosswalk to names is beside it, in KEY.crosswalk/."""
     keep_headers: bool = True
-    """Keep headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers again."""
+    """Cache headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers again."""
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @model_validator(mode="after")
     def _are_apart(self) -> Self:
-        """Check that outputs are outside of the source, or the next ingest would take them for images."""
+        """Check that outputs are outside of the source, where the next ingest would read them as images."""
         places = {"dataset": self.dataset, "deidentify.copy_to": self.deidentify.copy_to}
         made = {key: path.resolve() for key, path in places.items() if path is not None}
         source = local_path(self.source)
         if source is not None and source.is_dir():
             for key, path in made.items():
                 if path.is_relative_to(source.resolve()):
-                    raise ValueError(f"{key} lies inside of the source folder; give a place beside it")
+                    raise ValueError(f"{key} is inside of the source folder; give a place beside it")
         dataset, copy = made["dataset"], made.get("deidentify.copy_to")
         if copy is not None and (copy.is_relative_to(dataset) or dataset.is_relative_to(copy)):
-            raise ValueError("deidentify.copy_to and dataset lie inside one another; give a folder for each")
+            raise ValueError("deidentify.copy_to and dataset are inside one another; give a folder for each")
         return self
 
     @property
     def title(self) -> str:
-        """Name of the dataset: the one given, or that of the dataset to update, or that of the folder."""
+        """Name of the dataset: the given one, or that of the dataset to update, or that of the folder."""
         if self.name is None and self.update is not None:
             return Facts.of_dataset(self.update).name
         return self.name or re.sub(r"[^\w. -]", "_", self.dataset.absolute().name)
@@ -189,7 +189,7 @@ def ingest(config: IngestConfig, run: Run) -> Manifest:
 
 
 def resolved(config: IngestConfig, labeled: Labeled, masks: Masks, facts: Facts) -> dict[str, Any]:
-    """Return what became of options that follow from the images, from the table of labels or from prose."""
+    """Return the resolved options that follow from the images, the table of labels or prose."""
     named = masks.meaning.option(facts.mask_classes) if facts.mask_classes else config.labeling.mask_classes
     return {
         "labeling.positive": facts.positive,

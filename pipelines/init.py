@@ -1,4 +1,4 @@
-"""From a folder of images to configurations that fit: looks at headers, says what is there, writes commented YAML."""
+"""Survey of a folder of images by its headers, and configurations that fit, as commented YAML."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class InitConfig(Config):
     """Options of `medvit init`."""
 
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, file, archive or DICOMDIR to look at; nothing is written into it."""
+    """Folder, file, archive or DICOMDIR to survey; nothing is written into it."""
     output: Path = Path("project")
-    """Folder for the YAML files, and for what the stages make of them; may exist, but must not hold these files."""
+    """Folder for the YAML files, and for the outputs of the stages; may exist, but must not hold these files."""
     modality: str = ""
-    """Modality of files that do not say theirs, by its DICOM code, such as MR, CT, DX, US or OP."""
+    """Modality of files that do not state theirs, as a DICOM code such as MR, CT, DX, US or OP."""
     label_from: LabelFrom = "auto"
-    """Whether folders are classes: auto if they look so and their names are words of imaging; folder, off."""
+    """Whether folders are classes: auto if they look so and their names are imaging terms; folder, off."""
     labels: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """CSV or Excel with labels that lies elsewhere. Unset: tables beside the images are looked at."""
+    """CSV or Excel with labels stored elsewhere. Unset: tables beside the images are used."""
     device: Device = "auto"
-    """What trainings are proposed for: auto takes a GPU where this machine has one."""
+    """Device that the proposed trainings use: auto is the GPU if this machine has one."""
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
@@ -47,10 +47,10 @@ class InitConfig(Config):
         place = local_path(self.source)
         if place is None:
             raise ValueError(
-                "source is a server, and init looks at files of this machine; give a folder, an archive or a DICOMDIR"
+                "source is a server, and init reads files of this machine; give a folder, an archive or a DICOMDIR"
             )
         if place.is_dir() and self.output.resolve().is_relative_to(place.resolve()):
-            raise ValueError("output lies inside of the source folder; give a place beside it")
+            raise ValueError("output is inside of the source folder; give a place beside it")
         if self.labels is not None and not self.labels.is_file():
             raise ValueError("labels names no file; give a CSV or Excel table")
         return self
@@ -67,16 +67,16 @@ class WrittenProject:
 
 @dataclass(frozen=True)
 class Init:
-    """Survey a folder without reading pixels, say what it holds, and write configurations that fit."""
+    """Survey a folder without reading pixels, print its contents, and write configurations that fit."""
 
     config_type: type[InitConfig] = InitConfig
 
     def run(self, config: InitConfig) -> Finished[WrittenProject]:
-        """Print what the source holds, and write the configurations that fit.
+        """Print the contents of the source, and write the configurations that fit.
 
         Raises:
             OutputError: If one of the files exists.
-            DataError: If the source is missing or holds no file.
+            DataError: If the source is missing or empty.
         """
         output = config.output.absolute()
         found = survey_source(
@@ -90,7 +90,7 @@ class Init:
         )
         print("\n".join(screen(found)))
         if not found.groups:
-            return Finished(WrittenProject(config.output, found, ()), ("no image in the source can be taken",))
+            return Finished(WrittenProject(config.output, found, ()), ("no image in the source can be used",))
         project = Project.of(
             found,
             source=str(Path(config.source).absolute()),
@@ -106,11 +106,11 @@ class Init:
 
 
 def _findings(found: Survey, config: InitConfig) -> Iterator[str]:
-    """Return what makes the exit status 3, a line each."""
+    """Return the causes of exit status 3, a line each."""
     if found.num_failures > found.num_used:
         yield f"{counted(found.num_failures, 'file')} of {found.num_files} would be refused, more than would be used"
     if config.labels is not None and found.table is None:
-        yield "the table of labels=... cannot be used as it is; ingest.yaml says why"
+        yield "the table of labels=... cannot be used unchanged; ingest.yaml gives the reason"
 
 
 init = Init()

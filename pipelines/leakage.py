@@ -1,4 +1,4 @@
-"""What the splits of a dataset, or two datasets, share that they should not."""
+"""Leakage: overlap of the splits of a dataset, or of two datasets."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class LeakageConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another one to hold against it. Unset: the splits of the first alone."""
+    """Another dataset to compare it with. Unset: only the splits of the first."""
     output: Path | None = None
     """Report folder to make. Unset: the first free of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
-    """What to look for: patient, study, file, pixel, perceptual."""
+    """Checks: patient, study, file, pixel, perceptual."""
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
-    """Bits of 256 in which the perceptual hashes of images that count as alike may differ."""
+    """Maximum number of differing bits, of 256, of the perceptual hashes of near duplicates."""
 
     @property
     def folder(self) -> Path:
-        """The folder the stage makes."""
+        """Output folder."""
         return self.output or first_free("leakage")
 
 
 @stage
 def leakage(config: LeakageConfig, run: Run) -> Leakage:
-    """Find patients, studies and images that the splits of a dataset, or two datasets, share."""
+    """Find patients, studies and images shared by the splits of a dataset, or by two datasets."""
     manifests = {"" if config.b is None else "a": run.dataset(config.a, "a")}
     if config.b is not None:
         manifests["b"] = run.dataset(config.b, "b")

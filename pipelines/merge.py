@@ -1,4 +1,4 @@
-"""Several datasets as one, to pretrain on all of them."""
+"""Merging of datasets, to pretrain on all of them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ class MergeConfig(StageConfig):
     output: Path
     """Dataset folder to make."""
     slices: int = Field(default=0, ge=0)
-    """Slices of each volume, across its coarsest axis and evenly spread, that are taken as images in its place; 0 keeps
-    volumes as they are."""
+    """Number of evenly spaced slices that replace each volume as images, across its coarsest axis; 0 keeps volumes."""
 
 
 @stage
 def merge(config: MergeConfig, run: Run) -> Manifest:
-    """Merge several datasets into one and keep their splits; what two splits share stays in one."""
+    """Merge several datasets and keep their splits; images shared by two splits remain in one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)
 
     if merged.left_out:
-        log.warning("left out since a more protected split has them or their patient: %d images", len(merged.left_out))
+        log.warning("excluded since a more protected split has them or their patient: %d images", len(merged.left_out))
     merged.manifest.write()
     quarantine.write(merged.left_out, run.folder)
     write_card(merged.manifest, merged.left_out)

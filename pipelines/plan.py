@@ -23,7 +23,7 @@ log = logging.getLogger("medvit")
 
 
 class PlanConfig(StageConfig):
-    """Options of `medvit plan` beside those of the training that is planned."""
+    """Options of `medvit plan` in addition to those of the planned training."""
 
     OUTPUT: ClassVar[str] = "plan"
     IS_DISTRIBUTED: ClassVar[bool] = False
@@ -32,11 +32,11 @@ class PlanConfig(StageConfig):
     plan: Path | None = None
     """Folder to make for the table. Unset: the first free of plan-1, plan-2... in the current folder."""
     output: Path = Path("planned")
-    """Folder that the training would make; nothing is written there, but the free space of its disk is told."""
+    """Output folder of the training; nothing is written there, but the free space of its disk is reported."""
 
     @property
     def folder(self) -> Path:
-        """The folder the stage makes."""
+        """Output folder."""
         return self.plan or first_free("plan")
 
 
@@ -49,17 +49,17 @@ class FinetunePlanConfig(PlanConfig, finetuning.FinetuneConfig):
 
 
 class PlanStage(Stage[Any, Plan]):
-    """A stage whose options are those of the training that the first word of its command names."""
+    """Stage whose options are those of the training named by the first word of its command."""
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.recipe.__doc__
 
     def about(self, words: Sequence[str]) -> tuple[Stage[Any, Plan], list[str]]:
-        """Return the stage with the options of the training that the first word names, and the other words.
+        """Return the stage with the options of the training named by the first word, and the other words.
 
         Raises:
-            ConfigError: If no stage that can be planned is named.
+            ConfigError: If the first word is not a stage that can be planned.
         """
         name = words[0] if words else ""
         if name not in PLANNED:
@@ -71,9 +71,9 @@ PLANNED: Mapping[str, type[PlanConfig]] = {"pretrain": PretrainPlanConfig, "fine
 
 
 def _plan(config: Any, run: Run) -> Plan:
-    """Estimate the cost of a pretraining or fine-tuning from a few measured steps; make only a table."""
+    """Estimate the cost of a pretraining or fine-tuning from a few measured steps; write only a table."""
     with tempfile.TemporaryDirectory() as folder:
-        tracker = Tracker()  # records nothing of the training
+        tracker = Tracker()  # the training is not recorded
         tracker.wants_pictures = True  # but drawing pictures takes time
         measuring = Run(run.stage, Path(folder), tracker)
         if isinstance(config, FinetunePlanConfig) and holds_slides(Manifest.read(config.dataset), config.label):
@@ -95,7 +95,7 @@ plan = PlanStage("plan", PretrainPlanConfig, _plan)
 
 
 def _shortened(config: Any) -> Any:
-    """Return the options of a training of a few steps, which the guard does not end."""
+    """Return the options of a training of a few steps, without the guard's stop."""
     changes: dict[str, Any] = {"trainer": shortened(config.trainer), "resume": False}
     if isinstance(config, PretrainPlanConfig) and config.guard.action != "off":
         changes["guard"] = config.guard.model_copy(update={"action": "warn"})

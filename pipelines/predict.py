@@ -1,4 +1,4 @@
-"""Runs a model on a folder of studies and writes results a clinician can open."""
+"""Prediction on a folder of studies, with results that a clinician can open."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
         worklist.run(found.studies, job)
         local.discard()
     if not worklist.lines:
-        raise DataError(f"the source holds {num_ignored} files and none is an image; give source=... with studies")
+        raise DataError(f"none of the {num_ignored} files of the source is an image; give source=... with studies")
 
     run.failures += [*worklist.failures, *worklist.lacking]
     if not worklist.counts["done"] and not worklist.failures:
@@ -67,13 +67,13 @@ def predict(config: PredictConfig, run: Run) -> Predictions:
     counts = worklist.counts
     run.tracker.metrics({f"num_{status}": counts[status] for status in STATUSES})
     log.info(
-        "predict: DICOM results name their patients, so only you can read them; %s says which study a pseudonym is, as "
-        "does medvit whois s-...",
+        "predict: DICOM results name their patients, so they are readable only by you; %s maps pseudonyms to "
+        "studies, as does medvit whois s-...",
         who,
     )
     return Predictions(run.folder, counts["done"], counts["skipped"], counts["failed"], worklist.reasons)
 
 
 def _is_done(worklist: Worklist, names: SiteNames) -> Callable[[str], bool]:
-    """Whether a worklist has done the study of an identifier."""
+    """Whether a worklist has processed the study of an identifier."""
     return lambda identifier: worklist.status(names.study(identifier)) == "done"

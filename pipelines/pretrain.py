@@ -66,7 +66,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Checkpoint:
 
 
 def assemble(config: PretrainConfig, run: Run) -> AssembledPretraining:
-    """All that a pretraining is made of, at the place where the run in the folder had got."""
+    """Return all components of a pretraining run, at the position that the run in the folder reached."""
     manifest = run.dataset(config.dataset)
     pretrained = None if config.checkpoint is None else run.checkpoint(config.checkpoint)
     teacher = config.self_distillation.teacher

@@ -1,4 +1,4 @@
-"""Send to MLflow what runs recorded while it could not be reached."""
+"""Later sending of records to MLflow that could not be sent during runs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ class SyncConfig(Config):
     """Options of `medvit sync`."""
 
     runs: Path = Path()
-    """Folder of a run, or a folder above several, as the one that holds all runs."""
+    """Folder of a run, or a folder above several runs."""
     uri: str | None = None
-    """MLflow tracking URI to send to. Unset: the one that each run was given."""
+    """MLflow tracking URI to send to. Unset: the URI of each run."""
 
 
 @dataclass(frozen=True)
 class Synced:
-    """Runs whose record has been sent, and a line for each that could not be."""
+    """Runs whose records were sent, and a line for each that could not be."""
 
     sent: tuple[Path, ...]
     failures: tuple[str, ...]
 
 
 class Sync:
-    """Send to MLflow what runs recorded while it could not be reached.
+    """Send to MLflow the records of runs made while it was unreachable.
 
-    Makes nothing. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name of
-    the run in MLflow; that of an unfinished run stays for the run to go on with.
+    Makes no artifact. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name
+    of the run in MLflow; the journal of an unfinished run is kept for its continuation.
     """
 
     name = "sync"
@@ -50,7 +50,7 @@ class Sync:
         return self.run(config or SyncConfig.parse(options, source=self.name))
 
     def run(self, config: SyncConfig) -> Synced:
-        """Return the same, of a config."""
+        """Send the journals, given a config."""
         if not config.runs.is_dir():
             raise ConfigError(f"no folder at {config.runs}; runs=... names the folder of a run, or one above several")
         sent: list[Path] = []
@@ -64,7 +64,7 @@ class Sync:
             _complete_lineage(folder, made.run_id)
             log.info("sync: %s is run %s in MLflow at %s", folder, made.run_id, made.uri)
             sent.append(folder)
-        print(f"sent the record of {len(sent)} runs below {config.runs.absolute()}")
+        print(f"sent the records of {len(sent)} runs below {config.runs.absolute()}")
         return Synced(tuple(sent), tuple(failures))
 
 

@@ -1,4 +1,4 @@
-"""From a pseudonym back to its original, for those who hold the site's key."""
+"""Lookup of the original of a pseudonym, for holders of the site's key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WhoisConfig(Config):
 
 @dataclass(frozen=True)
 class Answer:
-    """The originals of a pseudonym, with the dataset or batch whose crosswalk names them."""
+    """Originals of a pseudonym, with the dataset or batch whose crosswalk has them."""
 
     folder: Path
     originals: tuple[tuple[str, str], ...]
@@ -45,7 +45,7 @@ class Whois:
     config_type: type[WhoisConfig] = WhoisConfig
 
     def about(self, words: Sequence[str]) -> tuple[Whois, list[str]]:
-        """Itself, and the words with the pseudonym under its key."""
+        """Return itself, with the pseudonym under its key among the words."""
         return self, [f"pseudonym={word}" if re.match(PSEUDONYM, word) else word for word in words]
 
     def run(self, config: WhoisConfig) -> Finished[Answer]:
@@ -53,12 +53,12 @@ class Whois:
 
         Raises:
             ConfigError: If the key cannot be read.
-            DataError: If no crosswalk names the pseudonym.
+            DataError: If no crosswalk has the pseudonym.
         """
         found = crosswalk.find(config.key, config.pseudonym)
         if not found:
             raise DataError(
-                f"no crosswalk beside the key {config.key} names {config.pseudonym}; give the key=... it was made with"
+                f"no crosswalk beside the key {config.key} has {config.pseudonym}; give the key=... it was made with"
             )
         answer = Answer(config.key.expanduser().parent, tuple(found))
         print(answer)

@@ -63,7 +63,9 @@ class BurnedInConfig(Config):
     """Handling of burned-in text; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Exclude such images, blank the lines found (in all slices of a volume), or keep them; counted in the log."""
+    """Images with burned-in text: exclude them, blank the text (in all slices of a volume), or keep them; they are
+    counted.
+    """
     look_at: Literal["risky", "all"] = "risky"
     """Check kinds of images that often have burned-in text, such as ultrasound and screen saves, or all images."""
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)

@@ -39,7 +39,7 @@ def _axes(text: str) -> str:
 
 
 class StacksConfig(Config):
-    """Options of volumes that are folders of images, for which files have no geometry."""
+    """Geometry of volumes that are stored as folders of images."""
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Spacing between neighboring images, rows and columns, in mm; required."""

@@ -22,7 +22,7 @@ OPTIONS: Mapping[Values, str] = {
 
 
 class ValuesConfig(Config):
-    """Options of DICOM pixel values, where a file offers more than its stored values."""
+    """DICOM pixel values to read, if a file offers more than its stored values."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
     """PET as stored, in the unit of the file, or as SUV by body weight where the file has all the needed elements."""
@@ -56,7 +56,7 @@ class ValuesConfig(Config):
 
 
 class GridConfig(Config):
-    """Options of grids that a file defines twice or not at all."""
+    """Geometry of files that define it twice or not at all."""
 
     nifti: NiftiForm | None = None
     """Form to use where the sform and qform of a NIfTI contradict each other. Unset: refuse such files."""

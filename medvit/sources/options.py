@@ -205,7 +205,7 @@ class PacsConfig(Config):
 
 
 class RetrieveConfig(Config):
-    """Retrieval options: unpacking of archives and access to servers; folders need none."""
+    """Access to servers and unpacking of archives; not needed for folders."""
 
     query: Query = Field(default_factory=Query)
     concurrency: Count = 4

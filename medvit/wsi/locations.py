@@ -31,7 +31,7 @@ MAX_OPEN = 128
 
 
 class SlidesConfig(Config):
-    """Options of slide locations; pixels of slides remain in their files."""
+    """Locations of slides, whose pixels remain in their files."""
 
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
     """Key file that was given to ingest, which recorded the locations of the slides beside it, in KEY.slides/."""

@@ -48,7 +48,7 @@ def test_a_copy_across_splits_is_3_and_told(tmp_path: Path, capsys: pytest.Captu
     assert main(["leakage", *words]) == SOME_ITEMS_FAILED
     shown = capsys.readouterr()
     assert "| identical pixels | 1 | 1 | 2 |" in shown.out
-    assert "2 ways to leak were found" in shown.err
+    assert "2 leaks were found" in shown.err
     assert "identical files: 1 group in test + train" in shown.err
 
 

@@ -151,7 +151,7 @@ def test_a_result_says_that_a_file_of_its_series_was_cut_short(tmp_path: Path, m
     top.write_bytes(top.read_bytes()[: top.stat().st_size // 2])
     (line,) = table(run(tmp_path, make_checkpoint(), tmp_path / "source").artifact.folder / "status.csv")
     assert line["status"] == "done"
-    assert "1 files that may belong to it are left out: the header declares" in line["reason"]
+    assert "1 files that may belong to it are excluded: the header declares" in line["reason"]
 
 
 def describe(path: Path) -> str:
@@ -251,7 +251,7 @@ def test_a_source_without_images_and_a_checkpoint_of_another_task_are_refused(
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "readme.txt").write_text("no image")
     checkpoint = make_checkpoint()
-    with pytest.raises(DataError, match="1 files and none is an image"):
+    with pytest.raises(DataError, match="none of the 1 files of the source is an image"):
         run(tmp_path, checkpoint, tmp_path / "source")
     with pytest.raises(ConfigError, match="the model has background, liver, spleen"):
         run(tmp_path, checkpoint, tmp_path / "source", codes={"lung": "SCT:39607008:Lung"})
@@ -351,7 +351,7 @@ def test_a_model_gets_the_values_it_was_trained_on_or_no_answer(tmp_path: Path) 
         dataset.save_as(path)
     finished = run(tmp_path, model.folder, source)
     assert finished.artifact.num_failed == 8
-    assert "trained on values.radiographs=displayed, and the files do not say" in finished.failures[0]
+    assert "trained on values.radiographs=displayed, and the files lack" in finished.failures[0]
     other = ingest(source=source, dataset=tmp_path / "stored", key=tmp_path / "site.key", **OFF)
     (note,) = other_values(other, Model.from_checkpoint(model).config)
     assert "with no values.*, the training images of the model with values.radiographs=displayed" in note

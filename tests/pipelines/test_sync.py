@@ -115,7 +115,7 @@ def test_runs_that_cannot_be_sent_are_listed(tmp_path: Path, capsys: pytest.Capt
     start(TrackingConfig(uri=f"sqlite:///{tmp_path}/file/x.db"), "ingest", tmp_path / "run").finish("FINISHED")
     assert main(["sync", f"runs={tmp_path}"]) == 3
     told = capsys.readouterr()
-    assert "sent the record of 0 runs" in told.out
+    assert "sent the records of 0 runs" in told.out
     assert "finished, but 1 runs could not be sent" in told.err
     assert f"{tmp_path / 'run'}: MLflow at sqlite:///{tmp_path}/file/x.db cannot be used" in told.err
 
@@ -139,6 +139,6 @@ def test_a_run_at_work_is_left_to_itself(tmp_path: Path) -> None:
 
 def test_nothing_to_send_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sync", f"runs={tmp_path}"]) == 0
-    assert "sent the record of 0 runs" in capsys.readouterr().out
+    assert "sent the records of 0 runs" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no folder at"):
         sync(runs=tmp_path / "absent")

@@ -91,7 +91,7 @@ def test_the_command_ends_as_interrupted_and_its_resume_is_exact(volumes, tmp_pa
     if process.status == 0:
         pytest.skip("the run was over before the signal came")
     assert process.status == 130, process.errors
-    assert "interrupted; the same command with resume=true goes on" in process.errors
+    assert "interrupted; the same command with resume=true continues" in process.errors
     resumed = pretrain(output=tmp_path / "cut", resume=True, **options)
     assert same_weights(Checkpoint.load(whole.folder), Checkpoint.load(resumed.folder))
 

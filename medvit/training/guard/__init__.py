@@ -23,11 +23,12 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """Action when the weights get worse."""
+    """Thresholds of the guard's alarms, and the action when the weights get worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
-    """rollback: end the run and pass on the best weights, the initial ones included; stop: end it as failed, the best
-    weights kept beside; warn: warn and continue; off: no probes."""
+    """rollback: end the run and pass on the best weights, the initial ones included; stop: end it as failed, with the
+    best weights stored beside it; warn: warn and continue; off: no probes.
+    """
     drop: Share = 0.05
     """Largest tolerated drop of the score below the best reading; twice the standard error of the paired difference is
     tolerated in any case.
