@@ -1,4 +1,4 @@
-"""What the demo ends with: numbers with their intervals, and what a newcomer should look at first."""
+"""Summary of the demo: metrics with their intervals, and what a newcomer should look at first."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from medvit.tracking import TrackingConfig
 from medvit.tracking.options import SQLITE, database
 
 NSD_TOLERANCE_MM = 7.0
-"""A voxel of the phantoms."""
+"""Side of a voxel of the phantoms, in mm."""
 
 
 @dataclass(frozen=True)
 class NewStudies:
-    """The CT phantoms that the demo predicts: how many, and their seed."""
+    """Number and seed of the CT phantoms that the demo predicts on."""
 
     number: int
     seed: int
@@ -34,7 +34,7 @@ class NewStudies:
 
 @dataclass(frozen=True)
 class FirstLook:
-    """Something to look at first: its kind, the file or the command, what it shows, and a file that must be there."""
+    """Output to look at first: its kind, the file or the command, a description, and a file that must exist."""
 
     kind: str
     where: str
@@ -43,11 +43,11 @@ class FirstLook:
 
 
 def summary(root: Path, studies: NewStudies, looks: Sequence[FirstLook]) -> str:
-    """Return the numbers with their intervals, then what to look at first."""
+    """Return the metrics with their intervals, then the outputs to look at first."""
     found = new_dice(root / "ct-predictions", studies).values()
     lines = [
         "",
-        "Phantoms are drawings: these numbers say that the pipeline works, nothing about patients.",
+        "Phantoms are drawings: these numbers show that the pipeline works, and nothing about patients.",
         "",
         "Organs in CT, 3D, LoRA on a pretrained backbone       value [95 % interval over patients]",
         *figures(root / "ct-report", ("dice", "hd95_mm", "nsd")),
@@ -65,21 +65,22 @@ def summary(root: Path, studies: NewStudies, looks: Sequence[FirstLook]) -> str:
         "",
         f"The rest is in {root}",
         "  *-report       report.html of each model",
-        "  *-predictions  results for new studies; status.csv says why a CT study that lacks a slice was refused",
+        "  *-predictions  results for new studies; status.csv has the reason why a CT study that lacks a slice "
+        "was refused",
         "  ct, radiographs, slides, eyes, oct: the datasets, with a card.md each",
     ]
     return "\n".join(lines) + "\n"
 
 
 def first_look(root: Path, studies: NewStudies, tracking: TrackingConfig) -> list[FirstLook]:
-    """Return two pictures, a report, a DICOM object and, where runs were recorded, the MLflow page."""
+    """Return two pictures, a report, a DICOM object and, if runs were recorded, the MLflow page."""
     found = new_dice(root / "ct-predictions", studies)
     organs, slide = max(found, key=found.__getitem__), likeliest(root / "slide-predictions", "tumor")
     segmentation, report = organs / "segmentation.dcm", root / "eye-report" / "report.html"
     looks = [
-        _file("picture", organs / "preview.png", "organs that the model found in a CT study it had never seen"),
-        _file("picture", slide / "preview.png", "a new slide, where the model looked, and where it sees tumor"),
-        _file("report", report, "for a browser: grades by eye, visit and patient, each number with its interval"),
+        _file("picture", organs / "preview.png", "organs segmented in a new CT study"),
+        _file("picture", slide / "preview.png", "a new slide with attention and tumor maps"),
+        _file("report", report, "for a browser: grades by eye, visit and patient, each metric with its interval"),
         _file("DICOM", segmentation, f"the organs, for 3D Slicer or OHIF; as text: {program('pydicom')} show FILE"),
     ]
     store = database(tracking)
@@ -96,7 +97,7 @@ def _file(kind: str, path: Path, what: str) -> FirstLook:
 
 
 def program(name: str) -> Path:
-    """Return a program of the environment in which the demo runs."""
+    """Return the path of a program in the environment of the demo."""
     return Path(sys.executable).with_name(name)
 
 
@@ -108,19 +109,19 @@ def likeliest(predictions: Path, label: str) -> Path:
 
 
 def figures(report: Path, names: tuple[str, ...]) -> list[str]:
-    """One line a metric of a report."""
+    """Return one line per metric of a report."""
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return [_figure(name, metrics[name]) for name in metrics if name.startswith(names)]
 
 
 def figures_by_level(report: Path, name: str) -> list[str]:
-    """One line for a metric of eyes, of visits and of patients; each eye has one image in a visit."""
+    """Return one line per metric for eyes, visits and patients; each eye has one image in a visit."""
     levels = json.loads((report / "metrics.json").read_text(encoding="utf-8"))["breakdowns"]["By level"]
     return [_figure(name, one["metrics"][name], f", by {one['name']}") for one in levels if one["name"] != "image"]
 
 
 def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
-    undefined = float("nan")  # null in JSON, which has no word for it
+    undefined = float("nan")  # null in JSON stands for an undefined metric
     values = {key: undefined if value is None else value for key, value in stored.items() if key != "positive"}
     return f"  {metric_title(name, stored.get('positive', '')) + part:52s}{Estimate(**values)}"
 
@@ -128,7 +129,7 @@ def _figure(name: str, stored: Mapping[str, Any], part: str = "") -> str:
 def new_dice(predictions: Path, studies: NewStudies) -> dict[Path, float]:
     """Return the mean Dice over the organs of every new study, by its folder.
 
-    It is measured between the NIfTI that a clinician would open and the drawn truth.
+    It compares the NIfTI that a clinician would open with the drawn truth.
     """
     organs = range(1, len(phantoms.CT_CLASSES))
     return {

@@ -1,4 +1,4 @@
-"""The whole pipeline on phantoms: every stage, in 3D, in 2D and on whole slides, in a few minutes on two cores."""
+"""Demo: the whole pipeline on phantoms, every stage, in 3D, 2D, on whole slides and on eyes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pipelines.pretrain import pretrain
 log = logging.getLogger("medvit")
 
 SUMMARY = "summary.txt"
-CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms: no patient is in it."}
+CARD = {"license": "CC0-1.0", "source_url": "drawn by medvit.phantoms", "description": "Phantoms, without any patient."}
 FROM_FOLDERS = {"from_folders": "folder"}
 NEW_STUDIES, NEW_RADIOGRAPHS, NEW_SLIDES, NEW_EYES = 4, 6, 4, 3
 UNLABELED_SEED, NEW_SEED = 500, 1000
-"""Images without labels, and what is predicted, are drawn from seeds that no other image comes from."""
+"""Seeds of images without labels and of new studies, which no other image is drawn from."""
 NUM_OCT = 6
-"""Patients with OCT of both eyes."""
+"""Number of patients with OCT of both eyes."""
 SLIDE_SHAPE = (640, 768)
-"""Pixels of the slides to learn from, as of small biopsies; new ones are larger."""
+"""Side of the training slides in pixels, as for small biopsies; new ones are larger."""
 
 VOLUMES: Tree = {
     "preprocess": {"kind": "volume", "intensity": {"method": "window", "window_center": 60, "window_width": 400}},
@@ -62,58 +62,58 @@ RETINAS: Tree = {
     },
     "backbone": {"ndim": 2, "channels": 3, "size": "micro", "patch_size": 8},
 }
-"""Preprocessing and vision transformer of the domains."""
+"""Preprocessing and vision transformer of each domain."""
 DECODER: Tree = {"decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4}
 TILES: Tree = {"magnification": "20x", "size": 128}
 SLIDE_PATIENT = r"(patient-\d+)"
 SPLITS: Tree = {"val": 0.15, "test": 0.3}
-"""Of slides and eyes: fewer patients than radiographs have."""
+"""Fractions of patients for slides and eyes, of which there are fewer patients than of radiographs."""
 
 
 class DemoConfig(StageConfig):
     """Options of `medvit demo`."""
 
     output: Path = Path("demo")
-    """New folder for everything the demo makes."""
+    """New folder for all outputs of the demo."""
     num_volumes: int = Field(60, ge=10)
-    """CT phantoms with label maps, to learn from and to be measured on."""
+    """Number of CT phantoms with label maps, for training and evaluation."""
     num_unlabeled: int = Field(20, ge=0)
-    """DICOM studies of CT phantoms without labels, for pretraining alone."""
+    """Number of DICOM studies of CT phantoms without labels, for pretraining only."""
     num_radiographs: int = Field(600, ge=20)
-    """Radiograph phantoms to learn from and to be measured on."""
+    """Number of radiograph phantoms, for training and evaluation."""
     num_slides: int = Field(240, ge=16)
-    """Slides of tissue with and without tumor, two a patient, to learn from and to be measured on."""
+    """Number of slides of tissue with and without tumor, two per patient, for training and evaluation."""
     num_eyes: int = Field(160, ge=16)
-    """Patients with photographs of both retinas, some at two visits, to learn from and to be measured on."""
+    """Number of patients with photographs of both retinas, some at two visits, for training and evaluation."""
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs"}
 
     epochs: int = Field(4, ge=1)
-    """Rounds of each training."""
+    """Number of epochs of each training."""
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
 
     @property
     def folder(self) -> Path:
-        """Where the summary lies, beside what the other stages make."""
+        """Folder of the summary and of the artifacts of the other stages."""
         return self.output / "summary"
 
 
 @dataclass(frozen=True)
 class DemoStages:
-    """Runs stages one after another in one folder, passing over those that an interrupted demo has finished."""
+    """Runner of stages in one folder, which skips those that an interrupted demo has finished."""
 
     config: DemoConfig
 
     def rounds_of(self, steps: int) -> Tree:
-        """Options of a trainer whose rounds have so many steps."""
+        """Return trainer options for epochs of this many steps."""
         return {"epochs": self.config.epochs, "steps_per_epoch": steps}
 
     @property
     def root(self) -> Path:
-        """The folder of the whole demo."""
+        """Folder of the whole demo."""
         return self.config.output.absolute()
 
     def run(self, what: Stage[Any, Any], name: str, **options: Any) -> Path:
-        """Return what a stage made, in the folder `name`; `options` as on the command line."""
+        """Return the artifact of a stage, in the folder `name`; `options` as on the command line."""
         shared = {"seed": self.config.seed, "resume": self.config.resume, "tracking": self.config.tracking.tree()}
         if "key" in what.config_type.model_fields:
             shared["key"] = self.root / "site.key"
@@ -141,7 +141,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
     run.failures += [line for name, count in expected.items() for line in unexpected(job.root / name, count)]
     studies = NewStudies(NEW_STUDIES, config.seed + NEW_SEED)
     looks = first_look(job.root, studies, config.tracking)
-    run.failures += [f"{one.path} was to be looked at and does not exist" for one in looks if not one.path.exists()]
+    run.failures += [f"{one.path} should be shown but does not exist" for one in looks if not one.path.exists()]
     text = summary(job.root, studies, looks)
     write_text(run.folder / SUMMARY, text)
     run.keep(SUMMARY)
@@ -150,7 +150,7 @@ def demo(config: DemoConfig, run: Run) -> Report:
 
 
 def organs(job: DemoStages, drawn: Path) -> None:
-    """Segments organs in CT, in 3D."""
+    """Segment organs in CT, in 3D."""
     organs = {"mask_classes": phantoms.CT_CLASSES}
     volumes = job.run(ingest, "ct", source=drawn / "ct", scanning={"modality": "CT"}, labeling=organs, facts=CARD)
     backbone = job.run(
@@ -176,7 +176,7 @@ def organs(job: DemoStages, drawn: Path) -> None:
 
 
 def opacities(job: DemoStages, drawn: Path) -> None:
-    """Tells radiographs with an opacity from normal ones, in 2D."""
+    """Classify radiographs with and without an opacity, in 2D."""
     how = {"scanning": {"modality": "DX"}, "labeling": {**FROM_FOLDERS, "positive": "opacity"}}
     images = job.run(ingest, "radiographs", source=drawn / "radiographs", **how, facts=CARD)
     backbone = job.run(
@@ -204,7 +204,7 @@ def opacities(job: DemoStages, drawn: Path) -> None:
 
 
 def tumors(job: DemoStages, drawn: Path) -> None:
-    """Tells whole slides with tumor from normal ones: a backbone learns from tiles, heads from their embeddings."""
+    """Classify whole slides with and without tumor: a backbone trained on tiles, heads on their embeddings."""
     slides = {"key": job.root / "site.key", "skip_tiles": ["pen"]}
     shared = {"scanning": {"patient_from": SLIDE_PATIENT}, "splits": SPLITS, "taking": {"tiles": TILES}}
     shared |= {"labeling": {**FROM_FOLDERS, "positive": "tumor"}}
@@ -237,7 +237,7 @@ def tumors(job: DemoStages, drawn: Path) -> None:
 
 
 def grades(job: DemoStages, drawn: Path) -> None:
-    """Grades photographs of the retina; the worse eye decides for its patient."""
+    """Grade photographs of the retina; the worse eye decides for its patient."""
     photographs = job.run(ingest, "eyes", source=drawn / "eyes", labeling=FROM_FOLDERS, splits=SPLITS, facts=CARD)
     backbone = job.run(
         pretrain,
@@ -264,7 +264,7 @@ def grades(job: DemoStages, drawn: Path) -> None:
 
 
 def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
-    """Write what the stages read: NIfTI pairs beside DICOM studies without labels, PNG in class folders, new studies.
+    """Write the sources of the stages: NIfTI pairs, DICOM studies without labels, PNG in class folders, new studies.
 
     Slides are pyramidal TIFF, new ones DICOM; photographs and OCT volumes of the eye are DICOM. One of the new studies
     has lost a slice.
@@ -288,7 +288,7 @@ def draw_phantoms(folder: Path, config: DemoConfig) -> Path:
 
 
 def unexpected(predictions: Path, num_expected: int) -> list[str]:
-    """Return the failures of a folder of predictions, unless there are as many as were meant to be."""
+    """Return the failures of a folder of predictions, unless their number is the expected one."""
     with (predictions / "status.csv").open(encoding="utf-8", newline="") as file:
         failed = [line for line in csv.DictReader(file) if line["status"] != "done"]
     return [f"{line['study']}: {line['reason']}" for line in failed] if len(failed) != num_expected else []

@@ -23,11 +23,11 @@ CONTINUED: Mapping[str, object] = {
     "weight_decay_end": None,
     "patch_embed_scale": 1.0,
 }
-"""Optimizer options for continuing the pretraining of given weights, whatever the objective: a small constant rate."""
+"""Optimizer options for continued pretraining, whatever the objective: a small constant rate."""
 WHOLE_WEIGHTS = 0.15
 """`pretrained_scale` in continued pretraining: 3e-5 for whole blocks and norms, 2e-4 for LoRA factors and heads."""
 HEADS_FIRST = 0.05
-"""`freeze` in continued pretraining whose heads or decoder start at random."""
+"""`freeze` in continued pretraining with randomly initialized heads or decoder."""
 FULL_LAYER_DECAY = 0.7
 """`layer_decay` in full fine-tuning of pretrained weights (.65 to .75: Bao et al., ICLR 2022; He et al., CVPR 2022)."""
 
@@ -54,15 +54,13 @@ class OptimOptions(Config):
     ramp: Share | None = None
     """Share of the steps, after `freeze`, in which the rate of the backbone rises from zero to its own. Unset: 0."""
     pretrained_scale: Positive | None = None
-    """Factor of the learning rate of pretrained weights that are trained whole, unlike LoRA factors and heads. Unset:
-    0.15 to continue with lr unset, else 1.
+    """Learning-rate factor of fully trained pretrained weights, unlike LoRA factors and heads. Unset: 0.15 to continue
+    with lr unset, else 1.
     """
     weight_decay: Amount | None = None
     """Decoupled weight decay, of matrices only. Unset: as the objective proposes, 0.05 to fine-tune."""
     weight_decay_end: Amount | None = None
-    """Weight decay at the end, reached along a cosine. Unset: as the objective proposes, else
-    constant, as is the value of weight_decay itself.
-    """
+    """Weight decay at the end, reached along a cosine. Unset: as the objective proposes, else constant."""
     betas: tuple[Share, Share] | None = None
     """Betas of AdamW. Unset: as the objective proposes, (0.9, 0.95) to fine-tune."""
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -77,15 +75,15 @@ class OptimOptions(Config):
     """Largest norm of the gradient of each part of an objective, such as the backbone and a head. Unset: 3."""
 
     def over(self, proposed: Mapping[str, object]) -> OptimConfig:
-        """Return all options: those given, else those proposed, else the defaults."""
+        """Return complete options: the given ones, else the proposed ones, else the defaults."""
         given = self.model_dump(exclude_none=True)
-        # A rate that was given is that of all weights, unless their own factor is given too.
+        # A given rate applies to all weights, unless their own factor is given too.
         kept = {key: value for key, value in proposed.items() if key != "pretrained_scale" or "lr" not in given}
         return OptimConfig.parse({**kept, **given})
 
 
 class OptimConfig(OptimOptions):
-    """Optimizer options in force."""
+    """Resolved optimizer options."""
 
     lr: Positive = 3e-4
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -153,7 +151,7 @@ class OptimConfig(OptimOptions):
 
 
 def continued(proposed: Mapping[str, object], *, trains_whole_weights: bool, has_new_head: bool) -> dict[str, object]:
-    """Return the options for continuing given weights, from those that an objective proposes from scratch."""
+    """Return the options for continued pretraining, from those that an objective proposes from scratch."""
     return {
         **proposed,
         **CONTINUED,

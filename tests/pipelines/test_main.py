@@ -205,7 +205,7 @@ class TestStatus:
 
     def test_two_config_files_are_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_probe(tmp_path, "a.yaml", "b.yaml") == 2
-        assert "one CONFIG.yaml at most" in capsys.readouterr().err
+        assert "at most one CONFIG.yaml" in capsys.readouterr().err
 
     def test_failed_items_are_3_and_listed_up_to_ten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_probe(tmp_path, "num_failures=12") == 3

@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries where a test says nothing, and for as long as each takes on a busy machine."""
+"""Hypothesis profile of the suite: default number of examples, without a deadline on busy machines."""
 
 from hypothesis import settings
 
