@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 
 
 def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
-    """Return where pixels are NaN, infinite or beyond float32; None where all are finite."""
+    """Return where pixels are NaN, infinite or beyond float32; None if all are finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return None
     with np.errstate(over="ignore"):
@@ -37,7 +37,7 @@ def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..
     """Convert the parts of one image (frames, slices) to float32, in which models compute, by the range of all parts.
 
     Parts of 32 bits and less, and integers, are returned unchanged; all others get one type. Whole numbers that float32
-    would change (those above 2^24) become integers and remain exact. Other values are rounded to 24 bits, where that is
+    would change (those above 2^24) become integers and remain exact. Other values are rounded to 24 bits, if that is
     at most `ROUNDING` of the range of the image; NaN and infinities remain, and values beyond float32 become infinite,
     which is counted as not finite.
 
@@ -102,7 +102,7 @@ def _whole(parts: Sequence[Float[Array, "..."]], low: float, high: float, *, is_
 
 
 def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bool[Array, "*s"] | None:
-    """Return where pixels are not finite or, as stored, within `padding`; None where all were measured."""
+    """Return where pixels are not finite or, as stored, within `padding`; None if all were measured."""
     found = not_finite(pixels)
     if padding is None:
         return found

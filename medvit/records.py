@@ -45,7 +45,7 @@ IGNORED = 255
 class Identity:
     """Identifiers of an image, in the words of its file: never printed, never stored, only pseudonymized.
 
-    `patient`, `study`, `series` hold the original identifiers, empty where the file has none. `issuer` names the
+    `patient`, `study`, `series` hold the original identifiers, empty if the file has none. `issuer` names the
     issuer of the patient's (DICOM IssuerOfPatientID): two hospitals may assign one identifier to two patients.
     """
 
@@ -228,7 +228,7 @@ class Row:
     fallback: str = ""
     """Values option that the file did not allow, such as `values.pet=SUVbw`: the values are those stored."""
     num_not_finite: int | None = None
-    """Number of NaN or infinite pixels over all channels; None where there are none, or not counted."""
+    """Number of NaN or infinite pixels over all channels; None if there are none, or not counted."""
     patient_is_assumed: bool | None = None
     """Whether the patient is assumed (`Patient.is_assumed`); unset where ingest did not record it yet."""
     patient_any_issuer: str = ""
@@ -365,7 +365,7 @@ class Taken:
     num_not_finite: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     writing: str = ""
-    """Treatment of burned-in text: masked or kept; empty where none was found."""
+    """Treatment of burned-in text: masked or kept; empty if none was found."""
     mask_values: Mapping[str, int] = field(default_factory=dict)
     mask_state: str = ""
 

@@ -76,7 +76,7 @@ class Image:
 class Sample:
     """Preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S).
 
-    `spacing` is the size of a pixel along each axis, in mm where that is known, else relative to those of its source.
+    `spacing` is the size of a pixel along each axis, in mm if that is known, else relative to those of its source.
     Unset: as long as wide.
     """
 

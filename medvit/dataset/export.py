@@ -163,7 +163,7 @@ def write_nifti(
 ) -> None:
     """Write voxels in their own type, atomically; `slope` and `intercept` go into the header.
 
-    The affine, RAS+ in mm, is written as sform, and as qform where that can represent it, in scanner coordinates.
+    The affine, RAS+ in mm, is written as sform, and as qform if that can represent it, in scanner coordinates.
     Equal input gives equal bytes.
     """
     import nibabel as nib

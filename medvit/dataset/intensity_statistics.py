@@ -29,7 +29,7 @@ def sampled_rows(manifest: Manifest) -> list[Row]:
 
 
 def percentiles(manifest: Manifest, row: Row) -> Float[Array, "3"] | None:
-    """Return the `PERCENTILES` of an image in its real unit; None where no voxel was measured.
+    """Return the `PERCENTILES` of an image in its real unit; None if no voxel was measured.
 
     Raises:
         DataError: If the store lacks the pixels.

@@ -29,7 +29,7 @@ SCALE_STREAM = 11
 
 
 def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
-    """Load the image of a row, with its mask where it has one; pixels in their stored type.
+    """Load the image of a row, with its mask if it has one; pixels in their stored type.
 
     For a tile, the pixels come from the file of its slide, located by `slides`.
 

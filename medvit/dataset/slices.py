@@ -133,7 +133,7 @@ def across_of(image: Image, config: SlicesConfig) -> int:
 
 
 def stored_mask(store: Store, row: Row) -> Int[Array, "*s"] | None:
-    """Return the label map of a row, where it has one."""
+    """Return the label map of a row, if it has one."""
     if row.mask is None:
         return None
     if not isinstance(row, SliceRow):

@@ -72,7 +72,7 @@ class Store:
         return address
 
     def link(self, other: Store, address: str) -> None:
-        """Take over an array of another store, as a hard link where the file system allows it.
+        """Take over an array of another store, as a hard link if the file system allows it.
 
         Arrays are never modified in place, so neither store is affected by the other.
 

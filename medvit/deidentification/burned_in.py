@@ -37,7 +37,7 @@ from medvit.types import Image
 log = logging.getLogger("medvit")
 
 Fate = Literal["", "masked", "kept"]
-"""Treatment of an image that seems to have burned-in text; empty where none was found."""
+"""Treatment of an image that seems to have burned-in text; empty if none was found."""
 
 RISKY_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.3",
@@ -93,7 +93,7 @@ class Risk:
 
 
 def risk(item: Item, modality: str = "") -> Risk:
-    """Return the risk that an image has burned-in text, from its header; `modality` applies where the file has none."""
+    """Return the risk that an image has burned-in text, from its header; `modality` applies if the file has none."""
     if item.reader != "dicom":
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):

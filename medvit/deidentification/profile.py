@@ -4,7 +4,7 @@ The actions of Table E.1-1 come from dicom-anonymizer's copy of the table (editi
 those of dicognito and deid, are not used: dicom-anonymizer draws UIDs at random in each process, dicognito hashes
 with MD5 and covers a part of the table, deid has recipes in place of the table. The columns of the options are below.
 
-Elements outside the table are restricted, too: text is kept only where it is a code or a property of the device, and
+Elements outside the table are restricted, too: text is kept only if it is a code or a property of the device, and
 otherwise reduced to common words; binary values are kept where they are pixels or lookup tables; unknown elements are
 removed.
 """

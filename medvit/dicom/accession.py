@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_accession(path: Path) -> str:
-    """Return the AccessionNumber of a file; empty where it has none or the file is not DICOM."""
+    """Return the AccessionNumber of a file; empty if it has none or the file is not DICOM."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 

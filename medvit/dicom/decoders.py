@@ -64,7 +64,7 @@ COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def syntax_name(uid: str) -> str:
-    """Return the name of a transfer syntax, or its UID where it has no name."""
+    """Return the name of a transfer syntax, or its UID if it has no name."""
     from pydicom.uid import UID
 
     return NEW_NAMES.get(uid) or str(UID(uid).name) or "no transfer syntax"

@@ -171,7 +171,7 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """Return the value of an element; None where it violates its type, since an invalid trait separates nothing."""
+    """Return the value of an element; None if it violates its type, since an invalid trait separates nothing."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

@@ -56,7 +56,7 @@ class Native:
 
 
 def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
-    """Locate the single gray frame of a file of this size; None where it needs a decoder or the full parser."""
+    """Locate the single gray frame of a file of this size; None if it needs a decoder or the full parser."""
     if elements.pixels is None or not elements.are_plain(DESCRIBING) or not elements.file_meta.are_plain(_META):
         return None
     start, stop = elements.pixels
@@ -67,7 +67,7 @@ def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
 
 
 def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
-    """Read the frame of a file into `room`, of equal length; None where the file has changed since it was scanned."""
+    """Read the frame of a file into `room`, of equal length; None if the file has changed since it was scanned."""
     with path.open("rb", buffering=0) as file:
         is_whole = file.readinto(room) == len(room) and not file.read(1)
     if not is_whole or zlib.crc32(room[: native.start]) != native.digest:
@@ -80,7 +80,7 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
 
 
 def _coding_of(said: FastDataset) -> Coding | None:
-    """Return the coding of a single gray frame with plain values of `DESCRIBING`; None where it needs a decoder."""
+    """Return the coding of a single gray frame with plain values of `DESCRIBING`; None if it needs a decoder."""
     if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
     kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")

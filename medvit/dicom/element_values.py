@@ -63,7 +63,7 @@ class PersonalWords(NamedTuple):
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
-    """Return the `how_many` numbers an element holds; None where it is missing or holds anything else."""
+    """Return the `how_many` numbers an element holds; None if it is missing or holds anything else."""
     try:
         values = tuple(float(value) for value in dataset.get(keyword) or ())
     except (TypeError, ValueError):
@@ -72,19 +72,19 @@ def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] 
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return the text an element holds; empty where it is missing."""
+    """Return the text an element holds; empty if it is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the texts of a multi-valued element; empty where it is missing."""
+    """Return the texts of a multi-valued element; empty if it is missing."""
     value = dataset.get(keyword) or ()
     return (value.strip(),) if isinstance(value, str) else tuple(str(part).strip() for part in value)
 
 
 def count(dataset: Dataset, keyword: str, default: int) -> int:
-    """Return a whole number; `default` where it is missing, -1 where the value is not a whole number."""
+    """Return a whole number; `default` if it is missing, -1 if the value is not a whole number."""
     try:
         value = dataset.get(keyword)
         return default if value is None or value == "" else int(value)
@@ -140,7 +140,7 @@ class Terms:
         return self.otherwise
 
     def in_copy(self, text: str) -> str:
-        """Return the text itself where it is a term or empty, else its replacement in a copy."""
+        """Return the text itself if it is a term or empty, else its replacement in a copy."""
         return text if text.strip().upper() in self.terms or not text.strip() else self.in_copies
 
 
@@ -206,7 +206,7 @@ def _forms(word: str) -> tuple[str, ...]:
 
 
 def product_text(text: str, personal: PersonalWords) -> str:
-    """Return a text that may be the name of a product or technique; empty where it may name anyone or hold a number."""
+    """Return a text that may be the name of a product or technique; empty if it may name anyone or hold a number."""
     words = {word.casefold() for word in _WORD.findall(text)}
     is_name = words & personal.words or len(words & personal.name) > 1
     is_joined = any(joined in word for word in words for joined in personal.joined)

@@ -60,10 +60,10 @@ KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
 class Header:
     """Header values that decide how an instance, or a frame, is read. Identifiers are the file's own: never printed.
 
-    `frame` counts from 0 and is None where the instance is one image. `number` is (0020,0013) InstanceNumber, 0 where
+    `frame` counts from 0 and is None if the instance is one image. `number` is (0020,0013) InstanceNumber, 0 if
     it is missing. `traits` are the values that may separate instances at one position (`medvit.dicom.dimensions`).
     `position_mm` (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is the row
-    spacing, then the column spacing (PS3.3 10.7.1.3). They are None where the file lacks them or has invalid values.
+    spacing, then the column spacing (PS3.3 10.7.1.3). They are None if the file lacks them or has invalid values.
     """
 
     file: Path = field(repr=False)

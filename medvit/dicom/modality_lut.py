@@ -124,7 +124,7 @@ def is_pet(dataset: Dataset) -> bool:
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return a finite number of an element, the first of several; None where it is missing or not a number."""
+    """Return a finite number of an element, the first of several; None if it is missing or not a number."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None

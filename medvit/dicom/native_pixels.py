@@ -19,7 +19,7 @@ TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<
 
 
 def native(dataset: Dataset) -> Int[Array, "h w"] | None:
-    """Return the single gray frame of a data set, possibly a read-only view; None where it needs a decoder.
+    """Return the single gray frame of a data set, possibly a read-only view; None if it needs a decoder.
 
     A general decoder gives the same values, but takes ten times as long to find that there is nothing to decode.
     """

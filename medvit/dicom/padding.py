@@ -28,7 +28,7 @@ FLOAT_TYPES: dict[str, type[np.floating]] = {"FloatPixelData": np.float32, "Doub
 
 
 def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
-    """Return the padding that a data set declares in its element `keyword`; None where it declares none."""
+    """Return the padding that a data set declares in its element `keyword`; None if it declares none."""
     if keyword in FLOAT:
         value, limit = (_real(dataset, name, FLOAT_TYPES[keyword]) for name in FLOAT[keyword])
     else:
@@ -40,7 +40,7 @@ def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = 
 
 
 def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
-    """Clip padding to the range of an integer type, round it to a floating-point type; None where it is outside."""
+    """Clip padding to the range of an integer type, round it to a floating-point type; None if it is outside."""
     if padding is None:
         return None
     if not np.issubdtype(dtype, np.integer):
@@ -51,7 +51,7 @@ def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
 
 
 def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
-    """Return the padding among the values that a table gives; None where measured pixels have these values, too."""
+    """Return the padding among the values that a table gives; None if measured pixels have these values, too."""
     if padding is None:
         return None
     is_padding = (stored >= padding[0]) & (stored <= padding[1])

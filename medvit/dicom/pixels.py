@@ -75,15 +75,15 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
     """Decode one frame of an instance, counted from 0; no other frame is decoded.
 
     - YBR and palettes become RGB; channels come first (C, H, W), however they are stored.
-    - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame where they differ.
+    - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame if they differ.
     - A real-world value mapping replaces both where the file has one mapping and neither of them, and where `values`
-      is "mapped" and `mapping` is its label; where `values` is "unmapped", never (PS3.3 C.7.6.16.2.11).
+      is "mapped" and `mapping` is its label; if `values` is "unmapped", never (PS3.3 C.7.6.16.2.11).
     - Overlays are ignored, including those in unused bits of pixels.
     - Gray that the file displays inverted, low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape
       INVERSE, which mean the same in a radiograph), is inverted so that high is bright, within the range of
       (0028,0101) BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and
       mapped values are not inverted: their display is inverted, not the quantity.
-    - The VOI table or window, for display only, is applied where `values` is "displayed" and the file has one. Where
+    - The VOI table or window, for display only, is applied if `values` is "displayed" and the file has one. Where
       it declares padding, padding becomes 0 and measured values 1 and above.
 
     Raises:
@@ -115,7 +115,7 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
 
 
 def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
-    """Return the frames of one image, in SUVbw where that is requested and the file allows it for all of them.
+    """Return the frames of one image, in SUVbw if that is requested and the file allows it for all of them.
 
     Where it does not, they keep their unit, and a warning gives the reason.
     """
@@ -147,7 +147,7 @@ def narrowed_frames(frames: Sequence[Frame]) -> list[Frame]:
 
 def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
     """Mirror values within the range that `bits` can hold, in the same type; applying it twice changes nothing."""
-    # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored where unsigned.
+    # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored if unsigned.
     if np.issubdtype(stored.dtype, np.signedinteger):
         return np.invert(stored)
     return np.bitwise_xor(stored, stored.dtype.type(2 ** min(bits, 8 * stored.dtype.itemsize) - 1))
@@ -156,7 +156,7 @@ def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
 def _displayed(
     stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, index: int, laid: PixelLayout
 ) -> Frame | None:
-    """Return the frame as its file displays it; None where the file does not define its display."""
+    """Return the frame as its file displays it; None if the file does not define its display."""
     is_little = str(dataset.file_meta.get("TransferSyntaxUID")) != BIG_ENDIAN
     padding = within(declared(dataset, is_signed=laid.is_signed, keyword=laid.keyword), stored.dtype)
     gaps = None if padding is None else (stored >= padding[0]) & (stored <= padding[1])

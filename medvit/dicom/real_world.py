@@ -46,11 +46,11 @@ _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/
 class RealWorldMapping:
     """Value in `unit` = `slope` * stored + `intercept`, or an entry of `table`, for stored values `first` to `last`.
 
-    `flaw` is the reason why it cannot be used; empty where it can.
+    `flaw` is the reason why it cannot be used; empty if it can.
     """
 
     label: str
-    """(0040,9210) LUTLabel where it is plain enough to be shown, else empty."""
+    """(0040,9210) LUTLabel if it can be shown safely, else empty."""
     said_label: str = field(repr=False)
     """The label as in the file, for comparison; never shown."""
     unit: str = ""

@@ -137,7 +137,7 @@ class MaskMeaning:
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
     """Return how many pixels of a label map have each value, and how many of them are between others.
 
-    The latter only where values may be gray levels or edges of smoothing.
+    The latter only if values may be gray levels or edges of smoothing.
 
     The neighbors of a pixel are those that touch it, also at a corner.
     """

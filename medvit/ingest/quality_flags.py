@@ -33,7 +33,7 @@ MIN_CONTRAST = 0.1
 MIN_CLIPPED = 0.01
 """Minimum share of pixels at the very highest value for an image that may be clipped."""
 CLIPPED_RATIO = 3.0
-"""The highest value must hold so many times the pixels of the `CLIPPED_NEIGHBORS` of the range just below it."""
+"""The highest value must have this many times the pixels of the `CLIPPED_NEIGHBORS` of the range just below it."""
 CLIPPED_NEIGHBORS = 0.02
 CLIPPED_MODALITIES_LEFT_OUT = ("SM", "GM", "SEG")
 """Modalities exempt from clipping: bright fields, whose background is white by nature, and label maps."""

@@ -54,7 +54,7 @@ CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
 
 @dataclass(frozen=True)
 class GroupMember:
-    """Row and the name of its dataset: `a`, `b`, or empty where there is only one."""
+    """Row and the name of its dataset: `a`, `b`, or empty if there is only one."""
 
     source: str
     row: Row

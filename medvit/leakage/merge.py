@@ -160,7 +160,7 @@ def _classes(part: Manifest, ambiguous: set[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
-    """Return the positive class of each label, where the datasets that declare one agree."""
+    """Return the positive class of each label, if the datasets that declare one agree."""
     found: dict[str, set[str]] = {}
     for part in parts:
         for key, name in part.facts.positive.items():
@@ -169,7 +169,7 @@ def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
 
 
 def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
-    """Return the classes of label maps where all datasets with label maps agree; else none, and maps are dropped."""
+    """Return the classes of label maps if all datasets with label maps agree; else none, and maps are dropped."""
     meanings = {tuple(part.facts.mask_classes) for part in parts if any(row.mask for row in part)}
     return meanings.pop() if len(meanings) == 1 else ()
 

@@ -166,7 +166,7 @@ def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
 
 
 def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn | None = None) -> float:
-    """Return Pearson's correlation of two images, the first rotated, on one grid; 0 where one of them is constant."""
+    """Return Pearson's correlation of two images, the first rotated, on one grid; 0 if one of them is constant."""
     first = _on_grid(one) if turn is None else turn.apply(_on_grid(one))
     first, second = first.ravel() - first.mean(), _on_grid(other).ravel()
     second = second - second.mean()
@@ -200,7 +200,7 @@ def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int
 
 
 def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
-    """Replace non-finite pixels by the lowest finite value; zeros where none is finite."""
+    """Replace non-finite pixels by the lowest finite value; zeros if none is finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return pixels
     is_finite = np.isfinite(pixels)

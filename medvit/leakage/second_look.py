@@ -1,4 +1,4 @@
-"""Second comparison of the pixels of possible near duplicates, also where one is shifted or cropped.
+"""Second comparison of the pixels of possible near duplicates, also if one is shifted or cropped.
 
 Two images of one kind can agree in all coarse structure, as two fundus photographs within one round frame do, and
 still show different eyes. Fine structure at equal local contrast decides, block by block, so that an edge of the frame
@@ -39,7 +39,7 @@ BLOCK = 32
 """Points per side of the blocks whose fine structure is compared, each where both images cover it."""
 MIN_BLOCKS = 4
 MIN_VARIANCE = 0.15
-"""Minimum variance of fine structure at equal local contrast for a block to count; 1 where there is much."""
+"""Minimum variance of fine structure at equal local contrast for a block to count; 1 if there is much."""
 FINE, COARSE, LOCAL = 1.0, 6.0, 8.0
 """Standard deviations of blurs, in points: two that bound fine structure, and one that defines local contrast."""
 TRUNCATED = 2.5

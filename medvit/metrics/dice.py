@@ -1,6 +1,6 @@
 """Dice coefficient, the overlap of two masks: 0 to 1, higher is better.
 
-Segmentation, per image and class: 2 |A and B| / (|A| + |B|), NaN where both are empty (Dice, Ecology 1945).
+Segmentation, per image and class: 2 |A and B| / (|A| + |B|), NaN if both are empty (Dice, Ecology 1945).
 """
 
 from __future__ import annotations

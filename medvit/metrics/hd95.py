@@ -1,6 +1,6 @@
 """Hausdorff distance, 95th percentile (HD95), of the surfaces of two masks: from 0, lower is better.
 
-Segmentation, per image and class, by MONAI, in the unit of the spacing. NaN where both masks are empty. Where one is
+Segmentation, per image and class, by MONAI, in the unit of the spacing. NaN if both masks are empty. If one is
 empty, it is the diagonal of the image: a miss must not improve the mean. Huttenlocher et al. (IEEE TPAMI 1993); the
 percentile as in BraTS (Menze et al., IEEE TMI 2015).
 """

@@ -27,7 +27,7 @@ def mean_cosine(features: Float[Tensor, "n d"]) -> float:
 METRIC = FeatureMetric(
     name="mean_cosine",
     title="mean cosine",
-    meaning="Mean cosine: how much alike two images are to the backbone; 1 where all look alike.",
+    meaning="Mean cosine: how similar two images are to the backbone; 1 if all images are alike.",
     higher_is_better=False,
     compute=mean_cosine,
 )

@@ -1,7 +1,7 @@
 """Normalized surface Dice (NSD), the share of two surfaces that is near the other: 0 to 1, higher is better.
 
-Segmentation, per image and class, by MONAI (Nikolov et al., Journal of Medical Internet Research 2021). NaN where both
-masks are empty, 0 where one is: a miss must not improve the mean.
+Segmentation, per image and class, by MONAI (Nikolov et al., Journal of Medical Internet Research 2021). NaN if both
+masks are empty, 0 if one is: a miss must not improve the mean.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def _each(
 
 
 def read(item: Item) -> Image:
-    """Read the pixels of an image, and its label map where it has one.
+    """Read the pixels of an image, and its label map if it has one.
 
     Raises:
         DataError: A subclass; the text names no path and no patient.
@@ -234,7 +234,7 @@ def read(item: Item) -> Image:
 
 
 def extent(item: Item) -> Extent | None:
-    """Return size and spacing of an image without reading its pixels; None where its format has them not in a header.
+    """Return size and spacing of an image without reading its pixels; None if its format has no header for them.
 
     Raises:
         DataError: One of its kinds, if the header does not give them.

@@ -6,7 +6,7 @@
   grid of columns, rows and slices in file order, for writing results back.
 - A series of several times, echoes, b-values, stacks and the like gives an item for each; `Item.part` names it.
 - A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
-  another multi-frame instance without positions is an image without affine, with `mpp` where pixels are square and
+  another multi-frame instance without positions is an image without affine, with `mpp` if pixels are square and
   their size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a
   position: without one, they are refused. Frames of other classes are counted in the log of ingest and on the card.
 - Planes that do not form a regular grid are refused, unless the reader is set to resample them or to keep them as

@@ -22,7 +22,7 @@ _WORDS = ("OD", "OF", "OL", "OV", "OW")
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
-    """Yield every text of a file, with its element where it has one.
+    """Yield every text of a file, with its element if it has one.
 
     Raises:
         DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;

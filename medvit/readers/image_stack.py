@@ -64,7 +64,7 @@ class StacksConfig(Config):
 
 @dataclass(frozen=True)
 class Slices:
-    """Geometry of a stack, and its label maps in the order of its images, where it has them."""
+    """Geometry of a stack, and its label maps in the order of its images, if it has them."""
 
     config: StacksConfig
     masks: tuple[Path, ...] = ()

@@ -93,6 +93,6 @@ def _matrix(header: TextHeader) -> str:
 
 
 def _code(header: TextHeader) -> str:
-    """Return the three letters of AnatomicalOrientation, or empty where they are missing."""
+    """Return the three letters of AnatomicalOrientation, or empty if they are missing."""
     code = header.get("anatomicalorientation").upper()[:3]
     return code if len(code) == 3 and all(letter in FROM for letter in code) else ""

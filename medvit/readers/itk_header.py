@@ -28,7 +28,7 @@ _PATTERN = re.compile(r"%[0-9]*d")
 class TextHeader:
     """Fields of a header by lower-case name without blanks; `num_bytes` of it precede attached voxels.
 
-    `data_files` are the files with the voxels, empty where voxels follow the header.
+    `data_files` are the files with the voxels, empty if voxels follow the header.
     """
 
     path: Path

@@ -55,7 +55,7 @@ def check_values(frames: Sequence[Frame]) -> None:
 
 
 def common_padding(frames: Sequence[Frame]) -> Padding | None:
-    """Return the common padding of frames of one type; None where no frame declares any.
+    """Return the common padding of frames of one type; None if no frame declares any.
 
     Raises:
         ConflictError: If frames declare different padding, and no single range would mark the same pixels as padding.

@@ -89,7 +89,7 @@ def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
 
 
 def _vector(dataset: Dataset, name: str, num_frames: int) -> list[int] | None:
-    """Return the number that an element gives to each frame; None where it is missing.
+    """Return the number that an element gives to each frame; None if it is missing.
 
     Raises:
         UnreadableError: If its number of values is not the number of frames.

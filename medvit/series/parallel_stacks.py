@@ -27,7 +27,7 @@ MIN_SHIFT_MM = 10.0
 def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
     """Return the aligned, evenly spaced stacks of parallel planes, each shifted within the plane against the others.
 
-    They are in order along the rows and then the columns. All planes are one stack where there is any doubt: a group
+    They are in order along the rows and then the columns. All planes are one stack if there is any doubt: a group
     of fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` apart.
     """
     row, column, normal = axes_of(planes[0].orientation)

@@ -71,7 +71,7 @@ def _stored_pixels(item: Item) -> list[tuple[Header, Frame]]:
 def hash_pixels(path: Path) -> str | None:
     """Return the SHA-256 of the decoded pixels of a file and the meaning of its values: equal in any transfer syntax.
 
-    None where pixels cannot be decoded.
+    None if pixels cannot be decoded.
     """
     digest = hashlib.sha256()
     try:

@@ -50,7 +50,7 @@ class Subseries:
 
     @property
     def name(self) -> str:
-        """Name of the part, such as `b-value 1000 s/mm2, time 2 of 10`; empty where the series is one volume."""
+        """Name of the part, such as `b-value 1000 s/mm2, time 2 of 10`; empty if the series is one volume."""
         return ", ".join(self.names)
 
     def named(self, name: str) -> Subseries:
@@ -139,7 +139,7 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Subseries]:
 
 
 def _stacks(planes: Sequence[Header]) -> list[Subseries]:
-    """Return the parts of parallel stacks that are side by side; None where all planes may be one stack."""
+    """Return the parts of parallel stacks that are side by side; None if all planes may be one stack."""
     stacks = side_by_side(planes)
     if len(stacks) == 1:
         return []
@@ -272,7 +272,7 @@ def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int
 
 
 def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
-    """Group planes by (0020,9056) StackID; one stack where lone planes have their own IDs, as some makers write."""
+    """Group planes by (0020,9056) StackID; one stack if lone planes have their own IDs, as some makers write."""
     groups: dict[str, list[Header]] = defaultdict(list)
     for plane in planes:
         groups[plane.stack].append(plane)

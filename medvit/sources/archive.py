@@ -152,7 +152,7 @@ class Unpacking:
 
 
 def _safe_name(name: str) -> PurePosixPath | None:
-    """Return the relative path of a member's name; None where it is absolute, climbs, or is not a valid file name."""
+    """Return the relative path of a member's name; None if it is absolute, climbs, or is not a valid file name."""
     text = name.replace("\\", "/")
     parts = PurePosixPath(text).parts
     if (

@@ -96,7 +96,7 @@ def make_punctual(event: Event) -> None:
 
 
 def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray:
-    """Return bytes of a connection, fewer only where it is closed.
+    """Return bytes of a connection, fewer only if it is closed.
 
     Raises:
         OSError: If they are too many or too slow, which ends the association.

@@ -178,7 +178,7 @@ def _key(result: QidoResult) -> str:
 
 
 def _text(result: QidoResult, tag: str) -> str:
-    """Return the first value of an attribute in the DICOM JSON model (PS3.18 F.2); empty where it is missing."""
+    """Return the first value of an attribute in the DICOM JSON model (PS3.18 F.2); empty if it is missing."""
     values = result.get(tag, {}).get("Value") or [""]
     return str(values[0] if values[0] is not None else "").strip()
 

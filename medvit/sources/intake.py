@@ -129,7 +129,7 @@ class Intake:
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Return why an instance under a requested UID is not the requested one; empty where it is."""
+        """Return why an instance under a requested UID is not the requested one; empty if it is."""
         wrong = [
             what
             for what, found, expected in (

@@ -198,7 +198,7 @@ def _context(model: str) -> PresentationContext:
 
 
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
-    """Return contexts for the SOP classes of a series; for those of images where the server did not return them.
+    """Return contexts for the SOP classes of a series; for those of images if the server did not return them.
 
     Each class has a context for uncompressed syntaxes, one for each compressed image syntax, and one for all others,
     such as video: a server accepts one syntax per context, and sends what it holds in it, or compresses it again.

@@ -164,7 +164,7 @@ class SpooledFile:
         self._stream.flush()
 
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
-        """Give the complete file its name. `changed_s` is its modification time, where the source has one.
+        """Give the complete file its name. `changed_s` is its modification time, if the source has one.
 
         Where it has none, as servers do, a checksum of the content replaces the time: the same file fetched again
         counts as unchanged, another one as changed.

@@ -38,7 +38,7 @@ def save_pretrained(parts: AssembledPretraining, folder: Path, seen: Iterable[st
 
 
 def _save_twin(parts: AssembledPretraining, checkpoint: Checkpoint, merged: Backbone) -> None:
-    """Return the backbone of the other rank, where there is one, as a checkpoint of its own in a folder `twin`."""
+    """Return the backbone of the other rank, if there is one, as a checkpoint of its own in a folder `twin`."""
     twin = parts.module.objective.twin
     if twin is None:
         return

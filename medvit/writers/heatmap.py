@@ -71,7 +71,7 @@ def _levels(heat: HeatMap) -> list[int]:
 
 
 def _tiles(cells: UInt8[Array, "r c 3"], pixels: int) -> Iterator[UInt8[Array, "h w 3"]]:
-    """Tiles of a level row by row, cells enlarged to so many pixels; padded with white at the far edges."""
+    """Tiles of a level row by row, cells enlarged to this many pixels; padded with white at the far edges."""
     step = TILE // pixels
     rows, columns = cells.shape[:2]
     for top in range(0, rows, step):

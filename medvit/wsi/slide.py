@@ -148,7 +148,7 @@ def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
 
 
 def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
-    """Open a slide from a file or the DICOM files of its levels; `mpp` applies where the file has none.
+    """Open a slide from a file or the DICOM files of its levels; `mpp` applies if the file has none.
 
     For a single DICOM file, the other levels are found in its folder.
 

@@ -134,7 +134,7 @@ def _ink(
 
 
 def _likeness(one: Float32[Array, "3 h w"], other: Float32[Array, "3 h w"]) -> Float32[Array, "h w"]:
-    """Return the cosine of colors in optical density: 1 where one is a thinner layer of the other."""
+    """Return the cosine of colors in optical density: 1 if one is a thinner layer of the other."""
     norms = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
     return np.asarray((one * other).sum(axis=0) / np.maximum(norms, 1e-6))
 

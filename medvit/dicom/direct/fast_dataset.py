@@ -69,9 +69,9 @@ class FastDataset:
         """Start and stop of the (7FE0,0010) PixelData value, if it was not requested and begins within `content`."""
 
     def get(self, key: str | int, default: Any = None) -> Any:
-        """Return the value of an element, by keyword or tag; `default` where it is missing.
+        """Return the value of an element, by keyword or tag; `default` if it is missing.
 
-        Texts and numbers are plain Python values, a tuple where there are several; uncompressed pixels are a view.
+        Texts and numbers are plain Python values, a tuple if there are several; uncompressed pixels are a view.
         """
         tag = tag_of(key) if isinstance(key, str) else key
         if tag not in self._places:
@@ -80,7 +80,7 @@ class FastDataset:
         return self._dataset[tag].value if value is LEFT_TO_PYDICOM else value
 
     def raw(self, tag: int) -> tuple[bytes | None, bytes] | None:
-        """Return the value representation and bytes of an element; None where it is missing or its length undefined."""
+        """Return the value representation and bytes of an element; None if it is missing or its length undefined."""
         vr, start, stop, is_undefined = self._places.get(tag, (None, 0, 0, True))
         return None if is_undefined else (vr, bytes(self.content[start:stop]))
 
@@ -163,7 +163,7 @@ def quick(
     with_pixels: bool = True,
     num_bytes: int = FIRST_BYTES,
 ) -> FastDataset | None:
-    """Read the elements of a file, all or those of `tags`; None where pydicom should read it.
+    """Read the elements of a file, all or those of `tags`; None if pydicom should read it.
 
     Nothing after the last requested element is examined; `PIXELS` is the last of all. A complete file that fits is
     read into `room`; where pixels are not requested, `num_bytes` are read first.
@@ -193,7 +193,7 @@ def quick(
 
 
 def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDataset | None:
-    """Read the elements of `tags` from the beginning of a file; None where more of it, or pydicom, is needed."""
+    """Read the elements of `tags` from the beginning of a file; None if more of it, or pydicom, is needed."""
     wanted = _wanted(tags, False)
     try:
         return _find(beginning.content, beginning.size, wanted, _last(wanted, False))

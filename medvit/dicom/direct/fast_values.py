@@ -49,7 +49,7 @@ def _remembered(vr: bytes, value: bytes) -> Any:
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
-    """Return a value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` where it is not simple.
+    """Return a value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` if it is not simple.
 
     Empty texts are empty text, empty numbers None. Equal values are one object, so that headers of a series share them.
     """

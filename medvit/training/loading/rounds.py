@@ -182,8 +182,8 @@ def rounds(
 ) -> DataLoader[Any]:
     """Return a loader of `num_batches` batches per iteration, starting where a resumed run continues.
 
-    With `num_first`, batches of the first so many samples and of the others alternate; with `patients`, the patient of
-    each sample, samples of one patient are spread apart.
+    With `num_first`, batches of the first `num_first` samples and of the others alternate; with `patients`, the patient
+    of each sample, samples of one patient are spread apart.
     """
     return drawn_rounds(
         config,

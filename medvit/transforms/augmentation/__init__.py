@@ -1,4 +1,4 @@
-"""Random augmentation of training crops, for fine-tuning and pretraining alike: one set of keys, each with one meaning.
+"""Random augmentation of training crops, for both fine-tuning and pretraining, with the same keys.
 
 Each kind of augmentation is a file: a config (zero or an empty list turns an augmentation off), a frozen dataclass of
 drawn parameters, `draw_...(config, generator)` and `apply_...(pixels, drawn)`. A draw depends only on the generator and
