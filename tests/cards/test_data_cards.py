@@ -113,7 +113,7 @@ def test_the_known_faults_that_cards_count_are_there(shared_data: Path) -> None:
     crossing = [paths for paths in copies if len({path.parts[-3] for path in paths}) > 1]
     text = read_prose(PROSE_FOLDER / "brain-tumor-mri-2d.md").text
     assert text.startswith("Slices of brain MR")
-    assert f"- {len(copies)} groups of files have the same bytes; {len(crossing)} of them lie in both" in text
+    assert f"- {len(copies)} groups of files have the same bytes; {len(crossing)} of them are in both" in text
     one = shared_data / "busi-ultrasound" / "benign" / "benign (433).png"
     other = shared_data / "busi-ultrasound" / "malignant" / "malignant (145).png"
     assert one.read_bytes() == other.read_bytes()
