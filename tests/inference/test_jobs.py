@@ -18,7 +18,7 @@ OPTIONS = {"size": 64, "mpp": 1.0, "min_tissue": 0.5}
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
     """A slide with marker ink on a few tiles."""
-    return open_slide((write_slides(tmp_path_factory.mktemp("slides"), 4)[-1],))
+    return open_slide((write_slides(tmp_path_factory.mktemp("slides"), 5)[-1],))
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])

@@ -119,8 +119,8 @@ def test_one_class_or_patient_written_in_several_ways_is_warned_of(
     images = [candidate(f"{name}.png") for name in "xyzw"]
     with caplog.at_level(logging.WARNING, "medvit"):
         labeled = LabelTable.read(path).labeled(images)
-    assert "the classes 'Benign', 'benign' of grade differ in letter case" in caplog.text
-    assert "2 lines of the labels name patients that differ in letter case" in caplog.text
+    assert "the classes 'Benign', 'benign' of grade differ only in letter case" in caplog.text
+    assert "2 lines of the labels name patients that differ only in letter case" in caplog.text
     assert "(line 2, 3)" in caplog.text
     assert "Meyer" not in caplog.text
     assert labeled[2].patient == labeled[3].patient

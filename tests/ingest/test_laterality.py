@@ -55,7 +55,7 @@ def test_images_of_other_modalities_have_no_side_of_an_eye(candidate: Make) -> N
 
 
 def test_a_path_that_names_both_eyes_is_refused(candidate: Make) -> None:
-    with pytest.raises(LateralityError, match="its path says right and left; expected an image of one eye"):
+    with pytest.raises(LateralityError, match="its path names right and left; expected an image of one eye"):
         attributes(candidate, "left/10_right.png")
 
 
@@ -101,13 +101,13 @@ def test_dicom_elements_say_the_side_and_the_view(
 
 def test_an_element_that_contradicts_the_file_name_is_refused(tmp_path: Path) -> None:
     made = dicom_candidate(tmp_path / "12_OS.dcm", ImageLaterality="R")
-    with pytest.raises(LateralityError, match=r"\(0020,0062\) ImageLaterality says right, its path says left"):
+    with pytest.raises(LateralityError, match=r"\(0020,0062\) ImageLaterality names right, its path names left"):
         eye_attributes(made, "OP", EyeConfig())
 
 
 def test_a_photograph_of_both_eyes_is_refused(tmp_path: Path) -> None:
     made = dicom_candidate(tmp_path / "a.dcm", ImageLaterality="B")
-    with pytest.raises(LateralityError, match="says both; expected an image of one eye"):
+    with pytest.raises(LateralityError, match="names both; expected an image of one eye"):
         eye_attributes(made, "OP", EyeConfig())
 
 

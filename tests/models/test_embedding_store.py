@@ -66,7 +66,7 @@ def test_a_file_cut_while_it_is_read_is_told(store):
     written(store)
     embeddings = store.get("slide", 10)
     embeddings.path.write_bytes(embeddings.path.read_bytes()[:-8])
-    with pytest.raises(DataError, match="is cut short"):
+    with pytest.raises(DataError, match="is truncated"):
         embeddings.take(torch.arange(10))
 
 

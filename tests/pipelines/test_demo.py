@@ -15,7 +15,9 @@ from medvit.tracking import TrackingConfig
 from pipelines._demo_summary import NewStudies, figures, figures_by_level, first_look, new_dice
 from pipelines.demo import NEW_SEED, NEW_STUDIES, DemoConfig, draw_phantoms
 
-SMALL = DemoConfig(num_volumes=4, num_unlabeled=3, num_radiographs=20, num_eyes=16).model_copy(update={"num_slides": 2})
+SMALL = DemoConfig(num_volumes=10, num_unlabeled=3, num_radiographs=20, num_eyes=16).model_copy(
+    update={"num_slides": 2}
+)
 STUDIES = NewStudies(NEW_STUDIES, NEW_SEED)
 
 
@@ -38,7 +40,7 @@ def test_new_studies_are_not_among_the_training_images(drawn: Path) -> None:
     new = {path.read_bytes() for path in (drawn / "new-radiographs").rglob("*.dcm")}
     assert len(new) == 6
     assert len(list((drawn / "new-studies").iterdir())) == NEW_STUDIES
-    assert len(list((drawn / "ct" / "images").iterdir())) == 4
+    assert len(list((drawn / "ct" / "images").iterdir())) == 10
     assert len(list((drawn / "ct" / "unlabeled").iterdir())) == 3
 
 

@@ -213,7 +213,7 @@ def test_a_source_without_any_image_is_refused_and_leaves_nothing(tmp_path: Path
     (source / "notes.txt").write_text("no image")
     for number in range(2):
         (source / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    reasons = r"of 3 files \(2 unreadable, 1 not_an_image\); most often: [^;]* \(2\); [^;]* \(1\); expected DICOM"
+    reasons = r"among 3 files \(2 unreadable, 1 not_an_image\); most often: [^;]* \(2\); [^;]* \(1\); expected DICOM"
     with pytest.raises(DataError, match=reasons):
         ingest(config(source, tmp_path / "out"))
     assert not list(tmp_path.glob("out*"))

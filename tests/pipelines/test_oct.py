@@ -82,7 +82,7 @@ def test_frames_of_both_eyes_in_one_tomogram_are_quarantined(tmp_path: Path) -> 
     manifest = take(tmp_path / "oct")
     (entry,) = quarantine.read(manifest.folder)
     assert (len(manifest), entry.code) == (3, "laterality")
-    assert entry.reason.startswith("(0020,9072) FrameLaterality says right and left; expected a volume of one eye")
+    assert entry.reason.startswith("(0020,9072) FrameLaterality names right and left; expected a volume of one eye")
 
 
 def test_stacks_of_bscans_become_volumes_with_layers(tmp_path: Path) -> None:

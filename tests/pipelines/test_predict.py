@@ -307,7 +307,7 @@ def test_results_name_patients_so_only_their_owner_reads_them_and_whois_tells_wh
     assert main(["whois", line["study"], f"key={tmp_path / 'site.key'}"]) == 0
     assert capsys.readouterr().out == f"predict-out: {uid}\n"
     assert main(["whois", "s-000000000000", f"key={tmp_path / 'site.key'}"]) == 1
-    assert "names s-000000000000" in capsys.readouterr().err
+    assert "has s-000000000000" in capsys.readouterr().err
     assert main(["whois", line["study"], f"key={tmp_path / 'none.key'}"]) == 2
     assert not (tmp_path / "none.key").exists()
 

@@ -247,7 +247,7 @@ def test_a_training_on_slides_is_planned_and_nothing_is_made(place, tmp_path, ca
     told = {name: rest for name, *rest in plan(config).rows}
     assert told["slides"][0] == "16"
     assert told["tiles"] == ["1008", "at most 42 on a slide; 0 are embedded already"]
-    assert told["time to train"][1] == "2 heads of 30 steps in 2 rounds"
+    assert told["time to train"][1] == "2 heads of 30 steps in 2 epochs"
     assert told["disk, embeddings"][0] == _bytes(1008 * 24 * 2)  # 16 bits of the class token and of the mean, 12 wide
     assert not (tmp_path / "dataset" / "embeddings").exists()
     assert not (tmp_path / "model").exists()

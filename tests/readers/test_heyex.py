@@ -75,7 +75,7 @@ def test_the_header_says_which_eye(tmp_path: Path) -> None:
     assert isinstance(item, Item)
     one = Candidate(item, ("x.vol",), Patient("p", True))
     assert eye_attributes(one, "OPT", EyeConfig()) == {"laterality": "left"}
-    with pytest.raises(ValueError, match="its header says left, its path says right"):
+    with pytest.raises(ValueError, match="its header names left, its path names right"):
         eye_attributes(Candidate(item, ("x_OD.vol",), Patient("p", True)), "OPT", EyeConfig())
 
 

@@ -19,9 +19,12 @@ def runs(images, tmp_path_factory):
     """Start weights and a teacher, which went 20 steps ahead."""
     folder = tmp_path_factory.mktemp("further")
     start = pretrain(output=folder / "start", **image_options(images, optim={"lr": 1e-3}))
-    options = image_options(images, checkpoint=start.folder, peft="full", optim={"lr": 1e-3}, guard="off")
+    options = image_options(images, checkpoint=start.folder, peft="full", optim=COSINE, guard="off")
     teacher = pretrain(output=folder / "teacher", **options | {"trainer": steps(20)})
     return options, start, teacher
+
+
+COSINE = {"lr": 1e-3, "schedule": "cosine", "warmup": 0.1}
 
 
 def steps(count: int) -> dict:

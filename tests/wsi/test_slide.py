@@ -229,7 +229,7 @@ def test_what_the_user_says_wins_over_a_dicom_spacing_that_no_microscope_has(lev
     for number, path in enumerate(levels):
         rewrite(path, spacing=[0.3528 * 2**number] * 2)
     assert open_slide(levels, 0.5).mpp == 0.5
-    with pytest.raises(DataError, match=r"says 352\.8 x 352\.8 microns per pixel, which no microscope has"):
+    with pytest.raises(DataError, match=r"gives 352\.8 x 352\.8 microns per pixel, which no microscope has"):
         open_slide(levels)
 
 

@@ -163,7 +163,7 @@ def test_what_the_user_says_wins_over_a_resolution_of_a_screen(tmp_path: Path, o
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, scan(), resolution=(72, 72), resolutionunit=2, **options)
     assert_is_scan(path, 0.5)
-    with pytest.raises(DataError, match=r"says 352\.8 x 352\.8 microns per pixel, which no microscope has.*slide_mpp"):
+    with pytest.raises(DataError, match=r"gives 352\.8 x 352\.8 microns per pixel, which no microscope has.*slide_mpp"):
         open_slide(path)
 
 
