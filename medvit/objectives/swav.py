@@ -7,8 +7,7 @@ Sinkhorn-Knopp, over the batch and a queue of earlier features, and predicted fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,22 +19,27 @@ from medvit.backbones import Backbone
 from medvit.config import Count, Positive, Share
 from medvit.distributed import gathered_with_gradient, num_processes, process
 from medvit.losses.distillation import cross_view_loss, relative_entropy, sinkhorn_knopp
-from medvit.objectives import Objective, ObjectiveConfig
-from medvit.objectives._projector import OFF, PROJECTOR, ProjectorConfig
-from medvit.objectives._student_teacher import by_view, seen_of
+from medvit.objectives._projector import ProjectorConfig
+from medvit.objectives._view_agreement import AgreementConfig, ViewAgreement
 from medvit.registry import register
-from medvit.transforms.views import MultiCropConfig
 from medvit.types import Losses, Views
 
 
+class SwavProjectorConfig(ProjectorConfig):
+    """Projector of SwAV: two layers, 128 wide."""
+
+    layers: Count = 2
+    width: Count = 128
+
+
 @register
-class SwavConfig(ObjectiveConfig):
+class SwavConfig(AgreementConfig):
     """Options of SwAV: crops predict each other's assignment to prototypes."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {"lr": 1e-3, "betas": (0.9, 0.999)}
 
     name: Literal["swav"] = "swav"
-    projector: ProjectorConfig = Field(default_factory=lambda: ProjectorConfig(layers=2, width=128))
+    projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
     prototypes: int = Field(default=512, ge=2)
     """Number of prototypes: 300 for thousands of images, 3,000 for millions."""
     temperature: Positive = 0.1
@@ -52,23 +56,13 @@ class SwavConfig(ObjectiveConfig):
     """Share of the training before the queue is used, since features change fast at first."""
     freeze_prototypes: Share = 0.01
     """Share of the training in which the prototypes are frozen."""
-    views: MultiCropConfig = Field(default_factory=lambda: MultiCropConfig(scale=(0.3, 1.0), num_local=6))
-
-    @property
-    def has_new_head(self) -> bool:
-        """Whether the projector starts at random."""
-        return self.projector.weights in (None, OFF)
-
-    def continued(self, folder: Path) -> Self:
-        """Return the same objective with the projector of a checkpoint, if it has one."""
-        return self.model_copy(update={"projector": self.projector.kept_in(folder)})
 
     def build(self, backbone: Backbone) -> Swav:
         """Return the objective around a backbone."""
         return Swav(backbone, self)
 
 
-class Swav(Objective):
+class Swav(ViewAgreement):
     """Backbone, a projector on its class token and prototypes of unit norm."""
 
     queue: Tensor
@@ -77,28 +71,26 @@ class Swav(Objective):
     """Number of filled entries."""
 
     def __init__(self, backbone: Backbone, config: SwavConfig) -> None:
-        super().__init__()
-        self.backbone, self.views, self.config = backbone, config.views, config
-        self.projector = config.projector.build(backbone.width)
+        super().__init__(backbone, config)
+        self.config = config
         width = config.projector.width
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))
         self.register_buffer("queue", torch.zeros(2, config.queue, width))
         self.register_buffer("num_queued", torch.zeros((), dtype=torch.long))
-        self._readings: dict[str, Tensor] = {}
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the cross-entropy of the codes of each global crop and the prediction from every other crop."""
-        num_images, config = views.crops.shape[1], self.config
-        sizes = [views.crops] if views.local is None else [views.crops, views.local]
-        tokens = torch.cat([seen_of(self.backbone, crops.flatten(0, 1))[0] for crops in sizes])
-        features = F.normalize(by_view(self.projector(tokens), num_images).float(), dim=-1)
+        """Return the cross-entropy of the codes of each global crop and the prediction from every other crop.
+
+        The reading `code_entropy` is a share of its maximum.
+        """
+        features = F.normalize(self.project(views).float(), dim=-1)
         cosines = features @ F.normalize(self.prototypes.float(), dim=1).T
         given = features[: len(views.crops)].detach()
         codes = self.codes(given, progress)
         if self.training:
             self._enqueue(given)
         self._readings = {"code_entropy": relative_entropy(codes.flatten(0, 1))}
-        return Losses({"swav": cross_view_loss(cosines, codes, config.temperature)})
+        return Losses({"swav": cross_view_loss(cosines, codes, self.config.temperature)})
 
     @torch.no_grad()
     def codes(self, features: Float[Tensor, "v b d"], progress: float) -> Float[Tensor, "v b k"]:
@@ -119,14 +111,6 @@ class Swav(Objective):
         """Drop the gradient of the prototypes while they are frozen."""
         if progress < self.config.freeze_prototypes:
             self.prototypes.grad = None
-
-    def readings(self) -> Mapping[str, Tensor]:
-        """Return `code_entropy`, as a share of its maximum."""
-        return self._readings
-
-    def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the projector, for continued training."""
-        return {PROJECTOR: self.projector.state_dict()}
 
     @torch.no_grad()
     def _enqueue(self, features: Float[Tensor, "v b d"]) -> None:

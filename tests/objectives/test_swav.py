@@ -81,5 +81,7 @@ def test_equal_crops_predict_their_code_as_well_as_its_entropy_allows(make, view
     assert loss >= -(codes * codes.log()).sum(dim=-1).mean().item() - 1e-5
 
 
-def test_it_is_chosen_by_its_name():
-    assert SwavConfig.parse({"name": "swav"}).prototypes == 512
+def test_setting_one_key_of_a_group_leaves_the_others():
+    config = SwavConfig.parse({"name": "swav", "projector": {"hidden": 64}, "views": {"num_local": 2}})
+    assert (config.projector.layers, config.projector.width) == (2, 128)
+    assert config.views.scale == (0.3, 1.0)
