@@ -74,7 +74,7 @@ class StageConfig(Config):
     """
 
     seed: int = 0
-    """Seed of every random draw."""
+    """Seed of all random numbers."""
     resume: bool = False
     """Continue the unfinished run in the output folder."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -1,7 +1,7 @@
 """Command line of `medvit`: finds the stage, reads its config, and reports errors in one sentence.
 
 Exit status: 0 success, 1 the stage failed, 2 the config or the arguments are wrong, 3 the stage finished but a check
-did not hold, some items failed or nothing fitted, 130 interrupted. Nothing heavy is imported before a stage is known,
+failed, some items failed or no input was suitable, 130 interrupted. Nothing heavy is imported before a stage is known,
 so help is immediate.
 """
 
@@ -48,7 +48,7 @@ class Entry:
 
 STAGES = {
     "init": Entry(
-        "Survey a folder without reading pixels, print its contents, and write configurations that fit.",
+        "Survey a folder without reading pixels, print its contents, and write configuration files for it.",
         "medvit init source=hospital-export output=project",
         "findings need attention",
         first=("output", "modality", "label_from", "labels", "device"),
@@ -72,7 +72,7 @@ STAGES = {
         ),
     ),
     "merge": Entry(
-        "Merge several datasets and keep their splits; images shared by two splits remain in one.",
+        "Merge several datasets and keep their splits. Images found in two splits are kept in only one.",
         "medvit merge datasets=[runs/ct,runs/mr] output=runs/both",
     ),
     "pretrain": Entry(
@@ -108,7 +108,7 @@ STAGES = {
         ),
     ),
     "evaluate": Entry(
-        "Evaluate a model on a split it was not trained on, with intervals, and write a report.",
+        "Evaluate a model on a split it was not trained on, and write a report with confidence intervals.",
         "medvit evaluate checkpoint=runs/model dataset=runs/dataset output=runs/report",
         first=(
             "split",
@@ -131,7 +131,7 @@ STAGES = {
         ),
     ),
     "export": Entry(
-        "Write a dataset as files for any tool: volumes as NIfTI, images as PNG, a JSON file for each.",
+        "Write a dataset as files for other tools: volumes as NIfTI, images as PNG, each with a JSON file.",
         "medvit export dataset=runs/dataset output=runs/files",
     ),
     "audit": Entry(
@@ -146,26 +146,26 @@ STAGES = {
         "leaks were found",
     ),
     "card": Entry(
-        "Compare two datasets: scanners, spacing, age, sex, intensities, classes; or rewrite the card of one.",
+        "Compare two datasets by scanner, spacing, age, sex, intensity and class, or write a new card of one.",
         "medvit card a=runs/dataset b=runs/other-dataset output=runs/comparison",
     ),
     "plan": Entry(
-        "Estimate the cost of a pretraining or fine-tuning from a few measured steps; write only a table.",
+        "Estimate time, memory and disk space of pretraining or fine-tuning from a few measured steps.",
         "medvit plan pretrain dataset=runs/dataset backbone.size=base",
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Send to MLflow the records of runs made while it was unreachable.",
+        "Send records of runs to MLflow that were stored locally because MLflow was unreachable.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
     "whois": Entry(
-        "Look up the original of a pseudonym in the crosswalk beside the site's key; write nothing.",
+        "Print the original identifier of a pseudonym, from the crosswalk beside the site's key file.",
         "medvit whois s-0123456789ab key=~/.medvit/site.key",
         before="PSEUDONYM ",
     ),
     "demo": Entry(
-        "Run every stage on phantoms of radiology, pathology and the eye, and print where to look.",
+        "Run every stage on synthetic images of radiology, pathology and the eye, and list the results.",
         "medvit demo output=runs/demo",
     ),
 }
@@ -192,9 +192,9 @@ EXIT_STATUS = """exit status:
   0    success
   1    the stage failed
   2    the configuration or the arguments are wrong
-  3    the stage finished, but a check did not hold (a leak was found, the guard stepped in), some items failed, or
-       nothing fitted
-  130  interrupted; the same command with resume=true continues"""
+  3    the stage finished, but a check failed (a leak was found, the guard ended the training), some items failed, or
+       no input was suitable
+  130  interrupted; run the same command with resume=true to continue"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,8 +286,8 @@ def overview() -> str:
         "usage: medvit STAGE [CONFIG.yaml] key=value ... [--debug]\n\n"
         f"stages:\n{stages}\n\n"
         f"{EXIT_STATUS}\n\n"
-        "medvit STAGE --help lists every key with its type, default and meaning; medvit --version prints the version.\n"
-        "An error is one sentence; --debug shows its traceback. For research use; not a medical device."
+        "medvit STAGE --help lists every option with its type, default and meaning.\n"
+        "Errors are reported in one sentence; --debug adds the traceback. For research use; not a medical device."
     )
 
 

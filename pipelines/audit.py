@@ -30,24 +30,28 @@ class AuditConfig(StageConfig):
     dataset: Path
     """Dataset folder to search."""
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, archive or server that the dataset was made from; identifiers of its patients are searched for."""
+    """Original source of the dataset: a folder, archive or server. The audit searches for identifiers of its patients.
+    """
     output: Path | None = None
-    """Folder to make for the list of findings. Unset: the first free of audit-1, audit-2... in the current folder."""
+    """New folder for the list of findings. Unset: the first unused name of audit-1, audit-2... in the current folder.
+    """
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     places: tuple[Path, ...] = ()
-    """More files and folders to search, such as logs, checkpoints, reports and predictions."""
+    """Additional files and folders to search, such as logs, checkpoints, reports and predictions."""
     copy_to: Path | None = None
-    """The de-identified DICOM copy. Unset: the one recorded in the dataset, if any."""
+    """De-identified DICOM copy to search. Unset: the copy recorded in the dataset, if any."""
     ignore: tuple[str, ...] = Field(default=(), json_schema_extra={"private": True})
-    """Words to exclude from the search, such as folder names that are classes."""
+    """Words that are not searched for, such as folder names that are classes."""
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, which distinguishes shifted dates in the copy from original ones."""
+    """Key file of the pseudonyms. It is needed to distinguish shifted dates in the copy from original dates."""
     labels: tuple[Path, ...] = Field(default=(), json_schema_extra={"private": True})
-    """Tables used for the dataset that are outside of the source, such as labels: their contents are searched for too,
-    except names of classes.
+    """Tables stored outside the source that were used for the dataset, such as the table of labels. Their contents are
+    searched for too, except names of classes.
     """
     unread: Literal["fail", "warn"] = "fail"
-    """Unreadable files of the source, whose texts cannot be searched for: exit status 3, or a warning."""
+    """Files of the source that cannot be read, so that their identifiers are not searched for: fail ends with exit
+    status 3, warn only warns.
+    """
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     @property

@@ -18,16 +18,18 @@ class CardConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another dataset to compare it with. Unset: a new card of the first."""
+    """Second dataset, to compare with the first. Unset: a new card of the first dataset is written."""
     output: Path
-    """Folder to make."""
+    """New folder for the comparison or the card."""
     card: Path | None = None
-    """Markdown with prose for the card. Unset: data_cards/NAME.md of the project, if it fits the images."""
+    """Markdown file with text for the card. Unset: data_cards/NAME.md of the project, if it describes the same number
+    of images.
+    """
 
 
 @stage
 def card(config: CardConfig, run: Run) -> CardFolder:
-    """Compare two datasets: scanners, spacing, age, sex, intensities, classes; or rewrite the card of one."""
+    """Compare two datasets by scanner, spacing, age, sex, intensity and class, or write a new card of one."""
     a = run.dataset(config.a, "a")
     if config.b is None:
         prose = find_prose(config.card, a.facts.name)

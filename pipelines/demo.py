@@ -76,19 +76,20 @@ class DemoConfig(StageConfig):
     output: Path = Path("demo")
     """New folder for all outputs of the demo."""
     num_volumes: int = Field(60, ge=10)
-    """Number of CT phantoms with label maps, for training and evaluation."""
+    """Number of synthetic CT volumes with label maps, for training and evaluation."""
     num_unlabeled: int = Field(20, ge=0)
-    """Number of DICOM studies of CT phantoms without labels, for pretraining only."""
+    """Number of synthetic CT studies in DICOM without labels, for pretraining only."""
     num_radiographs: int = Field(600, ge=20)
-    """Number of radiograph phantoms, for training and evaluation."""
+    """Number of synthetic radiographs, for training and evaluation."""
     num_slides: int = Field(240, ge=16)
-    """Number of slides of tissue with and without tumor, two per patient, for training and evaluation."""
+    """Number of synthetic tissue slides with and without tumor, two per patient, for training and evaluation."""
     num_eyes: int = Field(160, ge=16)
-    """Number of patients with photographs of both retinas, some at two visits, for training and evaluation."""
+    """Number of synthetic patients with photographs of both retinas, some at two visits, for training and evaluation.
+    """
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs"}
 
     epochs: int = Field(4, ge=1)
-    """Number of epochs of each training."""
+    """Number of epochs of each training run."""
     tracking: TrackingConfig = TrackingConfig(experiment="medvit-demo")
 
     @property
@@ -127,7 +128,7 @@ class DemoStages:
 
 @stage
 def demo(config: DemoConfig, run: Run) -> Report:
-    """Run every stage on phantoms of radiology, pathology and the eye, and print where to look."""
+    """Run every stage on synthetic images of radiology, pathology and the eye, and list the results."""
     job = DemoStages(config)
     drawn = draw_phantoms(job.root / "phantoms", config)
 

@@ -30,7 +30,7 @@ class EvaluateConfig(EvaluationOptions, StageConfig):
 
 @stage
 def evaluate(config: EvaluateConfig, run: Run) -> Report:
-    """Evaluate a model on a split it was not trained on, with intervals, and write a report."""
+    """Evaluate a model on a split it was not trained on, and write a report with confidence intervals."""
     manifest = run.dataset(config.dataset)
     checkpoint = run.checkpoint(config.checkpoint).require("classification", "segmentation", "slide")
     predictor = (SlidePredictor if checkpoint.kind == "slide" else Predictor)(checkpoint, config.device)

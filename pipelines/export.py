@@ -20,19 +20,21 @@ class ExportConfig(StageConfig):
     """Options of `medvit export`."""
 
     dataset: Path
-    """Dataset folder, as ingest makes it."""
+    """Dataset folder made by ingest."""
     output: Path
-    """New folder for the files."""
+    """New folder for the exported files."""
     splits: tuple[Split, ...] = ("train", "val", "test")
     """Splits to export."""
     compress: bool = True
-    """Write .nii.gz; false writes .nii, which is several times as fast and as large."""
+    """Write compressed .nii.gz files. false writes .nii files, which is several times faster but takes several times
+    more space.
+    """
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
 
 @stage
 def export(config: ExportConfig, run: Run) -> Exported:
-    """Write a dataset as files for any tool: volumes as NIfTI, images as PNG, a JSON file for each."""
+    """Write a dataset as files for other tools: volumes as NIfTI, images as PNG, each with a JSON file."""
     manifest = run.dataset(config.dataset)
     rows = [row for row in manifest if row.split in config.splits]
     waiting = [row for row in rows if not (config.resume and is_done(row, run.folder))]

@@ -81,14 +81,17 @@ class IngestConfig(StageConfig):
     }
 
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
+    """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for
+    DICOMweb and as pacs://AET@HOST:PORT for DICOM.
+    """
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     dataset: Path
-    """Dataset folder to make."""
+    """New folder for the dataset."""
     update: Path | None = None
-    """Earlier dataset from this source: unchanged images are reused from it, and changes are counted."""
+    """Earlier dataset from the same source. Unchanged images are reused from it, and the number of changes is reported.
+    """
     name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
-    """Name of the dataset. Unset: that of its folder."""
+    """Name of the dataset. Unset: the name of the dataset given as `update`, or of the folder."""
     scanning: ScanningConfig = Field(default_factory=ScanningConfig)
     labeling: LabelingConfig = Field(default_factory=LabelingConfig)
     splits: SplitConfig = Field(default_factory=SplitConfig)
@@ -96,9 +99,13 @@ class IngestConfig(StageConfig):
     taking: TakingConfig = Field(default_factory=TakingConfig)
     facts: FactsConfig = Field(default_factory=FactsConfig)
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, created on first use; the crosswalk to names is beside it, in KEY.crosswalk/."""
+    """Key file of the pseudonyms, created on first use. The crosswalk from pseudonyms to original identifiers is stored
+    beside it, in KEY.crosswalk/.
+    """
     keep_headers: bool = True
-    """Cache headers, which name patients, in KEY.headers/; false removes them, and update= reads all headers again."""
+    """Cache DICOM headers, which contain names of patients, in KEY.headers/. false deletes this cache; with `update`,
+    all headers are then read again.
+    """
     deidentify: DeidentifyConfig = Field(default_factory=DeidentifyConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 

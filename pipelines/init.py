@@ -28,17 +28,22 @@ class InitConfig(Config):
     """Options of `medvit init`."""
 
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, file, archive or DICOMDIR to survey; nothing is written into it."""
+    """Folder, file, archive or DICOMDIR to survey. It is only read, never changed."""
     output: Path = Path("project")
-    """Folder for the YAML files, and for the outputs of the stages; may exist, but must not hold these files."""
+    """Folder for the YAML files, and later for the outputs of the stages. It may exist, but must not contain YAML files
+    of an earlier init.
+    """
     modality: str = ""
-    """Modality of files that do not state theirs, as a DICOM code such as MR, CT, DX, US or OP."""
+    """DICOM code of the modality, such as MR, CT, DX, US or OP, for files that do not state theirs."""
     label_from: LabelFrom = "auto"
-    """Whether folders are classes: auto if they look so and their names are imaging terms; folder, off."""
+    """Use the names of folders as labels: folder always does, auto only if they look like classes and consist of
+    imaging terms, off never.
+    """
     labels: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """CSV or Excel with labels stored elsewhere. Unset: tables beside the images are used."""
+    """CSV or Excel table with labels, if it is stored outside the source. Unset: tables found beside the images."""
     device: Device = "auto"
-    """Device that the proposed trainings use: auto is the GPU if this machine has one."""
+    """Device for which the training configurations are written. auto is the GPU if this machine has one, else the CPU.
+    """
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
@@ -67,7 +72,7 @@ class WrittenProject:
 
 @dataclass(frozen=True)
 class Init:
-    """Survey a folder without reading pixels, print its contents, and write configurations that fit."""
+    """Survey a folder without reading pixels, print its contents, and write configuration files for it."""
 
     config_type: type[InitConfig] = InitConfig
 

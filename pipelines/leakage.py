@@ -19,13 +19,15 @@ class LeakageConfig(StageConfig):
     a: Path
     """Dataset folder made by ingest."""
     b: Path | None = None
-    """Another dataset to compare it with. Unset: only the splits of the first."""
+    """Second dataset, to compare with the first. Unset: only the splits of the first dataset are compared."""
     output: Path | None = None
-    """Report folder to make. Unset: the first free of leakage-1, leakage-2... in the current folder."""
+    """New folder for the report. Unset: the first unused name of leakage-1, leakage-2... in the current folder."""
     checks: tuple[Check, ...] = Field(default=CHECKS, min_length=1)
-    """Checks: patient, study, file, pixel, perceptual."""
+    """Kinds of overlap to look for: the same patient, study or file, identical pixels (pixel), or near duplicates
+    (perceptual).
+    """
     max_bits: int = Field(default=MAX_DISTANCE, ge=0, lt=NUM_BITS // 2)
-    """Maximum number of differing bits, of 256, of the perceptual hashes of near duplicates."""
+    """Two images are near duplicates if at most this many of the 256 bits of their perceptual hashes differ."""
 
     @property
     def folder(self) -> Path:

@@ -23,14 +23,15 @@ class MergeConfig(StageConfig):
     datasets: tuple[Path, ...] = Field(min_length=1)
     """Dataset folders made by ingest, as in datasets=[runs/ct,runs/mr]."""
     output: Path
-    """Dataset folder to make."""
+    """New folder for the dataset."""
     slices: int = Field(default=0, ge=0)
-    """Number of evenly spaced slices that replace each volume as images, across its coarsest axis; 0 keeps volumes."""
+    """Number of evenly spaced slices, across the coarsest axis, by which each volume is replaced. 0 keeps the volumes.
+    """
 
 
 @stage
 def merge(config: MergeConfig, run: Run) -> Manifest:
-    """Merge several datasets and keep their splits; images shared by two splits remain in one."""
+    """Merge several datasets and keep their splits. Images found in two splits are kept in only one."""
     parts = [run.dataset(folder, f"dataset-{number}") for number, folder in enumerate(config.datasets, 1)]
 
     merged = merge_datasets(parts, run.folder, name=config.output.absolute().name, slices=config.slices)

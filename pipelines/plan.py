@@ -30,9 +30,11 @@ class PlanConfig(StageConfig):
     RESOLVED: ClassVar[tuple[str, ...]] = ()
 
     plan: Path | None = None
-    """Folder to make for the table. Unset: the first free of plan-1, plan-2... in the current folder."""
+    """New folder for the table. Unset: the first unused name of plan-1, plan-2... in the current folder."""
     output: Path = Path("planned")
-    """Output folder of the training; nothing is written there, but the free space of its disk is reported."""
+    """Output folder of the planned training run. Nothing is written into it; the plan reports the free space of its
+    disk.
+    """
 
     @property
     def folder(self) -> Path:
@@ -71,7 +73,7 @@ PLANNED: Mapping[str, type[PlanConfig]] = {"pretrain": PretrainPlanConfig, "fine
 
 
 def _plan(config: Any, run: Run) -> Plan:
-    """Estimate the cost of a pretraining or fine-tuning from a few measured steps; write only a table."""
+    """Estimate time, memory and disk space of pretraining or fine-tuning from a few measured steps."""
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker()  # the training is not recorded
         tracker.wants_pictures = True  # but drawing pictures takes time

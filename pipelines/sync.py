@@ -18,9 +18,9 @@ class SyncConfig(Config):
     """Options of `medvit sync`."""
 
     runs: Path = Path()
-    """Folder of a run, or a folder above several runs."""
+    """Folder of one run, or a folder that contains several runs."""
     uri: str | None = None
-    """MLflow tracking URI to send to. Unset: the URI of each run."""
+    """MLflow tracking URI to send the records to. Unset: the URI recorded in each run."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Synced:
 
 
 class Sync:
-    """Send to MLflow the records of runs made while it was unreachable.
+    """Send records of runs to MLflow that were stored locally because MLflow was unreachable.
 
     Makes no artifact. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name
     of the run in MLflow; the journal of an unfinished run is kept for its continuation.

@@ -22,9 +22,11 @@ class WhoisConfig(Config):
     """Options of whois."""
 
     pseudonym: Annotated[str, Field(pattern=PSEUDONYM)]
-    """Pseudonym of a patient, study, series, image or file, as s-0123456789ab; may be given without its key."""
+    """Pseudonym of a patient, study, series, image or file, such as s-0123456789ab. The prefix `pseudonym=` may be
+    omitted.
+    """
     key: Path = Path("~/.medvit/site.key")
-    """Key file of the pseudonyms, beside which the crosswalk is stored."""
+    """Key file of the pseudonyms. The crosswalk is stored beside it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Whois:
-    """Look up the original of a pseudonym in the crosswalk beside the site's key; write nothing."""
+    """Print the original identifier of a pseudonym, from the crosswalk beside the site's key file."""
 
     config_type: type[WhoisConfig] = WhoisConfig
 

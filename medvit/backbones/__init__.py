@@ -123,9 +123,9 @@ class BackboneConfig(Config, ABC):
 
     name: str
     ndim: int | None = None
-    """Number of axes: 2 for images, 3 for volumes. Unset: from the data."""
+    """Number of spatial axes: 2 for images, 3 for volumes. Unset: given by the preprocessing."""
     channels: int | None = None
-    """Channels of the pixels. Unset: from the data."""
+    """Channels of the input. Unset: given by the preprocessing."""
 
     def fitted(self, *, ndim: int, channels: int) -> Self:
         """Return the same options with unset ones filled in from the data."""

@@ -46,40 +46,45 @@ class VitConfig(BackboneConfig):
 
     name: Literal["vit"] = "vit"
     size: Literal["micro", "tiny", "small", "base", "large"] = "small"
-    """Width, depth and heads; micro (3 million weights) is for a CPU."""
+    """Preset of width, depth and number of attention heads. micro (3 million parameters) is small enough for a CPU."""
     width: int | None = Field(default=None, gt=0)
-    """Width of a token. Unset: that of `size`."""
+    """Width of the tokens. Unset: given by `size`."""
     depth: int | None = Field(default=None, gt=0)
-    """Number of blocks. Unset: that of `size`."""
+    """Number of blocks. Unset: given by `size`."""
     heads: int | None = Field(default=None, gt=0)
-    """Attention heads. Unset: those of `size`."""
+    """Number of attention heads in each block. Unset: given by `size`."""
     patch_size: int | tuple[int, ...] | None = None
-    """Side of a patch in pixels or voxels, or one for each axis. Unset: 16 in 2D and 8 in 3D."""
+    """Side of a patch in pixels or voxels: one number, or one per axis. Unset: 16 in 2D and 8 in 3D."""
     class_token: bool = True
-    """Whether a class token precedes the patches."""
+    """Prepend a class token to the patch tokens."""
     registers: int = Field(default=0, ge=0)
-    """Number of register tokens: 4 in DINOv2 with registers and in DINOv3."""
+    """Number of register tokens. DINOv3 and DINOv2 with registers have 4."""
     positions: Literal["sincos", "learned", "rope"] = "sincos"
-    """Position embedding. sincos: fixed; learned: of timm, MAE and DINOv2; rope: of DINOv3."""
+    """Position embedding: sincos (fixed), learned (as in timm, MAE and DINOv2) or rope (rotary, as in DINOv3)."""
     image_size: int | tuple[int, ...] = 224
-    """Side of the image that learned positions are defined on, or one per axis; other sizes are interpolated."""
+    """Image side for which learned positions are defined: one number, or one per axis. They are interpolated for other
+    sizes.
+    """
     layer_scale: float | None = None
-    """Initial layer scale of each block's output; DINOv2 and DINOv3 have one (1e-5)."""
+    """Initial value of layer scale in each block; DINOv2 and DINOv3 use 1e-5. Unset: blocks have no layer scale."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    """MLP of the blocks."""
+    """Type of the MLP in each block."""
     qkv_bias: bool = True
-    """Whether queries, keys and values have a bias; DINOv3 has none."""
+    """Use a bias in queries, keys and values. DINOv3 has none."""
     norm_epsilon: float = 1e-6
-    """Epsilon of the norms; 1e-5 in DINOv3."""
+    """Epsilon of the normalization layers. DINOv3 uses 1e-5."""
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Stochastic depth: probability of skipping the last block in training, lower before it."""
+    """Stochastic depth: probability of skipping the last block in a training step. It falls linearly to 0 at the first
+    block.
+    """
     save_memory: bool = False
-    """Recompute blocks in the backward pass instead of storing their activations."""
+    """Save memory by recomputing activations in the backward pass instead of storing them (gradient checkpointing)."""
     weights: str | None = None
-    """Public weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads a timm model by name."""
+    """Public initial weights: a local .safetensors, .pth or .pt file, or hub:NAME, which downloads the timm model NAME.
+    """
     weights_grid: tuple[Count, ...] | None = None
-    """Number of patches along each axis for learned positions in `weights`. Unset: as in model.yaml beside the file,
-    else a square or cube, else the grid of this model; refused if two of these are possible.
+    """Grid of patches, such as [14,14], of the learned positions in `weights`. Unset: read from model.yaml beside the
+    file, or inferred from the number of positions. Ambiguous files are refused.
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:

@@ -31,16 +31,22 @@ ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 class SlicesConfig(Config):
-    """Slices of volumes that become images. A single word, as in slices=axial, sets the plane."""
+    """Cutting of volumes into slices, which become images. `slices=axial` is short for `slices.planes=axial`."""
 
     planes: tuple[Plane, ...] = Field(default=("axial",), min_length=1)
-    """axial, coronal, sagittal, or several of them; acquired: across the axis with the largest spacing, as scanned."""
+    """Planes of the slices: axial, coronal, sagittal, or acquired. acquired cuts across the axis with the largest
+    spacing, as in the scan.
+    """
     gap_mm: Amount = 0.0
-    """Minimum distance between slices of a volume, since neighbors are near duplicates; 0 uses every slice."""
+    """Minimum distance in mm between slices of a volume, because neighboring slices are near duplicates. 0 uses every
+    slice.
+    """
     margin: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """Share of the slices excluded at each end, which often show only air."""
+    """Fraction of the slices to exclude at each end of a volume, where they often show only air."""
     neighbors: int = Field(default=0, ge=0, le=8)
-    """Slices before and after that are channels beside a slice (2.5D): 1 gives three; the outermost are repeated."""
+    """Neighboring slices on each side to add as channels (2.5D): 1 gives three channels. At the ends of a volume, the
+    outermost slice is repeated.
+    """
 
     @model_validator(mode="before")
     @classmethod

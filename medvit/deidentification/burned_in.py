@@ -63,13 +63,16 @@ class BurnedInConfig(Config):
     """Handling of burned-in text; `burned_in=mask` is short for `burned_in.policy=mask`."""
 
     policy: Literal["quarantine", "mask", "keep"] = "quarantine"
-    """Images with burned-in text: exclude them, blank the text (in all slices of a volume), or keep them; they are
-    counted.
+    """Images with burned-in text: quarantine excludes them, mask blanks the text (in all slices of a volume), keep
+    leaves them unchanged. The number of such images is reported.
     """
     look_at: Literal["risky", "all"] = "risky"
-    """Check kinds of images that often have burned-in text, such as ultrasound and screen saves, or all images."""
+    """Images to check for burned-in text: risky checks kinds that often have it, such as ultrasound and screen
+    captures; all checks every image.
+    """
     threshold: float = Field(default=0.4, gt=0.0, lt=1.0)
-    """Suspicion score from which an image counts as having text; a lower value finds more, with more false positives.
+    """Suspicion score above which an image counts as having text. A lower threshold finds more text, but has more false
+    positives.
     """
 
     SHORT: ClassVar[str] = "policy"

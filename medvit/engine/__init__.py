@@ -33,17 +33,21 @@ AHEAD = 32
 
 
 class EngineConfig(Config):
-    """Execution of work over many items."""
+    """Parallel processing, on this machine or on a Ray cluster."""
 
     name: Literal["processes", "ray"] = "processes"
-    """Local processes, or a Ray cluster (pip install 'medvit[ray]'), whose machines see the same folders."""
+    """Local processes, or a Ray cluster whose machines all see the same folders (pip install 'medvit[ray]')."""
     num_processes: Count = 1
-    """Processes on this machine; 1 works in the calling process. An existing cluster uses its own number."""
+    """Number of processes on this machine; 1 does all work in the main process. An existing Ray cluster uses its own
+    number instead.
+    """
     address: str | None = None
-    """HOST:PORT of the head of a Ray cluster to join, or auto. Unset: one is started on this machine."""
+    """Ray cluster to join: HOST:PORT of its head node, or auto for the cluster on this machine. Unset: a new cluster is
+    started on this machine.
+    """
     item_timeout_s: Positive | None = 3600.0
-    """Time limit of one item, such as an image or 64 headers, in seconds. Beyond it the item fails, and its process is
-    killed and replaced; with num_processes=1 there is only a warning. Unset: no limit.
+    """Time limit in seconds for one item, such as an image or 64 headers. An item over the limit fails, and its process
+    is replaced; with num_processes=1 there is only a warning. Unset: no limit.
     """
 
     @model_validator(mode="before")

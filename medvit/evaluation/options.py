@@ -25,37 +25,41 @@ class EvaluationOptions(Config):
     """Options of an evaluation, without those common to all stages."""
 
     checkpoint: Path
-    """Model made by finetune."""
+    """Folder of the model, made by finetune."""
     dataset: Path
     """Dataset folder made by ingest."""
     output: Path
-    """Report folder to make."""
+    """New folder for the report."""
     split: Split = "test"
-    """Split to evaluate: train, val or test."""
+    """Split to evaluate."""
     positive: str = ""
-    """Positive class of two; sensitivity refers to it. Unset: the worst of order, or the one stored in the model."""
+    """Positive class of a model with two classes, to which sensitivity refers. Unset: the last class of `order`, or the
+    positive class stored in the model or the dataset.
+    """
     seen_patients: SeenPatients = "refuse"
-    """Test splits with training patients of the model or of its initial weights: refuse them, leave_out the images of
-    these patients, or keep them with a note in the report.
+    """Test images of patients whose images trained the model or its initial weights: refuse stops the evaluation,
+    leave_out excludes these images, keep evaluates them with a note in the report.
     """
     against: Path | None = None
-    """Report of another model on the same split; the differences are reported with intervals."""
+    """Report folder of another model on the same split. The new report adds the differences between the two models,
+    with confidence intervals.
+    """
     nsd_tolerance_mm: float = Field(1.0, gt=0)
-    """Distance within which two surfaces count as one in normalized surface Dice; in pixels, if images have no physical
-    scale.
+    """Tolerance of the normalized surface Dice (NSD), in mm: surfaces closer than this count as equal. It is in pixels
+    for images without a physical scale.
     """
     levels: tuple[AggregationLevel, ...] | None = None
-    """Aggregation levels of a classification: image, eye, visit, patient, side by side. Unset: all if images state
-    their laterality, else only image.
+    """Aggregation levels to report for a classification: per image, eye, visit or patient. Unset: all of them if the
+    images state their laterality, else only image.
     """
     order: tuple[str, ...] = ()
-    """All classes from harmless to worst: the worst eye decides for its patient. Empty: two classes or numbers in their
-    order, for others the mean of both eyes.
+    """All classes from least to most severe. The most severe eye then decides the result of a visit or patient. Empty:
+    two classes and numeric grades are ordered automatically; for other classes, both eyes are averaged.
     """
     resamples: int = Field(2000, ge=100)
-    """Bootstrap resamples."""
+    """Number of bootstrap resamples for the confidence intervals."""
     device: Device = "auto"
-    """Device for the model."""
+    """Device to run the model on. auto uses the GPU if there is one."""
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
 

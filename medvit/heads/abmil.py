@@ -21,11 +21,11 @@ class AbmilConfig(HeadConfig):
 
     name: Literal["abmil"] = "abmil"
     hidden: Count = 128
-    """Width of the gated layer that weighs tiles."""
+    """Width of the hidden layer of the gated attention that weights the tiles."""
     maps: Count = 1
-    """Number of attention maps, each of which pools the bag separately."""
+    """Number of attention maps. Each map pools the tiles of a slide separately."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of features dropped in training."""
+    """Dropout rate of the features during training."""
 
     def build(self, backbone: Backbone, num_classes: int) -> AbmilHead:
         """Return the head over the patch tokens of a backbone."""

@@ -30,9 +30,9 @@ class DenseConfig(HeadConfig):
 
     name: Literal["dense"] = "dense"
     channels: int = Field(default=16, ge=4, multiple_of=4)
-    """Channels at full resolution, a multiple of 4; doubled at each level down."""
+    """Channels at full resolution, a multiple of 4. They double with each halving of the resolution."""
     num_depths: Count = 4
-    """Number of depths of the backbone that are read, evenly spaced, including the last block."""
+    """Number of backbone blocks whose outputs the head uses: evenly spaced, and including the last block."""
 
     def build(self, backbone: Backbone, num_classes: int) -> DenseHead:
         """Return the head for a backbone of any patch size, 2D or 3D."""

@@ -22,7 +22,7 @@ class LinearConfig(HeadConfig):
 
     name: Literal["linear"] = "linear"
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of features dropped in training."""
+    """Dropout rate of the features during training."""
 
     def build(self, backbone: Backbone, num_classes: int) -> LinearHead:
         """Return the head with zero bias and small weights."""

@@ -25,17 +25,17 @@ class TransformerMilConfig(HeadConfig):
 
     name: Literal["transformer_mil"] = "transformer_mil"
     width: Count = 256
-    """Width to which embeddings are projected."""
+    """Width to which the tile embeddings are projected."""
     depth: Count = 2
-    """Layers of self-attention."""
+    """Number of self-attention layers."""
     heads: Count = 4
-    """Attention heads, a divisor of the width; each gives a map."""
+    """Number of attention heads, a divisor of `width`. Each head yields an attention map."""
     max_tiles: Count = 4096
-    """Maximum number of tiles that attend to each other: a larger bag is split into interleaved parts, whose logits are
-    averaged.
+    """Maximum number of tiles that attend to each other. A slide with more tiles is split into interleaved parts, whose
+    logits are averaged.
     """
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of features dropped in training."""
+    """Dropout rate of the features during training."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> TransformerMilConfig:

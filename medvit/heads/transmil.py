@@ -34,13 +34,13 @@ class TransmilConfig(HeadConfig):
 
     name: Literal["transmil"] = "transmil"
     width: Count = 512
-    """Width to which embeddings are projected."""
+    """Width to which the tile embeddings are projected."""
     heads: Count = 8
-    """Attention heads, a divisor of the width; each gives a map."""
+    """Number of attention heads, a divisor of `width`. Each head yields an attention map."""
     landmarks: Count = 256
-    """Number of landmarks through which tiles attend to each other: half the width as published."""
+    """Number of landmarks of the Nystrom attention among tiles. The publication uses half the width."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of features dropped in training after each attention layer."""
+    """Dropout rate after each attention layer during training."""
 
     @model_validator(mode="before")
     @classmethod

@@ -19,12 +19,14 @@ from medvit.writers import writer
 
 
 class SeriesRule(Config):
-    """Overrides for the rule by which the checkpoint chooses a series."""
+    """Series of a study to use, instead of those that the checkpoint selects."""
 
     modality: str | None = None
-    """DICOM modality such as CT or MR. Unset: that of the checkpoint."""
+    """DICOM modality of the series to use, such as CT or MR. Unset: the modality stored in the checkpoint."""
     description: str | None = None
-    """Regex searched for in SeriesDescription, ignoring case. Unset: that of the checkpoint; `.*` any."""
+    """Regex to search for in the SeriesDescription, ignoring case; `.*` accepts every series. Unset: the regex stored
+    in the checkpoint.
+    """
 
     def over(self, rule: AppliesTo) -> AppliesTo:
         """Return the rule of the checkpoint with these overrides."""
@@ -35,9 +37,11 @@ class PredictionOptions(Config):
     """Options of inference, without those common to all stages."""
 
     checkpoint: Path
-    """Folder of a fine-tuned model."""
+    """Folder of the model, made by finetune."""
     source: Location = Field(json_schema_extra={"private": True})
-    """Folder, file, archive or DICOMDIR; or https://HOST/ROOT for DICOMweb, pacs://AET@HOST:PORT for DICOM."""
+    """Images to read: a folder, file, archive or DICOMDIR, or a server. Servers are given as https://HOST/ROOT for
+    DICOMweb and as pacs://AET@HOST:PORT for DICOM.
+    """
     retrieve: RetrieveConfig = Field(default_factory=RetrieveConfig)
     output: Path
     """New folder for the predictions."""
@@ -45,10 +49,10 @@ class PredictionOptions(Config):
     """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
-    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
+    """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
     series: SeriesChoice = "best"
-    """Choice among several series that fit: best uses the one with most slices (for slides, every one), all uses every
-    one, one refuses the study.
+    """Choice if several series of a study match: best uses the series with the most slices (of slides, all), all uses
+    every series, one refuses the study.
     """
     values: ValuesConfig | None = None
     """Pixel values to read from DICOM files, for checkpoints of versions that did not record those of training. Unset:
@@ -57,15 +61,19 @@ class PredictionOptions(Config):
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
     """Series to use, if not by the rule of the checkpoint."""
     outputs: tuple[str, ...] | None = None
-    """Files to write, by their writers: dicom_seg, nifti, png and preview; for slides dicom_ann, geojson, heatmap and
-    preview. Unset: all that apply. [] writes only the tables.
+    """Output files: dicom_seg, nifti, png and preview; for slides dicom_ann, geojson, heatmap and preview. Unset: all
+    that apply. []: only the tables of results.
     """
     codes: dict[str, str] = Field(default_factory=dict)
-    """Coded terms of classes in DICOM SEG: class name -> SCHEME:VALUE:MEANING; others are looked up by name."""
+    """Coded terms of the classes in DICOM SEG, as {CLASS: SCHEME:VALUE:MEANING}. The terms of other classes are looked
+    up by their name.
+    """
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file of the pseudonyms, created on first use; with the key of ingest, a study has the same pseudonym."""
+    """Key file of the pseudonyms, created on first use. With the key file of ingest, a study gets the same pseudonym as
+    in the dataset.
+    """
     device: Device = "auto"
-    """Device: auto uses the GPU if there is one."""
+    """Device to run the model on. auto uses the GPU if there is one."""
     tiles: SlideOptions = Field(default_factory=SlideOptions)
 
     @field_validator("outputs")

@@ -28,8 +28,8 @@ class SlideOptions(TileLoaderConfig):
     """Reading and embedding of slide tiles."""
 
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides whose headers do not state it or are implausible; with it, plain TIFF pictures are
-    slides, too.
+    """Pixel size in microns for slides whose headers have none, or an implausible one. If set, plain TIFF images are
+    read as slides, too.
     """
 
 

@@ -24,12 +24,16 @@ MAPPING_TERMS = frozenset(("suv", "suvbw", "suvlbm", "suvbsa", "bqml", "r2", "b0
 
 
 class CurationConfig(Config):
-    """Recorded attributes of images, and exclusion of duplicates."""
+    """Duplicate images, and recorded attributes of images."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Images with identical pixels: keep all, or drop those of less protected splits and true copies, and list them."""
+    """Images with identical pixels: keep all, or drop duplicates. drop keeps the images of the strictest split (test,
+    then val, then train), and one of those that also have the same labels; the others are listed.
+    """
     attributes: bool = True
-    """Whether scanner, technique, age in years (89 and above as one) and sex of DICOM images are recorded."""
+    """Record scanner, technique, sex and age of DICOM images. Ages are in years, and those of 89 and above are recorded
+    as one.
+    """
 
 
 @dataclass(frozen=True)

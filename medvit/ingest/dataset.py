@@ -27,16 +27,18 @@ log = logging.getLogger("medvit")
 
 
 class FactsConfig(Config):
-    """Facts about the whole dataset for its card."""
+    """Facts about the whole dataset, shown in its card."""
 
     license: str = ""
-    """Terms under which the images may be used, for the card."""
+    """Terms of use of the images, shown in the card."""
     source_url: str = ""
-    """Where the images come from, for the card: a URL or a citation."""
+    """Origin of the images, shown in the card: a URL or a citation."""
     description: str = ""
-    """Description of the dataset, for the card."""
+    """Description of the dataset, shown in the card."""
     card: Path | None = None
-    """Markdown file with prose for the card. Unset: data_cards/NAME.md of the project, if its number of images fits."""
+    """Markdown file with text for the card. Unset: data_cards/NAME.md of the project, if it describes the same number
+    of images.
+    """
 
 
 @dataclass(frozen=True)

@@ -49,21 +49,25 @@ MOSAIC_PRIVATE = "SIEMENS CSA HEADER:0029,10"
 
 
 class DeidentifyConfig(Config):
-    """A de-identified DICOM copy (PS3.15 Annex E); `deidentify=FOLDER` is short for `deidentify.copy_to=FOLDER`."""
+    """De-identified DICOM copy (PS3.15 Annex E). `deidentify=FOLDER` is short for `deidentify.copy_to=FOLDER`."""
 
     copy_to: Path | None = None
-    """Folder for a de-identified DICOM copy of what is taken. Unset: no copy."""
+    """Folder for a de-identified DICOM copy of the ingested images. Unset: no copy is made."""
     options: tuple[Literal["dates", "device", "characteristics", "descriptors", "uids"], ...] = (
         "dates",
         "device",
         "characteristics",
         "descriptors",
     )
-    """Options of the profile: what is retained (dates are shifted, descriptors keep their common words)."""
+    """Information that the copy retains, by the options of PS3.15. Dates are shifted; descriptors keep only common
+    words.
+    """
     words: tuple[str, ...] = ()
-    """Words of protocols that your site allows in descriptions (FlashXY, KneeStd), in addition to imaging terms."""
+    """Words to keep in descriptors in addition to imaging terms, such as names of your site's protocols (FlashXY,
+    KneeStd).
+    """
     private: tuple[str, ...] = SAFE_PRIVATE
-    """Private elements to keep, as CREATOR:gggg,ee; all others are removed."""
+    """Private elements to keep, each given as CREATOR:gggg,ee. All others are removed."""
 
     SHORT: ClassVar[str] = "copy_to"
 

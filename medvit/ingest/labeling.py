@@ -35,30 +35,43 @@ IgnoredValues = Annotated[
 
 
 class LabelingConfig(Config):
-    """Sources of labels and meaning of label maps."""
+    """Sources of labels, and meaning of label maps."""
 
     table: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """CSV or Excel (.xlsx) with a key column (see by), label columns, and optionally split and patient."""
+    """CSV or Excel (.xlsx) table with labels. It has a column that identifies the images (see labeling.by), label
+    columns, and optionally the columns split and patient.
+    """
     by: LabelBy = "file"
-    """Key of the lines: file (path relative to source, or unique name), study, series, accession or patient, in the
-    column file, StudyInstanceUID, SeriesInstanceUID, AccessionNumber or PatientID.
+    """Unit that each table row describes: file, study, series, accession or patient. Its identifier is in the column
+    file (path relative to source, or unique file name), StudyInstanceUID, SeriesInstanceUID, AccessionNumber or
+    PatientID.
     """
     unmatched: Unmatched = "refuse"
-    """Lines that match nothing in the source: refuse, or warn and skip them."""
+    """Table rows that match nothing in the source: refuse stops the stage, warn skips them with a warning."""
     columns: tuple[str, ...] = ()
-    """Columns of the table to use as labels, in any letter case. Empty: all but those that may identify people."""
+    """Table columns to use as labels, ignoring letter case. Empty: all columns except those that may identify people.
+    """
     missing: MissingTexts | None = None
-    """Texts of the table for a missing value. Unset: NA, n/a, nan, NULL and #N/A; None, - and + are refused."""
+    """Table values that mean a missing label. Unset: NA, n/a, nan, NULL and #N/A mean a missing label, and the
+    ambiguous None, - and + are refused.
+    """
     from_folders: LabelFrom = "off"
-    """Labels from folder names, which may name people: folder uses them, auto only if they look like classes."""
+    """Use the names of folders as labels: folder always does, auto only if they look like classes, off never. Folder
+    names may contain names of people.
+    """
     positive: dict[str, str] | str = ""
-    """Positive class of two, as cancer, or by label, as {finding: cancer}; sensitivity refers to it."""
+    """Positive class of a label with two classes, to which sensitivity refers. Give the class, such as cancer, or a
+    mapping from label to class, such as {finding: cancer}.
+    """
     mask_classes: MaskClasses = ()
-    """Names of the values 0, 1, 2... of label maps, or of those of a mapping, as {0: background, 255: lesion}."""
+    """Class names of label-map values: a list for the values 0, 1, 2..., or a mapping such as {0: background, 255:
+    lesion}.
+    """
     mask_values: MaskValues = "classes"
-    """Meaning of label-map values above 0: classes, or instances, which are numbered and all become class 1."""
+    """Meaning of label-map values above 0: classes, or instances (numbered objects, which are all stored as class 1).
+    """
     mask_ignore: IgnoredValues = ()
-    """Label-map values that are not a class: such pixels count in neither loss nor metric."""
+    """Label-map values to ignore. Pixels with these values count in neither the loss nor the metrics."""
 
     @model_validator(mode="after")
     def _have_one_meaning(self) -> Self:

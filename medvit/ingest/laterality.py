@@ -68,11 +68,15 @@ class EyeConfig(Config):
     """Facts about eye images, modality OP or OPT, that their pixels do not show."""
 
     laterality_from: GroupPattern | None = None
-    """Regex with one group that captures the side in a path: R, L, OD, OS, right or left. Unset: whole words."""
+    """Regex with one group that captures the side of the eye from the path: R, L, OD, OS, right or left. Unset: the
+    side is found if it is a separate word of the path.
+    """
     view_from: GroupPattern | None = None
-    """Regex with one group that captures macula or disc in a path. Unset: whole words of the file name."""
+    """Regex with one group that captures macula or disc from the path. Unset: the view is found if it is a separate
+    word of the file name.
+    """
     not_fundus: Literal["refuse", "flag"] = "refuse"
-    """Color photographs of modality OP that do not show a fundus: refuse them, or keep and flag them."""
+    """Color photographs of modality OP that do not show a fundus: refuse excludes them, flag keeps them with a flag."""
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:

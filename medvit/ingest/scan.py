@@ -55,20 +55,23 @@ NNUNET_CASE = re.compile(r"^((?:.*/)?images(?:Tr|Ts)/[^/]+)_\d{4}\.[^/]+$")
 
 
 class ScanningConfig(Config):
-    """Files and folders to scan, and defaults for facts that files do not state."""
+    """Interpretation of files and folders, and facts that files do not state."""
 
     patient_from: GroupPattern | None = None
-    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID, else the path."""
+    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID or BIDS subject. An
+    image without these counts as a separate patient, or its study does.
+    """
     modality: str = ""
-    """Modality of files that do not state theirs, as a DICOM code such as MR, CT, DX or US."""
+    """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
     """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
     mask_folder: tuple[str, ...] = ()
-    """Names of the folders that hold label maps, beside image folders. Unset: labels, masks, gt and the like."""
+    """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
+    """
     eye: EyeConfig = Field(default_factory=EyeConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
-    """Largest image or array, of any format, to decompress into memory; larger ones are refused."""
+    """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
 
 
 NOT_OPENED = (NotAnImageError.code, ORPHAN, TimeLimitError.code)

@@ -40,18 +40,20 @@ MAX_PATIENTS = 10_000
 
 
 class SplitConfig(Config):
-    """Division of patients without an official split."""
+    """Division of the patients who have no official split."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
-    """Fraction of patients for validation: early stopping and model selection."""
+    """Fraction of patients for validation, which is used for early stopping and model selection."""
     test: float = Field(default=0.2, ge=0, le=1)
-    """Fraction of patients for evaluation; 1 puts all images into test, for an external cohort, ignoring folders.
+    """Fraction of patients for testing. 1 puts all images into test, as for an external cohort, even if folders or a
+    table assign other splits.
     """
     salt: int = 0
-    """Changing this number divides the patients differently."""
+    """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
-    """Units that no split divides: patients, or also patients whose images are identical or near duplicates. Official
-    splits are always kept; near duplicates in several of them are reported.
+    """Units that are kept in one split: patients, or near_duplicates, which also keeps patients together if their
+    images are identical or near duplicates. Official splits are never changed; near duplicates across them are
+    reported.
     """
 
     @model_validator(mode="before")

@@ -28,11 +28,13 @@ class AppliesTo(Config):
     """Series of a study that a model applies to."""
 
     modality: str | None = None
-    """DICOM modality (0008,0060), such as CT or MR. Unset: any."""
+    """DICOM modality (0008,0060) of the series, such as CT or MR. Unset: the modality of the
+    training images, if they have only one.
+    """
     kind: Kind = "volume"
-    """volume, image or slide."""
+    """Kind of the series. If it is not given, it is the kind of the training images."""
     description: str | None = None
-    """Regex searched for in SeriesDescription (0008,103E), ignoring case. Unset: any."""
+    """Regex to search for in SeriesDescription (0008,103E), ignoring case. Unset: all descriptions match."""
 
 
 class ModelConfig(Config):
@@ -55,7 +57,7 @@ class ModelConfig(Config):
     roi: tuple[Count, ...] | None = None
     """Size of one sliding-window step in pixels or voxels, the training size. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Overlap of neighboring sliding-window steps, as a share of the window."""
+    """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
     """Spatial axes along which the input is mirrored, in all combinations; the predictions are averaged."""
     applies_to: AppliesTo = Field(default_factory=AppliesTo)

@@ -39,7 +39,7 @@ class TileSpec(Config):
     mpp: Positive
     """Microns per pixel."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Overlap of neighboring tiles, as a share of the side."""
+    """Overlap of neighboring tiles, as a fraction of their side."""
     min_tissue: Share = 0.1
     """Minimum share of tissue in a tile."""
     skip: tuple[TileFlag, ...] = ()

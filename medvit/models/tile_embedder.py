@@ -46,16 +46,16 @@ class TileLoaderConfig(Config):
     """Reading and embedding of slide tiles."""
 
     batch_size: Count = 64
-    """Tiles embedded at once."""
+    """Number of tiles embedded in one batch."""
     num_workers: int = 0
-    """Processes that read tiles; 0 reads them in the main process."""
+    """Number of processes that read tiles; 0 reads them in the main process."""
 
 
 class EmbeddingConfig(TileLoaderConfig):
     """Reading and embedding of slide tiles, and the folder of embeddings."""
 
     embeddings: Path | None = None
-    """Folder of embeddings shared by runs. Unset: the folder of the dataset."""
+    """Folder for tile embeddings, which several runs can share. Unset: inside the dataset folder."""
 
     def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
         """Folder of the embeddings of a dataset."""

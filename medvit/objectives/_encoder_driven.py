@@ -32,15 +32,16 @@ class EncoderDrivenConfig(ObjectiveConfig):
     """Options of an objective that reconstructs hidden patches from several depths of the encoder."""
 
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
-    """Share of patches hidden."""
+    """Fraction of patches to mask."""
     depths: tuple[Count, ...] = ()
-    """Blocks that the decoder reads, counted from 1, the last one last. Empty: the end of each quarter, 3, 6, 9, 12 of
-    12. The authors' code uses the same numbers but counts all except the last from 0: [4, 7, 10, 12] here.
+    """Encoder blocks whose outputs the decoder uses, counted from 1 and ending with the last block. Empty: four evenly
+    spaced blocks, such as 3, 6, 9, 12 of 12. The authors' code counts all but the last from 0: its 3, 6, 9, 12 are
+    [4,7,10,12] here.
     """
     decoder_width: Count = 384
-    """Width of the decoder: 384 of the published base model, 528 of the large one."""
+    """Width of the decoder. The published base model has 384, the large one 528."""
     decoder_heads: Count = 12
-    """Attention heads of the decoder: 12 of the published base model, 16 of the large one."""
+    """Attention heads of the decoder. The published base model has 12, the large one 16."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
 
 

@@ -31,9 +31,11 @@ class MaskingConfig(Config):
     """Masking of patches in the student's global crops (Zhou et al., ICLR 2022)."""
 
     share: Share = 0.5
-    """Share of the global crops that are masked, at least one."""
+    """Fraction of the global crops that are masked; at least one crop is."""
     ratios: tuple[Share, Share] = (0.1, 0.5)
-    """Smallest and largest share of patches masked in a crop, spread evenly over the masked crops."""
+    """Smallest and largest fraction of patches to mask in a crop. The fractions are spread evenly over the masked
+    crops.
+    """
 
 
 class GramConfig(Config):
@@ -42,23 +44,27 @@ class GramConfig(Config):
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
     weight: Positive = 2.0
-    """Factor of the loss."""
+    """Weight of the Gram loss."""
     start: Share = 0.5
-    """Share of the training after which it applies."""
+    """Fraction of the training run after which the Gram loss is added."""
     anchor: Literal["start", "teacher"] = "teacher"
-    """start: the initial weights of this run; teacher: the teacher at `start`."""
+    """Model whose patch similarities the student should keep: start is the model with the initial weights of this run;
+    teacher is a copy of the teacher at the moment when the Gram loss is added.
+    """
     refresh: Share = 0.0
-    """Share of the training after which the anchor is replaced by the current teacher, repeatedly; 0 never."""
+    """Interval at which the anchor is replaced by the current teacher, as a fraction of the training run. 0 never
+    replaces it.
+    """
     max_refreshes: Count = 3
-    """Maximum number of replacements."""
+    """Maximum number of times the anchor is replaced."""
     clip_negative: bool = True
-    """Whether opposite patches count as dissimilar; the 7B recipe of DINOv3 has it off."""
+    """Set negative similarities of patches to zero. The 7B configuration of DINOv3 does not."""
     upscale: Count = 1
-    """The anchor reads the crops at this many times their sides, and its patches are averaged down to the student's
-    grid; 2 in DINOv3. Its cost grows with the square of it, or in 3D the cube.
+    """Factor by which the anchor sees crops at a higher resolution than the student. Its patch features are averaged to
+    the student's grid. DINOv3 uses 2; the cost grows with the square of the factor, or in 3D with its cube.
     """
     max_patches: Count = 2048
-    """Maximum patches of a crop that are compared, drawn at random: memory grows with their square."""
+    """Maximum number of randomly drawn patches per crop to compare. Memory grows with the square of this number."""
 
     def moves(self, progress: float) -> int:
         """Return how often the anchor has been replaced by the teacher at a share of the training."""
@@ -82,9 +88,9 @@ class MaskedConfig(DistillationConfig):
 
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     patch_weight: Positive = 1.0
-    """Factor of the loss at masked patches."""
+    """Weight of the loss on masked patches."""
     patch_head: Literal["shared", "separate"] = "shared"
-    """Whether patches share the head of images or have their own."""
+    """Projection head of the patches: shared with the images, or separate."""
     gram: GramConfig | None = None
     """Anchoring of the patches. Unset: none."""
     curriculum: CurriculumConfig | None = None

@@ -31,17 +31,16 @@ class ProjectionConfig(Config):
     hidden: Count = 2048
     """Width of the hidden layers."""
     bottleneck: Count = 256
-    """Width of the embedding that is compared with the prototypes."""
+    """Width of the bottleneck embedding, which is compared with the prototypes."""
     layers: Count = 3
-    """Linear layers before the prototypes."""
+    """Number of linear layers before the prototypes."""
     prototypes: int = Field(default=65536, ge=2)
-    """Number of prototypes, over which teacher and student are probabilities; a few thousand suffice for small
+    """Number of prototypes, over which teacher and student output probabilities. A few thousand suffice for small
     datasets.
     """
     weights: str | None = None
-    """A head to continue with: a local file of a published one (dino_head.safetensors of RAD-DINO), or the folder of a
-    checkpoint of pretrain, which stores its heads. Unset: the heads in the folder of `checkpoint`, if it has any; off
-    starts a new head.
+    """Projection head to start from: a published file, such as dino_head.safetensors of RAD-DINO, or a checkpoint
+    folder made by pretrain. Unset: the heads stored in `checkpoint`, if any. off: a new head.
     """
 
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:

@@ -29,12 +29,12 @@ class ProjectorConfig(Config):
     hidden: Count = 2048
     """Width of the hidden layers."""
     layers: Count = 3
-    """Linear layers."""
+    """Number of linear layers."""
     width: Count = 64
-    """Width of the projection."""
+    """Output width of the projector."""
     weights: str | None = None
-    """Checkpoint folder with a projector to continue with. Unset: that of `checkpoint`, if it has one; off starts a new
-    projector.
+    """Checkpoint folder, made by pretrain, with the projector to start from. Unset: the projector stored in
+    `checkpoint`, if any. off: a new projector.
     """
 
     def kept_in(self, folder: Path) -> ProjectorConfig:

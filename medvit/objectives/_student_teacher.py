@@ -31,11 +31,11 @@ class DistillationConfig(ObjectiveConfig):
     head: ProjectionConfig = Field(default_factory=ProjectionConfig)
     """Head of student and teacher."""
     momentum: Share = 0.996
-    """Momentum of the teacher at the start of the training."""
+    """Momentum of the teacher's moving average at the start of the training run."""
     momentum_end: Share = 1.0
-    """Momentum at the end, reached along a cosine."""
+    """Momentum of the teacher's moving average at the end of the run, reached along a cosine schedule."""
     freeze_prototypes: Share = 0.01
-    """Share of the training in which the prototypes are frozen."""
+    """Fraction of the training run, at its start, in which the prototypes are frozen."""
     views: MultiCropConfig = Field(default_factory=MultiCropConfig)
 
     HAS_PROTOTYPES: ClassVar[bool] = True

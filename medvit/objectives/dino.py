@@ -26,20 +26,23 @@ class PrototypesConfig(DistillationConfig):
     """Options of teachers that output probabilities over prototypes."""
 
     student_temperature: Positive = 0.1
-    """Temperature of the student: divides its logits."""
+    """Softmax temperature of the student."""
     teacher_temperature: Positive = 0.04
-    """Temperature of the teacher after the warm-up; lower than the student's, which sharpens."""
+    """Softmax temperature of the teacher after the warm-up. A lower temperature than the student's sharpens the
+    targets.
+    """
     teacher_temperature_start: Positive = 0.04
-    """Temperature of the teacher at the start of the training."""
+    """Softmax temperature of the teacher at the start of the training run."""
     temperature_warmup: Share = 0.3
-    """Share of the training in which the teacher's temperature changes linearly."""
+    """Fraction of the training run, at its start, in which the teacher's temperature changes linearly (warm-up)."""
     centering: Literal["centering", "sinkhorn"] = "centering"
-    """Prevention of collapse to one prototype: centering by a running mean, or balancing each batch (Sinkhorn-Knopp).
+    """Method that prevents collapse to one prototype: centering by a running mean, or balancing each batch
+    (Sinkhorn-Knopp).
     """
     center_momentum: Share = Field(default=0.9)
-    """Momentum of the running mean."""
+    """Momentum of the running mean used for centering."""
     sinkhorn_iterations: Count = 3
-    """Iterations of balancing."""
+    """Number of Sinkhorn-Knopp iterations."""
 
     def temperature(self, progress: float) -> float:
         """Return the teacher's temperature at a share of the training."""

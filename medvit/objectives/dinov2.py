@@ -34,17 +34,19 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
 
     name: Literal["dinov2"] = "dinov2"
     momentum: Share = 0.992
-    """Momentum of the teacher at the start of the training."""
+    """Momentum of the teacher's moving average at the start of the training run."""
     teacher_temperature: Positive = 0.07
-    """Temperature of the teacher after the warm-up; lower than the student's, which sharpens."""
+    """Softmax temperature of the teacher after the warm-up. A lower temperature than the student's sharpens the
+    targets.
+    """
     regularizer: Literal["kde", "koleo", "coding_rate", "off"] = "kde"
-    """Regularizer that spreads the features of a batch. koleo is the published one; its gradient explodes on near
+    """Regularizer that spreads the features of a batch. koleo is the published one, but its gradient explodes on near
     duplicates.
     """
     regularizer_weight: Amount | None = None
     """Weight of the regularizer. Unset: 0.05 for kde, 0.1 for koleo and coding_rate."""
     kappa: Positive = Field(default=5.0)
-    """Concentration of the kernel of kde."""
+    """Concentration of the kernel, for the regularizer kde."""
 
     def build(self, backbone: Backbone) -> DinoV2:
         """Return the objective with fresh heads."""

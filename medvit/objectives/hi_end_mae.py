@@ -28,7 +28,7 @@ class HiEndMaeConfig(EncoderDrivenConfig):
 
     name: Literal["hi_end_mae"] = "hi_end_mae"
     decoder_depth: int = Field(2, ge=0)
-    """Blocks of self-attention before those that read the encoder, one for each depth but the last."""
+    """Number of self-attention blocks in the decoder, before its blocks that also attend to the encoder."""
 
     def build(self, backbone: Backbone) -> HiEndMae:
         """Return the objective with a fresh decoder.

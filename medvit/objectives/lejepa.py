@@ -30,9 +30,13 @@ class LeJepaConfig(AgreementConfig):
 
     name: Literal["lejepa"] = "lejepa"
     gaussian_weight: Share = 0.02
-    """Weight of the distance of features from a normal distribution; the prediction of views has the rest."""
+    """Weight of the loss that keeps features normally distributed. The loss of predicting views has the remaining
+    weight, 1 minus this.
+    """
     num_directions: Count = 256
-    """Random directions along which features are compared with a normal distribution, redrawn at each step."""
+    """Number of random directions along which features are compared with a normal distribution. They are drawn again at
+    each step.
+    """
 
     def build(self, backbone: Backbone) -> LeJepa:
         """Return the objective around a backbone."""

@@ -40,13 +40,13 @@ class MaeConfig(ObjectiveConfig):
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
-    """Share of patches hidden: 0.75 in general, 0.9 for chest X-rays (Xiao et al., WACV 2023), 0.85 for OCT."""
+    """Fraction of patches to mask: 0.75 in general, 0.9 for chest X-rays (Xiao et al., WACV 2023), 0.85 for OCT."""
     normalize_targets: bool = True
     """Normalize each target patch by its own mean and standard deviation."""
     decoder_width: Count = 512
     """Width of the decoder."""
     decoder_depth: Count = 8
-    """Blocks of the decoder."""
+    """Number of blocks of the decoder."""
     decoder_heads: Count = 16
     """Attention heads of the decoder."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)

@@ -30,13 +30,15 @@ class SimDinoV2Config(MaskedConfig):
 
     name: Literal["simdinov2"] = "simdinov2"
     momentum: Share = 0.9
-    """Momentum of the teacher at the start of the training."""
+    """Momentum of the teacher's moving average at the start of the training run."""
     alignment_weight: Positive = 1.0
-    """Factor of the cosine of images."""
+    """Weight of the cosine loss between the image embeddings of student and teacher."""
     epsilon: Positive = 0.05
-    """Precision of the coding rate: a smaller one separates features at a finer scale."""
+    """Precision of the coding rate. A smaller value separates features at a finer scale."""
     expansion: Literal["student", "mean"] = Field(default="mean")
-    """Embeddings of the global crops that are spread: the student's, or the mean of student and teacher."""
+    """Embeddings of the global crops that the coding rate spreads: those of the student, or the mean of student and
+    teacher.
+    """
 
     def build(self, backbone: Backbone) -> SimDinoV2:
         """Return the objective with a fresh head."""

@@ -42,9 +42,9 @@ class SimMimConfig(ObjectiveConfig):
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
-    """Share of the units hidden, rounded up."""
+    """Fraction of mask units to mask, rounded up to whole units."""
     mask_patches: Count = 2
-    """Side of a unit in patches: 2 of 16 pixels are the published 32."""
+    """Side of a mask unit in patches: 2 patches of 16 pixels give the published 32 pixels."""
     views: SimMimViewsConfig = Field(default_factory=SimMimViewsConfig)
 
     def build(self, backbone: Backbone) -> SimMim:

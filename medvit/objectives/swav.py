@@ -41,21 +41,21 @@ class SwavConfig(AgreementConfig):
     name: Literal["swav"] = "swav"
     projector: SwavProjectorConfig = Field(default_factory=SwavProjectorConfig)
     prototypes: int = Field(default=512, ge=2)
-    """Number of prototypes: 300 for thousands of images, 3,000 for millions."""
+    """Number of prototypes, such as 300 for thousands of images and 3,000 for millions."""
     temperature: Positive = 0.1
-    """Temperature of the prediction: divides cosines of features and prototypes."""
+    """Softmax temperature of the predicted assignment to prototypes."""
     epsilon: Positive = 0.05
-    """Temperature of the assignment: the smaller, the closer each code is to one prototype."""
+    """Temperature of the target assignment. The smaller it is, the closer each assignment is to a single prototype."""
     sinkhorn_iterations: Count = 3
-    """Iterations of balancing."""
+    """Number of Sinkhorn-Knopp iterations."""
     queue: int = Field(default=2048, ge=0)
-    """Number of earlier images whose features are balanced together with a batch, 10 to 30 batches; 0 if a step has
-    more images than there are prototypes.
+    """Number of earlier images whose features are balanced together with each batch; 10 to 30 batches are usual. Set 0
+    if a step has more images than there are prototypes.
     """
     queue_from: Share = 0.15
-    """Share of the training before the queue is used, since features change fast at first."""
+    """Fraction of the training run after which the queue is used, since features change quickly at first."""
     freeze_prototypes: Share = 0.01
-    """Share of the training in which the prototypes are frozen."""
+    """Fraction of the training run, at its start, in which the prototypes are frozen."""
 
     def build(self, backbone: Backbone) -> Swav:
         """Return the objective around a backbone."""

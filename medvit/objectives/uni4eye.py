@@ -40,22 +40,24 @@ class Uni4EyeConfig(ObjectiveConfig):
 
     name: Literal["uni4eye"] = "uni4eye"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
-    """Share of patches hidden."""
+    """Fraction of patches to mask."""
     gradient_weight: Amount = 1.0
-    """Factor of the loss of the gradient map."""
+    """Weight of the loss on the gradient map (edges)."""
     decoder_width: Count = 512
-    """Width of the decoders."""
+    """Width of both decoders, one for pixels and one for edges."""
     decoder_depth: Count = 4
-    """Blocks of each decoder."""
+    """Number of blocks of each decoder."""
     decoder_heads: Count = 16
-    """Attention heads of the decoders."""
+    """Attention heads of each decoder."""
     other_patch_size: tuple[Count, ...] = ()
-    """Sides of a patch of the other rank; empty takes 16 pixels in 2D and 8 voxels in 3D."""
+    """Sides of a patch of the other kind of input: volumes for a 2D backbone, images for a 3D backbone. Empty: 16
+    pixels in 2D and 8 voxels in 3D.
+    """
     other_channels: Count | None = None
-    """Channels of the other rank. Unset: those of the backbone."""
+    """Channels of the other kind of input. Unset: the same number as the backbone."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     other_views: ViewsConfig = Field(default_factory=ViewsConfig)
-    """Crops of the other rank."""
+    """Crops of the other kind of input: volumes for a 2D backbone, images for a 3D backbone."""
 
     def build(self, backbone: Backbone) -> Uni4Eye:
         """Return the objective with an embedding of the other rank and fresh decoders.

@@ -45,25 +45,25 @@ class UrFoundConfig(MaeConfig):
     decoder_width: Count = 768
     """Width of the decoder."""
     decoder_depth: Count = 4
-    """Blocks of the decoder."""
+    """Number of blocks of the decoder."""
     decoder_heads: Count = 6
     """Attention heads of the decoder."""
     target_scale: Count = 2
-    """Resolution of the views, and so of the reconstruction, relative to the encoder's input."""
+    """Factor between the resolution of the reconstruction and that of the encoder's input."""
     text_keys: tuple[str, ...] = ()
-    """Label keys in the text, in addition to modality, laterality and view. Empty: all."""
+    """Labels to include in the text, in addition to modality, laterality and view. Empty: all labels."""
     text_weight: Amount = 1.0
-    """Weight of the loss of words."""
+    """Weight of the loss on masked words."""
     text_mask: Share = Field(0.5, gt=0.0)
-    """Probability of masking each word."""
+    """Probability of masking each word of the text."""
     max_words: Count = 100
-    """Maximum number of words of a text."""
+    """Maximum number of words of the text; further words are cut off."""
     vocabulary: Count = 8192
-    """Size of the hashed vocabulary; words with the same hash are treated as one."""
+    """Number of tokens to which words are hashed. Words with the same hash are treated as one."""
     text_width: Count = 384
     """Width of the text encoder."""
     text_depth: Count = 6
-    """Blocks of the text encoder."""
+    """Number of blocks of the text encoder."""
     text_heads: Count = 6
     """Attention heads of the text encoder."""
 

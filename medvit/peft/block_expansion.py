@@ -29,7 +29,9 @@ class BlockExpansionConfig(PeftConfig):
 
     name: Literal["block_expansion"] = "block_expansion"
     num_blocks: Count = 3
-    """Number of new blocks; the old ones are divided into as many groups of equal size."""
+    """Number of blocks to add. The existing blocks are divided into as many groups of equal size, and one block is
+    added after each group.
+    """
 
     def adapt(self, backbone: Backbone) -> Expanded:
         """Return the backbone with its new blocks, the only trainable ones.

@@ -26,14 +26,17 @@ class ExploraConfig(PeftConfig):
 
     name: Literal["explora"] = "explora"
     rank: Count = 16
-    """Rank of the updates; the paper has 64 for ViT-L. With 16, less than a tenth of ViT-S, B and L is trained."""
-    alpha: Positive = 16.0
-    """Scale of the updates, times 1 / rank."""
-    targets: tuple[str, ...] = ("qkv",)
-    """Last names of the linear layers that get an update, in the blocks that are not fully trained."""
-    blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
-    """Fully trained blocks, counted from 0, or from the last one with -1; the paper trains one or two, the last ones.
+    """Rank of the low-rank updates. The paper uses 64 for ViT-L. With 16, less than a tenth of the parameters of ViT-S,
+    ViT-B and ViT-L are trained.
     """
+    alpha: Positive = 16.0
+    """Scale of the low-rank updates, which are multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("qkv",)
+    """Linear layers that get a low-rank update, in the blocks that are not fully trained. Give the last part of their
+    names.
+    """
+    blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
+    """Blocks to train fully, counted from 0; -1 is the last block. The paper trains the last one or two."""
 
     def adapt(self, backbone: Backbone) -> Lora:
         """Return the backbone with updates; trainable are these, the chosen blocks, the norms, and new weights.

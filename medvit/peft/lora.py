@@ -21,13 +21,15 @@ class LoraConfig(PeftConfig):
 
     name: Literal["lora"] = "lora"
     rank: Count = 8
-    """Rank of the update."""
+    """Rank of the low-rank updates."""
     alpha: Positive = 16.0
-    """Scale of the update, times 1 / rank."""
+    """Scale of the low-rank updates, which are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the inputs of the update dropped in training."""
+    """Dropout rate of the inputs of the low-rank updates during training."""
     targets: tuple[str, ...] = ("qkv", "proj", "fc1", "fc2")
-    """Last names of the linear layers that get an update: the fused qkv, the projection and the MLP of each block."""
+    """Linear layers of each block that get a low-rank update: the fused qkv, the projection and both layers of the MLP.
+    Give the last part of their names.
+    """
 
     def adapt(self, backbone: Backbone) -> Lora:
         """Return the backbone with updates on every target in its blocks; only they are trainable.

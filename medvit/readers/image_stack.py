@@ -42,13 +42,18 @@ class StacksConfig(Config):
     """Geometry of volumes that are stored as folders of images."""
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Spacing between neighboring images, rows and columns, in mm; required."""
+    """Distance in mm between neighboring images, between rows and between columns. Required if any `stacks` option is
+    set.
+    """
     axes: Annotated[str, AfterValidator(_axes)] = "LPS"
-    """Anatomical directions of columns, rows and images. LPS fits OCT displayed as on its device: columns to the
-    patient's left, rows deeper, images from inferior to superior; LPI where the first image is the uppermost.
+    """Anatomical directions in which columns, rows and images are ordered. LPS fits OCT as displayed on its device:
+    columns run to the patient's left, rows to greater depth, images from inferior to superior. LPI fits if the first
+    image is the uppermost.
     """
     num_slices: Count | None = None
-    """Images in a complete stack, so that a missing last one is detected. Unset: as many as are numbered."""
+    """Number of images in a complete stack. A stack with another number is refused. Unset: only gaps in the numbering
+    are detected, not a missing last image.
+    """
 
     @model_validator(mode="after")
     def _has_a_spacing(self) -> Self:

@@ -22,16 +22,20 @@ OPTIONS: Mapping[Values, str] = {
 
 
 class ValuesConfig(Config):
-    """DICOM pixel values to read, if a file offers more than its stored values."""
+    """Pixel values to read from DICOM files that define values other than the stored ones."""
 
     pet: Literal["stored", "SUVbw"] = "stored"
-    """PET as stored, in the unit of the file, or as SUV by body weight where the file has all the needed elements."""
+    """PET values: as stored, in the unit of the file, or as SUV by body weight if the file has all the required
+    elements.
+    """
     radiographs: Literal["stored", "displayed"] = "stored"
-    """CR, DX, MG and fluoroscopy as stored, or as displayed by their own VOI table or window, in 16 bits."""
+    """Values of CR, DX, MG and fluoroscopy: as stored, or as displayed by the VOI table or window of the file, in 16
+    bits.
+    """
 
     mapping: str | None = Field(default=None, min_length=1)
-    """Label (0040,9210) of the real-world value mapping to use in place of the rescale, except for images covered by
-    `pet` and `radiographs`. Unset: the only mapping of a file without a rescale.
+    """Label (0040,9210) of the real-world value mapping to use instead of the rescale. It does not apply to images
+    covered by `pet` and `radiographs`. Unset: a mapping is used only if the file has exactly one and lacks a rescale.
     """
 
     @property
@@ -56,19 +60,21 @@ class ValuesConfig(Config):
 
 
 class GridConfig(Config):
-    """Geometry of files that define it twice or not at all."""
+    """Geometry of files that state it inconsistently or not at all."""
 
     nifti: NiftiForm | None = None
-    """Form to use where the sform and qform of a NIfTI contradict each other. Unset: refuse such files."""
+    """Transform to use if the sform and qform of a NIfTI file contradict each other. Unset: such files are refused."""
     assume: AnatomicalAxes | None = None
-    """Anatomical axes of MetaImage and NRRD files that name none: LPS or RAS. Unset: refuse such files."""
+    """Anatomical axes of MetaImage and NRRD files that do not state theirs. Unset: such files are refused."""
 
 
 class GeometryConfig(GridConfig):
     """Grids that are irregular, or defined twice or not at all; `geometry=resample` sets `irregular`."""
 
     irregular: Geometry = "refuse"
-    """Images without a regular grid: refuse, resample (tilt and shear are undone), or keep DICOM slices as images."""
+    """Images without a regular grid: refuse excludes them, resample corrects tilt and shear, slices keeps DICOM slices
+    as single images.
+    """
 
     @model_validator(mode="before")
     @classmethod

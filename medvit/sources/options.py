@@ -74,17 +74,17 @@ class Query(Config):
     """Query to a server; without any option it matches everything."""
 
     modality: tuple[str, ...] = ()
-    """Modalities of series by their DICOM code, such as [CT, MR]. Empty: any."""
+    """Modalities of the series to fetch, as DICOM codes such as [CT, MR]. Empty: all modalities."""
     since: Day | None = None
-    """First study date, such as 2024-01-31."""
+    """Earliest study date, such as 2024-01-31. Unset: no limit."""
     until: Day | None = None
-    """Last study date."""
+    """Latest study date, such as 2024-12-31. Unset: no limit."""
     description: str = ""
-    """SeriesDescription to match, ignoring case; * matches any text and ? one character."""
+    """Pattern that SeriesDescription must match, ignoring case. * stands for any text and ? for one character."""
     study_description: str = ""
-    """StudyDescription to match, as with description."""
+    """Pattern that StudyDescription must match, ignoring case. * stands for any text and ? for one character."""
     patients: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Text file with one PatientID per line; only their studies are fetched."""
+    """Text file with one PatientID per line. Only studies of these patients are fetched."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Query:
@@ -136,11 +136,11 @@ class AuthConfig(Config):
     """Authentication to a DICOMweb server; secrets are read from the environment when needed."""
 
     token_env: EnvironmentVariable = ""
-    """Environment variable that holds a bearer token (RFC 6750)."""
+    """Name of the environment variable with the bearer token (RFC 6750)."""
     user_env: EnvironmentVariable = ""
-    """Environment variable that holds the user of basic authentication (RFC 7617)."""
+    """Name of the environment variable with the user name for basic authentication (RFC 7617)."""
     password_env: EnvironmentVariable = ""
-    """Environment variable that holds the password of basic authentication."""
+    """Name of the environment variable with the password for basic authentication."""
 
     @model_validator(mode="after")
     def _is_one_way(self) -> AuthConfig:
@@ -167,11 +167,11 @@ class TlsConfig(Config):
     """Certificates of encrypted connections, as PEM files."""
 
     ca: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Certificate authorities to trust in place of the system's, such as a hospital's own."""
+    """File of certificate authorities to trust instead of those of the system, such as a hospital's own."""
     cert: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Our certificate, for servers that require one."""
+    """Client certificate, for servers that require one."""
     key: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Key of our certificate, without passphrase. Unset: in the file of cert."""
+    """Private key of the client certificate, without passphrase. Unset: the key is in the file `cert`."""
 
     @model_validator(mode="after")
     def _has_a_certificate(self) -> TlsConfig:
@@ -195,35 +195,37 @@ class PacsConfig(Config):
     """Connection to a DICOM server (pacs://AET@HOST:PORT)."""
 
     aet: Aet = "MEDVIT"
-    """Our application entity title, which the server must know for C-MOVE."""
+    """Application entity title of this machine. For C-MOVE, it must be registered on the server."""
     method: Literal["move", "get"] = "move"
-    """C-MOVE has the server connect to us; C-GET uses our connection, where the server supports it."""
+    """Transfer method: with move (C-MOVE), the server connects to this machine; with get (C-GET), images come over the
+    existing connection, which not all servers support.
+    """
     listen: str = ""
-    """Address to receive on with C-MOVE. Unset: the address from which the server is reached."""
+    """Local address on which C-MOVE receives images. Empty: the address from which this machine reaches the server."""
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
-    """Port to receive on with C-MOVE, which the server must know."""
+    """Local port on which C-MOVE receives images. It must be registered on the server."""
 
 
 class RetrieveConfig(Config):
-    """Access to servers and unpacking of archives; not needed for folders."""
+    """Access to servers, and unpacking of archives; not needed for folders."""
 
     query: Query = Field(default_factory=Query)
     concurrency: Count = 4
-    """Series fetched at the same time."""
+    """Number of series fetched in parallel."""
     retries: Annotated[int, Field(ge=0)] = 4
-    """Retries without progress before a request is given up."""
+    """Number of retries without progress after which a request fails."""
     backoff_s: Amount = 1.0
-    """Pause before the first retry; it doubles with each, up to a minute."""
+    """Pause in seconds before the first retry. It doubles with each retry, up to a minute."""
     timeout_s: Positive = 60.0
-    """Silence after which a connection counts as dead."""
+    """Seconds without any data after which a connection counts as lost."""
     incomplete: Literal["refuse", "quarantine"] = "refuse"
     """Incomplete series: refuse stops the stage, quarantine excludes and lists them."""
     spool: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Folder for fetched files while the stage runs. Unset: one inside the unfinished output."""
+    """Folder for the fetched files while the stage runs. Unset: inside the unfinished output folder."""
     keep: bool = False
-    """Keep the fetched files, which name patients, in the spool; requires spool."""
+    """Keep the fetched files, which contain names of patients, in the folder `spool`. Requires `spool`."""
     max_gib: Positive = 512.0
-    """Refuse to fetch or unpack more than this."""
+    """Maximum total size in GiB to fetch or unpack. The stage stops if there is more."""
     insecure: bool = False
     """Allow passwords and tokens on unencrypted connections to other machines."""
     auth: AuthConfig = Field(default_factory=AuthConfig)

@@ -30,11 +30,12 @@ class TrackingConfig(Config):
     enabled: bool = True
     """Record this stage in MLflow."""
     uri: Annotated[str, AfterValidator(_without_password)] = "sqlite:///mlflow.db"
-    """MLflow tracking URI: an SQLite file, a folder or a server; a password belongs in the environment."""
+    """MLflow tracking URI: an SQLite file, a folder or a server. Do not put a password here, but into the environment.
+    """
     experiment: str = "medvit"
-    """MLflow experiment the run belongs to."""
+    """MLflow experiment to which the run belongs."""
     patience_s: Positive = 10.0
-    """Seconds that a stage waits for MLflow, once at its start and once at its end; records that MLflow has not
+    """Seconds that a stage waits for MLflow, once at its start and once at its end. Records that MLflow has not
     received by then remain in the run's folder, and `medvit sync` sends them later.
     """
 

@@ -23,7 +23,9 @@ class FinetuningOptions(TrainingOptions):
     """Options of fine-tuning, without those common to all stages."""
 
     dataset: Path
-    """Dataset folder made by ingest; trains on its train split and selects the best epoch on its val split."""
+    """Dataset folder made by ingest. The model is trained on the train split, and the best epoch is selected on the val
+    split.
+    """
     slices: SlicesConfig | None = None
     """Cut volumes into slices and train on these as images; the model then predicts volumes slice by slice."""
     peft: OptionalLoraChoice = None
@@ -31,22 +33,27 @@ class FinetuningOptions(TrainingOptions):
     backbone, full for a randomly initialized one.
     """
     head: OptionalHeadChoice = None
-    """Head, from tokens to logits. Unset: linear for classification and dense for segmentation."""
+    """Head that computes logits from tokens. Unset: linear for classification, dense for segmentation."""
     label: str = "label"
-    """Key of the manifest's labels to predict; if no image has it, label maps are predicted."""
+    """Name of the label to predict. If no image has this label, the model learns to predict label maps (segmentation).
+    """
     positive: str = ""
-    """Positive class of two, stored in the model; sensitivity refers to it. Unset: the positive class given to ingest.
+    """Positive class of a label with two classes, to which sensitivity refers. It is stored in the model. Unset: the
+    positive class given to ingest.
     """
     crop: tuple[Count, ...] | None = None
-    """Size of training crops and of the sliding window. Unset: fitted, up to 512 pixels or 96 voxels a side."""
+    """Size of the training crops and of the sliding window. Unset: the size of the largest image, up to 512 pixels or
+    96 voxels per side.
+    """
     balance: Literal["loss", "sampler", "off"] = "loss"
-    """Handling of class imbalance: weights in the loss, oversampling, or off."""
+    """Correction of class imbalance: loss weights the classes, sampler draws rare classes more often, off does nothing.
+    """
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Label smoothing of classification."""
+    """Label smoothing, for classification."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Overlap of neighboring sliding-window steps, as a share of the window."""
+    """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()
-    """Axes mirrored at inference, with the predictions averaged."""
+    """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""
     applies_to: AppliesTo | None = None
     """Series of a study that the model applies to; unset fields are the training images' kind and modality."""
     bags: BagConfig = Field(default_factory=BagConfig)

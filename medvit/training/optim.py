@@ -33,46 +33,60 @@ FULL_LAYER_DECAY = 0.7
 
 
 class OptimOptions(Config):
-    """Optimizer options; unset ones follow the objective and the initial weights."""
+    """Optimizer options. Options that are unset depend on the objective and the initial weights."""
 
     lr: Positive | None = None
-    """Peak learning rate. Unset: as the objective proposes from scratch, 2e-4 to continue, 3e-4 to fine-tune."""
+    """Peak learning rate. Unset: 2e-4 for continued pretraining, 3e-4 for fine-tuning, or the rate that the objective
+    proposes for pretraining from scratch.
+    """
     schedule: Literal["cosine", "constant"] | None = None
-    """Schedule after the warm-up: cosine to min_lr, or constant. Unset: constant to continue, else cosine."""
+    """Learning-rate schedule after the warm-up: constant, or cosine, which falls to min_lr. Unset: constant for
+    continued pretraining, else cosine.
+    """
     scaling: Literal["off", "linear", "sqrt"] | None = None
-    """Scaling of the rate with images per step, over all devices: linear by B / 256 (DINO, MAE), sqrt by the root of B
-    / 1024 (DINOv2). Unset: as the objective proposes from scratch, else off.
+    """Scaling of the learning rate with the number of images per step on all devices, B: linear by B / 256 (DINO, MAE),
+    sqrt by the square root of B / 1024 (DINOv2). Unset: the objective's scaling for pretraining from scratch, else off.
     """
     min_lr: Amount | None = None
-    """Learning rate at the end of the cosine. Unset: 1e-6."""
+    """Learning rate at the end of the cosine schedule. Unset: 1e-6."""
     warmup: Share | None = None
-    """Share of the steps in which the rate rises to its peak. Unset: 0.05 to continue, else 0.1."""
+    """Fraction of the steps in which the learning rate rises to its peak. Unset: 0.05 for continued pretraining, else
+    0.1.
+    """
     freeze: Share | None = None
-    """Share of the steps in which the backbone is frozen and only randomly initialized heads and decoders are trained.
-    Unset: 0.05 to continue with a new head or decoder, else 0.
+    """Fraction of the steps, at the start, in which the backbone is frozen and only new heads and decoders are trained.
+    Unset: 0.05 for continued pretraining with a new head or decoder, else 0.
     """
     ramp: Share | None = None
-    """Share of the steps, after `freeze`, in which the rate of the backbone rises from zero to its own. Unset: 0."""
+    """Fraction of the steps, after `freeze`, in which the learning rate of the backbone rises from zero to its full
+    value. Unset: 0.
+    """
     pretrained_scale: Positive | None = None
-    """Learning-rate factor of fully trained pretrained weights, unlike LoRA factors and heads. Unset: 0.15 to continue
-    with lr unset, else 1.
+    """Learning-rate factor of pretrained weights that are trained directly, not through LoRA. Unset: 0.15 for continued
+    pretraining if `lr` is unset too, else 1.
     """
     weight_decay: Amount | None = None
-    """Decoupled weight decay, of matrices only. Unset: as the objective proposes, 0.05 to fine-tune."""
+    """Decoupled weight decay of weight matrices; biases and norms have none. Unset: the value that the objective
+    proposes, or 0.05 for fine-tuning.
+    """
     weight_decay_end: Amount | None = None
-    """Weight decay at the end, reached along a cosine. Unset: as the objective proposes, else constant."""
+    """Weight decay at the end of the run, reached along a cosine schedule. Unset: the value that the objective proposes
+    for pretraining from scratch, else the weight decay is constant.
+    """
     betas: tuple[Share, Share] | None = None
-    """Betas of AdamW. Unset: as the objective proposes, (0.9, 0.95) to fine-tune."""
+    """Betas of AdamW. Unset: the values that the objective proposes, or (0.9, 0.95) for fine-tuning."""
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Learning-rate factor from each backbone block to the block below it; 1 gives all blocks the same rate. Unset: as
-    the objective proposes from scratch, 0.7 for full fine-tuning of pretrained weights, else 1.
+    """Factor by which the learning rate falls from each backbone block to the block below it. Unset: 0.7 for full
+    fine-tuning of pretrained weights, the objective's value for pretraining from scratch, else 1 (equal rates).
     """
     patch_embed_scale: Positive | None = None
-    """Factor of the learning rate of the patch embedding. Unset: as the objective proposes from scratch (0.2 in
+    """Learning-rate factor of the patch embedding. Unset: the objective's value for pretraining from scratch (0.2 in
     DINOv2), else 1.
     """
     clip: Positive | None = None
-    """Largest norm of the gradient of each part of an objective, such as the backbone and a head. Unset: 3."""
+    """Maximum gradient norm, applied separately to each part of an objective, such as the backbone and a head. Unset:
+    3.
+    """
 
     def over(self, proposed: Mapping[str, object]) -> OptimConfig:
         """Return complete options: the given ones, else the proposed ones, else the defaults."""

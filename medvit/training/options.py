@@ -50,15 +50,17 @@ class TrainingOptions(Config):
     dataset: Path
     """Dataset folder made by ingest."""
     output: Path
-    """Checkpoint folder to make."""
+    """New folder for the checkpoint."""
     checkpoint: Path | None = None
-    """Pretrained checkpoint to continue from. Unset: `backbone.weights`, or random initialization."""
+    """Folder of the pretrained checkpoint to start from. Unset: the weights of backbone.weights, or random
+    initialization.
+    """
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)
-    """Vision transformer, if no checkpoint is given; backbone.weights names public initial weights; drop_path and
-    save_memory apply in any case.
+    """Vision transformer to build if no checkpoint is given; its initial weights are random unless backbone.weights is
+    set. With a checkpoint, only drop_path and save_memory apply.
     """
     skip_flags: tuple[Flag, ...] = ()
-    """Images with one of these flags of ingest are excluded, as in skip_flags=[blank,constant]."""
+    """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
     """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, like unset fields
     if no kind is given.

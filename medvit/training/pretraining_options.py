@@ -25,8 +25,8 @@ class PretrainingOptions(TrainingOptions):
     RENAMED: ClassVar[Mapping[str, str]] = {"further": "self_distillation"}
 
     dataset: Path
-    """Dataset folder made by ingest; its training split is used. Labels and masks are used only by readings of the
-    guard, except with objective=urfound, which trains on labels.
+    """Dataset folder made by ingest, of which the train split is used. Labels and label maps are used only by the
+    probes of the guard; objective=urfound also trains on labels.
     """
     slices: SlicesConfig | None = None
     """Cut volumes into slices, which are the training images. Unset: whole volumes."""
@@ -35,7 +35,7 @@ class PretrainingOptions(TrainingOptions):
     """Preprocessing of the other kind, for an objective that trains on images and volumes. Unset: fitted to the data.
     """
     peft: OptionalPeftChoice = None
-    """Adaptation of the backbone. Unset: explora with initial weights, full from scratch."""
+    """Adaptation of the backbone. Unset: explora for pretrained initial weights, full from scratch."""
     objective: ObjectiveChoice = Field(default={"name": "mae"}, validate_default=True)
     """Pretraining objective."""
     self_distillation: SelfDistillationConfig = Field(default_factory=SelfDistillationConfig)

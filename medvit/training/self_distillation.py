@@ -22,12 +22,14 @@ from medvit.types import Views
 
 
 class SelfDistillationConfig(Config):
-    """Second pretraining run from the same initial weights, with the first run as teacher."""
+    """Self-distillation: a second run from the same initial weights, with the first run as teacher."""
 
     teacher: Path | None = None
-    """Checkpoint of the first pretraining on the same images. Unset: no self-distillation."""
+    """Checkpoint of the first pretraining run on the same images, which becomes the teacher. Unset: no
+    self-distillation.
+    """
     weight: Positive = 1.0
-    """Weight of the distance relative to the objective's loss."""
+    """Weight of the loss between the tokens of student and teacher, relative to the loss of the objective."""
 
 
 class SelfDistillation:

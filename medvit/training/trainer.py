@@ -35,24 +35,25 @@ class TrainerConfig(Config):
     RENAMED: ClassVar[Mapping[str, str]] = {"rounds": "epochs", "round_steps": "steps_per_epoch"}
 
     epochs: Count = 10
-    """Number of epochs; an epoch is a set number of steps, whether or not they cover each image once."""
+    """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
     steps_per_epoch: Count = 100
-    """Optimizer steps per epoch; it ends with a checkpoint, a validation and a reading of the monitors."""
+    """Optimizer steps per epoch. At the end of each epoch, the model is validated or probed and a checkpoint is saved.
+    """
     precision: Precision = "auto"
-    """auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
+    """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
     devices: Count = 1
-    """GPUs of this machine, or of each node; without a GPU, processes."""
+    """Number of GPUs to use on each machine. On machines without a GPU, it is the number of CPU processes."""
     nodes: Count = 1
-    """Number of machines, as started by Slurm or torchrun."""
+    """Number of machines, started by Slurm or torchrun."""
     strategy: str = "auto"
-    """Parallelism: auto and ddp replicate all weights on each device; fsdp (FSDP2) shards blocks and heads, for models
-    that do not fit on one device; or another strategy name of Lightning.
+    """Parallel strategy: auto and ddp keep all weights on each device; fsdp (FSDP2) shards blocks and heads, for models
+    that do not fit on one device. Other strategy names of Lightning are accepted.
     """
     accumulate: Count = 1
-    """Batches whose gradients are accumulated in one step."""
+    """Number of batches whose gradients are accumulated in each step."""
     compile: bool = False
-    """Compile each transformer block (torch.compile): slow first steps, then faster ones on a GPU; results differ by
-    rounding. Needs a C++ compiler.
+    """Compile each transformer block (torch.compile). The first steps are slow, later ones are faster on a GPU, and
+    results differ by rounding. Needs a C++ compiler.
     """
 
     @property

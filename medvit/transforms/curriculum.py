@@ -21,17 +21,18 @@ class CurriculumConfig(Config):
     """Options of the curriculum."""
 
     low_until: Share = 0.75
-    """Share of the training with small crops: 150 of 200 epochs as published."""
+    """Fraction of the training run, at its start, with small crops. The publication uses 150 of 200 epochs."""
     low_factor: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Side of a small crop relative to a whole one, rounded to whole patches: half the side has a quarter of the
-    tokens.
+    """Side of small crops relative to full crops, rounded to whole patches. In 2D, 0.5 gives a quarter of the tokens.
     """
     noise: tuple[Amount, Amount] = (0.8, 2.0)
-    """Largest standard deviation of the noise for small and for whole crops, relative to that of the crop; 0.2 and 0.5
-    of the range of natural images as published.
+    """Maximum standard deviation of the added noise for small and for full crops, relative to that of the crop. The
+    publication uses 0.2 and 0.5 of the intensity range of natural images.
     """
     noise_side: Count | None = None
-    """Side of the square or cube of noise in each crop, in pixels or voxels. Unset: random, up to the whole crop."""
+    """Side in pixels or voxels of the square or cube of each crop to which noise is added. Unset: a random side, up to
+    the whole crop.
+    """
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
         """Return the crops for a share of the training; random by torch's generator."""

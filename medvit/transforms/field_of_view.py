@@ -43,11 +43,15 @@ class FieldOfViewConfig(Config):
     """Cropping of a fundus photograph to its field of view."""
 
     share: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
-    """Side of the square in diameters of the field: 1 contains all of it, 0.875 is RETFound's 224 of 256 pixels."""
+    """Side of the cropped square, relative to the diameter of the field: 1 keeps the whole field, 0.875 is the crop of
+    RETFound (224 of 256 pixels).
+    """
     blacken: bool = True
-    """Whether everything outside of the field becomes black, including text of the camera."""
+    """Set all pixels outside the field to black, including text added by the camera."""
     missing: Literal["refuse", "whole"] = "refuse"
-    """Handling of pictures without a round field: refuse, or use the whole frame, made square by a black border."""
+    """Photographs in which no round field is found: refuse rejects them, whole uses the whole frame, padded with black
+    to a square.
+    """
 
     def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:
         """Return the photograph, its border black, and the square to crop it to.

@@ -32,18 +32,19 @@ class Normalization(Config):
     """Normalization of stored values for a model."""
 
     method: Literal["zscore", "window", "range"] = "zscore"
-    """zscore: clip to percentiles of the image, then zero mean and unit variance; window: a display window (CT, in HU)
-    to [0, 1]; range: the range of the stored type to [0, 1]."""
+    """zscore clips to percentiles of the image and then normalizes to zero mean and unit variance. window maps a
+    display window (CT, in HU) to [0, 1]. range maps the range of the stored data type to [0, 1].
+    """
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
-    """Clipping bounds of zscore, in percent of the nonzero voxels."""
+    """Lower and upper percentile of the nonzero voxels, to which zscore clips."""
     window_center: float = 40.0
     """Center of the window, in the unit of the image (HU for CT)."""
     window_width: Positive = 400.0
     """Width of the window, in the unit of the image (HU for CT)."""
     mean: tuple[float, ...] = ()
-    """Subtracted from each channel after `window` or `range`, as public weights require."""
+    """Mean to subtract from each channel after `window` or `range`, as public weights require."""
     std: tuple[Positive, ...] = ()
-    """Divisor of each channel after `mean`."""
+    """Standard deviation by which each channel is divided after `mean` is subtracted."""
 
     @model_validator(mode="after")
     def _has_only_what_its_method_uses(self) -> Self:
@@ -90,25 +91,31 @@ class Prepared:
 
 
 class Preprocess(Config):
-    """Preprocessing: field of view, stain, spacing or size, channels and intensity."""
+    """Preprocessing of images: field of view, stain, spacing or size, channels and intensity."""
 
     kind: Kind = "volume"
-    """Kind of input: image (C, H, W) or volume (C, I, J, K)."""
+    """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""
     channels: Count = 1
-    """Channels of the model input: a gray image is repeated, a color image averaged."""
+    """Channels of the model input. The channel of a gray image is repeated; the channels of a color image are averaged
+    if the model has one.
+    """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Volumes are resampled to about this spacing (R, A, S), over the same field of view. Unset: their own."""
+    """Spacing (R, A, S) in mm to which volumes are resampled. It is approximate, since the field of view does not
+    change. Unset: volumes keep their spacing.
+    """
     size: tuple[Count, ...] | None = None
-    """Images and volumes without spacing are resized to this. Unset: their own size."""
+    """Size to which images are resized, and volumes for which spacing_mm is unset. Unset: they keep their size."""
     interpolation: Literal["linear", "cubic"] = "linear"
-    """Interpolation for resizing images; volumes are resized linearly."""
+    """Interpolation for resizing images. Volumes are always interpolated linearly."""
     field_of_view: OptionalFieldOfView = None
     """Cropping of fundus photographs to the round field of view, before all other steps. Unset or off: not cropped."""
     stain: StainConfig | None = None
     """Normalization of H&E colors to a reference, as the first step. Unset: unchanged."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Largest share of NaN or infinite voxels of an accepted image; they are filled."""
+    """Maximum fraction of NaN or infinite voxels in an image; up to it, these voxels are filled. Images with more are
+    refused.
+    """
 
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:

@@ -43,7 +43,9 @@ class StainConfig(Config):
     """Normalization of H&E colors to a reference."""
 
     method: Literal["macenko", "reinhard"] = "macenko"
-    """macenko: the two stains and their strength (2009); reinhard: mean and spread of color in tissue (2001)."""
+    """macenko normalizes the two stains and their strength (2009). reinhard normalizes the mean and spread of tissue
+    color (2001).
+    """
 
     def __call__(self, pixels: Float[np.ndarray, "3 h w"], top: float) -> Float[np.ndarray, "3 h w"]:
         """Return one picture with values from 0 to `top`, a range that it keeps."""

@@ -32,13 +32,13 @@ class ViewsConfig(Config):
     RENAMED: ClassVar[Mapping[str, str]] = {"intensity": "augment", "flipped_axes": "augment.flipped_axes"}
 
     size: tuple[Count, ...] = ()
-    """Side of a crop in pixels or voxels, (H, W) or (I, J, K), whole patches; empty fits the images, up to 224 pixels
-    or 96 voxels per side.
+    """Size of a crop, (H, W) or (I, J, K), in pixels or voxels; a multiple of the patch size. Empty: chosen by the size
+    of the images, up to 224 pixels or 96 voxels per side.
     """
     scale: tuple[Covered, Covered] = (0.2, 1.0)
-    """Smallest and largest share of the image's area or volume that a crop covers."""
+    """Minimum and maximum fraction of the image's area or volume that a crop covers."""
     stretch: float = Field(default=4 / 3, ge=1.0)
-    """Largest ratio by which one axis of a crop is stretched relative to another, compared with the image."""
+    """Maximum ratio by which one axis of a crop is stretched relative to another axis."""
     augment: Augmentation = Field(default_factory=Augmentation)
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
@@ -57,26 +57,30 @@ class MultiCropConfig(ViewsConfig):
     RENAMED: ClassVar[Mapping[str, str]] = {**ViewsConfig.RENAMED, "finer": "upscale"}
 
     scale: tuple[Covered, Covered] = (0.4, 1.0)
-    """Smallest and largest share of the image's area or volume that a global crop covers."""
+    """Minimum and maximum fraction of the image's area or volume that a global crop covers."""
     num_local: int = Field(default=8, ge=0)
-    """Number of local crops of each image."""
+    """Number of local crops per image."""
     local_size: tuple[Count, ...] = ()
-    """Side of a local crop in pixels or voxels, whole patches; empty uses 96 for each 224 of a global one."""
+    """Size of a local crop in pixels or voxels; a multiple of the patch size. Empty: 96/224 of the size of a global
+    crop.
+    """
     local_scale: tuple[Covered, Covered] = (0.05, 0.4)
-    """Smallest and largest share of the image's area or volume that a local crop covers."""
+    """Minimum and maximum fraction of the image's area or volume that a local crop covers."""
     zoom: tuple[Positive, Positive] | None = None
-    """Smallest and largest number of image pixels per pixel of a crop, instead of the shares above: 0.9 to 1.1
-    preserves the scale of cells (extended-context translation, Zimmermann et al., 2024).
+    """Minimum and maximum number of image pixels per crop pixel, used instead of scale and local_scale. 0.9 to 1.1
+    preserves the size of cells (extended-context translation, Zimmermann et al., 2024).
     """
     region: tuple[Count, ...] = ()
-    """All crops of an image are cut from one random region of this size; empty allows the whole image."""
+    """Size of a random region of the image from which all of its crops are cut. Empty: crops are cut from the whole
+    image.
+    """
     upscale: Count = 1
-    """Global crops are made a second time with this many times their sides, without blur, noise and erasing, for an
-    anchor with a higher resolution than the student; objective.gram.upscale sets it. 1 makes none.
+    """Factor by which a second copy of each global crop is larger, for an anchor with a higher resolution than the
+    student. objective.gram.upscale sets this. The copy has no blur, noise or erasing; 1 makes no copy.
     """
     augment: ContrastiveAugmentation = Field(default_factory=ContrastiveAugmentation)
     across_study: bool = False
-    """Half of the local crops come from another image of the same study, if there is one (VET-DINO, 2025); the teacher
+    """Cut half of the local crops from another image of the same study, if there is one (VET-DINO, 2025). The teacher
     sees only one image.
     """
 

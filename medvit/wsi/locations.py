@@ -31,14 +31,16 @@ MAX_OPEN = 128
 
 
 class SlidesConfig(Config):
-    """Locations of slides, whose pixels remain in their files."""
+    """Locations of the slide files, which are not copied into the dataset."""
 
     key: Path = Field(default=Path("~/.medvit/site.key"), json_schema_extra={"private": True})
-    """Key file that was given to ingest, which recorded the locations of the slides beside it, in KEY.slides/."""
+    """Key file that was given to ingest. The locations of the slides are recorded beside it, in KEY.slides/."""
     folder: Path | None = Field(default=None, json_schema_extra={"private": True})
-    """Current folder of the slides, if they were moved; files are found in it by name."""
+    """Current folder of the slides, if they were moved after ingest. Files are found in it by name. Unset: the recorded
+    locations.
+    """
     skip_tiles: tuple[TileFlag, ...] = ()
-    """Exclude tiles with any of these ingest flags: blurred, pen."""
+    """Exclude tiles that ingest marked with any of these flags."""
 
     def usable(self, grid: TileGrid) -> TileGrid:
         """Return the tiles of a slide without those to skip."""
@@ -47,11 +49,11 @@ class SlidesConfig(Config):
 
 
 class MixedSlidesConfig(SlidesConfig):
-    """Options of slide locations, and of the magnifications of tiles in self-supervised training."""
+    """Locations of the slide files, and magnifications of the tiles to draw."""
 
     magnifications: Mapping[Magnification, Positive] = {}
-    """Shares of the magnifications at which tiles are drawn, with the same centers and size in pixels, such as {40x:
-    0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2). Unset: each tile at its own scale.
+    """Sampling probability of each magnification, such as {40x: 0.2, 20x: 0.4, 10x: 0.2, 5x: 0.2} (Virchow2). Centers
+    of tiles and their size in pixels do not change. Unset: the magnification of the tiles in the dataset.
     """
 
 

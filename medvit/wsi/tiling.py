@@ -34,21 +34,23 @@ class TilesConfig(Config):
     """Tiling of slides."""
 
     magnification: Magnification = "20x"
-    """Magnification of the tiles: 0.25, 0.5, 1 or 2 microns per pixel."""
+    """Magnification of the tiles. 40x, 20x, 10x and 5x are 0.25, 0.5, 1 and 2 microns per pixel."""
     mpp: Positive | None = None
-    """Microns per pixel of the tiles, in place of `magnification`."""
+    """Pixel size of the tiles in microns, used instead of `magnification`."""
     size: Count = 256
     """Side of a tile in pixels."""
     overlap: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Overlap of neighboring tiles, as a share of the side."""
+    """Overlap of neighboring tiles, as a fraction of their side."""
     min_tissue: Share = 0.1
-    """Minimum share of tissue in a tile; tiles with less are not listed."""
+    """Minimum fraction of tissue in a tile. Tiles with less tissue are not used."""
     slide_mpp: Positive | None = None
-    """Microns per pixel of slides whose headers lack it, or have a value that no microscope has. If set, plain TIFF
-    images are read as slides, too.
+    """Pixel size in microns for slides whose headers have none, or an implausible one. If set, plain TIFF images are
+    read as slides, too.
     """
     pack: bool = False
-    """Copy the pixels of tiles into the dataset, each as an image of its own, instead of reading them on demand."""
+    """Copy the pixels of the tiles into the dataset, each tile as an image. If false, tiles are read from the slides on
+    demand.
+    """
 
     @property
     def wished_mpp(self) -> float:

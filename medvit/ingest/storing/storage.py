@@ -21,7 +21,7 @@ from medvit.wsi.tiling import TilesConfig
 
 
 class TakingConfig(Config):
-    """Data to store of images: values, handling of burned-in text, tiles of slides."""
+    """Data that is stored of each image: pixel values, burned-in text, tiles of slides."""
 
     values: ValuesConfig = Field(default_factory=ValuesConfig)
     burned_in: BurnedInConfig = Field(default_factory=BurnedInConfig)

@@ -23,28 +23,32 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """Thresholds of the guard's alarms, and the action when the weights get worse."""
+    """Guard against training that makes the weights worse: thresholds, and the response."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
-    """rollback: end the run and pass on the best weights, the initial ones included; stop: end it as failed, with the
-    best weights stored beside it; warn: warn and continue; off: no probes.
+    """Response to weights that got worse: rollback ends the run and saves the best weights, which may be the initial
+    ones; stop ends it as failed and stores the best weights beside it; warn only warns; off disables the probes.
     """
     drop: Share = 0.05
-    """Largest tolerated drop of the score below the best reading; twice the standard error of the paired difference is
-    tolerated in any case.
+    """Tolerated drop of the probe score below the best score so far. Drops within twice the standard error of the
+    difference are always tolerated.
     """
     rise: Amount = 0.2
-    """Largest tolerated relative rise of the reconstruction error above the lowest one before."""
+    """Tolerated relative increase of the reconstruction error above the lowest error so far."""
     patience: Count = 2
-    """Consecutive readings that must be worse by that much; at the end of the run one is enough."""
+    """Number of consecutive probe evaluations worse than `drop` or `rise` tolerate after which the guard acts. At the
+    end of the run, one is enough.
+    """
     rank_soft: Amount = 10.0
-    """Warn about an effective rank below this."""
+    """Effective rank of the features below which the guard warns."""
     rank_hard: Amount = 2.0
-    """An effective rank below this is a collapse, which ends the run without patience; for objectives that reconstruct
-    pixels, whose features share a large mean, only if the score, or without one neighbors, got worse too.
+    """Effective rank of the features below which the guard acts at once, since they have collapsed. With objectives
+    that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score drops too.
     """
     entropy: Share = 0.1
-    """Lowest entropy of the teacher's targets, as a share of its maximum, log K; below this is a collapse."""
+    """Entropy of the teacher's targets below which the guard acts at once, since they have collapsed. It is a fraction
+    of the largest possible entropy.
+    """
 
     @model_validator(mode="before")
     @classmethod

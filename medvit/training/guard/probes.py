@@ -42,16 +42,16 @@ FEWEST_LABELED = 16
 
 
 class ProbeConfig(Config):
-    """Probes of a representation before the first step and after each epoch."""
+    """Probes of the backbone's features, evaluated before the first step and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Images in the bank of neighbors, and as many queries, if available: detectable differences fall with the square
-    root of this number. 0 turns readings, and the guard, off.
+    """Number of reference images of the probes, and of query images, if there are enough. The more images, the smaller
+    the differences that can be detected. 0 disables the probes and the guard.
     """
     knn_neighbors: Count = 20
-    """Number of neighbors that vote."""
+    """Number of nearest neighbors that vote."""
     knn_label: str = "label"
-    """Label of the probe: a key of the manifest's labels, or of its attributes, such as sex; the score then measures
+    """Label that the probes predict: a label of the dataset, or a recorded attribute such as sex. The score measures
     how well the features predict it.
     """
 

@@ -21,18 +21,18 @@ from medvit.types import Bags
 
 
 class BagConfig(Config):
-    """Training of slide labels on embeddings of tiles."""
+    """Training on slide labels, with embeddings of the tiles as input."""
 
     members: Count = 5
-    """Heads trained from different seeds; the model averages their logits."""
+    """Number of heads, trained from different seeds. The model averages their logits."""
     folds: int = Field(default=0, ge=0)
-    """0: every head is trained on the train split and selects its epoch on val. From 2: repeated cross-validation over
-    the patients of both splits, each head selecting its epoch on another fold.
+    """0 trains every head on the train split and selects its epoch on the val split. 2 or more is repeated
+    cross-validation over the patients of both splits, in which each head selects its epoch on another fold.
     """
     tiles: Count = 2048
-    """Tiles drawn from a slide for a training step; validation and inference use all."""
+    """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""
     features: Features = "class_mean"
-    """Tokens of a tile in its embedding: class, its class token; mean, the mean of its patches; class_mean, both."""
+    """Embedding of a tile: class is the class token, mean is the mean of the patch tokens, class_mean is both."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ class LoaderConfig(Config):
     """Loading of images."""
 
     batch_size: Count = 8
-    """Images per step and device."""
+    """Number of images per batch on each device."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that prepare batches; 0 prepares them in the training process."""
+    """Number of processes that prepare batches; 0 prepares them in the training process."""
 
 
 @dataclass(frozen=True)

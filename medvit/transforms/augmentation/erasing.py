@@ -21,7 +21,9 @@ class ErasingAugmentation(Config):
     """Options of random erasing."""
 
     erasing: Share = 0.0
-    """Probability that a box of 2 to 33 % of a crop is filled with noise of the crop's mean and standard deviation."""
+    """Probability of filling a random box, of 2 to 33 % of the crop, with noise that has the mean and standard
+    deviation of the crop.
+    """
 
 
 @dataclass(frozen=True)

@@ -36,35 +36,37 @@ class IntensityAugmentation(Config):
     """Options of intensity augmentation."""
 
     chance: Share = 0.5
-    """Probability of each intensity augmentation without its own probability."""
+    """Probability of applying each intensity augmentation. Those with a probability option of their own (grayscale,
+    blur_chances, solarize) use that instead.
+    """
     windows: tuple[tuple[float, Positive], ...] = ()
-    """Display windows as (center, width) in the unit of the image (HU for CT), one of which is drawn per crop."""
+    """Display windows as (center, width) in the unit of the image (HU for CT). One of them is drawn for each crop."""
     stain: Below = 0.0
-    """Largest relative change of hematoxylin, eosin and the rest, in pictures of H&E; 0.2 is strong."""
+    """Maximum relative change of hematoxylin, eosin and the residual stain in H&E images; 0.2 is strong."""
     gamma: Below = 0.0
-    """Largest change of gamma over the crop's own range: 0.3 allows 0.7 to 1.3."""
+    """Maximum change of gamma: 0.3 allows 0.7 to 1.3. Gamma is applied within the intensity range of the crop."""
     contrast: Below = 0.0
-    """Largest relative change of contrast about the mean of the crop: 0.2 allows 0.8 to 1.2."""
+    """Maximum relative change of contrast about the mean of the crop: 0.2 allows 0.8 to 1.2."""
     brightness: Amount = 0.0
-    """Largest shift of intensity, in standard deviations of the crop."""
+    """Maximum shift of intensity, in standard deviations of the crop."""
     bias_field: Amount = 0.0
-    """Largest coefficient of a smooth multiplicative field, as of MR coils; 0.3 is strong."""
+    """Maximum coefficient of a smooth multiplicative bias field, as in MR images; 0.3 is strong."""
     color: Below = 0.0
-    """Largest independent change of contrast of each channel, as between stains or cameras."""
+    """Maximum relative change of contrast of each channel independently, as between stains or cameras."""
     grayscale: Share = 0.0
-    """Probability that all channels become their mean."""
+    """Probability of converting a crop to grayscale: all channels become their mean."""
     blur: Amount = 0.0
-    """Largest sigma of Gaussian smoothing, in pixels, or in voxels along the finest axis: the same width in mm along
-    all.
+    """Maximum sigma of Gaussian blur in pixels, or in voxels of the finest axis. In mm, the blur is equal along all
+    axes.
     """
     blur_chances: tuple[Share, ...] = ()
-    """Probability of blur: one number, or three, for the first global crop, the others and local crops. Empty:
-    `chance`.
+    """Probability of blur: one number for all crops, or three numbers: for the first global crop, other global crops
+    and local crops. Empty: the probability given by `chance`.
     """
     solarize: Share = 0.0
-    """Probability that intensities above the middle of the crop's range are inverted."""
+    """Probability of inverting the intensities above the middle of the crop's range (solarization)."""
     noise: Amount = 0.0
-    """Largest standard deviation of Gaussian noise, in standard deviations of the crop."""
+    """Maximum standard deviation of Gaussian noise, in standard deviations of the crop."""
 
     @model_validator(mode="after")
     def _has_one_chance_of_blur_or_three(self) -> Self:

@@ -28,7 +28,7 @@ class Augmentation(ErasingAugmentation, IntensityAugmentation, SpatialAugmentati
 
 
 class FinetuningAugmentation(Augmentation):
-    """Augmentation of the training crops of fine-tuning. Zero or an empty list turns an augmentation off."""
+    """Augmentation of training crops. Zero or an empty list turns an augmentation off."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"probability": "chance"}
 

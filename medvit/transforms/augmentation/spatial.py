@@ -25,13 +25,17 @@ class SpatialAugmentation(Config):
     """Options of spatial augmentation."""
 
     rotation_degrees: Amount = 0.0
-    """Largest rotation, of a volume about each of its axes; in mm, so that lengths are preserved."""
+    """Maximum rotation in degrees, for a volume about each of its axes. It accounts for the voxel spacing, so that
+    lengths are preserved.
+    """
     scale: Below = 0.0
-    """Largest scaling along each axis: 0.15 allows 0.85 to 1.15."""
+    """Maximum relative change of size along each axis: 0.15 allows 0.85 to 1.15."""
     translation: Share = 0.0
-    """Largest translation along each axis, as a share of the crop."""
+    """Maximum translation along each axis, as a fraction of the crop."""
     flipped_axes: tuple[Axis, ...] = ()
-    """Spatial axes along which half of the crops are flipped: 0 is left-right of a volume and up-down of an image."""
+    """Axes along which crops are flipped, with a probability of 0.5 each. Axis 0 is left-right in a volume and up-down
+    in an image.
+    """
 
 
 @dataclass(frozen=True)
