@@ -155,7 +155,7 @@ STAGES = {
         before="pretrain|finetune ",
     ),
     "sync": Entry(
-        "Send records of runs to MLflow that were stored locally because MLflow was unreachable.",
+        "Send to MLflow the records that runs stored locally while MLflow was unreachable.",
         "medvit sync runs=runs",
         "runs could not be sent",
     ),
@@ -287,6 +287,7 @@ def overview() -> str:
         f"stages:\n{stages}\n\n"
         f"{EXIT_STATUS}\n\n"
         "medvit STAGE --help lists every option with its type, default and meaning.\n"
+        "medvit --version prints the version.\n"
         "Errors are reported in one sentence; --debug adds the traceback. For research use; not a medical device."
     )
 

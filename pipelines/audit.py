@@ -49,8 +49,8 @@ class AuditConfig(StageConfig):
     searched for too, except names of classes.
     """
     unread: Literal["fail", "warn"] = "fail"
-    """Files of the source that cannot be read, so that their identifiers are not searched for: fail ends with exit
-    status 3, warn only warns.
+    """Response to source files that cannot be read, and whose identifiers are therefore not searched for: fail ends the
+    stage with exit status 3, warn only logs a warning.
     """
     engine: EngineConfig = Field(default_factory=EngineConfig)
 

@@ -32,7 +32,7 @@ class Synced:
 
 
 class Sync:
-    """Send records of runs to MLflow that were stored locally because MLflow was unreachable.
+    """Send to MLflow the records that runs stored locally while MLflow was unreachable.
 
     Makes no artifact. The journal of a finished run is removed when MLflow has all of it, and its lineage gets the name
     of the run in MLflow; the journal of an unfinished run is kept for its continuation.

@@ -37,8 +37,8 @@ class EvaluationOptions(Config):
     positive class stored in the model or the dataset.
     """
     seen_patients: SeenPatients = "refuse"
-    """Test images of patients whose images trained the model or its initial weights: refuse stops the evaluation,
-    leave_out excludes these images, keep evaluates them with a note in the report.
+    """Test images of patients whose images were used to train the model or its initial weights: refuse stops the
+    evaluation, leave_out excludes these images, keep evaluates them with a note in the report.
     """
     against: Path | None = None
     """Report folder of another model on the same split. The new report adds the differences between the two models,

@@ -27,8 +27,8 @@ class CurationConfig(Config):
     """Duplicate images, and recorded attributes of images."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Images with identical pixels: keep all, or drop duplicates. drop keeps the images of the strictest split (test,
-    then val, then train), and one of those that also have the same labels; the others are listed.
+    """Images with identical pixels: keep all, or drop copies. drop excludes and lists images that are also in a
+    stricter split (test, then val, then train), and copies with the same labels within a split.
     """
     attributes: bool = True
     """Record scanner, technique, sex and age of DICOM images. Ages are in years, and those of 89 and above are recorded

@@ -36,8 +36,8 @@ class FactsConfig(Config):
     description: str = ""
     """Description of the dataset, shown in the card."""
     card: Path | None = None
-    """Markdown file with text for the card. Unset: data_cards/NAME.md of the project, if it describes the same number
-    of images.
+    """Markdown file with text for the card. Unset: data_cards/NAME.md of the project, if the numbers of images in it
+    match the dataset.
     """
 
 

@@ -58,8 +58,8 @@ class ScanningConfig(Config):
     """Interpretation of files and folders, and facts that files do not state."""
 
     patient_from: GroupPattern | None = None
-    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID or BIDS subject. An
-    image without these counts as a separate patient, or its study does.
+    """Regex with one group that captures the patient ID from the file path. Unset: DICOM PatientID or BIDS subject;
+    without these, each study counts as a patient, or each image if the study is unknown.
     """
     modality: str = ""
     """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""

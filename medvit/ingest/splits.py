@@ -52,7 +52,7 @@ class SplitConfig(Config):
     """Seed of the division: another number divides the patients differently."""
     keep_together: Literal["patients", "near_duplicates"] = "patients"
     """Units that are kept in one split: patients, or near_duplicates, which also keeps patients together if their
-    images are identical or near duplicates. Official splits are never changed; near duplicates across them are
+    images are identical or near duplicates. Official splits are kept as they are; near duplicates across them are
     reported.
     """
 

@@ -31,7 +31,7 @@ class MaskingConfig(Config):
     """Masking of patches in the student's global crops (Zhou et al., ICLR 2022)."""
 
     share: Share = 0.5
-    """Fraction of the global crops that are masked; at least one crop is."""
+    """Fraction of the global crops that are masked; at least one crop is masked."""
     ratios: tuple[Share, Share] = (0.1, 0.5)
     """Smallest and largest fraction of patches to mask in a crop. The fractions are spread evenly over the masked
     crops.
@@ -49,7 +49,7 @@ class GramConfig(Config):
     """Fraction of the training run after which the Gram loss is added."""
     anchor: Literal["start", "teacher"] = "teacher"
     """Model whose patch similarities the student should keep: start is the model with the initial weights of this run;
-    teacher is a copy of the teacher at the moment when the Gram loss is added.
+    teacher is a copy of the teacher from the step at which the Gram loss is added.
     """
     refresh: Share = 0.0
     """Interval at which the anchor is replaced by the current teacher, as a fraction of the training run. 0 never
@@ -58,10 +58,11 @@ class GramConfig(Config):
     max_refreshes: Count = 3
     """Maximum number of times the anchor is replaced."""
     clip_negative: bool = True
-    """Set negative similarities of patches to zero. The 7B configuration of DINOv3 does not."""
+    """Set negative similarities of patches to zero. The 7B configuration of DINOv3 does not do this."""
     upscale: Count = 1
-    """Factor by which the anchor sees crops at a higher resolution than the student. Its patch features are averaged to
-    the student's grid. DINOv3 uses 2; the cost grows with the square of the factor, or in 3D with its cube.
+    """Factor by which the resolution of the anchor's crops exceeds that of the student's. The anchor's patch features
+    are averaged to the student's grid. DINOv3 uses 2; the cost grows with the square of the factor, or in 3D with its
+    cube.
     """
     max_patches: Count = 2048
     """Maximum number of randomly drawn patches per crop to compare. Memory grows with the square of this number."""

@@ -52,7 +52,7 @@ class TrainingOptions(Config):
     output: Path
     """New folder for the checkpoint."""
     checkpoint: Path | None = None
-    """Folder of the pretrained checkpoint to start from. Unset: the weights of backbone.weights, or random
+    """Folder of the pretrained checkpoint to start from. Unset: the weights given by backbone.weights, or random
     initialization.
     """
     backbone: BackboneChoice = Field(default={"name": "vit"}, validate_default=True)

@@ -37,7 +37,8 @@ class TrainerConfig(Config):
     epochs: Count = 10
     """Number of epochs. An epoch is a fixed number of steps, not a pass over all images."""
     steps_per_epoch: Count = 100
-    """Optimizer steps per epoch. At the end of each epoch, the model is validated or probed and a checkpoint is saved.
+    """Optimizer steps per epoch. Each epoch ends with a checkpoint and a validation, or in pretraining an evaluation of
+    the probes.
     """
     precision: Precision = "auto"
     """Numeric precision. auto uses bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""

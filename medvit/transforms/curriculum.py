@@ -26,8 +26,8 @@ class CurriculumConfig(Config):
     """Side of small crops relative to full crops, rounded to whole patches. In 2D, 0.5 gives a quarter of the tokens.
     """
     noise: tuple[Amount, Amount] = (0.8, 2.0)
-    """Maximum standard deviation of the added noise for small and for full crops, relative to that of the crop. The
-    publication uses 0.2 and 0.5 of the intensity range of natural images.
+    """Maximum standard deviation of the added noise for small and for full crops, relative to the standard deviation of
+    the crop. The publication uses 0.2 and 0.5 of the intensity range of natural images.
     """
     noise_side: Count | None = None
     """Side in pixels or voxels of the square or cube of each crop to which noise is added. Unset: a random side, up to

@@ -96,8 +96,8 @@ class Preprocess(Config):
     kind: Kind = "volume"
     """Kind of input: image for (C, H, W), which includes tiles of slides, or volume for (C, I, J, K)."""
     channels: Count = 1
-    """Channels of the model input. The channel of a gray image is repeated; the channels of a color image are averaged
-    if the model has one.
+    """Channels of the model input. The channel of a gray image is repeated. The channels of a color image are averaged
+    if the model expects one channel.
     """
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Spacing (R, A, S) in mm to which volumes are resampled. It is approximate, since the field of view does not
@@ -113,7 +113,7 @@ class Preprocess(Config):
     """Normalization of H&E colors to a reference, as the first step. Unset: unchanged."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
-    """Maximum fraction of NaN or infinite voxels in an image; up to it, these voxels are filled. Images with more are
+    """Maximum fraction of NaN or infinite voxels in an image. These voxels are filled; images with more of them are
     refused.
     """
 

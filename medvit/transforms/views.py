@@ -75,8 +75,8 @@ class MultiCropConfig(ViewsConfig):
     image.
     """
     upscale: Count = 1
-    """Factor by which a second copy of each global crop is larger, for an anchor with a higher resolution than the
-    student. objective.gram.upscale sets this. The copy has no blur, noise or erasing; 1 makes no copy.
+    """Resolution factor of a second copy of each global crop, which is made for the anchor, without blur, noise and
+    erasing. objective.gram.upscale sets this factor. 1: no copy is made.
     """
     augment: ContrastiveAugmentation = Field(default_factory=ContrastiveAugmentation)
     across_study: bool = False

@@ -23,21 +23,21 @@ AlarmKind = Literal["low", "fall", "collapse"]
 
 
 class GuardConfig(Config):
-    """Guard against training that makes the weights worse: thresholds, and the response."""
+    """Thresholds of the probe results, and the response to weights that got worse."""
 
     action: Literal["rollback", "stop", "warn", "off"] = "rollback"
     """Response to weights that got worse: rollback ends the run and saves the best weights, which may be the initial
-    ones; stop ends it as failed and stores the best weights beside it; warn only warns; off disables the probes.
+    ones; stop ends the run as failed but stores its best weights; warn only logs a warning; off disables the probes.
     """
     drop: Share = 0.05
-    """Tolerated drop of the probe score below the best score so far. Drops within twice the standard error of the
-    difference are always tolerated.
+    """Tolerated drop of the probe score (balanced accuracy) below the best score so far. Drops within twice the
+    standard error of the difference are always tolerated.
     """
     rise: Amount = 0.2
     """Tolerated relative increase of the reconstruction error above the lowest error so far."""
     patience: Count = 2
-    """Number of consecutive probe evaluations worse than `drop` or `rise` tolerate after which the guard acts. At the
-    end of the run, one is enough.
+    """Number of consecutive probe evaluations that must exceed `drop` or `rise` before the guard acts. At the end of
+    the run, one is enough.
     """
     rank_soft: Amount = 10.0
     """Effective rank of the features below which the guard warns."""

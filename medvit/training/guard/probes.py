@@ -45,8 +45,8 @@ class ProbeConfig(Config):
     """Probes of the backbone's features, evaluated before the first step and after each epoch."""
 
     knn_images: int = Field(default=256, ge=0)
-    """Number of reference images of the probes, and of query images, if there are enough. The more images, the smaller
-    the differences that can be detected. 0 disables the probes and the guard.
+    """Number of reference images of the probes, which use the same number of query images if there are enough. The more
+    images, the smaller the differences that can be detected. 0 disables the probes and the guard.
     """
     knn_neighbors: Count = 20
     """Number of nearest neighbors that vote."""

@@ -27,7 +27,7 @@ class BagConfig(Config):
     """Number of heads, trained from different seeds. The model averages their logits."""
     folds: int = Field(default=0, ge=0)
     """0 trains every head on the train split and selects its epoch on the val split. 2 or more is repeated
-    cross-validation over the patients of both splits, in which each head selects its epoch on another fold.
+    cross-validation over the patients of both splits, in which each head selects its epoch on a different fold.
     """
     tiles: Count = 2048
     """Number of tiles drawn from a slide in each training step. Validation and inference use all tiles."""
