@@ -46,7 +46,7 @@ class PredictionOptions(Config):
     output: Path
     """New folder for the predictions."""
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
+    """Folders whose images form one volume each, such as B-scans of OCT. Unset: each image is a separate item."""
     geometry: GridConfig = Field(default_factory=GridConfig)
     max_volume_gib: Positive = MAX_VOLUME_GIB
     """Maximum size in GiB of a decompressed image or volume, in any format. Larger ones are refused."""
@@ -55,11 +55,11 @@ class PredictionOptions(Config):
     every series, one refuses the study.
     """
     values: ValuesConfig | None = None
-    """Pixel values to read from DICOM files, for checkpoints of versions that did not record those of training. Unset:
-    as in training, or as stored if that is unknown.
+    """Pixel values to read from DICOM files, for checkpoints that do not record those of training. Unset: as in
+    training, or as stored if that is unknown.
     """
     applies_to: SeriesRule = Field(default_factory=SeriesRule)
-    """Series to use, if not by the rule of the checkpoint."""
+    """Series of a study to use. Unset options: as stored in the checkpoint."""
     outputs: tuple[str, ...] | None = None
     """Output files: dicom_seg, nifti, png and preview; for slides dicom_ann, geojson, heatmap and preview. Unset: all
     that apply. []: only the tables of results.

@@ -65,7 +65,7 @@ class ScanningConfig(Config):
     """DICOM code of the modality, such as MR, CT, DX or US, for files that do not state theirs."""
     geometry: GeometryConfig = Field(default_factory=GeometryConfig)
     stacks: StacksConfig | None = None
-    """Folders of pictures that are one volume each, such as B-scans of OCT. Unset: each picture is an image."""
+    """Folders whose images form one volume each, such as B-scans of OCT. Unset: each image is a separate item."""
     mask_folder: tuple[str, ...] = ()
     """Names of the folders with label maps, next to the folders of images. Empty: labels, masks, gt and similar names.
     """

@@ -55,7 +55,7 @@ class ModelConfig(Config):
     positive: str = ""
     """Positive class of two, to which sensitivity and specificity refer; empty if not given."""
     roi: tuple[Count, ...] | None = None
-    """Size of one sliding-window step in pixels or voxels, the training size. Unset: the whole image."""
+    """Size of the sliding window in pixels or voxels, as in training. Unset: the whole image."""
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Overlap of neighboring sliding windows, as a fraction of the window."""
     mirrored_axes: tuple[Axis, ...] = ()

@@ -91,9 +91,9 @@ class MaskedConfig(DistillationConfig):
     patch_weight: Positive = 1.0
     """Weight of the loss on masked patches."""
     patch_head: Literal["shared", "separate"] = "shared"
-    """Projection head of the patches: shared with the images, or separate."""
+    """Projection head of the patches: shared uses that of the images, separate is a head of their own."""
     gram: GramConfig | None = None
-    """Anchoring of the patches. Unset: none."""
+    """Gram anchoring of the patch features. Unset: no anchoring."""
     curriculum: CurriculumConfig | None = None
     """Resolution curriculum, from low to high. Unset: full resolution throughout."""
     views: MaskedViewsConfig = Field(default_factory=MaskedViewsConfig)

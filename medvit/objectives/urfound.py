@@ -49,7 +49,7 @@ class UrFoundConfig(MaeConfig):
     decoder_heads: Count = 6
     """Attention heads of the decoder."""
     target_scale: Count = 2
-    """Factor between the resolution of the reconstruction and that of the encoder's input."""
+    """Factor by which the resolution of the reconstruction exceeds that of the encoder's input."""
     text_keys: tuple[str, ...] = ()
     """Labels to include in the text, in addition to modality, laterality and view. Empty: all labels."""
     text_weight: Amount = 1.0

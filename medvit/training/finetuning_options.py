@@ -55,7 +55,7 @@ class FinetuningOptions(TrainingOptions):
     mirrored_axes: tuple[Axis, ...] = ()
     """Axes along which images are mirrored at inference (test-time augmentation). The predictions are averaged."""
     applies_to: AppliesTo | None = None
-    """Series of a study that the model applies to; unset fields are the training images' kind and modality."""
+    """Series of a study that the model applies to. Unset options: kind and modality of the training images."""
     bags: BagConfig = Field(default_factory=BagConfig)
     slides: SlidesConfig = Field(default_factory=SlidesConfig)
     tiles: EmbeddingConfig = Field(default_factory=EmbeddingConfig)

@@ -62,8 +62,8 @@ class TrainingOptions(Config):
     skip_flags: tuple[Flag, ...] = ()
     """Exclude images that ingest marked with any of these flags, such as skip_flags=[blank,constant]."""
     preprocess: Preprocess | None = None
-    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or fitted to the images, like unset fields
-    if no kind is given.
+    """Preprocessing, stored in the checkpoint. Unset: that of `checkpoint`, or chosen from the images. The same holds
+    for its unset options, unless `kind` is given.
     """
     optim: OptimOptions = Field(default_factory=OptimOptions)
     loader: LoaderConfig = Field(default_factory=LoaderConfig)

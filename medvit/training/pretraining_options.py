@@ -32,7 +32,8 @@ class PretrainingOptions(TrainingOptions):
     """Cut volumes into slices, which are the training images. Unset: whole volumes."""
     slides: MixedSlidesConfig = Field(default_factory=MixedSlidesConfig)
     other_preprocess: Preprocess | None = None
-    """Preprocessing of the other kind, for an objective that trains on images and volumes. Unset: fitted to the data.
+    """Preprocessing of the other kind of input, for an objective that trains on images and volumes. Unset: chosen from
+    the images.
     """
     peft: OptionalPeftChoice = None
     """Adaptation of the backbone. Unset: explora for pretrained initial weights, full from scratch."""

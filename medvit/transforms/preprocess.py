@@ -110,7 +110,7 @@ class Preprocess(Config):
     field_of_view: OptionalFieldOfView = None
     """Cropping of fundus photographs to the round field of view, before all other steps. Unset or off: not cropped."""
     stain: StainConfig | None = None
-    """Normalization of H&E colors to a reference, as the first step. Unset: unchanged."""
+    """Normalization of H&E colors to a reference. Unset: colors do not change."""
     intensity: Normalization = Field(default_factory=Normalization)
     non_finite_share: Share = 0.5
     """Maximum fraction of NaN or infinite voxels in an image. These voxels are filled; images with more of them are
