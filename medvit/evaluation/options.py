@@ -45,8 +45,8 @@ class EvaluationOptions(Config):
     with confidence intervals.
     """
     nsd_tolerance_mm: float = Field(1.0, gt=0)
-    """Tolerance of the normalized surface Dice (NSD), in mm: surfaces closer than this count as equal. It is in pixels
-    for images without a physical scale.
+    """Tolerance of the normalized surface Dice (NSD), in mm: surfaces closer than this count as equal. For images
+    without a physical scale, the tolerance is in pixels.
     """
     levels: tuple[AggregationLevel, ...] | None = None
     """Aggregation levels to report for a classification: per image, eye, visit or patient. Unset: all of them if the

@@ -31,8 +31,8 @@ class CurationConfig(Config):
     stricter split (test, then val, then train), and copies with the same labels within a split.
     """
     attributes: bool = True
-    """Record scanner, technique, sex and age of DICOM images. Ages are in years, and those of 89 and above are recorded
-    as one.
+    """Record scanner, technique, sex and age of DICOM images. Ages are recorded in years, and ages of 89 and above as
+    one group.
     """
 
 

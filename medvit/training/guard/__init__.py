@@ -42,12 +42,12 @@ class GuardConfig(Config):
     rank_soft: Amount = 10.0
     """Effective rank of the features below which the guard warns."""
     rank_hard: Amount = 2.0
-    """Effective rank of the features below which the guard acts at once, since they have collapsed. With objectives
-    that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score drops too.
+    """Effective rank of the features below which the guard acts at once, because the features have collapsed. With
+    objectives that reconstruct pixels, low ranks are usual, and the guard acts only if the probe score also drops.
     """
     entropy: Share = 0.1
-    """Entropy of the teacher's targets below which the guard acts at once, since they have collapsed. It is a fraction
-    of the largest possible entropy.
+    """Entropy of the teacher's targets below which the guard acts at once, because the targets have collapsed. Given as
+    a fraction of the largest possible entropy.
     """
 
     @model_validator(mode="before")
