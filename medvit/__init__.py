@@ -1,8 +1,8 @@
 """medvit: from raw hospital images to results a clinician can open, with vision transformers.
 
-`import medvit` is light: no torch, no pydantic. The Python API is imported lazily: `read` and `find` for images,
-classes for artifacts and records of stages, and the stages themselves as functions, such as `medvit.ingest(source=...,
-dataset=...)`. The recipes of the stages are in the package `pipelines`.
+`import medvit` is fast: it imports neither torch nor pydantic. The Python API is imported at first use: `read` and
+`find` for images, classes for artifacts and records of stages, and the stages themselves as functions, such as
+`medvit.ingest(source=..., dataset=...)`. The code that each stage runs is in the package `pipelines`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ _HOMES = {
 
 
 class StageRoom(ModuleType):
-    """Room module with the name of a stage, callable as the stage: `medvit.NAME` works before and after its import."""
+    """Package that shares its name with a stage and can be called as that stage.
+
+    `medvit.NAME(...)` therefore works before and after the package is imported.
+    """
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run the stage; see `medvit.stage.Stage`."""

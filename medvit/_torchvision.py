@@ -1,12 +1,13 @@
-"""Make torchvision importable beside a torch build that its compiled operators do not match.
+"""Make torchvision importable with a torch build that its compiled operators do not match.
 
-The package index serves one torchvision, built for CUDA. Beside a CPU-only torch its extension cannot load, and then
-`import torchvision` fails at "operator torchvision::nms does not exist", and timm, lightning and torchmetrics with it.
-medvit calls none of these operators; declaring their names is enough. If the extension loads, nothing is declared.
+The package index offers a single torchvision build, compiled for CUDA. With a CPU-only torch, its extension cannot be
+loaded: `import torchvision` fails with "operator torchvision::nms does not exist", and so do timm, lightning and
+torchmetrics. medvit calls none of these operators, so declaring their names is enough. If the extension loads, nothing
+is declared.
 
-`install` is called by `import medvit` and, in every program of the environment, by `import torch`: it is registered as
-the entry point `torch.backends` of this package (pyproject.toml), which torch calls after its own import. So `import
-timm` works alone. Not a `.pth` file, because its code would run at each start of Python.
+`install` is called by `import medvit`. It is also registered as the entry point `torch.backends` of this package
+(pyproject.toml), which `import torch` calls in every program of the environment, so `import timm` works without
+medvit. A `.pth` file is not used, because its code would run at every start of Python.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ _declared: list[object] = []
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Import finder that acts once, when torchvision or a submodule is first imported; it finds nothing itself.
+    """Import finder that declares the operators when torchvision or a submodule is first imported.
 
-    It may be a submodule: `import torchvision` may already be running when it imports torch, which installs this
-    finder.
+    It never finds a module itself.
+
+    The first import seen may be a submodule: `import torchvision` may already be running when it imports torch, which
+    installs this finder.
     """
 
     has_acted = False

@@ -40,7 +40,7 @@ CHECKPOINT_FILES = (WEIGHTS, ADAPTER, MODEL, PREPROCESS, MODEL_CARD, PATIENTS)
 
 @dataclass(frozen=True)
 class Lineage:
-    """Lineage of an artifact: the stage, the version, its config and its inputs by hash, and its MLflow run."""
+    """Lineage of an artifact: stage, medvit version, config, hashes of its inputs, and MLflow run."""
 
     stage: str
     config_sha256: str
@@ -67,10 +67,10 @@ class Lineage:
 class Checkpoint:
     """Saved model.
 
-    `model` describes how to build it (`kind` is backbone, classification, segmentation or slide), `preprocess` the
-    preprocessing of its input, `state` all weights merged, `adapter` the weights that fine-tuning changed or added,
-    stored separately; `load` leaves it in its file. `training` are lines of a summary on the training that has just
-    ended: names and texts.
+    `model` describes how to build the model (`kind` is backbone, classification, segmentation or slide), and
+    `preprocess` how to preprocess its input. `state` holds all weights, with adapters merged. `adapter` holds the
+    weights that fine-tuning changed or added, stored in a separate file that `load` does not read. `training` holds
+    (name, text) pairs for the summary of the training run that has just ended.
 
     >>> import medvit
     >>> checkpoint = medvit.Checkpoint.load("runs/model")
@@ -89,18 +89,18 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """Purpose: backbone, classification, segmentation or slide."""
+        """Purpose of the model: backbone, classification, segmentation or slide."""
         return str(self.model["kind"])
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the weights and the two descriptions."""
+        """SHA-256 over the weights and the descriptions in `model` and `preprocess`."""
         digest = hashlib.sha256((self.folder / WEIGHTS).read_bytes())
         digest.update(json.dumps([self.model, self.preprocess], sort_keys=True).encode())
         return digest.hexdigest()
 
     def save(self) -> Checkpoint:
-        """Write the folder; weights as safetensors, never pickle."""
+        """Write the checkpoint folder, with the weights as safetensors, never as pickle; return the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_weights(self.folder / WEIGHTS, self.state)
         if self.adapter is not None:
@@ -114,7 +114,7 @@ class Checkpoint:
         """Return the checkpoint in a folder.
 
         Raises:
-            CheckpointError: If the folder is not a checkpoint, is incomplete or of another schema.
+            CheckpointError: If the folder is not a checkpoint, is incomplete, or has an unsupported schema.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -133,11 +133,13 @@ class Checkpoint:
         except (SafetensorError, ConfigError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}") from None
         if model.pop("schema", None) != SCHEMA_VERSION:
-            raise CheckpointError(f"{folder / MODEL} has another schema; this medvit reads version {SCHEMA_VERSION}")
+            raise CheckpointError(
+                f"{folder / MODEL} has an unsupported schema; this medvit reads version {SCHEMA_VERSION}"
+            )
         return cls(folder, model, preprocess, state)
 
     def stored_adapter(self) -> Mapping[str, Tensor] | None:
-        """Return the adapter in its file; empty if all weights were trained.
+        """Return the adapter weights from their file; empty if all weights were trained.
 
         Raises:
             CheckpointError: If the file is damaged.
@@ -153,7 +155,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / ADAPTER} is damaged: {error}") from None
 
     def summary(self) -> Summary:
-        """Return kind and size of the model, and the outcome of its training."""
+        """Return the kind and size of the model, and the outcome of its training run."""
         weights = f"{sum(weight.numel() for weight in self.state.values()):,}"
         if self.adapter:
             weights += (
@@ -163,10 +165,10 @@ class Checkpoint:
         return Summary([("model", self.kind), ("weights", weights), *self.training.items()], files)
 
     def require(self, *kinds: str) -> Checkpoint:
-        """Return itself, if it was made for one of these purposes.
+        """Return the checkpoint itself, after checking that its kind is one of `kinds`.
 
         Raises:
-            CheckpointError: If it was made for another.
+            CheckpointError: If the checkpoint is of another kind.
         """
         if self.kind not in kinds:
             raise CheckpointError(f"{self.folder} is a {self.kind} checkpoint; this stage needs {' or '.join(kinds)}")
@@ -177,7 +179,7 @@ class Checkpoint:
 class Report:
     """An evaluation: `metrics.json`, `report.html`, `predictions.parquet`; `metrics` are values by name.
 
-    `lines` are the main figures for a summary: names and texts.
+    `metrics` maps metric names to values. `lines` are (name, text) pairs with the main figures, for a summary.
 
     >>> import medvit
     >>> report = medvit.Report.read("runs/report")
@@ -191,7 +193,9 @@ class Report:
 
     @classmethod
     def read(cls, folder: str | Path) -> Report:
-        """Return the report in a folder; `metrics.json` has intervals and all else. A metric that is undefined is NaN.
+        """Return the report in a folder.
+
+        `metrics` holds the values alone, NaN if undefined; `metrics.json` also holds their confidence intervals.
 
         Raises:
             DataError: If the folder is not a report, or is damaged.
@@ -205,16 +209,16 @@ class Report:
         return cls(folder, {name: math.nan if value is None else float(value) for name, value in values.items()})
 
     def summary(self) -> Summary:
-        """Return the evaluated data, and the main metrics with their intervals."""
+        """Return the evaluated data, and the main metrics with their confidence intervals."""
         files = {"report.html": "report", "metrics.json": "all metrics", "predictions.parquet": "a row for each image"}
         return Summary(self.lines, {**files, "summary.txt": "lineage of the artifact"})
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on studies: `status.csv`, `predictions.csv`, one folder per study.
+    """Predictions for studies: `status.csv`, `predictions.csv`, and one folder per study.
 
-    `reasons` are lines on studies that were skipped, failed or lack an output.
+    `reasons` are lines of text about studies that were skipped, failed or lack an output.
 
     >>> import medvit
     >>> predictions = medvit.Predictions.read("runs/predictions")
@@ -241,7 +245,7 @@ class Predictions:
         return cls(folder, counts["done"], counts["skipped"], counts["failed"])
 
     def summary(self) -> Summary:
-        """Return the number of studies by outcome, with the reasons."""
+        """Return the number of studies per outcome (done, skipped, failed), with the reasons."""
         studies = f"{self.num_done} done, {self.num_skipped} skipped, {self.num_failed} failed"
         files = {"status.csv": "a row for each study", "predictions.csv": "probabilities and volumes"}
         return Summary([("studies", studies), *labeled("reasons", self.reasons)], files)

@@ -1,4 +1,4 @@
-"""Keys of `Row.attributes` that several rooms read, and the strata made of them."""
+"""Keys of `Row.attributes` that several packages read, and image-quality strata derived from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRATA: tuple[tuple[str, float, float], ...] = (
 
 
 def stratum(row: Row) -> str:
-    """Return the quality stratum of a photograph: good, usable or poor; `not judged` without a score."""
+    """Return the quality stratum of a photograph: good, usable or poor; `not judged` if it has no quality score."""
     score = row.attributes.get(QUALITY)
     if score is None:
         return "not judged"

@@ -1,7 +1,7 @@
-"""Configuration: frozen pydantic models, YAML, `key=value`, and errors a person can read.
+"""Configuration: frozen pydantic models, YAML files, `key=value` arguments, and readable error messages.
 
-Unknown keys are refused with the nearest known one. The text under a field is its help. A config is never modified: the
-saved one has the given and default values, and runs again unchanged.
+Unknown keys are refused with the nearest known one. The docstring below a field is its help text. A config is never
+modified: the saved config contains the given values and the defaults, and running it again repeats the run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 
 
 class Config(BaseModel):
-    """Frozen set of options; unknown keys are refused, and values may be text: `1e-4` as well as 0.0001."""
+    """Frozen set of options. Unknown keys are refused.
+
+    Values may be text, as from YAML or the command line: `"1e-4"` is accepted as 0.0001.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -57,7 +60,7 @@ class Config(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep the help text of an option of which a subclass changes the default alone."""
+        """Keep the help text of an option if a subclass changes only its default."""
         super().__pydantic_init_subclass__(**kwargs)
         for name, field in cls.model_fields.items():
             bases = (base for base in cls.__mro__[1:] if issubclass(base, Config) and name in base.model_fields)
@@ -66,9 +69,9 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_lists(cls, value: Any) -> Any:
-        """Accept one name for a list of names: `modality=CT` as well as `modality=[CT]`.
+        """Accept a single name for a list of names: `modality=CT` as well as `modality=[CT]`.
 
-        A name with a comma is refused: several names are a list, as in `modality=[CT,MR]`.
+        A name with a comma is refused, with the hint that several names are written as a list: `modality=[CT,MR]`.
         """
         if not isinstance(value, Mapping):
             return value
@@ -79,7 +82,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], *, source: str = "the configuration") -> Self:
-        """Return the config of a tree of plain values.
+        """Return the config described by a tree of plain values.
 
         Raises:
             ConfigError: One sentence for every key that is unknown, missing or has a wrong value; `source` is named.
@@ -91,7 +94,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse_saved(cls, tree: Mapping[str, Any], *, source: str) -> Self:
-        """Return the config that medvit wrote into an artifact, possibly with earlier names, without a warning.
+        """Return the config that medvit saved in an artifact. Earlier option names are accepted without a warning.
 
         Raises:
             ConfigError: As `parse`.
@@ -104,14 +107,17 @@ class Config(BaseModel):
 
     @classmethod
     def load(cls, path: Path | None, overrides: Iterable[str] = ()) -> Self:
-        """Return the config in a YAML file, if any, with `key.subkey=value` on top."""
+        """Return the config in a YAML file, if one is given, with `key.subkey=value` overrides applied on top."""
         tree = {} if path is None else read_yaml(path, scalars=AsWritten)
         for override in overrides:
             _assign(tree, override)
         return cls.parse(tree, source="the arguments" if path is None else str(path))
 
     def tree(self, *, private: bool = True) -> Tree:
-        """Return plain values, as for YAML; without `private`, keys that may name a patient (sources) are omitted."""
+        """Return plain values, ready for YAML.
+
+        Without `private`, options that may name a patient (such as `source`) are omitted.
+        """
         tree: Tree = self.model_dump(mode="json")
         if not private:
             for key, field in type(self).model_fields.items():
@@ -122,19 +128,20 @@ class Config(BaseModel):
         return tree
 
     def to_yaml(self, *, private: bool = True) -> str:
-        """Return the resolved config as YAML; `load` reads it unchanged."""
+        """Return the resolved config as YAML, from which `load` restores the same config."""
         return to_yaml(self.tree(private=private))
 
 
 def to_yaml(tree: Tree) -> str:
-    """Plain values as YAML, in their order."""
+    """Return plain values as YAML, in their order."""
     return str(yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True))
 
 
 def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options under their present names, with a warning for each earlier name.
+    """Return options under their present names, and log a warning for each earlier name.
 
-    `none` becomes off if that is a choice, and null if None is allowed; null drops any other option.
+    The value `none` becomes `off` if `off` is a choice of the option, and null if the option may be None. A null given
+    to any other option is dropped, so that its default applies.
 
     Raises:
         ValueError: If an option is given under both names.
@@ -159,7 +166,7 @@ def _as_named_now(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
-    """Return options at their present places: under another name, and possibly merged into an existing group.
+    """Return options at their present places: options that were renamed, possibly into a group that exists already.
 
     Raises:
         ValueError: If an option is given under both names.
@@ -175,7 +182,10 @@ def _moved(kind: type[Config], given: Mapping[str, Any]) -> Tree:
 
 
 def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
-    """Put a value at a path of a tree, merging groups option by option; return whether nothing was there."""
+    """Store a value at a path of a tree, merging groups option by option.
+
+    Return False if another value was there already.
+    """
     name, *rest = path
     if not rest and name not in tree:
         tree[name] = value
@@ -188,7 +198,7 @@ def _put(tree: Tree, path: Sequence[str], value: Any) -> bool:
 
 
 def _options(group: Any) -> Tree | None:
-    """Return the options given for a group, in a new dict; None for a single value."""
+    """Return the options given for a group as a new dict; None if a single value was given instead."""
     if isinstance(group, Config):
         return {name: getattr(group, name) for name in group.model_fields_set}
     return {} if group is None else dict(group) if isinstance(group, Mapping) else None
@@ -210,7 +220,10 @@ def _is_one_name(given: Any) -> bool:
 
 
 def _are_names(kind: type[BaseModel], key: str) -> bool:
-    """Whether an option is a list of texts; for one number, the length of the list would be a guess."""
+    """Return whether an option is a list of texts.
+
+    A single number is not accepted as a list: its length would be a guess.
+    """
     annotation = kind.model_fields[key].annotation
     if get_origin(annotation) in (Union, UnionType):
         (annotation, *_) = [each for each in get_args(annotation) if each is not NoneType]
@@ -227,7 +240,7 @@ def _are_names(kind: type[BaseModel], key: str) -> bool:
 class AsWritten(yaml.SafeLoader):
     """YAML loader that keeps scalars as text, except null.
 
-    The type of an option decides what `2024-01-31` or `007` means.
+    The type of the option decides whether `2024-01-31` or `007` becomes a date, a number or a text.
     """
 
 
@@ -238,7 +251,7 @@ AsWritten.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path, scalars: type[yaml.SafeLoader] = yaml.SafeLoader) -> Tree:
-    """Return the mapping a YAML file holds; `scalars` is the loader that types its values.
+    """Return the mapping that a YAML file contains; `scalars` is the YAML loader that decides the type of its values.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or is not a mapping.
@@ -270,7 +283,7 @@ def _assign(tree: Tree, override: str) -> None:
         if isinstance(child, str) and child.isidentifier():  # `objective: mae` is short for `objective: {name: mae}`
             child = tree[parent] = {"name": child}
         if not isinstance(child, dict):
-            raise ConfigError(f"{key}: {parent} is a single value and has no keys of its own")
+            raise ConfigError(f"{key}: {parent} is a single option, not a group of options")
         tree = child
     tree[last] = value
 
@@ -299,7 +312,10 @@ def _quoted(value: object) -> str:
 
 
 class ChoiceError(ValueError):
-    """Error that carries the errors of a choice made by name through pydantic, so that messages name the full keys."""
+    """Error that carries the errors of a choice made by name through pydantic.
+
+    Messages thus give the full option names.
+    """
 
     def __init__(self, error: ValidationError, kind: type[BaseModel]) -> None:
         super().__init__(str(error))
@@ -307,16 +323,16 @@ class ChoiceError(ValueError):
 
 
 def _names_in(kind: type[BaseModel], group: str) -> list[str]:
-    """Return the keys of one group of options, such as `trainer`, or the names of all groups."""
+    """Return the option names of one group, such as `trainer`; without a group, the names of all groups."""
     start = f"{group}." if group else ""
     names = (key.name.removeprefix(start) for key in keys(kind) if key.name.startswith(start))
     return list(dict.fromkeys(start + name.partition(".")[0] for name in names))
 
 
 def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = None) -> str:
-    """Return the end of a sentence on an unknown name: the nearest known one, or all if they are few.
+    """Return the end of an error sentence about an unknown name: the nearest known name, or all names if few.
 
-    `renamed` maps earlier names to the present ones, which are named instead.
+    `renamed` maps earlier names to present ones; for an earlier name, the sentence gives the present one.
     """
     now = renamed or {}
     close = difflib.get_close_matches(name, [*known, *now], n=1)
@@ -326,7 +342,7 @@ def nearest(name: str, known: list[str], renamed: Mapping[str, str] | None = Non
 
 
 def unknown_name(what: str, name: object, known: list[str]) -> str:
-    """Return one sentence for a misspelt name: the nearest known one, and the list."""
+    """Return an error sentence for a misspelled name, with the nearest known name and the list of names."""
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"no {what} is named {name!r}; {hint}known are {', '.join(known)}"
@@ -338,7 +354,7 @@ RENAMED = "renamed"
 
 @dataclass(frozen=True)
 class Key:
-    """Option as help shows it."""
+    """One option, as the help text shows it."""
 
     name: str
     type: str
@@ -350,7 +366,7 @@ class Key:
 
 @runtime_checkable
 class OffersChoices(Protocol):
-    """Marker of a field whose value is a choice made by name (see `medvit.registry`)."""
+    """Interface of a field annotation whose value is a choice made by name (see `medvit.registry`)."""
 
     default: str
 
@@ -358,14 +374,14 @@ class OffersChoices(Protocol):
         """Return the available names."""
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class under a name."""
+        """Return the config class of the choice with this name."""
 
 
 def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_variant: bool = False) -> list[Key]:
-    """Return every option of a config type in definition order, nested ones with dots.
+    """Return every option of a config type in the order of definition; nested options have dotted names.
 
-    Of a choice made by name, these are the options of the default, or with `every_variant` those of every choice, and
-    the earlier names of options.
+    For a choice made by name, the options of its default choice are returned; with `every_variant`, those of every
+    choice, and the earlier names of options too.
     """
     found: list[Key] = []
     for name, field in kind.model_fields.items():
@@ -389,7 +405,7 @@ def keys(kind: type[BaseModel], prefix: str = "", variant: str = "", *, every_va
 
 
 def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str) -> Iterator[Key]:
-    """Return the earlier names of options, and of options in groups that had another name."""
+    """Yield the earlier names of options, and of options whose group was renamed."""
     for old, now in kind.RENAMED.items():
         yield Key(prefix + old, RENAMED, prefix + now, "", variant)
         for key in found:
@@ -399,7 +415,7 @@ def _earlier(kind: type[Config], found: Sequence[Key], prefix: str, variant: str
 
 
 def groups(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the groups of options at the top of a config type, with the first line of each class as description."""
+    """Return the top-level option groups of a config type, each with the first line of its class as description."""
     found = {}
     for name, field in kind.model_fields.items():
         nested = _nested(field.annotation)
@@ -411,13 +427,13 @@ def groups(kind: type[BaseModel]) -> dict[str, str]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """Return the config type of a field that has one, optional or not."""
+    """Return the config type that a field is annotated with, even if it is optional; None if it has none."""
     candidates = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
     return candidates[0] if candidates else None
 
 
 def _show(value: Any) -> str:
-    """Return a default as it would be written in YAML; unset for None."""
+    """Return a default as it is written in YAML; `unset` for None."""
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Distributed training: rank, sums and gathers over processes; a single process is a group of one."""
+"""Distributed training: rank, sums, maxima and gathers over processes. A single process is a group of size one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
 def leads() -> bool:
-    """Whether this process is the only one of a run, or rank 0, which alone writes."""
+    """Return whether this process is rank 0, or the only process of the run. Only rank 0 writes files."""
     return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def num_processes() -> int:
-    """Group of processes that train together."""
+    """Return the number of processes that train together."""
     group = _group()
     return group.get_world_size() if group else 1
 
 
 def summed(values: Tensor) -> Tensor:
-    """Return the sum over all processes, without a gradient."""
+    """Return the elementwise sum over all processes, without a gradient."""
     values = values.detach().clone()
     if group := _group():
         group.all_reduce(values)
@@ -33,7 +33,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def highest(value: Tensor) -> Tensor:
-    """Return the maximum over all processes, without a gradient."""
+    """Return the elementwise maximum over all processes, without a gradient."""
     value = value.detach().clone()
     if group := _group():
         group.all_reduce(value, op=group.ReduceOp.MAX)
@@ -41,7 +41,7 @@ def highest(value: Tensor) -> Tensor:
 
 
 def summed_with_gradient(values: Tensor) -> Tensor:
-    """Return the sum over all processes; its gradient reaches the values of each process."""
+    """Return the elementwise sum over all processes; the gradient flows back to the values of each process."""
     if not _group():
         return values
     from torch.distributed.nn.functional import all_reduce
@@ -51,7 +51,7 @@ def summed_with_gradient(values: Tensor) -> Tensor:
 
 
 def gathered_with_gradient(rows: Tensor) -> Tensor:
-    """Return the rows (N, D) of all processes (N * processes, D), the same number of each; gradients reach all."""
+    """Return the rows (N, D) of all processes, stacked to (N * processes, D); gradients flow back to every process."""
     if not _group():
         return rows
     joint = rows.new_zeros(num_processes(), *rows.shape)
@@ -66,21 +66,24 @@ def process() -> int:
 
 
 def part(tensor: Tensor) -> Tensor:
-    """Return the shard of a tensor in this process: all of it, unless it is sharded."""
+    """Return the shard of a tensor that this process stores; an unsharded tensor is returned unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _group() -> Any:
-    """`torch.distributed` in a run of several processes, else None; imported lazily: a stage may not need torch."""
+    """Return `torch.distributed` if several processes run together, else None.
+
+    It is imported lazily, because a stage may not need torch.
+    """
     from torch import distributed
 
     return distributed if distributed.is_available() and distributed.is_initialized() else None
 
 
 def exactly(device: torch.device) -> torch.autocast:
-    """Return a context that disables 16-bit computation: losses are differences of similar numbers."""
+    """Return a context that disables 16-bit computation, for losses: they are differences of nearly equal numbers."""
     import torch
 
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Documents of headings, text, tables and pictures: self-contained HTML, or Markdown with files beside it."""
+"""Documents of headings, text, tables and figures: self-contained HTML, or Markdown with separate figures."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ SCREEN_DPI = 96
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells under a header, the first cell of a line its heading; numbers are recognized by their type."""
+    """Table: a header and rows, where the first cell of a row is its heading. Numbers are recognized by their type."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[object]]
@@ -92,7 +92,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Picture:
-    """PNG with its file name (without extension), caption, and width on a page."""
+    """Figure as a PNG, with its file name (without extension), caption, and width on the page."""
 
     name: str
     caption: str
@@ -101,14 +101,14 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, caption: str, figure: Figure) -> Picture:
-        """Return a rendered figure; equal figures give equal bytes."""
+        """Return a rendered figure; equal figures give identical bytes."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return cls(name, caption, buffer.getvalue(), round(SCREEN_DPI * figure.get_figwidth()))
 
     @property
     def uri(self) -> str:
-        """PNG as a `data:` URI."""
+        """Return the PNG as a `data:` URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
@@ -117,7 +117,7 @@ Block = str | Table | Bullets | Sequence[Picture]
 
 @dataclass(frozen=True)
 class Section:
-    """Heading with sentences, tables, lists and rows of pictures."""
+    """Section: a heading with sentences, tables, lists and rows of figures."""
 
     title: str
     blocks: Sequence[Block]
@@ -125,7 +125,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """Document; `tone` highlights its first sentence if that reports a problem, `facts` describe its subject."""
+    """Document of sections.
+
+    `tone` highlights its first sentence if that reports a problem; `facts` describe its subject.
+    """
 
     title: str
     opening: str
@@ -134,11 +137,11 @@ class Document:
     facts: Mapping[str, str] | None = None
 
     def write_html(self, path: Path) -> None:
-        """Write one self-contained file."""
+        """Write the document as one self-contained HTML file."""
         write_text(path, _template().render(page=self, style=Markup(STYLE)) + "\n")
 
     def write_markdown(self, path: Path, pictures: str) -> None:
-        """Write Markdown, and its pictures into the folder `pictures` beside it."""
+        """Write the document as Markdown, and its figures into the folder `pictures` next to it."""
         parts = [f"# {self.title}", *([self.opening] if self.opening else [])]
         if self.facts:
             parts.append(markdown_table(Table(["", ""], list(self.facts.items()))))
@@ -148,9 +151,9 @@ class Document:
 
 
 def plain(text: str) -> str:
-    """Return an external text, such as the name of a class, as Markdown that displays it literally.
+    """Escape a text from outside medvit, such as a class name, so that Markdown displays it literally.
 
-    Without markup or links.
+    The result contains no active markup and no links.
     """
     one_line = " ".join(text.split())
     escaped = re.sub(r"([\\`*\[\]~$]|^[#+=-]|&(?=[#\w])|(?<!\w)_|_(?!\w))", r"\\\1", one_line)
@@ -159,19 +162,19 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return an external text as a code span, within enough backticks (CommonMark 6.1)."""
+    """Return a text from outside medvit as a Markdown code span, within enough backticks (CommonMark 6.1)."""
     one_line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", one_line)), default=0))
     return f"{fence} {one_line} {fence}" if "`" in one_line else f"`{one_line}`"
 
 
 def inert(text: str) -> str:
-    """Return a cell of a table without tags, images or links."""
+    """Return the text of a table cell with HTML tags, images and links made inactive."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table in Markdown; columns of numbers are right-aligned."""
+    """Return a table in Markdown, with right-aligned columns of numbers."""
     columns = range(len(table.head))
     rule = ["---:" if all(isinstance(line[n], int | float) for line in table.lines) else "---" for n in columns]
     cells = (
@@ -190,7 +193,7 @@ def _template() -> Template:
 
 
 def _escaped(value: object) -> Markup:
-    """Return a value as markup, with quotes spelled as `html.escape` does, so that equal pages give equal bytes."""
+    """Return a value as markup. Quotes are escaped as `html.escape` does, so that equal pages have identical bytes."""
     return value if isinstance(value, Markup) else Markup(escape(str(value)))
 
 

@@ -1,7 +1,7 @@
-"""Errors a user can act upon, by kind.
+"""Error classes, by kind of failure, for errors that the user can fix.
 
-Every message is one sentence for a person: what was found, where, what was expected, and what to do.
-It names no patient: where a file must be named, its pseudonym is.
+Every message is one sentence: what was found, where, what was expected, and what to do. Messages never name a patient;
+a file that must be named is identified by its pseudonym.
 """
 
 from typing import ClassVar
@@ -21,13 +21,13 @@ class ConfigError(MedvitError):
 
 
 class DataError(MedvitError):
-    """Data that do not meet the requirements of the stage."""
+    """Data that do not meet the requirements of a stage."""
 
     code = "data"
 
 
 class NotAnImageError(DataError):
-    """File that is not an image: a report, a directory record, a text."""
+    """File that is not an image, such as a report, a directory record or a text file."""
 
     code = "not_an_image"
 
@@ -45,13 +45,13 @@ class UnsupportedError(DataError):
 
 
 class TimeLimitError(DataError):
-    """Image or file that took longer than allowed."""
+    """Image or file that took longer to process than the time limit."""
 
     code = "timeout"
 
 
 class ConflictError(DataError):
-    """Files that contradict each other, so that the correct value is unknown."""
+    """Files that contradict each other, so that the correct value cannot be determined."""
 
     code = "conflict"
 
@@ -63,13 +63,13 @@ class GeometryError(DataError):
 
 
 class SourceError(MedvitError):
-    """Server or archive that cannot be reached, refuses access, or does not deliver its own listing."""
+    """Server or archive that is unreachable, refuses access, or fails to deliver files that it lists."""
 
     code = "source"
 
 
 class CheckpointError(MedvitError):
-    """Checkpoint or public weights that do not fit the purpose."""
+    """Checkpoint or public weights that do not suit the stage or the model."""
 
     code = "checkpoint"
 
@@ -81,7 +81,7 @@ class OutputError(MedvitError):
 
 
 class TrainingError(MedvitError):
-    """Training that cannot continue, as with a non-finite loss."""
+    """Training that cannot continue, for example because of a non-finite loss."""
 
     code = "training"
 
@@ -93,8 +93,8 @@ class TrackingError(MedvitError):
 
 
 def unexpected(error: BaseException) -> str:
-    """Return the reason to report for an error that is not one of medvit.
+    """Return the reason to report for an error that is not a `MedvitError`: the name of its type.
 
-    It names the type alone: the text of a library's error may name a file or a patient.
+    The message of the error is excluded, because messages of libraries may name a file or a patient.
     """
     return f"stopped by an unexpected {type(error).__name__}"

@@ -1,6 +1,6 @@
-"""Geometry of volumes: one affine type, voxels to RAS+ millimeters, float64.
+"""Geometry of volumes: one affine type, which maps voxel indices to RAS+ millimeters in float64.
 
-DICOM and ITK use LPS. Their readers and writers convert with `lps_to_ras`; everything else uses RAS+.
+DICOM and ITK use LPS. The readers and writers of these formats convert with `lps_to_ras`; everything else uses RAS+.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Affine:
 
     @property
     def orientation(self) -> str:
-        """The nearest anatomical direction of each voxel axis, such as `"RAS"` or `"LPS"`."""
+        """Nearest anatomical direction of each voxel axis, such as `"RAS"` or `"LPS"`."""
         return "".join(nib.orientations.aff2axcodes(self.matrix))
 
     @property
@@ -109,23 +109,23 @@ class Affine:
 
 
 def check_grid(affine: Affine, shape: tuple[int, ...]) -> None:
-    """Check that the last three axes form a grid of right angles, whatever format it comes from.
+    """Check that the last three axes of a volume are at right angles, whatever format it comes from.
 
     Raises:
-        GeometryError: If two axes drift off their right angle by more than `SHEAR_TOLERANCE_MM` within the grid.
+        GeometryError: If two axes deviate from a right angle by more than `SHEAR_TOLERANCE_MM` at the edge of the grid.
     """
     drift_mm = drift(affine, shape)
     if drift_mm > SHEAR_TOLERANCE_MM:
         raise GeometryError(
-            f"the voxel axes are not at right angles: they drift {drift_mm:.2f} mm within the grid (shear); "
+            f"the voxel axes are not at right angles (shear): they deviate by {drift_mm:.2f} mm within the grid; "
             f"expected at most {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
         )
 
 
 def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
-    """Write a grid as the sform of a NIfTI header, and as its qform if that can represent it.
+    """Write an affine into a NIfTI header as the sform, and also as the qform if a qform can represent it.
 
-    A qform cannot represent shear; a reader that prefers it would move the voxels.
+    A qform cannot represent shear; written anyway, it would move the voxels for readers that prefer the qform.
     """
     header.set_sform(affine.matrix, code=SCANNER)
     header.set_qform(affine.matrix, code=SCANNER)
@@ -134,7 +134,10 @@ def write_forms(header: nib.Nifti1Header, affine: Affine) -> None:
 
 
 def drift(affine: Affine, shape: tuple[int, ...]) -> float:
-    """Return how far the last three axes drift off right angles within a grid, in mm; 0 within `AXIS_TOLERANCE`."""
+    """Return how far the last three axes deviate from right angles at the edge of a grid, in mm.
+
+    The result is 0 for a deviation within `AXIS_TOLERANCE`.
+    """
     spacing = np.array(affine.spacing_mm)
     directions = affine.matrix[:3, :3] / spacing
     extents = (np.array(shape[-3:]) - 1) * spacing
@@ -144,7 +147,10 @@ def drift(affine: Affine, shape: tuple[int, ...]) -> float:
 
 
 def apart(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
-    """Return the largest distance between corners of two grids of one shape, in voxels of the first along an axis."""
+    """Return the largest distance between corresponding corners of two grids, in voxels of the first grid.
+
+    Both grids have the same shape.
+    """
     corners = np.array(list(product(*((0, n - 1) for n in shape[-3:]))))
     return float(np.abs(one.inverse()(other(corners)) - corners).max())
 
@@ -157,22 +163,25 @@ def lps_to_ras(matrix: Float[Array, "4 4"]) -> Float[Array, "4 4"]:
 def to_ras(voxels: Shaped[Array, "*c i j k"], affine: Affine) -> tuple[Shaped[Array, "*c a b d"], Affine]:
     """Permute and flip the last three axes so that they point nearest to R, A, S; no voxel value changes.
 
-    Oblique grids remain oblique: only the order and direction of the axes change, and the affine follows.
+    Oblique grids remain oblique: only the order and direction of the axes change, and the affine changes with them.
     """
     return _orient(voxels, affine, nib.orientations.io_orientation(affine.matrix))
 
 
 def ras_extent(shape: Sequence[int], affine: Affine) -> tuple[tuple[int, ...], tuple[float, float, float]]:
-    """Return voxels and spacing in mm along R, A and S of a grid whose axes (i, j, k) run in any order."""
+    """Return the numbers of voxels and the spacings (mm) along R, A and S of a grid.
+
+    The axes (i, j, k) of the grid may be in any order.
+    """
     axes = np.argsort(nib.orientations.io_orientation(affine.matrix)[:, 0])
     right, anterior, superior = (affine.spacing_mm[axis] for axis in axes)
     return tuple(int(shape[axis]) for axis in axes), (right, anterior, superior)
 
 
 def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tuple[Shaped[Array, "a b d"], Affine]:
-    """Return `to_ras` of planes stacked along the third axis, without an intermediate copy.
+    """Stack planes along the third axis and reorder them as `to_ras` does, without an intermediate copy.
 
-    It is fastest for planes whose `i` axis is contiguous in memory, as in the transpose of rows.
+    This is fastest for planes whose `i` axis is contiguous in memory, such as transposed images.
     """
     orientation = nib.orientations.io_orientation(affine.matrix)
     axes, shape = orientation[:, 0].astype(int), (*planes[0].shape, len(planes))
@@ -188,7 +197,10 @@ def stacked_to_ras(planes: Sequence[Shaped[Array, "i j"]], affine: Affine) -> tu
 
 
 def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, "i j"]]) -> None:
-    """Fill voxels whose memory neighbors are in different planes, in bands of all planes that fit a cache."""
+    """Copy planes into a volume whose contiguous axis runs across the planes.
+
+    Bands of all planes are copied one after the other; a band fits into the CPU cache.
+    """
     num_i, num_j = planes[0].shape
     evenly = _evenly_spaced(planes)
     if evenly is not None:
@@ -205,9 +217,9 @@ def _fill_across(voxels: Shaped[Array, "i j k"], planes: Sequence[Shaped[Array, 
 
 
 def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j k"] | None:
-    """Return planes at equal distances in memory as one array without a copy; None for others.
+    """Return planes that are evenly spaced in memory as one array without a copy; None for other planes.
 
-    At multiples of a page the planes would share cache lines, and a copy in bands is faster.
+    Planes spaced by multiples of a memory page would share cache lines; for them, copying in bands is faster.
     """
     addresses = [plane.__array_interface__["data"][0] for plane in planes]
     steps = {after - before for before, after in pairwise(addresses)}
@@ -219,19 +231,21 @@ def _evenly_spaced(planes: Sequence[Shaped[Array, "i j"]]) -> Shaped[Array, "i j
 
 
 def like(voxels: Shaped[Array, "*c i j k"], affine: Affine, target: Affine) -> Shaped[Array, "*c a b d"]:
-    """Reorder and flip the axes of voxels to match the grid `target`, which differs only in these.
+    """Reorder and flip the axes of voxels to match the grid `target`, which differs only in axis order and direction.
 
     Raises:
-        GeometryError: If the two grids do not have the same voxels.
+        GeometryError: If the voxels of the two grids are not at the same positions.
     """
     step = target.inverse().matrix @ affine.matrix
     rotation = np.round(step[:3, :3])
     if np.abs(step[:3, :3] - rotation).max() > AXIS_TOLERANCE or not (np.abs(rotation).sum(axis=0) == 1).all():
-        raise GeometryError(f"grids differ by more than the order of axes: {affine} and {target}")
+        raise GeometryError(
+            f"the voxel axes of two grids differ by more than their order and direction: {affine} and {target}"
+        )
     turned, placed = _orient(voxels, affine, nib.orientations.io_orientation(step))
     shift = np.abs(target.inverse()(np.array(placed.origin_mm))).max()
     if shift > SHIFT_TOLERANCE:
-        raise GeometryError(f"grids are {shift:.2f} voxels apart: {affine} and {target}")
+        raise GeometryError(f"two grids that should match are {shift:.2f} voxels apart: {affine} and {target}")
     return turned
 
 
@@ -247,10 +261,10 @@ def _orient(voxels: Array, affine: Affine, orientation: Num[Array, "3 2"]) -> tu
 def resampled_grid(
     shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Return the shape and affine of a grid of about the given spacing over exactly the same field of view.
+    """Return the shape and affine of a grid with nearly the given spacing over exactly the same field of view.
 
     The outer faces of the two grids coincide on all sides, as in `torch.nn.functional.interpolate` with
-    `align_corners=False`; so the resulting spacing differs a little from the requested one.
+    `align_corners=False`; the resulting spacing may therefore differ slightly from the requested one.
     """
     i, j, k = (
         max(1, round(n * own / wanted))
@@ -260,7 +274,7 @@ def resampled_grid(
 
 
 def rescaled(affine: Affine, shape: tuple[int, ...], new_shape: tuple[int, ...]) -> Affine:
-    """Return the affine of a grid with another number of voxels over exactly the same field of view."""
+    """Return the affine of a grid with a different number of voxels over exactly the same field of view."""
     factors = np.array(shape[-3:]) / np.array(new_shape[-3:])
     scale = np.diag([*factors, 1.0])
     scale[:3, 3] = (factors - 1.0) / 2.0

@@ -31,11 +31,14 @@ LARGEST_KEPT_BLOCK = 2**25
 
 @cache
 def keep_freed_memory(kept_bytes: int | None = None) -> bool:
-    """Keep freed memory for the next arrays of this process, up to a size or all; return whether that is supported.
+    """Let this process reuse freed memory instead of returning it to the system.
 
-    A training step frees and reallocates gigabytes, an ingest one array per slice. By default glibc returns large
-    blocks to the system, which must then find and zero each page again: a fifth of the time of a training step (DINOv2,
-    ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this setting.
+    Up to `kept_bytes` are kept (unset: all). Return whether the system supports this.
+
+    A training step frees and reallocates gigabytes, and an ingest allocates one array per slice. By default glibc
+    returns large blocks to the system, which must then find and zero each page again: this takes a fifth of the time
+    of a training step (DINOv2, ViT-S) and up to a sixth of that of an ingest on a virtual machine. Only glibc has this
+    setting.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -53,10 +56,10 @@ COLLECTION_THRESHOLDS = 50_000, 20, 20
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Context in which the garbage collector runs less often.
+    """Return a context in which the garbage collector runs less often.
 
-    If hundreds of thousands of objects without cycles are kept, such as headers of files, it would search them again
-    and again: a third of the time to make them.
+    While hundreds of thousands of objects without reference cycles are kept, such as file headers, the collector would
+    scan them repeatedly, which takes a third of the time of creating them.
     """
     before = gc.get_threshold()
     if before[0]:  # 0 disables collection
@@ -73,9 +76,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @contextmanager
 def one_thread_for_children() -> Iterator[None]:
-    """Context in which new processes compute in one thread each, as many of them run side by side.
+    """Return a context in which new processes use one compute thread each, since many of them run in parallel.
 
-    Variables set by the user are kept.
+    Thread-count variables that the user has set are kept.
     """
     added = [name for name in THREADS if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))
@@ -87,10 +90,10 @@ def one_thread_for_children() -> Iterator[None]:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Context in which numpy's linear algebra uses only the calling thread.
+    """Return a context in which numpy's linear algebra uses only the calling thread.
 
-    Small matrices take half as long again in several threads, which keep the cores busy waiting: an ingest used twice
-    the processor time. While other work occupies the cores, they take ten times as long.
+    For small matrices, several threads take 1.5 times as long and keep the other cores busy waiting: an ingest then
+    uses twice the processor time. While other work occupies the cores, it takes ten times as long.
     """
     limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limited
@@ -98,7 +101,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Return the libraries with thread pools, those that are loaded at the first call."""
+    """Return the libraries with thread pools that are loaded at the first call."""
     import numpy  # noqa: F401 -- it brings its own
     from threadpoolctl import ThreadpoolController
 
@@ -106,10 +109,10 @@ def _libraries() -> ThreadpoolController:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """Return the 16-bit type in which a device multiplies faster than in 32 bits; None if there is none.
+    """Return the 16-bit type in which a device multiplies faster than in 32 bits; None if it has no such type.
 
-    On a CPU that is bfloat16 with AVX512-BF16, AMX or Arm's BF16; elsewhere it is emulated and slow. On a GPU it is
-    bfloat16 where supported, else float16.
+    On a CPU this is bfloat16 if AVX512-BF16, AMX or Arm BF16 instructions are available; otherwise bfloat16 is
+    emulated and slow. On a GPU it is bfloat16 if supported, else float16.
     """
     import torch
 
@@ -124,7 +127,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(device: Device) -> torch.device:
-    """Return the device of `auto` on this machine: the GPU if there is one.
+    """Return the torch device for an option value; `auto` is the GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: If a GPU is requested and there is none.

@@ -1,6 +1,6 @@
-"""Log lines with date and time: on the terminal, and in the log file of every artifact.
+"""Log lines with date and time, on the terminal and in the log file of every artifact.
 
-The file gets only lines of medvit: warnings of libraries and tracebacks may name a patient or a file.
+The log file receives only the messages of medvit: warnings of libraries and tracebacks may name a patient or a file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ log = logging.getLogger("medvit")
 
 
 class DatedFormatter(logging.Formatter):
-    """Formatter of both places: date, local time, level and message."""
+    """Formatter of terminal and log file: date, local time, severity and message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Handler that writes to stderr, above a progress bar if there is one."""
+    """Handler that writes to stderr, above the progress bar if there is one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 class LogFile(logging.FileHandler):
-    """Handler that appends to the log file of an artifact, from level INFO on and without tracebacks."""
+    """Handler that appends messages of severity INFO and above to the log file of an artifact, without tracebacks."""
 
     def __init__(self, path: Path, *, mode: int = 0o666) -> None:
         path.touch(mode)
@@ -61,7 +61,10 @@ class LogFile(logging.FileHandler):
         super().emit(plain)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (as logging calls it)
-        """Ignore that a line cannot be written: on a full disk the stage fails at its next file, with the reason."""
+        """Ignore a line that cannot be written.
+
+        On a full disk, the stage fails with the reason when it writes its next file.
+        """
 
 
 def log_to_terminal() -> None:
@@ -71,9 +74,9 @@ def log_to_terminal() -> None:
 
 @contextmanager
 def log_to_file(path: Path, *, mode: int = 0o666) -> Iterator[None]:
-    """Append the log of medvit to a file, which is created with `mode`.
+    """Return a context in which the log of medvit is appended to a file, created with the permissions `mode`.
 
-    The file gets lines from level INFO on; other handlers are unchanged.
+    The file receives messages of severity INFO and above; other handlers are unchanged.
     """
     before, shown = log.level, log.getEffectiveLevel()
     handler, own = LogFile(path, mode=mode), []
@@ -102,7 +105,7 @@ def log_to_file(path: Path, *, mode: int = 0o666) -> Iterator[None]:
 
 
 def note(message: str, *values: object, level: int = logging.INFO) -> None:
-    """Write a line only to the open log files."""
+    """Write a line to the open log files only, not to the terminal."""
     record = log.makeRecord(log.name, level, "", 0, message, values, None)
     for handler in log.handlers:
         if isinstance(handler, LogFile):

@@ -1,7 +1,7 @@
-"""Measured voxels of an image: those that are finite and not padding, and fill values for the others.
+"""Measured voxels of an image (finite and not padding), and the values that replace unmeasured ones.
 
-The store preserves every voxel bit for bit. All computations with intensities (flags, statistics, interpolation,
-normalization) exclude unmeasured voxels with the functions of this module, so that they agree.
+The store preserves every voxel exactly. All computations on intensities (flags, statistics, interpolation,
+normalization) use the functions of this module to exclude unmeasured voxels, so that they exclude the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 
 
 def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
-    """Return where pixels are NaN, infinite or beyond float32; None if all are finite."""
+    """Return a mask of the pixels that are NaN, infinite or beyond the range of float32; None if all are finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return None
     with np.errstate(over="ignore"):
@@ -29,17 +29,19 @@ def not_finite(pixels: Num[Array, "*s"]) -> Bool[Array, "*s"] | None:
 
 
 def narrowed(values: Num[Array, "*s"]) -> Num[Array, "*s"]:
-    """Convert floating-point values of more than 32 bits as `narrowed_together` does; return others unchanged."""
+    """Convert floating-point values of more than 32 bits as `narrowed_together` does; return other types unchanged."""
     return narrowed_together([values])[0]
 
 
 def narrowed_together(parts: Sequence[Num[Array, "..."]]) -> list[Num[Array, "..."]]:
-    """Convert the parts of one image (frames, slices) to float32, in which models compute, by the range of all parts.
+    """Convert parts of one image (frames, slices) to float32, judged by the range of all parts.
 
-    Parts of 32 bits and less, and integers, are returned unchanged; all others get one type. Whole numbers that float32
-    would change (those above 2^24) become integers and remain exact. Other values are rounded to 24 bits, if that is
-    at most `ROUNDING` of the range of the image; NaN and infinities remain, and values beyond float32 become infinite,
-    which is counted as not finite.
+    Models compute in float32.
+
+    Integers and parts of at most 32 bits are returned unchanged; all other parts are converted to one common type.
+    Whole numbers that float32 cannot represent (above 2^24) become integers and remain exact. Other values are rounded
+    to float32 if the rounding error is at most `ROUNDING` of the range of the image. NaN and infinities remain; values
+    beyond float32 become infinite and count as non-finite.
 
     Raises:
         UnsupportedError: If rounding would change more, as for small differences on a large offset.
@@ -69,7 +71,7 @@ def _narrowed_wide(parts: Sequence[Float[Array, "..."]]) -> list[Num[Array, "...
 
 
 def rounded(values: Float[Array, "*s"]) -> Float32[Array, "*s"]:
-    """Return values as float32, whole numbers too.
+    """Return values as float32, including whole numbers.
 
     Raises:
         UnsupportedError: If that changes one by more than `ROUNDING` of their range.
@@ -102,7 +104,10 @@ def _whole(parts: Sequence[Float[Array, "..."]], low: float, high: float, *, is_
 
 
 def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bool[Array, "*s"] | None:
-    """Return where pixels are not finite or, as stored, within `padding`; None if all were measured."""
+    """Return a mask of the pixels that are non-finite or whose stored value is within `padding`.
+
+    Return None if all were measured.
+    """
     found = not_finite(pixels)
     if padding is None:
         return found
@@ -114,7 +119,7 @@ def not_measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Bo
 
 
 def measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Num[Array, "n"]:
-    """Return the measured values, in one dimension."""
+    """Return the measured values as a one-dimensional array."""
     lost = not_measured(pixels, padding)
     return pixels.ravel() if lost is None else pixels[~lost]
 
@@ -122,10 +127,13 @@ def measured(pixels: Num[Array, "*s"], padding: Padding | None = None) -> Num[Ar
 def filled(
     pixels: Num[Array, "*s"], padding: Padding | None = None, *, slope: float = 1.0, intercept: float = 0.0
 ) -> Num[Array, "*s"]:
-    """Replace unmeasured pixels by a background, in their type; return the pixels themselves if all were measured.
+    """Replace unmeasured pixels by a background value of the same type.
 
-    Padding becomes the lowest measured intensity. So do NaN and -inf, unless 0 is within the measured range: then they
-    become 0, since SPM and FSL write NaN for zero outside the brain. +inf becomes the highest.
+    If all pixels were measured, return the array itself.
+
+    Padding becomes the lowest measured intensity. NaN and -inf become 0 if 0 is within the measured range, since SPM
+    and FSL write NaN for zero outside the brain; otherwise they become the lowest measured intensity too. +inf becomes
+    the highest one.
     """
     lost = not_measured(pixels, padding)
     if lost is None:

@@ -1,4 +1,4 @@
-"""Number of patients of some images, and how many are assumed because they have no identifier."""
+"""Number of patients in a set of images, and how many are assumed for lack of a patient identifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from medvit.records import Row
 
 
 def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
-    """Return the assumed patients, those without an identifier: an image, a series or a study stands for each."""
+    """Return the assumed patients among the patients of a set of images.
+
+    For images without a patient identifier, each image, series or study counts as a patient.
+    """
     named: dict[str, bool] = {}
     for row in rows:
         named[row.patient_id] = named.get(row.patient_id, False) or not row.patient_is_assumed
@@ -19,31 +22,31 @@ def assumed_patients(rows: Iterable[Row]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class PatientCount:
-    """Number of patients, `assumed` of them for lack of an identifier; its text mentions them."""
+    """Number of patients; `assumed` of them have no identifier, which the text of this object mentions."""
 
     total: int
     assumed: int = 0
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Self:
-        """Count the patients of some images."""
+        """Count the patients of a set of images."""
         rows = list(rows)
         return cls.among({row.patient_id for row in rows}, assumed_patients(rows))
 
     @classmethod
     def among(cls, patients: Collection[str], assumed: Collection[str]) -> Self:
-        """Count patients by their pseudonyms, given those that are assumed."""
+        """Count patients by their pseudonyms; `assumed` are the pseudonyms of all assumed patients."""
         found = set(patients)
         return cls(len(found), len(found & set(assumed)))
 
     @property
     def cell(self) -> str:
-        """The number for a table cell, as `12` or `40 (all assumed)`."""
+        """Return the number for a table cell, such as `12` or `40 (all assumed)`."""
         return f"{self.total}{self._doubt}"
 
     @property
     def note(self) -> str:
-        """Explanation of assumed patients, in a sentence; empty if there are none."""
+        """Return a sentence that explains assumed patients; empty if there are none."""
         if not self.assumed:
             return ""
         subject = f"{self.assumed} of {_named(self.total)} {'is' if self.assumed == 1 else 'are'}"

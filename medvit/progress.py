@@ -1,6 +1,6 @@
-"""Progress over many items: a bar in a terminal; elsewhere, and in the log file, occasional lines.
+"""Progress over many items: a bar on the terminal; if there is no terminal, and in the log file, an occasional line.
 
-Not tqdm alone: it writes two states of its bar per second into a file or a pipe, all on one line.
+tqdm alone does not suffice: into a file or a pipe, it writes two updates of its bar per second, all on one line.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ CountedT = TypeVar("CountedT")
 
 
 class Progress:
-    """Number of finished items of a total, updated in place.
+    """Number of finished items out of a total, updated in place.
 
-    A line has count, rate and time left of this run: `done` items of an earlier run count for neither. Work shorter
-    than `FIRST_S` writes no line. Several threads may update it.
+    A line shows count, rate and remaining time. Items that an earlier run finished (`done`) do not enter rate and
+    remaining time. Work shorter than `FIRST_S` writes no line. Several threads may update the progress at once.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Progress:
         )
 
     def update(self, number: int = 1) -> None:
-        """Count more items as finished."""
+        """Count `number` more items as finished."""
         with self._lock:
             self.n += number
             if self._in_terminal:
@@ -78,7 +78,7 @@ class Progress:
                 self._tell(self._line(now))
 
     def close(self) -> None:
-        """Remove the bar; if lines were written, write the last one."""
+        """Remove the bar; if lines were written before, write a last one."""
         self._bar.close()
         elapsed, number = self._clock() - self._started, self.n - self._first
         if self._is_shown and elapsed >= FIRST_S and number:

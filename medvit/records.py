@@ -1,8 +1,8 @@
-"""Records of an image from the source to the manifest: frozen dataclasses, never dicts.
+"""Records of an image on its way from the source to the manifest: frozen dataclasses, never dicts.
 
-Four records describe its life: a reader finds an `Item`, a `Candidate` is an item with its patient, labels and split,
-a `Taken` describes what was stored of it, and a `Row` is its line in the manifest. Items and candidates hold
-identifiers, names and paths; rows hold only pseudonyms.
+Four records follow an image through ingest: a reader finds an `Item`; a `Candidate` is an item with its patient,
+labels and split; a `Taken` describes what was stored of it; a `Row` is its row in the manifest. Items and candidates
+contain identifiers, names and paths; rows contain only pseudonyms.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Identity:
-    """Identifiers of an image, in the words of its file: never printed, never stored, only pseudonymized.
+    """Identifiers of an image, as its file states them. They are never printed or stored, only turned into pseudonyms.
 
-    `patient`, `study`, `series` hold the original identifiers, empty if the file has none. `issuer` names the
-    issuer of the patient's (DICOM IssuerOfPatientID): two hospitals may assign one identifier to two patients.
+    `patient`, `study` and `series` are the original identifiers, empty if the file has none. `issuer` is the issuer of
+    the patient identifier (DICOM IssuerOfPatientID), since two hospitals may assign the same identifier to two
+    patients.
     """
 
     patient: str = field(default="", repr=False)
@@ -56,7 +57,7 @@ class Identity:
 
 
 class Owned(Protocol):
-    """Anything with the identifiers of its owner: an identity, or the header of a file."""
+    """Interface of objects with patient and study identifiers, such as an `Identity` or the header of a file."""
 
     @property
     def patient(self) -> str:
@@ -65,7 +66,7 @@ class Owned(Protocol):
 
     @property
     def issuer(self) -> str:
-        """Issuer of the identifier."""
+        """Issuer of the patient identifier."""
         ...
 
     @property
@@ -75,11 +76,11 @@ class Owned(Protocol):
 
 
 def patients_of(found: Iterable[Owned]) -> list[str]:
-    """Return the patient of each: its identifier, with the issuer (`ID^^^ISSUER`) where several issuers assigned it.
+    """Return the patient of each object: its identifier, or `ID^^^ISSUER` if several issuers assigned it.
 
-    An identity without an issuer gets the only issuer of its patient's identifier within its study, if there is
-    exactly one, and else is a patient of its own. Letter case and spaces of issuers are ignored. The form is that of
-    HL7 v2 (data type CX).
+    An object without an issuer gets the issuer that its study uses for the same patient identifier, if there is
+    exactly one; otherwise it counts as a separate patient. Letter case and spaces of issuers are ignored. The form
+    `ID^^^ISSUER` is that of HL7 v2 (data type CX).
     """
     everything = [(one, " ".join(one.issuer.split()).casefold()) for one in found]
     if len({issuer for _, issuer in everything} - {""}) < 2:
@@ -101,9 +102,9 @@ def patients_of(found: Iterable[Owned]) -> list[str]:
 
 @dataclass(frozen=True)
 class Item:
-    """Image that a reader found: enough to read it later, in another process.
+    """Image that a reader found, with all that is needed to read it later, in another process.
 
-    `description` (DICOM SeriesDescription) serves to choose a series; it is free text and is never stored.
+    `description` (DICOM SeriesDescription) is used to choose a series; it is free text and is never stored.
 
     >>> import medvit
     >>> for item in medvit.find("new-studies"):  # the other study lacks a slice: refused, with a warning
@@ -144,9 +145,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Extent:
-    """Size of an image as its header gives it; its pixels were not read.
+    """Size of an image according to its header, without reading the pixels.
 
-    `shape` is (H, W), or (R, A, S) of a volume, whose `spacing_mm` has the same order. `bits` are those of a sample.
+    `shape` is (H, W), or (R, A, S) for a volume, whose `spacing_mm` is in the same order. `bits` is the number of bits
+    per sample.
     """
 
     shape: tuple[int, ...]
@@ -163,7 +165,10 @@ TextKind = Literal["note", "name", "date"]
 
 @dataclass(frozen=True)
 class FileText:
-    """Text in a file in addition to its pixels; `place` names its position by format, never by content."""
+    """Text that a file contains in addition to its pixels.
+
+    `place` names the position of the text by the file format, never by content.
+    """
 
     text: str = field(repr=False)
     place: str
@@ -176,7 +181,7 @@ class FileText:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Files that are not accepted, and why; `reason` names no patient and no path."""
+    """Refused files and the reason for the refusal; `reason` names neither a patient nor a path."""
 
     files: tuple[Path, ...]
     code: str
@@ -185,9 +190,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Row:
-    """Row of a manifest: an image, volume or slide. Identifiers are pseudonyms.
+    """Row of a manifest: one image, volume or slide. All identifiers are pseudonyms.
 
-    Real intensity = `slope` * stored value + `intercept`, in `unit` ("HU", "" where unknown).
+    The real intensity is `slope` * stored value + `intercept`, in `unit` ("HU"; "" if unknown).
     """
 
     image_id: str
@@ -240,7 +245,10 @@ class Row:
 
     @property
     def patient_in_any_source(self) -> str:
-        """Pseudonym that equals those of the same PatientID in other sources, whoever assigned it there."""
+        """Pseudonym derived from the PatientID alone.
+
+        It is equal in all sources with the same PatientID, whatever its issuer.
+        """
         return self.patient_any_issuer or self.patient_id
 
     def __str__(self) -> str:
@@ -251,7 +259,7 @@ class Row:
 class TileRow(Row):
     """Tile of a slide, as a row of kind image: a region that is read from the slide's file on demand.
 
-    The tile has all attributes of the slide; `mpp` and `shape` are those of the tile.
+    `mpp` and `shape` describe the tile; all other attributes are those of the slide.
     """
 
     slide: Row | None = None
@@ -274,27 +282,27 @@ SPLIT_NAMES: Mapping[str, Split] = {
 
 
 def frame_part(number: int, num_frames: int) -> str:
-    """Return the part name of a frame that is an image of its own, counted from 0: `frame 3 of 10`."""
+    """Return the part name of a frame that is a separate image, counted from 0, such as `frame 3 of 10`."""
     return f"frame {number + 1} of {num_frames}"
 
 
 def is_frame(part: str) -> bool:
-    """Return whether a part name denotes one frame of a file, without a position."""
+    """Return whether a part name denotes one frame of a file (without a spatial position)."""
     return re.fullmatch(r"frame \d+ of \d+", part) is not None
 
 
 def place_in_file(item: Item) -> str:
-    """Return the index of an image within a file that holds many, as `#test/7`; empty for a single-image file."""
+    """Return the position of an image in a file of many images, such as `#test/7`; empty for a single-image file."""
     return "" if item.index is None else f"#{item.split or ''}/{item.index}"
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Patient of an image, in the words of the source.
+    """Patient of an image, with the identifier that the source uses.
 
-    `is_known_elsewhere`: the identifier means the same person in other datasets of the site, as a DICOM PatientID does
-    and a file name does not. `is_assumed`: nothing names the patient, so each image, series or study counts as one
-    patient: two of them may be the same person.
+    `is_known_elsewhere`: the identifier denotes the same person in other datasets of the site, as a DICOM PatientID
+    does, but a file name does not. `is_assumed`: the files name no patient, so each image, series or study counts as
+    one patient, and two of these patients may be the same person.
     """
 
     id: str = field(repr=False)
@@ -306,8 +314,8 @@ class Patient:
 class Candidate:
     """Image found in the source, before its pixels are read.
 
-    `paths` are relative to the source, one for each file of the item. `split` is the official one until splits are
-    assigned.
+    `paths` are relative to the source, one per file of the item. `split` is the official split of the source until
+    ingest assigns the final one.
     """
 
     item: Item = field(repr=False)
@@ -320,11 +328,11 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Key that is unique within the source."""
+        """Key that identifies the image within the source."""
         return "\n".join(self.paths) + place_in_file(self.item)
 
     def with_labels(self, labels: Mapping[str, str], split: Split | None = None, patient: str = "") -> Self:
-        """Return the candidate with its entries in a table."""
+        """Return the candidate with labels, and optionally split and patient, from a label table."""
         return replace(
             self,
             labels={**self.labels, **labels},
@@ -333,16 +341,16 @@ class Candidate:
         )
 
     def refused(self, code: str, reason: str) -> Refusal:
-        """Return a refusal of its files."""
+        """Return a refusal of the files of this candidate."""
         return Refusal(self.item.files, code, reason)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Stored pixels of an image and facts derived from them: the part of a row that requires reading pixels.
+    """Stored pixels of an image and the facts derived from them: the part of a row that requires reading pixels.
 
-    `num_mask_values` is one more than the largest class in its label map; `mask_values` are the counts of its values
-    in its file (`medvit.ingest.mask_meaning.MaskCounts`), and `mask_state` identifies the state of that file.
+    `num_mask_values` is the largest class number in the label map plus one. `mask_values` counts the values in the
+    label-map file (`medvit.ingest.mask_meaning.MaskCounts`), and `mask_state` identifies the state of that file.
     """
 
     sha256: str
@@ -371,7 +379,7 @@ class Taken:
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Self:
-        """Build from plain values, with lists in place of tuples."""
+        """Build the record from plain values, in which lists replace tuples."""
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
         }

@@ -1,9 +1,9 @@
-"""Registry of the choices of a room by name, found by their files in the room's folder.
+"""Registry of the choices that a package offers by name; the choices are found by the files in the package folder.
 
-A room is a package such as `medvit.objectives`. There are two kinds. For a choice with options, a file defines a config
-class with a `name` and a `build` method:
+A room is a package that offers choices, such as `medvit.objectives`. There are two kinds. For a choice with options, a
+file defines a config class with a `name` and a `build` method:
 
-    @register
+@register
     class Mae(ObjectiveConfig):
         name: Literal["mae"] = "mae"
 
@@ -13,11 +13,13 @@ mask_ratio: 0.9}`. For a choice without options, a file defines a constant with 
 
 The file may also be part of another package, which names it as an entry point of the room:
 
-    [project.entry-points."medvit.objectives"]
-    rotation = "my_package.rotation"
+The file may also be in another installed package that declares it as an entry point of the room:
 
 A config class there names its room, `@register(room="medvit.objectives")`. `extend` does the same for this
 process alone, `extended` for a `with` block.
+
+The config class in that file names its room: `@register(room="medvit.objectives")`. `extend` adds a module for the
+current process only, `extended` for a `with` block.
 """
 
 from __future__ import annotations
@@ -52,9 +54,11 @@ def register(config: type[ConfigT]) -> type[ConfigT]: ...
 @overload
 def register(*, room: str) -> Callable[[type[ConfigT]], type[ConfigT]]: ...
 def register(config: type[ConfigT] | None = None, *, room: str = "") -> Any:
-    """Make a config class a choice of a room, under the default of its field `name`; for use as a decorator.
+    """Register a config class as a choice of a room, under the default value of its field `name`.
 
-    Unset, the room is the package that contains its file.
+    For use as a decorator.
+
+    If `room` is unset, the room is the package that contains the file of the class.
 
     Raises:
         ConfigError: If the room has another choice of this name.
@@ -73,10 +77,10 @@ def _register(config: type[ConfigT], room: str) -> type[ConfigT]:
 
 
 def extend(room: str, module: str) -> None:
-    """Import a module of another package into a room, for this process; an entry point does so for all.
+    """Add a module of another package to a room, for this process; an entry point adds it for every process.
 
     Raises:
-        ConfigError: If it cannot be imported, or has a name that the room has already.
+        ConfigError: If the module cannot be imported, or adds a name that the room already has.
     """
     _imported(room, module)
     _joined.setdefault(room, []).append(module)
@@ -92,7 +96,7 @@ def extend(room: str, module: str) -> None:
 
 @contextmanager
 def extended(room: str, module: str) -> Iterator[None]:
-    """Extend a room within a `with` block, as in a test."""
+    """Return a context in which a module of another package belongs to a room, as for a test."""
     extend(room, module)
     try:
         yield
@@ -101,15 +105,15 @@ def extended(room: str, module: str) -> Iterator[None]:
 
 
 def is_extended() -> bool:
-    """Whether another installed package offers something to a room."""
+    """Return whether another installed package adds choices to a room."""
     return any(entry.group.startswith("medvit.") for package in distributions() for entry in package.entry_points)
 
 
 def occupants(room: str, constant: str) -> tuple[Any, ...]:
-    """Return the constants of one name in the modules of a room, sorted by their `name`.
+    """Return the constants with the given name from all modules of a room, sorted by their `name`.
 
     Raises:
-        ConfigError: If two have one name, or a module of another package cannot be imported.
+        ConfigError: If two constants have the same name, or a module of another package cannot be imported.
     """
     if (room, constant) not in _occupants:
         found: dict[str, tuple[str, Any]] = {}
@@ -122,12 +126,12 @@ def occupants(room: str, constant: str) -> tuple[Any, ...]:
 
 
 def names(room: str) -> list[str]:
-    """Return the names a room offers, sorted."""
+    """Return the names of the choices of a room, sorted."""
     return sorted(_load(room))
 
 
 def find(room: str, name: str) -> type[Config]:
-    """Return the config class a room offers under a name.
+    """Return the config class of the choice with a given name.
 
     Raises:
         ValueError: With the nearest known name and the list.
@@ -140,9 +144,9 @@ def find(room: str, name: str) -> type[Config]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Marker of a config field whose value names a choice of a room; `default` applies when no name is given.
+    """Annotation of a config field whose value names a choice of a room; `default` applies if no name is given.
 
-    An `optional` field may also be unset: the stage then chooses.
+    An `optional` field may also be unset; the stage then chooses.
     """
 
     room: str
@@ -156,11 +160,11 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(self._resolve, serialization=serialize)
 
     def names(self) -> list[str]:
-        """Return the names that the room offers."""
+        """Return the names of the choices of the room."""
         return names(self.room)
 
     def find(self, name: str) -> type[Config]:
-        """Return the config class that the room offers under a name."""
+        """Return the config class of the choice with a given name."""
         return find(self.room, name)
 
     def _resolve(self, value: Any) -> Config | None:
@@ -191,7 +195,7 @@ def _leave(room: str, module: str) -> None:
 
 
 def _modules(room: str) -> Iterator[ModuleType]:
-    """Return the modules of a room, and those of other packages that joined it."""
+    """Yield the modules of a room, and the modules that other packages add to it."""
     package = importlib.import_module(room)
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):  # code shared by the choices of a room

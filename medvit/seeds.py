@@ -1,4 +1,4 @@
-"""One seed from several numbers."""
+"""Derivation of one random seed from several numbers."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def mixed_seed(*parts: int) -> int:
-    """One seed of several numbers."""
+    """Return one seed derived from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -1,7 +1,8 @@
-"""Stages: a config type, a seed, an output folder, lineage and tracking around a recipe.
+"""Stages: everything around the code that does the work: config, seed, output folder, lineage and tracking.
 
-A stage works in `OUTPUT.partial` and renames it to `OUTPUT` when it is complete, so nothing half-written ever has the
-final name. An unfinished run resumes with `resume=true`. The folder is locked meanwhile: one process works in it.
+A stage works in `OUTPUT.partial` and renames this folder to `OUTPUT` when the output is complete, so no incomplete
+output ever has the final name. `resume=true` continues an unfinished run. The folder is locked while a process works
+in it.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def first_free(name: str) -> Path:
 
 @dataclass
 class Run:
-    """One run of a stage: its output folder, inputs, failures, and tracker."""
+    """One run of a stage: its output folder, inputs, failed items, and tracker."""
 
     stage: str
     folder: Path
@@ -127,10 +128,10 @@ class Run:
         return checkpoint
 
     def require_same(self, name: str, digest: str) -> None:
-        """Record an input by its digest; a resumed run must use the same.
+        """Record an input by its hash, and check that a resumed run uses the same input.
 
         Raises:
-            ConfigError: If the unfinished run had another.
+            ConfigError: If the unfinished run used another input.
         """
         if not self.began_with(name, digest):
             raise ConfigError(
@@ -139,7 +140,7 @@ class Run:
             )
 
     def began_with(self, name: str, digest: str) -> bool:
-        """Record an input by its digest; return whether it is the one that a resumed run began with."""
+        """Record an input by its hash; return whether a resumed run uses the same input as when it began."""
         path = self.folder / INPUTS
         if not self.leads:
             return True
@@ -149,9 +150,10 @@ class Run:
         return is_same
 
     def in_force(self, **resolved: Config | Mapping[Any, Any] | Sequence[Any] | str | None) -> None:
-        """Record the resolved values of options that follow the data, in place of the requested ones.
+        """Record the values in use for options that were inferred from the data, in place of the requested values.
 
-        Options in groups are named with dots, as `**{"facts.license": "CC0"}`; the other options of the group are kept.
+        Options in groups have dotted names, as in `**{"facts.license": "CC0"}`; the other options of the group are
+        kept.
         """
         if not self.leads:
             return
@@ -166,12 +168,12 @@ class Run:
         self.tracker.text(text, CONFIG)
 
     def leave_to_leader(self) -> None:
-        """Exit all ranks but 0: everything after this runs once."""
+        """Exit all ranks but 0: everything after this call runs once."""
         if not self.leads:
             raise SystemExit(0)
 
     def keep(self, *names: str) -> None:
-        """Record files of the folder as artifacts of the run; missing ones are skipped."""
+        """Log files of the output folder as artifacts of the tracked run; missing files are skipped."""
         for name in names:
             if (self.folder / name).exists():
                 self.tracker.file(self.folder / name)
@@ -188,14 +190,14 @@ class Run:
 
 
 class Artifact(Protocol):
-    """Output of a recipe: a frozen dataclass with its folder."""
+    """Output of a stage: a frozen dataclass with its folder."""
 
     @property
     def folder(self) -> Path:
         """Folder of the artifact."""
 
     def summary(self) -> Summary:
-        """Return its contents, for the terminal and the log."""
+        """Return a summary of the contents, for the terminal and the log."""
 
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
@@ -205,7 +207,7 @@ MadeT = TypeVar("MadeT")
 
 @dataclass(frozen=True)
 class Finished(Generic[MadeT]):
-    """Output of a stage, and a line for every item that failed."""
+    """Output of a stage, and one line of text for every item that failed."""
 
     artifact: MadeT
     failures: tuple[str, ...]
@@ -213,7 +215,7 @@ class Finished(Generic[MadeT]):
 
 @dataclass(frozen=True)
 class Stage(Generic[StageConfigT, ArtifactT]):
-    """Recipe as a command and a function: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
+    """Stage function that is also a command: `pretrain(dataset=..., output=...)` or `pretrain(config)`."""
 
     name: str
     config_type: type[StageConfigT]
@@ -224,14 +226,14 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return self.recipe.__doc__
 
     def __call__(self, config: StageConfigT | None = None, **options: Any) -> ArtifactT:
-        """Run the stage; return its artifact, at its final path."""
+        """Run the stage; return its artifact at the final path."""
         return self.run(config or self.config_type.parse(options, source=self.name)).artifact
 
     def run(self, config: StageConfigT) -> Finished[ArtifactT]:
-        """Run the stage.
+        """Run the stage; return its artifact and the failed items.
 
         Raises:
-            MedvitError: In one sentence for the user; the output folder has its final name only if none was raised.
+            MedvitError: With one sentence for the user. After an error, the output folder never has its final name.
         """
         final = config.folder.absolute()
         partial = final.with_name(f"{final.name}.partial")
@@ -266,7 +268,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
         return finished
 
     def _follow(self, config: StageConfigT, partial: Path) -> NoReturn:
-        """Take part in the training as another rank than 0, and exit with it."""
+        """Take part in the training as a rank other than 0, and exit when it ends."""
         if config.IS_DISTRIBUTED:
             log.setLevel(logging.WARNING)  # rank 0 logs the rest
             seed_everything(config.seed)
@@ -275,7 +277,7 @@ class Stage(Generic[StageConfigT, ArtifactT]):
 
 
 def stage(recipe: Callable[[StageConfigT, Run], ArtifactT]) -> Stage[StageConfigT, ArtifactT]:
-    """Make a stage of a function `(config, run) -> artifact`; the config's type is read from its annotation."""
+    """Make a stage from a function `(config, run) -> artifact`, whose annotation gives the config type."""
     return Stage(recipe.__name__, get_type_hints(recipe)["config"], recipe)
 
 
@@ -293,11 +295,11 @@ def seed_everything(seed: int, *, with_torch: bool = True) -> None:
 
 @contextmanager
 def _locked(partial: Path, final: Path, config: StageConfig, stage: str) -> Iterator[None]:
-    """Create the folder to work in, or open that of an unfinished run, and lock it.
+    """Create and lock the working folder, or open and lock that of the unfinished run.
 
     Raises:
-        OutputError: If there is an artifact already, or an unfinished run that is not to be resumed, or another process
-            is working there.
+        OutputError: If the output exists already, if an unfinished run exists and `resume` is not set, or if another
+            process is working there.
         ConfigError: If the unfinished run was started with other options.
     """
     _finish_removal(final)
@@ -351,7 +353,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _finish_removal(final: Path) -> None:
-    """Remove files that a run killed after its final rename no longer needed."""
+    """Remove files left by a run that was killed after its final rename."""
     path = final / UNNEEDED
     if not path.is_file():
         return
@@ -381,7 +383,7 @@ def _refuse_other_options(partial: Path, config: StageConfig) -> None:
 
 
 def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
-    """Return the options that differ, those in groups with dots."""
+    """Yield the names of the options that differ, with dotted names for options in groups."""
     for key in [*now, *(key for key in before if key not in now)]:
         one, other = before.get(key), now.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -391,7 +393,7 @@ def _changed(before: Tree, now: Tree, prefix: str = "") -> Iterator[str]:
 
 
 def _without(tree: Tree, names: Iterable[str]) -> Tree:
-    """Return a tree without some options, those in groups named with dots."""
+    """Return a tree without the named options; options in groups have dotted names."""
     inner: dict[str, list[str]] = {}
     for name, _, rest in (name.partition(".") for name in names):
         inner.setdefault(name, []).append(rest)
@@ -400,7 +402,7 @@ def _without(tree: Tree, names: Iterable[str]) -> Tree:
 
 
 def _completed(before: Tree, config: StageConfig) -> Tree:
-    """Return the options of an unfinished run, with defaults for options that its version did not have."""
+    """Return the options of an unfinished run, adding defaults for options that its medvit version did not have."""
     now = config.tree()
     required = {key: now[key] for key, field in type(config).model_fields.items() if field.is_required()}
     try:
@@ -429,9 +431,9 @@ def _end(run: Run) -> None:
 
 @contextmanager
 def _noted(stage: str, config: StageConfig) -> Iterator[None]:
-    """Log the start of a run, and its failure.
+    """Return a context that logs the start of a run, and its failure.
 
-    An error of a stage whose inputs name patients is logged only by its type: its text may name a file.
+    If the inputs of the stage name patients, only the type of an error is logged, because its message may name a file.
     """
     note("medvit %s: %s %s", __version__, stage, "resumed" if config.resume else "started")
     try:
@@ -450,7 +452,7 @@ def _noted(stage: str, config: StageConfig) -> Iterator[None]:
 
 
 def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
-    """Log the summary of a run; its failures go to the log file, as the command prints them."""
+    """Log the summary of a run; the failed items go only to the log file, because the command prints them itself."""
     failures = finished.failures
     for failure in failures[:NOTED_FAILURES]:
         note("%s", failure, level=logging.WARNING)
@@ -462,7 +464,7 @@ def _report(stage: str, finished: Finished[Any], elapsed_s: float) -> None:
 
 @contextmanager
 def _removed_if_empty(partial: Path) -> Iterator[None]:
-    """Remove the folder of a run that failed before it made anything, which leaves nothing to resume."""
+    """Return a context that removes the working folder of a run that failed before it had anything to resume."""
     try:
         yield
     except BaseException:

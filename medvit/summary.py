@@ -1,4 +1,4 @@
-"""Summary of an artifact: lines of a name and a text, and the files to open first."""
+"""Summary of an artifact: named lines of text, and the files to open first."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 class Summary:
     """Contents of an artifact, for the terminal and the log.
 
-    `lines` are pairs of a name and a text; a line without a name continues the one before. `files` maps names of files
-    in the artifact's folder to descriptions; missing files are not listed.
+    `lines` are (name, text) pairs; a line with an empty name continues the line before. `files` maps names of files in
+    the artifact's folder to descriptions; files that do not exist are not listed.
     """
 
     lines: Sequence[tuple[str, str]] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, folder: Path) -> str:
-        """Return the summary of an artifact in a folder as indented lines."""
+        """Return the summary as indented lines; `folder` is the folder of the artifact."""
         there = [f"{name} ({what})" for name, what in self.files.items() if (folder / name).exists()]
         rows = [*self.lines, ("folder", str(folder)), *labeled("open", there)]
         width = max(len(name) for name, _ in rows)
@@ -27,19 +27,19 @@ class Summary:
 
 
 def labeled(name: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return texts as lines of a summary, the first of them with a name."""
+    """Return texts as lines of a summary, where only the first line has a name."""
     return [("" if number else name, text) for number, text in enumerate(texts)]
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, as `1 study` or `2 studies`."""
+    """Return a number with its noun, such as `1 study` or `2 studies`."""
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun[:-1]}ies" if noun.endswith(("dy", "ry")) else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """Return a readable duration, as `4.2 s`, `3 min 20 s` or `2 h 5 min`."""
+    """Return a readable duration, such as `4.2 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

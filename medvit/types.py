@@ -1,4 +1,4 @@
-"""Types that pass between rooms in training, in memory: frozen dataclasses, never dicts.
+"""In-memory data types shared by readers, transforms, models and training: frozen dataclasses, never dicts.
 
 Axes: B batch, C channels, I J K voxels (R, A, S), H W rows and columns, V views, N patches, P prefix tokens,
 D width, L classes; `*S` stands for (H, W) or (I, J, K).
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Image:
-    """Pixels `(C, *S)` with their position.
+    """Pixels `(C, *S)` of an image or volume, with their geometry.
 
     Volumes are (C, I, J, K) with axes nearest to R, A, S and an `affine`; images are (C, H, W).
     Pixels keep the integer type of their source; `slope` and `intercept` give the real intensity in `unit`.
@@ -66,7 +66,7 @@ class Image:
         return self if pixels is self.pixels else replace(self, pixels=pixels)
 
     def intensities(self) -> Float[Array, "c *s"]:
-        """Pixels in their real unit, float32."""
+        """Return the pixels in their real unit, as float32."""
         import numpy as np
 
         return self.pixels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
@@ -74,10 +74,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Sample:
-    """Preprocessed image ready for a model: `pixels` (C, *S) float32, `target` a class index or a mask (*S).
+    """Preprocessed image, ready for a model: `pixels` (C, *S) as float32; `target` is a class index or a mask (*S).
 
-    `spacing` is the size of a pixel along each axis, in mm if that is known, else relative to those of its source.
-    Unset: as long as wide.
+    `spacing` is the size of a pixel along each axis: in mm if known, else relative to the pixels of the source image.
+    If it is unset, pixels are assumed to be square.
     """
 
     pixels: Float[Tensor, "c *s"]
@@ -89,7 +89,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked samples: `pixels` (B, C, *S), `targets` (B,) or (B, *S)."""
+    """Stacked samples: `pixels` (B, C, *S); `targets` (B,) or (B, *S)."""
 
     pixels: Float[Tensor, "b c *s"]
     targets: Int[Tensor, "b *t"] | None = None
@@ -97,18 +97,18 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Tensor]:
-        """Input of a model."""
+        """Return the input of a model."""
         return (self.pixels,)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the same batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return replace(self, pixels=self.pixels.to(device, non_blocking=True), targets=targets)
 
 
 @dataclass(frozen=True)
 class Bags:
-    """Bags of tile embeddings: `tiles` (B, N, D), and `present` (B, N), false for the padding of short bags."""
+    """Bags of tile embeddings: `tiles` (B, N, D); `present` (B, N) is False for the padding of shorter bags."""
 
     tiles: Float[Tensor, "b n d"]
     present: Bool[Tensor, "b n"]
@@ -117,22 +117,22 @@ class Bags:
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """Input of a model."""
+        """Return the inputs of a model: tiles and `present`."""
         return self.tiles, self.present
 
     def to(self, device: torch.device | str) -> Bags:
-        """Return the same bags with their tensors on `device`."""
+        """Return the bags with their tensors on `device`."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
         return replace(self, tiles=self.tiles.to(device), present=self.present.to(device), targets=targets)
 
 
 @dataclass(frozen=True)
 class Views:
-    """Training crops of a batch of images for self-supervision.
+    """Training views (crops) of a batch of images, for self-supervised training.
 
-    `crops` (V, B, C, *S) are the global views, `local` (V', B, C, *s) the small ones, `studies` names the study of each
-    of the B images, `said` holds their labels, modality, laterality and view. `fine` (V, B, C, *t) are the global views
-    at a higher resolution, if an objective requires them.
+    `crops` (V, B, C, *S) are the global views and `local` (V', B, C, *s) the local ones. `studies` names the study of
+    each of the B images; `said` holds their labels, modality, laterality and view position. `fine` (V, B, C, *t) are
+    the global views at a higher resolution, if an objective requires them.
     """
 
     crops: Float[Tensor, "v b c *s"]
@@ -142,7 +142,7 @@ class Views:
     fine: Float[Tensor, "v b c *t"] | None = None
 
     def to(self, device: torch.device | str) -> Views:
-        """Return the same views with their tensors on `device`."""
+        """Return the views with their tensors on `device`."""
         local, fine = (
             None if crops is None else crops.to(device, non_blocking=True) for crops in (self.local, self.fine)
         )
@@ -160,13 +160,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Losses:
-    """Named scalar losses, already weighted; `total` is their sum."""
+    """Named scalar losses, already multiplied by their weights; `total` is their sum."""
 
     terms: Mapping[str, Tensor]
 
     @property
     def total(self) -> Tensor:
-        """The scalar to minimize."""
+        """Sum of all losses, the scalar to minimize."""
         return sum(self.terms.values(), start=next(iter(self.terms.values())).new_zeros(()))
 
 

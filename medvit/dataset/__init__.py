@@ -1,8 +1,8 @@
-"""Datasets on disk: manifest, content-addressed store, quarantine; rows as samples and slices; export to files.
+"""Datasets on disk: manifest, pixel store and quarantine; conversion of rows to samples and slices; export to files.
 
-The contract. `Manifest` is the table of rows, `Store` holds pixels and label maps once each, `quarantine` lists
-refused files with reasons. Everything here uses pseudonyms. `samples` and `slices` turn rows into model inputs,
-`export` into files that other programs open.
+`Manifest` is the table of rows. `Store` holds every array of pixels and every label map once. `quarantine` lists
+refused files with reasons. All of them identify patients by pseudonyms only. `samples` and `slices` turn rows into
+model inputs; `export` writes files that other programs can open.
 """
 
 VERSION = 1

@@ -1,9 +1,9 @@
-"""Export of a dataset to files that any tool opens: NIfTI volumes, PNG images, label maps, and a JSON beside each.
+"""Export of a dataset to files for other programs: NIfTI volumes, PNG images, label maps, and one JSON per image.
 
-Pixels keep their stored type, and the header of a NIfTI gives their meaning (`scl_slope`, `scl_inter`), so that a
-reader that applies the scaling gets the real unit. A PNG holds 8 or 16 unsigned bits; other values are mapped onto 16
-bits, 8 for colors, and the JSON gives the slope and intercept. Like the manifest, files identify patients only by
-pseudonyms.
+Pixels of a NIfTI keep their stored type, and its header gives their meaning (`scl_slope`, `scl_inter`), so a reader
+that applies the scaling gets the real unit. A PNG holds unsigned integers of 8 or 16 bits. Other values are mapped to
+16 bits (8 for color images), and the JSON gives slope and intercept. As in the manifest, patients are identified by
+pseudonyms only.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ NIFTI_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
 @dataclass(frozen=True)
 class Exported:
-    """Exported dataset: NIfTI, PNG and JSON files, named after the images; `num_images` of them."""
+    """Exported dataset: `num_images` images as NIfTI, PNG and JSON files, named after the images."""
 
     folder: Path
     num_images: int
     num_failed: int = 0
 
     def summary(self) -> Summary:
-        """Images written and failed."""
+        """Return the numbers of images that were written and that failed."""
         return Summary([("images", f"{self.num_images} written, {self.num_failed} failed")])
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Pixels in a type that a file can hold; real value = `slope` * pixel + `intercept`.
+    """Pixels in a type that the file format supports; the real value is `slope` * pixel + `intercept`.
 
-    `is_lossless`: whether the stored values can be restored exactly.
+    `is_lossless` states whether the stored values can be restored exactly.
     """
 
     pixels: Num[Array, "*s"]
@@ -61,7 +61,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class ExportImage:
-    """Writer of one row of a dataset; `compress` writes `.nii.gz` in place of `.nii`."""
+    """Function object that exports one row of a dataset; with `compress`, NIfTI files are gzipped (`.nii.gz`)."""
 
     dataset: str
     store: Path
@@ -70,7 +70,7 @@ class ExportImage:
     compress: bool
 
     def __call__(self, row: Row) -> str:
-        """Export a row; return the name of its JSON, which is written last and marks the row as done.
+        """Export a row; return the file name of its JSON. The JSON is written last and marks the row as exported.
 
         Raises:
             DataError: If the store lacks the pixels, or they cannot be written as a volume or an image.
@@ -116,7 +116,7 @@ class ExportImage:
         return f"{row.image_id}{suffix}{ending}"
 
     def _sidecar(self, row: Row, scaled: Scaled) -> dict[str, Any]:
-        """Return all that is known of a row in plain values; `dtype`, `slope`, `intercept` are those of the file."""
+        """Return all known about a row as plain values; `dtype`, `slope` and `intercept` are those of the file."""
         names = [self._name(row, "")] + ([self._name(row, "-mask")] if row.mask is not None else [])
         affine = None if row.affine is None else np.reshape(row.affine, (4, 4)).tolist()
         return {
@@ -148,7 +148,7 @@ class ExportImage:
 
 
 def is_done(row: Row, folder: Path) -> bool:
-    """Return whether an earlier run has written a row: its JSON is for these pixels, and its files exist."""
+    """Return whether an earlier run has exported a row: its JSON is for the same pixels, and its files exist."""
     path = folder / f"{row.image_id}.json"
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
@@ -161,10 +161,10 @@ def is_done(row: Row, folder: Path) -> bool:
 def write_nifti(
     path: Path, voxels: Num[Array, "i j k *c"], affine: Affine, slope: float = 1.0, intercept: float = 0.0
 ) -> None:
-    """Write voxels in their own type, atomically; `slope` and `intercept` go into the header.
+    """Write voxels in their own type, atomically; the header stores `slope` and `intercept`.
 
-    The affine, RAS+ in mm, is written as sform, and as qform if that can represent it, in scanner coordinates.
-    Equal input gives equal bytes.
+    The affine, RAS+ in mm and in scanner coordinates, is written as the sform, and also as the qform if a qform can
+    represent it. Equal input gives identical bytes.
     """
     import nibabel as nib
 
@@ -183,10 +183,10 @@ def write_nifti(
 
 
 def write_png(path: Path, pixels: Num[Array, "c h w"]) -> None:
-    """Write one or three channels of 8 bits, or one of 16, atomically.
+    """Write a PNG of one or three 8-bit channels, or of one 16-bit channel, atomically.
 
     Raises:
-        DataError: If the number of channels or their depth differs.
+        DataError: If the pixels have another number of channels or bits.
     """
     from PIL import Image as Picture
 
@@ -210,7 +210,7 @@ def _for_nifti(pixels: Num[Array, "c i j k"], row: Row) -> Scaled:
 
 
 def _for_png(pixels: Num[Array, "c h w"], row: Row) -> Scaled:
-    """Return pixels of 8 bits, or of 16 for gray images, in the finest possible steps."""
+    """Return pixels of 8 bits (or 16 bits for gray images) that represent the values as precisely as possible."""
     if pixels.dtype == np.bool_:
         return Scaled(pixels.astype(np.uint8), row.slope, row.intercept)
     top = MAX_16_BITS if pixels.shape[0] == 1 else 255
@@ -218,7 +218,7 @@ def _for_png(pixels: Num[Array, "c h w"], row: Row) -> Scaled:
         return Scaled(pixels, row.slope, row.intercept)
     finite = np.isfinite(pixels)
     if not finite.all():
-        raise DataError("the picture has non-finite values, which PNG cannot hold")
+        raise DataError("the image has non-finite values, which a PNG cannot store")
     low, high = (float(end) for end in (pixels.min(initial=0), pixels.max(initial=0)))
     is_exact = bool(np.issubdtype(pixels.dtype, np.integer)) and high - low <= top
     step = 1.0 if is_exact or high == low else (high - low) / top
@@ -232,7 +232,7 @@ def _channels_last(pixels: Num[Array, "c i j k"]) -> Num[Array, "i j k *c"]:
 
 def _affine(row: Row) -> Affine:
     if row.affine is None:
-        raise DataError("a volume without affine; its position is unknown, and a NIfTI would have to invent one")
+        raise DataError("the volume has no affine, so its position in space is unknown; a NIfTI file requires one")
     return Affine(np.reshape(row.affine, (4, 4)))
 
 

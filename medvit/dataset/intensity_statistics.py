@@ -1,4 +1,4 @@
-"""Intensity statistics of a dataset, from a sample of its images spread evenly over the manifest."""
+"""Intensity statistics of a dataset, estimated from images spread evenly over the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PERCENTILES = (1, 50, 99)
 
 
 def sampled_rows(manifest: Manifest) -> list[Row]:
-    """Return up to `SAMPLED_IMAGES` rows, fewer for large images; empty for an empty manifest."""
+    """Return up to `SAMPLED_IMAGES` rows spread evenly over the manifest, fewer if the images are large."""
     if not manifest.rows:
         return []
     voxels = np.mean([float(np.prod(row.shape)) for row in manifest])
@@ -29,7 +29,7 @@ def sampled_rows(manifest: Manifest) -> list[Row]:
 
 
 def percentiles(manifest: Manifest, row: Row) -> Float[Array, "3"] | None:
-    """Return the `PERCENTILES` of an image in its real unit; None if no voxel was measured.
+    """Return the `PERCENTILES` of the intensities of an image, in its real unit; None if no voxel was measured.
 
     Raises:
         DataError: If the store lacks the pixels.

@@ -1,4 +1,4 @@
-"""Options that a dataset was made with, as its `config.yaml` holds them: grouped, or flat as of earlier versions."""
+"""Options that a dataset was made with, read from its `config.yaml`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from medvit.config import Tree, read_yaml
 
 @dataclass(frozen=True)
 class MadeWith:
-    """Options that ingest or merge made a dataset with."""
+    """Options with which ingest or merge made a dataset.
+
+    Earlier versions stored options without groups; both layouts are read.
+    """
 
     tree: Tree
 
@@ -21,16 +24,16 @@ class MadeWith:
         """Read the options of a dataset folder.
 
         Raises:
-            ConfigError: If it holds none.
+            ConfigError: If the folder has no `config.yaml`.
         """
         return cls(read_yaml(folder / CONFIG))
 
     def group(self, name: str) -> Tree:
-        """Return a group of options; empty if the dataset has none of that name."""
+        """Return the options of a group; empty if the dataset has no group of that name."""
         group: Tree = self.tree.get(name) or {}
         return group
 
     def option(self, name: str) -> Any:
-        """Return the option GROUP.KEY, which earlier versions stored as KEY alone; None if unset."""
+        """Return the option GROUP.KEY, which earlier versions stored as KEY without a group; None if unset."""
         group, _, key = name.partition(".")
         return self.group(group).get(key) or self.tree.get(key)

@@ -68,9 +68,9 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts on a dataset as a whole; its card reports empty texts as missing.
+    """Facts about a dataset as a whole; the dataset card reports empty texts as missing.
 
-    `classes` gives the classes of each label key in order; `mask_classes` the names of label-map values 0, 1, 2...
+    `classes` lists the classes of each label in order; `mask_classes` are the names of the label-map values 0, 1, 2...
     """
 
     name: str
@@ -88,17 +88,17 @@ class Facts:
 
     @classmethod
     def of_dataset(cls, folder: Path) -> Facts:
-        """Read the facts of a dataset folder, without its rows.
+        """Read the facts of the dataset in a folder, without reading its rows.
 
         Raises:
-            DataError: If the folder holds no dataset or one of a newer schema.
+            DataError: If the folder is not a dataset, or its schema is newer than this medvit supports.
         """
         return _facts_of(folder, _open(folder))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows in the order of their `image_id`, the facts of the dataset, and the folder whose store holds the pixels.
+    """Rows in the order of their `image_id`, the facts of the dataset, and the folder with the pixel store.
 
     >>> import medvit
     >>> manifest = medvit.Manifest.read("runs/dataset")
@@ -120,7 +120,7 @@ class Manifest:
         """Read the manifest of a dataset folder.
 
         Raises:
-            DataError: If the folder holds no dataset or one of a newer schema.
+            DataError: If the folder is not a dataset, or its schema is newer than this medvit supports.
         """
         folder = Path(folder)
         file = _open(folder)
@@ -131,7 +131,7 @@ class Manifest:
         return cls(rows, _facts_of(folder, file), folder)
 
     def write(self) -> None:
-        """Write `manifest.parquet` into the folder, one row group after the other, atomically."""
+        """Write `manifest.parquet` into the folder, row group by row group, atomically."""
         ordered = sorted(self.rows, key=lambda row: row.image_id)
         metadata = {
             "medvit_schema": str(SCHEMA_VERSION),
@@ -147,24 +147,24 @@ class Manifest:
 
     @property
     def store(self) -> Store:
-        """Pixels and label maps of the rows."""
+        """Store of the pixels and label maps of the rows."""
         return Store(self.folder / "images")
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all rows and all facts but notes: equal for equal datasets, wherever they are stored."""
+        """SHA-256 over all rows and facts except notes; equal datasets have equal hashes, wherever they are stored."""
         lines = sorted(json.dumps(_said(row), sort_keys=True) for row in self.rows)
         return hashlib.sha256("\n".join([_said_facts(self.facts), *lines]).encode()).hexdigest()
 
     def filter(self, keep: Callable[[Row], bool]) -> Manifest:
-        """Return the rows for which `keep` is true."""
+        """Return a manifest of the rows for which `keep` is true."""
         return replace(self, rows=tuple(row for row in self.rows if keep(row)))
 
     def without_flags(self, flags: Collection[Flag]) -> Manifest:
-        """Return the rows without any of some flags.
+        """Return a manifest of the rows that have none of the given flags.
 
         Raises:
-            DataError: If nothing is left, or if images were not checked for flags.
+            DataError: If no row is left, or if some images were not checked for flags.
         """
         if not flags:
             return self
@@ -180,7 +180,7 @@ class Manifest:
         return kept
 
     def split(self, name: Split) -> Manifest:
-        """Return the rows of one split.
+        """Return a manifest of the rows of one split.
 
         Raises:
             DataError: If there are none.
@@ -195,7 +195,7 @@ class Manifest:
         return chosen
 
     def summary(self) -> Summary:
-        """Images, studies, patients, splits, labels, and what was refused by reason."""
+        """Return the numbers of images, studies and patients, the splits, the labels, and refused files by reason."""
         kinds, splits = Counter(row.kind for row in self.rows), Counter(row.split for row in self.rows)
         refused = quarantine.read(self.folder) if (self.folder / quarantine.FILE_NAME).is_file() else ()
         lines = [
@@ -255,7 +255,7 @@ def _damaged(folder: Path) -> DataError:
 
 
 def _refused(entries: Sequence[Quarantined]) -> Iterator[str]:
-    """Yield a line for each code, with the number of files and the most frequent reason."""
+    """Yield a line per refusal code, with the number of files and the most frequent reason."""
     by_code: dict[str, Counter[str]] = {}
     for entry in entries:
         by_code.setdefault(entry.code, Counter())[entry.reason] += entry.num_files
@@ -270,7 +270,10 @@ def _line(row: Row) -> dict[str, Any]:
 
 
 def _facts_tree(facts: Facts) -> dict[str, Any]:
-    """Return facts without empty ones of later schemas, so that a dataset keeps its hash."""
+    """Return the facts as plain values.
+
+    Empty facts of later schemas are omitted, so that older datasets keep their hash.
+    """
     later = ("positive", "values", "notes")
     tree = asdict(facts)
     tree["licence"] = tree.pop("license")  # as in the hash of every dataset so far
@@ -278,12 +281,15 @@ def _facts_tree(facts: Facts) -> dict[str, Any]:
 
 
 def _said_facts(facts: Facts) -> str:
-    """Return the facts that the hash covers: not notes and values, which add nothing to the contents of rows."""
+    """Return the facts that enter the hash: all except notes and values, which do not change the contents of rows."""
     return json.dumps(_facts_tree(replace(facts, notes=(), values={})), sort_keys=True)
 
 
 def _said(row: Row) -> dict[str, Any]:
-    """Return a row without empty columns of later schemas, so that a dataset keeps its hash."""
+    """Return a row as plain values.
+
+    Empty columns of later schemas are omitted, so that older datasets keep their hash.
+    """
     later = ("part", "flags", "perceptual_hash", "file_sha256", "padding", "fallback", "num_not_finite", "attributes")
     empty: tuple[object, ...] = (None, [], "")
     said = {
@@ -317,7 +323,7 @@ def _row(line: dict[str, Any]) -> Row:
 
 
 def _facts_of(folder: Path, file: pq.ParquetFile) -> Facts:
-    """Return the facts of a dataset; earlier versions stored `values` in the configuration alone."""
+    """Return the facts of a dataset. Earlier versions stored the fact `values` only in the configuration."""
     facts = json.loads(file.schema_arrow.metadata[b"medvit_facts"])
     if "values" not in facts:
         facts["values"] = _configured_values(folder)

@@ -1,4 +1,4 @@
-"""Quarantine of an ingest: `quarantine.parquet`, beside the manifest, lists refused files with reasons."""
+"""Quarantine of an ingest: `quarantine.parquet`, next to the manifest, lists refused files with reasons."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SCHEMA = pa.schema([("where", pa.string()), ("code", pa.string()), ("reason", p
 
 @dataclass(frozen=True, order=True)
 class Quarantined:
-    """Files that were refused.
+    """Entry of the quarantine: files that were refused together.
 
-    `where` is the pseudonym of the first one, `code` a kind of `medvit.errors` or `leakage`, `reason` one sentence that
-    names no patient and no path.
+    `where` is the pseudonym of the first file, `code` is a code of `medvit.errors` or `leakage`, and `reason` is one
+    sentence that names neither a patient nor a path.
     """
 
     where: str
@@ -34,12 +34,12 @@ class Quarantined:
 
 
 def write(quarantine: Sequence[Quarantined], folder: Path) -> None:
-    """Write the list into a dataset folder, sorted, atomically."""
+    """Write the quarantine list into a dataset folder, sorted, atomically."""
     table = pa.Table.from_pylist([asdict(entry) for entry in sorted(quarantine)], schema=_SCHEMA)
     with replacing(folder / FILE_NAME) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def read(folder: Path) -> tuple[Quarantined, ...]:
-    """Read the list of a dataset folder."""
+    """Read the quarantine list of a dataset folder."""
     return tuple(Quarantined(**line) for line in pq.read_table(folder / FILE_NAME).to_pylist())

@@ -1,4 +1,7 @@
-"""From a manifest to samples: load, preprocess once, keep in memory while there is room; for slides, tile by tile."""
+"""Samples for models from the rows of a manifest: load, preprocess once, and cache in memory.
+
+Slides are read tile by tile, and tiles are not cached.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ SCALE_STREAM = 11
 
 
 def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Image:
-    """Load the image of a row, with its mask if it has one; pixels in their stored type.
+    """Load the image of a row, with its label map if it has one; pixels keep their stored type.
 
-    For a tile, the pixels come from the file of its slide, located by `slides`.
+    For a tile, the pixels are read from the file of its slide, which `slides` locates.
 
     Raises:
-        DataError: If the store has lost it, or if the slide cannot be read.
+        DataError: If the store lacks the pixels, or if the slide cannot be read.
     """
     if isinstance(row, TileRow):
         pixels = read_tile(row, slides or SlidesConfig())
@@ -57,12 +60,13 @@ def load(manifest: Manifest, row: Row, slides: SlidesConfig | None = None) -> Im
 
 
 class Samples(Dataset[Sample]):
-    """Preprocessed images of a manifest. With `classes`, the target is the index of `row.labels[label]` in them.
+    """Preprocessed images of a manifest.
 
-    `slides` gives the locations of the slides of tiles.
+    With `classes`, the target is the index of `row.labels[label]` in `classes`; without, it is the label map. `slides`
+    locates the slide files of tiles.
 
     Raises:
-        DataError: If a row has no label, or one that is not among the classes.
+        DataError: If a row has no value for `label`, or a value that is not one of `classes`.
     """
 
     def __init__(
@@ -101,35 +105,39 @@ class Samples(Dataset[Sample]):
         return sample
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """Return a sample as drawn for training; `seed` decides random choices."""
+        """Return a training sample; `seed` determines all random choices."""
         return self[index]
 
     @property
     def examples(self) -> Manifest:
-        """Return rows that show all shapes the samples have."""
+        """Return rows that cover every image shape among the samples."""
         return self.manifest
 
     def of(self, manifest: Manifest) -> Samples:
-        """Return samples of other rows, with the same preprocessing."""
+        """Return samples of the rows of another manifest, with the same preprocessing."""
         return Samples(manifest, self.preprocess, slides=self.slides)
 
     def _class_index(self, row: Row) -> int:
         found = row.labels.get(self.label)
         if found is None:
             known = ", ".join(sorted(row.labels)) or "none"
-            raise DataError(f"{row} has no label {self.label!r} (it has {known}); give label=... or filter the dataset")
+            raise DataError(
+                f"{row} has no label {self.label!r} (its labels: {known}); give label=... or filter the dataset"
+            )
         if found not in self.classes:
             raise DataError(f"{row} has {self.label} = {found!r}; expected one of {', '.join(self.classes)}")
         return self.classes.index(found)
 
 
 class TileSamples(Samples):
-    """Preprocessed tiles of the slides of a manifest, slide after slide, read on demand and not kept in memory.
+    """Preprocessed tiles of all slides of a manifest, slide by slide, read on demand and not cached.
 
-    For training, they are drawn at the scales that `slides` mixes, except those finer than a slide's own.
+    If `slides` sets sampling probabilities of magnifications, each training tile is drawn at one of these
+    magnifications, except those finer than the scan of its slide.
 
     Raises:
-        DataError: If no tile is left, if tiles of a slide are lost, or if a slide has none of the scales.
+        DataError: If all tiles are skipped, if the tile list of a slide is missing, or if a slide has none of the
+            magnifications.
     """
 
     def __init__(self, manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> None:
@@ -139,7 +147,7 @@ class TileSamples(Samples):
         self._ends = np.cumsum([len(grid) for grid in self.grids])
         if not self._ends[-1]:
             raise DataError(
-                f"{manifest.folder}: no tile is left of its {len(manifest)} slides; change slides.skip_tiles"
+                f"{manifest.folder}: slides.skip_tiles excludes every tile of its {len(manifest)} slides; exclude fewer"
             )
         if self.mixed:
             self._require_scales()
@@ -153,7 +161,11 @@ class TileSamples(Samples):
         return Sample(prepared.pixels, row)
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """Return a tile, around its center at a magnification drawn by its share among those that the slide has."""
+        """Return a tile at a random magnification, around the center of the stored tile.
+
+        The magnification is drawn from those available for the slide, with probabilities in proportion to
+        `slides.magnifications`.
+        """
         if not self.mixed:
             return self[index]
         there = self._scales(self.row(index))
@@ -171,7 +183,8 @@ class TileSamples(Samples):
         for slide, scales in there:
             if not scales:
                 raise DataError(
-                    f"{slide} has none of slides.magnifications, {', '.join(self.mixed)}; give coarser ones"
+                    f"{slide} was scanned at too low a resolution for slides.magnifications ({', '.join(self.mixed)}); "
+                    "add a lower one"
                 )
         for name in self.mixed:
             lacking = sum(name not in scales for _, scales in there)
@@ -191,7 +204,7 @@ class TileSamples(Samples):
 
     @property
     def examples(self) -> Manifest:
-        """Return the first tile of each slide that has one."""
+        """Return a manifest with the first tile of each slide that has tiles."""
         firsts = np.cumsum([0, *self.lengths[:-1]])[np.array(self.lengths) > 0]
         return replace(self.manifest, rows=tuple(self.row(int(index)) for index in firsts))
 
@@ -202,13 +215,16 @@ class TileSamples(Samples):
 
 
 def are_tiles(manifest: Manifest, preprocess: Preprocess) -> bool:
-    """Return whether the images of a manifest are tiles of its slides; if it has images too, these are used."""
+    """Return whether the training images are tiles of slides.
+
+    If the manifest also has ordinary images, those are used instead.
+    """
     kinds = {row.kind for row in manifest}
     return preprocess.kind == "image" and "slide" in kinds and "image" not in kinds
 
 
 def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig) -> Samples:
-    """Return the training images of the kind that a preprocessing accepts; for slides, their tiles.
+    """Return the training samples of the image kind that a preprocessing accepts; for slides, their tiles.
 
     Raises:
         DataError: If there are none.
@@ -218,7 +234,8 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
     num_slides = sum(row.kind == "slide" for row in manifest)
     if num_slides and preprocess.kind == "image":
         log.warning(
-            "%d slides are excluded, since %s also has pictures; ingest slides apart, or with taking.tiles.pack=true",
+            "%d slides are not used, since %s also has ordinary images; ingest slides separately, or set "
+            "taking.tiles.pack=true",
             num_slides,
             manifest.folder.name,
         )
@@ -226,7 +243,7 @@ def samples_of(manifest: Manifest, preprocess: Preprocess, slides: SlidesConfig)
 
 
 def some_tiles(manifest: Manifest, slides: SlidesConfig, *, count: int, seed: int) -> Manifest:
-    """Return at most this many random tiles of each split, as rows of a manifest."""
+    """Return a manifest with at most `count` random tiles per split."""
     generator = np.random.default_rng(seed)
     chosen: list[TileRow] = []
     for split in ("train", "val", "test"):
@@ -243,7 +260,7 @@ def _few(length: int, count: int, generator: np.random.Generator) -> list[int]:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one shape."""
+    """Stack samples of equal shape into a batch."""
     targets = [sample.target for sample in samples if sample.target is not None]
     return Batch(
         pixels=torch.stack([sample.pixels for sample in samples]),

@@ -1,6 +1,7 @@
-"""Slices cut from volumes on demand: a dataset of volumes is read as one of images, without a copy.
+"""Slices cut from volumes on demand: a dataset of volumes is read as a dataset of 2D images, without a copy.
 
-Only the chunks that a slice touches are read. A slice keeps patient, study, series, labels and mask of its volume.
+Only the stored chunks that a slice intersects are read. A slice has the patient, study, series, labels and label map of
+its volume.
 """
 
 from __future__ import annotations
@@ -56,19 +57,21 @@ class SlicesConfig(Config):
         return {"planes": value} if isinstance(value, list | tuple) else value
 
     def single(self) -> Self:
-        """Return the config, if it names one plane, as a model that predicts volumes slice by slice requires.
+        """Return the config itself if it names exactly one plane.
+
+        A model that predicts volumes slice by slice requires one plane.
 
         Raises:
-            ConfigError: If it names several.
+            ConfigError: If the config names several planes.
         """
         if len(self.planes) > 1:
             raise ConfigError(f"slices.planes names {', '.join(self.planes)}; a slice model needs exactly one plane")
         return self
 
     def of(self, manifest: Manifest) -> Manifest:
-        """Return a manifest whose volumes are replaced by their slices; images are unchanged."""
+        """Return a manifest whose volumes are replaced by their slices; rows of 2D images are unchanged."""
         if not any(row.kind == "volume" for row in manifest):
-            log.warning("slices is ignored: %s holds no volume to cut", manifest.folder)
+            log.warning("the option slices is ignored: %s has no volumes", manifest.folder)
             return manifest
         return replace(manifest, rows=tuple(part for row in manifest for part in self._parts(row)))
 
@@ -98,9 +101,10 @@ class SlicesConfig(Config):
 
 @dataclass(frozen=True)
 class SliceRow(Row):
-    """Image that is slice `number` of a stored volume, counted along its axis `across`; addresses are the volume's.
+    """Slice `number` of a stored volume as an image, counted along the volume axis `across`.
 
-    Its rows and columns are in display orientation: A or S at the top, and R, or A for a sagittal one, at the left.
+    Content addresses are those of the volume. Rows and columns are in display orientation: the top is A (axial) or S
+    (coronal, sagittal); the left is R (axial, coronal) or A (sagittal).
     """
 
     across: int = 2
@@ -111,7 +115,7 @@ class SliceRow(Row):
 
 
 def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
-    """Return the pixels of a row in their stored type; for a slice, only these and its neighbors' are read."""
+    """Return the pixels of a row in their stored type. For a slice, only the slice and its neighbors are read."""
     if not isinstance(row, SliceRow):
         return store.get(row.sha256)
     first, last = max(0, row.number - row.neighbors), row.number + row.neighbors + 1
@@ -120,7 +124,10 @@ def stored_pixels(store: Store, row: Row) -> Num[Array, "c *s"]:
 
 
 def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
-    """Return every slice of a volume across the single plane of a config, in order, as images with their neighbors."""
+    """Yield every slice of a volume in order, as images with their neighbors as channels.
+
+    `config` names the single plane.
+    """
     across = across_of(image, config)
     for number in range(image.pixels.shape[1 + across]):
         pixels = _channels(image.pixels, across, number, config.neighbors)
@@ -128,12 +135,12 @@ def slices_of(image: Image, config: SlicesConfig) -> Iterator[Image]:
 
 
 def stacked(planes: Sequence[Int[Array, "h w"]], across: int) -> Int[Array, "i j k"]:
-    """Return masks of all slices as one of their volume: the rotation to display orientation is undone."""
+    """Return the label maps of all slices, stacked to one label map of the volume in its original axis order."""
     return np.stack([plane.swapaxes(-1, -2)[::-1, ::-1] for plane in planes], axis=across)
 
 
 def across_of(image: Image, config: SlicesConfig) -> int:
-    """Return the axis of a volume along which its slices are counted."""
+    """Return the axis of a volume along which slices are cut."""
     spacing_mm = None if image.affine is None else image.affine.spacing_mm
     return _across(config.planes[0], spacing_mm)
 
@@ -152,14 +159,17 @@ def _region(row: SliceRow) -> tuple[slice, ...]:
 
 
 def _channels(volume: Num[Array, "c i j k"], across: int, number: int, neighbors: int) -> Num[Array, "d h w"]:
-    """Return a slice between its neighbors as channels, neighbor by neighbor; the outermost replace those beyond."""
+    """Return a slice and its neighbors as channels, in order.
+
+    Beyond the ends of the volume, the outermost slice is repeated.
+    """
     last = volume.shape[1 + across] - 1
     numbers = [min(max(number + step, 0), last) for step in range(-neighbors, neighbors + 1)]
     return np.concatenate([_upright(volume.take([n], axis=1 + across), across) for n in numbers])
 
 
 def _upright(part: Num[Array, "*c i j k"], across: int) -> Num[Array, "*c h w"]:
-    """Return a part one voxel thick as upright rows and columns, from voxels in R, A, S order."""
+    """Return a slab one voxel thick, given in R, A, S order, as rows and columns in display orientation."""
     plane = part.squeeze(part.ndim - 3 + across)
     return np.ascontiguousarray(plane[..., ::-1, ::-1].swapaxes(-1, -2))
 

@@ -1,7 +1,8 @@
-"""Pixel store: one compressed array per image (Blosc2), readable in parts, written atomically.
+"""Pixel store: one compressed array per image (Blosc2), readable in parts and written atomically.
 
-An array is stored under the hash of its contents, `images/ab/abcdef....b2nd`, so the same array is stored only once.
-LZ4 with bit shuffle: a random 96-cubed crop reads 10 times as fast as from Zarr and 100 times as from .nii.gz.
+An array is stored under the hash of its contents, `images/ab/abcdef....b2nd`, so equal arrays are stored only once. The
+compression is LZ4 with bit shuffle: a random crop of 96 x 96 x 96 voxels is read 10 times as fast as from Zarr and 100
+times as fast as from .nii.gz.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ os.environ.setdefault("BLOSC_NTHREADS", "1")
 
 
 class Store:
-    """Compressed arrays in a folder, by content address."""
+    """Folder of compressed arrays, each under the hash of its contents (its content address)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +46,7 @@ class Store:
         """Store an array losslessly in its own type; return its content address.
 
         Raises:
-            OutputError: If it cannot be written, as on a full disk; no partial file remains.
+            OutputError: If the array cannot be written, as on a full disk; no partial file remains.
         """
         voxels = np.ascontiguousarray(voxels)
         address = content_address(voxels)
@@ -72,12 +73,12 @@ class Store:
         return address
 
     def link(self, other: Store, address: str) -> None:
-        """Take over an array of another store, as a hard link if the file system allows it.
+        """Add an array of another store, as a hard link if the file system supports it, else as a copy.
 
         Arrays are never modified in place, so neither store is affected by the other.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If the array cannot be written.
         """
         path, source = self.path(address), other.path(address)
         if path.exists():
@@ -92,13 +93,17 @@ class Store:
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise OutputError(f"{self.folder}: cannot take over stored pixels: {error.strerror}") from error
+            raise OutputError(
+                f"{self.folder}: cannot copy or link stored pixels from another dataset: {error.strerror}"
+            ) from error
 
     def __contains__(self, address: str) -> bool:
         return self.path(address).exists()
 
     def get(self, address: str, region: tuple[slice, ...] = ()) -> Shaped[Array, "*s"]:
-        """Return the array at an address, or the part of it that `region` selects; only the chunks it touches are read.
+        """Return the array at a content address, or the part selected by `region`.
+
+        Only chunks that the part intersects are read.
 
         Raises:
             DataError: If the address is not in the store or its file is damaged.
@@ -114,12 +119,12 @@ class Store:
             raise DataError(f"{self.folder}: the pixels under {address[:12]} are damaged; run ingest again") from error
 
     def path(self, address: str) -> Path:
-        """Return the path of an address."""
+        """Return the file path of a content address."""
         return self.folder / address[:2] / f"{address}.b2nd"
 
 
 def content_address(voxels: Shaped[Array, "*s"]) -> str:
-    """Return the SHA-256 of type, shape and values of an array, in hex."""
+    """Return the SHA-256 over data type, shape and values of an array, in hex."""
     digest = hashlib.sha256(f"{voxels.dtype.str}{voxels.shape}".encode())
     digest.update(np.ascontiguousarray(voxels).data)
     return digest.hexdigest()
@@ -133,7 +138,10 @@ def _packed(voxels: Shaped[Array, "*s"], **place: Any) -> Any:
 
 
 def _parts(shape: tuple[int, ...], item_bytes: int, max_bytes: int) -> tuple[int, ...]:
-    """Halve the longest axis until a part is small enough: near-cubes, which crops in any direction read well."""
+    """Return a chunk shape, found by halving the longest axis until a chunk is small enough.
+
+    The chunks are nearly cubic, so crops in any direction are read efficiently.
+    """
     parts = [max(1, n) for n in shape]
     while math.prod(parts) * item_bytes > max_bytes and max(parts) > 1:
         longest = parts.index(max(parts))

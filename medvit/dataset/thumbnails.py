@@ -1,4 +1,4 @@
-"""Thumbnails of stored images, for cards and reports: an image as it is, a volume by its middle axial slice."""
+"""Thumbnails of stored images, for cards and reports: a 2D image as it is, a volume as its middle axial slice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE_INCHES, DPI = 1.3, 110
 
 
 def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
-    """Return gray (h, w) or color (h, w, 3) values from 0 to 1; a volume with A at the top and R at the left.
+    """Return gray (h, w) or color (h, w, 3) values from 0 to 1; slices of volumes have A at the top and R at the left.
 
     Raises:
         DataError: If the store lacks the pixels.
@@ -44,13 +44,13 @@ def thumbnail(manifest: Manifest, row: Row) -> Float[Array, "h w *c"]:
 
 
 def resized(values: Float[Array, "h w"], *, height_to_width: float) -> Float[Array, "i j"]:
-    """Return an image with pixels repeated along one axis, so that pixels of this aspect ratio display correctly."""
+    """Return an image with rows or columns repeated so that pixels of the given aspect ratio display correctly."""
     rows, columns = max(1, round(height_to_width)), max(1, round(1.0 / height_to_width))
     return values.repeat(rows, axis=0).repeat(columns, axis=1)
 
 
 def montage(lines: Sequence[tuple[str, Sequence[tuple[str, Float[Array, "h w *c"]]]]]) -> Figure:
-    """Draw rows of titled images, side by side, each row under its heading."""
+    """Draw rows of titled images, each row under its heading."""
     from matplotlib.figure import Figure
 
     width = max(len(pictures) for _, pictures in lines)

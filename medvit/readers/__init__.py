@@ -1,10 +1,10 @@
-"""Readers of image formats, one per file; each refuses with a reason rather than guess.
+"""Readers of image formats, one per file; a reader refuses a file with a reason rather than guess.
 
-The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `READER` is a
-format. A reader *sniffs* a file by its first 512 bytes and its name, *finds* the images in the files it knows without
-reading pixels, gives the *texts* of a file beside its pixels, and *reads* one image: volumes (C, I, J, K) come in RAS+
-order with an affine in mm, pixels in their stored type with `slope`, `intercept` and `unit`. LPS does not leave this
-room. Adding a reader is adding a file and its test (docs/how-to/add-a-reader.md).
+A format is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
+`READER`. A reader *sniffs* a file by its name and its first 512 bytes, *finds* the images in files of its format
+without reading pixels, yields the *texts* that a file contains in addition to pixels, and *reads* one image: volumes
+(C, I, J, K) in RAS+ order with an affine in mm, pixels in their stored type with `slope`, `intercept` and `unit`. LPS
+coordinates do not leave this package. To add a reader, add a file and its test (docs/how-to/add-a-reader.md).
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ FIRST = "slide"
 
 @runtime_checkable
 class Reader(Protocol):
-    """One file format, or a family of them."""
+    """Reader of one file format, or of a family of formats."""
 
     name: str
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether the file claims to be of this format, by its first `HEAD_BYTES` bytes or by its suffix."""
+        """Return whether the file appears to be of this format, by its first `HEAD_BYTES` bytes or its suffix."""
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Find the images in files of this format; yield each file once, as items or a refusal. Reads no pixels."""
+        """Find the images in files of this format without reading pixels.
+
+        Each file is part of items, or of a refusal.
+        """
 
     def read(self, item: Item) -> Image:
         """Read the pixels of one image.
@@ -55,56 +58,59 @@ class Reader(Protocol):
         """
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield every free text and identifier that a file of this format can hold, whether `read` uses it or not.
+        """Yield every free text and identifier that a file of this format can contain, even those unused by `read`.
 
         Raises:
-            DataError: A subclass, if not all of them can be read; readable ones come first.
+            DataError: A subclass, if some texts cannot be read; readable texts are yielded first.
         """
 
 
 @runtime_checkable
 class MaskReader(Protocol):
-    """Reader of files that may be label maps of one another."""
+    """Reader of a format whose files may be label maps of other images."""
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """Read the label map in a file, labels unscaled, in RAS+ order where it has an affine.
+        """Read the label map in a file: labels without scaling, in RAS+ order if the file has an affine.
 
-        Where a file does not define its grid, the options given for its `image` apply to it, too.
+        If the file does not define its grid, the geometry options given for `image` are used.
         """
 
 
 @runtime_checkable
 class SizedReader(Protocol):
-    """A reader of files whose header gives the size of an image."""
+    """Reader of a format whose header gives the size of an image."""
 
     def extent(self, item: Item) -> Extent:
-        """Size and spacing of an image, by its header alone.
+        """Return size and spacing of an image, from its header alone.
 
         Raises:
-            DataError: One of its kinds, if the header does not give them.
+            DataError: A subclass, if the header does not give size and spacing.
         """
 
 
 @runtime_checkable
 class GridReader(Protocol):
-    """Reader of files that may define their grid twice, or not at all."""
+    """Reader of a format whose files may define their grid twice, or not at all."""
 
     def with_grid(self, grid: GeometryConfig) -> Reader:
-        """Return the same reader with options for such files."""
+        """Return the same reader with geometry options for files that define their grid twice, or not at all."""
 
 
 @runtime_checkable
 class SeriesReader(Protocol):
-    """Reader of files that form images together: `look` at each file, in any process, then `join`."""
+    """Reader of a format where several files form one image.
+
+    `look` reads the headers of each file, in any process; `join` then forms the images.
+    """
 
     header_type: type
     """Header of a plane of a scanned file: a frozen dataclass of plain values, `file` its path."""
 
     def look(self, path: Path, beginning: FileHead) -> Sequence[Any] | Refusal:
-        """Return the headers of the planes in a file with this beginning, or its `Refusal`."""
+        """Return the headers of the planes in a file, or a refusal; `beginning` holds the first bytes of the file."""
 
     def join(self, headers: Sequence[Any]) -> Iterator[Item | Refusal]:
-        """Return the images that planes with these headers form, and the refusals."""
+        """Yield the images that the planes with these headers form, and the refusals."""
 
     def with_geometry(self, geometry: Geometry) -> SeriesReader:
         """Return the same reader with a setting for slices that do not form a regular grid."""
@@ -112,7 +118,7 @@ class SeriesReader(Protocol):
 
 @dataclass(frozen=True)
 class ScannedFile:
-    """A scanned file: its format, and its headers or refusal where files of the format form series."""
+    """Scanned file: its format, and for formats that form series, its headers or its refusal."""
 
     path: Path = field(repr=False)
     reader: str = ""
@@ -125,7 +131,7 @@ ScanFiles = Callable[[Sequence[Path]], Iterable[ScannedFile]]
 
 
 def readers() -> tuple[Reader, ...]:
-    """Every format, slides first and then by name; the first one that sniffs a file reads it."""
+    """Return all readers, slides first, then by name. A file is read by the first reader whose `sniff` accepts it."""
     return _slides_first(occupants(__name__, "READER"))
 
 
@@ -136,10 +142,10 @@ def _slides_first(found: tuple[Reader, ...]) -> tuple[Reader, ...]:
 
 
 def reader(name: str) -> Reader:
-    """Return the format of a name, as in `Item.reader`.
+    """Return the reader with a given name, as in `Item.reader`.
 
     Raises:
-        DataError: If there is none, for example for an item found by another version.
+        DataError: If no reader has this name, for example for an item found by another version of medvit.
     """
     for known in readers():
         if known.name == name:
@@ -148,9 +154,9 @@ def reader(name: str) -> Reader:
 
 
 def scan_file(path: Path, beginning: FileHead | None = None) -> ScannedFile:
-    """Detect the format of a file, and read its headers where the format scans files one by one.
+    """Detect the format of a file, and read its headers if files of the format form series.
 
-    `beginning` is read if it is not given.
+    If `beginning` is not given, it is read from the file.
     """
     if beginning is None:
         try:
@@ -182,11 +188,13 @@ def find(
     stacks: StacksConfig | None = None,
     mask_folder: Sequence[str] = (),
 ) -> Iterator[Item | Refusal]:
-    """Find the images in files, with their label maps, and the refused files with reasons; every file is covered.
+    """Find the images in files with their label maps, and the refused files with reasons.
 
-    `geometry` is the handling of images that do not form a regular grid: refused, resampled to one, or kept as images.
-    With `stacks`, the images of a folder are one volume. A multi-frame file may be reported more than once. Label maps
-    are in folders named `mask_folder`, or beside their images as `medvit.readers.label_maps` defines.
+    Every file is in an item or a refusal.
+
+    `geometry` decides whether images that do not form a regular grid are refused, resampled to one, or kept as 2D
+    images. With `stacks`, the 2D images of a folder form one volume. A multi-frame file may be part of several items.
+    Label maps are in folders named `mask_folder`, or next to their images as `medvit.readers.label_maps` defines.
     """
     yield from stacked(_each(files, GeometryConfig.of(geometry), look, mask_folder), stacks)
 
@@ -220,7 +228,7 @@ def read(item: Item) -> Image:
     """Read the pixels of an image, and its label map if it has one.
 
     Raises:
-        DataError: A subclass; the text names no path and no patient.
+        DataError: A subclass; the message names neither a path nor a patient.
     """
     with decoding(f"the {item.kind}"):
         image = reader(item.reader).read(item)
@@ -234,10 +242,10 @@ def read(item: Item) -> Image:
 
 
 def extent(item: Item) -> Extent | None:
-    """Return size and spacing of an image without reading its pixels; None if its format has no header for them.
+    """Return size and spacing of an image without reading its pixels; None if its format has no such header.
 
     Raises:
-        DataError: One of its kinds, if the header does not give them.
+        DataError: A subclass, if the header does not give size and spacing.
     """
     known = reader(item.reader)
     if not isinstance(known, SizedReader):
@@ -247,10 +255,10 @@ def extent(item: Item) -> Extent | None:
 
 
 def read_masks(item: Item) -> list[LabelMap]:
-    """Read the label maps of an image as its files have them: none, one, or one per image of a stack.
+    """Read the label maps of an image, as stored: none, one, or one per image of a stack.
 
     Raises:
-        DataError: A subclass; the text names no path and no patient.
+        DataError: A subclass; the message names neither a path nor a patient.
     """
     return [_read_mask(file, item) for file in mask_files(item)]
 
@@ -272,11 +280,11 @@ def _read_mask(path: Path, item: Item) -> LabelMap:
 
 
 def texts(path: Path) -> Iterator[FileText]:
-    """Yield the texts of a file in addition to its pixels, by the reader of its format.
+    """Yield the texts that a file contains in addition to pixels, using the reader of its format.
 
     Raises:
         NotAnImageError: If no reader recognizes the format.
-        DataError: A subclass, if not all texts can be read; readable ones come first.
+        DataError: A subclass, if some texts cannot be read; readable texts are yielded first.
     """
     with decoding("the texts of a file"):
         beginning = read_head(path)

@@ -1,4 +1,4 @@
-"""Images by path, for use from Python: list those in a folder or file, and read one."""
+"""Access to images by path, for use from Python: list the images in a folder or file, and read one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger("medvit")
 def find(
     path: str | Path, *, geometry: GeometryConfig | Geometry = "refuse", stacks: StacksConfig | None = None
 ) -> tuple[Item, ...]:
-    """Return the images in a file, or in a folder and below it; reads no pixels.
+    """Return the images in a file, or in a folder and its subfolders, without reading pixels.
 
-    Refused files are logged as a warning with its reason. `geometry` and `stacks` are those of `medvit ingest`.
+    Refused files are logged as warnings with the reason. `geometry` and `stacks` mean the same as in `medvit ingest`.
 
     Raises:
-        DataError: If there is no such path, or no file below it.
+        DataError: If the path does not exist, or the folder contains no files.
     """
     items, refusals = _found(path, geometry, stacks)
     _warn(refusals)
@@ -34,12 +34,12 @@ def find(
 
 
 def read(image: str | Path | Item, *, values: ValuesConfig | None = None) -> Image:
-    """Return an image with its pixels: one that was found, or the only one of a file or folder.
+    """Read an image with its pixels: an item from `find`, or the only image in a file or folder.
 
-    Files beside it that are not images are counted in a warning.
+    Other files in the folder that are not images are counted in a warning.
 
-    `values` are those to read where a DICOM file offers several; `predictor.config.values` are those that a model was
-    trained on. Unset: as stored.
+    `values` selects the pixel values if a DICOM file offers several kinds; `predictor.config.values` is the selection
+    that a model was trained on. If `values` is unset, stored values are read.
 
     Raises:
         DataError: If the path holds no image, more than one, or files that cannot be taken and may belong to it; or if
@@ -48,30 +48,35 @@ def read(image: str | Path | Item, *, values: ValuesConfig | None = None) -> Ima
     item = image if isinstance(image, Item) else _only(image)
     found = readers.read(item if values is None else values.of(item))
     if found.fallback:
-        raise DataError(f"the files lack what {found.fallback} needs; omit values to read them as stored")
+        raise DataError(
+            f"the DICOM files lack the elements that {found.fallback} requires; omit values to read the stored pixel "
+            "values"
+        )
     return found
 
 
 def _only(path: str | Path) -> Item:
     items, refusals = _found(path, "refuse", None)
     if len(items) > 1:
-        raise DataError(f"the path holds {len(items)} images; expected one: read each of medvit.find(path)")
+        raise DataError(
+            f"the path contains {len(items)} images; expected one: list them with medvit.find(path) and read each"
+        )
     others = [refusal for refusal in refusals if refusal.code == NotAnImageError.code]
     lost = [refusal for refusal in refusals if refusal not in others]
     if lost:
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in lost))
         raise DataError(
-            f"files of the path cannot be taken: {reasons}; medvit.find(path) gives the images without them"
+            f"some files of the path were refused: {reasons}; medvit.find(path) lists the images that can be read"
         )
     if not items:
-        raise DataError("the path holds no image of a known format")
+        raise DataError("the path contains no image of a supported format")
     _warn(others)
     return items[0]
 
 
 def _warn(refusals: Iterable[Refusal]) -> None:
     for refusal in refusals:
-        log.warning("%d files are not taken (%s): %s", len(refusal.files), refusal.code, refusal.reason)
+        log.warning("%d files were refused (%s): %s", len(refusal.files), refusal.code, refusal.reason)
 
 
 def _found(

@@ -1,17 +1,16 @@
-"""DICOM reader: volumes where positions are known, images for all other instances and frames.
+"""DICOM reader: volumes if slice positions are known, 2D images for all other instances and frames.
 
-- A volume is planes of one series on one regular grid: slices, frames of a multi-frame instance, or tiles of a Siemens
-  mosaic. Its planes ascend along the slice normal (the cross product of row and column directions, LPS). Pixels are
-  then reordered to RAS+, so the slice axis is not always the last one and may be reversed; `source_affine` gives the
-  grid of columns, rows and slices in file order, for writing results back.
-- A series of several times, echoes, b-values, stacks and the like gives an item for each; `Item.part` names it.
-- A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
-  another multi-frame instance without positions is an image without affine, with `mpp` if pixels are square and
-  their size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a
-  position: without one, they are refused. Frames of other classes are counted in the log of ingest and on the card.
-- Planes that do not form a regular grid are refused, unless the reader is set to resample them or to keep them as
-  images.
-- Segmentations, reports, plans, directories and other objects that are not images are refused.
+- A volume consists of the planes of one series on one regular grid: slices, frames of a multi-frame instance, or tiles
+of a Siemens mosaic. Planes are ordered along the slice normal (the cross product of row and column directions, LPS).
+The voxels are then reordered to RAS+, so the slice axis is not always the last axis and may be reversed;
+`source_affine` returns the grid of columns, rows and slices in file order, for writing results back. - A series with
+several times, echoes, b-values, stacks or similar gives one item for each of them; `Item.part` names it. - A CT, MR or
+PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of another
+multi-frame instance without positions is a 2D image without affine; it has `mpp` if its pixels are square and their
+size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a position: frames
+without one are refused. Frames of other classes are counted in the log of ingest and on the card. - Planes that do not
+form a regular grid are refused, unless the reader is set to resample them or to keep them as 2D images. -
+Segmentations, reports, plans, directories and other objects that are not images are refused.
 """
 
 from __future__ import annotations
@@ -48,14 +47,17 @@ IN_TRANSDUCER = "in the frame of the transducer"
 
 @dataclass(frozen=True)
 class Dicom:
-    """DICOM Part 10 files and data sets without preamble (PS3.10); `geometry` sets the handling of irregular series."""
+    """Reader of DICOM Part 10 files and data sets without preamble (PS3.10).
+
+    `geometry` sets the handling of irregular series.
+    """
 
     geometry: Geometry = "refuse"
     name: str = "dicom"
     header_type: type = Header
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether the file begins as DICOM or has a DICOM suffix."""
+        """Return whether the file begins as a DICOM file does, or has a DICOM suffix."""
         return begins_as_dicom(head) or path.suffix.lower() in SUFFIXES
 
     def with_geometry(self, geometry: Geometry) -> Dicom:
@@ -63,9 +65,9 @@ class Dicom:
         return replace(self, geometry=geometry)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Yield an item per volume or image; a refusal per instance that is not an image, or irregular series.
+        """Yield an item per volume or image, and a refusal per irregular series or instance that is not an image.
 
-        Pixels are read only of instances that may be copies of one another.
+        Pixels are read only from instances that may be copies of one another.
         """
         planes: list[Header] = []
         for file in files:
@@ -77,7 +79,7 @@ class Dicom:
         yield from self.join(planes)
 
     def look(self, path: Path, beginning: FileHead | None = None) -> tuple[Header, ...] | Refusal:
-        """Return a header for every plane of a file that holds an image; `beginning` is read if it is not given."""
+        """Return a header for every plane of a file that contains an image; `beginning` is read if it is not given."""
         try:
             with decoding("the DICOM header"):
                 return read_planes(path, beginning)
@@ -85,14 +87,15 @@ class Dicom:
             return refusal((path,), error)
 
     def join(self, headers: Sequence[Header]) -> Iterator[Item | Refusal]:
-        """Return volumes and images of the series that these planes form, and the refusals."""
+        """Yield the volumes and images that the planes with these headers form, and the refusals."""
         for series in group(headers):
             yield from self._items(series)
 
     def read(self, item: Item) -> Image:
-        """Read a volume (1, I, J, K) in RAS+ order or an image (C, H, W), in the stored type.
+        """Read a volume (1, I, J, K) in RAS+ order or a 2D image (C, H, W), in the stored type.
 
-        Slices of one series that differ in type or rescale, as in PET, come as float32 in their real unit.
+        Slices of one series with different types or rescale values, as in PET, are returned as float32 in their real
+        unit.
 
         Raises:
             GeometryError: If the slices do not form one regular grid.
@@ -124,7 +127,7 @@ class Dicom:
         )
 
     def extent(self, item: Item) -> Extent:
-        """Pixels (H, W), or voxels and spacing along R, A and S."""
+        """Return the size (H, W) of an image, or voxels and spacing along R, A and S of a volume."""
         planes = _planes(item)
         first = planes[0]
         if item.kind == "image":
@@ -134,7 +137,10 @@ class Dicom:
         return Extent(shape, bits=first.bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield every element that may hold a text, at any depth, the preamble, and comments in compressed pixels."""
+        """Yield all texts of a file.
+
+        These are the elements that may hold a text, at any depth, the preamble, and comments in compressed pixels.
+        """
         return file_texts(path)
 
     def _items(self, series: Sequence[Header]) -> Iterator[Item | Refusal]:
@@ -221,19 +227,19 @@ class Dicom:
 
 @dataclass(frozen=True)
 class Items:
-    """Factory of items from planes; `num_frames` is how many planes each file of the series holds."""
+    """Factory that makes items from planes; `num_frames` is the number of planes in each file of the series."""
 
     reader: str
     num_frames: Mapping[Path, int]
 
     def image(self, plane: Header, part: str = "") -> Item:
-        """Return one plane as an image; a frame of a multi-frame file has its number."""
+        """Return one plane as an item of a 2D image; for a frame of a multi-frame file, the part is its number."""
         if not part and plane.frame is not None and self.num_frames[plane.file] > 1:
             part = frame_part(plane.frame, self.num_frames[plane.file])
         return self._item([plane], "image", part)
 
     def volume(self, planes: Sequence[Header], part: str = "") -> Item:
-        """Return planes in their order as a volume."""
+        """Return planes in the given order as an item of a volume."""
         if planes[0].in_transducer:
             part = f"{part}, {IN_TRANSDUCER}".lstrip(", ")
         return self._item(planes, "volume", part)
@@ -262,7 +268,7 @@ class Items:
 def source_affine(item: Item) -> Affine:
     """Return the grid of a volume in file order: (column, row, plane) to RAS+ mm, planes in the order of the item.
 
-    `geometry.like(mask, image.affine, source_affine(item))` puts a mask back on columns, rows and planes.
+    `geometry.like(mask, image.affine, source_affine(item))` reorders a label map to columns, rows and planes.
 
     Raises:
         GeometryError: If the planes do not form one regular grid.
@@ -299,7 +305,7 @@ def _unclear(files: Sequence[Path], what: str) -> Refusal:
 
 
 def _read_pixels(item: Item) -> tuple[tuple[Header, ...], tuple[Frame, ...]]:
-    """Read the planes of an item with their pixels; without a default mapping that some pixels lack."""
+    """Read the planes of an item with their pixels. If some pixels lack the default value mapping, none is applied."""
     planes, frames = zip(*read_pixels(item), strict=True)
     if any(frame.num_unmapped for frame in frames):
         planes, frames = zip(*read_pixels(replace(item, values="unmapped")), strict=True)
@@ -313,7 +319,7 @@ def _is_as_wished(frame: Frame, values: Values) -> bool:
 
 
 def _uniform(frames: Sequence[Frame]) -> tuple[list[Num[Array, "h w"]], Frame]:
-    """Return slices (rows, columns) in one type, and a frame that describes their values."""
+    """Return the slices (rows, columns) in one common type, and a frame that describes the meaning of their values."""
     first = frames[0]
     if len({(frame.pixels.dtype, frame.slope, frame.intercept) for frame in frames}) > 1:
         return real_values(frames)

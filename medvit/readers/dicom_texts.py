@@ -1,4 +1,4 @@
-"""Texts in a DICOM file: its elements at any depth, and bytes outside of them."""
+"""Texts in a DICOM file: elements at any depth, and bytes outside all elements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS = ("OD", "OF", "OL", "OV", "OW")
 
 
 def file_texts(path: Path) -> Iterator[FileText]:
-    """Yield every text of a file, with its element if it has one.
+    """Yield every text of a file, with the element that holds it, if any.
 
     Raises:
         DataError: A subclass, if the file is damaged, or the places of text in its compressed pixels are unknown;
@@ -38,7 +38,7 @@ def file_texts(path: Path) -> Iterator[FileText]:
 
 
 def element_texts(dataset: Dataset) -> Iterator[FileText]:
-    """Yield the values of the elements of a data set that may hold a text, including nested ones and the file meta."""
+    """Yield the values of all elements that may hold a text, including nested ones and file meta information."""
     for part in (getattr(dataset, "file_meta", None), dataset):
         if part is not None:
             yield from _of_elements(part)
@@ -56,7 +56,7 @@ def _of_elements(dataset: Dataset) -> Iterator[FileText]:
 
 
 def elements(dataset: Dataset) -> Iterator[DataElement]:
-    """Yield the elements that can be read, in the order of their tags."""
+    """Yield the elements that can be decoded, in the order of their tags."""
     for tag in sorted(dataset.keys()):
         element = element_at(dataset, int(tag))
         if element is not None:
@@ -64,7 +64,7 @@ def elements(dataset: Dataset) -> Iterator[DataElement]:
 
 
 def element_at(dataset: Dataset, tag: int) -> DataElement | None:
-    """Return the element of a tag, or None if its bytes are not a valid value of its VR."""
+    """Return the element with a tag; None if it is missing, or if its bytes are not a valid value of its VR."""
     try:
         return dataset[tag]
     except Exception:  # whatever pydicom raises on bytes that violate their VR; unreadable values are not kept
@@ -72,7 +72,7 @@ def element_at(dataset: Dataset, tag: int) -> DataElement | None:
 
 
 def texts(value: Any) -> list[str]:
-    """Yield the values of an element as texts; for a binary value, its runs that look like text."""
+    """Return the values of an element as texts; for a binary value, the byte sequences that look like text."""
     if value is None:
         return []
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Reader of Heidelberg OCT volumes in their export format (.vol), through eyepy (MIT), an optional extra."""
+"""Reader of Heidelberg OCT volumes in the export format .vol, through the optional package eyepy (MIT license)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class HeyexHeader:
-    """Header of a file; `side` is right, left or empty."""
+    """Header of a .vol file; `side` is right, left or empty."""
 
     spacing_mm: tuple[float, float, float]
     """Spacing between B-scans, in depth, along a B-scan."""
@@ -64,7 +64,10 @@ class HeyexHeader:
 
 
 class Heyex:
-    """Reader of 8-bit volumes (1, I, J, K), brightness as displayed: linear in the logarithm of the stored values."""
+    """Reader of 8-bit OCT volumes (1, I, J, K).
+
+    Values are the displayed brightness, linear in the logarithm of the stored values.
+    """
 
     name = "heyex"
 
@@ -73,7 +76,7 @@ class Heyex:
         return head.startswith(MAGIC)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Yield an item per volume; without eyepy, a refusal with install instructions."""
+        """Yield an item per volume; if eyepy is not installed, a refusal with install instructions."""
         for file in files:
             try:
                 with decoding("the OCT file"):
@@ -86,7 +89,7 @@ class Heyex:
                 yield Item(self.name, (file,), "volume", MODALITY, identity=identity, headers=(head,))
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield identifiers of scan, patient and visit, and the dates of birth, visit and examination.
+        """Yield the identifiers of scan, patient and visit, and the dates of birth, visit and examination.
 
         Raises:
             UnreadableError: If the file ends within its header.
@@ -94,7 +97,7 @@ class Heyex:
         with path.open("rb") as stream:
             head = stream.read(HEADER_BYTES)
         if len(head) < HEADER_BYTES:
-            raise UnreadableError("an export of Heidelberg's OCT that ends within its header; it is cut short")
+            raise UnreadableError("a Heidelberg OCT export ends within its header; the file is truncated")
         for place, (begin, length) in _NAMES.items():
             text = head[begin : begin + length].split(b"\0")[0].decode("latin-1").strip()
             yield FileText(text, f"Heidelberg {place}", "name")
@@ -108,7 +111,9 @@ class Heyex:
         yield from (FileText(text.decode("latin-1"), "Heidelberg spare bytes") for text in spare if len(text) > 3)
 
     def read(self, item: Item) -> Image:
-        """Read the volume in RAS+ order: B-scans from inferior to superior, columns to the patient's left, rows deeper.
+        """Read the volume in RAS+ order.
+
+        B-scans run from inferior to superior, columns to the patient's left, and rows from the surface inward.
 
         Raises:
             GeometryError: If B-scans are not parallel and evenly spaced.
@@ -138,16 +143,20 @@ def _head(file: Path) -> HeyexHeader:
 
 def _check(head: HeyexHeader) -> None:
     if head.num_scans < 2 or head.pattern not in VOLUME_PATTERNS:
-        raise UnsupportedError(f"an OCT of {head.num_scans} B-scans, scan pattern {head.pattern}; expected a volume")
+        raise UnsupportedError(
+            f"an OCT file with {head.num_scans} B-scans and scan pattern {head.pattern}; expected a volume scan"
+        )
     if min(head.spacing_mm) <= 0:
-        raise GeometryError("a spacing of the OCT is zero or negative; expected millimeters above zero")
+        raise GeometryError("a voxel spacing of the OCT volume is zero or negative; expected positive millimeters")
 
 
 def _spacing_mm(heights_mm: Sequence[float], told_mm: float) -> float:
-    """Return the signed B-scan distance, upwards positive; heights are counted downwards from the top of the SLO.
+    """Return the signed distance between B-scans, positive upwards.
+
+    Heights are measured downwards from the top of the SLO image.
 
     Raises:
-        GeometryError: If they are not evenly spaced, as where one is missing.
+        GeometryError: If the B-scans are not evenly spaced, for example because one is missing.
     """
     gaps = np.diff(heights_mm)
     if np.ptp(gaps) > 0.25 * told_mm or abs(abs(float(np.median(gaps))) - told_mm) > 0.25 * told_mm:
@@ -167,7 +176,7 @@ def _eyepy() -> Any:
         from eyepy import io
     except ImportError:
         raise UnsupportedError(
-            "an export of Heidelberg's OCT, which needs the package eyepy; install it with pip install 'medvit[oct]'"
+            "reading a Heidelberg OCT export requires the package eyepy; install it with pip install 'medvit[oct]'"
         ) from None
     return io
 

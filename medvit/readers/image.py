@@ -41,12 +41,12 @@ GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class Pictures:
-    """Reader of images (C, H, W), C = 1 or 3, uint8 or uint16. Their physical scale and modality are unknown."""
+    """Reader of images (C, H, W) with C = 1 or 3, as uint8 or uint16. Their physical scale and modality are unknown."""
 
     name = "image"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether the file has the magic bytes or the suffix of one of the formats."""
+        """Return whether the file has the magic bytes or the suffix of one of these formats."""
         return head.startswith(MAGIC) or path.name.lower().endswith(SUFFIXES)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
@@ -61,19 +61,21 @@ class Pictures:
                 yield Item(reader=self.name, files=(file,), kind="image")
 
     def read(self, item: Item) -> Image:
-        """Read the pixels (C, H, W), upright by EXIF; a palette becomes colors, a constant alpha channel is dropped.
+        """Read the pixels (C, H, W), rotated upright by EXIF.
+
+        A palette is converted to colors; a constant alpha channel is removed.
 
         Raises:
-            UnsupportedError: If the picture has many pages, or is transparent in places.
+            UnsupportedError: If the image has several pages, or transparent pixels.
         """
         return Image(narrowed(self.stored(item.files[0])), "image", item.modality)
 
     def stored(self, file: Path) -> Num[Array, "c h w"]:
-        """Read the pixels (C, H, W) as `read` does, but 64-bit floating point as stored."""
+        """Read the pixels (C, H, W) as `read` does, but without converting 64-bit floating-point values."""
         return _channels_first(tiff_page.tiff_pixels(file) if _is_for_tifffile(file) else _pixels(file))
 
     def extent(self, item: Item) -> Extent:
-        """Pixels (H, W) as stored, before EXIF turns the picture."""
+        """Return the size (H, W) as stored, before EXIF rotation."""
         path = item.files[0]
         if _is_for_tifffile(path):
             header = tiff_page.read_header(path)
@@ -85,11 +87,11 @@ class Pictures:
             return Extent((picture.height, picture.width), 1 if is_gray else 3, bits)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield comments, EXIF, XMP, IPTC and texts of PNG, and the tags of all pages of a TIFF."""
+        """Yield comments, EXIF, XMP, IPTC, text chunks of PNG, and the tags of all pages of a TIFF."""
         return picture_texts(path, FORMATS)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """Read labels (H, W): gray levels as stored, 2- and 4-bit ones included, or the indices of a color palette."""
+        """Read labels (H, W): gray levels as stored, also those of 2 or 4 bits, or the indices of a color palette."""
         labels = tiff_page.tiff_labels(path) if _is_for_tifffile(path) else _labels(path)
         return label_image(_channels_first(labels))
 
@@ -111,7 +113,9 @@ def _check(path: Path) -> None:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise UnsupportedError(f"{width} x {height} pixels; expected {MAX_PIXELS} at most: cut it up")
+        raise UnsupportedError(
+            f"an image of {width} x {height} pixels; expected at most {MAX_PIXELS} pixels: cut it into tiles"
+        )
 
 
 def _open(path: Path) -> Picture:
@@ -122,21 +126,25 @@ def _open(path: Path) -> Picture:
         picture = Pillow.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         _check_jpeg(path)
-        raise UnreadableError("named as a picture, but its bytes are not of a supported format") from None
+        raise UnreadableError(
+            "the file has an image suffix, but its bytes are not of a supported image format"
+        ) from None
     except (OSError, NotImplementedError) as error:
         if str(error).startswith("Unsupported"):
             raise UnsupportedError(
-                "a picture that no installed decoder supports (its compression or pixel depth); save it as PNG"
+                "no installed decoder supports the compression or pixel depth of the image; save it as PNG"
             ) from None
         raise
     except Pillow.DecompressionBombError:
-        raise UnsupportedError(f"more than {MAX_PIXELS} pixels; expected a picture: cut it into tiles") from None
+        raise UnsupportedError(
+            f"an image of more than {MAX_PIXELS} pixels; expected fewer: cut it into tiles"
+        ) from None
     if picture.mode == "CMYK":
         raise UnsupportedError(tiff_page.IN_INKS.format(picture.format))
     pages = getattr(picture, "n_frames", 1)
     _check_size(picture.width, picture.height)
     if pages > 1 and picture.format != "MPO":  # the other pages of an MPO are previews of its first
-        raise UnsupportedError(f"{pages} pages in one file; expected one picture: save each page as its own file")
+        raise UnsupportedError(f"{pages} pages in one file; expected one image: save each page as a separate file")
     check_allowed(picture.width * picture.height * _pixel_bytes(picture, path), path.stat().st_size)
     return picture
 
@@ -148,15 +156,15 @@ def _pixel_bytes(picture: Picture, path: Path) -> int:
 
 
 def _check_jpeg(path: Path) -> None:
-    """Refuse a complete JPEG of other than 8 bits, which its decoder does not support.
+    """Refuse a complete JPEG whose samples do not have 8 bits, which the decoder does not support.
 
     Raises:
-        UnsupportedError: If its samples have other than 8 bits.
+        UnsupportedError: If the samples do not have 8 bits.
     """
     content = path.read_bytes()
     claimed = read_codestream(content) if content.startswith(b"\xff\xd8\xff") else None
     if claimed is not None and claimed.bits != 8:
-        raise UnsupportedError(f"a JPEG of {claimed.bits} bits per sample; expected 8: save it as 16-bit PNG")
+        raise UnsupportedError(f"a JPEG with {claimed.bits} bits per sample; expected 8: save the image as 16-bit PNG")
 
 
 def _pixels(path: Path) -> Num[Array, "h w *c"]:
@@ -192,7 +200,7 @@ class _PngKind(NamedTuple):
 
     @property
     def is_deep_color(self) -> bool:
-        """Return whether it has 16 bits in more than one channel, of which Pillow returns 8."""
+        """Return whether the image has several channels of 16 bits, which Pillow would reduce to 8."""
         return self.bits == 16 and self.color_type != 0
 
 
@@ -231,7 +239,7 @@ def _deep_color(path: Path, picture: Picture) -> Num[Array, "h w c"]:
     from imagecodecs import png_decode
 
     if "transparency" in picture.info:
-        raise UnsupportedError("one color of a 16-bit picture is transparent; save it without transparency")
+        raise UnsupportedError("a 16-bit image declares one color as transparent; save it without transparency")
     pixels = png_decode(path.read_bytes())
     if pixels.dtype != np.uint16 or pixels.shape[:2] != (picture.height, picture.width):
         raise UnreadableError(

@@ -1,7 +1,7 @@
-"""Volumes from folders of 2D images, such as the B-scans of an OCT; spacing is given, never guessed.
+"""Volumes from folders of 2D images, such as the B-scans of an OCT; the user gives the spacing, which is never guessed.
 
-Slices are ordered by the last number in the file names. A gap in these numbers is a missing slice, and the volume is
-refused.
+Slices are ordered by the last number in their file names. A gap in these numbers means a missing slice, so the volume
+is refused.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _NUMBER = re.compile(r"\d+")
 
 def _axes(text: str) -> str:
     if sorted("RAS"["LPI".find(letter)] if letter in "LPI" else letter for letter in text) != ["A", "R", "S"]:
-        raise ValueError(f"expected one letter of R/L, A/P and S/I each, as LPS, found {text!r}")
+        raise ValueError(f"expected one letter each of R/L, A/P and S/I, such as LPS; found {text!r}")
     return text
 
 
 class StacksConfig(Config):
-    """Geometry of volumes that are stored as folders of images."""
+    """Geometry of volumes that are stored as folders of 2D images."""
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Distance in mm between neighboring images, between rows and between columns. Required if any `stacks` option is
@@ -58,46 +58,48 @@ class StacksConfig(Config):
     @model_validator(mode="after")
     def _has_a_spacing(self) -> Self:
         if self.spacing_mm is None:
-            raise ValueError("pictures have no spacing; give stacks.spacing_mm, such as [0.24,0.0039,0.011]")
+            raise ValueError(
+                "image files store no spacing; give stacks.spacing_mm in millimeters, such as [0.24,0.0039,0.011]"
+            )
         return self
 
     @property
     def described(self) -> str:
-        """Describe the geometry in words, for `Item.part`."""
+        """Return the geometry as text, for `Item.part`."""
         return f"pictures {' x '.join(f'{mm:g}' for mm in self.spacing_mm or ())} mm apart, {self.axes}, as given"
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Geometry of a stack, and its label maps in the order of its images, if it has them."""
+    """Geometry of a stack, and the label maps of its images in the same order, if there are any."""
 
     config: StacksConfig
     masks: tuple[Path, ...] = ()
 
 
 class ImageStack:
-    """Reader of volumes (1, I, J, K) made of images; never of single files: `stacked` makes its items."""
+    """Reader of volumes (1, I, J, K) made of 2D images. `stacked` makes the items; a single file is never one."""
 
     name = NAME
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return False: an image remains an image until a config makes its folder a volume."""
+        """Return False: files remain 2D images until a config turns their folder into a volume."""
         return False
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Yield nothing."""
+        """Yield nothing; `stacked` makes the items."""
         yield from ()
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield the texts of an image."""
+        """Yield the texts of one image of the stack."""
         return PICTURES.texts(path)
 
     def read(self, item: Item) -> Image:
-        """Read the volume in RAS+ order, gray, with its label map.
+        """Read the volume in RAS+ order, in gray, with its label map.
 
         Raises:
-            GeometryError: If pictures differ in size or type.
-            DataError: If a picture cannot be read.
+            GeometryError: If the images differ in size or type.
+            DataError: If an image cannot be read.
         """
         (known,) = item.headers
         scans: list[Num[Array, "c h w"]] = []
@@ -111,13 +113,19 @@ class ImageStack:
             labels = [PICTURES.read_mask(file).labels for file in known.masks]
             mask, _ = _laid(_alike([one.astype(np.int32) for one in labels]), known.config)
             if mask.shape != voxels.shape:
-                raise GeometryError(f"the label maps have {mask.shape} voxels, their pictures {voxels.shape}")
+                raise GeometryError(
+                    f"the label maps of a stack have {mask.shape} voxels, its images {voxels.shape}; expected equal "
+                    "shapes"
+                )
             mask = mask.astype(np.min_scalar_type(int(mask.max(initial=0))))
         return Image(voxels[None], "volume", item.modality, affine, mask=mask)
 
 
 def stacked(found: Iterable[Item | Refusal], config: StacksConfig | None) -> Iterator[Item | Refusal]:
-    """Join the images of each folder into one volume; return everything else, and all without a config, unchanged."""
+    """Join the images of each folder into one volume; without a config, yield every item unchanged.
+
+    Items that are not 2D images, and refusals, are yielded unchanged.
+    """
     folders: dict[Path, list[Item]] = defaultdict(list)
     for one in found:
         if config is not None and isinstance(one, Item) and one.reader == PICTURES.name:
@@ -138,7 +146,7 @@ def _stack(items: Sequence[Item], config: StacksConfig) -> Item | Refusal:
         masks = tuple(item.mask for item in ordered if item.mask is not None)
         if masks and len(masks) < len(items):
             raise GeometryError(
-                f"{len(masks)} of {len(items)} pictures of a stack have a label map; expected all or none"
+                f"{len(masks)} of {len(items)} images of a stack have a label map; expected all or none"
             )
     except DataError as error:
         return Refusal(files, error.code, str(error))
@@ -149,7 +157,9 @@ def _stack(items: Sequence[Item], config: StacksConfig) -> Item | Refusal:
 def _number(file: Path) -> int:
     found = _NUMBER.findall(file.stem)
     if not found:
-        raise GeometryError("a picture of a stack has no digits in its name, so its position is unknown")
+        raise GeometryError(
+            "the file name of an image of a stack contains no number, so its position is unknown; number the files"
+        )
     return int(found[-1])
 
 
@@ -157,7 +167,7 @@ def _check_whole(numbers: Sequence[int], num_slices: int | None) -> None:
     first, last = min(numbers), max(numbers)
     if len(set(numbers)) < len(numbers):
         raise GeometryError(
-            f"several pictures of a stack have the same number, in {first} to {last}; expected distinct numbers"
+            f"several images of a stack have the same number, between {first} and {last}; expected distinct numbers"
         )
     missing = sorted(set(range(first, last + 1)) - set(numbers))
     if missing:
@@ -167,15 +177,15 @@ def _check_whole(numbers: Sequence[int], num_slices: int | None) -> None:
             f"{'is' if len(missing) == 1 else 'are'} missing ({shown}); expected one picture for each number"
         )
     if num_slices is not None and len(numbers) != num_slices:
-        raise GeometryError(f"a stack has {len(numbers)} pictures; stacks.num_slices expects {num_slices}")
+        raise GeometryError(f"a stack has {len(numbers)} images; expected {num_slices}, as set by stacks.num_slices")
     if len(numbers) < 2:
-        raise GeometryError("a stack has one picture; a volume needs two or more in a folder of their own")
+        raise GeometryError("a stack has only one image; expected at least two images per folder")
 
 
 def _gray(pixels: Array) -> Array:
-    """Return (H, W) of a gray image, or of one with three equal channels."""
+    """Return the gray values (H, W) of an image with one channel, or with three equal channels."""
     if (pixels != pixels[:1]).any():
-        raise DataError("a picture of a stack is in color; expected gray B-scans or slices")
+        raise DataError("an image of a stack is in color; expected gray B-scans or slices")
     return pixels[0]
 
 
@@ -183,7 +193,7 @@ def _alike(planes: Sequence[Array]) -> Sequence[Array]:
     kinds = {(plane.shape, plane.dtype.name) for plane in planes}
     if len(kinds) > 1:
         found = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in sorted(kinds)[:SHOWN_NUMBERS])
-        raise GeometryError(f"the pictures of a stack differ in size or type ({found}); expected one")
+        raise GeometryError(f"the images of a stack differ in size or type ({found}); expected one size and type")
     return planes
 
 

@@ -1,4 +1,4 @@
-"""Reader of MetaImage and NRRD through SimpleITK: .mha, .mhd, .nrrd, .nhdr. ITK uses LPS, converted to RAS+ here."""
+"""Reader of MetaImage and NRRD through SimpleITK: .mha, .mhd, .nrrd, .nhdr. LPS, used by ITK, is converted to RAS+."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ DETACHED = (".raw", ".zraw")
 
 @dataclass(frozen=True)
 class Itk:
-    """Reader of MetaImage and NRRD, in 2D and 3D. The files do not store the modality: it remains empty."""
+    """Reader of 2D and 3D images in MetaImage and NRRD format. The files do not store the modality, so it is empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "itk"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether the file has one of their suffixes or begins as a NRRD."""
+        """Return whether the file has a suffix of these formats or begins as a NRRD."""
         return path.name.lower().removesuffix(".gz").endswith((*HEADERS, *DETACHED)) or head.startswith(b"NRRD000")
 
     def with_grid(self, grid: GeometryConfig) -> Itk:
-        """Return the same reader with options for sheared grids, and for files that name no anatomical axes."""
+        """Return the same reader with options for sheared grids, and for files without stated anatomical axes."""
         return replace(self, grid=grid)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
-        """Yield an item per image or volume; detached voxels belong to the item of their header."""
+        """Yield an item per image or volume; a separate file of voxels belongs to the item of its header."""
         detached = {file for file in files if _is_detached(file)}
         claimed = set[Path]()
         for file in files:
@@ -99,7 +99,7 @@ class Itk:
         return Image(turned, "volume", item.modality, turned_affine)
 
     def extent(self, item: Item) -> Extent:
-        """Pixels (H, W), or voxels and spacing along R, A and S."""
+        """Return the size (H, W) of an image, or voxels and spacing along R, A and S of a volume."""
         source, header = _open(item.files[0]), read_text_header(item.files[0])
         bits = 8 * _voxel_bytes(source.GetPixelID())
         if item.kind == "image":
@@ -109,14 +109,14 @@ class Itk:
         return Extent(shape, bits=bits, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield fields and comments beyond the grid; voxels in a separate file have none."""
+        """Yield fields and comments that do not describe the grid; a separate file of voxels contains no text."""
         return iter(()) if _is_detached(path) else itk_texts(path, MAX_HEADER_BYTES)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
         """Read the labels of a file, (I, J, K) or (H, W).
 
         Raises:
-            DataError: If a value is not a whole number.
+            DataError: If a label is not a whole number.
         """
         voxels, affine, _ = _load(path, None if image is None else image.assumed_axes)
         if affine is None:
@@ -146,7 +146,9 @@ def _open(path: Path) -> Any:
     source.ReadImageInformation()
     size = source.GetSize()
     if source.GetNumberOfComponents() > 1:
-        raise UnsupportedError(f"{source.GetNumberOfComponents()} numbers per voxel; expected one")
+        raise UnsupportedError(
+            f"voxels of {source.GetNumberOfComponents()} numbers each; expected one number per voxel"
+        )
     if len(size) not in (2, 3) and any(n > 1 for n in size[3:]):
         raise UnsupportedError(f"an image of shape {size}; expected one volume: split it along its last axes")
     promised = int(np.prod(size, dtype=np.float64)) * _voxel_bytes(source.GetPixelID())
@@ -186,10 +188,9 @@ def _load(path: Path, assumed: AnatomicalAxes | None) -> tuple[Num[Array, "*s"],
 
 
 def _affine(source: Any, header: TextHeader, assumed: AnatomicalAxes | None) -> Affine:
-    """Return the grid of an image, or of a reader that has read its header, by its named or assumed axes.
+    """Return the grid of an image from the anatomical axes that its header names, or from assumed ones.
 
-    Raises:
-        GeometryError: If the file names no anatomical axes and none are assumed, or names contradicting ones.
+    `source` is an image, or an ITK reader that has read the header.
     """
     size = source.GetDimension()
     matrix = np.eye(4)

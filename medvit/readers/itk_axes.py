@@ -1,6 +1,6 @@
-"""Anatomical axes and units of MetaImage and NRRD, which ITK handles only in part.
+"""Anatomical axes and units of MetaImage and NRRD, which ITK interprets only in part.
 
-ITK reads every space as LPS in mm except the NRRD spaces RAS and LAS, regardless of its other fields.
+ITK interprets every space as LPS in mm, except the NRRD spaces RAS and LAS, whatever the other fields state.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ MM_PER_UNIT = {
 
 
 def names_axes(header: TextHeader) -> bool:
-    """Return whether the file of a volume defines left, back and head."""
+    """Return whether the header of a volume states where left, back and head are."""
     if header.is_nrrd:
         return bool(ANATOMICAL.fullmatch(header.get("space"))) and bool(header.get("spacedirections"))
     return bool(_matrix(header)) or _code(header) == IDENTITY
 
 
 def lacks_directions(header: TextHeader) -> bool:
-    """Return whether a NRRD lacks the directions of its axes in its space."""
+    """Return whether a NRRD lacks the directions of its axes in space."""
     return header.is_nrrd and not header.get("spacedirections")
 
 
 def what_lacks(header: TextHeader) -> str:
-    """Describe the missing anatomical axes of a file."""
+    """Return a text that describes which anatomical axes the header lacks."""
     if not header.is_nrrd:
         code = _code(header)
         if not code:
@@ -59,7 +59,7 @@ def what_lacks(header: TextHeader) -> str:
 
 
 def check_axes(header: TextHeader, directions: Float[Array, "3 3"]) -> None:
-    """Compare the directions (LPS, one column per axis) with the letters of AnatomicalOrientation, if both are there.
+    """Compare the axis directions (LPS, one column per axis) with AnatomicalOrientation, if both are given.
 
     Raises:
         GeometryError: If an axis contradicts its letter.
@@ -76,10 +76,10 @@ def check_axes(header: TextHeader, directions: Float[Array, "3 3"]) -> None:
 
 
 def mm_per_unit(header: TextHeader) -> float:
-    """Return the millimeters per unit of length of a file.
+    """Return the number of millimeters per unit of length in a file.
 
     Raises:
-        GeometryError: If the unit is unknown, or differs between axes.
+        GeometryError: If the unit of length is unknown, or differs between axes.
     """
     units = re.findall(r'"([^"]*)"', header.get("spaceunits")) if header.is_nrrd else [header.get("distanceunits")]
     known = {MM_PER_UNIT.get(unit.strip().lower()) for unit in units if unit.strip()}
@@ -93,6 +93,6 @@ def _matrix(header: TextHeader) -> str:
 
 
 def _code(header: TextHeader) -> str:
-    """Return the three letters of AnatomicalOrientation, or empty if they are missing."""
+    """Return the three letters of AnatomicalOrientation; empty if the field is missing."""
     code = header.get("anatomicalorientation").upper()[:3]
     return code if len(code) == 3 and all(letter in FROM for letter in code) else ""

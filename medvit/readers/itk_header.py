@@ -1,4 +1,4 @@
-"""Headers of MetaImage and NRRD as text: the fields that ITK ignores, and the files of the voxels.
+"""Text headers of MetaImage and NRRD: the fields that ITK ignores, and the files that contain the voxels.
 
 Sources: MetaIO's MetaImage documentation; the definition of the NRRD file format (teem.sourceforge.net/nrrd).
 """
@@ -26,9 +26,9 @@ _PATTERN = re.compile(r"%[0-9]*d")
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Fields of a header by lower-case name without blanks; `num_bytes` of it precede attached voxels.
+    """Header fields by lower-case name without blanks; the header occupies `num_bytes` before voxels in the same file.
 
-    `data_files` are the files with the voxels, empty if voxels follow the header.
+    `data_files` are the files with the voxels; it is empty if the voxels follow the header in the same file.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class TextHeader:
     data_files: tuple[Path, ...]
 
     def get(self, *names: str) -> str:
-        """Return the first present field of these names, or empty text."""
+        """Return the first of these fields that is present, or an empty text."""
         return next((self.fields[name] for name in names if name in self.fields), "")
 
     @property
@@ -60,10 +60,10 @@ def read_text_header(path: Path) -> TextHeader:
 
 
 def check_num_bytes(header: TextHeader, promised: int) -> None:
-    """Compare the bytes of the voxels with those that the header declares.
+    """Check that the files contain as many bytes of voxels as the header declares (`promised`).
 
     Raises:
-        UnreadableError: If there are fewer or more: a reader would cut off or shift voxels.
+        UnreadableError: If there are fewer or more bytes: a reader would cut off or shift voxels.
     """
     held = _held_bytes(header, promised)
     if held is not None and held != promised:
@@ -94,7 +94,7 @@ def _nrrd(path: Path, content: bytes) -> TextHeader:
 def _meta(path: Path, content: bytes) -> TextHeader:
     last = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)(?:\r?\n|$)", content, re.MULTILINE)
     if last is None:
-        raise UnreadableError("no field ElementDataFile, which ends the header of a MetaImage; the file is damaged")
+        raise UnreadableError("the header of a MetaImage lacks its last field, ElementDataFile; the file is damaged")
     fields = {}
     for line in content[: last.start()].decode("latin-1").splitlines():
         name, separator, value = line.partition("=")
@@ -107,13 +107,16 @@ def _meta(path: Path, content: bytes) -> TextHeader:
 
 
 def _names(named: str, rest: list[str]) -> list[str]:
-    """Return the files of one name, of a list that follows the header, or of a pattern with first, last and step."""
+    """Return the names of the data files: one name, a list after the header, or a pattern with first, last and step."""
     if named.split()[:1] == [LIST]:
         return [line.strip() for line in rest if line.strip()]
     pattern, *numbers = named.split() if _PATTERN.search(named) else [named]
     if numbers:
         if not all(re.fullmatch(r"[+-]?\d{1,6}", number) for number in numbers):
-            raise UnreadableError("the header names its data files by a pattern without whole numbers; it is damaged")
+            raise UnreadableError(
+                "the header names its data files by a pattern whose first, last and step are not whole numbers; the "
+                "header is damaged"
+            )
         first, last, step = (
             (*map(int, numbers[:3]), 1)[:3] if len(numbers) > 1 else (int(numbers[0]), int(numbers[0]), 1)
         )
@@ -130,7 +133,10 @@ def _encoding(header: TextHeader) -> str:
 
 
 def _held_bytes(header: TextHeader, promised: int) -> int | None:
-    """Count the bytes of voxels in the files, up to one more than declared where compressed; None for text."""
+    """Return the number of bytes of voxels in the data files; None for voxels stored as text.
+
+    Compressed voxels are counted up to one byte more than `promised`.
+    """
     encoding = _encoding(header)
     skipped = int(header.get("byteskip", "headersize") or 0)
     if encoding == "raw":
@@ -149,7 +155,7 @@ def _held_bytes(header: TextHeader, promised: int) -> int | None:
 
 
 def _line_bytes(header: TextHeader) -> int:
-    """Count the bytes of the lines that precede the voxels of each file."""
+    """Return the number of bytes in the lines that precede the voxels of each file."""
     num_lines = int(header.get("lineskip") or 0) if header.is_nrrd else 0
     total = 0
     for file in (header.data_files or (header.path,)) if num_lines else ():
@@ -167,7 +173,9 @@ def _inflated_bytes(stream: BinaryIO, enough: int) -> int:
             if count > enough:
                 break
     except (zlib.error, OSError, EOFError):
-        raise UnreadableError("the compressed voxels cannot be inflated; the file is damaged or cut short") from None
+        raise UnreadableError(
+            "the compressed voxels cannot be decompressed; the file is damaged or truncated"
+        ) from None
     return count
 
 

@@ -1,14 +1,14 @@
-"""Label maps beside their images: pairing of files, and the check that both have one grid.
+"""Label maps in separate files: pairing with their images by name, and the check that both have the same grid.
 
 Pairs are formed by name, in this order:
 
-- `images/X.nii.gz` and `labels/X.nii.gz`: folders of `LABEL_FOLDERS` beside one of images, at any depth, also
-  `imagesTr` and `labelsTr`;
-- `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or across such folders;
-- `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, all with the same label map.
+- `images/X.nii.gz` and `labels/X.nii.gz`: a folder named as in `LABEL_FOLDERS` next to a folder of images, at any
+depth, also `imagesTr` and `labelsTr`; - `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or
+in such a pair of folders; - `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, which share one
+label map.
 
-Where the folder of label maps is named by the user, `NAME/X.png` belongs to `X.png` of any folder beside it.
-The meaning of label map values is decided over a whole source (`medvit.ingest.mask_meaning`), never by one file.
+If the user names the folder of label maps NAME, `NAME/X.png` belongs to `X.png` of any folder next to it. The meaning
+of label-map values is decided over a whole source (`medvit.ingest.mask_meaning`), never from one file.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Integer labels (*S); volumes in RAS+ order with their affine."""
+    """Integer labels (*S); label maps of volumes are in RAS+ order and have an affine."""
 
     labels: Int[Array, "*s"]
     affine: Affine | None = None
@@ -82,7 +82,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Label map of each image, and the label maps without an image."""
+    """Pairs of images and label maps, and the label maps without an image."""
 
     masks: dict[Path, Path]
     refused: tuple[Refusal, ...]
@@ -94,14 +94,14 @@ class Pairing:
 
 
 def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
-    """Pair images with label maps by their names, without opening files.
+    """Pair images with label maps by their file names, without opening the files.
 
-    A file named as a label map without an image is refused, as is a second label map of one image. A folder named as
-    one of label maps, but not beside a folder of images, holds ordinary images. With `folders`, the folders of these
-    names hold the label maps, and other files named as label maps are set aside.
+    A file named like a label map but without an image is refused, as is a second label map of the same image. A folder
+    named like one of label maps, but not next to a folder of images, contains ordinary images. With `folders`, only
+    folders of these names contain label maps, and other files named like label maps are ignored.
 
     Raises:
-        DataError: If no file is in one of `folders`.
+        DataError: If none of `folders` contains a file.
     """
     in_folders = {_key(file, _IMAGE_FOLDER)[0] for file in files if _folder_index(file, _IMAGE_FOLDER) is not None}
     of_files = {file: _label_keys(file, in_folders) for file in files}
@@ -143,10 +143,10 @@ def pair_masks(files: Sequence[Path], folders: Sequence[str] = ()) -> Pairing:
 
 
 def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
-    """Return labels in the smallest integer type that holds them, rounded within `ROUNDING` of a whole number.
+    """Return labels in the smallest sufficient integer type; values within `ROUNDING` of a whole number are rounded.
 
     Raises:
-        DataError: If a value is not a whole number.
+        DataError: If a label is not a whole number.
     """
     if voxels.dtype == bool:
         return voxels.astype(np.uint8)
@@ -161,20 +161,20 @@ def as_labels(voxels: Num[Array, "*s"]) -> Int[Array, "*s"]:
 
 
 def label_volume(voxels: Num[Array, "i j k"], affine: Affine) -> LabelMap:
-    """Return a label map in RAS+ order, from one in any order.
+    """Return a label map in RAS+ order, from voxels in any axis order.
 
     Raises:
-        DataError: If a value is not a whole number.
+        DataError: If a label is not a whole number.
     """
     turned, turned_affine = to_ras(as_labels(voxels), affine)
     return LabelMap(turned, turned_affine)
 
 
 def label_image(pixels: Num[Array, "c h w"]) -> LabelMap:
-    """Return a label map (H, W) from an image: the gray levels as they are.
+    """Return a label map (H, W) from an image; gray levels are the labels.
 
     Raises:
-        UnsupportedError: If it has colors.
+        UnsupportedError: If the image is in color.
     """
     if (pixels != pixels[:1]).any():
         raise UnsupportedError("the label map is in color; expected one class number per pixel")
@@ -182,10 +182,10 @@ def label_image(pixels: Num[Array, "c h w"]) -> LabelMap:
 
 
 def attach(image: Image, label_map: LabelMap) -> Image:
-    """Return the image with its label map.
+    """Return the image with its label map attached.
 
     Raises:
-        GeometryError: If the two are not on the same grid, within `GRID_TOLERANCE_MM`.
+        GeometryError: If image and label map are not on the same grid, within `GRID_TOLERANCE_MM`.
     """
     shape = image.pixels.shape[1:]
     if label_map.labels.shape != shape:
@@ -243,7 +243,10 @@ def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
 
 
 def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -> list[_Key]:
-    """Yield the keys of a file in a folder of label maps; with `in_folders`, only beside one of these image folders."""
+    """Return the pairing keys of a file in a folder of label maps, else an empty list.
+
+    With `in_folders`, only files next to one of these image folders have keys.
+    """
     suffixed = _LABEL_STEM.fullmatch(_stem(file))
     stems = [_stem(file), suffixed[1]] if suffixed else [_stem(file)]
     keys = [_key(file, pattern, stem) for stem in stems]
@@ -251,7 +254,7 @@ def _beside(file: Path, pattern: re.Pattern[str], in_folders: set[str] | None) -
 
 
 def _keys_beside(file: Path) -> list[_Key]:
-    """Yield the keys of an image whose label map may be in a folder beside any of its own."""
+    """Return the pairing keys of an image whose label map may be in a folder next to any of its parent folders."""
     shortened, parts = _IMAGE_STEM.fullmatch(_stem(file)), file.parts[:-1]
     places = ["/".join((*parts[:n], "*", *parts[n + 1 :])) for n in reversed(range(len(parts)))]
     stems = (_stem(file), shortened[1]) if shortened else (_stem(file),)

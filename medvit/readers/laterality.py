@@ -1,4 +1,4 @@
-"""Laterality and centering of an ophthalmic DICOM image, from its elements; nothing is guessed."""
+"""Laterality and centering of an ophthalmic DICOM image, from the elements of its header; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ _READ = (*ELEMENTS, "RelativeImagePositionCodeSequence", *GROUPS)
 
 @dataclass(frozen=True)
 class EyeSaid:
-    """Header values on the eye in an image.
+    """Header values that describe the eye shown in an image.
 
-    `sides` holds the value of each element of `ELEMENTS` in its files: right, left or both; for a vendor's file, that
-    of its header. `view` is the center of the image: macula, disc, disc-macula or lesion, empty without a code.
+    `sides` maps each element of `ELEMENTS` (for a vendor's file, its header) to the values found in the files of the
+    image: right, left or both. `view` is the center of the image: macula, disc, disc-macula or lesion; it is empty if
+    the header has no code.
     """
 
     sides: Mapping[str, frozenset[str]]
@@ -54,10 +55,10 @@ class EyeSaid:
 
 
 def eye_said(item: Item) -> EyeSaid:
-    """Return the eye values in the files of an image; each header is read once.
+    """Return the eye values in the headers of an image; each header is read once.
 
-    For files with several images, only the values of this image's frames. A file that does not open gives no values:
-    the error is raised when its pixels are read.
+    If a file contains several images, only the values for the frames of this image are returned. A file that cannot be
+    opened yields no values here; the error is raised when its pixels are read.
     """
     if item.reader == HEYEX.name:
         return EyeSaid({"its header": frozenset(head.side for head in item.headers if head.side)})

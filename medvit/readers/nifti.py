@@ -41,18 +41,18 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Nifti:
-    """Reader of NIfTI volumes. The files do not store the modality: it remains empty."""
+    """Reader of NIfTI volumes. The files do not store the modality, so it is empty."""
 
     grid: GeometryConfig = field(default_factory=GeometryConfig)
     name: str = "nifti"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether the file has the magic of NIfTI-1 or -2, or is named .nii, .nii.gz, .img or .img.gz."""
+        """Return whether the file has the magic bytes of NIfTI-1 or -2, or a suffix .nii, .nii.gz, .img or .img.gz."""
         named = path.name.lower().removesuffix(".gz").endswith((".nii", ".img"))
         return named or head[344:348] in MAGIC or head[4:8] in (b"n+2\0", b"ni2\0")
 
     def with_grid(self, grid: GeometryConfig) -> Nifti:
-        """Return the same reader with options for sheared grids, and for forms that contradict each other."""
+        """Return the same reader with options for sheared grids, and for an sform that contradicts the qform."""
         return replace(self, grid=grid)
 
     def find(self, files: Sequence[Path]) -> Iterator[Item | Refusal]:
@@ -99,11 +99,11 @@ class Nifti:
         )
 
     def read(self, item: Item) -> Image:
-        """Read a volume (1, I, J, K) in its stored type, scl_slope and scl_inter as slope and intercept.
+        """Read a volume (1, I, J, K) in its stored type, with scl_slope and scl_inter as slope and intercept.
 
         Raises:
             GeometryError: If the file has no orientation (both sform_code and qform_code are 0).
-            UnsupportedError: If it holds more than one volume, or colors.
+            UnsupportedError: If the file contains more than one volume, or colors.
         """
         source = _open(item.files[0])
         voxels, affine = _stored(source), _affine(source, item.nifti_form)
@@ -114,21 +114,21 @@ class Nifti:
         return Image(voxels, "volume", item.modality, affine, slope=slope, intercept=intercept)
 
     def extent(self, item: Item) -> Extent:
-        """Voxels and spacing along R, A and S."""
+        """Return voxels and spacing along R, A and S."""
         source = _open(item.files[0])
         shape, spacing_mm = ras_extent(_shape(source), _affine(source, item.nifti_form))
         return Extent(shape, bits=8 * source.header.get_data_dtype().itemsize, spacing_mm=spacing_mm)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield the texts of the header, NIfTI or Analyze, and its extensions; the voxels of a pair have none."""
+        """Yield the texts of a NIfTI or Analyze header and its extensions; separate voxel files contain no text."""
         is_voxels = path.name.lower().removesuffix(".gz").endswith(".img")
         return iter(()) if is_voxels else nifti_texts(path)
 
     def read_mask(self, path: Path, image: Item | None = None) -> LabelMap:
-        """Read the labels of a file (I, J, K), scaled if its header scales them.
+        """Read the labels of a file (I, J, K), rescaled if the header defines a scaling.
 
         Raises:
-            DataError: If a value is not a whole number.
+            DataError: If a label is not a whole number.
         """
         source = _open(path)
         labels = _stored(source)
@@ -142,7 +142,7 @@ class Nifti:
 
 
 def source_affine(path: Path, form: NiftiForm | None = None) -> Affine:
-    """Return the grid of a volume in stored order: (i, j, k) to RAS+ mm, whatever unit the file uses."""
+    """Return the grid of a volume in stored order, from (i, j, k) to RAS+ mm, whatever unit the file uses."""
     return _affine(_open(path), form)
 
 
@@ -193,7 +193,7 @@ def _what(source: Any) -> str:
 
 
 def _voxels_of(header: Path) -> Path:
-    """Return the .img of a .hdr, whose suffix may differ in case."""
+    """Return the .img file of a .hdr file; the case of the suffix may differ."""
     beside = (header.with_suffix(suffix) for suffix in (".img", ".IMG"))
     return next((voxels for voxels in beside if voxels.exists()), header.with_suffix(".img"))
 
@@ -224,13 +224,13 @@ def _affine(source: Nifti1Image, form: NiftiForm | None = None) -> Affine:
 
 
 def _has_two_grids(source: Nifti1Image) -> bool:
-    """Return whether the two forms refer to different spaces, such as the scanner's and a template's."""
+    """Return whether sform and qform refer to different spaces, such as those of the scanner and of a template."""
     forms = _forms(source)
     return len(forms) == 2 and apart(forms["sform"], forms["qform"], _shape(source)) > APART_VOXELS
 
 
 def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
-    """Return whether the two forms of one grid differ, or one mirrors the other."""
+    """Return whether sform and qform of one space differ, or whether one mirrors the other."""
     sform, qform = forms["sform"], forms["qform"]
     is_one_space = int(source.header["sform_code"]) == int(source.header["qform_code"])
     is_mirrored = np.linalg.det(sform.matrix[:3, :3]) * np.linalg.det(qform.matrix[:3, :3]) < 0
@@ -238,7 +238,7 @@ def _contradict(source: Nifti1Image, forms: Mapping[NiftiForm, Affine]) -> bool:
 
 
 def _forms(source: Nifti1Image) -> Mapping[NiftiForm, Affine]:
-    """Return the usable forms of a grid, sform first: with a code above 0, and neither zero nor invalid."""
+    """Return the usable forms, sform first: those with a code above 0 and a matrix that is neither zero nor invalid."""
     from nibabel.spatialimages import HeaderDataError
 
     forms: dict[NiftiForm, Affine] = {}

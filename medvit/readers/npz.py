@@ -34,10 +34,10 @@ _KEY = re.compile(r"(train|val|test)_(images|labels)")
 
 
 class Arrays:
-    """Reader of images `(N, H, W)` or `(N, H, W, C)` and volumes `(N, I, J, K)` under `train_images`, ....
+    """Reader of images `(N, H, W)` or `(N, H, W, C)` and volumes `(N, I, J, K)`, stored under `train_images`, ....
 
-    Labels `(N, 1)` under `train_labels`, ... become the label `label`, several columns `label_0`, `label_1`, ... The
-    geometry is unknown, so volumes have no affine; patients are unknown too.
+    Labels `(N, 1)` under `train_labels`, ... become the label `label`; several columns become `label_0`, `label_1`, ...
+    The geometry is unknown, so volumes have no affine; patients are unknown too.
     """
 
     name = "array"
@@ -53,14 +53,20 @@ class Arrays:
                 with decoding("the .npz"):
                     items = [item for split in SPLITS for item in self._items(file, split)]
                     if not items:
-                        raise UnsupportedError("an .npz without train_images, val_images or test_images")
+                        raise UnsupportedError(
+                            "an .npz file has none of train_images, val_images and test_images; expected the MedMNIST "
+                            "format"
+                        )
             except MedvitError as error:
                 yield refusal((file,), error)
             else:
                 yield from items
 
     def read(self, item: Item) -> Image:
-        """Read one image (C, H, W) or volume (1, I, J, K), in its stored type; float64 as in `measured.narrowed`."""
+        """Read one image (C, H, W) or volume (1, I, J, K) in its stored type.
+
+        Float64 is converted by `measured.narrowed`.
+        """
         file, index = item.files[0], item.index
         if index is None or item.split is None:
             raise DataError(
@@ -74,17 +80,17 @@ class Arrays:
         return Image(np.ascontiguousarray(pixels), item.kind, item.modality)
 
     def extent(self, item: Item) -> Extent:
-        """Pixels (H, W) or voxels, whose axes have no anatomical name."""
+        """Return the size (H, W) or the number of voxels; the axes have no anatomical names."""
         shape = _shape(item.files[0], f"{item.split}_images") or ()
         if item.kind == "volume":
             return Extent(shape[1:4])
         return Extent(shape[1:3], 1 if len(shape) == 3 else shape[3])
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield the comment of the archive, the names of its arrays, and arrays of texts.
+        """Yield the comment of the archive, the names of its arrays, and the texts in arrays of texts.
 
         Raises:
-            UnsupportedError: If it holds Python objects, which are not opened.
+            UnsupportedError: If the archive contains Python objects, which are not loaded.
         """
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename.removesuffix(".npy") for entry in archive.infolist()]
@@ -101,7 +107,10 @@ class Arrays:
                 if values.dtype.kind in "US":
                     yield from (FileText(_as_text(value), "a text in an .npz", "name") for value in values.ravel())
         if objects:
-            raise UnsupportedError(f"{objects} arrays of the .npz hold Python objects, which are not opened")
+            raise UnsupportedError(
+                f"{objects} arrays of the .npz contain Python objects, which are not loaded for safety; save plain "
+                "arrays"
+            )
 
     def _items(self, file: Path, split: Split) -> Iterator[Item]:
         shape = _shape(file, f"{split}_images")
@@ -137,7 +146,7 @@ def _shape(file: Path, key: str) -> tuple[int, ...] | None:
     if dtype.hasobject or dtype.kind not in "biuf":
         raise UnsupportedError(f"{key} is not numeric (type {dtype}); expected an array of numbers")
     if min(shape, default=0) < 1:
-        raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of one pixel")
+        raise UnsupportedError(f"{key} has shape {shape}; expected at least one image of at least one pixel")
     if shape[0] > MAX_IMAGES:
         raise UnsupportedError(f"{key} holds {shape[0]} images; expected at most {MAX_IMAGES}: split the file")
     check_volume(int(np.prod(shape, dtype=np.float64)) * dtype.itemsize, file.stat().st_size)

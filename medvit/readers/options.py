@@ -1,4 +1,4 @@
-"""Options for files that offer several answers, or none: pixel values and grids."""
+"""Options for files that offer several kinds of pixel values or grids, or lack a grid."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class ValuesConfig(Config):
 
     @property
     def said(self) -> list[str]:
-        """Return the options that are not at their default, as users set them."""
+        """Return the options that differ from their defaults, as a user would write them."""
         return [f"values.{key}={value}" for key, value in self.model_dump(exclude_defaults=True).items()]
 
     @staticmethod
     def matter_for(item: Item) -> bool:
-        """Return whether files of this kind may offer other values than those stored."""
+        """Return whether files of this format may offer pixel values other than the stored ones."""
         return item.reader == "dicom" and item.modality in ("PT", *RADIOGRAPHS)
 
     def of(self, item: Item) -> Item:
-        """Return an item that requests the values set for its modality."""
+        """Return the item with a request for the pixel values that are set for its modality."""
         if item.modality == "PT" and self.pet != "stored":
             return replace(item, values=self.pet)
         if item.modality in RADIOGRAPHS and self.radiographs != "stored":
@@ -69,7 +69,7 @@ class GridConfig(Config):
 
 
 class GeometryConfig(GridConfig):
-    """Grids that are irregular, or defined twice or not at all; `geometry=resample` sets `irregular`."""
+    """Handling of irregular grids, and of grids defined twice or not at all; `geometry=resample` sets `irregular`."""
 
     irregular: Geometry = "refuse"
     """Images without a regular grid: refuse excludes them, resample corrects tilt and shear, slices keeps DICOM slices
@@ -87,5 +87,5 @@ class GeometryConfig(GridConfig):
 
     @classmethod
     def of(cls, given: Self | Geometry) -> Self:
-        """Return the config that a single word abbreviates."""
+        """Return the config itself, or the config that a single word stands for."""
         return cls(irregular=given) if isinstance(given, str) else given

@@ -1,4 +1,4 @@
-"""Texts beside the pixels of 2D images: EXIF, XMP, IPTC, comments, texts of PNG, and tags of all pages of a TIFF."""
+"""Texts in files of 2D images: EXIF, XMP, IPTC, comments, text chunks of PNG, and the tags of all pages of a TIFF."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ _XML_TEXT = re.compile(r">([^<>]*\w[^<>]*)<|=\s*[\"']([^\"'<>]*\w[^\"'<>]*)[\"']
 
 
 def picture_texts(path: Path, formats: tuple[str, ...]) -> Iterator[FileText]:
-    """Yield the texts of an image in a format of Pillow; for a damaged one, as far as it can be read.
+    """Yield the texts of an image in a format that Pillow reads; for a damaged image, as many as can be read.
 
     Raises:
-        DataError: If it cannot be opened, or its end, which may hold texts, cannot be read.
+        DataError: If the image cannot be opened, or if its end, which may contain texts, cannot be read.
     """
     from PIL import Image as Pillow
 
@@ -102,22 +102,22 @@ def _tiff_tag(code: int, value: Any, name: str) -> Iterator[FileText]:
 
 
 def note(text: str, place: str) -> FileText:
-    """Return a free text."""
+    """Return a record of a free text found at `place`."""
     return FileText(text.strip(), place)
 
 
 def name(text: str, place: str) -> FileText:
-    """Return a name or an identifier."""
+    """Return a record of a name or identifier found at `place`."""
     return FileText(text.strip(), place, "name")
 
 
 def day(text: str, place: str) -> FileText:
-    """Return a date whose first eight digits are year, month and day."""
+    """Return a record of a date (the first eight digits of `text`, as YYYYMMDD) found at `place`."""
     return FileText(re.sub(r"\D", "", text)[:8], place, "date")
 
 
 def _segments(segments: Iterable[tuple[str, bytes]]) -> Iterator[FileText]:
-    """Yield comments and application data of a JPEG, except those that are read separately."""
+    """Yield comments and application data of a JPEG, except EXIF, XMP and others that are read separately."""
     for marker, content in segments:
         if not content.startswith(READ_APART):
             yield from (note(text, f"{marker} of a JPEG") for text in texts(content))
@@ -169,7 +169,7 @@ def _notes(notes: Mapping[Any, Any]) -> Iterator[FileText]:
 
 
 def xml_texts(packet: bytes | str | None) -> Iterator[FileText]:
-    """Yield the texts and attributes of XML such as XMP."""
+    """Yield the texts and attributes of an XML packet such as XMP."""
     if not packet:
         return
     whole = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet

@@ -1,4 +1,4 @@
-"""Reader of whole slides: detects slides; their regions are read through `medvit.wsi.slide`."""
+"""Reader of whole slides: it detects slide files; their regions are read through `medvit.wsi.slide`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NAMING = re.compile(r"(?i)([._ -]|^)(id|guid|uuid|name|barcode|label|accession|
 
 @dataclass(frozen=True)
 class SlideReader:
-    """Reader of whole slides, which are read by region, never whole."""
+    """Reader of whole slides, which are read region by region, never as a whole."""
 
     name: str = "slide"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether it has a slide suffix, is a DICOM slide, or is a TIFF that is tiled or has several scales."""
+        """Return whether the file has a slide suffix, is a DICOM slide, or is a tiled or multi-resolution TIFF."""
         if path.name.lower().endswith(SUFFIXES) or dicom_backend.claims(head):
             return True
         return head.startswith(TIFF_MAGIC) and _is_pyramid(path)
@@ -52,10 +52,10 @@ class SlideReader:
                 yield Item(self.name, (file,), "slide", MODALITY)
 
     def texts(self, path: Path) -> Iterator[FileText]:
-        """Yield the texts of a slide: those of its DICOM file, its TIFF tags and its vendor's metadata.
+        """Yield the texts of a slide: of its DICOM file, its TIFF tags and its vendor's metadata.
 
         Raises:
-            UnreadableError: If its format is not supported.
+            UnreadableError: If the slide format is not supported.
         """
         head = _head(path)
         if dicom_backend.claims(head):
@@ -71,7 +71,7 @@ class SlideReader:
             yield from (_of_maker(key, value) for key, value in maker_texts(path).items())
 
     def extent(self, item: Item) -> Extent:
-        """Pixels (H, W) of the finest level, and its microns per pixel."""
+        """Return the size (H, W) at full resolution, and the pixel size there in microns."""
         slide = open_slide(item.files)
         try:
             return Extent(slide.shape, 3, 8, mpp=slide.mpp)
@@ -79,21 +79,24 @@ class SlideReader:
             slide.close()
 
     def read(self, item: Item) -> Image:
-        """Refuse: a slide is read by region, through `open_slide`.
+        """Raise an error: a slide is read region by region, through `open_slide`.
 
         Raises:
             UnsupportedError: Always.
         """
-        raise UnsupportedError("a whole slide; expected a picture: slides are read by region, as `medvit ingest` does")
+        raise UnsupportedError(
+            "the file is a whole slide; expected an ordinary image: ingest slides with `medvit ingest`, which reads "
+            "them in tiles"
+        )
 
 
 def is_part_of_slide(path: Path) -> bool:
-    """Return whether a file is in the data folder of a slide with the folder's name, as for MRXS."""
+    """Return whether a file is in the data folder of a slide, which has the same name as the slide (MRXS format)."""
     return any(path.parent.with_name(path.parent.name + suffix).is_file() for suffix in IN_FOLDERS)
 
 
 def _index_of(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield keys and values of the index beside the data of an MRXS, which is text."""
+    """Yield keys and values of the text file that indexes the data of an MRXS slide."""
     index = path.with_suffix("") / "Slidedat.ini"
     if index.is_file():
         for line in index.read_text("utf-8-sig", errors="replace").splitlines():
@@ -124,9 +127,9 @@ def _require_slide(file: Path) -> None:
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Return whether a TIFF is a vendor's, holds one image at several scales, or is too large for a photograph.
+    """Return whether a TIFF has vendor tags, stores one image at several resolutions, or is too large for a photograph.
 
-    A truncated tiled TIFF counts, too: the missing part may be its other scales.
+    A truncated tiled TIFF counts as a slide too, since the missing part may contain its other resolutions.
     """
     maker = vendor(path)
     if maker and maker != "generic-tiff":

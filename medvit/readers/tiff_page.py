@@ -1,7 +1,8 @@
-"""Single-page TIFF images through tifffile: bits, sign, channels, polarity and orientation from the header.
+"""Single-page TIFF images read through tifffile: bits, sign, channels, polarity and orientation from the header.
 
-tifffile gives values as they are stored. Their meaning (photometric interpretation, planar configuration, extra
-samples, orientation: TIFF 6.0, section 8) is applied here, for every layout alike; unsupported ones are refused.
+tifffile returns values as they are stored. This module applies their meaning (photometric interpretation, planar
+configuration, extra samples, orientation: TIFF 6.0, section 8) to every layout in the same way, and refuses unsupported
+images.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SPREAD = {1: 255, 2: 85, 4: 17}
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """Tags of a page that define the meaning of its values."""
+    """Tags of a TIFF page that define the meaning of its values."""
 
     width: int
     height: int
@@ -55,18 +56,20 @@ def read_header(path: Path) -> TiffHeader:
     """Read and check the tags of an image.
 
     Raises:
-        UnsupportedError: If it has several pages or planes, or is of an unsupported kind, which is named.
-        UnreadableError: If its pixels are not all in the file.
+        UnsupportedError: If the image has several pages or planes, or an unsupported property, which the message names.
+        UnreadableError: If the file does not contain all pixels.
     """
     with _page(path) as page:
         return _header(page, path.stat().st_size)
 
 
 def tiff_values(path: Path) -> Num[Array, "h w c"]:
-    """Read values as stored, upright: palette indices, gray or RGB, and extra samples; polarity is not applied.
+    """Read the stored values, rotated upright: palette indices, gray or RGB, and extra samples.
+
+    Polarity is not applied.
 
     Raises:
-        UnreadableError: If their size or type contradicts the header.
+        UnreadableError: If the size or type of the values contradicts the header.
     """
     with _page(path) as page:
         header = _header(page, path.stat().st_size)
@@ -83,7 +86,10 @@ def tiff_values(path: Path) -> Num[Array, "h w c"]:
 
 
 def tiff_pixels(path: Path) -> Num[Array, "h w c"]:
-    """Read gray or RGB, upright, low values dark; 1-, 2- and 4-bit gray is scaled to 8, a palette becomes colors."""
+    """Read gray or RGB values, upright, with low values dark.
+
+    Gray values of 1, 2 and 4 bits are scaled to 8 bits; a palette is converted to colors.
+    """
     header, values = read_header(path), tiff_values(path)
     if header.photometric == PALETTE:
         colors = _colormap(path)[values[..., 0]]
@@ -99,7 +105,7 @@ def tiff_labels(path: Path) -> Num[Array, "h w c"]:
     """Read class numbers as stored: gray levels, or the indices of a color palette.
 
     Raises:
-        UnsupportedError: If white is zero in more than one bit, so that gray levels count backwards.
+        UnsupportedError: If zero means white in values of more than one bit, so that gray levels run backwards.
     """
     header = read_header(path)
     if header.photometric == PALETTE and is_gray(_colormap(path)):
@@ -115,22 +121,25 @@ def tiff_labels(path: Path) -> Num[Array, "h w c"]:
 
 
 def without_extra(values: Num[Array, "h w s"], num_colors: int, meanings: tuple[int, ...] = ()) -> Num[Array, "h w c"]:
-    """Return only the colors, where every extra channel is constant and so carries no information.
+    """Return only the color channels, if every extra channel is constant and thus carries no information.
 
-    `meanings` of those channels are codes of ExtraSamples; a channel without a code has an unknown meaning.
+    `meanings` lists the ExtraSamples codes of the extra channels; the meaning of a channel without a code is unknown.
 
     Raises:
-        UnsupportedError: If one is not constant; the message states whether it is transparency or of unknown meaning.
+        UnsupportedError: If an extra channel is not constant; the message states whether the channel is transparency or
+            unknown.
     """
     for number in range(num_colors, values.shape[-1]):
         extra = values[..., number]
         if not (extra != extra.flat[0]).any():
             continue
         if (*meanings, *(0,) * number)[number - num_colors] in TRANSPARENCY:
-            raise UnsupportedError("transparent in places, so its colors are undefined; save it without alpha")
+            raise UnsupportedError(
+                "some pixels are transparent, so their colors are undefined; save the image without an alpha channel"
+            )
         raise UnsupportedError(
             f"{values.shape[-1]} channels, of which {num_colors} {'is' if num_colors == 1 else 'are'} gray or color; "
-            "expected gray or RGB: save each channel as its own file"
+            "expected only gray or RGB: save each channel as a separate file"
         )
     return values[..., :num_colors]
 
@@ -157,14 +166,16 @@ def _page(path: Path) -> Iterator[Any]:
             num_pages = max(num_pages, int((file.imagej_metadata or {}).get("images", 1)))
         if num_pages != 1:
             raise UnsupportedError(
-                f"{num_pages} pages in one file; expected one picture: save each page as its own file"
+                f"{num_pages} pages in one file; expected one image: save each page as a separate file"
             )
         yield file.pages.first
 
 
 def _header(page: Any, held_bytes: int) -> TiffHeader:
     if isinstance(page.bitspersample, tuple) or page.imagedepth > 1:
-        raise UnsupportedError("a TIFF of several planes, or of channels of different bits; expected one picture")
+        raise UnsupportedError(
+            "a TIFF of several planes, or of channels with different numbers of bits; expected one ordinary image"
+        )
     orientation = page.tags.valueof(274, 1)
     header = TiffHeader(
         page.imagewidth,
@@ -205,7 +216,9 @@ def _check_kind(header: TiffHeader, page: Any) -> None:
     if header.samples < COLORS[header.photometric]:
         raise UnreadableError(f"{_name(page.photometric)} in {header.samples} channels; the header contradicts itself")
     if header.samples > 1 and header.bits < 8:
-        raise UnsupportedError(f"{header.samples} channels of {header.bits} bits; expected 8 or more")
+        raise UnsupportedError(
+            f"{header.samples} channels of {header.bits} bits each; expected at least 8 bits per channel"
+        )
     if header.photometric == WHITE_IS_ZERO and page.dtype.kind not in "bu":
         raise UnsupportedError(
             f"white is zero in values of {page.dtype}, where the value of black is undefined; "
@@ -214,12 +227,14 @@ def _check_kind(header: TiffHeader, page: Any) -> None:
 
 
 def _check_bytes(header: TiffHeader, page: Any, held_bytes: int) -> None:
-    """Refuse an image with missing strips or tiles: a decoder would fill them with a constant."""
+    """Refuse an image with missing strips or tiles, which a decoder would fill with a constant."""
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if any(offset + num_bytes > held_bytes for offset, num_bytes in places):
-        raise UnreadableError("a strip or tile of the picture extends past the end of the file; it is cut short")
+        raise UnreadableError("a strip or tile of the image extends past the end of the file; the file is truncated")
     if not places or not all(offset and num_bytes for offset, num_bytes in places):
-        raise UnreadableError("a strip or tile of the picture is not in the file; it is cut short or was never written")
+        raise UnreadableError(
+            "a strip or tile of the image is not in the file; the file is truncated or was never completed"
+        )
     claimed = header.height * -(-header.width * header.samples * header.bits // 8)
     if header.compression == UNCOMPRESSED and not header.is_for_pillow:
         check_stored(claimed, sum(num_bytes for _, num_bytes in places))
@@ -242,7 +257,7 @@ def _name(code: Any) -> str:
 def _colormap(path: Path) -> Num[Array, "colors 3"]:
     with _page(path) as page:
         if page.colormap is None:
-            raise UnreadableError("a TIFF of palette colors without its palette (320 ColorMap)")
+            raise UnreadableError("a TIFF of palette colors lacks its palette (tag 320 ColorMap)")
         colors = np.asarray(page.colormap).T
     # Colors have 16 bits; some writers use 8.
     return (colors // 256 if colors.max(initial=0) > 255 else colors).astype(np.uint8)

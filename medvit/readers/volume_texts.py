@@ -1,4 +1,4 @@
-"""Texts beside the voxels of NIfTI, Analyze, MetaImage and NRRD."""
+"""Texts in NIfTI, Analyze, MetaImage and NRRD files, in addition to the voxels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS_OF_THE_GRID = frozenset(_GRID.split())
 
 
 def nifti_texts(path: Path) -> Iterator[FileText]:
-    """Yield the texts in the header of a NIfTI or Analyze file and in its extensions, one kind of which is DICOM."""
+    """Yield the texts in the header of a NIfTI or Analyze file and its extensions, which may contain DICOM."""
     import nibabel as nib
 
     header: Any = nib.load(path).header
@@ -48,7 +48,10 @@ def nifti_texts(path: Path) -> Iterator[FileText]:
 
 
 def itk_texts(path: Path, num_bytes: int) -> Iterator[FileText]:
-    """Yield the fields and comments of a MetaImage or NRRD beyond its grid, in its first `num_bytes`."""
+    """Yield the header fields and comments of a MetaImage or NRRD, except those of the grid.
+
+    `num_bytes` is the size of the header.
+    """
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
         content = stream.read(num_bytes)
     for line in re.split(rb"\r?\n", content):
