@@ -1,8 +1,8 @@
 """One DICOM instance: its header, its pixels and its lookup tables.
 
-The contract. A header is read without pixels, by a direct parser for well-formed files and by pydicom for all others;
-both give the same values. Pixels come as stored, with the transformation that gives real values. Geometry here is LPS
-and mm, as in the file. Relations between instances are the subject of `medvit.series`.
+A header is read without pixels: by a direct parser for well-formed files, and by pydicom for all others, with equal
+results. Pixels are returned as stored, with the transformation to real values. Geometry in this package is LPS and mm,
+as in the files. Relations between instances are handled in `medvit.series`.
 """
 
 VERSION = 4

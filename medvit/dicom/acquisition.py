@@ -1,8 +1,9 @@
-"""Non-identifying acquisition attributes of an image (scanner, protocol, age, sex) by which datasets are compared.
+"""Acquisition attributes of an image that identify nobody: scanner, protocol, age and sex.
 
-A text is kept only if it consists of the plain characters of product names, holds no long number or date, and shares
-no word with the patient's name or identifier, the institution or its staff: an operator may type anything anywhere.
-Ages are whole years; ages of 89 and above form one group (45 CFR 164.514(b)(2)(i)(C) asks for it above 89).
+Datasets are compared by these attributes. A text is kept only if it consists of the plain characters of product names,
+contains no long number or date, and shares no word with the patient's name or identifier, the institution or its staff,
+because an operator may type anything into any field. Ages are whole years; ages of 89 and above form one group (45 CFR
+164.514(b)(2)(i)(C) requires this above 89).
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ _READ = (*_SPACING, *TEXTS.values(), *NUMBERS.values(), *PERSONAL, "PatientAge",
 
 
 def attributes(item: Item) -> Mapping[str, str]:
-    """Return the values of `KEYS`, in order, from the first file of an image; empty for files other than DICOM.
+    """Return the attributes in `KEYS`, in order, from the first file of an image; empty if the file is not DICOM.
 
-    A file that no longer opens gives no values: the error is raised when its pixels are read.
+    A file that can no longer be opened yields no attributes here; the error is raised when its pixels are read.
     """
     if item.reader != "dicom":
         return {}
@@ -68,7 +69,7 @@ def attributes(item: Item) -> Mapping[str, str]:
 
 
 def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
-    """Return the values of `KEYS` in a DICOM data set: top-level elements or shared functional groups."""
+    """Return the attributes in `KEYS` from a DICOM data set: top-level elements or shared functional groups."""
     levels = [dataset, *_shared_groups(dataset)]
     personal = personal_words(dataset)
     found = {key: product_text(_first(levels, keyword), personal) for key, keyword in TEXTS.items()}
@@ -81,7 +82,7 @@ def read_attributes(dataset: FastDataset | Dataset) -> Mapping[str, str]:
 
 
 def quantities(dataset: Dataset) -> Mapping[str, str]:
-    """Return the values of `NUMBERS` that a DICOM data set has, formatted as in the manifest."""
+    """Return the attributes in `NUMBERS` that a DICOM data set has, formatted as in the manifest."""
     return {key: text for key, text in _quantities([dataset, *_shared_groups(dataset)]).items() if text}
 
 

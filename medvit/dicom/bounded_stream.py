@@ -1,4 +1,4 @@
-"""DICOM file stream that caps reads at the file's size, so a damaged length field cannot cause a huge allocation."""
+"""DICOM file stream that limits reads to the size of the file, so a damaged length field causes no huge allocation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR"
 
 
 class BoundedReader(BufferedReader):
-    """File reader that cuts a length beyond the end of the file to the remaining bytes before allocating memory."""
+    """File reader that, before allocating memory, shortens a requested length to the bytes left in the file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -39,14 +39,14 @@ class BoundedReader(BufferedReader):
 
 
 def check_inflated(stream: BufferedReader, start: int) -> None:
-    """Check that a deflated data set inflates to no more than `limits.check_allowed` allows.
+    """Check that a deflated data set does not inflate to more bytes than `limits.check_allowed` allows.
 
-    A data set that is not deflated passes. `start` is the offset of the file meta information, after preamble and
+    A data set that is not deflated is accepted. `start` is the offset of the file meta information, after preamble and
     prefix.
 
     Raises:
-        UnsupportedError: If it holds more.
-        UnreadableError: If it cannot be inflated at all.
+        UnsupportedError: If the inflated data set would be larger.
+        UnreadableError: If the data set cannot be inflated.
     """
     stream.seek(0)
     head = stream.read(META_BYTES)
@@ -66,7 +66,7 @@ def check_inflated(stream: BufferedReader, start: int) -> None:
 
 
 def _end_of_meta(head: bytes, place: int) -> int:
-    """Return the offset of the end of group 0002."""
+    """Return the offset just past the last element of group 0002."""
     while head[place : place + 2] == b"\x02\0" and place + 12 <= len(head):
         if head[place + 4 : place + 6] in LONG_VRS:
             place += 12 + struct.unpack_from("<I", head, place + 8)[0]

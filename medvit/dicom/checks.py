@@ -29,7 +29,7 @@ def check(header: Header) -> None:
     Raises:
         NotAnImageError: If the instance has no pixels, or was computed from images.
         UnsupportedError: If it holds the tiles of a slide.
-        UnreadableError: If its class is an image class and it has no size, declares more pixels than its file can
+        UnreadableError: If an instance of an image class lacks its size, declares more pixels than its file can
             hold, or its NumberOfFrames is not a positive number.
     """
     if header.sop_class in DERIVED:
@@ -37,7 +37,7 @@ def check(header: Header) -> None:
     if header.rows < 1 or header.columns < 1:
         _refuse_without_size(header)
     if header.sop_class == WHOLE_SLIDE:
-        raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected images of one frame")
+        raise UnsupportedError(f"a DICOM whole slide of {header.frames} tiles; expected single-frame images")
     if header.frames < 1:
         raise UnreadableError("(0028,0008) NumberOfFrames is not a number above 0")
     _check_size(header)
@@ -49,7 +49,7 @@ def _refuse_without_size(header: Header) -> NoReturn:
         raise UnreadableError(
             f"{name} without (0028,0010) Rows or (0028,0011) Columns above 0; it is damaged, or its pixels were removed"
         )
-    raise NotAnImageError(f"{name}, which holds no pixels")
+    raise NotAnImageError(f"the file is a DICOM {name}, which contains no pixels")
 
 
 def _check_size(header: Header) -> None:
@@ -70,10 +70,10 @@ def _check_size(header: Header) -> None:
 
 
 def _refuse_without_pixels(header: Header) -> None:
-    """Refuse a complete file that is smaller than its pixels: they are missing or too few.
+    """Refuse a complete file that is smaller than its pixels, because pixels are missing.
 
     Raises:
-        UnreadableError: If that is so. A truncated file passes.
+        UnreadableError: If pixels are missing from a complete file. A truncated file is accepted here.
     """
     try:
         elements = open_elements(header.file, specific_tags=tuple(PIXEL_KEYWORDS))

@@ -1,4 +1,7 @@
-"""Size and depth of a compressed frame, read from its codestream before decoding: decoders allocate what it claims."""
+"""Size and bit depth of a compressed frame, read from its codestream before decoding.
+
+Decoders allocate memory for the declared size, so it must be checked first.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,10 @@ class Codestream:
 
 
 def read_codestream(encoded: bytes) -> Codestream | None:
-    """Return what a JPEG, JPEG-LS or JPEG 2000 stream declares; None for other streams.
+    """Return the size and bit depth that a JPEG, JPEG-LS or JPEG 2000 stream declares; None for other streams.
 
     Raises:
-        UnreadableError: If it begins as one of them and ends before its size.
+        UnreadableError: If the stream begins as one of these formats but ends before the declared size.
     """
     try:
         if encoded[:2] == b"\xff\xd8":
@@ -45,7 +48,9 @@ def read_codestream(encoded: bytes) -> Codestream | None:
         start = encoded[:256].find(J2K_START)
         return None if start < 0 else _jpeg_2000(encoded, start + 4)
     except (struct.error, IndexError):
-        raise UnreadableError("the compressed frame ends before its size; it is cut short") from None
+        raise UnreadableError(
+            "the compressed frame ends before the field that declares its size; the file is truncated"
+        ) from None
 
 
 def jpeg_xl_size(encoded: bytes) -> tuple[int, int] | None:
@@ -74,7 +79,9 @@ def _jpeg(encoded: bytes) -> Codestream:
     place = 2
     while True:
         if encoded[place] != 0xFF:
-            raise UnreadableError("the compressed frame is not a JPEG stream after its first bytes; it is damaged")
+            raise UnreadableError(
+                "the compressed frame begins as a JPEG stream, but its structure is not valid; the file is damaged"
+            )
         marker = encoded[place + 1]
         if marker == 0xFF:  # fill byte
             place += 1

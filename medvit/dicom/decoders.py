@@ -1,7 +1,7 @@
-"""Decoding of one frame to stored values, in every transfer syntax that an installed decoder supports.
+"""Decoding of one frame to stored values, for every transfer syntax that an installed decoder supports.
 
-pydicom decodes uncompressed pixels, RLE, JPEG 2000 (OpenJPEG) and 8-bit JPEG (Pillow); imagecodecs decodes JPEG-LS
-(CharLS), JPEG XL (libjxl), and JPEG that has 12 bits, is lossless or uses retired processes (libjpeg-turbo). The size
+pydicom decodes uncompressed pixels, RLE, JPEG 2000 (OpenJPEG) and 8-bit JPEG (Pillow). imagecodecs decodes JPEG-LS
+(CharLS), JPEG XL (libjxl), and JPEG that is lossless, has 12 bits or uses retired processes (libjpeg-turbo). The size
 that a stream declares is compared with the header before decoding.
 """
 
@@ -73,14 +73,14 @@ def syntax_name(uid: str) -> str:
 def stored_values(dataset: Dataset | FastDataset, layout: PixelLayout, index: int) -> Num[Array, "h w *c"]:
     """Return one frame in its stored type, native byte order: gray or palette indices (H, W), or RGB (H, W, 3).
 
-    Unused bits are cleared or, where signed, filled with the sign. Only this frame is decoded.
+    Unused bits are cleared, or set to the sign bit if values are signed. Only this frame is decoded.
 
     Raises:
-        UnreadableError: If there is no such frame, or its bytes contradict the header.
+        UnreadableError: If the frame does not exist, or its bytes contradict the header.
         UnsupportedError: If no installed decoder supports the transfer syntax or the color coding; both are named.
     """
     if not 0 <= index < layout.frames:
-        raise UnreadableError(f"frame {index + 1} of an instance of {layout.frames} frames; it does not exist")
+        raise UnreadableError(f"frame {index + 1} was requested, but the instance has {layout.frames} frames")
     _check_color(layout)
     uid = str(dataset.file_meta.get("TransferSyntaxUID"))
     as_it_lies = native(dataset) if uid in NATIVE and layout.high_bit == layout.bits_stored - 1 else None
@@ -121,14 +121,19 @@ def _native(dataset: Dataset, layout: PixelLayout, index: int, uid: str, *, is_w
             why = f"in compressed fragments, though the transfer syntax is {syntax_name(uid)}"
         elif not is_whole:
             why = f"it is cut short, or {why}"
-        raise UnreadableError(f"the header declares {promised} bytes of pixels, {layout.keyword} holds {held}; {why}")
+        raise UnreadableError(
+            f"the header declares {promised} bytes of pixels, but {layout.keyword} contains {held}; {why}"
+        )
     _check_no_more(held, promised, layout)
     values, meaning = get_decoder(uid).as_array(dataset, index=index, **_options(layout), correct_unused_bits=False)
     return _trimmed(values, str(meaning["photometric_interpretation"]), layout)
 
 
 def _check_no_more(held: int, promised: int, layout: PixelLayout) -> None:
-    """Refuse surplus whole frames; less than a frame is padding, and YBR_FULL_422 is often stored in full."""
+    """Refuse additional whole frames.
+
+    Less than a frame is padding, and YBR_FULL_422 is often stored without subsampling.
+    """
     if layout.photometric != "YBR_FULL_422" and held - promised >= max(-(-layout.frame_bits // 8), 2):
         raise UnreadableError(
             f"{layout.keyword} holds {held} bytes, the header declares {promised} for {layout.frames} frames; "
@@ -149,7 +154,8 @@ def _encoded(dataset: Dataset, layout: PixelLayout, index: int, uid: str) -> byt
         )
     except (ValueError, StopIteration):
         raise UnreadableError(
-            f"no frame {index + 1} of {layout.frames} among the fragments of {syntax_name(uid)}; the file is cut short"
+            f"frame {index + 1} of {layout.frames} is missing from the pixel fragments ({syntax_name(uid)}); the file "
+            "is truncated"
         ) from None
 
 
@@ -159,24 +165,30 @@ def _inflated(encoded: bytes, num_bytes: int) -> bytes:
     except zlib.error:
         raise UnreadableError("a deflated frame cannot be inflated; the file is damaged") from None
     if len(plain) < num_bytes:
-        raise UnreadableError(f"a deflated frame holds {len(plain)} bytes of {num_bytes}; it is cut short")
+        raise UnreadableError(
+            f"a deflated frame contains {len(plain)} of the expected {num_bytes} bytes; the file is truncated"
+        )
     return plain
 
 
 def _check_stream(encoded: bytes, layout: PixelLayout, uid: str) -> Codestream:
-    """Return the size and bits of a stream, compared with the header; its bits may be fewer than in the header."""
+    """Return the size and bits that a stream declares, after comparing them with the header.
+
+    Fewer bits are accepted.
+    """
     claimed = read_codestream(encoded)
     if claimed is None:
         return Codestream(layout.rows, layout.columns, layout.samples, layout.bits_stored)
     size, promised = (claimed.rows, claimed.columns, claimed.samples), (layout.rows, layout.columns, layout.samples)
     if size != promised:
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds rows, columns and samples {size}, the header states {promised}"
+            f"the pixel stream ({syntax_name(uid)}) has (rows, columns, samples) {size}, but the header declares "
+            f"{promised}"
         )
     if claimed.bits > max(layout.bits_allocated, 8):
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds {claimed.bits} bits per sample, the header states "
-            f"{layout.bits_allocated} allocated"
+            f"the pixel stream ({syntax_name(uid)}) has {claimed.bits} bits per sample, but the header allocates "
+            f"{layout.bits_allocated}"
         )
     return claimed
 
@@ -210,7 +222,7 @@ def _decompressed(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "
 
 
 def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, "h w *c"], str]:
-    """Return a frame decoded by pydicom, and the color coding that it is left in."""
+    """Return a frame decoded by pydicom, and the color space of the result."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
@@ -224,7 +236,7 @@ def _decoded(encoded: bytes, layout: PixelLayout, uid: str) -> tuple[Num[Array, 
 
 
 def _options(layout: PixelLayout) -> dict[str, Any]:
-    """Return the layout as pydicom options, so that a missing element has the same default in every decoder."""
+    """Return the layout as pydicom options, so that missing elements have the same defaults in every decoder."""
     return {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -242,7 +254,7 @@ def _options(layout: PixelLayout) -> dict[str, Any]:
 def _components(
     decoder: Callable[[bytes, PixelLayout], Num[Array, "*any"]], encoded: bytes, layout: PixelLayout, uid: str
 ) -> tuple[Num[Array, "h w *c"], str]:
-    """Return a frame decoded by imagecodecs in the stored type, and the color coding that it is left in."""
+    """Return a frame decoded by imagecodecs in the stored type, and the color space of the result."""
     from pydicom.pixels import convert_color_space
 
     shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
@@ -278,8 +290,8 @@ def _by_jpeg_xl(encoded: bytes, layout: PixelLayout, uid: str) -> Num[Array, "h 
     size = jpeg_xl_size(encoded)
     if size != (layout.rows, layout.columns):
         raise UnreadableError(
-            f"the stream ({syntax_name(uid)}) holds rows and columns {size}, "
-            f"the header states {(layout.rows, layout.columns)}"
+            f"the pixel stream ({syntax_name(uid)}) has (rows, columns) {size}, but the header declares "
+            f"{(layout.rows, layout.columns)}"
         )
     in_rgb = replace(layout, photometric="RGB") if layout.samples > 1 else layout
     values, photometric = _components(_jpeg_xl, encoded, in_rgb, uid)
@@ -300,7 +312,10 @@ def _undecodable(uid: str) -> UnreadableError:
 
 
 def _clipped(values: Num[Array, "h w *c"], layout: PixelLayout) -> Num[Array, "h w *c"]:
-    """Clip values of a lossy stream to the range of BitsStored; masking their bits would turn white to black."""
+    """Clip values of a lossy stream to the range of BitsStored.
+
+    Clearing their upper bits would turn white into black.
+    """
     if layout.high_bit != layout.bits_stored - 1 or layout.bits_stored >= 8 * values.dtype.itemsize:
         return values
     low = -(2 ** (layout.bits_stored - 1)) if layout.is_signed else 0

@@ -1,7 +1,7 @@
-"""Dimensions along which instances at one position differ (echo, b-value, phase, time, ...), from their elements.
+"""Dimensions along which instances at one position differ (echo, b-value, phase, time, ...), read from elements.
 
 Standard and private elements are read. Private elements are stored in blocks with a named creator (PS3.5 7.8.1): the
-same number means something else in the block of another manufacturer.
+same element number has another meaning in the block of another manufacturer.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ CLOCKS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime", "AcquisitionDate
 
 @dataclass(frozen=True)
 class Dimension:
-    """Dimension along which instances at one position differ, and its elements: the first that is present is used.
+    """Dimension along which instances at one position differ, and its elements; the first element present is used.
 
-    `is_time` marks acquisition order: its values may differ from slice to slice, so ranks may replace them.
+    `is_time` marks the order of acquisition. Times may differ from slice to slice, so ranks may be used in their place.
     """
 
     name: str
@@ -92,7 +92,7 @@ def _words(value: Any) -> str | None:
 
 
 def _clock(value: Any) -> float | None:
-    """Return the seconds since midnight of a time, or of the time in a date and time (PS3.5 6.2)."""
+    """Return the seconds since midnight of a DICOM time, or of the time in a date and time (PS3.5 6.2)."""
     text = str(value or "").strip()
     digits = text[8:] if len(text.partition(".")[0]) > 8 else text
     number = _number(digits[:2] or None), _number(digits[2:4] or None), _number(digits[4:].partition("+")[0] or None)
@@ -126,12 +126,12 @@ BY_NAME = {trait.name: trait for trait in TRAITS}
 
 
 def dimension_tags() -> list[int]:
-    """Return all elements that traits are read from, creators of private blocks included."""
+    """Return the tags of all elements that dimensions are read from, including the creators of private blocks."""
     return [*_standard_tags(), *_private_tags()]
 
 
 def read_dimensions(dataset: Dataset | FastDataset) -> dict[str, DimensionValue]:
-    """Return the traits of a data set by name."""
+    """Return the values of the dimensions that a data set has, by name."""
     found: dict[str, DimensionValue] = {}
     present = dataset.keys()
     for trait in _that_may_be_said(tuple(present)):
@@ -154,7 +154,10 @@ def _values(trait: Dimension, dataset: Dataset | FastDataset, present: Container
 
 @lru_cache(64)
 def _that_may_be_said(present: tuple[int, ...]) -> tuple[Dimension, ...]:
-    """Return the dimensions that any of some tags may give: instances of a series have the same tags."""
+    """Return the dimensions that a data set with these tags may have.
+
+    The result is cached, because instances of a series have the same tags.
+    """
     groups = {tag >> 16 for tag in present}
     return tuple(
         trait
@@ -171,7 +174,7 @@ def _tags_of(keywords: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _value(dataset: Dataset | FastDataset, tag: int) -> Any:
-    """Return the value of an element; None if it violates its type, since an invalid trait separates nothing."""
+    """Return the value of an element; None if the value violates its VR, since an invalid value separates nothing."""
     try:
         if isinstance(dataset, FastDataset):
             return dataset.get(tag)

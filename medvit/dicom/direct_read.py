@@ -1,4 +1,4 @@
-"""Direct read of uncompressed gray pixels: located with the header, then read without parsing the header again."""
+"""Direct read of uncompressed gray pixels, located with the header and read without parsing it again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
 
 @dataclass(frozen=True)
 class Coding:
-    """Layout and meaning of a frame: `kind` is one of `TYPES`, shape (rows, columns); the rest as in `Frame`."""
+    """Layout and meaning of a frame: `kind` is one of `TYPES`, `shape` is (rows, columns).
+
+    Other fields are as in `Frame`.
+    """
 
     kind: str
     bits: int
@@ -48,7 +51,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Native:
-    """Offset of the pixels in a file, the CRC-32 of all bytes before them, and their coding."""
+    """Location of uncompressed pixels: offset in the file, CRC-32 of all bytes before them, and their coding."""
 
     start: int
     digest: int
@@ -56,7 +59,7 @@ class Native:
 
 
 def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
-    """Locate the single gray frame of a file of this size; None if it needs a decoder or the full parser."""
+    """Locate the single gray frame of a file of `num_bytes`; None if it requires a decoder or the full parser."""
     if elements.pixels is None or not elements.are_plain(DESCRIBING) or not elements.file_meta.are_plain(_META):
         return None
     start, stop = elements.pixels
@@ -67,7 +70,7 @@ def find_native(elements: FastDataset, num_bytes: int) -> Native | None:
 
 
 def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
-    """Read the frame of a file into `room`, of equal length; None if the file has changed since it was scanned."""
+    """Read the frame of a file into the buffer `room` of equal length; None if the file changed after its scan."""
     with path.open("rb", buffering=0) as file:
         is_whole = file.readinto(room) == len(room) and not file.read(1)
     if not is_whole or zlib.crc32(room[: native.start]) != native.digest:
@@ -80,7 +83,7 @@ def read_native(path: Path, native: Native, room: memoryview) -> Frame | None:
 
 
 def _coding_of(said: FastDataset) -> Coding | None:
-    """Return the coding of a single gray frame with plain values of `DESCRIBING`; None if it needs a decoder."""
+    """Return the coding of a single gray frame from the elements `DESCRIBING`; None if the frame requires a decoder."""
     if said.file_meta.get("TransferSyntaxUID") not in NATIVE:
         return None
     kind, bits = TYPES.get((said.get("BitsAllocated"), said.get("PixelRepresentation"))), said.get("BitsStored")

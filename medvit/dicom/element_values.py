@@ -1,10 +1,9 @@
-"""Values of single elements as plain Python values, tolerant of malformed ones.
+"""Values of single elements as plain Python values; malformed values do not raise errors.
 
-For some elements only the standard's terms are accepted (`Terms`), since a scanner or a person may write any text into
-them and their values reach manifests, cards and MLflow. A text that is not a term becomes the term for "something
-else", with one warning; no list of names decides what such a text may contain. Texts without a list of terms are kept
-only if they consist of the plain characters of product names and share no word with those that name someone in the
-same file (`product_text`).
+For some elements, only the terms that the standard defines are accepted (`Terms`): a scanner or a person may write any
+text into these elements, and their values appear in manifests, cards and MLflow. A text that is not a defined term is
+replaced by the term for "other", with one warning. Texts of other elements are kept only if they consist of the plain
+characters of product names and share no word with the elements that name a person in the same file (`product_text`).
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ PERSONAL = (
 
 
 class PersonalWords(NamedTuple):
-    """Words that name someone, in lower case: single words, pairs of the name, and pairs joined without a space."""
+    """Words that name a person, in lower case: single words, and pairs of the name with and without a space."""
 
     words: frozenset[str]
     name: frozenset[str]
@@ -63,7 +62,7 @@ class PersonalWords(NamedTuple):
 
 
 def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] | None:
-    """Return the `how_many` numbers an element holds; None if it is missing or holds anything else."""
+    """Return the `how_many` numbers of an element; None if it is missing or has other values."""
     try:
         values = tuple(float(value) for value in dataset.get(keyword) or ())
     except (TypeError, ValueError):
@@ -72,19 +71,19 @@ def numbers(dataset: Dataset, keyword: str, how_many: int) -> tuple[float, ...] 
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return the text an element holds; empty if it is missing."""
+    """Return the text of an element; empty if the element is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the texts of a multi-valued element; empty if it is missing."""
+    """Return the texts of a multi-valued element; empty if the element is missing."""
     value = dataset.get(keyword) or ()
     return (value.strip(),) if isinstance(value, str) else tuple(str(part).strip() for part in value)
 
 
 def count(dataset: Dataset, keyword: str, default: int) -> int:
-    """Return a whole number; `default` if it is missing, -1 if the value is not a whole number."""
+    """Return the whole number of an element; `default` if it is missing, -1 if it is not a whole number."""
     try:
         value = dataset.get(keyword)
         return default if value is None or value == "" else int(value)
@@ -108,8 +107,9 @@ CNTS NONE CM2 CM2ML PCNT CPS BQML MGMINML UMOLMINML MLMING MLG 1CM UMOLML PROPCN
 def derived_uid(keyword: str, header: Dataset) -> str:
     """Derive a stable UID for a study, series or frame of reference that a header lacks.
 
-    Results use it, and a de-identified copy its pseudonym. `header` is that of the first instance of an image.
-    Two patients never get the same UID: scanners and tools that omit UIDs also repeat frames of reference.
+    Results use this UID, and a de-identified copy uses its pseudonym. `header` is the header of the first instance of
+    an image. Two patients never get the same UID, although scanners and tools that omit UIDs often repeat frames of
+    reference.
     """
     from pydicom.uid import generate_uid
 
@@ -122,7 +122,7 @@ def derived_uid(keyword: str, header: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of one element, where the standard lists them, and the replacement for other text."""
+    """Terms that the standard defines for one element, and the replacement for any other text."""
 
     element: str
     section: str
@@ -132,7 +132,7 @@ class Terms:
     """Replacement in a de-identified copy, where the element may not be empty."""
 
     def of(self, text: str) -> str:
-        """Return the term in a text, in capitals; for a text that is not a term `otherwise`, with a warning."""
+        """Return the term for a text, in capitals; a text that is not a term becomes `otherwise`, with a warning."""
         term = text.strip().upper()
         if not term or term in self.terms:
             return term
@@ -140,7 +140,7 @@ class Terms:
         return self.otherwise
 
     def in_copy(self, text: str) -> str:
-        """Return the text itself if it is a term or empty, else its replacement in a copy."""
+        """Return the text for a de-identified copy: the text itself if it is a term or empty, else `in_copies`."""
         return text if text.strip().upper() in self.terms or not text.strip() else self.in_copies
 
 
@@ -165,7 +165,7 @@ BY_KEYWORD: Mapping[str, Terms] = {
 @cache
 def _warn(terms: Terms) -> None:
     taken = f"as {terms.otherwise}" if terms.otherwise else "as unset"
-    log.warning("%s of some files is not a term of DICOM PS3.3 %s; it is taken %s", terms.element, terms.section, taken)
+    log.warning("%s of some files is not a term of DICOM PS3.3 %s; it is read %s", terms.element, terms.section, taken)
 
 
 def joined_text(value: object) -> str:
@@ -177,7 +177,7 @@ def joined_text(value: object) -> str:
 
 
 def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
-    """Return the ASCII text of an element as its file has it: decoding names takes most of the time."""
+    """Return the ASCII text of an element as stored; decoding person names would take most of the time."""
     raw = dataset.raw(tag_of(keyword)) if isinstance(dataset, FastDataset) else None
     if raw is not None and raw[0] in _AS_TEXT and raw[1].isascii() and b"\x1b" not in raw[1]:
         return raw[1].decode()
@@ -185,7 +185,7 @@ def _written(dataset: FastDataset | Dataset, keyword: str) -> str:
 
 
 def personal_words(dataset: FastDataset | Dataset) -> PersonalWords:
-    """Return the words that name someone: people, places, and the words of the patient's name, which may be joined."""
+    """Return the words that name people and places, among them the words of the patient's name."""
     words = {word for keyword in PERSONAL for word in _WORD.findall(_written(dataset, keyword)) if len(word) > 2}
     name = [_forms(word) for word in _WORD.findall(_written(dataset, "PatientName"))]
     joined = {one + other for a, b in permutations(name[:MAX_NAMES], 2) for one in a for other in b}
@@ -197,7 +197,7 @@ def personal_words(dataset: FastDataset | Dataset) -> PersonalWords:
 
 
 def _forms(word: str) -> tuple[str, ...]:
-    """Return a word in lower case, and its form without accents."""
+    """Return a word in lower case, and its form without accents if it has accents."""
     folded = word.casefold()
     if folded.isascii():
         return (folded,)
@@ -206,7 +206,10 @@ def _forms(word: str) -> tuple[str, ...]:
 
 
 def product_text(text: str, personal: PersonalWords) -> str:
-    """Return a text that may be the name of a product or technique; empty if it may name anyone or hold a number."""
+    """Return a text if it may be the name of a product or technique.
+
+    Empty if it may name a person or contain a number.
+    """
     words = {word.casefold() for word in _WORD.findall(text)}
     is_name = words & personal.words or len(words & personal.name) > 1
     is_joined = any(joined in word for word in words for joined in personal.joined)

@@ -37,8 +37,8 @@ def open_elements(
 ) -> FastDataset | Dataset:
     """Open the elements of a file, with or without preamble; usual files are decoded on access.
 
-    `options` are those of `pydicom.dcmread`. If the complete file is requested and `room` is as long, it is read into
-    `room`; if pixels are not, `num_bytes` are read first.
+    `options` are those of `pydicom.dcmread`. If the complete file is requested and the buffer `room` has its length,
+    the file is read into `room`; if pixels are not requested, only `num_bytes` are read at first.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -55,7 +55,9 @@ def open_elements(
     with BoundedReader(path) as stream:
         head = stream.read(PREAMBLE_BYTES + 4)
         if not begins_as_dicom(head):
-            raise UnreadableError("named as DICOM, but its first bytes are not; it is damaged or another format")
+            raise UnreadableError(
+                "the file has a DICOM suffix, but does not begin as a DICOM file; it is damaged or has another format"
+            )
         check_inflated(stream, len(head) if head.endswith(b"DICM") else 0)
         stream.seek(0)
         dataset = pydicom.dcmread(stream, force=True, **options)
@@ -64,11 +66,11 @@ def open_elements(
             open_elements(path, **options)
             return dataset
         # If a file ends within an element, pydicom drops every element it has read.
-        raise UnreadableError("no element can be read, though the file begins as DICOM; it is cut short")
+        raise UnreadableError("the file begins as DICOM, but no element can be read; it is truncated")
     return dataset
 
 
 @cache
 def quiet() -> None:
-    """Silence pydicom's log: its warnings quote the values they complain about, names among them."""
+    """Silence the log of pydicom, because its warnings quote values of elements, which may be names."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)

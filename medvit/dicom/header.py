@@ -1,4 +1,4 @@
-"""Header of a DICOM instance: only the elements that decide its type, patient, series and geometry."""
+"""Header of a DICOM instance: only the elements that determine its type, patient, series and geometry."""
 
 from __future__ import annotations
 
@@ -58,12 +58,15 @@ KEYWORDS = (*_WHAT, *_WHERE, *_WHOSE, *_WHICH, *DESCRIBING, *PADDING)
 
 @dataclass(frozen=True)
 class Header:
-    """Header values that decide how an instance, or a frame, is read. Identifiers are the file's own: never printed.
+    """Header of an instance or a frame: the values that determine how it is read.
 
-    `frame` counts from 0 and is None if the instance is one image. `number` is (0020,0013) InstanceNumber, 0 if
-    it is missing. `traits` are the values that may separate instances at one position (`medvit.dicom.dimensions`).
-    `position_mm` (3) and `orientation` (6, the directions of a row and of a column) are LPS; `spacing_mm` is the row
-    spacing, then the column spacing (PS3.3 10.7.1.3). They are None if the file lacks them or has invalid values.
+    Identifiers are those of the file and are never printed.
+
+    `frame` counts from 0 and is None if the instance is a single image. `number` is (0020,0013) InstanceNumber, 0 if
+    missing. `traits` are the values that may separate instances at one position (`medvit.dicom.dimensions`).
+    `position_mm` (3) and `orientation` (6, the directions of a row and of a column) are in LPS. `spacing_mm` is the row
+    spacing, then the column spacing (PS3.3 10.7.1.3). These three are None if the file lacks them or has invalid
+    values.
     """
 
     file: Path = field(repr=False)
@@ -102,10 +105,11 @@ class Header:
 
     @property
     def is_slice(self) -> bool:
-        """Whether it may be a slice of a volume: gray, no localizer, of a slice class or a frame with a position.
+        """Whether the plane may be a slice of a volume.
 
-        A secondary image (PS3.3 C.7.6.1.1.2) without a position is not a slice: it shows a report, for example. Frames
-        of a class of volumes are slices in any case.
+        A slice is gray, is not a localizer, and either has an SOP class of slices or is a frame with a position. A
+        secondary image (PS3.3 C.7.6.1.1.2) without a position is not a slice: it may show a report, for example. Frames
+        of an SOP class of volumes are always slices.
         """
         if self.samples != 1 or "LOCALIZER" in self.image_type:
             return False
@@ -118,26 +122,27 @@ class Header:
 
     @property
     def is_of_slices(self) -> bool:
-        """Whether its class, or without a class its modality, is one of slices: CT, MR, PET."""
+        """Whether the SOP class (or the modality, if the class is missing) is one of slices: CT, MR, PET."""
         if not self.sop_class:
             return self.modality in SLICES.values()
         return self.sop_class in SLICES or self.sop_class in ENHANCED
 
     @property
     def has_place(self) -> bool:
-        """Whether it has position, orientation and pixel spacing."""
+        """Whether the plane has position, orientation and pixel spacing."""
         return self.position_mm is not None and self.orientation is not None and self.spacing_mm is not None
 
     @property
     def is_mosaic(self) -> bool:
-        """Whether it is a Siemens mosaic: many slices tiled into one image."""
+        """Whether the instance is a Siemens mosaic: many slices tiled into one image."""
         return "MOSAIC" in self.image_type and self.frames <= 1
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel, where pixels are square and (0028,0030) PixelSpacing gives their size.
+        """Microns per pixel, if pixels are square and (0028,0030) PixelSpacing gives their size.
 
-        For a radiograph without it, those of the detector, not corrected for magnification (PS3.3 10.7.1.3).
+        For a radiograph without PixelSpacing, this is the pixel size of the detector, not corrected for magnification
+        (PS3.3 10.7.1.3).
         """
         spacing = self.spacing_mm or (self.imager_spacing_mm if self.modality in RADIOGRAPHS else None)
         if spacing is None or spacing[0] <= 0 or abs(spacing[0] - spacing[1]) > 1e-3 * spacing[0]:
@@ -156,9 +161,9 @@ def load(path: Path, **options: Any) -> Dataset:
 
 
 def read_elements(path: Path, tags: tuple[int, ...] = (), beginning: FileHead | None = None) -> FastDataset | Dataset:
-    """Read the elements of a file that make up its header, and those of `tags`; no pixels.
+    """Read the elements that make up the header of a file, and the elements of `tags`, but no pixels.
 
-    The file is opened only if `beginning` is not given or does not hold them all.
+    The file is opened only if `beginning` is not given or does not contain all of these elements.
 
     Raises:
         UnreadableError: If the file does not begin as DICOM or is cut short.
@@ -182,9 +187,9 @@ def read_header(path: Path) -> Header:
 
 
 def header_of(dataset: FastDataset | Dataset, path: Path, num_bytes: int | None = None) -> Header:
-    """Return the header in a data set; UIDs that are empty there are taken from the file meta information.
+    """Return the header in a data set; UIDs that are empty in it are taken from the file meta information.
 
-    The size is read from the file system if `num_bytes` is not given.
+    If `num_bytes` is not given, the file size is read from the file system.
     """
     num_bytes = path.stat().st_size if num_bytes is None else num_bytes
     meta = dataset.file_meta

@@ -21,7 +21,7 @@ MAX_ENTRIES = 2**16
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Entries for stored values starting at `first`; values below map to the first entry, values above to the last."""
+    """Entries for stored values from `first` on; lower values map to the first entry, higher values to the last."""
 
     entries: Num[Array, "n"]
     first: int
@@ -37,10 +37,10 @@ class LookupTable:
 def lookup_table(item: Dataset, *, is_little: bool, is_signed: bool) -> LookupTable:
     """Read the table in an item of (0028,3000) ModalityLUTSequence or (0028,3010) VOILUTSequence.
 
-    `is_signed`: whether input values may be negative.
+    `is_signed` states whether input values may be negative.
 
     Raises:
-        UnreadableError: If its descriptor and its entries do not agree.
+        UnreadableError: If descriptor and entries of the table contradict each other.
     """
     count, first, bits = _descriptor(item, "LUTDescriptor", "(0028,3002) LUTDescriptor", is_signed=is_signed)
     return LookupTable(_entries(item.get("LUTData"), count, bits, "<" if is_little else ">"), first, bits)
@@ -49,11 +49,11 @@ def lookup_table(item: Dataset, *, is_little: bool, is_signed: bool) -> LookupTa
 def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[LookupTable, LookupTable, LookupTable]:
     """Read the red, green and blue tables of a palette, at 8 bits per entry.
 
-    16-bit entries lose their low byte, unless the high byte is 0 in all three tables: then the low byte holds the
-    color, whatever the descriptor declares.
+    16-bit entries are reduced to their high byte, unless the high byte is 0 in all three tables: then the low byte is
+    the color, whatever the descriptor declares.
 
     Raises:
-        UnreadableError: If a table is missing, or its descriptor and its entries do not agree.
+        UnreadableError: If a table is missing, or if its descriptor and entries contradict each other.
     """
     tables = [_color_table(dataset, color, is_little, is_signed) for color in ("Red", "Green", "Blue")]
     is_wide = max(int(table.entries.max()) for table in tables) > 255
@@ -63,7 +63,7 @@ def palette(dataset: Dataset, *, is_little: bool, is_signed: bool) -> tuple[Look
 
 
 def first_mapped(dataset: Dataset, *, is_signed: bool) -> int:
-    """Return the lowest stored value that the palette of an image maps.
+    """Return the lowest stored value that the palette of an image maps to a color.
 
     Raises:
         UnreadableError: If the descriptor of the palette is damaged.
@@ -80,7 +80,9 @@ def _color_table(dataset: Dataset, color: str, is_little: bool, is_signed: bool)
     if plain is None and segmented is not None:
         entries = np.fromiter(_expanded(_numbers(segmented, bits, order), count), np.uint16)
         if len(entries) < count:
-            raise UnreadableError(f"Segmented{name}Data gives {len(entries)} of {count} entries; it is damaged")
+            raise UnreadableError(
+                f"Segmented{name}Data expands to {len(entries)} entries; expected {count}: the table is damaged"
+            )
         return LookupTable(entries, first, bits)
     return LookupTable(_entries(plain, count, bits, order), first, bits)
 
@@ -89,7 +91,7 @@ def _descriptor(item: Dataset, keyword: str, name: str, *, is_signed: bool) -> t
     try:
         count, first, bits = (int(value) for value in item.get(keyword) or ())
     except (TypeError, ValueError):
-        raise UnreadableError(f"{name} does not hold three numbers; the lookup table cannot be used") from None
+        raise UnreadableError(f"{name} does not contain three numbers; the lookup table cannot be used") from None
     # The element has the signedness of the pixels but is often written differently; 0 entries mean 65536.
     count, first = count % MAX_ENTRIES or MAX_ENTRIES, first % MAX_ENTRIES
     if is_signed and first >= MAX_ENTRIES // 2:
@@ -153,7 +155,9 @@ def _segments(numbers: UInt[Array, "n"], kinds: tuple[int, ...] = (0, 1, 2)) -> 
     while place + 2 <= len(values):
         code, length = values[place], values[place + 1]
         if code not in kinds:
-            raise UnreadableError(f"a segmented lookup table holds a segment of kind {code} out of place")
+            raise UnreadableError(
+                f"a segmented lookup table has a segment of type {code} where this type is not allowed"
+            )
         if code == 0:
             yield _Segment(length, numbers[place + 2 : place + 2 + length])
             place += 2 + length
@@ -169,7 +173,10 @@ def _segments(numbers: UInt[Array, "n"], kinds: tuple[int, ...] = (0, 1, 2)) -> 
 
 
 def _offset(numbers: UInt[Array, "n"], place: int) -> tuple[int, int]:
-    """Return the offset of the repeated segments and how many numbers encode it: 4 bytes, least significant first."""
+    """Return the offset of the repeated segments, and how many numbers encode it.
+
+    The offset has 4 bytes, least significant first.
+    """
     size = numbers.itemsize
     parts = numbers[place : place + 4 // size].tolist()
     return sum(part << 8 * size * n for n, part in enumerate(parts)) // size, 4 // size

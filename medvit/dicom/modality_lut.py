@@ -1,4 +1,7 @@
-"""Meaning of the stored values of a frame: modality table, rescale and unit, from the instance or functional groups."""
+"""Meaning of the stored values of a frame: modality table, rescale and unit.
+
+They are read from the instance or its functional groups.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,12 @@ NO_TERM = "free text"
 
 @dataclass(frozen=True)
 class ValueFacts:
-    """Conversion of a frame to real values. Frames that differ here cannot be compared value by value.
+    """Facts about the conversion of a frame to real values.
 
-    `scaling` is `none`, `rescale`, `table`, `mapping` or `displayed`; `rescale_type` is the type of the rescale
-    or table after its default, or the unit of the mapping.
+    Frames that differ in them cannot be compared value by value.
+
+    `scaling` is `none`, `rescale`, `table`, `mapping` or `displayed`. `rescale_type` is the type of the rescale or
+    table (with its default applied), or the unit of the mapping.
     """
 
     scaling: str = "none"
@@ -49,12 +54,15 @@ class ValueFacts:
     """The label as in the file; never shown."""
 
     def is_turned(self, unit: str) -> bool:
-        """Whether values are inverted so that high is bright; never for quantities (values with a unit or mapping)."""
+        """Return whether values are inverted so that high is bright.
+
+        Never for quantities (values with a unit or a mapping).
+        """
         return self.is_dark_high and not unit and self.scaling != "mapping"
 
     @property
     def scaled(self) -> str:
-        """The scaling in readable words: `no rescale`, `a rescale to HU`."""
+        """Scaling in words, such as `no rescale` or `a rescale to HU`."""
         if self.scaling == "none":
             return "no rescale"
         if self.scaling == "displayed":
@@ -65,7 +73,10 @@ class ValueFacts:
 
 @dataclass(frozen=True)
 class Meaning:
-    """Real value = `slope` * x + `intercept` in `unit`; x is the stored value, or its entry in `table`."""
+    """Meaning of values x: real value = `slope` * x + `intercept` in `unit`.
+
+    X is the stored value, or its entry in `table`.
+    """
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -80,7 +91,7 @@ class Meaning:
 def meaning(dataset: Dataset, index: int, *, is_little: bool, is_signed: bool) -> Meaning:
     """Return the meaning of the values of a frame, from its functional groups, else from the instance.
 
-    A modality table gives whole values and takes the place of the rescale (PS3.3 C.11.1).
+    A modality table gives whole numbers and replaces the rescale (PS3.3 C.11.1).
 
     Raises:
         UnreadableError: If the rescale slope is 0 or not a number, or the table is damaged.
@@ -113,18 +124,18 @@ def groups(dataset: Dataset, index: int) -> Iterator[Dataset]:
 
 
 def class_of(dataset: Dataset) -> str:
-    """Return the SOP class of an instance, from its file meta information where the data set lacks it."""
+    """Return the SOP class of an instance, from the file meta information if the data set lacks it."""
     return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
 
 
 def is_pet(dataset: Dataset) -> bool:
-    """Return whether an instance is PET by its class, or by its modality where it has no class."""
+    """Return whether an instance is PET by its SOP class, or by its modality if it has no class."""
     sop_class = class_of(dataset)
     return sop_class in PET_CLASSES if sop_class else dataset.get("Modality") == "PT"
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return a finite number of an element, the first of several; None if it is missing or not a number."""
+    """Return the finite number of an element (the first of several); None if it is missing or not a number."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None
@@ -159,7 +170,7 @@ def _is_ct(dataset: Dataset) -> bool:
 
 
 def _term(dataset: Dataset, terms: Terms, said: object) -> str:
-    """Return the standard term of a rescale or table type; HU for CT without one (PS3.3 C.8.2.1.1.2)."""
+    """Return the defined term of a rescale or table type; HU for a CT without a type (PS3.3 C.8.2.1.1.2)."""
     text = str(said or "").strip()
     if not text:
         return "HU" if _is_ct(dataset) else UNSPECIFIED

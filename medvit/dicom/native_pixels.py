@@ -21,7 +21,7 @@ TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<
 def native(dataset: Dataset) -> Int[Array, "h w"] | None:
     """Return the single gray frame of a data set, possibly a read-only view; None if it needs a decoder.
 
-    A general decoder gives the same values, but takes ten times as long to find that there is nothing to decode.
+    A general decoder returns the same values, but takes ten times as long to find that nothing must be decoded.
     """
     is_plain = dataset.file_meta.get("TransferSyntaxUID") in NATIVE and dataset.get("SamplesPerPixel") == 1
     if not is_plain or int(dataset.get("NumberOfFrames") or 1) != 1:
@@ -40,14 +40,17 @@ def native(dataset: Dataset) -> Int[Array, "h w"] | None:
 
 
 def as_it_lies(content: bytes | memoryview, kind: str, *, bits: int, shape: tuple[int, int]) -> Int[Array, "h w"]:
-    """Return a frame of one of `TYPES` from the start of some bytes, possibly a view; `bits` of each value are used."""
+    """Return a frame of one of `TYPES` from the start of a byte buffer, possibly as a view.
+
+    The low `bits` of values are kept.
+    """
     stored = np.require(np.frombuffer(content, kind, count=shape[0] * shape[1]), requirements="A").reshape(shape)
     cleared = _cleared(stored, bits)
     return cleared.astype(cleared.dtype.newbyteorder("="), copy=False)
 
 
 def _cleared(stored: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """Clear the bits above those stored, where an overlay may be; in signed values they repeat the sign."""
+    """Clear the bits above the stored ones, which may hold an overlay; in signed values they repeat the sign bit."""
     unused = 8 * stored.dtype.itemsize - bits
     is_signed = np.issubdtype(stored.dtype, np.signedinteger)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)

@@ -1,7 +1,7 @@
-"""Padding of a frame: stored values that stand for pixels without a measurement (PS3.3 C.7.5.1.1.2).
+"""Padding of a frame: stored values that mark pixels without a measurement (PS3.3 C.7.5.1.1.2).
 
-The elements have the signedness of the pixels, whatever value representation was written, and apply before the
-modality table or rescale. With (0028,0121) PixelPaddingRangeLimit, the whole range is padding.
+The padding elements have the signedness of the pixels, whatever VR was written, and apply before the modality table or
+rescale. With (0028,0121) PixelPaddingRangeLimit, a range of values is padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLOAT_TYPES: dict[str, type[np.floating]] = {"FloatPixelData": np.float32, "Doub
 
 
 def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = "PixelData") -> Padding | None:
-    """Return the padding that a data set declares in its element `keyword`; None if it declares none."""
+    """Return the padding that a data set declares for the pixels in element `keyword`; None if it declares none."""
     if keyword in FLOAT:
         value, limit = (_real(dataset, name, FLOAT_TYPES[keyword]) for name in FLOAT[keyword])
     else:
@@ -40,7 +40,10 @@ def declared(dataset: Dataset | FastDataset, *, is_signed: bool, keyword: str = 
 
 
 def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
-    """Clip padding to the range of an integer type, round it to a floating-point type; None if it is outside."""
+    """Convert padding to a data type; None if it is outside the range of the type.
+
+    It is clipped to the range of an integer type, or rounded to a floating-point type.
+    """
     if padding is None:
         return None
     if not np.issubdtype(dtype, np.integer):
@@ -51,7 +54,7 @@ def within(padding: Padding | None, dtype: np.dtype) -> Padding | None:
 
 
 def through_table(padding: Padding | None, stored: Num[Array, "h w"], made: Num[Array, "h w"]) -> Padding | None:
-    """Return the padding among the values that a table gives; None if measured pixels have these values, too."""
+    """Return the padding in terms of the values a table gives; None if measured pixels have these values too."""
     if padding is None:
         return None
     is_padding = (stored >= padding[0]) & (stored <= padding[1])

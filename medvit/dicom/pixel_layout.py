@@ -31,10 +31,10 @@ _ELEMENTS = {
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """Pixel layout that the header declares; `keyword` is the element that holds the pixels.
+    """Pixel layout that the header declares; `keyword` names the element with the pixels.
 
-    `high_bit` is the position of the most significant of the `bits_stored` bits within the `bits_allocated`; the other
-    bits may hold overlays and are ignored.
+    `high_bit` is the position of the most significant of the `bits_stored` bits within the `bits_allocated` bits; the
+    remaining bits may contain overlays and are ignored.
     """
 
     keyword: str
@@ -51,12 +51,12 @@ class PixelLayout:
 
     @property
     def is_float(self) -> bool:
-        """Whether samples are floating-point numbers."""
+        """Return whether samples are floating-point numbers."""
         return self.keyword != "PixelData"
 
     @property
     def frame_bits(self) -> int:
-        """Bits of one uncompressed frame."""
+        """Number of bits of one uncompressed frame."""
         samples = self.rows * self.columns * self.samples * self.bits_allocated
         # Two pixels share their chroma samples (PS3.3 C.7.6.3.1.2).
         return samples * 2 // 3 if self.photometric == "YBR_FULL_422" else samples
@@ -98,7 +98,7 @@ def _keyword(dataset: Dataset) -> str:
     if not held:
         raise UnreadableError("the header declares an image, but the file ends without (7FE0,0010) PixelData")
     if len(held) > 1:
-        raise UnreadableError(f"both {' and '.join(held)} are present; expected pixels in one element")
+        raise UnreadableError(f"both {' and '.join(held)} are present; expected pixels in only one of them")
     return held[0]
 
 
@@ -122,7 +122,7 @@ def _count(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     value = dataset.get(keyword)
     if value is None or value == "":
         if default is None:
-            raise UnreadableError(f"no {_ELEMENTS[keyword]}; without it pixels cannot be read")
+            raise UnreadableError(f"the header has no {_ELEMENTS[keyword]}, which is required to read pixels")
         return default
     try:
         number = int(value)

@@ -36,9 +36,10 @@ MAPPED = Suv(None, f"its values come from its {real_world.ELEMENT}")
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored + `intercept`, in `unit`.
+    """One decoded frame (C, H, W) in its stored type; real value = `slope` * stored value + `intercept`, in `unit`.
 
-    64-bit floating point is not narrowed here: `narrowed_frames` does so by the range of all frames of an image.
+    64-bit floating-point values are not converted here; `narrowed_frames` converts them by the range of all frames of
+    an image.
     """
 
     pixels: Num[Array, "c h w"]
@@ -74,17 +75,19 @@ def decode_frames(dataset: Dataset) -> Iterator[Frame]:
 def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mapping: str = "") -> Frame:
     """Decode one frame of an instance, counted from 0; no other frame is decoded.
 
-    - YBR and palettes become RGB; channels come first (C, H, W), however they are stored.
-    - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame if they differ.
-    - A real-world value mapping replaces both where the file has one mapping and neither of them, and where `values`
-      is "mapped" and `mapping` is its label; if `values` is "unmapped", never (PS3.3 C.7.6.16.2.11).
+    - YBR and palette colors are converted to RGB; the result is (C, H, W), however channels are stored.
+    - A modality table is applied; a rescale is returned as `slope` and `intercept`, per frame if frames differ.
+    - A real-world value mapping replaces both if the file has one mapping and neither a table nor a rescale, or if
+      `values` is "mapped" and `mapping` is its label; it is never applied if `values` is "unmapped" (PS3.3
+      C.7.6.16.2.11).
     - Overlays are ignored, including those in unused bits of pixels.
-    - Gray that the file displays inverted, low values bright (MONOCHROME1, or (2050,0020) PresentationLUTShape
-      INVERSE, which mean the same in a radiograph), is inverted so that high is bright, within the range of
-      (0028,0101) BitsStored: `2^bits - 1 - x`, or `-1 - x` where signed. Values with a physical unit (HU, Bq/mL) and
-      mapped values are not inverted: their display is inverted, not the quantity.
-    - The VOI table or window, for display only, is applied if `values` is "displayed" and the file has one. Where
-      it declares padding, padding becomes 0 and measured values 1 and above.
+    - Gray values that the file displays inverted, with low values bright (MONOCHROME1, or (2050,0020)
+      PresentationLUTShape INVERSE, which mean the same in a radiograph), are inverted so that high is bright, within
+      the range of (0028,0101) BitsStored: `2^bits
+    - 1 - x`, or `-1 - x` for signed values. Values with a physical unit (HU, Bq/mL) and mapped values are not inverted,
+      because only their display is inverted, not the quantity.
+    - The VOI table or window, which is for display only, is applied if `values` is "displayed" and the file has one. If
+      the file declares padding, padding becomes 0 and measured values become 1 or more.
 
     Raises:
         UnreadableError: If the pixels are damaged, or the header contradicts them or itself.
@@ -117,7 +120,7 @@ def decode_frame(dataset: Dataset, index: int, values: Values = "stored", mappin
 def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
     """Return the frames of one image, in SUVbw if that is requested and the file allows it for all of them.
 
-    Where it does not, they keep their unit, and a warning gives the reason.
+    If the conversion is not possible, the frames keep their unit, and a warning gives the reason.
     """
     if values != "SUVbw" or not frames:
         return list(frames)
@@ -133,10 +136,10 @@ def in_unit(frames: Sequence[Frame], values: Values) -> list[Frame]:
 
 
 def narrowed_frames(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames of one image with values of 64-bit floating point in one narrower type.
+    """Return the frames of one image with 64-bit floating-point values converted to one smaller type.
 
     Raises:
-        UnsupportedError: If that changes them (see `measured.narrowed_together`).
+        UnsupportedError: If the conversion would change the values (see `measured.narrowed_together`).
     """
     pixels = narrowed_together([frame.pixels for frame in frames])
     return [
@@ -146,7 +149,10 @@ def narrowed_frames(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def mirrored(stored: Num[Array, "h w"], *, bits: int) -> Num[Array, "h w"]:
-    """Mirror values within the range that `bits` can hold, in the same type; applying it twice changes nothing."""
+    """Mirror values within the range that `bits` can represent, in the same type.
+
+    Mirroring twice restores the values.
+    """
     # Both are the complement of all bits: ~x = -1 - x where signed, and within the bits stored if unsigned.
     if np.issubdtype(stored.dtype, np.signedinteger):
         return np.invert(stored)
@@ -181,7 +187,7 @@ def _mapped(
     values: Values,
     label: str,
 ) -> Frame:
-    """Return a frame of a file with real-world value mappings, with one of them or none applied."""
+    """Return the frame of a file with real-world value mappings, with the requested mapping applied, or with none."""
     chosen: RealWorldMapping | None = None
     if values == "mapped":
         chosen = real_world.named(offered, label)
@@ -227,9 +233,9 @@ def _gray(stored: Num[Array, "h w"], means: Meaning, dataset: Dataset, laid: Pix
 def turned(
     stored: Num[Array, "h w"], padding: Padding | None, *, bits: int
 ) -> tuple[Num[Array, "h w"], Padding | None]:
-    """Invert values and their padding, so that high becomes low; twice changes nothing. Floating point is negated.
+    """Invert values and their padding, so that high becomes low; inverting twice restores them.
 
-    For integers, see `mirrored`.
+    Floating-point values are negated; integers are mirrored (see `mirrored`).
     """
     if np.issubdtype(stored.dtype, np.floating):
         return -stored, None if padding is None else (-padding[1], -padding[0])
@@ -260,18 +266,19 @@ def _check_gray(stored: Num[Array, "h w"], dataset: Dataset, *, is_signed: bool)
     num_colored = int((stored >= first).sum())
     if num_colored:
         raise UnsupportedError(
-            f"{num_colored} gray values from {first} on stand for colors (supplemental palette); expected gray only"
+            f"{num_colored} gray values, from {first} upwards, encode colors (supplemental palette); expected an image "
+            "with gray values only"
         )
 
 
 def _settle_syntax(dataset: Dataset) -> None:
-    """Set the transfer syntax of a data set without file meta information to the one it was read with."""
+    """Set the transfer syntax of a data set without file meta information to the syntax it was read with."""
     if dataset.file_meta.get("TransferSyntaxUID"):
         return
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     is_implicit, is_little = dataset.original_encoding
     if is_implicit is None or is_little is None:
-        raise UnreadableError("no (0002,0010) TransferSyntaxUID, so that the encoding of its pixels is unknown")
+        raise UnreadableError("the file has no (0002,0010) TransferSyntaxUID, so the encoding of its pixels is unknown")
     explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit

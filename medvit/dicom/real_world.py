@@ -1,4 +1,7 @@
-"""Real-world value mappings: stored values to a quantity with a unit, in place of the rescale (PS3.3 C.7.6.16.2.11)."""
+"""Real-world value mappings: from stored values to a quantity with a unit (PS3.3 C.7.6.16.2.11).
+
+A mapping replaces the rescale.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,9 @@ _SAME = {"1": "", "[hnsf'U]": "HU", "Bq/ml": "BQML", "{SUVbw}g/ml": "SUVbw", "g/
 
 @dataclass(frozen=True)
 class RealWorldMapping:
-    """Value in `unit` = `slope` * stored + `intercept`, or an entry of `table`, for stored values `first` to `last`.
+    """Mapping of stored values `first` to `last`: `slope` * value + `intercept`, or a `table` entry, in `unit`.
 
-    `flaw` is the reason why it cannot be used; empty if it can.
+    `flaw` is the reason why the mapping cannot be used; empty if it can be used.
     """
 
     label: str
@@ -67,7 +70,7 @@ class RealWorldMapping:
 
     @property
     def meaning(self) -> Meaning:
-        """Meaning of stored values under this mapping."""
+        """Return the meaning of stored values under this mapping."""
         table = LookupTable(np.array(self.table, np.float64), int(self.first), 0) if self.table else None
         kind = self.unit if self.is_unit_known else NO_TERM
         return Meaning(self.slope, self.intercept, self.unit, table, "mapping", kind)
@@ -79,9 +82,10 @@ class RealWorldMapping:
 
 
 def mappings(dataset: Dataset, index: int, *, is_signed: bool) -> tuple[RealWorldMapping, ...]:
-    """Return the distinct mappings of a frame: of its own functional groups, else shared, else of the instance.
+    """Return the distinct mappings of a frame: of its own functional groups, the shared ones, or the instance.
 
-    `is_signed`: whether pixels are signed, and so the bounds of the mapped range, however they were written.
+    `is_signed` states whether pixels are signed. The bounds of the mapped range then are signed too, however they were
+    written.
     """
     for level in (*groups(dataset, index), dataset):
         items = level.get(KEYWORD) or ()
@@ -92,10 +96,11 @@ def mappings(dataset: Dataset, index: int, *, is_signed: bool) -> tuple[RealWorl
 
 
 def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
-    """Return the mapping with a label.
+    """Return the mapping with the given label.
 
     Raises:
-        UnsupportedError: If no mapping has it, or several have; available labels are listed as far as they are plain.
+        UnsupportedError: If no mapping, or more than one, has this label; available labels are listed unless they may
+            name a person.
         UnreadableError: If the mapping cannot be used.
     """
     chosen = [one for one in found if one.said_label == label.strip()]
@@ -113,15 +118,15 @@ def named(found: Sequence[RealWorldMapping], label: str) -> RealWorldMapping:
 
 
 def only(found: Sequence[RealWorldMapping], *, is_rescaled: bool) -> RealWorldMapping | None:
-    """Return the mapping that applies by default: the only usable one of a frame without a rescale."""
+    """Return the mapping applied by default: the only usable one of a frame without a rescale; else None."""
     return found[0] if len(found) == 1 and not is_rescaled and not found[0].flaw else None
 
 
 def require_all_mapped(mapping: RealWorldMapping, num_unmapped: int) -> None:
-    """Check that a requested mapping holds for all pixels.
+    """Check that a requested mapping covers all pixels.
 
     Raises:
-        UnsupportedError: If it does not.
+        UnsupportedError: If some pixels are outside the mapped range.
     """
     if num_unmapped:
         raise UnsupportedError(
@@ -178,7 +183,7 @@ def _entries(item: Dataset) -> tuple[float, ...]:
 
 
 def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
-    """Return the first or last stored value that is mapped; None where the item lacks it."""
+    """Return the first or last stored value that is mapped; None if the item lacks it."""
     value = item.get(f"RealWorldValue{end}ValueMapped")
     if (
         isinstance(value, bytes) and len(value) == 2
@@ -190,7 +195,7 @@ def _bound(item: Dataset, end: str, is_signed: bool) -> float | None:
 
 
 def _unit(item: Dataset) -> tuple[str, bool]:
-    """Return the unit of an item and whether it is a known unit; no other text is kept."""
+    """Return the unit of an item, and whether it is a known unit; an unknown text is not kept."""
     code = next(iter(item.get("MeasurementUnitsCodeSequence") or ()), None)
     said = "" if code is None else text(code, "CodeValue") or text(code, "LongCodeValue")
     if code is None or text(code, "CodingSchemeDesignator") != "UCUM" or not _UCUM.fullmatch(said):
@@ -201,4 +206,4 @@ def _unit(item: Dataset) -> tuple[str, bool]:
 
 @cache
 def _warn() -> None:
-    log.warning("the unit of %s of some files is not a known UCUM unit; it is taken as unset", ELEMENT)
+    log.warning("the unit in %s of some files is not a known UCUM unit; it is treated as unset", ELEMENT)

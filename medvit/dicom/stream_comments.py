@@ -1,7 +1,8 @@
-"""Removal of everything from compressed frames that decoding does not need: comments, application data, trailers.
+"""Removal of comments, application data and trailers from compressed frames.
 
-Encoders, cameras and converters write free text there (COM and APPn with EXIF and XMP of JPEG and JPEG-LS, COM of JPEG
-2000, boxes of JP2 and JPEG XL), which no DICOM element declares. Coded samples are unchanged, byte for byte.
+Encoders, cameras and converters write free text there (COM and APPn segments with EXIF and XMP in JPEG and JPEG-LS, COM
+in JPEG 2000, boxes in JP2 and JPEG XL), which no DICOM element declares. Only what decoding requires is kept; coded
+samples remain identical, byte for byte.
 """
 
 from __future__ import annotations
@@ -41,29 +42,29 @@ _NOTHING = re.compile(rb"[\x00\xff]*")
 
 @dataclass(frozen=True)
 class Part:
-    """Run of bytes of a stream: the part that is kept and the part that is removed."""
+    """Range of bytes of a stream that is either kept or removed."""
 
     kept: bytes = b""
     dropped: bytes = b""
 
 
 def without_comments(encoded: bytes, syntax: str) -> bytes:
-    """Return a compressed frame reduced to what decoding needs, padded to an even length.
+    """Return a compressed frame reduced to the bytes that decoding requires, padded to an even length.
 
     Raises:
-        UnreadableError: If its structure does not match its kind.
-        UnsupportedError: If its kind is not supported, such as video.
+        UnreadableError: If the structure of the frame does not match its transfer syntax.
+        UnsupportedError: If the transfer syntax is not supported, as for video.
     """
     kept = b"".join(part.kept for part in _parts(encoded, syntax))
     return kept + b"\0" * (len(kept) % 2)
 
 
 def comments(dataset: Dataset) -> list[bytes]:
-    """Return the comments and other data that the compressed frames of a data set contain in addition to their samples.
+    """Return the comments and other data in the compressed frames of a data set, in addition to their samples.
 
     Raises:
-        UnreadableError: If the structure of a frame does not match its kind.
-        UnsupportedError: If its kind is not supported, such as video.
+        UnreadableError: If the structure of a frame does not match its transfer syntax.
+        UnsupportedError: If the transfer syntax is not supported, as for video.
     """
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
     if "PixelData" not in dataset or syntax in ("", *NATIVE):
@@ -72,11 +73,11 @@ def comments(dataset: Dataset) -> list[bytes]:
 
 
 def strip_comments(dataset: Dataset, syntax: str) -> None:
-    """Remove the comments of all compressed frames of a data set; without comments, its bytes are unchanged.
+    """Remove the comments of all compressed frames of a data set; a data set without comments is unchanged.
 
     Raises:
-        UnreadableError: If the structure of a frame does not match its kind.
-        UnsupportedError: If its kind is not supported, such as video.
+        UnreadableError: If the structure of a frame does not match its transfer syntax.
+        UnsupportedError: If the transfer syntax is not supported, as for video.
     """
     from pydicom import DataElement
     from pydicom.encaps import encapsulate, encapsulate_extended
@@ -113,7 +114,7 @@ def frames(dataset: Dataset) -> Iterator[bytes]:
     except (ValueError, StopIteration, struct.error):
         pass
     if found != number:
-        raise UnreadableError(f"{found} compressed frames of {number} can be separated; the file is cut short")
+        raise UnreadableError(f"only {found} of {number} compressed frames can be separated; the file is truncated")
 
 
 def _parts(encoded: bytes, syntax: str) -> Iterator[Part]:
@@ -132,10 +133,10 @@ def _parts(encoded: bytes, syntax: str) -> Iterator[Part]:
             yield Part(encoded)
         else:
             raise UnsupportedError(
-                f"comments within frames of {syntax_name(syntax)} cannot be removed; decompress them first"
+                f"comments within frames of {syntax_name(syntax)} cannot be removed; decompress the frames first"
             )
     except (struct.error, IndexError):
-        raise UnreadableError("a compressed frame ends within its header; it is cut short") from None
+        raise UnreadableError("a compressed frame ends within its header; the file is truncated") from None
 
 
 def _jpeg(encoded: bytes) -> Iterator[Part]:
@@ -143,7 +144,9 @@ def _jpeg(encoded: bytes) -> Iterator[Part]:
     place = 2
     while place < len(encoded):
         if encoded[place] != 0xFF:
-            raise UnreadableError("a compressed frame is not a JPEG stream after its first bytes; it is damaged")
+            raise UnreadableError(
+                "a compressed frame begins as a JPEG stream, but its structure is not valid; the file is damaged"
+            )
         marker = encoded[place + 1]
         if marker == 0xFF:  # fill byte
             place += 1
@@ -156,7 +159,7 @@ def _jpeg(encoded: bytes) -> Iterator[Part]:
         else:
             end = place + 2 + max(2, struct.unpack_from(">H", encoded, place + 2)[0])
             if end > len(encoded):
-                raise UnreadableError("a compressed frame ends within its header; it is cut short")
+                raise UnreadableError("a compressed frame ends within its header; the file is truncated")
             segment = encoded[place:end]
             yield _application(segment, marker) if marker == COM or marker in APPLICATION else Part(segment)
             place = end
@@ -209,10 +212,12 @@ def _tile_part(tile: bytes) -> Iterator[Part]:
 
 def _segment_end(encoded: bytes, place: int) -> int:
     if encoded[place] != 0xFF:
-        raise UnreadableError("a compressed frame is not a JPEG 2000 stream after its first bytes; it is damaged")
+        raise UnreadableError(
+            "a compressed frame begins as a JPEG 2000 stream, but its structure is not valid; the file is damaged"
+        )
     end = place + 2 + int(struct.unpack_from(">H", encoded, place + 2)[0])
     if end > len(encoded):
-        raise UnreadableError("a compressed frame ends within its header; it is cut short")
+        raise UnreadableError("a compressed frame ends within its header; the file is truncated")
     return end
 
 
@@ -232,7 +237,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
             length, begin = struct.unpack_from(">Q", encoded, place + 8)[0], place + 16
         end = len(encoded) if length == 0 else place + length
         if not begin <= end <= len(encoded):
-            raise UnreadableError("a box of a compressed frame is longer than the frame; it is cut short")
+            raise UnreadableError("a box of a compressed frame is longer than the frame; the file is truncated")
         content = encoded[begin:end]
         if kind in (b"jp2c", b"jp2h"):
             inner = list(_jpeg_2000(content) if kind == b"jp2c" else _boxes(content))
@@ -244,7 +249,7 @@ def _boxes(encoded: bytes, place: int = 0) -> Iterator[Part]:
 
 
 def _run_lengths(encoded: bytes) -> Iterator[Part]:
-    """Yield run lengths without comments: the bytes after the last offset used must be zero (PS3.5 G.5)."""
+    """Yield an RLE frame without comments: header bytes after the last used offset must be 0 (PS3.5 G.5)."""
     number = min(struct.unpack_from("<I", encoded)[0], 15)
     used = 4 + 4 * number
     yield Part(encoded[:used] + b"\0" * (64 - used), encoded[used:64].strip(b"\0"))
@@ -252,7 +257,7 @@ def _run_lengths(encoded: bytes) -> Iterator[Part]:
 
 
 def _ended(encoded: bytes, end: int) -> Iterator[Part]:
-    """Yield the end of a stream; padding after it is not text."""
+    """Yield the end of a stream; padding bytes after it are not treated as text."""
     rest = encoded[end:]
     is_padding = _NOTHING.fullmatch(rest) is not None
     yield Part(encoded[end - 2 :]) if is_padding else Part(encoded[end - 2 : end], rest)

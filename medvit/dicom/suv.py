@@ -1,7 +1,7 @@
-"""Standardized uptake values (SUV) of PET by body weight, where the file has everything they need; nothing is assumed.
+"""Standardized uptake values (SUV) of PET by body weight, if the file contains all required values; nothing is assumed.
 
-SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq) decayed to the time that images are corrected to
-(PS3.3 C.8.9.1; the vendor-neutral procedure of QIBA's FDG-PET/CT profile).
+SUVbw = activity concentration (Bq/mL) * body weight (g) / dose (Bq), where the dose is decayed to the time that the
+images are corrected to (PS3.3 C.8.9.1; the vendor-neutral procedure of QIBA's FDG-PET/CT profile).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MAX_SPREAD = 1e-3
 
 
 class _MissingError(Exception):
-    """Reason why there is no SUV."""
+    """Error with the reason why SUVs cannot be computed."""
 
 
 @dataclass(frozen=True)
 class Suv:
-    """Conversion of real values of a PET frame to SUVbw: a `factor`, or the `reason` why there is none."""
+    """Conversion of real values of a PET frame to SUVbw: a `factor`, or the `reason` why there is no conversion."""
 
     factor: float | None
     reason: str = ""
@@ -67,7 +67,7 @@ def suv(dataset: Dataset) -> Suv | None:
 
 
 def common_factor(found: Sequence[Suv | None]) -> Suv:
-    """Return the common factor of all slices of a series, or the reason why there is none."""
+    """Return the factor that all slices of a series share, or the reason why there is no common factor."""
     factors: list[float] = []
     for one in found:
         if one is None or one.factor is None:
@@ -141,11 +141,11 @@ def _administration(dataset: Dataset, dose: Dataset, scan: datetime, half_life_s
 
 
 def _scan_start(dataset: Dataset, half_life_s: float) -> datetime:
-    """Return the time that images of DecayCorrection START are corrected to.
+    """Return the time that images with DecayCorrection START are corrected to.
 
-    It is the start of the series, unless that was written after the acquisition, as for derived series. GE then stores
-    it in a private element; else (0054,1300) FrameReferenceTime counts from it to the time at which the mean count
-    rate of the frame was reached.
+    It is the start of the series, unless that time was written after the acquisition, as in derived series. In that
+    case, GE stores the time in a private element. For other vendors it is computed from (0054,1300) FrameReferenceTime,
+    which counts from the start to the time at which the mean count rate of the frame was reached.
     """
     series, acquisition = _moment(dataset, "Series"), _moment(dataset, "Acquisition")
     if acquisition is None:

@@ -1,4 +1,4 @@
-"""Display of gray values as the file defines it: its VOI table or its first window (PS3.3 C.11.2)."""
+"""Display of gray values as the file defines it, by its VOI table or its first window (PS3.3 C.11.2)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def displayed(
     is_little: bool,
     gaps: Bool[Array, "h w"] | None = None,
 ) -> UInt[Array, "h w"] | None:
-    """Return the real values of a frame as the file displays them, 0 to `DISPLAYED_MAX`, before any inversion.
+    """Return the real values of a frame as the file displays them, from 0 to `DISPLAYED_MAX`, before any inversion.
 
-    The first of several windows is used, which is the preferred one; a VOI table has precedence over windows. None if
-    the file has neither. Pixels in `gaps` are padding: their output is arbitrary, and they do not affect other pixels.
+    A VOI table has precedence over windows; of several windows, the first is used, which is the preferred one. Return
+    None if the file has neither. Pixels in `gaps` are padding: their output is arbitrary, and they do not affect other
+    pixels.
 
     Raises:
-        UnreadableError: If the window has no width, or its function is not one of DICOM's, or the table is damaged.
+        UnreadableError: If the window has no width, if its function is not defined in DICOM, or if the table is
+            damaged.
     """
     for item in (dataset.get("VOILUTSequence") or ())[:1]:
         is_signed = bool((real < 0 if gaps is None else (real < 0) & ~gaps).any())
@@ -49,9 +51,9 @@ def displayed(
 
 
 def _brightest(table: LookupTable) -> int:
-    """Return the entry displayed as white: the largest that its bits allow, or less where the table uses half of it.
+    """Return the entry displayed as white: the largest of the declared bits, or less if at most half is used.
 
-    Many tables declare 16 bits and use 12: scaled by the declared range, they would be 16 times too dark.
+    Many tables declare 16 bits but use only 12; scaled by the declared range, images would be 16 times too dark.
     """
     allowed, largest = 2**table.bits - 1, int(table.entries.max())
     return largest if 0 < largest < allowed / 2 else allowed
@@ -65,7 +67,7 @@ def _window(dataset: Dataset, index: int) -> Dataset | None:
 
 
 def _windowed(real: Float[Array, "h w"], center: float, width: float, function: str) -> Float[Array, "h w"]:
-    """Return 0 below the window, 1 above it, by its function between."""
+    """Return display values: 0 below the window, 1 above it, and in between by the function of the window."""
     # PS3.3 C.11.2.1.2.1: the width of LINEAR counts values from the first shown as black to the first shown as white.
     if function == "LINEAR":
         center, width = center - 0.5, width - 1.0

@@ -1,16 +1,18 @@
 """DICOM reader: volumes if slice positions are known, 2D images for all other instances and frames.
 
 - A volume consists of the planes of one series on one regular grid: slices, frames of a multi-frame instance, or tiles
-of a Siemens mosaic. Planes are ordered along the slice normal (the cross product of row and column directions, LPS).
-The voxels are then reordered to RAS+, so the slice axis is not always the last axis and may be reversed;
-`source_affine` returns the grid of columns, rows and slices in file order, for writing results back. - A series with
-several times, echoes, b-values, stacks or similar gives one item for each of them; `Item.part` names it. - A CT, MR or
-PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of another
-multi-frame instance without positions is a 2D image without affine; it has `mpp` if its pixels are square and their
-size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a position: frames
-without one are refused. Frames of other classes are counted in the log of ingest and on the card. - Planes that do not
-form a regular grid are refused, unless the reader is set to resample them or to keep them as 2D images. -
-Segmentations, reports, plans, directories and other objects that are not images are refused.
+  of a Siemens mosaic. Planes are ordered along the slice normal (the cross product of row and column directions, LPS).
+  The voxels are then reordered to RAS+, so the slice axis is not always the last axis and may be reversed;
+  `source_affine` returns the grid of columns, rows and slices in file order, for writing results back.
+- A series with several times, echoes, b-values, stacks or similar gives one item for each of them; `Item.part` names
+  it.
+- A CT, MR or PET series of one slice, a localizer, a radiograph, a secondary capture, and every frame of a cine or of
+  another multi-frame instance without positions is a 2D image without affine; it has `mpp` if its pixels are square and
+  their size is known. Frames of CT, MR, PET, X-ray 3D, breast tomosynthesis and ultrasound volumes must have a
+  position: frames without one are refused. Frames of other classes are counted in the log of ingest and on the card.
+- Planes that do not form a regular grid are refused, unless the reader is set to resample them or to keep them as 2D
+  images.
+- Segmentations, reports, plans, directories and other objects that are not images are refused.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Pairs are formed by name, in this order:
 
 - `images/X.nii.gz` and `labels/X.nii.gz`: a folder named as in `LABEL_FOLDERS` next to a folder of images, at any
-depth, also `imagesTr` and `labelsTr`; - `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or
-in such a pair of folders; - `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, which share one
-label map.
+  depth, also `imagesTr` and `labelsTr`;
+- `X.png` and `X_mask.png`: a suffix of `LABEL_SUFFIXES`, in the same folder or in such a pair of folders;
+- `imagesTr/X_0000.nii.gz` and `labelsTr/X.nii.gz`: channels of nnU-Net, which share one label map.
 
 If the user names the folder of label maps NAME, `NAME/X.png` belongs to `X.png` of any folder next to it. The meaning
 of label-map values is decided over a whole source (`medvit.ingest.mask_meaning`), never from one file.

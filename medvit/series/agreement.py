@@ -1,7 +1,7 @@
-"""Consistency checks for the slices of one volume beyond geometry: rescale, unit, polarity, padding.
+"""Checks that the slices of one volume agree in rescale, unit, polarity and padding.
 
-A single slice can be wrong: a slice whose rescale was lost holds stored values among real ones, and looks like tissue.
-Slopes may differ, as in PET, where every slice has its own.
+A single slice can be wrong: a slice that lost its rescale has stored values among real ones, and they look like tissue.
+Slopes may differ, as in PET, where every slice has a separate slope.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger("medvit")
 
 
 def check_values(frames: Sequence[Frame]) -> None:
-    """Check that the values of frames mean the same; warn about harmless differences in bits stored.
+    """Check that the values of all frames have the same meaning; warn about harmless differences in BitsStored.
 
     Raises:
-        ConflictError: If they differ in their transformation (a rescale, a modality table, a real-world value mapping
+        ConflictError: If frames differ in their transformation (a rescale, a modality table, a real-world value mapping
             or none), in the label of the mapping, in unit, in polarity, or in the bits stored where the sign bit or an
             inversion depends on them.
     """
@@ -51,11 +51,13 @@ def check_values(frames: Sequence[Frame]) -> None:
     decisive = [number for one, unit, number in each if one.is_signed or one.is_turned(unit)]
     _require_one("(0028,0101) BitsStored, on which the sign or an inversion depends", decisive, decisive)
     if len(set(bits)) > 1:
-        log.warning("slices of a volume differ in (0028,0101) BitsStored: %s; no value depends on it", _counted(bits))
+        log.warning(
+            "slices of a volume differ in (0028,0101) BitsStored: %s; this does not affect their values", _counted(bits)
+        )
 
 
 def common_padding(frames: Sequence[Frame]) -> Padding | None:
-    """Return the common padding of frames of one type; None if no frame declares any.
+    """Return the common padding of frames of one type; None if no frame declares padding.
 
     Raises:
         ConflictError: If frames declare different padding, and no single range would mark the same pixels as padding.
@@ -75,7 +77,9 @@ def common_padding(frames: Sequence[Frame]) -> Padding | None:
 
 
 def real_values(frames: Sequence[Frame]) -> tuple[list[Float[Array, "h w"]], Frame]:
-    """Return slices (rows, columns) in their unit, float32, with a matching frame; padding is below all measured.
+    """Return slices (rows, columns) as float32 in their real unit, with a matching frame.
+
+    Padding becomes a value below all measured values.
 
     Raises:
         UnsupportedError: If float32 cannot hold 32-bit integers exactly.

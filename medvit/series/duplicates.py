@@ -1,4 +1,4 @@
-"""Duplicate instances of a series: dropped if identical, refused if their pixels differ."""
+"""Duplicate instances of a series: identical copies are dropped, instances that differ in their pixels are refused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Claim = tuple[str, tuple[object, ...], tuple[object, ...]]
 
 @dataclass(frozen=True)
 class Checked:
-    """Instances to keep, second copies of them, and groups that claim to be the same instance but differ.
+    """Instances to keep, their identical copies, and groups of instances that claim to be the same one but differ.
 
-    `conflicts` are planes with the same position and number; each group of `namesakes` is images with the same
+    `conflicts` are planes with the same position and number. Each group of `namesakes` has images with the same
     (0008,0018) SOPInstanceUID.
     """
 
@@ -34,11 +34,12 @@ class Checked:
 
 
 def check_copies(instances: Sequence[Instance], digest: Callable[[Path], str | None]) -> Checked:
-    """Find copies by their headers and, for suspects only, by a digest of their decoded pixels, if they decode.
+    """Find copies by their headers, and compare the decoded pixels of suspected copies by `digest`.
 
-    Suspects have the same position, number, traits and size; planes of a volume also under another SOPInstanceUID, as
-    after a second export, images only under the same one. Images with one SOPInstanceUID that differ in these are
-    namesakes; planes are not, since tools that give all of them one UID keep their positions.
+    Suspected copies have the same position, number, traits and size. Planes of a volume may be copies under different
+    SOPInstanceUIDs, as after a second export; images only under the same one. Images with the same SOPInstanceUID that
+    differ in position, number, traits or size are namesakes; planes are not, because some tools give all planes the
+    same UID.
     """
     suspects: dict[Claim, list[Instance]] = defaultdict(list)
     for instance in instances:

@@ -1,10 +1,10 @@
-"""Frames of a multi-frame instance: type and position of each, from its functional groups (PS3.3 C.7.6.16).
+"""Frames of a multi-frame instance: the type and position of each frame, from its functional groups (PS3.3 C.7.6.16).
 
 A frame whose functional groups give position, orientation and pixel spacing is a plane and may be a slice of a volume,
-whatever its class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Ultrasound volumes give all
-three in the frame of the transducer (C.8.24.3): these are accepted too, with `in_transducer` set. Slices of
-reconstructed SPECT are positioned by its detector (C.8.4.15). Without either a frame is an image of its own, as in a
-cine, and ingest counts it; frames of classes that must have a position (`Header.is_slice`) are refused.
+whatever its SOP class: CT, MR, PET, X-ray 3D, breast tomosynthesis, ophthalmic tomography. Ultrasound volumes give
+these in the coordinate system of the transducer (C.8.24.3); they are accepted too, with `in_transducer` set. Slices of
+reconstructed SPECT are positioned by the detector (C.8.4.15). A frame with neither is a separate image, as in a cine,
+and ingest counts such frames; frames of classes that must have a position (`Header.is_slice`) are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_TRAITS = ("DerivationImageSequence", "ReferencedImageSequence", "FrameAnatomy
 
 
 def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
-    """Return one header per frame with its number, position and traits; missing ones are taken from the instance.
+    """Return one header per frame with its number, position and traits; missing values are taken from the instance.
 
     Raises:
         UnreadableError: If the number of functional group items is not the number of frames.
@@ -64,10 +64,12 @@ def frames(header: Header, dataset: Dataset) -> tuple[Header, ...]:
 
 
 def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
-    """Return slices of SPECT: the first at the detector's position, the others along the normal (below 0: against it).
+    """Yield the slices of reconstructed SPECT: the first at the detector's position, the others along the slice normal.
+
+    A negative spacing means against the normal.
 
     Raises:
-        GeometryError: If an element that gives their position is missing.
+        GeometryError: If an element that determines the position of the slices is missing.
     """
     detector = next(iter(dataset.get("DetectorInformationSequence") or ()), None)
     position = None if detector is None else numbers(detector, "ImagePositionPatient", 3)
@@ -89,7 +91,7 @@ def _reconstructed(header: Header, dataset: Dataset) -> Iterator[Header]:
 
 
 def _vector(dataset: Dataset, name: str, num_frames: int) -> list[int] | None:
-    """Return the number that an element gives to each frame; None if it is missing.
+    """Return the numbers that an element assigns to the frames; None if the element is missing.
 
     Raises:
         UnreadableError: If its number of values is not the number of frames.

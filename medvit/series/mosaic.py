@@ -31,7 +31,7 @@ TAGS = (0x0018_0088, 0x0019_0010, 0x0019_100A, 0x0029_0010, 0x0029_0011, 0x0029_
 
 
 def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
-    """Return one header per slice of a mosaic, in the order of the tiles; `frame` is the number of the tile.
+    """Return one header per slice of a mosaic, in the order of the tiles; `frame` is the index of the tile.
 
     Raises:
         GeometryError: If the header lacks the number, the direction or the position of the slices.
@@ -41,7 +41,8 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
     side = math.ceil(math.sqrt(num_slices))
     if header.rows % side or header.columns % side:
         raise GeometryError(
-            f"a Siemens mosaic of {header.rows} x {header.columns} pixels does not hold {side} x {side} tiles"
+            f"a Siemens mosaic of {header.rows} x {header.columns} pixels cannot be divided into {side} x {side} equal "
+            "tiles"
         )
     if header.position_mm is None or header.orientation is None or header.spacing_mm is None:
         raise GeometryError("a Siemens mosaic without position, orientation or pixel spacing; its position is unknown")
@@ -65,7 +66,7 @@ def tiles(header: Header, dataset: Dataset) -> tuple[Header, ...]:
 
 
 def is_open(dataset: Dataset) -> bool:
-    """Return whether a mosaic has the number and direction of its slices, so that it can be split."""
+    """Return whether a mosaic states the number and direction of its slices, so that it can be split."""
     try:
         csa = _csa(dataset)
         return _num_slices(dataset, csa) > 0 and len(csa.get("SliceNormalVector", ())) == 3
@@ -74,12 +75,12 @@ def is_open(dataset: Dataset) -> bool:
 
 
 def is_closed(dataset: Dataset) -> bool:
-    """Return whether a file is a mosaic that lacks what is needed to split it."""
+    """Return whether a file is a mosaic that lacks the elements required to split it."""
     return "MOSAIC" in (dataset.get("ImageType") or ()) and not is_open(dataset)
 
 
 def cut(frame: Frame, number: int, rows: int, columns: int) -> Frame:
-    """Return the tile of a slice, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
+    """Return the tile of slice `number`, of `rows` x `columns` pixels; tiles fill the mosaic row by row."""
     across = frame.pixels.shape[-1] // columns
     top, left = number // across * rows, number % across * columns
     return replace(frame, pixels=np.ascontiguousarray(frame.pixels[:, top : top + rows, left : left + columns]))

@@ -1,8 +1,8 @@
 """Parallel stacks within one series that no element identifies, separated by their in-plane offset.
 
 Two hips or two knees, or the disks of a spine, are often one series of parallel planes without (0020,9056) StackID.
-Planes of one stack are aligned along the normal, those of another are shifted within the plane. A tilted gantry shifts
-planes too, but each a little more than the previous one, so that no group of planes is aligned.
+Planes of the same stack are aligned along the normal; planes of different stacks are shifted within the plane. A tilted
+gantry also shifts planes, but each plane a little more than the previous one, so that no planes are aligned.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MIN_SHIFT_MM = 10.0
 
 
 def side_by_side(planes: Sequence[Header]) -> list[list[Header]]:
-    """Return the aligned, evenly spaced stacks of parallel planes, each shifted within the plane against the others.
+    """Return the aligned, evenly spaced stacks of parallel planes, shifted within the plane to one another.
 
-    They are in order along the rows and then the columns. All planes are one stack if there is any doubt: a group
-    of fewer than `MIN_PLANES` planes or with uneven gaps, or groups less than `MIN_SHIFT_MM` apart.
+    Stacks are ordered along the rows, then along the columns. All planes are returned as one stack in doubtful cases:
+    if a group has fewer than `MIN_PLANES` planes or uneven gaps, or if groups are less than `MIN_SHIFT_MM` apart.
     """
     row, column, normal = axes_of(planes[0].orientation)
     positions = np.array([plane.position_mm for plane in planes])

@@ -1,4 +1,4 @@
-"""Planes of a DICOM file, one or several, and their pixels: common to slices, frames and mosaic tiles."""
+"""Planes of a DICOM file and their pixels; a plane is a slice, a frame or a mosaic tile."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, 
     """Return a header for every plane of a file, without pixels; `beginning` is read if it is not given.
 
     Raises:
-        NotAnImageError: If the file holds no image.
-        UnreadableError: If it cannot be read, or declares more pixels than it can hold.
-        GeometryError: If it is a mosaic that lacks the position of its slices.
+        NotAnImageError: If the file contains no image.
+        UnreadableError: If the file cannot be read, or declares more pixels than it contains.
+        GeometryError: If the file is a mosaic that lacks the position of its slices.
     """
     dataset = read_elements(path, beginning=beginning)
     header = header_of(dataset, path, None if beginning is None else beginning.size)
@@ -46,7 +46,9 @@ def read_planes(path: Path, beginning: FileHead | None = None) -> tuple[Header, 
 
 
 def read_pixels(item: Item) -> list[tuple[Header, Frame]]:
-    """Read the planes of an item and their pixels, in the order of the item; 64-bit floats are narrowed together.
+    """Read the planes of an item and their pixels, in the order of the item.
+
+    64-bit floating-point values are converted together (`measured.narrowed_together`).
 
     Raises:
         DataError: A subclass, if a file cannot be read or has changed.
@@ -69,9 +71,9 @@ def _stored_pixels(item: Item) -> list[tuple[Header, Frame]]:
 
 
 def hash_pixels(path: Path) -> str | None:
-    """Return the SHA-256 of the decoded pixels of a file and the meaning of its values: equal in any transfer syntax.
+    """Return the SHA-256 over the decoded pixels of a file and the meaning of its values; None if decoding fails.
 
-    None if pixels cannot be decoded.
+    The hash is the same in any transfer syntax.
     """
     digest = hashlib.sha256()
     try:
@@ -102,7 +104,7 @@ def _plane_bytes(plane: Header) -> int:
 
 
 def _places(headers: Sequence[Header]) -> list[tuple[int, int]]:
-    """Return the start and stop of each file within one buffer; compressed files take no space."""
+    """Return start and stop of each file's pixels within one buffer; compressed files occupy no bytes of it."""
     lengths = [header.num_bytes if is_uncompressed(header.transfer_syntax) else 0 for header in headers]
     ends = list(accumulate(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths))
     starts = [0, *ends[:-1]]
@@ -156,14 +158,14 @@ def _open(path: Path) -> tuple[Dataset, tuple[Header, ...]]:
 
 @lru_cache(maxsize=1)
 def _kept_open(path: Path, changed_ns: int) -> tuple[Dataset, tuple[Header, ...]]:
-    """Return a multi-frame file, cached: the next requested volume is most often in the same file."""
+    """Return the contents of a multi-frame file, cached: the next requested volume is usually in the same file."""
     return _open(path)
 
 
 def _planes(
     header: Header, dataset: FastDataset | Dataset, more: Callable[[tuple[int, ...]], FastDataset | Dataset]
 ) -> tuple[Header, ...]:
-    """Return the planes of an instance; `more` gives the elements that only some kinds need."""
+    """Return the planes of an instance; `more` reads the elements that only some types of instances require."""
     check(header)
     if header.is_mosaic:
         return mosaic.tiles(header, more(mosaic.TAGS))

@@ -1,7 +1,7 @@
-"""Handling of slices that do not form a regular grid: refused, resampled to one, or kept as images.
+"""Handling of slices that do not form a regular grid: refuse, resample to a regular grid, or keep as 2D images.
 
-Resampling moves each slice within its plane onto a straight stack (which shears a tilted gantry back) and then
-interpolates linearly along the slice normal onto even steps. Large gaps between slices are not filled.
+Resampling first shifts each slice within its plane onto a straight stack (which corrects the shear of a tilted gantry),
+then interpolates linearly along the slice normal to evenly spaced slices. Large gaps between slices are not filled.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ WHOLE_PIXEL = 1e-3
 class ResamplingGrid:
     """Positions of irregular slices on a regular grid.
 
-    `order` gives the planes by distance along the normal; `shifts` (planes, 2) by how many (columns, rows) each is
-    shifted on the grid of `shape` (columns, rows, slices); `heights` (planes,) its position along the slice axis, in
-    grid steps.
+    `order` lists the planes by distance along the normal. `shifts` (planes, 2) gives the (columns, rows) by which each
+    plane is shifted on the grid of `shape` (columns, rows, slices). `heights` (planes,) gives the position of each
+    plane along the slice axis, in grid steps.
     """
 
     order: tuple[int, ...]
@@ -54,10 +54,10 @@ class ResamplingGrid:
 
 
 def layout(planes: Sequence[Header]) -> ResamplingGrid:
-    """Return the regular grid for irregular slices: their own pixels, and the usual gap between slices.
+    """Return a regular grid for irregular slices, with the pixels of the slices and the typical gap between them.
 
     Raises:
-        GeometryError: If they lack a position, differ in size, spacing or orientation, share a position, have gaps
+        GeometryError: If slices lack a position, differ in size, spacing or orientation, share a position, have gaps
             above `MAX_GAP_RATIO` usual gaps, or drift by more than `MAX_DRIFT`: these cannot be resampled.
     """
     ascent = ascending(planes)
@@ -90,12 +90,12 @@ def layout(planes: Sequence[Header]) -> ResamplingGrid:
 def resample(
     slices: Sequence[Num[Array, "h w"]], grid: ResamplingGrid, padding: Padding | None = None
 ) -> Num[Array, "i j k"]:
-    """Return the voxels (columns, rows, slices) of slices given in the order of `grid.order`, in their type.
+    """Return the voxels (columns, rows, slices) of slices, given in the order of `grid.order`, in their type.
 
-    Linear within planes and along the normal, among measured pixels only (normalized convolution); integers are
-    rounded. A voxel that would need a pixel outside the slices, or most of whose weight is on pixels that are padding
-    or not finite, is padding, or NaN in floating point. Where no padding is declared, it holds the lowest measured
-    value of the volume.
+    Interpolation is linear within planes and along the normal, and uses measured pixels only (normalized convolution);
+    integers are rounded. A voxel becomes padding (NaN in floating point) if it requires a pixel outside the slices, or
+    if most of its weight is on pixels that are padding or non-finite. If no padding is declared, the voxel gets the
+    lowest measured value of the volume.
     """
     stored, lost = slices[0].dtype, [not_measured(one, padding) for one in slices]
     outside = _outside(slices, padding)
@@ -123,14 +123,17 @@ def resample(
 
 @dataclass(frozen=True)
 class _Moved:
-    """Slice on the plane of a grid, NaN outside it; `share` is the measured share of each pixel, None if all were."""
+    """Slice shifted onto the plane of a grid, NaN outside; `share` is the measured fraction of each pixel.
+
+    `share` is None if all pixels were measured.
+    """
 
     values: Float[Array, "i j"]
     share: Float[Array, "i j"] | None = None
 
 
 def _mixed(below: _Moved, above: _Moved, weight: float) -> tuple[Float[Array, "i j"], Bool[Array, "i j"] | None]:
-    """Return values between two slices, and where most of their weight is on gaps; None for gaps if there are none."""
+    """Return values interpolated between two slices, and a mask of pixels with most weight on gaps, if any."""
 
     def between(one: Float[Array, "i j"], other: Float[Array, "i j"]) -> Float[Array, "i j"]:
         return one if one is other else (1.0 - weight) * one + weight * other
@@ -159,7 +162,7 @@ def _moved_with_gaps(
 
 
 def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
-    """Return the number of even steps from the first to the last slice, about one usual gap each, and their length."""
+    """Return the number of even steps from the first to the last slice, and their length, about one typical gap."""
     gaps = np.diff(distances)
     usual = float(np.median(gaps))
     if gaps.max() > MAX_GAP_RATIO * usual:
@@ -173,7 +176,7 @@ def _even(distances: Float[Array, "planes"]) -> tuple[int, float]:
 
 
 def _moved(pixels: Num[Array, "h w"], shift: Float[Array, "2"], grid: ResamplingGrid) -> Float[Array, "i j"]:
-    """Return pixels (columns, rows) shifted by (columns, rows) on the plane of a grid; NaN outside the slice."""
+    """Return pixels (columns, rows) shifted by (columns, rows) within the plane of a grid; NaN outside the slice."""
     columns, rows, _ = grid.shape
     plane = np.full((columns + 1, rows + 1), np.nan)
     left, top = whole = np.floor(shift + WHOLE_PIXEL).astype(int)

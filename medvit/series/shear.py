@@ -1,4 +1,4 @@
-"""Straightening of sheared volumes: a right-angled grid along their first axis and first plane."""
+"""Resampling of sheared volumes to a right-angled grid, which keeps their first axis and first plane."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ CLOSE = 1e-3
 def straightened(
     voxels: Num[Array, "i j k"], affine: Affine, interpolation: Literal["linear", "nearest"]
 ) -> tuple[Num[Array, "a b d"], Affine]:
-    """Return voxels interpolated on the right-angled grid that holds them all, in their type.
+    """Return voxels interpolated on the right-angled grid that contains the whole sheared volume, in their type.
 
-    Outside the source, the grid holds its lowest value; label maps use nearest-neighbor interpolation and hold 0 there.
+    Voxels outside the source volume get its lowest value. Label maps use nearest-neighbor interpolation and get 0
+    outside.
     """
     from scipy.ndimage import affine_transform
 
@@ -39,7 +40,10 @@ def straightened(
 
 
 def straight_grid(shape: tuple[int, ...], affine: Affine) -> tuple[tuple[int, int, int], Affine]:
-    """Return the shape and affine of the right-angled grid around all voxels of another; planes keep their distance."""
+    """Return shape and affine of the right-angled grid that contains all voxels of a sheared one.
+
+    Plane spacing is kept.
+    """
     steps = affine.matrix[:3, :3]
     directions, _ = np.linalg.qr(steps)
     directions = directions * np.sign((directions * steps).sum(axis=0))

@@ -1,7 +1,7 @@
-"""Splitting of one series: images beside volumes, stacks of different planes, and the times or echoes of each stack.
+"""Splitting of one series into images and volumes: stacks of different planes, and times or echoes of each stack.
 
-Volumes are decided by the positions of planes, by their traits, and last by the order of their numbers; never by file
-names or by the number of planes.
+Volumes are determined by the positions of planes, then by their traits, and last by the order of their instance
+numbers, but never by file names or by the number of planes.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ UNITS = {"echo time": "ms", "inversion time": "ms", "flip angle": "degrees", "b-
 
 @dataclass(frozen=True)
 class Subseries:
-    """Planes that form one volume, and the words that separate it from the other parts of its series.
+    """Planes that form one volume, and the name that distinguishes it from the other parts of its series.
 
-    `num_positions` is the number of positions in the parts of other times, where parts are separated by time.
+    `num_positions` is the number of positions in the parts at other times, if parts are separated by time.
     """
 
     planes: tuple[Header, ...]
@@ -54,11 +54,11 @@ class Subseries:
         return ", ".join(self.names)
 
     def named(self, name: str) -> Subseries:
-        """Return the same part with one more name before the others."""
+        """Return the same part with another name in front of its names."""
         return replace(self, names=(name, *self.names))
 
     def check_whole(self) -> None:
-        """Check that a part has all positions of the other times.
+        """Check that a part has as many positions as the parts at other times.
 
         Raises:
             GeometryError: If positions are missing, as after an aborted acquisition.
@@ -71,17 +71,17 @@ class Subseries:
 
 @dataclass(frozen=True)
 class Separated:
-    """Series separated into stacks of parallel planes; scouts are planes of their own."""
+    """Series separated into stacks of parallel planes; scouts (localizers) are separate planes."""
 
     stacks: tuple[tuple[Header, ...], ...]
     scouts: tuple[Header, ...]
 
 
 def separate(planes: Sequence[Header]) -> Separated:
-    """Return stacks of parallel planes of one size and one pixel spacing, and the scouts among them.
+    """Return the stacks of parallel planes of equal size and pixel spacing, and the scouts (localizers) among them.
 
     Raises:
-        GeometryError: If a lone plane is not a scout, as where orientations are mixed.
+        GeometryError: If a single plane is not a scout, as in a series of mixed orientations.
     """
     if any(not plane.has_place for plane in planes):
         return Separated((tuple(planes),), ())
@@ -139,7 +139,7 @@ def _parts(planes: list[Header], names: Sequence[str]) -> list[Subseries]:
 
 
 def _stacks(planes: Sequence[Header]) -> list[Subseries]:
-    """Return the parts of parallel stacks that are side by side; None if all planes may be one stack."""
+    """Return the parts if the planes are parallel stacks side by side; None if all planes may be one stack."""
     stacks = side_by_side(planes)
     if len(stacks) == 1:
         return []
@@ -151,7 +151,7 @@ def _stacks(planes: Sequence[Header]) -> list[Subseries]:
 def _by_number(
     planes: list[Header], positions: Int[Array, "planes"], counts: Int[Array, "positions"]
 ) -> list[Subseries]:
-    """Return volumes in the order of instance and frame numbers, where no element separates them."""
+    """Return volumes in the order of instance and frame numbers, for planes that no element separates."""
     ranks = _ranks(positions, [(float(plane.number), float(plane.frame or 0)) for plane in planes])
     if ranks is None:
         low, high = int(counts.min()), int(counts.max())
@@ -168,7 +168,7 @@ def _by_number(
 
 
 def _ranks(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> list[float] | None:
-    """Return the rank of each plane among those at its position; None if counts differ or values are equal."""
+    """Return the rank of each plane among the planes at its position; None if counts differ or values are equal."""
     members: dict[int, list[int]] = defaultdict(list)
     for n, position in enumerate(positions):
         members[int(position)].append(n)
@@ -184,7 +184,7 @@ def _ranks(positions: Int[Array, "planes"], values: Sequence[DimensionValue | No
 
 
 def _positions(planes: Sequence[Header]) -> Int[Array, "planes"]:
-    """Return the index of the position of each plane, counted along the slice normal."""
+    """Return the position index of each plane, counted along the slice normal."""
     distances = np.array([plane.position_mm for plane in planes]) @ axes_of(planes[0].orientation).normal
     order = np.argsort(distances, kind="stable")
     is_new = np.concatenate([[False], np.diff(distances[order]) > position_tolerance_mm(planes)])
@@ -198,7 +198,7 @@ def _num_positions(planes: Sequence[Header]) -> int:
 
 
 def _vary(positions: Int[Array, "planes"], values: Sequence[DimensionValue | None]) -> bool:
-    """Return whether planes at any one position differ."""
+    """Return whether the planes at some position differ in their values."""
     first: dict[int, DimensionValue | None] = {}
     return any(
         first.setdefault(int(position), value) != value for position, value in zip(positions, values, strict=True)
@@ -215,7 +215,7 @@ def _grouped(
 
 
 def _order(value: DimensionValue | None) -> tuple[float, tuple[float, ...], str]:
-    """Return a key that sorts values of any type: None, numbers, vectors, words."""
+    """Return a sort key for values of any type: None first, then numbers, vectors and words."""
     if value is None:
         return -1.0, (), ""
     if isinstance(value, str):
@@ -224,7 +224,7 @@ def _order(value: DimensionValue | None) -> tuple[float, tuple[float, ...], str]
 
 
 def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
-    """Return a label for each value without any text a person typed: free texts are numbered, not quoted."""
+    """Return a label for each value that contains no text typed by a person: free texts are numbered, not quoted."""
     if name == "raw data type":
         return [RAW_TYPES.get(value, "other") if isinstance(value, float) else "other" for value in values]
     if name in UNITS:
@@ -238,7 +238,7 @@ def _labels(name: str, values: Sequence[DimensionValue | None]) -> list[str]:
 
 
 def _components(values: Sequence[DimensionValue | None]) -> list[str | None]:
-    """Return the known words of each value that are not in all of them."""
+    """Return the known words of each value that not all values contain."""
     words = [value.upper().split("\\") if isinstance(value, str) else [] for value in values]
     shared = set(words[0]).intersection(*words)
     known = [[COMPONENTS[word] for word in those if word in COMPONENTS and word not in shared] for those in words]
@@ -257,7 +257,7 @@ def _alike(planes: Sequence[Header]) -> list[list[Header]]:
 
 
 def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int]:
-    """Assign equal numbers to orientations that are equal within `AXIS_TOLERANCE`."""
+    """Return a function that assigns the same number to orientations that are equal within `AXIS_TOLERANCE`."""
     numbers: dict[tuple[float, ...], int] = {}
 
     def place(orientation: tuple[float, ...]) -> int:
@@ -272,7 +272,10 @@ def _memory(known: list[tuple[float, ...]]) -> Callable[[tuple[float, ...]], int
 
 
 def _by_stack_id(planes: list[Header]) -> list[list[Header]]:
-    """Group planes by (0020,9056) StackID; one stack if lone planes have their own IDs, as some makers write."""
+    """Group planes by (0020,9056) StackID.
+
+    All planes are one stack if single planes have separate IDs, as some manufacturers write.
+    """
     groups: dict[str, list[Header]] = defaultdict(list)
     for plane in planes:
         groups[plane.stack].append(plane)

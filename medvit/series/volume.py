@@ -1,4 +1,4 @@
-"""From DICOM planes to regular volumes: grouping, order along the slice normal, and geometry checks.
+"""Regular volumes from DICOM planes: grouping, order along the slice normal, and geometry checks.
 
 Order and distances come from (0020,0032) ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1);
 SliceThickness and SliceLocation are never used: slices may overlap or leave gaps.
@@ -49,11 +49,13 @@ class SliceStack:
 
 
 def group(headers: Iterable[Header]) -> list[list[Header]]:
-    """Group headers by series, in order of first appearance; never across patients or studies, whatever their UIDs.
+    """Group headers by series, in order of first appearance.
 
-    If (0020,000E) SeriesInstanceUID is missing, instances of one folder with the same size, orientation, spacing
-    and description are one series, under an identifier derived from their contents (`"derived-"` and a hash),
-    independent of the folder's location.
+    Series of different patients or studies are never joined, whatever their UIDs.
+
+    If (0020,000E) SeriesInstanceUID is missing, instances of one folder with equal size, orientation, spacing and
+    description form a series. Its identifier is derived from the contents (`"derived-"` and a hash), independently of
+    the location of the folder.
     """
     found = list(headers)
     groups: dict[tuple[object, ...], list[Header]] = {}
@@ -104,7 +106,7 @@ def axes_of(orientation: tuple[float, ...] | None) -> Axes:
 
 @dataclass(frozen=True)
 class Ascent:
-    """Planes of one direction by distance along their normal (LPS): `positions_mm` (planes, 3) in the given `order`."""
+    """Planes of one direction, sorted along their normal (LPS): `positions_mm` (planes, 3) are in the given `order`."""
 
     axes: Axes
     order: Int[Array, "planes"]
@@ -128,7 +130,7 @@ def ascending(headers: Sequence[Header]) -> Ascent:
 
 
 def slice_spacing_mm(positions: Float[Array, "slices 3"], normal: Float[Array, "3"]) -> float:
-    """Return the distance between neighboring slices, in mm, their positions ascending along `normal`.
+    """Return the distance between neighboring slices in mm; `positions` ascend along `normal`.
 
     Raises:
         GeometryError: If gaps differ by more than `GAP_TOLERANCE_MM` and `GAP_TOLERANCE`, as when a slice is missing.
@@ -171,10 +173,10 @@ def _is_said(place: tuple[float, ...] | None) -> bool:
 
 
 def _check_alike(headers: Sequence[Header]) -> None:
-    """Check that slices have one size, one orientation and one pixel spacing.
+    """Check that all slices have the same size, orientation and pixel spacing.
 
     Raises:
-        GeometryError: If they differ.
+        GeometryError: If slices differ.
     """
     sizes = Counter((header.rows, header.columns) for header in headers)
     if len(sizes) > 1:
@@ -200,10 +202,10 @@ def _number_of(orientations: Float[Array, "slices 6"]) -> int:
 
 
 def _check_upright(axes: Axes) -> None:
-    """Check that directions are unit vectors at a right angle.
+    """Check that the directions are unit vectors at a right angle.
 
     Raises:
-        GeometryError: If they are not.
+        GeometryError: If the directions are not unit vectors, or not at a right angle.
     """
     frame = np.array(axes[:2]) @ np.array(axes[:2]).T
     if np.abs(frame - np.eye(2)).max() > AXIS_TOLERANCE:
@@ -211,13 +213,13 @@ def _check_upright(axes: Axes) -> None:
 
 
 def position_tolerance_mm(headers: Sequence[Header]) -> float:
-    """Return the distance below which slices count as at one position."""
+    """Return the distance in mm below which two slices count as being at the same position."""
     sides = {side for spacing in {header.spacing_mm for header in headers} for side in spacing or ()}
     return min([POSITION_TOLERANCE_MM, *(side / 4 for side in sides if side > 0)])
 
 
 def _check_distinct(distances: Float[Array, "slices"], tolerance_mm: float) -> None:
-    """Check that no two slices at ascending distances along their normal, in mm, share a position.
+    """Check that no two slices share a position; `distances` ascend along the slice normal, in mm.
 
     Raises:
         GeometryError: If two are closer than the tolerance.
@@ -237,7 +239,8 @@ def _check_straight(positions: Float[Array, "slices 3"], normal: Float[Array, "3
     if drift_mm > SHEAR_TOLERANCE_MM:
         raise GeometryError(
             f"slices drift {drift_mm:.2f} mm sideways from the first to the last (gantry tilt); "
-            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample shears it back"
+            f"expected a straight stack within {SHEAR_TOLERANCE_MM} mm; medvit ingest geometry=resample corrects the "
+            "tilt"
         )
 
 

@@ -1,7 +1,7 @@
-"""Fast reader of well-formed DICOM files: locates the elements of a data set and decodes them on access.
+"""Fast reader of well-formed DICOM files, which locates the elements of a data set and decodes them on access.
 
-It handles the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), many times as fast as a general parser,
-since it skips unrequested elements. pydicom reads everything else, damaged files above all.
+It handles the usual case, little endian with preamble (PS3.10 7.1, PS3.5 7.1), and is many times faster than a general
+parser, because it skips elements that are not requested. pydicom reads everything else, especially damaged files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ READ_MORE = 16
 
 
 class FastDataset:
-    """Elements at `places` in the bytes of a file; can be read like a pydicom `Dataset`."""
+    """Elements at known offsets (`places`) in the bytes of a file; can be read like a pydicom `Dataset`."""
 
     def __init__(
         self,
@@ -71,7 +71,8 @@ class FastDataset:
     def get(self, key: str | int, default: Any = None) -> Any:
         """Return the value of an element, by keyword or tag; `default` if it is missing.
 
-        Texts and numbers are plain Python values, a tuple if there are several; uncompressed pixels are a view.
+        Texts and numbers are returned as plain Python values, several values as a tuple; uncompressed pixels are
+        returned as a view.
         """
         tag = tag_of(key) if isinstance(key, str) else key
         if tag not in self._places:
@@ -80,12 +81,12 @@ class FastDataset:
         return self._dataset[tag].value if value is LEFT_TO_PYDICOM else value
 
     def raw(self, tag: int) -> tuple[bytes | None, bytes] | None:
-        """Return the value representation and bytes of an element; None if it is missing or its length undefined."""
+        """Return the VR and the bytes of an element; None if it is missing or has an undefined length."""
         vr, start, stop, is_undefined = self._places.get(tag, (None, 0, 0, True))
         return None if is_undefined else (vr, bytes(self.content[start:stop]))
 
     def are_plain(self, keywords: Iterable[str]) -> bool:
-        """Return whether `get` can decode the elements of `keywords` that are present without pydicom."""
+        """Return whether `get` can decode all elements of `keywords` that are present without pydicom."""
         tags = map(tag_of, keywords)
         return all(self._plain(tag) is not LEFT_TO_PYDICOM for tag in tags if tag in self._places)
 
@@ -97,7 +98,7 @@ class FastDataset:
         return self._places.keys()
 
     def private_block(self, group: int, creator: str) -> Any:
-        """Return the block of private elements that a creator has reserved, as pydicom gives it.
+        """Return the block of private elements that a creator has reserved, as a pydicom private block.
 
         Raises:
             KeyError: If the creator has no block.
@@ -107,7 +108,8 @@ class FastDataset:
     def dataset(self, decoded: Collection[int] = ()) -> Dataset:
         """Return the elements as a pydicom `Dataset`.
 
-        Values of the tags `decoded` and those that describe pixels are decoded immediately, except `OWN_TYPES`.
+        Elements with tags in `decoded`, and those that describe pixels, are decoded immediately, except the types in
+        `OWN_TYPES`.
         """
         from pydicom import Dataset
         from pydicom.dataset import FileMetaDataset
@@ -131,7 +133,10 @@ class FastDataset:
         return self.dataset()
 
     def _of_pydicom(self, decoded: Collection[int]) -> dict[Any, RawDataElement | DataElement]:
-        """Return the elements as pydicom keeps them before access; those of `decoded` are decoded immediately."""
+        """Return the elements as pydicom stores them before access.
+
+        Elements with tags in `decoded` are decoded immediately.
+        """
         from pydicom.dataelem import DataElement, RawDataElement
         from pydicom.tag import BaseTag
 
@@ -163,10 +168,10 @@ def quick(
     with_pixels: bool = True,
     num_bytes: int = FIRST_BYTES,
 ) -> FastDataset | None:
-    """Read the elements of a file, all or those of `tags`; None if pydicom should read it.
+    """Read all elements of a file, or those of `tags`; None if pydicom must read the file.
 
-    Nothing after the last requested element is examined; `PIXELS` is the last of all. A complete file that fits is
-    read into `room`; where pixels are not requested, `num_bytes` are read first.
+    Bytes after the last requested element are not examined; `PIXELS` is the last element. A complete file that fits
+    into the buffer `room` is read into it. If pixels are not requested, only `num_bytes` are read at first.
     """
     wanted = None if tags is None else _wanted(tags, with_pixels)
     last = _last(wanted, with_pixels)
@@ -193,7 +198,7 @@ def quick(
 
 
 def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDataset | None:
-    """Read the elements of `tags` from the beginning of a file; None if more of it, or pydicom, is needed."""
+    """Read the elements of `tags` from the beginning of a file; None if more bytes, or pydicom, are needed."""
     wanted = _wanted(tags, False)
     try:
         return _find(beginning.content, beginning.size, wanted, _last(wanted, False))
@@ -202,7 +207,7 @@ def quick_beginning(beginning: FileHead, tags: tuple[int | str, ...]) -> FastDat
 
 
 def _find(content: Bytes, size: int, tags: Collection[int] | None, last: int) -> FastDataset:
-    """Find the elements of `tags`, or all, up to the tag `last` in the bytes read from a file of this size."""
+    """Find the elements of `tags`, or all elements, up to the tag `last`; `size` is the size of the file."""
     if content[PREAMBLE_BYTES - 4 : PREAMBLE_BYTES] != b"DICM":
         raise Unusual
     of_meta, end = find_places(content, PREAMBLE_BYTES, size, is_implicit=False, last=LAST_OF_META, tags=None)

@@ -34,7 +34,7 @@ class Unusual(Exception):  # noqa: N818 (not an error: another parser reads the 
 def find_places(
     content: Bytes, at: int, size: int, *, is_implicit: bool, last: int, tags: Collection[int] | None
 ) -> tuple[dict[int, ElementSpan], int]:
-    """Return the places of the elements from `at` on, up to the tag `last`, and the end of the last one."""
+    """Return the locations of the elements from offset `at` up to the tag `last`, and the end of the last element."""
     found: dict[int, ElementSpan] = {}
     vr, previous, held = None, -1, len(content)
     while at < size:
@@ -64,9 +64,11 @@ def find_places(
 
 
 def find_pixels(content: Bytes, at: int, *, is_implicit: bool) -> Span | None:
-    """Return the start and stop of `PIXELS`; None if they or elements that may describe them open past the bytes read.
+    """Return start and stop of the pixel element; None if more bytes must be read to find it.
 
-    Private elements, overlays and group lengths describe no pixels and are skipped.
+    More bytes are needed if the element, or an element that may describe pixels, starts past the bytes read.
+
+    Private elements, overlays and group lengths do not describe pixels and are skipped.
     """
     previous = -1
     while at + 8 <= len(content):
@@ -91,7 +93,7 @@ def _long_length(content: Bytes, at: int, vr: bytes) -> int:
 
 
 def opening(content: Bytes, at: int, *, is_implicit: bool) -> tuple[int, bytes | None, int, int]:
-    """Return the tag, the value representation, the start of the value, and its length."""
+    """Return tag, VR, start of the value and length of the value of the element at an offset."""
     if is_implicit:
         group, number, length = _implicit(content, at)
         return group << 16 | number, None, at + 8, length

@@ -1,4 +1,7 @@
-"""Decoding of simple DICOM values from their bytes: plain text, numbers and identifiers, which most elements are."""
+"""Decoding of simple DICOM values from their bytes: plain text, numbers and identifiers.
+
+Most elements have such values.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,10 @@ def _remembered(vr: bytes, value: bytes) -> Any:
 
 
 def plain_value(vr: bytes | None, value: bytes) -> Any:
-    """Return a value in its plain type, several as a tuple; `LEFT_TO_PYDICOM` if it is not simple.
+    """Return a value as a plain Python value, several values as a tuple; `LEFT_TO_PYDICOM` if it is not simple.
 
-    Empty texts are empty text, empty numbers None. Equal values are one object, so that headers of a series share them.
+    An empty text is returned as an empty text, an empty number as None. Equal values are the same object, so that the
+    headers of a series share them.
     """
     if vr is None or len(value) > LONGEST or (vr not in TEXTS and vr not in NUMBERS):
         return LEFT_TO_PYDICOM
@@ -75,7 +79,7 @@ def _texts(convert: Callable[[str], Any], value: bytes) -> tuple[Any, ...]:
 
 
 def class_name(sop_class: str) -> str:
-    """Describe an object by its SOP class."""
+    """Return the readable name of an SOP class."""
     from pydicom.uid import UID_dictionary
 
     known = UID_dictionary.get(sop_class)
@@ -93,7 +97,7 @@ def tag_of(keyword: str) -> int:
 
 @cache
 def known_vr(tag: int) -> bytes | None:
-    """Return the value representation that the standard gives an element; None for unknown elements."""
+    """Return the VR that the standard assigns to an element; None for unknown elements."""
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
     return dictionary_VR(tag).encode() if dictionary_has_tag(tag) else None
