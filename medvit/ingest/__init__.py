@@ -1,8 +1,8 @@
 """Steps of ingest: scan a source, label, split, flag, store and update.
 
-The contract. A step takes the images found in a source as `Candidate`s and returns them with more filled in: their
-patients, labels and splits. Only then are pixels read and stored, which turns each candidate into a `Taken`. A
-candidate holds names, identifiers and paths; a row does not, and only pseudonyms pass from one to the other.
+A step receives the images of a source as `Candidate`s and returns them with more fields set: patients, labels and
+splits. Only then are pixels read and stored, which turns each candidate into a `Taken`. A candidate contains names,
+identifiers and paths; the row made from it contains only pseudonyms.
 """
 
 import sys

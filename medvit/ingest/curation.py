@@ -1,4 +1,4 @@
-"""Checks of images beyond decoding their pixels, and exclusion of images that fail them."""
+"""Checks of decoded images, and exclusion of images that fail them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CurationConfig(Config):
 
 @dataclass(frozen=True)
 class Curated:
-    """Candidates and stored images that remain, and those that are excluded."""
+    """Candidates and stored images that are kept, and refusals for the excluded ones."""
 
     candidates: tuple[Candidate, ...]
     taken: Mapping[str, Taken]
@@ -46,7 +46,7 @@ class Curated:
 
 
 def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, Any]:
-    """Return the fields of `Taken` that come from inspecting a decoded image: flags, hashes, attributes.
+    """Return the fields of `Taken` that are derived from a decoded image: flags, hashes, attributes.
 
     Raises:
         LateralityError: If the sources of an eye's laterality contradict each other.
@@ -71,12 +71,12 @@ def examined(image: Image, candidate: Candidate, eye: EyeConfig) -> dict[str, An
 
 
 def _label(text: str) -> str:
-    """Return the words of a mapping's label that cannot name a person: the label is free text (LO)."""
+    """Return the words of a mapping's label that cannot name a person; the label is a free text (VR LO)."""
     return clean(text, allowed=MAPPING_TERMS) or "unnamed"
 
 
 def _labels(offered: str) -> str:
-    """Return labels with their units, as `Image.offered` holds them, each label cleaned."""
+    """Return the labels of mappings with their units, as in `Image.offered`, reduced to words that name nobody."""
     pairs = [one.partition(" (") for one in offered.split(", ")]
     return ", ".join(f"{_label(label)}{opening}{unit}" for label, opening, unit in pairs)
 
@@ -95,7 +95,7 @@ def curate(
     *,
     not_fundus: Literal["refuse", "flag"] = "refuse",
 ) -> Curated:
-    """Report duplicates; exclude those that `config` names, and photographs that do not show a fundus."""
+    """Report duplicates; exclude duplicates as `config` requests, and photographs that do not show a fundus."""
     groups = duplicates.copies(candidates, taken)
     duplicates.tell(groups, stay=config.duplicates == "keep")
     dropped = duplicates.left_out(groups, taken) if config.duplicates == "drop" else {}

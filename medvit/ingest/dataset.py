@@ -1,4 +1,4 @@
-"""Dataset of stored images: facts, refusals and the data card, all written at the end of ingest."""
+"""Dataset made of stored images: facts, refusals and the data card, all written at the end of ingest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FactsConfig(Config):
 
 @dataclass(frozen=True)
 class Description:
-    """Description of a dataset for its card: the options, and prose found for it."""
+    """Description of a dataset for its card: options, and card text written by people (prose)."""
 
     config: FactsConfig
     name: str
@@ -51,7 +51,7 @@ class Description:
 
     @classmethod
     def read(cls, config: FactsConfig, name: str) -> Self:
-        """Return the description of a dataset, with the prose at the given path, or the prose stored under its name.
+        """Return the description of a dataset, with the prose at the configured path, or else stored under its name.
 
         Raises:
             ConfigError: If the prose cannot be read.
@@ -59,11 +59,11 @@ class Description:
         return cls(config, name, find_prose(config.card, name))
 
     def of(self, rows: Sequence[Row]) -> Self:
-        """Return the description without prose that was found by name alone and does not fit the images."""
+        """Return the description, without prose that was found only by name and does not match the images."""
         return self if self.config.card else type(self)(self.config, self.name, fitting(self.prose, rows))
 
     def facts(self, **found: Any) -> Facts:
-        """Return the card's description and the prose that was `found`."""
+        """Return the facts of the dataset: those of the options and the prose, and those given as `found`."""
         rights = self.config.license or (self.prose.head.license if self.prose else "")
         source = self.config.source_url or (self.prose.head.source if self.prose else "")
         return Facts(self.name, license=rights, source=source, description=self.config.description, **found)
@@ -71,7 +71,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset whose images are stored: its manifest, refusals by pseudonym, and prose for its card."""
+    """Dataset whose images are stored: its manifest, refusals by pseudonym, and prose for its card."""
 
     manifest: Manifest
     left_out: tuple[Quarantined, ...]
@@ -88,7 +88,9 @@ class Dataset:
         root: Path,
         site: Site,
     ) -> Self:
-        """Return the dataset of some candidates of the source in `root`; their crosswalk is stored beside the key.
+        """Return the dataset of the given candidates, and store their crosswalk next to the key.
+
+        `root` is the folder of the source.
 
         Raises:
             OutputError: If the crosswalk cannot be written.
@@ -96,16 +98,14 @@ class Dataset:
         left_out = quarantined(refusals, site.pseudonyms, root)
         who = site.keep_way_back(way_back(candidates, refusals, site.pseudonyms, root))
         if left_out:
-            log.info(
-                "images and files that were not taken are listed by pseudonym; %s maps the pseudonyms to files", who
-            )
+            log.info("images and files that were refused are listed by pseudonym; %s maps the pseudonyms to files", who)
         return cls(manifest, left_out, prose)
 
     def write(self, run: Run, earlier: Earlier, found: Scan) -> Manifest:
-        """Write manifest, quarantine and card into the folder of a run, and the states that a later update needs.
+        """Write manifest, quarantine and card into the folder of a run, and the file states for a later update.
 
         Raises:
-            OutputError: If they cannot be written.
+            OutputError: If a file cannot be written.
         """
         manifest = self.manifest
         manifest.write()
@@ -121,6 +121,6 @@ class Dataset:
         return manifest
 
     def _card_state(self, site: Site) -> str:
-        """Return the state of everything the card describes."""
+        """Return a hash of everything that the card describes."""
         versions, facts = file_stamps.version_of(file_stamps.CARD_ROOMS), self.manifest.facts
         return site.pseudonyms.state(self.manifest.hash, list(facts.notes), list(self.left_out), self.prose, versions)

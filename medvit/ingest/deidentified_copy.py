@@ -1,7 +1,7 @@
-"""De-identified DICOM copy of exactly the images in a dataset: one folder per patient, study and series.
+"""De-identified DICOM copy of the images in a dataset, in one folder per patient, study and series.
 
-Each file is written atomically, under its pseudonyms; a resumed run writes only the missing files. The folder gets its
-final name when everything is written.
+Each file is written atomically, under its pseudonyms. A resumed run writes only the missing files. The folder gets its
+final name when all files are written.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class DeidentifyConfig(Config):
 
     @property
     def profile(self) -> Profile:
-        """De-identification profile with these options."""
+        """Return the de-identification profile with these options."""
         options: frozenset[Option] = frozenset(self.options)
         return Profile(options, frozenset(self.private), frozenset(word.casefold() for word in self.words))
 
     def check(self, *, resume: bool) -> None:
-        """Check that the copy can be written.
+        """Check that the copy can be written to its folder.
 
         Raises:
             OutputError: If the folder exists, or holds an unfinished copy and the run does not resume.
@@ -119,7 +119,7 @@ class CopyJob:
 
 @dataclass(frozen=True)
 class Copied:
-    """Number of files a job has written or found, and whether the slices of its mosaics can be located."""
+    """Result of a job: the number of files written or found, and whether the slices of its mosaics can be located."""
 
     num_files: int
     is_open: bool
@@ -127,7 +127,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """Outcome of a copy: a line for each image that could not be copied, and notes on the others for people."""
+    """Outcome of a copy: a line per image that could not be copied, and notes for review on the other images."""
 
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -135,14 +135,14 @@ class CopyReport:
 
 @dataclass(frozen=True)
 class CopyFiles:
-    """Writer of the files of a job; existing files are kept."""
+    """Function object that copies the files of a job; files that exist already are kept."""
 
     profile: Profile
     pseudonyms: Pseudonyms = field(repr=False)
     burned_in: BurnedInConfig
 
     def __call__(self, job: CopyJob) -> Copied:
-        """Return the outcome.
+        """Copy the files of a job; return the result.
 
         Raises:
             DataError: If a file cannot be read, or its pixels cannot be cleaned.
@@ -192,15 +192,18 @@ class CopyFiles:
     def _writing(self, files: Iterable[Path]) -> Sequence[TextLine]:
         lines = to_mask((frame, find_lines(frame)) for frame in frames_in(files))
         if not lines:
-            raise BurnedInError("text is burned into the pixels, but no line of it was found to mask")
+            raise BurnedInError(
+                "the image is declared to have burned-in text, but the detector found no text line to blank; check "
+                "the image and exclude it"
+            )
         return lines
 
 
 def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
     """Return the replacements for the identifiers of an image's patient.
 
-    A patient who shares a study or series UID with another patient gets UIDs of their own throughout, so that
-    references within the copy remain valid.
+    If a patient shares a study or series UID with another patient, all study and series UIDs of that patient are
+    replaced by separate ones, so that references within the copy remain valid.
     """
     patient = candidate.patient
     uid = partial(pseudonyms.uid, patient=patient.id) if candidate.shared_uids else pseudonyms.uid
@@ -208,7 +211,10 @@ def _replacements(candidate: Candidate, pseudonyms: Pseudonyms) -> Replacements:
 
 
 def _derived(source: Path) -> Mapping[str, str]:
-    """Replacements for the study and series UIDs that the first file of an image lacks, as named in results."""
+    """Return replacements for the study and series UIDs that the first file of an image lacks.
+
+    Results use the same UIDs.
+    """
     with decoding("the DICOM header"):
         header = load(source, stop_before_pixels=True)
         if not header.get("SOPInstanceUID"):
@@ -226,10 +232,10 @@ def write(
     burned_in: BurnedInConfig,
     engine: EngineConfig,
 ) -> CopyReport:
-    """Write the copy of all DICOM images that were taken, and report its outcome.
+    """Write the de-identified copy of all stored DICOM images, and return a report.
 
-    Of DICOM slides, the levels are copied, one after the other in memory; label and overview images are not. Images
-    that are not DICOM are reported.
+    For DICOM slides, the image pyramid is copied one resolution at a time; label and overview images are not copied.
+    Images that are not DICOM are reported.
 
     Raises:
         OutputError: If the folder cannot be written.
@@ -253,7 +259,10 @@ def write(
     _finish(config, folder, num_files, num_masked, num_closed, failures)
     log.info("%d de-identified DICOM files are in %s", num_files, config.copy_to)
     if num_masked:
-        log.warning("text that a detector found is blanked in %d copied images; check them yourself", num_masked)
+        log.warning(
+            "text found by the detector is blanked in %d copied images; review these images before sharing them",
+            num_masked,
+        )
     if num_closed:
         log.warning(
             MOSAICS + "; if your site allows it, add %r to deidentify.private",
@@ -275,14 +284,17 @@ def write(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files of a killed process; all files of this run are complete by now."""
+    """Remove temporary files of a killed process; all files of this run are complete at this point."""
     for file in folder.rglob(".*"):
         if re.fullmatch(r"\..+\.dcm\.\d+|\..+\.partial", file.name) and file.is_file():
             file.unlink()
 
 
 def _is_dicom(candidate: Candidate) -> bool:
-    """Whether its files are DICOM; of the slide formats, only DICOM names series."""
+    """Return whether the files of a candidate are DICOM.
+
+    Among the slide formats, only DICOM states a series.
+    """
     return candidate.item.reader == "dicom" or (candidate.item.kind == "slide" and bool(candidate.item.identity.series))
 
 
@@ -331,7 +343,7 @@ def _finish(
 
 
 def _card(summary: Mapping[str, Any], num_masked: int, num_closed: int) -> str:
-    """Return notes on the copy for people, in Markdown."""
+    """Return notes on the copy for its readers, in Markdown."""
     lines = [
         f"{summary['files']} DICOM files, de-identified by {summary['method']}: {', '.join(summary['options'])}.",
         "Comments in compressed pixels, unlisted private elements, overlays and curves were removed.",

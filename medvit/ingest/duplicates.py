@@ -1,8 +1,9 @@
-"""Images with identical pixels: all are kept, or copies are excluded and listed.
+"""Images with identical pixels: all are kept, or duplicates are excluded and listed.
 
-By default nothing is excluded. With `drop`, no pixels are in two splits: of identical images only those of the most
-protected split are kept, and of these, one for every set of labels and every label map, since nobody can decide which
-of the differing labels is right. Constant images are not copies of one another.
+By default, no image is excluded. With `drop`, no pixels are in two splits: among identical images, only those of the
+strictest split (test, then val, then train) are kept. Of these, one image is kept for every distinct set of labels and
+every distinct label map, because medvit cannot decide which of several different labels is right. Constant images do
+not count as duplicates of one another.
 """
 
 from __future__ import annotations
@@ -34,20 +35,26 @@ def copies(candidates: Sequence[Candidate], taken: Mapping[str, Taken]) -> list[
 
 
 def tell(groups: Sequence[Copies], *, stay: bool) -> None:
-    """Log how many images are copies, and warn about those in several splits or with several labels."""
+    """Log how many images are duplicates, and warn about groups that are in several splits or have several labels."""
     if not groups:
         return
     log.info("groups of images with identical pixels: %d, of %d images", len(groups), sum(map(len, groups)))
     crossing = sum(len({candidate.split for candidate in group}) > 1 for group in groups)
     if crossing and stay:
-        log.warning("groups of them in several splits: %d; curation.duplicates=drop keeps each in one", crossing)
+        log.warning(
+            "groups of identical images in several splits: %d; curation.duplicates=drop keeps each group in one split",
+            crossing,
+        )
     contradicting = sum(len({_labels(candidate) for candidate in group}) > 1 for group in groups)
     if contradicting:
-        log.warning("groups of them with different labels: %d; check them, one label must be wrong", contradicting)
+        log.warning(
+            "groups of identical images with different labels: %d; check their labels, since they cannot all be right",
+            contradicting,
+        )
 
 
 def left_out(groups: Sequence[Copies], taken: Mapping[str, Taken]) -> dict[str, Refusal]:
-    """Return the exclusions from the groups, by `Candidate.key`."""
+    """Return the refusals of excluded duplicates, by `Candidate.key`."""
     return {candidate.key: refusal for group in groups for candidate, refusal in _left_out(group, taken)}
 
 

@@ -1,7 +1,8 @@
-"""State of a file for detecting changes: size, modification time and a digest of its beginning.
+"""State of a file, for detecting changes: size, modification time, and a digest of its beginning.
 
-A dataset keeps `sources.parquet`, a keyed hash of each of its source files under its pseudonym, so that a later ingest
-of the same source can detect added, changed and removed files. Nothing in it names a file or a patient.
+A dataset contains `sources.parquet`, which stores a keyed hash of the state of each source file under the file's
+pseudonym. A later ingest of the same source thus detects added, changed and removed files. The table names no file and
+no patient.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SCHEMA = pa.schema([("file", pa.string()), ("state", pa.string())])
 
 
 class Stamp(NamedTuple):
-    """Size in bytes, modification time in ns, and digest of the first `HEAD_BYTES`; zeros if unreadable."""
+    """Size in bytes, modification time in ns, and digest of the first `HEAD_BYTES` of a file; zeros if unreadable."""
 
     size: int
     time_ns: int
@@ -44,7 +45,7 @@ UNKNOWN = Stamp(0, 0, "")
 
 
 def stamp(path: Path) -> Stamp:
-    """Return the stamp of a file in its present state."""
+    """Return the present stamp of a file."""
     try:
         return stamp_of(read_head(path))
     except OSError:
@@ -65,12 +66,12 @@ def stamps(files: Sequence[Path], engine: EngineConfig) -> dict[Path, Stamp]:
 
 
 def batched(files: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Files in batches, one per worker task."""
+    """Yield the files in batches, one per worker task."""
     return (tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH))
 
 
 def lengths(batches: Sequence[Sequence[Path]]) -> list[int]:
-    """Number of files in each batch."""
+    """Return the number of files in each batch."""
     return [len(batch) for batch in batches]
 
 
@@ -84,10 +85,10 @@ CARD_ROOMS = ("dataset", "leakage", "cards")
 
 @cache
 def version_of(rooms: tuple[str, ...]) -> str:
-    """Return the versions that rooms of medvit declare, as `readers 1, ingest 1`.
+    """Return the `VERSION`s that packages of medvit declare, such as `readers 1, ingest 1`.
 
-    Results of an earlier ingest are reused only if these are still the same. A room raises its `VERSION` when its
-    results change, not when its text does (enforced by tests/test_versions.py).
+    Results of an earlier ingest are reused only if these versions are unchanged. A package raises its `VERSION` when
+    its results change, not when only its source text does (enforced by tests/test_versions.py).
     """
     return ", ".join(f"{room} {importlib.import_module(f'medvit.{room}').VERSION}" for room in rooms)
 
@@ -106,14 +107,14 @@ class Changes:
 
 
 def compare(before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
-    """Return the difference of two mappings from the pseudonym of a file to its state."""
+    """Return the differences between two mappings from file pseudonyms to file states."""
     common = before.keys() & now.keys()
     num_changed = sum(before[file] != now[file] for file in common)
     return Changes(len(now.keys() - common), num_changed, len(before.keys() - common), len(common) - num_changed)
 
 
 def write(states: Mapping[str, str], card: str, folder: Path) -> None:
-    """Write the state of each file, by its pseudonym, and the state of the card, atomically."""
+    """Write the state of each file under its pseudonym, and the state of the card, atomically."""
     files = sorted(states)
     columns = [pa.array(files, pa.string()), pa.array([states[file] for file in files], pa.string())]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({CARD: card}))
@@ -122,7 +123,7 @@ def write(states: Mapping[str, str], card: str, folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return the states that `write` wrote; empty for a dataset without them, as of an earlier version."""
+    """Return the states that `write` stored; empty for a dataset of an earlier version without states."""
     path = folder / FILE_NAME
     if not path.is_file():
         return {}

@@ -1,14 +1,16 @@
-"""Quality of color fundus photographs: sharpness, exposure and field, each from 0 to 1, and the worst of them.
+"""Quality of color fundus photographs: sharpness, exposure and field, each from 0 to 1, and the lowest of the three.
 
-All scores are measured on the field of view, resized to `SIDE` pixels, so that cameras are comparable. The bounds are
-calibrated on the 30 photographs of DRIVE, 1600 of RetinaMNIST, phantoms, and copies of them that were blurred,
-darkened, brightened and cropped:
+All scores are measured within the field of view, resized to `SIDE` pixels, so that cameras are comparable. The bounds
+are calibrated on the 30 photographs of DRIVE, 1600 photographs of RetinaMNIST, phantoms, and copies of these that were
+blurred, darkened, brightened and cropped:
 
-- Sharpness is the spread of detail finer than `FINE` pixels over that of detail up to `COARSE` pixels in the green
-  channel, which is independent of brightness and contrast. DRIVE has 0.51 to 0.67, smoothed with a sigma of 0.5, 1 and
-  2 pixels 0.40 to 0.52, 0.27 to 0.34 and 0.15 to 0.19. Noise counts as detail: a noisy blurred picture passes.
-- Exposure is the median lightness. DRIVE has 0.29 to 0.56, RetinaMNIST 0.18 to 0.59 (5th to 95th percentile).
-- Field is the share of the disc that is inside the frame and illuminated.
+- Sharpness is the standard deviation of detail finer than `FINE` pixels divided by that of detail up to `COARSE`
+  pixels, in the green channel; it is independent of brightness and contrast. It is 0.51 to 0.67 in DRIVE, and 0.40 to
+  0.52, 0.27 to 0.34 and 0.15 to 0.19 after smoothing with a sigma of 0.5, 1 and 2 pixels. Noise counts as detail, so a
+  noisy blurred image can have a high score.
+- Exposure is the median lightness. It is 0.29 to 0.56 in DRIVE, and 0.18 to 0.59 in RetinaMNIST (5th to 95th
+  percentile).
+- Field is the fraction of the disc of the field of view that is inside the frame and illuminated.
 
 An image is not a fundus photograph if it has no round field, or lacks the colors of blood and pigment: in the mean
 color, red must exceed blue by `MIN_RED_OVER_BLUE`, and blue must not exceed green by more than `MAX_BLUE_OVER_GREEN`.
@@ -61,7 +63,7 @@ ultrasound, brain MR, nuclei and tissue, none passes.
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of a photograph, 1 at best; None if not judged. `is_fundus`: whether it is a fundus photograph at all."""
+    """Scores of a photograph, 1 at best and None if not judged; `is_fundus` states whether it shows a fundus."""
 
     is_fundus: bool
     flags: tuple[Flag, ...] = ()
@@ -71,7 +73,10 @@ class Quality:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The scores as texts of two decimals, by the names of `KEYS`; empty if the image is not a fundus."""
+        """Return the scores as texts with two decimals, by the names in `KEYS`.
+
+        Empty if the image does not show a fundus.
+        """
         parts = {key: value for key, value in zip(PARTS, self.parts, strict=True) if value is not None}
         if not parts:
             return {}
@@ -79,18 +84,18 @@ class Quality:
 
     @property
     def parts(self) -> tuple[float | None, ...]:
-        """The three scores in the order of `PARTS`."""
+        """Sharpness, exposure and field, in the order of `PARTS`."""
         return self.sharpness, self.exposure, self.field
 
 
 def is_judged(image: Image) -> bool:
-    """Whether it is declared as a color fundus photograph: modality OP and three channels of eight bits."""
+    """Return whether an image is declared as a color fundus photograph: modality OP and three 8-bit channels."""
     pixels = image.pixels
     return image.modality == PHOTOGRAPH and image.kind == "image" and len(pixels) == 3 and pixels.dtype == np.uint8
 
 
 def judge(image: Image) -> Quality:
-    """Return the quality of a color photograph of the fundus, (3, H, W) of eight bits."""
+    """Return the quality of a color fundus photograph (3, H, W) of eight bits."""
     pixels = image.pixels
     disc = find_disc(pixels)
     # An image this coarse shows a disc as a polygon: only its colors decide.
@@ -131,7 +136,7 @@ def _has_colors(pixels: Num[Array, "c h w"], disc: Disc | None) -> bool:
 
 
 def _scaled(square: Num[Array, "c s s"]) -> Float[Array, "c t t"]:
-    """Channels averaged or interpolated to `SIDE` pixels."""
+    """Return the channels averaged or interpolated to `SIDE` pixels."""
     from PIL import Image as Picture
 
     planes = (Picture.fromarray(plane.astype(np.float32)) for plane in square)
@@ -139,14 +144,14 @@ def _scaled(square: Num[Array, "c s s"]) -> Float[Array, "c t t"]:
 
 
 def _distance() -> Float[Array, "t t"]:
-    """Distance of each pixel from the center, in radii of the field."""
+    """Return the distance of each pixel from the center, in radii of the field of view."""
     middle = (SIDE - 1) / 2
     rows, columns = np.ogrid[:SIDE, :SIDE]
     return np.asarray(np.hypot(rows - middle, columns - middle) / (SIDE / 2))
 
 
 def _detail(green: Float[Array, "t t"], inside: Bool[Array, "t t"]) -> float:
-    """Return the spread of fine detail over that of coarse detail."""
+    """Return the standard deviation of fine detail divided by that of coarse detail."""
     from scipy.ndimage import gaussian_filter
 
     fine, coarse = gaussian_filter(green, FINE), gaussian_filter(green, COARSE)

@@ -1,7 +1,7 @@
-"""Header cache: headers of a source from its last scan, so that unchanged files are not read again.
+"""Header cache: file headers from the last scan of a source, so that unchanged files are not read again.
 
-Headers name patients. So the cache is stored beside the site's key, in `KEY.headers/DATASET.jsonl`, a file of mode
-0600, and nowhere else. Losing it costs only the time to read the headers again.
+Headers contain patient names and identifiers. The cache is therefore stored only next to the site's key, in
+`KEY.headers/DATASET.jsonl` with file mode 0600. If it is lost, headers are read again, which only takes time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATE_BYTES = 64
 
 
 class HeaderCache:
-    """Cached headers of files, by the state of each file, parsed from `lines`."""
+    """Cached headers, by the state of each file; a header is parsed from its entry in `lines` when it is recalled."""
 
     def __init__(self, lines: Mapping[str, bytes]) -> None:
         self._lines = lines
@@ -39,7 +39,7 @@ class HeaderCache:
         return len(self._lines)
 
     def recall(self, path: Path, state: str) -> ScannedFile | None:
-        """Return the cached header of a file in this state; None if there is none."""
+        """Return the cached header of a file in the given state; None if there is none."""
         line = self._lines.get(state)
         if line is None:
             return None
@@ -54,7 +54,7 @@ class HeaderCache:
 
 
 def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
-    """Return the cache of a dataset, by file state; empty if it is missing or damaged."""
+    """Return the cached lines of a dataset, by file state; empty if the cache is missing or damaged."""
     try:
         whole = _path(key_file, dataset).read_bytes().splitlines()
         return {line[:STATE_BYTES].decode("ascii"): line[STATE_BYTES + 1 :] for line in whole}
@@ -66,10 +66,10 @@ def lines(key_file: Path, dataset: str) -> dict[str, bytes]:
 
 
 def write(key_file: Path, dataset: str, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-    """Replace the cache by these headers, each with the state of its file.
+    """Replace the cache by the given headers, each with the state of its file.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If the cache cannot be written.
     """
     kept = (b"%s %s\n" % (state.encode("ascii"), _line(one)) for state, one in seen)
     try:
@@ -82,7 +82,7 @@ def forget(key_file: Path, dataset: str) -> None:
     """Remove the header cache of a dataset.
 
     Raises:
-        OutputError: If it cannot be removed.
+        OutputError: If the cache cannot be removed.
     """
     try:
         _path(key_file, dataset).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Cells of a label table as text: nothing is truncated, equal texts compare equal, missing values are recognized.
+"""Cells of a label table as text: no text is truncated, equal texts compare equal, missing values are recognized.
 
-Texts are normalized (Unicode NFC) and stripped; a whole number that a program wrote as `1.0` is `1`. Ambiguous tables
-are refused: lines longer than the header, two columns of one name, unclosed quotes, and texts such as `None` or `-`
-that are a class in one table and mean missing in another.
+Texts are normalized (Unicode NFC) and stripped; a whole number that a program wrote as `1.0` becomes `1`. Ambiguous
+tables are refused: tables with rows longer than the header, two columns of the same name, unclosed quotes, or texts
+such as `None` or `-`, which are a class in some tables and mean a missing value in others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\0"))
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of a line by column; `number` is the line number as a text editor shows it: the header is line 1."""
+    """Cells of one row, by column; `number` is the line number in a text editor, where the header is line 1."""
 
     number: int
     cells: Mapping[str, str] = field(repr=False)
@@ -51,32 +51,32 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """Columns of a table in their order, and its non-empty lines."""
+    """Columns of a table in their order, and its non-empty rows."""
 
     columns: tuple[str, ...]
     lines: tuple[Line, ...] = field(repr=False)
 
 
 def composed(text: str) -> str:
-    """Return a text in Unicode NFC, without invisible characters and spaces around it."""
+    """Return a text in Unicode NFC, without invisible characters and without spaces around it."""
     return unicodedata.normalize("NFC", text.translate(_INVISIBLE)).strip()
 
 
 def whole(text: str) -> str:
-    """Return a whole number written as a float, such as `1.0`, as `1`, and any other text unchanged."""
+    """Return `1` for a whole number written as a float, such as `1.0`; return any other text unchanged."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
 
 
 def folded(text: str) -> str:
-    """Return a text in the form that ignores letter case, repeated spaces and zeros around a number."""
+    """Return a text in a form for comparison that ignores letter case, repeated spaces and zeros around a number."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
     return plain.rstrip("0").removesuffix(".") if re.fullmatch(r"[-+]?\d+\.\d+", plain) else plain
 
 
 def look_alikes(texts: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the groups of different texts that differ in letter case, spaces or leading zeros alone."""
+    """Return groups of different texts that differ only in letter case, spaces or leading zeros."""
     groups: dict[str, list[str]] = defaultdict(list)
     for text in dict.fromkeys(texts):
         groups[folded(text)].append(text)
@@ -84,24 +84,26 @@ def look_alikes(texts: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def read_grid(path: Path) -> Grid:
-    """Return the cells of a CSV file in UTF-8 with commas, semicolons or tabs, or of the one sheet of an Excel file.
+    """Return the cells of a CSV file (UTF-8; commas, semicolons or tabs) or of the only sheet of an Excel file.
 
     Raises:
-        DataError: If it cannot be read, has no line, has two columns of one name or a line longer than the header.
+        DataError: If the file cannot be read, has no rows, has two columns of the same name, or a row longer than the
+            header.
     """
     rows = _sheet_rows(path) if _is_excel(path) else _csv_rows(path)
     if len(rows) < 2:
         raise DataError(
-            f"the labels {path} have no line below the header; expected a header with column names, then at "
-            "least one line"
+            f"the label table {path} has no row below the header; expected a header with column names, then at least "
+            "one row"
         )
     return _grid(path, rows)
 
 
 def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Sequence[str] | None) -> Grid:
-    """Return the grid with cells of some columns normalized and missing values empty; log the changes.
+    """Return the grid with cells of `columns` normalized and missing values empty; log the changes.
 
-    `missing` are the texts that mean missing; if unset, `MISSING`, and ambiguous texts are refused.
+    `missing` lists the texts that mean a missing value. If it is unset, `MISSING` is used, and ambiguous texts are
+    refused.
 
     Raises:
         DataError: If a column holds a text of `AMBIGUOUS` and `missing` is unset.
@@ -125,14 +127,16 @@ def without_missing(grid: Grid, columns: Sequence[str], path: Path, missing: Seq
             _refuse_ambiguous(column, lines, path)
         if counts[column]:
             texts = ", ".join(sorted(counts[column]))
-            log.warning("%d cells of column %s are taken as missing (%s)", counts[column].total(), column, texts)
+            log.warning("%d cells of column %s are read as missing values (%s)", counts[column].total(), column, texts)
         if num_whole[column]:
-            log.info("%d cells of column %s are whole numbers written as 1.0; taken as 1", num_whole[column], column)
+            log.info(
+                "%d cells of column %s are whole numbers written as 1.0; they are read as 1", num_whole[column], column
+            )
     return Grid(grid.columns, tuple(lines))
 
 
 def shown(numbers: Sequence[int]) -> str:
-    """Return the first of several line numbers as text."""
+    """Return the first of several line numbers, as text."""
     return ", ".join(map(str, numbers[:SHOWN_LINES])) + (", ..." if len(numbers) > SHOWN_LINES else "")
 
 
@@ -149,9 +153,9 @@ def _refuse_ambiguous(column: str, lines: Sequence[Line], path: Path) -> None:
     examples = ", ".join(map(repr, found))
     listed = ",".join((*(repr(text) if text.startswith("#") else text for text in MISSING), *map(repr, found)))
     raise DataError(
-        f"the column {column!r} of the labels {path} holds {examples} (line {shown(numbers)}), which may be a "
-        f"class or a missing value; labeling.missing=[{listed}] takes it as missing, a list without it as a "
-        "class"
+        f"the column {column!r} of the label table {path} contains {examples} (line {shown(numbers)}), which may be a "
+        f"class or a missing value; give labeling.missing=[{listed}] if it means missing, or a list without it if it "
+        "is a class"
     )
 
 
@@ -159,7 +163,7 @@ def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
     columns = tuple(map(composed, rows[0][1]))
     twice = [column for column, number in Counter(columns).items() if column and number > 1]
     if twice:
-        raise DataError(f"the labels {path} have two columns {twice[0]!r}; rename or remove one of them")
+        raise DataError(f"the label table {path} has two columns named {twice[0]!r}; rename or remove one of them")
     there = [(number, tuple(map(composed, cells))) for number, cells in rows[1:]]
     there = [(number, cells) for number, cells in there if any(cells)]
     longer = [number for number, cells in there if any(cells[len(columns) :])]
@@ -172,10 +176,10 @@ def _grid(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> Grid:
     unnamed = [n for n, column in enumerate(columns) if not column]
     shorter = [number for number, cells in there if len(cells) < len(columns)]
     if shorter:
-        log.warning("%d lines of the labels end before the last column (line %s)", len(shorter), shown(shorter))
+        log.warning("%d rows of the label table end before the last column (line %s)", len(shorter), shown(shorter))
     padded = ((number, (*cells, *[""] * (len(columns) - len(cells)))) for number, cells in there)
     if unnamed:
-        log.info("%d columns of the labels have no name and are ignored", len(unnamed))
+        log.info("%d columns of the label table have no name and are ignored", len(unnamed))
     lines = [
         Line(number, {column: cell for column, cell in zip(columns, cells, strict=False) if column})
         for number, cells in padded
@@ -192,30 +196,33 @@ def _is_excel(path: Path) -> bool:
 
 
 def _sheet_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
-    """Return the rows of the one sheet with content: values of formulas, dates by ISO 8601, numbers as in CSV."""
+    """Return the rows of the only sheet with content: values of formulas, dates in ISO 8601, numbers as in CSV."""
     from openpyxl import load_workbook
 
     try:
         book = load_workbook(path, data_only=True, keep_links=False)
     except Exception as error:  # any exception that openpyxl, zipfile or expat raises for a damaged archive
         raise DataError(
-            f"the labels {path} cannot be read as an Excel file ({type(error).__name__}); expected .xlsx: save "
+            f"the label table {path} cannot be read as an Excel file ({type(error).__name__}); expected .xlsx: save "
             "it again, or as CSV"
         ) from None
     sheets = [sheet for sheet in book.worksheets if sheet.max_row > 1 or sheet.max_column > 1]
     if len(sheets) != 1:
         raise DataError(
-            f"the labels {path} have {len(sheets)} sheets with content; expected one: save it as its own file"
+            f"the label table {path} has {len(sheets)} sheets with content; expected one: save that sheet as a "
+            "separate file"
         )
     if sheets[0].merged_cells.ranges:
         place = min(sheets[0].merged_cells.ranges, key=lambda cells: cells.min_row)
-        raise DataError(f"the labels {path} have merged cells at {place.coord}; expected a value in each: unmerge them")
+        raise DataError(
+            f"the label table {path} has merged cells at {place.coord}; expected a value in every cell: unmerge them"
+        )
     rows = enumerate(sheets[0].iter_rows(), start=1)
     return [(number, [_cell_text(cell.value, str(cell.number_format)) for cell in cells]) for number, cells in rows]
 
 
 def _cell_text(value: object, shown_as: str) -> str:
-    """Return a cell as it would be written in CSV."""
+    """Return the value of an Excel cell as text, as it would be written in CSV."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -234,7 +241,7 @@ def _csv_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = str(error.strerror) if isinstance(error, OSError) else "it is not in UTF-8; save it as CSV UTF-8"
-        raise DataError(f"the labels {path} cannot be read: {reason}") from None
+        raise DataError(f"the label table {path} cannot be read: {reason}") from None
     says = re.match(r"sep=(.)\n", text)  # how some programs write the delimiter, and Excel reads it
     parsed = [_parsed(text[says.end() if says else 0 :], delimiter) for delimiter in (says[1] if says else DELIMITERS)]
     whole_tables = [rows for rows in parsed if not isinstance(rows, csv.Error)]
@@ -242,7 +249,7 @@ def _csv_rows(path: Path) -> list[tuple[int, Sequence[str]]]:
     broken = next((error for error in parsed if isinstance(error, csv.Error)), None)
     if broken is not None and (not best or len(best[0][1]) < 2):
         raise DataError(
-            f"the labels {path} cannot be read: quotes do not match ({broken}); expected closed double quotes, "
+            f"the label table {path} cannot be read: quotes do not match ({broken}); expected closed double quotes, "
             "doubled inside a quoted text"
         )
     return [(number + bool(says), cells) for number, cells in best]
@@ -257,7 +264,7 @@ def _parsed(text: str, delimiter: str) -> list[tuple[int, Sequence[str]]] | csv.
 
 
 def _fitness(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[bool, int]:
-    """Score of a delimiter: whether it gives all lines as many cells as the header, and how many."""
+    """Return the score of a delimiter: whether all rows have as many cells as the header, and how many cells."""
     if not rows:
         return False, 0
     num_columns = len(rows[0][1])

@@ -1,4 +1,4 @@
-"""Matching of label-table lines to images: by file, study, series, accession number or patient."""
+"""Matching of label-table rows to images, by file, study, series, accession number or patient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS: Mapping[LabelBy, tuple[str, ...]] = {
 
 
 def plain(column: str) -> str:
-    """Return the name of a column in the form that is compared."""
+    """Return the name of a column in the form that is used for comparison."""
     return re.sub(r"[\s_.-]", "", composed(column)).casefold()
 
 
@@ -38,14 +38,17 @@ KNOWN = frozenset(plain(name) for names in COLUMNS.values() for name in names) |
 
 
 def find_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the columns with one of these names; only the one spelled like the first name, if present."""
+    """Return the columns with one of these names.
+
+    If one is spelled exactly like the first name, return only that column.
+    """
     if names[0] in columns:
         return [names[0]]
     return [column for column in columns if plain(column) in set(map(plain, names))]
 
 
 def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
-    """Return the column whose name is nearest to one of these names; empty if none is near."""
+    """Return the column whose name is most similar to one of these names; empty if none is similar."""
     plains = {plain(column): column for column in columns}
     for name in names:
         for found in get_close_matches(plain(name), plains, n=1):
@@ -55,7 +58,7 @@ def nearest(columns: Sequence[str], names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Matches:
-    """Candidates that a line matches, by index; `is_ambiguous` if it cannot refer to all of them."""
+    """Indices of the candidates that a row matches; `is_ambiguous` if the row cannot refer to all of them."""
 
     indices: Sequence[int] = ()
     is_ambiguous: bool = False
@@ -64,14 +67,14 @@ class Matches:
 
 
 class ByFile:
-    """Candidates by the path of a file or folder, or by file name."""
+    """Lookup of candidates by the path of a file or folder, or by file name."""
 
     def __init__(self, candidates: Sequence[Candidate], files: Sequence[str] = ()) -> None:
         self._places, self._names = _indexed(candidates, _places), _indexed(candidates, _names)
         self._known = frozenset(name for path in map(composed, files) for name in (path, *_file_names(path)))
 
     def __call__(self, text: str) -> Matches:
-        """Return the match of a cell of the column `file`."""
+        """Return the candidates that a cell of the column `file` matches."""
         file = composed(text.replace("\\", "/").removeprefix("./").rstrip("/"))
         if file in self._places:
             return Matches(self._places[file])
@@ -79,12 +82,12 @@ class ByFile:
         return Matches(found, len(found) > 1, bool(found) or file in self._known)
 
     def is_alike(self, text: str) -> bool:
-        """Whether a name would match if letter case and leading zeros were ignored."""
+        """Return whether a name would match if letter case and leading zeros were ignored."""
         return folded(text) in {folded(name) for name in self._names}
 
 
 class ByIdentifier:
-    """Candidates by one of their identifiers; an identifier shared by several patients matches none of them."""
+    """Lookup of candidates by an identifier; an identifier shared by several patients is ambiguous."""
 
     def __init__(self, candidates: Sequence[Candidate], by: LabelBy) -> None:
         self._candidates = candidates
@@ -95,13 +98,13 @@ class ByIdentifier:
                     self._found[text].append(index)
 
     def __call__(self, text: str) -> Matches:
-        """Return the match of a cell."""
+        """Return the candidates that a cell matches."""
         found = self._found.get(text) or self._found.get(whole(text), [])
         patients = {self._candidates[index].patient for index in found}
         return Matches(found, len(patients) > 1, bool(found))
 
     def is_alike(self, text: str) -> bool:
-        """Whether an identifier would match if letter case and leading zeros were ignored."""
+        """Return whether an identifier would match if letter case and leading zeros were ignored."""
         return folded(text) in {folded(known) for known in self._found}
 
 

@@ -1,9 +1,9 @@
-"""Labels from a table (CSV or Excel), one line per image, study, series, examination or patient.
+"""Labels from a table (CSV or Excel) with one row per image, study, series, examination or patient.
 
-One column names what a line is about: `file`, with a path relative to the source (of a file, or of a folder: all images
-in it), or a file name, with or without its extension, that no two images share; or a DICOM identifier (`labeling.by`).
-The columns `split` and `patient` give exactly these. Every other column, or those listed, is a label; a column that may
-identify people is refused unless it is listed.
+One column, the key column, identifies the images of a row. It is `file`, with a path relative to the source (of a file,
+or of a folder for all images in it) or a file name, with or without extension, that no two images share; or it is a
+DICOM identifier (`labeling.by`). The columns `split` and `patient` set split and patient. Every other column is a
+label, or only those listed in `labeling.columns`. A column that may identify people is refused unless it is listed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIN_DISTINCT = 20
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Table that was read and checked as far as possible without the images."""
+    """Label table that was read, and checked as far as possible without the images."""
 
     path: Path
     by: LabelBy
@@ -61,9 +61,9 @@ class LabelTable:
         columns: Sequence[str] = (),
         missing: Sequence[str] | None = None,
     ) -> LabelTable:
-        """Return the table in a file with the labels in `columns`, or in all but the known ones.
+        """Return the table in a file, with the labels in `columns`, or in all columns but the key, split and patient.
 
-        `missing` are the texts that mean a missing value; if unset, `label_cells.MISSING`.
+        `missing` lists the texts that mean a missing value; if unset, `label_cells.MISSING` is used.
 
         Raises:
             DataError: If a column is missing or personal, a line has an empty key or an unknown split, or a text may be
@@ -86,8 +86,8 @@ class LabelTable:
     ) -> tuple[Candidate, ...]:
         """Return the candidates with the labels, splits and patients of the table.
 
-        `files` are the paths of all files of the source: a line about a file that is not an image is skipped. With
-        `unmatched="warn"`, lines that match nothing in the source are skipped and reported.
+        `files` are the paths of all files of the source, so that rows about files that are not images are skipped. With
+        `unmatched="warn"`, rows that match no file in the source are skipped and reported.
 
         Raises:
             DataError: If a line matches nothing in the source, or several images or patients at once, if no line
@@ -114,12 +114,14 @@ class LabelTable:
             self._refuse([line.number for line in unknown], refusal, advice)
         elif unknown:
             numbers = shown([line.number for line in unknown])
-            log.warning("%d lines of the labels match nothing in the source (line %s)%s", len(unknown), numbers, hint)
+            log.warning(
+                "%d rows of the label table match no image in the source (line %s)%s", len(unknown), numbers, hint
+            )
         several = "images" if self.by == "file" else "patients"
         self._refuse(ambiguous, f"name several {several} at once")
         self._refuse(contradicting, "contradict an earlier line on the same image")
         if len(said) < len(candidates):
-            log.info("%d of %d images have no line in the labels", len(candidates) - len(said), len(candidates))
+            log.info("%d of %d images have no row in the label table", len(candidates) - len(said), len(candidates))
         labeled = tuple(
             self._labeled(candidate, said[index]) if index in said else candidate
             for index, candidate in enumerate(candidates)
@@ -129,7 +131,7 @@ class LabelTable:
         return labeled
 
     def _said(self, line: Line) -> list[str]:
-        """Return the labels, split and patient that a line gives its images."""
+        """Return the labels, split and patient that a row assigns to its images."""
         return [
             line.cells.get(column, "") for column in (*self.columns.values(), self.split_column, self.patient_column)
         ]
@@ -154,28 +156,28 @@ class LabelTable:
             )
 
     def _warn_of_patients(self) -> None:
-        """Report patients whose identifiers are nearly alike, by line: they are taken as different patients."""
+        """Report patients whose identifiers are nearly equal, by line number; they count as different patients."""
         texts = [line.cells.get(self.patient_column, "") for line in self.lines]
         alike = {text for group in look_alikes(texts) for text in group}
         numbers = [line.number for line, text in zip(self.lines, texts, strict=True) if text in alike]
         if numbers:
             log.warning(
-                "%d lines of the labels name patients that differ only in letter case, spaces or leading zeros "
-                "(line %s); they are taken as different patients and may fall into different splits: write "
-                "each patient the same way in all lines",
+                "%d rows of the label table name patients that differ only in letter case, spaces or leading zeros "
+                "(line %s); they count as different patients and may be in different splits: write each patient the "
+                "same way in all rows",
                 len(numbers),
                 shown(numbers),
             )
 
 
 def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
-    """Return the key column, which names what a line is about."""
+    """Return the key column, which identifies the images of a row."""
     found = find_columns(there, COLUMNS[by])
     if len(found) == 1:
         return found[0]
     if found:
         raise DataError(
-            f"the labels {path} have several columns for labeling.by={by}: {', '.join(found)}; keep one of them"
+            f"the label table {path} has several columns for labeling.by={by}: {', '.join(found)}; keep one of them"
         )
     others: list[LabelBy] = [other for other in COLUMNS if other != by and find_columns(there, COLUMNS[other])]
     near = nearest(there, COLUMNS[by])
@@ -192,7 +194,7 @@ def _key_column(there: Sequence[str], by: LabelBy, path: Path) -> str:
 
 
 def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> dict[str, str]:
-    """Return the column of each label, by the requested name, else by its own."""
+    """Return the column of each label; listed labels are found by name."""
     there = [column for column in grid.columns if column != key]
     chosen = {}
     for name in columns:
@@ -211,8 +213,8 @@ def _label_columns(grid: Grid, path: Path, columns: Sequence[str], key: str) -> 
             continue
         if is_personal(column) or _is_identifier(grid.lines, column):
             raise DataError(
-                f"the column {column!r} of the labels {path} may identify patients; "
-                "name the columns to take, as in labeling.columns=[diagnosis]"
+                f"the column {column!r} of the labels {path} may identify patients; list the columns to use as labels, "
+                "as in labeling.columns=[diagnosis]"
             )
         chosen[column] = column
     return chosen

@@ -1,4 +1,4 @@
-"""Labels of the images of a source: from a table or folder names, and the meaning of label-map values."""
+"""Labels for the images of a source, from a table or folder names, and the meaning of label-map values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("medvit")
 
 
 def _spelled_out(value: Any) -> Any:
-    """Texts in a list that YAML reads as NULL."""
+    """Return a list with the texts that YAML reads as NULL restored."""
     return ["NULL" if text is None else text for text in value] if isinstance(value, list | tuple) else value
 
 
@@ -76,7 +76,10 @@ class LabelingConfig(Config):
     @model_validator(mode="after")
     def _have_one_meaning(self) -> Self:
         if isinstance(self.mask_classes, Mapping) and self.mask_values == "instances":
-            raise ValueError("mask_values=instances makes all values one class, mask_classes names values; give one")
+            raise ValueError(
+                "mask_values=instances makes all values one class, but mask_classes names separate values; give only "
+                "one of these options"
+            )
         return self
 
 
@@ -86,9 +89,9 @@ OF_A_TABLE = ("by", "unmatched", "missing", "columns")
 
 @dataclass(frozen=True)
 class Labeled:
-    """Images of a source with their labels, and the options that follow from these.
+    """Images of a source with their labels, and the label options in use.
 
-    `columns` are the label columns of the table, `positive` the positive classes by label.
+    `columns` are the label columns of the table; `positive` maps labels to their positive classes.
     """
 
     candidates: tuple[Candidate, ...]
@@ -99,7 +102,7 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels to give to images: from a table, checked as far as possible without the images, or from folders."""
+    """Labels to assign to images: from a table, checked as far as possible without the images, or from folder names."""
 
     config: LabelingConfig
     table: LabelTable | None
@@ -114,7 +117,7 @@ class Labels:
         if config.table is None:
             for key in OF_A_TABLE:
                 if getattr(config, key) != type(config).model_fields[key].default:
-                    log.warning("labeling.%s is ignored: it needs a table, and labeling.table is unset", key)
+                    log.warning("labeling.%s is ignored: it applies to a table, but labeling.table is unset", key)
             return cls(config, None)
         if config.from_folders != "off":
             folders = config.from_folders
@@ -122,10 +125,10 @@ class Labels:
         return cls(config, LabelTable.read(config.table, by=config.by, columns=config.columns, missing=config.missing))
 
     def give(self, found: Scan, modality: str) -> Labeled:
-        """Return the images of a source with their labels; `modality` applies to files that do not state theirs.
+        """Return the images of a source with their labels; `modality` applies to files that do not state one.
 
         Raises:
-            DataError: If lines of the table do not fit the images, or no label has the positive class.
+            DataError: If rows of the table do not match the images, or if no label has the positive class.
         """
         if self.table is not None:
             told = self.table.labeled(found.candidates, found.files, self.config.unmatched)

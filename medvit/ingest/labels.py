@@ -1,15 +1,15 @@
 """Labels from folders named after classes, or from a table.
 
-A class folder is a folder just below the one that holds all images (folders named after splits do not count), as in
-`benign/x.png` and `malignant/y.png`, or `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`. A folder may just as well
-be named after a patient, so by default folder names are not used; with `labeling.from_folders=auto` they are if all of
-these hold:
+A class folder is a folder directly below the folder that contains all images, as in `benign/x.png` and
+`malignant/y.png`; folders named after splits are skipped, as in `Training/glioma/x.jpg` and `Testing/glioma/x.jpg`.
+Since such a folder may also be named after a patient, folder names are not used by default. With
+`labeling.from_folders=auto` they are used if all of these conditions are true:
 
-- all images are 2D, without labels, and directly in these folders, two to `MAX_CLASSES` of them;
-- each folder holds at least `MIN_IMAGES` images and, where files name their patient, several patients;
-- no name is that of a folder of images or masks, or looks like an identifier (four digits in a row, a comma, a caret).
+- all images are 2D, have no labels, and are directly in such folders, of which there are two to `MAX_CLASSES`; - each
+  folder contains at least `MIN_IMAGES` images and, if files name their patient, several patients; - no folder is named
+  like a folder of images or masks, or like an identifier (four digits in a row, a comma, a caret).
 
-`folder` always uses them, for volumes too; `off`, the default, never does.
+`folder` always uses the names, also for volumes; `off`, the default, never does.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _NO_CLASS = re.compile(r"\d{4}|[,^]|^\d*(st|nd)?_?(images?|imgs?|labels?|masks?|
 
 
 def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tuple[Candidate, ...]:
-    """Return the candidates, those in a class folder with the label `LABEL`."""
+    """Return the candidates; those in a class folder get the name of the folder as label `LABEL`."""
     folders = class_folders(candidates)
     if label_from == "off":
         if are_classes(candidates, folders):
             log.info(
-                "%d folders look like classes; labeling.from_folders=folder uses their names as labels",
+                "%d folders may be classes; set labeling.from_folders=folder to use their names as labels",
                 len(set(folders)),
             )
         return tuple(candidates)
@@ -60,12 +60,15 @@ def from_folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> tupl
 
 
 def _in_utf8(name: str) -> str:
-    """Return a path with its non-UTF-8 bytes escaped as %E9, so that two names never become one class."""
+    """Return a path as UTF-8 text.
+
+    Bytes that are not UTF-8 are escaped as %E9, so two names never become the same class.
+    """
     return "".join(f"%{ord(one) - 0xDC00:02X}" if 0xDC80 <= ord(one) <= 0xDCFF else one for one in name)
 
 
 def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
-    """Classes of each label key in order: by value if all are numbers, else alphabetically."""
+    """Return the classes of each label in order: numerically if all are numbers, else alphabetically."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for key, name in row.labels.items():
@@ -74,10 +77,12 @@ def classes(rows: Iterable[Row]) -> Mapping[str, tuple[str, ...]]:
 
 
 def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | str) -> dict[str, str]:
-    """Return the positive class of labels, `said` by label key, or for the one label with a class of this name.
+    """Return the positive class of each label.
+
+    `said` gives it by label, or as a class name that exactly one label has.
 
     Raises:
-        DataError: If no label or several have the class, or a label has more than two classes.
+        DataError: If no label, or more than one, has the class, or if the label has more than two classes.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for candidate in candidates:
@@ -88,7 +93,7 @@ def positive_classes(candidates: Iterable[Candidate], said: Mapping[str, str] | 
         if said and len(keys) != 1:
             has = f"{len(keys)} labels have such a class ({', '.join(keys)})" if keys else "no label has such a class"
             raise DataError(
-                f"labeling.positive={said}: {has}; a mapping names the label, as in labeling.positive={{LABEL: {said}}}"
+                f"labeling.positive={said}: {has}; name the label too, as in labeling.positive={{LABEL: {said}}}"
             )
         said = dict.fromkeys(keys, said) if said else {}
     for key, name in said.items():
@@ -110,8 +115,8 @@ def warn_of_look_alikes(candidates: Iterable[Candidate]) -> None:
     for key, names in sorted(found.items()):
         for group in look_alikes(sorted(names)):
             log.warning(
-                "the classes %s of %s differ only in letter case, spaces or leading zeros and are taken as "
-                "different classes; write them the same way if they are one",
+                "the classes %s of %s differ only in letter case, spaces or leading zeros and count as different "
+                "classes; if they are the same class, write them the same way",
                 ", ".join(map(repr, group)),
                 key,
             )
@@ -128,7 +133,10 @@ def _ordered(names: Collection[str]) -> tuple[str, ...]:
 
 
 def class_folders(candidates: Sequence[Candidate]) -> list[str]:
-    """Name of the first folder in which the candidates differ, for each candidate; empty if there is none."""
+    """Return, for each candidate, the name of the first folder in which the candidates differ.
+
+    Empty if there is none.
+    """
     folders = [_folders(candidate) for candidate in candidates]
     depth = 0
     while folders and all(len(names) > depth for names in folders) and len({names[depth] for names in folders}) == 1:

@@ -1,7 +1,9 @@
-"""Laterality of eye images: from DICOM elements or words of the path, never guessed; contradictions are refused.
+"""Laterality of eye images, from DICOM elements or words in the path.
 
-The two eyes of a person are alike, so a split must not separate them: without patient identifiers, images whose paths
-differ only in the word for the side belong to one patient.
+It is never guessed, and contradictions are refused.
+
+The two eyes of a person are similar, so they must be in the same split. Without patient identifiers, images whose paths
+differ only in the word for the side are therefore assigned to the same patient.
 """
 
 from __future__ import annotations
@@ -41,23 +43,25 @@ _SIDE = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(SIDE_WORDS)})(?![A-Za-z])", re.I
 
 
 class LateralityError(DataError):
-    """Image for which two sources name different eyes."""
+    """Error for an image whose sources of laterality name different eyes."""
 
     code = "laterality"
 
 
 def one_group(text: str) -> str:
-    """Return a regular expression with one group, unchanged.
+    """Return a regular expression unchanged after checking that it has exactly one group.
 
     Raises:
-        ValueError: If it is not a regular expression with exactly one group.
+        ValueError: If the text is not a regular expression with exactly one group.
     """
     try:
         num_groups = re.compile(text).groups
     except re.error as error:
         raise ValueError(f"expected a regular expression, but {error}") from None
     if num_groups != 1:
-        raise ValueError(f"expected one group, as in 'patient-(\\d+)', found {num_groups}")
+        raise ValueError(
+            f"expected a regular expression with one group, as in 'patient-(\\d+)'; found {num_groups} groups"
+        )
     return text
 
 
@@ -65,7 +69,7 @@ GroupPattern = Annotated[str, AfterValidator(one_group)]
 
 
 class EyeConfig(Config):
-    """Facts about eye images, modality OP or OPT, that their pixels do not show."""
+    """Facts about eye images (modality OP or OPT) that their pixels do not show."""
 
     laterality_from: GroupPattern | None = None
     """Regex with one group that captures the side of the eye from the path: R, L, OD, OS, right or left. Unset: the
@@ -80,10 +84,11 @@ class EyeConfig(Config):
 
 
 def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> dict[str, str]:
-    """Return side and center of the eye in an image of modality OP or OPT, where known.
+    """Return side and center of the eye in an image of modality OP or OPT, as far as they are known.
 
     Raises:
-        LateralityError: If two elements, or an element and the path, differ on the side, or if it shows both eyes.
+        LateralityError: If two elements, or an element and the path, name different sides, or if the image shows both
+            eyes.
     """
     if modality not in MODALITIES:
         return {}
@@ -96,10 +101,10 @@ def eye_attributes(candidate: Candidate, modality: str, config: EyeConfig) -> di
 def paired(
     candidates: Sequence[Candidate], modality: str, *, folders_are_classes: bool = False
 ) -> tuple[Candidate, ...]:
-    """Return the candidates, eye images whose paths differ only in the word for the side assigned to one patient.
+    """Assign eye images whose paths differ only in the word for the side to the same patient.
 
-    Images of known patients are unchanged. `modality` applies to files that do not state theirs. Where folders are
-    classes, in which the eyes of a patient may differ, only file names are compared.
+    Images of known patients are unchanged. `modality` applies to files that do not state one. If folders are classes,
+    which may differ between the two eyes of a patient, only file names are compared.
     """
     return tuple(_paired(one, one.item.modality or modality, folders_are_classes) for one in candidates)
 
@@ -119,7 +124,7 @@ def _paired(candidate: Candidate, modality: str, folders_are_classes: bool) -> C
 
 
 def _named(candidate: Candidate, config: EyeConfig) -> dict[str, frozenset[str]]:
-    """Return the side named by the paths of its files; of slices, the name of their folder counts too."""
+    """Return the side that the paths of the files name; for slices, the name of their folder counts too."""
     names = {PurePosixPath(path).parent.as_posix() for path in candidate.paths} if len(candidate.paths) > 1 else ()
     found = {side for path in (*candidate.paths, *names) for side in _sides_in(path, config)}
     return {"its path": frozenset(found)} if found else {}
@@ -131,7 +136,7 @@ def _sides_in(path: str, config: EyeConfig) -> set[str]:
         word = (match.group(1) or "").casefold() if match else ""
         if match and word not in POINTED_WORDS:
             raise LateralityError(
-                "scanning.eye.laterality_from captures a text that is not a side; expected R, L, OD or OS"
+                "scanning.eye.laterality_from captures a text that does not name a side; expected R, L, OD or OS"
             )
         return {POINTED_WORDS[word]} if match else set()
     *folders, name = PurePosixPath(path).parts
@@ -156,6 +161,6 @@ def _agreed(said: Mapping[str, frozenset[str]], item: Item) -> str:
         return ""
     told = [f"{who} names {' and '.join(sorted(those, reverse=True))}" for who, those in said.items()]
     raise LateralityError(
-        f"{', '.join(told)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct "
-        "what is wrong, or exclude it"
+        f"{', '.join(told)}; expected {'a volume' if item.kind == 'volume' else 'an image'} of one eye: correct the "
+        "wrong value, or exclude the image"
     )

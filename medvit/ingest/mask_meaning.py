@@ -1,16 +1,16 @@
-"""Meaning of label-map values: decided over all label maps of a source; ambiguous values are refused.
+"""Meaning of label-map values, decided over all label maps of a source; ambiguous values are refused.
 
-By options, values are named classes (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), ignored
-(`labeling.mask_ignore=[255]`), or instance numbers of one class (`labeling.mask_values=instances`). By default,
+The user may name the values as classes (`labeling.mask_classes={0: background, 128: border, 255: lesion}`), ignore
+values (`labeling.mask_ignore=[255]`), or declare them as instance numbers of one class
+(`labeling.mask_values=instances`). Without these options,
 
-- 0 with 255 or 65535 alone are the background and one class;
-- few values as far apart as gray levels (0, 128 and 255) are a class each, named by their value, unless one of them
-  occurs only between lower and higher ones: that is either an edge drawn by smoothing or downscaling, or a border
-  class, which only a person can decide;
-- other values number the classes, unless at least three occur only between lower and higher ones and most of the
-  foreground has the highest: that is a smoothed map of one class;
-- 255 or 65535 beside small numbers, and many values near 0 and 255, are refused: the former may mean "not labeled", the
-  latter are edges of images that were smoothed or lossily compressed.
+- if the only values are 0 and 255, or 0 and 65535, they are the background and one class; - if there are few values, as
+  far apart as gray levels (0, 128 and 255), each is a class named by its value. They are refused if a value occurs only
+  between lower and higher ones: it may be an edge made by smoothing or downscaling, or a border class, which only a
+  person can decide; - other values are class numbers. They are refused if at least three of them occur only between
+  lower and higher values and most of the foreground has the highest value: such a map is a smoothed map of one class;
+- 255 or 65535 together with small numbers is refused, since it may mean "not labeled"; many values near 0 and 255 are
+  refused, since they are edges of images that were smoothed or lossily compressed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SHOWN_VALUES = 12
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """Pixels of each value of label maps, and how many of them touch both a lower and a higher value."""
+    """Number of pixels of each value in label maps, and how many of them touch both a lower and a higher value."""
 
     values: Mapping[int, int]
     between: Mapping[int, int] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class MaskCounts:
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """Class of each value of label maps: `classes` has pairs of both; empty if the values are the classes."""
+    """Class of each label-map value: `classes` are (value, class) pairs; empty if the values are the class numbers."""
 
     classes: tuple[tuple[int, int], ...] | None = None
     names: tuple[str, ...] = ()
@@ -91,16 +91,16 @@ class MaskMeaning:
     are_instances: bool = False
 
     def option(self, names: Sequence[str]) -> MaskClasses:
-        """Return `mask_classes` that gives this meaning to classes with these names."""
+        """Return the option `mask_classes` that assigns this meaning to classes with these names."""
         if self.classes is None or not names:
             return tuple(names)
         return {value: names[index] for value, index in self.classes}
 
     def of(self, labels: Int[Array, "*s"]) -> Int[Array, "*s"]:
-        """Return a label map with classes for values, `IGNORED` for ignored pixels.
+        """Return a label map of class numbers, with `IGNORED` for ignored pixels.
 
         Raises:
-            DataError: If it holds a value that is not a class.
+            DataError: If the label map contains a value that is not a class.
         """
         counts = _pixels(labels)
         there = counts.keys() - set(self.ignored)
@@ -114,7 +114,7 @@ class MaskMeaning:
 
     def _class(self, value: int) -> int:
         if value < 0:
-            raise DataError(f"the label map holds {value}; expected class numbers from 0 on")
+            raise DataError(f"the label map contains the value {value}; expected class numbers from 0 upwards")
         if self.are_instances:
             return min(value, 1)
         if self.classes is not None:
@@ -135,11 +135,11 @@ class MaskMeaning:
 
 
 def counted(labels: Int[Array, "*s"]) -> MaskCounts:
-    """Return how many pixels of a label map have each value, and how many of them are between others.
+    """Return how many pixels of a label map have each value, and how many of these are between other values.
 
-    The latter only if values may be gray levels or edges of smoothing.
+    The pixels between other values are counted only if the values may be gray levels or edges of smoothing.
 
-    The neighbors of a pixel are those that touch it, also at a corner.
+    A pixel is between other values if it touches (also at a corner) both a lower and a higher value.
     """
     values = _pixels(labels)
     is_gray = 3 <= len(values) <= MAX_LEVELS and max(values) >= LEAST_GRAY
@@ -149,7 +149,7 @@ def counted(labels: Int[Array, "*s"]) -> MaskCounts:
 
 
 def _foreground(labels: Int[Array, "*s"]) -> Int[Array, "*t"]:
-    """Return the box of a label map that holds all values but the lowest, with a margin of one voxel."""
+    """Return the bounding box of all values except the lowest, with a margin of one voxel."""
     is_there = labels > labels.min()
     for axis in range(labels.ndim):
         (places,) = np.nonzero(is_there.any(axis=tuple(other for other in range(labels.ndim) if other != axis)))
@@ -160,7 +160,7 @@ def _foreground(labels: Int[Array, "*s"]) -> Int[Array, "*t"]:
 
 
 def _between(labels: Int[Array, "*s"]) -> dict[int, int]:
-    """Return how many voxels of each value have both lower and higher ones beside them; estimated in large volumes."""
+    """Return how many voxels of each value touch both lower and higher values; estimated in large volumes."""
     depth = labels.shape[-1]
     if labels.size <= MAX_SEARCHED or labels.ndim < 3 or depth <= 3 * NUM_SLABS:
         return _pixels(labels[_is_between(labels)])
@@ -195,7 +195,7 @@ def meaning_of(
     values: MaskValues = "classes",
     ignored: Sequence[int] = (),
 ) -> MaskMeaning:
-    """Return the meaning of values, over all label maps of a source; log it.
+    """Return the meaning of the values over all label maps of a source, and log it.
 
     Raises:
         DataError: If values are ambiguous and `named` does not define them.
@@ -217,7 +217,7 @@ def meaning_of(
         meaning = _unasked(totals, between, found)
     if ignored and len(meaning.names) > IGNORED:
         raise DataError(
-            f"{len(meaning.names)} classes of label maps; with labeling.mask_ignore expected {IGNORED} at most"
+            f"label maps have {len(meaning.names)} classes; with labeling.mask_ignore, expected at most {IGNORED}"
         )
     if there:
         taken = f"; taken as {_named_classes(meaning.names)}" if meaning.names else ""
@@ -228,12 +228,12 @@ def meaning_of(
 
 
 def _named(named: Mapping[int, str], there: Sequence[int]) -> MaskMeaning:
-    """Classes in the order of the mapping; values of the same name are one class."""
+    """Return classes in the order of the mapping; values with the same name are one class."""
     names = tuple(dict.fromkeys(named.values()))
     absent = [value for value in named if value not in there]
     if there and absent:
         log.warning(
-            "labeling.mask_classes names %s, which are in none of the label maps; found %s",
+            "labeling.mask_classes names the values %s, which no label map contains; found %s",
             _listed(absent),
             _listed(there),
         )
@@ -273,7 +273,7 @@ def _unasked(totals: Counter[int], between: Counter[int], found: Sequence[MaskCo
 
 
 def _are_edges(totals: Counter[int]) -> bool:
-    """Whether values are many, or some near black and some near white, and those above black mostly near white."""
+    """Return whether values are edges: many values, or values near black and white with most pixels near white."""
     top = max(totals)
     near_black, near_white = (any(0 < value - low < EDGE for value in totals) for low in (0, top - EDGE))
     if not WHITES[0] - EDGE <= top <= WHITES[0] or not (len(totals) > MAX_LEVELS or (near_black and near_white)):
@@ -283,7 +283,7 @@ def _are_edges(totals: Counter[int]) -> bool:
 
 
 def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse gray levels of which one occurs only along borders."""
+    """Refuse gray levels if a value occurs only along borders between lower and higher values."""
     thin = [value for value in sorted(totals) if between[value] >= BETWEEN * totals[value] > 0]
     if thin:
         raise DataError(
@@ -295,7 +295,10 @@ def _refuse_edges(totals: Counter[int], between: Counter[int]) -> None:
 
 
 def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
-    """Refuse numbers that are shades of one class: most of the foreground is the highest, all others are its edges."""
+    """Refuse numbers that are shades of one class.
+
+    Most of the foreground then has the highest number, and all other numbers are its edges.
+    """
     top = max(totals)
     shades = [value for value in totals if SHADES * top < value < (1 - SHADES) * top]
     foreground = sum(number for value, number in totals.items() if value > SHADES * top)
@@ -310,7 +313,7 @@ def _refuse_smoothed(totals: Counter[int], between: Counter[int]) -> None:
 
 
 def _hint(found: Iterable[MaskCounts]) -> None:
-    """Report values that look like instance numbers: 1 to n in each label map, with a different n in each."""
+    """Warn about values that may be instance numbers: 1 to n in each label map, with different n."""
     tops = []
     for counts in found:
         values = [value for value in counts.values if value > 0]
@@ -319,8 +322,8 @@ def _hint(found: Iterable[MaskCounts]) -> None:
         tops.append(len(values))
     if max(tops, default=0) >= MIN_INSTANCES and len(set(tops)) >= MIN_COUNTS:
         log.warning(
-            "label maps hold 1 to n, with a different n of up to %d in each, like instance numbers; "
-            "labeling.mask_values=instances takes all of them as one class",
+            "each label map contains values 1 to n, where n differs (up to %d), as instance numbers do; set "
+            "labeling.mask_values=instances to make them one class",
             max(tops),
         )
 
@@ -346,5 +349,5 @@ def _joined(values: Iterable[int]) -> str:
 
 
 def _in_parts(labels: Int[Array, "*s"]) -> Int[Array, "256"]:
-    """Count of 8-bit values plane by plane: `bincount` would copy to 64 bits."""
+    """Return the counts of 8-bit values, counted plane by plane, because `bincount` would copy the array to 64 bits."""
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)

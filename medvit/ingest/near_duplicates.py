@@ -1,8 +1,8 @@
-"""Grouping of patients whose images are near duplicates, so that they fall into one split.
+"""Grouping of patients whose images are near duplicates, so that they are in the same split.
 
-A source without patient identifiers counts each file as a patient, so an image and its copy may fall into the train and
-the test split. `splits.keep_together=near_duplicates` joins the patients whose images `medvit leakage` would list as
-identical or near duplicates, transitively.
+In a source without patient identifiers, each file counts as a patient, so an image may be in the train split and its
+copy in the test split. `splits.keep_together=near_duplicates` joins patients whose images `medvit leakage` would list
+as identical or near duplicates; joining is transitive.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class JoinedPatients:
-    """Patients with images that are near duplicates of images of others.
+    """Groups of patients whose images are near duplicates of one another.
 
-    `representatives` maps each of them (by `Patient.id`) to the one of its group whose hash decides; `num_images`
-    counts images with a near duplicate of another patient.
+    `representatives` maps each such patient (by `Patient.id`) to the patient of the group whose hash determines the
+    split. `num_images` counts the images with a near duplicate of another patient.
     """
 
     representatives: Mapping[str, str]
@@ -36,7 +36,7 @@ class JoinedPatients:
 
     @property
     def num_groups(self) -> int:
-        """Groups of patients."""
+        """Number of groups of joined patients."""
         return len(set(self.representatives.values()))
 
 
@@ -48,13 +48,12 @@ def kept_together(
     pseudonyms: Pseudonyms,
     folder: Path,
 ) -> SplitAssignment:
-    """Return the splits with patients whose images are near duplicates kept together, if requested.
+    """Return the splits; if requested, patients whose images are near duplicates are kept in the same split.
 
-    `assigned` are the splits of the candidates without grouping, `taken` the images stored in the folder of the
-    dataset.
+    `assigned` are the splits of the candidates without grouping; `taken` are the images stored in the dataset folder.
 
     Raises:
-        DataError: If pixels are needed that the store lacks.
+        DataError: If the store lacks pixels that are required for the comparison.
     """
     if config.keep_together != "near_duplicates" or config.test == 1:
         return assigned
@@ -67,10 +66,10 @@ def kept_together(
 def joined_patients(
     candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, folder: Path
 ) -> JoinedPatients:
-    """Find the patients of candidates, their pixels in the store of a folder, whose images are near duplicates.
+    """Find the patients whose images are near duplicates; the pixels are in the store of `folder`.
 
     Raises:
-        DataError: If pixels are needed that the store lacks.
+        DataError: If the store lacks pixels that are required for the comparison.
     """
     made = rows(candidates, taken, pseudonyms, "")
     overlaps = find_overlaps({"": Manifest(made, Facts(""), folder)}, ("pixel", "perceptual"))
@@ -92,7 +91,7 @@ def joined_patients(
 
 
 def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
-    """Log how many patients are joined and moved, and warn about groups that official splits separate.
+    """Log how many patients were joined and changed split; warn about groups that official splits separate.
 
     `before` and `after` are the same candidates with their old and new splits.
     """
@@ -111,15 +110,15 @@ def report(joined: JoinedPatients, before: Sequence[Candidate], after: Sequence[
     apart = sum(len(found) > 1 for found in splits.values())
     if apart:
         log.warning(
-            "near duplicates in several splits: %d groups of patients, separated by the source's own splits; "
+            "near duplicates in several splits: the official splits of the source separate %d groups of patients; "
             "`medvit leakage` lists their images",
             apart,
         )
 
 
 def _digest(patient: str) -> bytes:
-    """Return an order that is independent of the hash that splits patients.
+    """Return a sort key that is independent of the hash that determines splits.
 
-    So the groups fall into splits in the requested fractions.
+    Choosing the representative by this key keeps the requested fractions of the splits.
     """
     return hashlib.sha256(b"representative\0" + patient.encode(errors="surrogateescape")).digest()

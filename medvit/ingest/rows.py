@@ -1,4 +1,4 @@
-"""Rows of a manifest and entries of the quarantine, both by pseudonym, and the crosswalk."""
+"""Rows of a manifest and entries of the quarantine, both identified by pseudonyms, and the crosswalk."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SHOWN_REASONS = 5
 def rows(
     candidates: Sequence[Candidate], taken: Mapping[str, Taken], pseudonyms: Pseudonyms, dataset: str
 ) -> tuple[Row, ...]:
-    """Return the rows of all candidates that were taken, ordered by `image_id`."""
+    """Return the rows of all stored candidates, ordered by `image_id`."""
     there = (candidate for candidate in candidates if candidate.key in taken)
     made = (_row(candidate, taken[candidate.key], pseudonyms, dataset) for candidate in there)
     return tuple(sorted(made, key=lambda row: row.image_id))
 
 
 def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path) -> tuple[Quarantined, ...]:
-    """Return the refusals with the pseudonym of their first file in place of paths, sorted."""
+    """Return the refusals as quarantine entries, sorted; the pseudonym of the first file replaces the paths."""
     return tuple(
         sorted(
             Quarantined(pseudonyms.file(_relative(r.files[0], root)), r.code, r.reason, len(r.files)) for r in refusals
@@ -48,7 +48,7 @@ def quarantined(refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path)
 def way_back(
     candidates: Sequence[Candidate], refusals: Sequence[Refusal], pseudonyms: Pseudonyms, root: Path
 ) -> list[tuple[str, str]]:
-    """(pseudonym, original) of every patient, study, series, image and refused file: for the site only."""
+    """Return (pseudonym, original) of all patients, studies, series, images and refused files, for site use only."""
     pairs = [(pseudonyms.patient(candidate.patient), candidate.patient.id) for candidate in candidates]
     for candidate in candidates:
         identity = candidate.item.identity
@@ -60,7 +60,10 @@ def way_back(
 
 
 def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms) -> None:
-    """Warn about studies shared by patients, and about similar patient IDs that may be one patient's, by pseudonym."""
+    """Warn, by pseudonym, about studies that several patients share, and about similar patient IDs.
+
+    Similar patient IDs may belong to one patient.
+    """
     names = {candidate.patient.id: pseudonyms.patient(candidate.patient) for candidate in candidates}
     sharing: dict[str, dict[str, str]] = defaultdict(dict)
     for one in candidates:
@@ -73,7 +76,7 @@ def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms)
             else ("a patient without any image that was taken shares")
         )
         text = ", ".join(f"{study} of {patient}" for study, patient in sorted(studies.items()))
-        log.warning("%s one StudyInstanceUID; they are kept apart, one study each: %s", several, text)
+        log.warning("%s one StudyInstanceUID; they count as separate studies, one per patient: %s", several, text)
     for alike in same_but_for_issuer(candidates):
         text = f"{len(alike)} patients have one PatientID of different issuers, and are kept apart"
         log.warning("%s: %s; if they are one, give scanning.patient_from", text, ", ".join(names[one] for one in alike))
@@ -84,10 +87,10 @@ def warn_of_identifiers(candidates: Sequence[Candidate], pseudonyms: Pseudonyms)
 
 
 def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
-    """Report missing label maps and assumed patients.
+    """Check that images were stored, and report missing label maps and assumed patients.
 
     Raises:
-        DataError: If nothing was taken.
+        DataError: If no image was stored.
     """
     require_some(rows, refusals)
     tell_unlabeled(rows)
@@ -95,10 +98,10 @@ def check_rows(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
 
 
 def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
-    """Check that anything was taken.
+    """Check that at least one image was stored.
 
     Raises:
-        DataError: If nothing was, with the number of files by code and the most frequent reasons.
+        DataError: If no image was stored; the message has the number of files by code and the most frequent reasons.
     """
     if rows:
         return
@@ -108,14 +111,14 @@ def require_some(rows: Sequence[Row], refusals: Sequence[Refusal]) -> None:
         reasons[refusal.reason] += len(refusal.files)
     often = [f"{reason} ({number})" for reason, number in reasons.most_common(SHOWN_REASONS)]
     raise DataError(
-        f"the source holds no usable image among {counts.total()} file{'' if counts.total() == 1 else 's'} ("
+        f"the source contains no usable image among {counts.total()} file{'' if counts.total() == 1 else 's'} ("
         + ", ".join(f"{number} {code}" for code, number in counts.most_common())
         + f"); most often: {'; '.join(often)}; expected DICOM, NIfTI, MHA, NRRD, PNG, JPEG, TIFF or npz files"
     )
 
 
 def failures(quarantine: Sequence[Quarantined]) -> list[str]:
-    """Return a line for every entry that is a failure."""
+    """Return a line for every quarantine entry that is a failure."""
     return [str(entry) for entry in quarantine if entry.code not in NO_FAILURE]
 
 
@@ -131,11 +134,11 @@ def unmet(made: Sequence[Row]) -> list[str]:
 
 
 def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...]:
-    """Return the names of label-map values.
+    """Return the names of the label-map values 0, 1, 2...
 
-    The given names, else `background`, `class 1` and so on up to the largest value.
+    These are the given names, or else `background`, `class 1` and so on up to the largest value.
 
-    None if there are no label maps, or so many values that they number instances rather than classes.
+    The result is empty if there are no label maps, or so many values that they are instance numbers, not classes.
     """
     num_values = max((one.num_mask_values for one in taken), default=0)
     if named or not 0 < num_values <= MAX_MASK_CLASSES:
@@ -144,18 +147,20 @@ def mask_classes(named: Sequence[str], taken: Iterable[Taken]) -> tuple[str, ...
 
 
 def tell_unlabeled(made: Sequence[Row]) -> None:
-    """Report images without a label map in a dataset that has label maps, by pseudonym."""
+    """Report, by pseudonym, images without a label map in a dataset that has label maps."""
     images = [row for row in made if row.kind != "slide"]
     without = [row.image_id for row in images if row.mask is None]
     if without and len(without) < len(images):
         shown = ", ".join(without[:SHOWN_REASONS]) + (", ..." if len(without) > SHOWN_REASONS else "")
-        log.warning("%d of %d images have no label map beside them: %s", len(without), len(images), shown)
+        log.warning("%d of %d images have no label map: %s", len(without), len(images), shown)
 
 
 def tell_assumed(made: Sequence[Row]) -> None:
-    """Warn about assumed patients, who may be in several splits under several pseudonyms."""
+    """Warn about assumed patients: one person may be in several splits under several pseudonyms."""
     if note := PatientCount.of(made).note:
-        log.warning("%s; scanning.patient_from=... or a patient column in labeling.table names them", note)
+        log.warning(
+            "%s; set scanning.patient_from=... or add a patient column to labeling.table to identify them", note
+        )
 
 
 def _relative(file: Path, root: Path) -> str:

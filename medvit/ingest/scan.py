@@ -84,7 +84,7 @@ NOWHERE = Path()
 class Scan:
     """Files and candidates of a source.
 
-    `files` are the paths of all its files, relative to `root`; `stamps` their states.
+    `files` are the paths of all files, relative to `root`; `stamps` are their states.
     """
 
     root: Path = field(repr=False)
@@ -98,7 +98,7 @@ class Scan:
 
 @dataclass
 class Remembered:
-    """Headers cached by file state, and the headers of this scan with the states of their files."""
+    """Cached headers of an earlier scan by file state, and the headers of this scan with the states of their files."""
 
     memory: HeaderCache
     state: StateOf
@@ -113,19 +113,20 @@ def scan(
     engine: EngineConfig | None = None,
     remembered: Remembered | None = None,
 ) -> Scan:
-    """Return the images of a folder, of the one file that `source` is, or of a source that was fetched.
+    """Return the images of a source, which is a folder, a single file, or a fetched source, without reading pixels.
 
     Reads no pixels.
 
-    Headers are read by the workers of `engine`; of files that `remembered` holds in their present state, only the
-    beginning is read.
+    The workers of `engine` read the headers. For files whose present state is in `remembered`, only the beginning of
+    the file is read.
 
-    The patient of an image is the text that `patient_from` captures from its path; or its DICOM PatientID; or the BIDS
-    subject in its path. Without any of these, the patient is assumed: the nnU-Net case in its path, or its study, or
-    else the path itself, so that each image counts as a patient. If several issuers assigned the same PatientID, the
-    patients are `ID^^^ISSUER`.
+    The patient of an image is the text that `patient_from` captures from its path; or the DICOM PatientID; or the BIDS
+    subject in its path. Without any of these, the patient is assumed: the nnU-Net case in the path counts as the
+    patient, or the study, or else the path itself, so that each image is a patient. If several issuers assigned the
+    same PatientID, the patient is `ID^^^ISSUER`.
 
-    With `slide_mpp`, the microns per pixel of slides that do not state theirs, plain TIFF pictures are slides.
+    `slide_mpp` is the pixel size (microns) of slides that do not state theirs; if it is given, plain TIFF images are
+    slides.
 
     Raises:
         DataError: If the source is missing or empty.
@@ -156,7 +157,7 @@ def scan(
 
 
 def _as_slide(candidate: Candidate) -> Candidate:
-    """Return a candidate; a plain TIFF picture becomes a slide."""
+    """Return a candidate, in which a plain TIFF image becomes a slide."""
     item = candidate.item
     if item.reader != "image" or not item.files[0].name.lower().endswith(TIFF_SUFFIXES):
         return candidate
@@ -167,7 +168,7 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
     frames = [one.item for one in candidates if one.item.kind == "image" and is_frame(one.item.part)]
     if frames:
         log.info(
-            "%d frames of %d multi-frame files are taken one by one, as images without a position in the patient: %s",
+            "%d frames of %d multi-frame files are stored as separate images without a position in the patient: %s",
             len(frames),
             len({item.files for item in frames}),
             ", ".join(f"{n} of {name or 'unknown'}" for name, n in Counter(i.modality for i in frames).most_common()),
@@ -176,7 +177,7 @@ def _report_frames(candidates: Sequence[Candidate]) -> None:
 
 @dataclass
 class _Eye:
-    """Scanner that reads file headers with the workers of an engine, except cached ones."""
+    """Reader of file headers with the workers of an engine; cached headers are not read again."""
 
     root: Path
     engine: EngineConfig
@@ -198,7 +199,7 @@ class _Eye:
             yield seen
 
     def _look(self, files: Sequence[Path]) -> Iterator[ScannedFile]:
-        """Return the headers of the files, with stamps taken in the same read."""
+        """Yield the headers of the files, with their stamps from the same read."""
         for file, (seen, taken) in zip(files, _looked(files, self.engine), strict=True):
             self.stamps[file] = taken
             yield seen
@@ -239,9 +240,9 @@ def _look_at(file: Path) -> tuple[ScannedFile, Stamp]:
 
 
 def _placed(found: tuple[ScannedFile, Stamp], path: Path) -> tuple[ScannedFile, Stamp]:
-    """Return the header of a file, modified in place to hold this path: the object has no other owner yet.
+    """Return the header of a file with this path set, modified in place, because the object has no other owner yet.
 
-    Headers are sent between processes without paths: pickling and copying the paths would take as long as everything
+    Headers are sent between processes without paths, since pickling and copying paths would take as long as everything
     else.
     """
     seen = found[0]
@@ -278,7 +279,7 @@ def _candidate(item: Item, root: Path, patient_from: str | None) -> Candidate:
 
 
 def _identity(refusal: Refusal) -> Identity | None:
-    """Return the patient and study of a refused DICOM image; None for other files."""
+    """Return the identity (patient and study) of a refused DICOM image; None for other files."""
     # A path that is not a regular file may be a named pipe, which must not be waited for.
     if refusal.code in NOT_OPENED or not refusal.files or not refusal.files[0].is_file():
         return None
@@ -295,7 +296,8 @@ def _patient(item: Item, paths: tuple[str, ...], patient_from: str | None) -> Pa
         match = re.search(patient_from, paths[0])
         if match is None or not match.group(1):
             raise DataError(
-                "scanning.patient_from does not match its path; change it, or remove the file from the source"
+                "the regular expression scanning.patient_from does not match the path of the file; change the "
+                "expression, or remove the file from the source"
             )
         # Some systems write file names decomposed (NFD): one patient must not become two.
         return Patient(composed(match.group(1)))

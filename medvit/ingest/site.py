@@ -1,4 +1,4 @@
-"""Site that makes a dataset: its key, its pseudonyms, and the private files beside the key."""
+"""Site that makes a dataset: its key, its pseudonyms, and the private files next to the key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Site:
-    """Key file and the name of the dataset made with it: they locate the crosswalk."""
+    """Key file, and the name of the dataset made with it; together they locate the crosswalk."""
 
     key: Path = field(repr=False)
     name: str
@@ -30,11 +30,11 @@ class Site:
 
     @classmethod
     def open(cls, key: Path, name: str, *, keep_headers: bool = True) -> Self:
-        """Return the site of a key file, which is created on first use.
+        """Return the site of a key file; the key file is created on first use.
 
         Raises:
-            ConfigError: If others may read the file, or if it is too short to be a key.
-            OutputError: If it cannot be created or read.
+            ConfigError: If other users may read the key file, or if it is too short to be a key.
+            OutputError: If the key file cannot be created or read.
         """
         return cls(key, name, Pseudonyms.with_key_file(key, name), keep_headers)
 
@@ -44,14 +44,14 @@ class Site:
             log.warning("the source differs from that of the unfinished run; images in both are reused from that run")
 
     def headers(self) -> HeaderCache:
-        """Return the headers cached by an earlier ingest; empty if there are none."""
+        """Return the headers that an earlier ingest cached; empty if there are none."""
         return HeaderCache(header_cache.lines(self.key, self.name))
 
     def keep_headers(self, seen: Iterable[tuple[str, ScannedFile]]) -> None:
-        """Cache headers for the next ingest, each with the state of its file, or remove the cache if there are none.
+        """Cache headers for the next ingest, each with the state of its file; without headers, remove the cache.
 
         Raises:
-            OutputError: If they cannot be written or removed.
+            OutputError: If the cache cannot be written or removed.
         """
         if self.keeps_headers:
             header_cache.write(self.key, self.name, seen)
@@ -59,7 +59,7 @@ class Site:
             header_cache.forget(self.key, self.name)
 
     def keep_way_back(self, pairs: Iterable[tuple[str, str]]) -> Path:
-        """Add pairs of a pseudonym and its original to the crosswalk of the dataset; return its path.
+        """Add (pseudonym, original) pairs to the crosswalk of the dataset; return the path of the crosswalk.
 
         Raises:
             OutputError: If it cannot be written.
@@ -67,7 +67,7 @@ class Site:
         return crosswalk.write(self.key, self.name, pairs)
 
     def keep_locations(self, places: Mapping[str, SlideFiles]) -> None:
-        """Write the locations of slides, by their pseudonym.
+        """Write the locations of slide files, by the pseudonyms of the slides.
 
         Raises:
             OutputError: If they cannot be written.

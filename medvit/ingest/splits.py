@@ -1,12 +1,14 @@
 """Stable splits into train, val and test by patient, from a hash.
 
-A patient's split depends on the patient's identifier, a salt and the two fractions, and on nothing else. So adding
-patients moves nobody, and every class has the same expected fraction in each split. The price is that a small class may
-be split unevenly; `better_salt` then finds a better salt.
+The split of a patient depends only on the patient's identifier, a salt and the two fractions. Adding patients therefore
+changes no existing assignment, and every class has the same expected fraction in each split. The drawback is that a
+small class may be split unevenly; `better_salt` then finds a better salt.
 
-Official splits are kept. A missing val or test split is taken from their training split by the same hash.
+Official splits are kept. If the official splits lack val or test, it is drawn from their training split by the same
+hash.
 
-Patients whose images are near duplicates can be kept together: the hash of one of them then decides for all.
+Patients whose images are near duplicates can be kept together: the hash of one of them then determines the split of
+all.
 """
 
 from __future__ import annotations
@@ -66,13 +68,19 @@ class SplitConfig(Config):
     def _leaves_some_to_train(self) -> Self:
         taken = self.val + self.test
         if taken >= 1 and (self.val, self.test) != (0, 1):
-            raise ValueError(f"val and test together take {taken:g} of the patients; leave some to train")
+            raise ValueError(
+                f"val and test together have a fraction of {taken:g} of the patients; expected less than 1, so that "
+                "patients remain for training"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Candidates with their splits, and those refused because their patient is in a more protected official split."""
+    """Candidates with their splits, and refusals.
+
+    An image is refused if its patient is in a stricter official split (the order is test, val, train).
+    """
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
@@ -81,15 +89,17 @@ class SplitAssignment:
 def assign(
     candidates: Sequence[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> SplitAssignment:
-    """Assign every candidate its split; no patient is in two.
+    """Assign a split to every candidate, so that no patient is in two splits.
 
-    `joined` maps patients that are kept together to the one of them whose hash decides; official splits are kept, and
-    patients without one follow the patients joined with them.
+    `joined` maps patients that are kept together to the one whose hash determines their split. Official splits are
+    kept; patients without an official split get that of the patients they are joined with.
     """
     if config.test == 1:
         moved = sum(candidate.split in ("train", "val") for candidate in candidates)
         if moved:
-            log.warning("splits.test=1 puts %d images into test whose folder or table assigns train or val", moved)
+            log.warning(
+                "splits.test=1 assigns %d images to test although their folder or table assigns train or val", moved
+            )
         return SplitAssignment(tuple(replace(candidate, split="test") for candidate in candidates), ())
     official = _official_by_patient(candidates)
     together = joined or {}
@@ -117,7 +127,7 @@ def assign(
 
 
 def split_of(patient: str, config: SplitConfig) -> Split:
-    """Return the split for the hash of a patient's identifier."""
+    """Return the split that the hash of a patient's identifier determines."""
     digest = hashlib.sha256(f"{config.salt}\0{patient}".encode(errors="surrogateescape")).digest()
     position = int.from_bytes(digest[:8]) / 2**64
     if position < config.test:
@@ -126,7 +136,7 @@ def split_of(patient: str, config: SplitConfig) -> Split:
 
 
 def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return the identifier to hash for each patient: without its issuer, so that adding an issuer moves nobody."""
+    """Return the identifier to hash for each patient: without the issuer, so that adding an issuer changes no split."""
     found = {}
     for candidate in candidates:
         own, patient = candidate.item.identity.patient, candidate.patient.id
@@ -137,9 +147,10 @@ def _hashed_as(candidates: Iterable[Candidate]) -> dict[str, str]:
 def better_salt(
     candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str] | None = None
 ) -> int | None:
-    """Return a salt that spreads the classes much better than the current one; None if that is good enough.
+    """Return a salt that distributes the classes much more evenly than the current one; None if none is needed.
 
-    For images without official splits, which do not depend on the salt; `joined` patients count as one.
+    Only images without official splits count, because official splits do not depend on the salt; `joined` patients
+    count as one.
     """
     strata = _strata(candidates, joined or {})
     if len(strata.get(_ALL, ())) > MAX_PATIENTS or _deviation(strata, config) <= UNLUCKY_SIGMAS:
@@ -151,7 +162,10 @@ def better_salt(
 def _tell_if_unlucky(candidates: Iterable[Candidate], config: SplitConfig, joined: Mapping[str, str]) -> None:
     salt = better_salt(candidates, config, joined)
     if salt is not None:
-        log.warning("the splits are less even than they could be; splits.salt=%d divides the classes better", salt)
+        log.warning(
+            "the classes are distributed unevenly over the splits; splits.salt=%d would distribute them more evenly",
+            salt,
+        )
 
 
 def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Split]]:
@@ -163,7 +177,7 @@ def _official_by_patient(candidates: Sequence[Candidate]) -> Mapping[str, set[Sp
 
 
 def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str, str]) -> Mapping[str, set[Split]]:
-    """Official splits of patients, by the member of their group whose hash decides."""
+    """Return the official splits of each group of joined patients, by the patient whose hash determines the split."""
     found: dict[str, set[Split]] = defaultdict(set)
     for patient, splits in official.items():
         if patient in joined:
@@ -172,7 +186,10 @@ def _official_of_groups(official: Mapping[str, set[Split]], joined: Mapping[str,
 
 
 def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mapping[tuple[str, str], set[str]]:
-    """Patients by label and class, and all patients, each by the member of their group whose hash decides."""
+    """Return patients by label and class, and all patients.
+
+    Joined patients are represented by the one whose hash determines the split.
+    """
     candidates = list(candidates)
     hashed_as = _hashed_as(candidates)
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -184,7 +201,7 @@ def _strata(candidates: Iterable[Candidate], joined: Mapping[str, str]) -> Mappi
 
 
 def _deviation(strata: Mapping[tuple[str, str], set[str]], config: SplitConfig) -> float:
-    """Return the largest deviation of a class in a split from its expected count, in standard deviations."""
+    """Return the largest deviation of a class from its expected count in a split, in standard deviations."""
     worst = 0.0
     for patients in strata.values():
         splits = [split_of(patient, config) for patient in patients]

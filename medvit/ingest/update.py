@@ -1,4 +1,4 @@
-"""States that one ingest stores for updating a dataset from the same source, and their use by the next."""
+"""States that an ingest stores so that a later ingest can update the dataset from the same source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Earlier:
-    """Link from the dataset in a folder, if any, to the one being made; `headers` are the old and new header caches."""
+    """Link from an earlier dataset, if any, to the one being made; `headers` are the old and new header caches."""
 
     folder: Path | None
     site: Site
@@ -31,10 +31,10 @@ class Earlier:
 
     @classmethod
     def open(cls, folder: Path | None, run: Run, site: Site) -> Self:
-        """Return the dataset to update, an input of the run, and its cached headers.
+        """Return the earlier dataset in `folder`, recorded as an input of the run, with its cached headers.
 
         Raises:
-            DataError: If the folder holds no dataset.
+            DataError: If the folder is not a dataset.
             ConfigError: If the unfinished run to resume updated another dataset.
         """
         if folder is not None:
@@ -50,10 +50,14 @@ class Earlier:
         changes = file_stamps.compare(before, self._states(found))
         log.info("changes of the source since the dataset %s was made: %s", self.folder.name, changes)
         if before and changes.removed == len(before):
-            log.warning("update=%s has no file in common with this source: another source, key or name", self.folder)
+            log.warning(
+                "the dataset in update=%s has no file in common with this source; check that source, key and dataset "
+                "name are those of the earlier ingest",
+                self.folder,
+            )
 
     def leave(self, found: Scan, card: str, folder: Path) -> None:
-        """Write the states of the source files and of the card into a dataset, and the header cache beside the key.
+        """Write the states of source files and card into a dataset, and the header cache next to the key.
 
         Raises:
             OutputError: If they cannot be written.
@@ -62,7 +66,7 @@ class Earlier:
         self.site.keep_headers(self.headers.seen)
 
     def takes_card(self, card: str, folder: Path) -> bool:
-        """Copy the card of the earlier dataset into a folder if it has this state; return whether it did."""
+        """Copy the card of the earlier dataset into `folder` if its state is `card`; return whether it was copied."""
         if self.folder is None or file_stamps.read_card(self.folder) != card:
             return False
         for name in (cards.FILE_NAME, croissant.FILE_NAME):

@@ -1,9 +1,9 @@
-"""Storage strategies, one per kind of image: pixels in the store, or tiles of whole slides.
+"""Storage strategies, one per kind of image: pixels in the store, or tile lists of whole slides.
 
-The contract. A `Way` declares which kinds of image it accepts, stores them, makes the rows of the stored ones, and
-removes arrays without a row from the finished dataset. A new kind of image is a new strategy and its entry in
-`storage.py`; the recipe names no kind. Stored images are never stored twice: a resumed run, or an update of an earlier
-dataset, reuses them.
+A `Way` declares the kinds of image it accepts, stores them, makes the rows of the stored images, and removes arrays
+that no row refers to from the finished dataset. To support a new kind of image, add a strategy and an entry in
+`storage.py`; the code of the stage depends on no kind. No image is stored twice: a resumed run, or an update of an
+earlier dataset, reuses stored images.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PROGRESS = "taken.jsonl"
 
 @dataclass(frozen=True)
 class Workplace:
-    """Destination and means of storage: the folder of the dataset, the site, the workers.
+    """Context of storing: the folder of the dataset, the site, and the workers.
 
-    `stamps` are those of the source's files; unchanged images are reused from the dataset in the folder `earlier`.
+    `stamps` are the states of the source files. Unchanged images are reused from the dataset in the folder `earlier`.
     """
 
     folder: Path
@@ -38,35 +38,35 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stored:
-    """Stored images, by `Candidate.key`, and refusals."""
+    """Stored images by `Candidate.key`, and refusals."""
 
     taken: dict[str, Taken]
     refusals: tuple[Refusal, ...]
 
     def and_also(self, other: Stored) -> Stored:
-        """Return the union of two results of different candidates."""
+        """Return the combined results of two disjoint sets of candidates."""
         return Stored({**self.taken, **other.taken}, (*self.refusals, *other.refusals))
 
 
 class Way(Protocol):
-    """Storage strategy of some kinds of image."""
+    """Storage strategy for some kinds of image."""
 
     def takes(self, kind: Kind) -> bool:
-        """Whether this strategy stores images of a kind; no other does."""
+        """Return whether this strategy stores images of a kind; no other strategy does."""
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
-        """Store candidates; one that fails never stops the others.
+        """Store candidates; a failing candidate never stops the others.
 
         Raises:
             OutputError: If the dataset cannot be written.
         """
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of the dataset in place of those of its candidates that were stored.
+        """Return the rows of the dataset that replace the given rows of stored candidates.
 
         Raises:
             MedvitError: If an output cannot be written, or an image cannot be read.
         """
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove this strategy's stored data without a row from the finished dataset."""
+        """Remove data that this strategy stored and no row refers to from the finished dataset."""

@@ -1,9 +1,9 @@
-"""Storage of image pixels in the array store, resumable after every image.
+"""Storage of image pixels in the array store; a run can be resumed after every image.
 
-The outcome of each image is a line of a file in the dataset. A resumed run reads the lines and stores only the missing
-images; an update reuses the unchanged images of the earlier dataset. The state in a line covers names and stamps of the
-files, the reading options, and the versions of the code that reads and checks images: an image is read again if any of
-them changed.
+The outcome of each image is a line of a file in the dataset. A resumed run reads these lines and stores only the
+missing images; an update reuses unchanged images of the earlier dataset. Each line has a state, which covers names and
+stamps of the files, the reading options, and the versions of the code that reads and checks images. An image is read
+again if its state changed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ KEPT_BYTES = 2**27
 
 @dataclass(frozen=True)
 class ReadAndStore:
-    """Reader that stores one image with its label map; `modality` applies if the file states none.
+    """Function object that reads and stores one image with its label map; `modality` applies if the file states none.
 
-    `meaning` is the meaning of label-map values; `values` are the requested quantities.
+    `meaning` is the meaning of the label-map values; `values` are the requested quantities.
     """
 
     store: Path
@@ -60,10 +60,10 @@ class ReadAndStore:
     eye: EyeConfig = field(default_factory=EyeConfig)
 
     def __call__(self, candidate: Candidate) -> Taken:
-        """Return the record of a stored candidate.
+        """Store a candidate; return its record.
 
         Raises:
-            DataError: A subclass, if it cannot be read or its label map has a class without a name.
+            DataError: A subclass, if the image cannot be read, or its label map has a class without a name.
             OutputError: If the store cannot be written.
         """
         from medvit import readers
@@ -97,7 +97,7 @@ class ReadAndStore:
 
 
 def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
-    """Number of classes of a label map: one more than its largest value."""
+    """Return the number of classes in a label map: its largest value plus one."""
     if mask is None:
         return 0
     return int(mask.max(initial=0, where=(mask != IGNORED) if has_ignored else np.True_)) + 1
@@ -105,9 +105,9 @@ def _num_classes(mask: Array | None, *, has_ignored: bool) -> int:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Strategy for 2D images and volumes: their pixels go into the store, with the label maps beside them.
+    """Strategy for 2D images and volumes, which puts their pixels and label maps into the store.
 
-    `counts` are the values in label maps, by the state of their files.
+    `counts` are the counts of label-map values, by the state of the label-map files.
     """
 
     read: ReadAndStore
@@ -115,7 +115,7 @@ class Pixels:
     place: Workplace
 
     def takes(self, kind: Kind) -> bool:
-        """Whether the kind is any but slides."""
+        """Return whether the kind is not a slide."""
         return kind != "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
@@ -163,10 +163,10 @@ def store_images(
     earlier: Path | None = None,
     counts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Stored:
-    """Read and store all images, continuing an unfinished run; one that fails never stops the others.
+    """Read and store all images, continuing an unfinished run; a failing image never stops the others.
 
-    Unchanged images of the dataset in the folder `earlier` are linked from there. `stamps` are those of
-    the files, if they were taken already; `counts` the result of `mask_counts`.
+    Unchanged images of the dataset in the folder `earlier` are linked from that dataset. `stamps` are the states of the
+    files, if already known; `counts` is the result of `mask_counts`.
 
     Raises:
         OutputError: If the store cannot be written.
@@ -198,10 +198,19 @@ def store_images(
     if taken:
         write_text(path, "".join(_line(states[one.key], taken[one.key]) for one in candidates if one.key in taken))
     for wish, count in sorted(Counter(one.fallback for one in taken.values() if one.fallback).items()):
-        log.warning("%s: %d images lack what it needs; their values are those stored", wish, count)
+        log.warning(
+            "%s could not be applied to %d images, which lack the required elements; their stored values are used",
+            wish,
+            count,
+        )
     offered = Counter(one.attributes[OFFERED] for one in taken.values() if OFFERED in one.attributes)
     for labels, count in sorted(offered.items()):
-        log.info("%d images have real-world values that taking.values.mapping=LABEL did not request: %s", count, labels)
+        log.info(
+            "%d images have real-world value mappings that were not requested; taking.values.mapping=LABEL applies "
+            "one of: %s",
+            count,
+            labels,
+        )
     return Stored(taken, tuple(refusals))
 
 
@@ -219,7 +228,7 @@ def _with_counts(
 
 
 def _take_over(earlier: Path, states: set[str], path: Path, store: Store) -> None:
-    """Link the arrays of another dataset in one of these states into the store, and add its lines."""
+    """Link the arrays of another dataset that have one of these states into the store, and add their lines."""
     there = Store(earlier / "images")
     with _Lines(path) as lines:
         for state, taken in _done(earlier / PROGRESS, there).items():
@@ -234,7 +243,7 @@ def _line(state: str, taken: Taken) -> str:
 
 
 class _Lines:
-    """File with the records of stored images; each line is on disk before the next one begins."""
+    """File with one line per stored image; each line is on disk before the next one is written."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stack = path, ExitStack()
@@ -247,7 +256,7 @@ class _Lines:
         self._stack.close()
 
     def add(self, state: str, taken: Taken) -> None:
-        """Append the record of an image in a state."""
+        """Append the record and the state of an image."""
         if self._file is None:  # a run without new images writes no file
             self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
         self._file.write(_line(state, taken))
@@ -265,12 +274,12 @@ def _refusal(outcome: Outcome[Candidate, Taken]) -> Refusal:
 
 
 def num_bytes(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> int:
-    """Bytes of the files of an image, as far as they were stamped."""
+    """Return the total size of the files of an image, as far as it is known from their stamps."""
     return sum(stamps[file].size for file in candidate.item.files if file in stamps)
 
 
 def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]:
-    """Return the key for reuse of a stored image: its place, how it is read, its files' stamps."""
+    """Return the key for reusing a stored image: its location, how it is read, and the stamps of its files."""
     item = candidate.item
     files = [*item.files, *mask_files(item)]
     how = (item.reader, item.kind, item.modality, item.index, item.frames, item.part, item.is_resampled)
@@ -279,7 +288,10 @@ def facts_of(candidate: Candidate, stamps: Mapping[Path, Stamp]) -> list[object]
 
 
 def _done(path: Path, store: Store) -> dict[str, Taken]:
-    """Return the records of earlier runs that the store still has; remove an incomplete last line of the file."""
+    """Return the records of earlier runs whose arrays the store still contains.
+
+    An incomplete last line of the file is removed.
+    """
     if not path.is_file():
         return {}
     content = path.read_bytes()

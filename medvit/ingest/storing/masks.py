@@ -28,7 +28,7 @@ class Masks:
 
     @classmethod
     def read(cls, candidates: Sequence[Candidate], config: LabelingConfig, place: Workplace) -> Self:
-        """Count the values in the label maps of images, and decide their meaning over all.
+        """Count the values in the label maps of images, and decide their meaning over all of them.
 
         Raises:
             DataError: If values are ambiguous and the options do not define them.
@@ -41,10 +41,13 @@ class Masks:
 
 @dataclass(frozen=True)
 class CountMaskValues:
-    """Counter of the values in the label maps of an image; empty if they cannot be read, which storing will report."""
+    """Function object that counts the values in the label maps of an image.
+
+    The counts are empty if the label maps cannot be read; storing the image then reports the error.
+    """
 
     def __call__(self, candidate: Candidate) -> dict[str, int]:
-        """Return the counts as texts of `MaskCounts`."""
+        """Return the counts, as texts of `MaskCounts`."""
         from medvit import readers
 
         found = Counter[str]()
@@ -57,7 +60,7 @@ class CountMaskValues:
 
 
 def _counts(candidates: Sequence[Candidate], place: Workplace) -> dict[str, dict[str, int]]:
-    """Reuse the counts of the unfinished run in the folder, or of the run that made the earlier dataset."""
+    """Return the counts of all candidates, reusing those of the unfinished run or of the earlier dataset."""
     state, stamps = place.site.pseudonyms.state, place.stamps
     states = {one.key: mask_state(one, state, stamps) for one in candidates if mask_files(one.item)}
     folders = filter(None, (place.folder, place.earlier))

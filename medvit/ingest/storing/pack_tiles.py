@@ -1,4 +1,4 @@
-"""Copies of slide tiles in the store, each an image of its own, for a self-contained dataset."""
+"""Copies of slide tiles in the store, each as a separate image, for a self-contained dataset."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medvit.wsi.tiles import TILE_FLAGS, TileGrid
 
 @dataclass(frozen=True)
 class PackSlide:
-    """Worker that stores the listed tiles of a slide in a dataset's folder; `key` locates the slide."""
+    """Worker that stores the listed tiles of a slide in a dataset folder; the key file locates the slide."""
 
     folder: Path
     key: Path
 
     def __call__(self, row: Row) -> list[Row]:
-        """Return a row of kind image for each tile of the slide of a row.
+        """Return a row of kind image for each tile of a slide.
 
         Raises:
             DataError: If the slide cannot be read.
@@ -38,7 +38,7 @@ class PackSlide:
 
 
 def pack(rows: Sequence[Row], *, folder: Path, key: Path, engine: EngineConfig) -> tuple[Row, ...]:
-    """Return the rows of the tiles of slides in place of those of the slides.
+    """Return rows in which the rows of slides are replaced by rows of their tiles.
 
     Raises:
         DataError: If a slide can no longer be read.

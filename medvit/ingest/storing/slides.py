@@ -1,10 +1,10 @@
-"""Slides: their tiles are listed, their pixels remain in the source.
+"""Whole slides: their tiles are listed, and their pixels remain in the source.
 
-A slide is represented in the store by its image at low power, so its content address is the same for the same scan,
-whatever its file name and metadata.
+The store holds a low-magnification image of each slide. Its content address identifies the slide, so the same scan has
+the same address whatever its file name and metadata.
 
-A slide is done when `tiles/IMAGE_ID.parquet` exists with the present state of its file and the options; a resumed run,
-or an update of an earlier dataset, processes only the rest.
+A slide is finished when `tiles/IMAGE_ID.parquet` exists with the present state of its file and options. A resumed run,
+or an update of an earlier dataset, processes only the other slides.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class ReadSlide:
-    """Worker that lists the tiles of one slide in a dataset's folder, with images of the slide and its tiles."""
+    """Worker that lists the tiles of one slide in a dataset folder, and writes images of the slide and its tiles."""
 
     folder: Path
     config: TilesConfig
 
     def __call__(self, waiting: _Waiting) -> Taken:
-        """Return the record of the slide.
+        """List the tiles of a slide; return the record of the slide.
 
         Raises:
             DataError: A subclass, if the slide cannot be read or has no tissue.
@@ -93,13 +93,13 @@ class ReadSlide:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Strategy for whole slides: their tiles are listed, and with `tiles.pack` stored, each as an image of its own."""
+    """Strategy for whole slides: their tiles are listed and, with `tiles.pack`, stored as separate images."""
 
     config: TilesConfig
     place: Workplace
 
     def takes(self, kind: Kind) -> bool:
-        """Whether the kind is slide."""
+        """Return whether the kind is slide."""
         return kind == "slide"
 
     def store(self, candidates: Sequence[Candidate]) -> Stored:
@@ -136,7 +136,7 @@ class Tiles:
         return Stored(done, tuple(refusals))
 
     def rows(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> tuple[Row, ...]:
-        """Return the rows of slides, after writing their locations beside the key.
+        """Return the rows of slides (with packing, of their tiles) after writing the slide locations next to the key.
 
         With packing, the rows of their tiles.
 
@@ -150,7 +150,7 @@ class Tiles:
         return pack(rows, folder=self.place.folder, key=self.place.site.key, engine=self.place.engine)
 
     def remove_unused(self, rows: Sequence[Row]) -> None:
-        """Remove the tiles of slides without a row."""
+        """Remove the tiles of slides that have no row."""
         names = {row.image_id for row in rows if row.kind == "slide"}
         folder = self.place.folder / FOLDER
         if not folder.is_dir():

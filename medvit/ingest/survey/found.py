@@ -1,4 +1,4 @@
-"""Survey results: contents of a source, possible labels, patients, and what would be refused."""
+"""Survey results: contents of a source, possible labels, patients, and files that would be refused."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ SHOWN_PATHS = 1000
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Folders that look like classes, with their numbers of images; `are_taken` if their names are used as labels."""
+    """Folders that may be classes, with their numbers of images; `are_taken` if their names become labels."""
 
     counts: dict[str, int] = field(repr=False)
     are_taken: bool
 
     @property
     def shown(self) -> dict[str, int]:
-        """Names that cannot name a person."""
+        """Class names that cannot name a person, with their numbers of images."""
         return {name: number for name, number in self.counts.items() if names_nobody(name)}
 
 
 @dataclass(frozen=True)
 class PatientGuess:
-    """Pattern that finds a patient in every path, and their number."""
+    """Regular expression that finds a patient in every path, and the number of patients it finds."""
 
     pattern: str
     num_patients: int
@@ -48,7 +48,7 @@ class PatientGuess:
 
 @dataclass(frozen=True)
 class RefusalReason:
-    """Files that are not taken for one reason; `is_failure` unless they are skipped by design."""
+    """Files that would be refused for the same reason; `is_failure` is False for files that are skipped by design."""
 
     code: str
     text: str
@@ -58,7 +58,10 @@ class RefusalReason:
 
 @dataclass(frozen=True)
 class Survey:
-    """Contents of a source. `candidates` have the labels that ingest would assign by the proposed options."""
+    """Contents of a source.
+
+    `candidates` have the labels that ingest would assign with the proposed options.
+    """
 
     num_files: int
     candidates: tuple[Candidate, ...] = field(repr=False)
@@ -76,17 +79,17 @@ class Survey:
 
     @property
     def num_failures(self) -> int:
-        """Files that would be refused but should be images."""
+        """Number of files that should be images but would be refused."""
         return sum(reason.num_files for reason in self.refused if reason.is_failure)
 
     @property
     def num_used(self) -> int:
-        """Files of the images that would be taken."""
+        """Number of files of the images that would be used."""
         return len({file for group in self.groups for one in group.candidates for file in one.item.files})
 
     @property
     def label_keys(self) -> tuple[str, ...]:
-        """Label keys with at least two classes, those with most images first."""
+        """Labels with at least two classes, ordered by their number of images."""
         texts: dict[str, Counter[str]] = defaultdict(Counter)
         for one in self.candidates:
             for key, text in one.labels.items():
@@ -105,7 +108,7 @@ class Survey:
 
     @property
     def official_splits(self) -> frozenset[Split]:
-        """Splits named by folders or files."""
+        """Official splits that folder or file names state."""
         return frozenset(one.split for one in self.candidates if one.split is not None)
 
     @property
@@ -116,7 +119,7 @@ class Survey:
 
     @property
     def num_by_id(self) -> int:
-        """Number of patients named by an identifier in their files."""
+        """Number of patients that are named by an identifier in their files."""
         return len({one.patient.id for one in self.candidates if _is_by_id(one)})
 
 
@@ -125,8 +128,9 @@ def survey(
 ) -> Survey:
     """Return the survey of a scan.
 
-    `modality` applies to files that state none, `label_from=folder` uses folder names as classes unconditionally,
-    `table` is a given table of labels, `place` the name of the source, searched for modality words.
+    `modality` applies to files that state none. `label_from=folder` uses folder names as classes unconditionally.
+    `table` is a table of labels. `place` is the name of the source, which is searched for words that suggest a
+    modality.
     """
     others = (path for one in found.refusals if one.code == NotAnImageError.code for path in one.files)
     beside = [path for path in others if path.name.lower().endswith(SUFFIXES) and path.is_file()]
@@ -170,7 +174,7 @@ def _folders(candidates: Sequence[Candidate], label_from: LabelFrom) -> ClassFol
 def _labeled(
     found: Scan, folders: ClassFolders | None, table: FoundTable | None, modality: str
 ) -> tuple[Candidate, ...]:
-    """Return the candidates as ingest labels them, with both eyes of a person assigned to one patient."""
+    """Return the candidates with the labels that ingest would assign; both eyes of a person belong to one patient."""
     if table is not None:
         return paired(labeled(table, found.candidates, found.files), modality)
     if folders is None or not folders.are_taken:
@@ -193,7 +197,7 @@ def _mask_folders(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _differing(candidate: Candidate) -> str:
-    """Return the name of the first folder where the path of an image's label map differs from that of the image."""
+    """Return the name of the first folder in which the paths of an image and its label map differ."""
     mask, image = candidate.item.mask, candidate.item.files[0]
     assert mask is not None
     pairs = zip(mask.parent.parts, image.parent.parts, strict=False)
@@ -201,7 +205,7 @@ def _differing(candidate: Candidate) -> str:
 
 
 def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
-    """Return the refusals by reason with numbers removed, failures first."""
+    """Return the refusals grouped by reason, with numbers removed from the reasons; failures come first."""
     counts: Counter[tuple[str, str]] = Counter()
     texts: dict[tuple[str, str], str] = {}
     for one in refusals:
@@ -213,7 +217,7 @@ def _reasons(refusals: Sequence[Refusal]) -> tuple[RefusalReason, ...]:
 
 
 def _guess(candidates: Sequence[Candidate], *, has_classes: bool) -> PatientGuess | None:
-    """Return a pattern that finds fewer patients in the paths than are now assumed."""
+    """Return a regular expression that finds fewer patients in the paths than are assumed; None if there is none."""
     assumed = [one for one in candidates if one.patient.is_assumed]
     now = len({one.patient.id for one in assumed})
     if not assumed or len(assumed) < len(candidates):

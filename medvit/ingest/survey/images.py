@@ -1,4 +1,4 @@
-"""Images of a source by kind and modality: their number, studies and sizes."""
+"""Images of a source by kind and modality, with their number, studies and sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = {"image": 1, "volume": 50, "slide": 500}
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images of one kind and modality. `extents` are the sizes of those that were read."""
+    """Images of one kind and modality; `extents` are the sizes of the images whose headers were read."""
 
     kind: Kind
     modality: str
@@ -28,12 +28,12 @@ class ImageGroup:
 
     @property
     def num_studies(self) -> int:
-        """Number of studies with an identifier; 0 if files name none."""
+        """Number of distinct studies; 0 if the files state none."""
         return len({(one.patient.id, one.item.identity.study) for one in self.candidates if one.item.identity.study})
 
     @property
     def num_series(self) -> int:
-        """Number of series with an identifier, of DICOM; 0 if files name none."""
+        """Number of distinct DICOM series; 0 if the files state none."""
         dicom = (one for one in self.candidates if one.item.identity.study)
         return len({(one.patient.id, one.item.identity.study, one.item.identity.series) for one in dicom})
 
@@ -49,7 +49,7 @@ class ImageGroup:
 
     @property
     def weight(self) -> int:
-        """Amount of training data, for comparing groups."""
+        """Amount of training data, for comparing groups with one another."""
         return WEIGHTS[self.kind] * len(self.candidates)
 
     @property
@@ -64,12 +64,12 @@ class ImageGroup:
 
     @property
     def spacings_mm(self) -> tuple[tuple[float, float, float], ...]:
-        """Spacing along R, A and S of the volumes that have one."""
+        """Spacings (mm) along R, A and S of the volumes that have a spacing."""
         return tuple(one.spacing_mm for one in self.extents if one.spacing_mm is not None)
 
     @property
     def median_spacing_mm(self) -> tuple[float, float, float] | None:
-        """Median spacing along R, A and S; None if no image has one."""
+        """Median spacing (mm) along R, A and S; None if no image has a spacing."""
         if not self.spacings_mm:
             return None
         right, anterior, superior = (median(axis) for axis in zip(*self.spacings_mm, strict=True))
@@ -77,12 +77,12 @@ class ImageGroup:
 
     @property
     def median_shape(self) -> tuple[int, ...]:
-        """Median size, axis by axis; empty if unknown."""
+        """Median size along each axis; empty if unknown."""
         return tuple(round(median(axis)) for axis in zip(*(one.shape for one in self.extents), strict=True))
 
 
 def groups(candidates: Iterable[Candidate], modality: str = "") -> tuple[tuple[ImageGroup, ...], tuple[Refusal, ...]]:
-    """Return images by kind and modality, the largest groups first, and images without a size in the header.
+    """Return images by kind and modality, largest groups first, and refusals of images without a known size.
 
     `modality` applies to files that state none.
     """

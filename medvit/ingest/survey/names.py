@@ -1,4 +1,4 @@
-"""Names that may be printed because they cannot name a person, and modalities suggested by words of a path."""
+"""Names that may be printed because they cannot name a person, and modalities that words of a path suggest."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MODALITY_WORDS: Mapping[str, frozenset[str]] = {
 
 
 def names_nobody(name: str) -> bool:
-    """Whether all words of a name are imaging terms, findings or small numbers."""
+    """Return whether all words of a name are imaging terms, findings or small numbers."""
     return name.isascii() and not removed(name.replace("_", " ").replace("-", " "))
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a folder of label maps if it is a known one, else a description."""
+    """Return the name of a folder of label maps if it is a known name, else a description."""
     is_known = re.fullmatch(rf"({'|'.join(LABEL_FOLDERS)}|masks?)(tr|ts)?", name, re.IGNORECASE)
     return f"{name}/" if is_known else "a folder of its own"
 
 
 def suggested_modalities(paths: Iterable[str]) -> dict[str, str]:
-    """Return the modalities that words in paths suggest, each with the word."""
+    """Return the modalities that words in the paths suggest, each with the word that suggests it."""
     words = {word for path in paths for word in re.findall(r"[a-z0-9]+", path.casefold().replace("x-ray", "xray"))}
     found = {code: sorted(words & known) for code, known in MODALITY_WORDS.items()}
     return {code: hits[0] for code, hits in found.items() if hits}

@@ -17,7 +17,7 @@ SHOWN_CLASSES, SHOWN_COLUMNS = 8, 12
 
 
 def screen(survey: Survey) -> list[str]:
-    """Return the contents of a source and its refusals, in at most about 30 lines of `WIDTH` columns."""
+    """Return text lines on the contents of a source and its refusals: about 30 lines of `WIDTH` columns at most."""
     sections: Mapping[str, Iterable[str]] = {
         "Images": _images(survey),
         "Patients": _patients(survey),
@@ -33,7 +33,7 @@ def screen(survey: Survey) -> list[str]:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number with its noun, as `1 study` or `3 studies`."""
+    """Return a number with its noun, such as `1 study` or `3 studies`."""
     if number == 1:
         return f"1 {what}"
     plural = what if what == "series" else f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
@@ -41,7 +41,7 @@ def counted(number: int, what: str) -> str:
 
 
 def classes_in_words(counts: Mapping[str, int]) -> str:
-    """Return classes with their numbers of images; those whose names may name a person are only counted."""
+    """Return classes with their numbers of images; classes whose names may name a person are only counted."""
     shown = [f"{name} ({number})" for name, number in counts.items() if names_nobody(name)]
     hidden = len(counts) - len(shown)
     rest = len(shown) - SHOWN_CLASSES
@@ -87,7 +87,10 @@ def _extents(group: ImageGroup) -> Iterator[str]:
 
 
 def _ranges(sizes: Sequence[Sequence[float]]) -> str:
-    """Sizes as `256-512 x 256 x 20-30`; those of several ranks apart."""
+    """Return ranges of sizes, such as `256-512 x 256 x 20-30`.
+
+    Sizes with different numbers of axes are listed separately.
+    """
     ranks = sorted({len(size) for size in sizes})
     return " or ".join(
         " x ".join(_range(min(axis), max(axis)) for axis in zip(*(s for s in sizes if len(s) == rank), strict=True))

@@ -1,4 +1,4 @@
-"""Survey of a source, wherever it is: fetch it, read its headers, and count what it holds."""
+"""Survey of a source at any location: fetch it, read its headers, and count its contents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def survey_source(
     label_from: LabelFrom,
     table: Path | None,
 ) -> Survey:
-    """Return what a source holds, by headers; what an archive held is removed again from `work`."""
+    """Return the survey of a source, made from headers.
+
+    Files unpacked from an archive are removed from `work` afterwards.
+    """
     try:
         local = fetch(source, retrieve, work=work)
         found = scan(local, engine=engine)

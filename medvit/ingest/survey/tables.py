@@ -1,7 +1,7 @@
-"""Tables beside the images of a source: their key columns and possible label columns.
+"""Tables next to the images of a source: their key columns and possible label columns.
 
-A key column is recognized by its name, or by its matching cells. Only then is the first line sure to be a header whose
-names may be printed; otherwise it may be a line about a patient.
+A key column is recognized by its name, or by cells that match images. Only then is the first line certain to be a
+header, whose names may be printed; otherwise the first line may describe a patient.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BY_CONTENT: tuple[LabelBy, ...] = ("file", "study", "series", "patient")
 
 @dataclass(frozen=True)
 class FoundTable:
-    """Table and its possible key column. `classes` are the numbers of classes of the columns with few classes."""
+    """Table and its possible key column; `classes` maps columns with few classes to their number of classes."""
 
     path: Path = field(repr=False)
     num_lines: int = 0
@@ -49,12 +49,12 @@ class FoundTable:
 
     @property
     def is_usable(self) -> bool:
-        """Whether ingest uses labels from it as it is."""
+        """Whether ingest can use labels from this table without changes."""
         return self.by is not None and bool(self.classes) and not self.problem and self.num_matched > 0
 
 
 def find_tables(paths: Sequence[Path], candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[FoundTable, ...]:
-    """Return the contents of some tables; those that match the candidates first."""
+    """Return the contents of the given tables; those that match the candidates come first."""
     found = [_look(path, candidates, files) for path in paths[:MAX_TABLES]]
     return tuple(sorted(found, key=lambda one: (not one.is_usable, one.by is None, -one.num_matched)))
 
@@ -63,7 +63,7 @@ def labeled(table: FoundTable, candidates: Sequence[Candidate], files: Sequence[
     """Return the candidates with the labels of a usable table.
 
     Raises:
-        DataError: If its lines contradict each other or match several images at once.
+        DataError: If rows contradict each other, or match several images at once.
     """
     assert table.by is not None
     whole = LabelTable.read(table.path, by=table.by, columns=tuple(table.classes))
@@ -93,7 +93,7 @@ def _look(path: Path, candidates: Sequence[Candidate], files: Sequence[str]) -> 
 
 
 def _joined(grid: Grid, candidates: Sequence[Candidate], files: Sequence[str]) -> tuple[LabelBy | None, str, int, bool]:
-    """Return the kind of key, its column, the number of matches, and whether the column is recognized by its name."""
+    """Return key type, key column, number of matches, and whether the column was recognized by its name."""
     by_name = [(by, columns[0]) for by in COLUMNS if len(columns := find_columns(grid.columns, COLUMNS[by])) == 1]
     best: tuple[LabelBy | None, str, int, bool] = (None, "", 0, False)
     for by, column in by_name:
@@ -128,7 +128,7 @@ def _num_texts(grid: Grid, column: str) -> int:
 
 
 def _classes(grid: Grid, key: str) -> dict[str, int]:
-    """Return the number of classes in each column that has few classes and does not look as if it named people."""
+    """Return the number of classes in each column that has few classes and does not seem to name people."""
     missing = {text.casefold() for text in ("", *MISSING)}
     found = {}
     for column in grid.columns:
