@@ -1,7 +1,8 @@
-"""Texts of documents beside the images of a source: tables, JSON, and plain texts such as reports.
+"""Texts of documents next to the images of a source: tables, JSON, and plain texts such as reports.
 
-Every cell of a table is read, whatever its column is called: an export names people and diseases in any language.
-Columns whose names suggest people give identifiers, the others texts that may occur elsewhere by chance.
+Every cell of a table is read, whatever the name of its column, because exports name people and diseases in any
+language. Columns whose names suggest people yield identifiers; other columns yield texts that may occur elsewhere by
+chance.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def document_values(file: Path) -> Iterator[IdentifyingValue]:
-    """Return the values in a document.
+    """Yield the values in a document.
 
     Raises:
-        NotAnImageError: If the file is not a document known here.
-        DataError: A subclass, if it cannot be read completely; the readable values come first.
+        NotAnImageError: If the file is not a document of a supported format.
+        DataError: A subclass, if the document cannot be read completely; readable values are yielded first.
     """
     if OF_SYSTEMS.fullmatch(file.name) or PUBLISHED.fullmatch(file.name):
         return
@@ -59,7 +60,7 @@ def _values(file: Path) -> Iterator[IdentifyingValue]:
             yield from _cells(sheet)
         return
     if file.stat().st_size > MAX_BYTES and suffix not in TABLES:
-        raise UnsupportedError(f"a document of more than {MAX_BYTES} bytes")
+        raise UnsupportedError(f"a document of more than {MAX_BYTES} bytes, which is not searched; split it")
     if suffix in TABLES:
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
             header = stream.readline()
@@ -69,7 +70,7 @@ def _values(file: Path) -> Iterator[IdentifyingValue]:
     content = file.read_bytes()
     text = _decoded(content)
     if text is None:
-        raise NotAnImageError("unknown format, by its name and its first bytes")
+        raise NotAnImageError("the name and the first bytes of the file are not of a supported document format")
     if suffix == ".json":
         yield from _fields(json.loads(text), "")
     elif text.lstrip().startswith("<"):
@@ -111,7 +112,7 @@ def _cell(cell: str, column: str) -> Iterator[FileText]:
 
 
 def _days(match: re.Match[str]) -> Iterator[str]:
-    """Year, month and day; if ambiguous, also with day and month swapped."""
+    """Yield a date as year, month and day; if it is ambiguous, also with day and month swapped."""
     if match[1]:
         yield f"{match[1]}{match[2]}{match[3]}"
         return
@@ -126,7 +127,9 @@ def _sheets(file: Path) -> Iterator[Iterator[Sequence[str]]]:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.file_size > 16 * MAX_BYTES for entry in entries.values()):
-            raise UnsupportedError(f"a workbook with a part of more than {16 * MAX_BYTES} bytes")
+            raise UnsupportedError(
+                f"a workbook with a part of more than {16 * MAX_BYTES} bytes, which is not searched; split it"
+            )
         shared: list[str] = []
         if "xl/sharedStrings.xml" in entries:
             strings = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
@@ -161,7 +164,11 @@ def _column(place: str, number: int) -> int:
 
 
 def _fields(value: Any, key: str) -> Iterator[IdentifyingValue]:
-    """Values of JSON, by converter naming: for a DICOM keyword the profile decides, otherwise the name."""
+    """Yield the values of a JSON document.
+
+    If a key is a DICOM keyword, as converters write them, the profile decides whether its value identifies; otherwise
+    the name of the key decides.
+    """
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     if isinstance(value, Mapping):

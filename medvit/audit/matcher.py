@@ -1,7 +1,7 @@
-"""Multi-pattern matcher: all needles at once, in texts and bytes, within the borders of words and numbers.
+"""Multi-pattern matcher: finds all needles at once, in texts and bytes, as whole words or numbers.
 
-Each window of a few bytes is looked up in a table of the first windows of the needles (Rabin and Karp 1987), so
-that the time does not depend on the number of needles.
+Each window of a few bytes is looked up in a table of the first windows of the needles (Rabin and Karp 1987), so the
+search time does not depend on the number of needles.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AROUND = " \"'^`()[]{}"
 
 
 class Haystack:
-    """Matcher of needles; compiled once, used on many texts."""
+    """Matcher of needles, compiled once and used on many texts."""
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         self._words: dict[str, Needle] = {}
@@ -101,9 +101,9 @@ class Haystack:
 
 @dataclass(frozen=True, order=True)
 class Trace:
-    """Place where an identifying value was found, and its element in the source.
+    """Place where an identifying value was found, and the element of the source that contains the value.
 
-    A place that could not be searched is reported as well; `source` then gives the reason.
+    A place that could not be searched is reported too; `source` is then the reason.
     """
 
     place: str
@@ -124,7 +124,10 @@ def _slots(windows: Array) -> UInt64[Array, "n"]:
 
 
 def _is_apart(content: bytes, begin: int, end: int, needle: Needle) -> bool:
-    """Whether a match is a whole needle: a number inside a longer one, or inside a hash, is a different number."""
+    """Return whether a match is a whole needle.
+
+    A number that is part of a longer number, or of a hash, is not.
+    """
     before, after = content[max(begin - 2, 0) : begin], content[end : end + 2]
     text = needle.text
     if text.isdigit():

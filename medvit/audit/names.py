@@ -1,8 +1,9 @@
-"""Names of patients in the forms in which they may occur elsewhere; even common words of a name are searched for.
+"""Names of patients in the forms in which they may occur elsewhere.
 
-A word of three letters or more is searched for as a whole word, even if it is common in texts (Long, King, White): a
-finding is then marked as a possible coincidence. Shorter ones and single ideographs (Li, Wu, An) occur in any text:
-they are searched for next to another word of the same name, or alone in a cell or a line if they are the whole name.
+A word of three letters or more is searched for as a whole word, even if it is common in texts (Long, King, White); such
+a finding is marked as a possible coincidence. Shorter words and single ideographs (Li, Wu, An) occur in any text, so
+they are searched for only next to another word of the same name, or, if they are the whole name, alone in a cell or a
+line.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _WITHOUT_STROKES = str.maketrans({"\u0131": "i", "ø": "o", "ł": "l", "đ": "d"
 
 @dataclass(frozen=True)
 class NameForm:
-    """One form of a name, in lower case; `is_common` if it may occur elsewhere by chance."""
+    """One form of a name, in lower case; `is_common` if the form may occur elsewhere by chance."""
 
     text: str
     shape: Shape = "text"
@@ -46,7 +47,7 @@ class NameForm:
 
 
 def name_forms(name: str) -> Iterator[NameForm]:
-    """Return the forms of a value of the VR PN, or of a name as people write it; empty for a placeholder."""
+    """Yield the forms of a value of VR PN, or of a name as people write it; none for a placeholder."""
     for group in name.casefold().split("="):
         words = [word for word in words_of(group) if not word.isdigit()]
         if not words or is_placeholder(group):
@@ -64,7 +65,7 @@ def name_forms(name: str) -> Iterator[NameForm]:
 
 
 def written_forms(name: str) -> Iterator[str]:
-    """Return a person's name as DICOM writes it, and as people do (PS3.5 6.2.1), families first and last."""
+    """Yield a person's name as DICOM writes it and as people write it (PS3.5 6.2.1), family name first or last."""
     for group in name.casefold().split("="):
         parts = [part.strip() for part in group.split("^") if part.strip()]
         yield group.strip("^ ")
@@ -75,18 +76,18 @@ def written_forms(name: str) -> Iterator[str]:
 
 
 def is_placeholder(name: str) -> bool:
-    """Whether a name consists of placeholder words."""
+    """Return whether a name consists of placeholder words."""
     words = [word for word in words_of(name) if not word.isdigit()]
     return bool(words) and all(word in PLACEHOLDERS for word in words)
 
 
 def is_word(word: str) -> bool:
-    """Whether a word of a name is long enough to be searched for by itself."""
+    """Return whether a word of a name is long enough to be searched for alone."""
     return len(word) >= (MIN_WORD if _is_latin(word) else rarity.MIN_SIGNS)
 
 
 def spellings(word: str) -> set[str]:
-    """Return a word, and its form without accents."""
+    """Return a word, and its form without accents if it has accents."""
     if word.isascii() or not _is_latin(word):
         return {word}
     whole = word.translate(_WITHOUT_STROKES)

@@ -1,10 +1,10 @@
-"""Needles of an audit: identifying values of a source, in the forms in which they may occur elsewhere.
+"""Needles of an audit: the identifying values of a source, in the forms in which they may occur elsewhere.
 
-For DICOM files these are all values that the basic profile removes (`medvit.deidentification.identifiers`), for other
-images the texts that their readers find beside the pixels (`Reader.texts`), for tables and texts everything
-(`medvit.audit.documents`), for all files the names of the file and its folders. Excluded are values that would be found
-anywhere (`medvit.audit.rarity`), and values that the files also contain in places that identify nobody, such as the
-manufacturer, or a repetition time in the name of a protocol. The excluded values are counted.
+For DICOM files, these are all values that the basic profile removes (`medvit.deidentification.identifiers`); for other
+images, the texts that their readers find in addition to pixels (`Reader.texts`); for tables and texts, everything
+(`medvit.audit.documents`); and for all files, the names of the file and its folders. Two groups are excluded and
+counted: values that would be found anywhere (`medvit.audit.rarity`), and values that the files also contain in elements
+that identify nobody, such as the manufacturer, or a repetition time in the name of a protocol.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILE_NAME = "a file or folder name"
 
 @dataclass(frozen=True)
 class Needle:
-    """Text to search for, folded to lower case; `source` is its element, never its value."""
+    """Text to search for, in lower case; `source` is the element it comes from, never its value."""
 
     text: str = field(repr=False)
     source: str
@@ -57,13 +57,14 @@ class Needle:
 
     @property
     def description(self) -> str:
-        """Its source, and whether it may occur elsewhere by chance, for reports on other datasets."""
+        """Source of the needle, and whether it may occur elsewhere by chance; for reports on other datasets."""
         return f"{self.source}, which may be a coincidence" if self.is_weak or self.is_common else self.source
 
     def joined(self, other: Needle, text: str) -> Needle:
-        """Return the needle of a text that comes from two places.
+        """Return the needle of a text that two sources contain.
 
-        It is weak only if both are; a weak one does not decide whether the copy may contain it.
+        It is weak only if both needles are weak. A weak needle does not determine whether the copy may contain the
+        text.
         """
         telling = [needle for needle in (self, other) if not needle.is_weak] or [self, other]
         return Needle(
@@ -79,7 +80,7 @@ class Needle:
 
 @dataclass(frozen=True)
 class IdentifyingValues:
-    """Identifying values of one file, and its texts that may be shown; dates by patient."""
+    """Identifying values of one file, its texts that may be shown, and dates by patient."""
 
     values: tuple[IdentifyingValue, ...] = ()
     gone: frozenset[str] = field(default=frozenset(), repr=False)
@@ -93,7 +94,7 @@ class IdentifyingValues:
 
 @dataclass(frozen=True)
 class Sought:
-    """All needles by their text, the number of excluded values, and the dates of each patient (DA)."""
+    """All needles by their text, the number of excluded values, and the dates (DA) of each patient."""
 
     needles: Mapping[str, Needle] = field(repr=False)
     num_files: int
@@ -107,12 +108,15 @@ class Sought:
 
 @dataclass(frozen=True)
 class ReadValues:
-    """Reader of the identifying values in one file; `profile` is that of the de-identified copy."""
+    """Function object that reads the identifying values of one file; `profile` is that of the de-identified copy."""
 
     profile: Profile
 
     def __call__(self, file: Path) -> IdentifyingValues:
-        """Return the values of a file, by the reader of its format or as a document; report unreadable files."""
+        """Return the values of a file, from the reader of its format or as a document.
+
+        Unreadable files are reported.
+        """
         found: list[FileText] = []
         try:
             found.extend(readers.texts(file))  # which yields the values before an error
@@ -123,7 +127,7 @@ class ReadValues:
         return self._of_texts(found, file)
 
     def _of_texts(self, found: Sequence[FileText], file: Path, unread: str = "") -> IdentifyingValues:
-        """Return the identifying values among texts; for DICOM also their elements, and which of them may be shown."""
+        """Return the identifying values among texts; for DICOM, also their elements and the texts that may be shown."""
         of_dicom = [text for text in found if text.tag is not None]
         gone = frozenset(text.text for text in of_dicom if identifying(text, self.profile) is not None)
         identifying_ones = tuple(dict.fromkeys(value for value in map(identifying, found) if value is not None))
@@ -156,7 +160,7 @@ def _begins_as_dicom(file: Path) -> bool:
 
 
 def _is_shown(text: FileText) -> bool:
-    """Whether the strictest profile keeps a text: it then identifies nobody anywhere."""
+    """Return whether the strictest profile keeps a text, so that it identifies nobody anywhere."""
     if text.tag is None or text.tag >> 16 & 1 or (text.vr not in TEXT and text.vr != "CS"):
         return False
     return STRICT.action(text.tag, text.vr) in (Action.KEEP, Action.CODE)
@@ -172,11 +176,11 @@ def sought(
     dataset: str = "",
     classes: Collection[str] = (),
 ) -> Sought:
-    """Return the needles of the file names of a source and the values of `num_files` files.
+    """Return the needles from the file names of a source and from the values of its `num_files` files.
 
-    `ignored` words are excluded. So are the `classes` of the dataset if they may occur in a source by chance, as in a
-    table, but not if they name a patient. So is the name of the source's folder if it is part of `dataset`, the chosen
-    name of the dataset.
+    Words in `ignored` are excluded. The names of `classes` are excluded if they occur in places of the source where
+    they may stand by chance, as in a table, but not if they name a patient. The name of the source folder is excluded
+    if it is part of `dataset`, the chosen name of the dataset.
     """
     told = {form for text in classes for form in (" ".join(text.casefold().split()), *words_of(text))}
     collector = _Collector({word for text in ignored for word in words_of(text)}, told)
@@ -194,7 +198,7 @@ def sought(
 
 
 def forms(text: str) -> set[str]:
-    """Return a text as programs may write it: composed or decomposed letters, escapes of JSON and of URLs."""
+    """Return the forms in which programs may write a text: (de)composed letters, and escapes of JSON and of URLs."""
     if text.isascii():
         return {text}
     composed, parted = unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)
@@ -203,7 +207,7 @@ def forms(text: str) -> set[str]:
 
 
 class _Collector:
-    """Collector of needles; values that are too common are counted instead."""
+    """Collector of needles; values that are too common are only counted."""
 
     def __init__(self, ignored: set[str], classes: set[str]) -> None:
         self._ignored, self._classes = ignored, classes

@@ -1,13 +1,14 @@
-"""Words that medvit itself writes into its outputs: they stand there whoever the patients are, so no audit seeks them.
+"""Words that medvit itself writes into its outputs, whoever the patients are, so that an audit ignores them.
 
-Made once from the outputs of every stage on phantoms: texts of cards and reports, keys of JSON and YAML, columns and
-notes of tables, elements of DICOM, and what MLflow and its database say by themselves; with the keys and the choices of
-all configs, and the words of messages. Words of `medvit.deidentification.vocabulary`, words too short to be sought, and
-whatever came from an image, an identifier or a path were taken out, and so were names of people, methods named after
-one among them: a patient may be called so. A name stays if it is a term or a maker that stands in nearly every output.
+The list was made from the outputs of every stage on phantoms: texts of cards and reports, keys of JSON and YAML,
+columns and notes of tables, DICOM elements, and texts that MLflow and its database write themselves. It also contains
+the options and choices of all configs, and the words of messages. Words of `medvit.deidentification.vocabulary`, words
+too short to be searched for, and all words that came from an image, an identifier or a path were removed. So were names
+of people, and methods named after people, because a patient may have the same name; a name was kept if it is a term or
+a manufacturer in nearly every output.
 
-A word that is missing here costs a false finding where a patient or a folder is called so; a name too many costs a
-finding.
+A word that is missing from the list causes a false finding if a patient or a folder has that name; a name that should
+not be in the list hides a true finding.
 """
 
 from __future__ import annotations

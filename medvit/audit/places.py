@@ -1,4 +1,4 @@
-"""Places to search: the dataset, its de-identified copy, the MLflow stores that runs were recorded in, and others."""
+"""Places to search: the dataset, its de-identified copy, the MLflow stores that recorded its runs, and others."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ log = logging.getLogger("medvit")
 
 @dataclass(frozen=True)
 class Place:
-    """Folder or file to search, under its name in findings."""
+    """Folder or file to search, under the name that findings give."""
 
     title: str
     path: Path
 
     def traces(self, search: Search) -> Iterator[Trace]:
-        """Yield the findings in it."""
+        """Yield the findings in this place."""
         yield from search.folder(self.path, self.title)
 
 
 class CopyPlace(Place):
-    """A de-identified DICOM copy."""
+    """De-identified DICOM copy."""
 
     def traces(self, search: Search) -> Iterator[Trace]:
-        """Yield the findings in it, including dates that were not shifted."""
+        """Yield the findings in the copy, including dates that were not shifted."""
         yield from search.copy(self.path)
 
 
@@ -44,10 +44,10 @@ class StorePlace:
     tracking: TrackingConfig
 
     def traces(self, search: Search) -> Iterator[Trace]:
-        """Yield the findings in its runs and in their artifacts.
+        """Yield the findings in the runs of the store and in their artifacts.
 
         Raises:
-            TrackingError: If it cannot be searched.
+            TrackingError: If the store cannot be searched.
         """
         with tempfile.TemporaryDirectory() as folder:
             for place, text in recorded(self.tracking, Path(folder)):
@@ -61,10 +61,10 @@ AnyPlace = Place | StorePlace
 def find_places(
     dataset: Path, copy: Path | None, stores: Sequence[TrackingConfig], others: Sequence[Path], own_run: str | None
 ) -> list[AnyPlace]:
-    """Return the places to search; warn if no store holds any run but `own_run`, the run of the audit.
+    """Return the places to search; warn if no store contains a run other than `own_run`, the run of the audit.
 
     Raises:
-        DataError: If the copy or one of the others is missing.
+        DataError: If the copy or one of the other places is missing.
     """
     places: list[AnyPlace] = [Place("the dataset", dataset)]
     if copy is not None:
@@ -77,7 +77,7 @@ def find_places(
     places += [place for tracking in enabled for place in _places_of(tracking)]
     for path in others:
         if not path.exists():
-            raise DataError(f"nothing at {path}; places=[...] must name existing files and folders")
+            raise DataError(f"no file or folder at {path}; expected existing files and folders in places=[...]")
         places.append(Place(path.name, path))
     return places
 

@@ -1,7 +1,7 @@
-"""Rarity of texts: a rare text would hardly occur anywhere but in its source.
+"""Rarity of texts: a rare text is unlikely to occur anywhere but in its source.
 
-Not rare are numbers under `MIN_DIGITS` digits, words under `MIN_LETTERS` letters, imaging terms, names that programs
-count up, and words that medvit itself writes (`medvit.audit.own_words`).
+These are not rare: numbers of fewer than `MIN_DIGITS` digits, words of fewer than `MIN_LETTERS` letters, imaging terms,
+names that programs number consecutively, and words that medvit itself writes (`medvit.audit.own_words`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def is_rare(word: str) -> bool:
 
 
 def is_number_in_parts(text: str) -> bool:
-    """Whether it is one number, with letters or without, whose parts are too short to search for: `MRN-4711-88`."""
+    """Return whether a text is one number whose parts are too short to search for, as in `MRN-4711-88`."""
     words = words_of(text)
     num_digits = sum(map(str.isdigit, text))
     is_long = num_digits >= MIN_DIGITS or (num_digits >= MIN_PARTED_DIGITS and len("".join(words)) >= MIN_PHRASE)
@@ -44,5 +44,5 @@ def is_number_in_parts(text: str) -> bool:
 
 
 def telling_part(text: str) -> str:
-    """Return the words of prose that may be names or identifiers: with a capital or a digit."""
+    """Return the words of prose that may be names or identifiers, those with a capital letter or a digit."""
     return " ".join(word for word in re.findall(r"[^\W_]+", text) if word[0].isupper() or re.search(r"\d", word))

@@ -21,7 +21,7 @@ SHOWN = 200
 
 @dataclass(frozen=True)
 class Audited:
-    """Findings of an audit, without any value of a patient: `findings.csv`, `summary.txt`."""
+    """Findings of an audit (`findings.csv`, `summary.txt`), without any value of a patient."""
 
     folder: Path
     traces: tuple[Trace, ...]
@@ -43,12 +43,12 @@ class Audited:
 
 
 def unread_lines(needles: Sought) -> tuple[str, ...]:
-    """Return a line for each reason why files of the source could not be read."""
+    """Return one line per reason why files of the source could not be read."""
     return tuple(f"{number} files of the source: {reason}" for reason, number in sorted(needles.unread.items()))
 
 
 def summary_of(needles: Sought, places: Sequence[AnyPlace], audited: Audited) -> str:
-    """Return a summary: needles, places and findings."""
+    """Return the summary text: needles, places and findings."""
     titles = ", ".join(dict.fromkeys(place.title for place in places))
     lines = [
         f"searched for {len(needles.needles)} texts that identify someone, from {needles.num_files} files, in {titles}",

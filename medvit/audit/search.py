@@ -1,8 +1,8 @@
-"""Search of folders and files by format, so that a finding can name its exact place.
+"""Search of folders and files by format, so that a finding names its exact place.
 
 A table is searched by column, a database by table and column, a DICOM file by element, a compressed file by its
-contents, everything else as text or bytes. A name that is itself a finding is not repeated: the place is then given
-without it.
+contents, and everything else as text or bytes. If the name of a file, table or column is itself a finding, the report
+does not repeat it, and gives the place without the name.
 """
 
 from __future__ import annotations
@@ -49,30 +49,33 @@ PIXEL_SUFFIXES = (".b2nd", ".safetensors", ".npz", ".npy")
 
 @dataclass(frozen=True)
 class Search:
-    """Search for the needles of a source. `moves` are the days by which a copy shifted the dates of each patient."""
+    """Search for the needles of a source; `moves` are the days by which a copy shifted the dates of each patient."""
 
     sought: Sought
     moves: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def everywhere(self) -> Haystack:
-        """All needles."""
+        """Matcher of all needles."""
         return Haystack(self.sought.needles.values())
 
     @property
     def in_copies(self) -> Haystack:
-        """Needles that must not occur in a de-identified copy; its dates are shifted and compared separately."""
+        """Matcher of the needles that a de-identified copy must not contain.
+
+        Dates are not among them, because a copy shifts dates; they are compared separately.
+        """
         return Haystack(n for n in self.sought.needles.values() if n.is_in_copy and not n.is_date)
 
     def folder(self, folder: Path, title: str) -> Iterator[Trace]:
-        """Return the findings in all files of a folder, or in one file; `title` names the place."""
+        """Yield the findings in all files of a folder, or in one file; `title` names the place."""
         haystack = self.everywhere
         for place, file in _files(folder, title, haystack):
             yield from _named(file, folder, place, haystack)
             yield from search_file(file, place, haystack)
 
     def copy(self, folder: Path) -> Iterator[Trace]:
-        """Return the findings in a de-identified DICOM copy."""
+        """Yield the findings in a de-identified DICOM copy."""
         haystack = self.in_copies
         for place, file in _files(folder, "the DICOM copy", haystack):
             yield from _named(file, folder, place, haystack)
@@ -81,7 +84,7 @@ class Search:
                 yield from self._unmoved_dates(file, place)
 
     def text(self, place: str, text: str) -> Iterator[Trace]:
-        """Return the findings in a text."""
+        """Yield the findings in a text."""
         yield from _traces(place, self.everywhere.in_text(text))
 
     def _unmoved_dates(self, file: Path, place: str) -> Iterator[Trace]:
@@ -102,7 +105,7 @@ def by_pseudonym(sought: Sought, pseudonyms: dict[str, str]) -> Sought:
 
 
 def search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """Return the findings in one file, and whether it could not be searched."""
+    """Yield the findings in one file, and an entry if the file could not be searched."""
     try:
         with decoding("the file"):
             yield from _search_file(file, place, haystack)
@@ -135,7 +138,7 @@ def _search_file(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _beside_pixels(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
-    """Return the findings in compressed or encoded texts of an image, as in PNG or EXIF."""
+    """Yield the findings in compressed or encoded texts of an image, as in PNG or EXIF."""
     found: set[Needle] = set()
     try:
         for text in readers.texts(file):
@@ -242,7 +245,7 @@ def _texts(datasets: list[Dataset]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _is_time(element: DataElement) -> bool:
-    """Whether it is only a time of day, which is kept and often part of study numbers."""
+    """Return whether an element is only a time of day, which copies keep and which study numbers often contain."""
     return str(element.VR) == "TM" and all(_TIME.fullmatch(text) for text in texts(element.value))
 
 
@@ -276,7 +279,7 @@ def _zip(file: Path, place: str, haystack: Haystack) -> Iterator[Trace]:
 
 
 def _unpacked(file: Path, head: bytes) -> tuple[bytes, bool]:
-    """Return the content of a file, and whether it is complete."""
+    """Return the uncompressed content of a file, and whether it is complete."""
     if not head.startswith(b"\x1f\x8b"):
         return file.read_bytes(), True
     try:

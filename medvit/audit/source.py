@@ -1,4 +1,4 @@
-"""Needles of a source: all that identifies patients in its files, tables and file names."""
+"""Needles of a source: all values that identify patients in its files, tables and file names."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def read_source(
     ignored: Sequence[str],
     engine: EngineConfig,
 ) -> Sought:
-    """Return the needles of a source and of `tables` beside it; `profile` is that of the de-identified copy.
+    """Return the needles of a source and of additional `tables`; `profile` is that of the de-identified copy.
 
-    `ignored` words are excluded, and so are the names of the dataset and of its classes.
+    Words in `ignored`, the name of the dataset and the names of its classes are excluded.
 
     Raises:
-        DataError: If the source holds no file, or a table is missing.
+        DataError: If the source contains no file, or a table is missing.
     """
     path = local_path(source)
     with tempfile.TemporaryDirectory() as work:
@@ -57,7 +57,7 @@ def read_source(
 
 def _existing(table: Path) -> Path:
     if not table.is_file():
-        raise DataError(f"no table at {table}; labels=[...] must name existing files")
+        raise DataError(f"no table at {table}; expected existing files in labels=[...]")
     return table
 
 
@@ -72,8 +72,9 @@ def _values(outcome: Outcome[Path, IdentifyingValues]) -> IdentifyingValues:
 def keyed_search(needles: Sought, manifest: Manifest, key: Path, *, is_by_patient_id: bool) -> Search:
     """Return the search, with the days by which the site's key shifts the dates of each patient in a DICOM copy.
 
-    Without a key file, these dates are not searched, with a warning. `is_by_patient_id`: whether the patients of the
-    dataset come from DICOM files; then a warning is given if none of them is in the source.
+    Without a key file, dates in the copy are not searched, and a warning is logged. `is_by_patient_id` states whether
+    the patients of the dataset come from DICOM files; in that case, a warning is logged if none of them is in the
+    source.
     """
     if not key.expanduser().is_file():
         log.warning(
@@ -97,8 +98,7 @@ def _warn_of_strangers(needles: Sought, manifest: Manifest, pseudonyms: Pseudony
     here = {pseudonyms.patient(Patient(name, is_known_elsewhere=True)) for name in needles.patients}
     if known and here and not known & here:
         log.warning(
-            "none of the %d patients that the source names by PatientID is in the dataset: the audit is "
-            "meaningful only if the dataset was made from this source, with this key (key=...), and the "
-            "patients come from elsewhere",
+            "none of the %d patients that the source names by PatientID is in the dataset: the audit is meaningful "
+            "only if the dataset was made from this source with this key; check source and key=...",
             len(here),
         )

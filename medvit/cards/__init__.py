@@ -1,6 +1,6 @@
 """Cards of datasets and models: computed figures, prose written by people, comparison, Croissant metadata.
 
-`card.md` is for people, its front matter for programs, its plots are in `card/`; `card.json` is machine-readable
+`card.md` is for people, with front matter for programs and plots in `card/`; `card.json` contains machine-readable
 metadata.
 """
 
@@ -37,7 +37,7 @@ SHOWN_REASONS = 30
 
 @dataclass(frozen=True)
 class _Measured:
-    """Measurements on a sample of images: intensities by modality, and the share of voxels of each mask class."""
+    """Measurements on sampled images: intensities by modality, and fractions of voxels by label-map class."""
 
     num_images: int
     intensities: Sequence[Intensities]
@@ -45,10 +45,10 @@ class _Measured:
 
 
 def write_card(manifest: Manifest, quarantine: Sequence[Quarantined], prose: Prose | None = None) -> None:
-    """Write `card.md`, its plots and `card.json` into the folder of a dataset that is complete but for its card.
+    """Write `card.md`, its plots and `card.json` into a dataset folder in which only the card is missing.
 
     Raises:
-        DataError: If the store lacks pixels that are shown or measured.
+        DataError: If the store lacks pixels that the card shows or measures.
     """
     write_markdown(manifest, quarantine, prose, folder=manifest.folder)
     write_croissant(manifest)
@@ -218,7 +218,7 @@ def _notes(manifest: Manifest, head: CardHead, prose: Prose | None, overlaps: Se
 
 
 def _one_label(manifest: Manifest) -> dict[str, int]:
-    """Return the number of images by class, if there is exactly one label."""
+    """Return the number of images by class if there is exactly one label, else an empty mapping."""
     keys = list(manifest.facts.classes)
     counts = Counter(row.labels[keys[0]] for row in manifest if keys[0] in row.labels) if len(keys) == 1 else Counter()
     return dict(sorted(counts.items()))

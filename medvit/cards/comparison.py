@@ -48,7 +48,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class ComparedVariable:
-    """Variable of the images of both datasets, and its effect size."""
+    """Variable that the images of both datasets have, and its effect size."""
 
     name: str
     a: Observed
@@ -64,7 +64,7 @@ class CardFolder:
     variables: tuple[ComparedVariable, ...] = ()
 
     def summary(self) -> Summary:
-        """Number of variables compared."""
+        """Return the number of variables compared."""
         lines = [("compared", counted(len(self.variables), "variable"))] if self.variables else []
         return Summary(lines, {HTML: "report", MARKDOWN: "report", CSV: "its numbers", "card.md": "data card"})
 
@@ -73,7 +73,7 @@ def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, 
     """Return every variable that both datasets have, the largest effect first.
 
     Raises:
-        DataError: If a store lacks pixels that are measured.
+        DataError: If a store lacks pixels that are to be measured.
     """
     made = _measured(numbers(a), numbers(b), numeric_effect_size, seed) + _measured(
         names(a), names(b), categorical_effect_size, seed
@@ -83,7 +83,7 @@ def compare(a: Manifest, b: Manifest, seed: int = 0) -> tuple[ComparedVariable, 
 
 
 def write(folder: Path, a: Manifest, b: Manifest, variables: Sequence[ComparedVariable]) -> None:
-    """Write `comparison.html`, which is self-contained, `comparison.md` with its pictures, and `comparison.csv`."""
+    """Write `comparison.html` (self-contained), `comparison.md` with its figures, and `comparison.csv`."""
     write_text(folder / CSV, _csv(variables))
     large = [one.name for one in variables if one.effect.size in ("medium", "large")]
     opening = f"Medium or large effects: {'; '.join(large)}." if large else "No medium or large effect was found."
@@ -118,7 +118,7 @@ def _measured(
 
 
 def _rank(shift: EffectSize) -> float:
-    """Strength on one scale: the largest bound that is exceeded, then the rest."""
+    """Return a sort key for effects: the largest bound that an effect exceeds, then its size."""
     sizes = {"none": 0, "small": 1, "medium": 2, "large": 3}
     return sizes[shift.size] + (min(abs(shift.effect), 9.0) / 10 if np.isfinite(shift.effect) else shift.ks / 10)
 
@@ -139,12 +139,12 @@ def _counts(manifest: Manifest) -> dict[str, int | str]:
 
 
 def _only(key: str, known: Set[str]) -> str:
-    """Return the variables that only one dataset has, which cannot be compared."""
+    """Return a sentence on the variables that only one dataset has, which cannot be compared."""
     return f"Only {key} has: {'; '.join(sorted(known))}." if known else ""
 
 
 def _too_few(known: Set[str]) -> str:
-    """Return the variables that both have, but one of them with too few values to compare."""
+    """Return a sentence on the variables that have too few values in one of the datasets."""
     left = "; ".join(sorted(known))
     return f"Not compared, as one of them has fewer than {MIN_VALUES} values: {left}." if left else ""
 

@@ -93,7 +93,7 @@ _REPEATED = ("shape", "spacing_mm", "affine", "flags", "padding")
 
 
 def write_croissant(manifest: Manifest) -> Path:
-    """Write `card.json` beside the manifest and the quarantine, which must exist; return its path."""
+    """Write `card.json` next to the manifest and the quarantine, which must exist; return its path."""
     path = manifest.folder / FILE_NAME
     write_text(path, json.dumps(_describe(manifest), indent=2) + "\n")
     return path

@@ -1,9 +1,9 @@
-"""Differences of two samples of one variable: effect sizes, with bootstrap intervals over patients.
+"""Differences between two samples of a variable: effect sizes, with bootstrap intervals over patients.
 
-Numbers: the standardized mean difference (Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, with
-the mean of both variances, as in Austin, Statistics in Medicine 2009), the Kolmogorov-Smirnov distance of the two
-distributions, and their Wasserstein-1 distance in the unit of the variable. Names: Cramer's V with the correction of
-bias of Bergsma (Journal of the Korean Statistical Society 2013).
+For numbers: the standardized mean difference (Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988;
+with the mean of both variances, as in Austin, Statistics in Medicine 2009), the Kolmogorov-Smirnov distance of the two
+distributions, and their Wasserstein-1 distance in the unit of the variable. For names: Cramer's V with the bias
+correction of Bergsma (Journal of the Korean Statistical Society 2013).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BOUNDS = {"numbers": (0.2, 0.5, 0.8), "names": (0.1, 0.3, 0.5)}
 
 @dataclass(frozen=True)
 class Observed:
-    """Values of a variable and the patient of each."""
+    """Values of a variable, and the patient of each value."""
 
     values: Sequence[float] | Sequence[str]
     patients: Sequence[Hashable]
@@ -40,11 +40,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class EffectSize:
-    """Effect size of a variable from `a` to `b`.
+    """Effect size of a variable between the samples `a` and `b`.
 
-    `effect` is the standardized mean difference, b - a, of numbers, or Cramer's V of names; `low` and `high` bound its
-    95 % interval. Non-finite if undefined, as for numbers that do not vary at all within both. `ks` is the distance of
-    the distributions in [0, 1]: Kolmogorov-Smirnov of numbers, total variation of names.
+    `effect` is the standardized mean difference (b - a) for numbers, and Cramer's V for names; `low` and `high` bound
+    its 95 % interval. They are non-finite if undefined, as for numbers that are constant within both samples. `ks` is a
+    distance between the distributions in [0, 1]: Kolmogorov-Smirnov for numbers, total variation for names.
     """
 
     kind: Literal["numbers", "names"]
@@ -56,9 +56,9 @@ class EffectSize:
 
     @property
     def size(self) -> str:
-        """Size of the effect: none, small, medium or large; by the distance `ks` if the effect is non-finite.
+        """Size of the effect: none, small, medium or large; judged by the distance `ks` if `effect` is non-finite.
 
-        Without a common name the size is large, although the corrected V of a few names is nearly 0.
+        If the samples have no name in common, the size is large, although the corrected V of a few names is nearly 0.
         """
         if self.kind == "names" and self.ks > 1.0 - 1e-9:
             return SIZES[-1]
@@ -92,7 +92,7 @@ def categorical_effect_size(a: Observed, b: Observed, seed: int = 0) -> EffectSi
 
 
 def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Array, "p t"]:
-    """Return the sum of the terms of each patient."""
+    """Return the sum of the terms for each patient."""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)
     sums = np.zeros((len(numbers), terms.shape[1]))
@@ -101,7 +101,7 @@ def _sums(terms: Float[Array, "n t"], patients: Sequence[Hashable]) -> Float[Arr
 
 
 def _resampled(sums: Float[Array, "p t"], rng: np.random.Generator) -> Float[Array, "r t"]:
-    """Return the terms of samples of as many patients, drawn with replacement."""
+    """Return the sums of terms over bootstrap samples with as many patients, drawn with replacement."""
     num_patients = len(sums)
     step = max(1, MAX_WEIGHTS // num_patients)
     parts = []

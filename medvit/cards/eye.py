@@ -22,7 +22,7 @@ SHOWN_VOLUMES = 6
 
 
 def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Return the section in Markdown if there are images of the eye; the picture is written into `card` in `folder`."""
+    """Yield the section in Markdown if there are eye images; its figure is written into `card` in `folder`."""
     rows = [row for row in manifest if row.modality in MODALITIES]
     if not rows:
         return
@@ -40,9 +40,9 @@ def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
 
 
 def en_face(manifest: Manifest, row: Row) -> Float[Array, "h w"]:
-    """Return the mean of a volume over depth, from 0 to 1, S upward and R at the left, in the aspect ratio of the eye.
+    """Return the mean of a volume over depth, scaled from 0 to 1, with S at the top and R at the left.
 
-    Depth is the axis from front to back, the second one of (R, A, S).
+    Depth is the front-to-back axis, the second one of (R, A, S). The result has the aspect ratio of the eye.
     """
     pixels = manifest.store.get(row.sha256)[0]
     seen = pixels.mean(axis=1)[::-1, ::-1].T

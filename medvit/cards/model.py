@@ -10,7 +10,7 @@ from medvit.files.atomic import write_text
 
 
 def write_model_card(checkpoint: Checkpoint, *, figures: Mapping[str, float], training: Mapping[str, str]) -> None:
-    """Write `model_card.md` into the checkpoint: training figures and provenance."""
+    """Write `model_card.md` into the checkpoint folder, with training figures and provenance."""
     model = checkpoint.model
     classes = model.get("classes")
     lines = [

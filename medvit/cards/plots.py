@@ -30,7 +30,7 @@ NUM_BINS = 40
 
 @dataclass(frozen=True)
 class Intensities:
-    """1st, 50th and 99th percentile of sampled images (N, 3) of one modality, in `unit`."""
+    """1st, 50th and 99th percentile of the intensities of sampled images (N, 3) of one modality, in `unit`."""
 
     modality: str
     unit: str
@@ -38,12 +38,12 @@ class Intensities:
 
     @property
     def name(self) -> str:
-        """Modality, or unknown, and the unit."""
+        """Modality (`unknown` if there is none) and unit."""
         return f"{self.modality or 'unknown'}{f' ({self.unit})' if self.unit else ''}"
 
 
 def draw(manifest: Manifest, intensities: Sequence[Intensities], folder: Path) -> list[Path]:
-    """Writer of all applicable plots into `card` in a folder; returns paths relative to that folder."""
+    """Write all applicable plots into `card` in a folder; return their paths relative to that folder."""
     plots: dict[str, Callable[[Axes], None]] = {
         f"classes-{number}" if number else "classes": lambda axes, key=key: _classes(axes, manifest, key)  # type: ignore[misc]
         for number, key in enumerate(manifest.facts.classes)
@@ -114,7 +114,7 @@ def _ages(axes: Axes, manifest: Manifest) -> None:
 
 
 def axis_sizes(manifest: Manifest) -> dict[str, Float[Array, "n"]]:
-    """Return the number of pixels along each axis, over all images that have the axis."""
+    """Return, for each axis, the numbers of pixels along it over all images that have the axis."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for row in manifest:
         for axis, size in zip("IJK" if len(row.shape) == 4 else ("rows", "columns"), row.shape[1:], strict=True):

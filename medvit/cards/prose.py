@@ -1,4 +1,4 @@
-"""Prose about a dataset written by people: front matter for programs, and Markdown that the data card includes."""
+"""Card text written by people: front matter for programs, and Markdown that the data card includes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_prose(path: Path) -> Prose:
     """Return the card in a Markdown file.
 
     Raises:
-        ConfigError: If it does not open with front matter that fits `CardHead`.
+        ConfigError: If the file does not begin with front matter that matches `CardHead`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,12 +81,12 @@ def read_prose(path: Path) -> Prose:
     except yaml.YAMLError:
         tree = None
     if not isinstance(tree, dict):
-        raise ConfigError(f"the card {path} does not open with front matter: YAML between two lines of ---")
+        raise ConfigError(f"the card {path} does not begin with front matter; expected YAML between two lines of ---")
     return Prose(CardHead.parse(tree, source=f"the front matter of {path}"), rest.strip())
 
 
 def find_prose(path: Path | None, name: str) -> Prose | None:
-    """Return the card at a path, or the one stored in the project for a dataset of this name."""
+    """Return the card at a path, or else the card that medvit includes for a dataset of this name."""
     kept = PROSE_FOLDER / f"{name}.md"
     if path is None and not kept.is_file():
         return None
@@ -94,9 +94,9 @@ def find_prose(path: Path | None, name: str) -> Prose | None:
 
 
 def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
-    """Prose found by the name of a dataset, if its images match the described number and kinds.
+    """Return the card found by the name of a dataset if the images match its number and kinds, else None.
 
-    A matching name is not enough: terms of use of a public data set would be wrong for other images.
+    A matching name is not enough, because the terms of use of a public dataset would be wrong for other images.
     """
     if prose is None:
         return None
@@ -105,8 +105,8 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
     name = f"data_cards/{prose.head.name}.md"
     if counts - Counter(prose.head.images) or not MIN_SHARE * num_said <= len(rows) <= num_said:
         log.warning(
-            "the %d images are not those of %s, which describes %d (%s): it is not used although the name "
-            "matches; facts.card=%s uses it",
+            "the %d images do not match the stored card %s, which describes %d (%s), so the card is not used although "
+            "its name matches; set facts.card=%s to use it",
             len(rows),
             name,
             num_said,
@@ -115,8 +115,8 @@ def fitting(prose: Prose | None, rows: Sequence[Row]) -> Prose | None:
         )
         return None
     log.warning(
-        "the card takes prose and terms of use from %s, whose name and number of images fit; override with "
-        "facts.card=...",
+        "description and terms of use on the card are those of %s, whose name and number of images match; set "
+        "facts.card=... to use others",
         name,
     )
     return prose

@@ -48,7 +48,7 @@ _NUMERIC = (
 
 
 def sections(manifest: Manifest, overlaps: Sequence[Overlap], folder: Path) -> Iterator[str]:
-    """Return the sections in Markdown; pictures of flagged images go into `card` in `folder`."""
+    """Yield the sections in Markdown; pictures of flagged images are written into `card` in `folder`."""
     yield "\n\n".join(["## Quality", *_quality(manifest, folder)])
     yield "\n\n".join(["## Copies", *_copies(overlaps)])
     acquisition = _acquisition(manifest)

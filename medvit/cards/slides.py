@@ -35,10 +35,10 @@ HEADER = (
 
 
 def sections(manifest: Manifest, folder: Path) -> Iterator[str]:
-    """Return the section in Markdown, if the dataset has slides; their pictures are copied into `card` in `folder`.
+    """Yield the section in Markdown if the dataset has slides; their pictures are copied into `card` in `folder`.
 
     Raises:
-        DataError: If the dataset has lost the tiles of a slide.
+        DataError: If the tile list of a slide is missing from the dataset.
     """
     slides = [row for row in manifest if row.kind == "slide"]
     if not slides:
@@ -67,7 +67,7 @@ def _count(slides: Sequence[Row]) -> str:
 
 
 def _by_label(slides: Sequence[tuple[Row, TileGrid]]) -> Iterator[str]:
-    """Return a table for each label that divides slides into classes: slides, patients and tiles of each."""
+    """Yield, for each label of slides, a table with slides, patients and tiles per class."""
     for key in sorted({key for row, _ in slides for key in row.labels}):
         classes = sorted({row.labels[key] for row, _ in slides if key in row.labels})
         lines: list[list[object]] = []

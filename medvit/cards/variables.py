@@ -1,6 +1,6 @@
-"""Variables of the images of a dataset for comparison: geometry, scanner, patients, classes.
+"""Variables of the images of a dataset, for comparison: geometry, scanner, patients, classes.
 
-Attributes count once per patient and value, all others once per image.
+Each value of an attribute counts once per patient; other variables count once per image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MAX_CLASSES = 12
 
 
 def numbers(manifest: Manifest) -> dict[str, Observed]:
-    """Return the numeric variables, by their names with units.
+    """Return the numeric variables, by names that include the unit.
 
     Raises:
-        DataError: If the store lacks pixels that are measured.
+        DataError: If the store lacks pixels that are to be measured.
     """
     rows = manifest.rows
     found = {
@@ -46,7 +46,7 @@ def numbers(manifest: Manifest) -> dict[str, Observed]:
 
 
 def names(manifest: Manifest) -> dict[str, Observed]:
-    """Return the nominal variables, by their names."""
+    """Return the nominal variables (names such as the scanner), by name."""
     rows = manifest.rows
     found = {
         "modality": Observed([row.modality or "unknown" for row in rows], [row.patient_id for row in rows]),
@@ -67,7 +67,7 @@ def names(manifest: Manifest) -> dict[str, Observed]:
 
 
 def _of_patients(rows: Iterable[Row], key: str, *, are_numbers: bool = True) -> Observed:
-    """Return an attribute, once per patient and value."""
+    """Return the values of an attribute, each once per patient."""
     pairs = dict.fromkeys((row.patient_id, row.attributes[key]) for row in rows if key in row.attributes)
     patients = [patient for patient, _ in pairs]
     return Observed([float(value) for _, value in pairs] if are_numbers else [value for _, value in pairs], patients)

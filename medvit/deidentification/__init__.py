@@ -1,8 +1,8 @@
 """De-identification (PS3.15 Annex E): pseudonyms, crosswalk, header cleaning, burned-in text.
 
-The contract. `profile` defines the action for each element, `cleaning` applies it to a data set, `pixels` to its pixel
-data, `text_detector` and `burned_in` find and blank printed text. Replacements are keyed hashes with the key of the
-site (`pseudonyms`); the crosswalk, the only means of re-identification, is stored only beside that key.
+`profile` defines the action for each element, `cleaning` applies it to a data set, `pixels` handles pixel data, and
+`text_detector` and `burned_in` find and blank burned-in text. Replacements are keyed hashes with the key of the site
+(`pseudonyms`). The crosswalk, the only means of re-identification, is stored only next to that key.
 """
 
 VERSION = 1

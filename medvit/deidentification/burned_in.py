@@ -1,8 +1,8 @@
-"""Burned-in text: which images are checked for it, and what is done with those that seem to have some.
+"""Burned-in text: which images are checked for it, and what happens to images that seem to have it.
 
-(0028,0301) BurnedInAnnotation is often absent and sometimes wrong, so YES is believed, and NO only for images that
-rarely have burned-in text. Ultrasound, endoscopy, photographs, secondary captures and screen saves are always checked
-(`medvit.deidentification.text_detector`).
+(0028,0301) BurnedInAnnotation is often absent and sometimes wrong. Therefore the value YES is trusted, and NO only for
+images that rarely have burned-in text. Ultrasound, endoscopy, photographs, secondary captures and screen saves are
+always checked (`medvit.deidentification.text_detector`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TAGS = ("BurnedInAnnotation", "SOPClassUID", "ImageType", "Modality", "Conversi
 
 
 class BurnedInError(DataError):
-    """Raised for an image that is excluded because its pixels seem to contain text."""
+    """Error for an image that is excluded because its pixels seem to contain text."""
 
     code = "burned_in"
 
@@ -89,14 +89,14 @@ class BurnedInConfig(Config):
 
 @dataclass(frozen=True)
 class Risk:
-    """Reason to check an image: its header `declares` text, or its kind `is_risky`."""
+    """Reason to check an image: its header `declares` text, or images of its type often have text (`is_risky`)."""
 
     declares: bool = False
     is_risky: bool = False
 
 
 def risk(item: Item, modality: str = "") -> Risk:
-    """Return the risk that an image has burned-in text, from its header; `modality` applies if the file has none."""
+    """Return the risk that an image has burned-in text, from its header; `modality` applies if the file states none."""
     if item.reader != "dicom":
         return Risk(is_risky=(item.modality or modality).upper() in RISKY_MODALITIES)
     with decoding("the DICOM header"):
@@ -114,10 +114,11 @@ def risk(item: Item, modality: str = "") -> Risk:
 
 
 def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = "") -> tuple[Image, Fate]:
-    """Return the image after the policy was applied, and its treatment.
+    """Return the image after applying the policy on burned-in text, and a word for what was done.
 
     Raises:
-        BurnedInError: If it seems to have burned-in text and is to be excluded, or cannot be masked.
+        BurnedInError: If the image seems to have burned-in text and the policy is to exclude it, or the text cannot be
+            masked.
     """
     found = risk(item, modality)
     if not found.declares and not found.is_risky and config.look_at == "risky":
@@ -131,7 +132,9 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
         raise BurnedInError(_why(found) + "; taking.burned_in=mask blanks it, taking.burned_in=keep keeps it")
     chosen = to_mask(zip(_drawn(image, item), lines, strict=True))
     if not chosen:
-        raise BurnedInError(_why(found) + ", but no line of text was found to mask")
+        raise BurnedInError(
+            _why(found) + ", but the detector found no text line to mask; check the image and exclude it"
+        )
     pixels = _masked(image.pixels, chosen) if image.kind == "image" else _masked_volume(image, item, chosen)
     if any(suspicion(find_lines(plane)) >= config.threshold for plane in _planes(pixels, image, item)):
         raise BurnedInError(_why(found) + ", and masking did not remove all of it")
@@ -139,7 +142,7 @@ def checked(image: Image, item: Item, config: BurnedInConfig, modality: str = ""
 
 
 def report(fates: Iterable[str], codes: Iterable[str]) -> None:
-    """Log how many images seem to have burned-in text, and their treatment."""
+    """Log how many images seem to have burned-in text, and what was done with them."""
     counts = Counter([*(fate for fate in fates if fate), *(code for code in codes if code == BurnedInError.code)])
     if counts:
         shown = ", ".join(
@@ -149,10 +152,11 @@ def report(fates: Iterable[str], codes: Iterable[str]) -> None:
 
 
 def to_mask(planes: Iterable[tuple[Num[Array, "h w *c"], Sequence[TextLine]]]) -> list[TextLine]:
-    """Return the parts to blank in planes known to have text, each with its lines: strong ones with their surroundings.
+    """Return the text lines to blank in planes that are known to have text, given the lines found in each plane.
 
-    The letters at the ends of a line, its commas and accents are often too small or too close to count as letters, and
-    an initial or a two-digit number is not a line of its own.
+    Lines with a high score are widened, because the letters at the ends of a line, its commas and its accents are often
+    too small or too close together to be detected as letters, and an initial or a two-digit number is not detected as a
+    separate line.
     """
     chosen: set[TextLine] = set()
     for plane, found in planes:
@@ -175,7 +179,7 @@ def _why(found: Risk) -> str:
 
 
 def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
-    """Yield each frame of DICOM files as it is stored.
+    """Yield the frames of DICOM files as stored.
 
     Raises:
         UnreadableError: If pixels cannot be decoded.
@@ -187,7 +191,7 @@ def frames_in(files: Iterable[Path]) -> Iterator[Num[Array, "h w *c"]]:
 
 
 def _drawn(image: Image, item: Item) -> Iterator[Num[Array, "h w *c"]]:
-    """Return the planes to search for text: for a volume, those of its files."""
+    """Yield the planes to search for text; for a volume, these are the planes of its files."""
     if image.kind == "image":
         yield _flat(image.pixels)
     elif item.reader == "dicom":
@@ -204,7 +208,10 @@ def _masked(pixels: Num[Array, "c h w"], lines: Iterable[TextLine]) -> Num[Array
 
 
 def _masked_volume(image: Image, item: Item, lines: Iterable[TextLine]) -> Num[Array, "c i j k"]:
-    """Return the voxels with the lines of any plane blanked in all planes: text in one shows fainter in others."""
+    """Return the voxels with the lines of every plane blanked in all planes.
+
+    Text in one plane may appear fainter in other planes.
+    """
     stored = _as_stored(image, item)
     masked = blanked(rearrange(stored, "c w h p -> h w p c"), lines, stored.min())
     turned, _ = to_ras(rearrange(masked, "h w p c -> c w h p"), source_affine(item))
@@ -222,7 +229,7 @@ def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
     """Return the voxels on the grid of the files: columns, rows and planes.
 
     Raises:
-        BurnedInError: If the planes of the volume are not those of the files, for example after resampling.
+        BurnedInError: If the planes of the volume are not the planes of the files, for example after resampling.
     """
     try:
         if image.affine is None or item.is_resampled:
@@ -230,6 +237,6 @@ def _as_stored(image: Image, item: Item) -> Num[Array, "c w h p"]:
         return like(image.pixels, image.affine, source_affine(item))
     except GeometryError:
         raise BurnedInError(
-            "there is burned-in text in a volume whose planes are not those of its files, such as a mosaic or a "
-            "resampled series; it cannot be masked"
+            "a volume has burned-in text, but its planes are not the planes of its files, as in a mosaic or a "
+            "resampled series, so the text cannot be masked; exclude the volume"
         ) from None

@@ -1,7 +1,7 @@
-"""De-identification of a DICOM data set (PS3.15 Annex E); its pixel data remain unchanged, byte for byte.
+"""De-identification of a DICOM data set (PS3.15 Annex E), without changes to its pixel data.
 
-Everything that replaces an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets
-the same pseudonym or UID in every data set of the site, and all dates of one patient are shifted by the same number of
+Every replacement of an identifier is a keyed hash of it (`pseudonyms`): the same patient, study or instance gets the
+same pseudonym or UID in every data set of the site, and all dates of one patient are shifted by the same number of
 days.
 """
 
@@ -53,7 +53,7 @@ _SHORT_TEXT = {"AE": 16, "SH": 16, "LO": 64}
 
 @dataclass(frozen=True)
 class Replacements:
-    """Replacements for the identifiers of one patient: a pseudonym, a date shift in days, a UID per UID."""
+    """Replacements for the identifiers of one patient: a pseudonym, a date shift in days, and new UIDs."""
 
     patient: str
     days: int
@@ -61,11 +61,11 @@ class Replacements:
 
 
 def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writing: str = "") -> Dataset:
-    """Return a de-identified copy of a data set, with its own file meta information.
+    """Return a de-identified copy of a data set, with new file meta information.
 
-    Where `writing` in the pixels was found, `masked` or `kept`, the copy does not declare that there is none. A
-    detector may miss some, so after masking the Clean Pixel Data Option (113101), which would guarantee it, is not
-    claimed.
+    `writing` is `masked` or `kept` if burned-in text was found. In both cases, the copy does not declare that it is
+    free of burned-in text. Since the detector may miss some text, a masked copy does not claim the Clean Pixel Data
+    Option (113101), which would guarantee the removal.
 
     Raises:
         UnreadableError: If compressed pixels have an identifier in a comment, or the SOP class is missing.
@@ -86,7 +86,7 @@ def deidentified(dataset: Dataset, profile: Profile, by: Replacements, *, writin
 
 @dataclass(frozen=True)
 class _Cleaning:
-    """Cleaning of one data set; `forbidden` are the identifying words, in lower case."""
+    """Cleaning of one data set; `forbidden` are the identifying words in lower case."""
 
     profile: Profile
     by: Replacements
@@ -200,7 +200,7 @@ class _Cleaning:
         ]
 
     def _is_free(self, value: Any) -> bool:
-        """Return whether a value has none of the identifying words."""
+        """Return whether a value contains none of the identifying words."""
         if isinstance(value, bytes):
             folded = value.lower()
             return not any(word.encode() in folded for word in self.forbidden if len(word) >= MIN_SUBSTRING)
@@ -253,12 +253,14 @@ def _plain_texts(element: DataElement) -> list[str]:
 
 
 def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
-    """Add the identifiers that a file must have and the source lacks."""
+    """Add the identifiers that a DICOM file must have but the source lacks."""
     meta = source.file_meta
     if not copy.get("SOPClassUID"):
         copy.SOPClassUID = str(meta.get("MediaStorageSOPClassUID") or "")
     if not copy.SOPClassUID:
-        raise UnreadableError("no (0008,0016) SOPClassUID; a DICOM file cannot be written without it")
+        raise UnreadableError(
+            "the file has no (0008,0016) SOPClassUID, which every DICOM file must have; exclude the file"
+        )
     if not copy.get("SOPInstanceUID"):
         said = str(meta.get("MediaStorageSOPInstanceUID") or "")
         copy.SOPInstanceUID = by.uid(said or hashlib.sha256(bytes(source.get("PixelData") or b"")).hexdigest())
@@ -266,7 +268,7 @@ def _complete(copy: Dataset, source: Dataset, by: Replacements) -> None:
 
 
 def _declare(copy: Dataset, profile: Profile, writing: str) -> None:
-    """Declare the de-identification methods (PS3.3 C.12.1.1.1 and C.7.1.1)."""
+    """Write into the copy which de-identification methods were applied (PS3.3 C.12.1.1.1 and C.7.1.1)."""
     from pydicom import Dataset
 
     copy.PatientIdentityRemoved = "YES"

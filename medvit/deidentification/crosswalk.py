@@ -1,4 +1,4 @@
-"""Crosswalk from pseudonyms to files and patients, stored only beside the site's key."""
+"""Crosswalk from pseudonyms to files and patients, stored only next to the site's key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
     """Add (pseudonym, original) pairs to `KEY.crosswalk/DATASET.csv`, of mode 0600; return its path.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If the crosswalk cannot be written.
     """
     path = place(key_file, dataset)
     try:
@@ -30,12 +30,12 @@ def write(key_file: Path, dataset: str, pairs: Iterable[tuple[str, str]]) -> Pat
 
 
 def place(key_file: Path, dataset: str) -> Path:
-    """Return the crosswalk file of a dataset, or of a batch of predictions."""
+    """Return the path of the crosswalk of a dataset, or of a batch of predictions."""
     return _folder(key_file) / f"{dataset}.csv"
 
 
 def find(key_file: Path, pseudonym: str) -> list[tuple[str, str]]:
-    """Return (dataset or batch, original) of a pseudonym, from all crosswalks beside a key; sorted.
+    """Return (dataset or batch, original) pairs for a pseudonym, from all crosswalks next to a key, sorted.
 
     Raises:
         ConfigError: If the key or a crosswalk cannot be read.

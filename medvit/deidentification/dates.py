@@ -14,7 +14,10 @@ DUMMIES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000"}
 
 
 def shifted(value: str, vr: str, days: int) -> str:
-    """Return the value shifted by whole days; times of day are kept. Empty if not a date, or outside the calendar."""
+    """Return a DICOM date, shifted by whole days; times of day are kept.
+
+    The result is empty if the value is not a date, or if the shifted date is outside the calendar.
+    """
     value = value.strip()
     if vr == "TM":
         return value if _TIME.fullmatch(value) else ""
@@ -34,7 +37,7 @@ def shifted(value: str, vr: str, days: int) -> str:
 
 
 def written_forms(value: str) -> tuple[str, ...]:
-    """Return common written forms of the date in a DA or DT value; empty if it has none."""
+    """Return common written forms of the date in a DA or DT value; empty if the value has no date."""
     match = re.match(r"(\d{4})\.?(\d{2})\.?(\d{2})", value.strip())
     if match is None:
         return ()

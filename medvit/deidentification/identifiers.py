@@ -1,7 +1,7 @@
-"""Potentially identifying values in a DICOM data set: those that the profile does not keep, at any depth.
+"""Potentially identifying values in a DICOM data set: values at any depth that the profile does not keep.
 
-The values are used twice: to remove them from the texts kept in a de-identified copy, and to search for them in a
-dataset, its logs and the tracker.
+These values have two uses: they are removed from the texts that a de-identified copy keeps, and they are searched for
+in a dataset, its logs and the tracker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class IdentifyingValue:
 
 
 def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingValue]:
-    """Yield all values of a data set that a profile does not keep, at any depth and in the file meta information."""
+    """Yield all values of a data set, at any depth and in the file meta information, that a profile does not keep."""
     for text in element_texts(dataset):
         value = identifying(text, profile)
         if value is not None:
@@ -48,7 +48,7 @@ def values(dataset: Dataset, profile: Profile = STRICT) -> Iterator[IdentifyingV
 
 
 def forbidden_words(dataset: Dataset, profile: Profile) -> frozenset[str]:
-    """Return the words, in lower case, that no text of the data set may keep: names, identifiers, institutions."""
+    """Return the words, in lower case, that no text may keep: names, identifiers, institutions."""
     found: set[str] = set()
     for value in values(dataset, profile):
         if value.vr in DATES or value.vr in ("UI", "UN", "OB", "OW") or value.is_descriptor:
@@ -66,7 +66,10 @@ def is_telling(word: str) -> bool:
 
 
 def identifying(text: FileText, profile: Profile = STRICT) -> IdentifyingValue | None:
-    """Return the value in a text of a file, if a profile does not keep it; outside DICOM any text may identify."""
+    """Return a text of a file as an identifying value if the profile does not keep it, else None.
+
+    Outside DICOM, any text may identify.
+    """
     if not text.text.strip():
         return None
     if text.tag is None:

@@ -1,4 +1,4 @@
-"""Ambiguous identifiers in sources: PatientIDs that may be one patient's, and studies of several patients."""
+"""Ambiguous identifiers in sources: PatientIDs that may belong to one patient, and studies with several patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from medvit.records import Candidate, Identity, Patient, patients_of
 
 
 def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of PatientIDs that differ only in spaces, case, width or leading zeros; each group sorted."""
+    """Return groups of PatientIDs that differ only in spaces, case, character width or leading zeros.
+
+    Each group is sorted.
+    """
     groups: dict[str, set[str]] = defaultdict(set)
     for patient in patients:
         groups[_plain(patient)].add(patient)
@@ -20,7 +23,7 @@ def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return, from (study, patient) pairs, the studies of several patients, with these patients, sorted."""
+    """Return the studies that several patients share, with these patients, sorted; `pairs` are (study, patient)."""
     patients: dict[str, set[str]] = defaultdict(set)
     for study, patient in pairs:
         patients[study].add(patient)
@@ -28,9 +31,9 @@ def shared(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates, with patients separated where several issuers assigned one PatientID.
+    """Return the candidates, with separate patients for the same PatientID if several issuers assigned it.
 
-    Only patients known by their PatientID: names given in other ways are taken literally. `refused` are the identities
+    Only patients known by their PatientID are separated; other names are used as they are. `refused` are the identities
     of images of the source that are not candidates.
     """
     patients = patients_of([*(candidate.item.identity for candidate in candidates), *refused])
@@ -43,9 +46,9 @@ def with_issuers(candidates: Sequence[Candidate], refused: Sequence[Identity] = 
 
 
 def with_shared_uids(candidates: Sequence[Candidate], refused: Sequence[Identity] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates, each with the UIDs of studies and series that its patient shares with another.
+    """Return the candidates, each with the study and series UIDs that its patient shares with another patient.
 
-    All images of the other may be `refused`.
+    The images of the other patient may all be among `refused`.
     """
     own = [one.item.identity for one in candidates]
     whose = patients_of([*own, *refused])

@@ -1,4 +1,4 @@
-"""Stored pixels of a DICOM data set: removal of everything that is not a pixel, and blanking of lines of text."""
+"""Stored pixels of a DICOM data set: removal of bytes that are not pixels, and blanking of text lines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 
 def tidy(copy: Dataset, source: Dataset) -> None:
-    """Cut (7FE0,0010) PixelData to its length, and clear overlays that `source` has in unused bits.
+    """Shorten (7FE0,0010) PixelData to the length its header declares, and clear overlays in unused bits of `source`.
 
-    Other pixel data remain unchanged, byte for byte.
+    Other pixel data remain identical, byte for byte.
     """
     from pydicom.pixels.utils import get_expected_length
 
@@ -43,10 +43,10 @@ def tidy(copy: Dataset, source: Dataset) -> None:
 
 
 def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
-    """Return the frames of a data set as stored, decoded as in the DICOM reader, colors as RGB.
+    """Return the frames of a data set as stored, decoded as the DICOM reader does, with colors as RGB.
 
     Raises:
-        DataError: A subclass, if they cannot be decoded.
+        DataError: A subclass, if the frames cannot be decoded.
     """
     _settle_syntax(dataset)
     laid = layout(dataset)
@@ -54,13 +54,13 @@ def frames_of(dataset: Dataset) -> list[Num[Array, "h w *c"]]:
 
 
 def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
-    """Fill lines with black in all frames of a data set; compressed pixels become uncompressed.
+    """Fill text lines with black in all frames of a data set; compressed pixels become uncompressed.
 
-    Uncompressed pixels keep their byte order, as do lookup tables and all other data stored as words.
+    Uncompressed pixels keep their byte order, and so do lookup tables and all other data stored as words.
 
     Raises:
-        UnsupportedError: If its pixels cannot be changed in place.
-        UnreadableError: If they cannot be decoded.
+        UnsupportedError: If the pixels cannot be changed in place.
+        UnreadableError: If the pixels cannot be decoded.
     """
     from pydicom.pixels import pixel_array
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
@@ -69,7 +69,7 @@ def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     is_color = int(dataset.SamplesPerPixel) > 1
     if dataset.BitsAllocated not in (8, 16):
-        raise UnsupportedError("pixels of 1 or 32 bits cannot be masked")
+        raise UnsupportedError("burned-in text cannot be masked in pixels of 1 or 32 bits; exclude the image")
     if syntax.is_encapsulated:
         frames = np.stack(frames_of(dataset))
         syntax = ExplicitVRLittleEndian
@@ -78,7 +78,7 @@ def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
         if is_color:
             dataset.PhotometricInterpretation = "RGB"
     elif dataset.PhotometricInterpretation == "YBR_FULL_422":
-        raise UnsupportedError("pixels with subsampled colors cannot be masked")
+        raise UnsupportedError("burned-in text cannot be masked in pixels with subsampled colors; exclude the image")
     else:
         pixels = np.array(pixel_array(dataset, raw=True))
         frames = pixels if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels[None]
@@ -93,7 +93,7 @@ def blank(dataset: Dataset, lines: Sequence[TextLine]) -> None:
 
 
 def _settle_syntax(dataset: Dataset) -> None:
-    """Set the transfer syntax of a data set without file meta information to the one it was read with."""
+    """Set the transfer syntax of a data set without file meta information to the syntax it was read with."""
     dataset.file_meta.TransferSyntaxUID = transfer_syntax(dataset)
 
 
@@ -107,7 +107,7 @@ def _black(frame: Num[Array, "h w *c"], dataset: Dataset) -> Any:
 
 
 def _has_embedded_overlay(dataset: Dataset) -> bool:
-    """Return whether overlays are embedded as a bit of each pixel, as before 2004 (PS3.3 C.9.2, retired)."""
+    """Return whether overlays are stored as a bit of each pixel, as before 2004 (PS3.3 C.9.2, retired)."""
     return any(
         (group, 0x0102) in dataset and (group, 0x3000) not in dataset and int(dataset[group, 0x0102].value or 0) > 0
         for group in OVERLAY_GROUPS
@@ -127,7 +127,7 @@ def _without_unused_bits(copy: Dataset, source: Dataset) -> bytes:
 
 
 def transfer_syntax(dataset: Dataset) -> str:
-    """Return the transfer syntax of a data set, from its file meta information or from reading it."""
+    """Return the transfer syntax of a data set, from its file meta information or from how it was read."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     said = str(dataset.file_meta.get("TransferSyntaxUID") or "")
@@ -138,11 +138,13 @@ def transfer_syntax(dataset: Dataset) -> str:
 
 
 def check_pixels(copy: Dataset, source: Dataset, forbidden: frozenset[str]) -> None:
-    """Tidy the pixel data of a de-identified copy; compressed pixels only lose comments and application data.
+    """Reduce the pixel data of a de-identified copy to pixels, and check that no identifier remains in them.
+
+    From compressed pixels, only comments and application data are removed.
 
     Raises:
-        UnreadableError: If the structure of compressed frames is damaged, or they still hold a `forbidden` word.
-        UnsupportedError: If the places of comments in frames of this compression are unknown.
+        UnreadableError: If the structure of compressed frames is damaged, or a frame still contains a `forbidden` word.
+        UnsupportedError: If it is unknown where frames of this compression may contain comments.
     """
     from pydicom.uid import UID
 

@@ -1,11 +1,12 @@
-"""Actions for each DICOM element: Basic Application Level Confidentiality Profile and its options (PS3.15 E).
+"""Actions for each DICOM element, from the Basic Application Level Confidentiality Profile and its options (PS3.15 E).
 
-The actions of Table E.1-1 come from dicom-anonymizer's copy of the table (edition 2026c); its own actions, like
-those of dicognito and deid, are not used: dicom-anonymizer draws UIDs at random in each process, dicognito hashes
-with MD5 and covers a part of the table, deid has recipes in place of the table. The columns of the options are below.
+The actions of Table E.1-1 are read from the copy of the table in dicom-anonymizer (edition 2026c). The implementations
+of these actions in dicom-anonymizer, dicognito and deid are not used: dicom-anonymizer draws UIDs at random in each
+process, dicognito hashes with MD5 and covers only a part of the table, and deid uses recipes instead of the table. The
+columns of the options are listed below.
 
-Elements outside the table are restricted, too: text is kept only if it is a code or a property of the device, and
-otherwise reduced to common words; binary values are kept where they are pixels or lookup tables; unknown elements are
+Elements outside the table are restricted too: text is kept only if it is a code or a property of the device, and is
+otherwise reduced to common words; binary values are kept only if they are pixels or lookup tables; unknown elements are
 removed.
 """
 
@@ -39,7 +40,7 @@ CODES: Mapping[str, tuple[str, str]] = {
 
 
 class Action(Enum):
-    """Action for an element."""
+    """Action for an element, named as in the standard."""
 
     KEEP = "keep"
     REMOVE = "remove"
@@ -160,7 +161,7 @@ DATES = frozenset(("DA", "DT", "TM"))
 
 @dataclass(frozen=True)
 class Profile:
-    """Basic profile with options, and the private elements that are kept, as `CREATOR:gggg,ee`."""
+    """Basic profile with options, and the private elements to keep, as `CREATOR:gggg,ee`."""
 
     options: frozenset[Option]
     private: frozenset[str] = frozenset()
@@ -215,10 +216,10 @@ class Profile:
 
 
 def parse_private(entries: tuple[str, ...]) -> frozenset[str]:
-    """Check the entries of an allow-list of private elements.
+    """Return the entries of a list of private elements to keep, after checking their form.
 
     Raises:
-        ConfigError: If one is not of the form `CREATOR:gggg,ee`.
+        ConfigError: If an entry does not have the form `CREATOR:gggg,ee`.
     """
     for entry in entries:
         if not re.fullmatch(r".+:[0-9A-Fa-f]{3}[13579BDFbdf],[0-9A-Fa-f]{2}", entry):
@@ -239,12 +240,12 @@ def _retained(vr: str) -> Action:
 
 
 def _birth(keyword: str) -> Action | None:
-    """Return whether an element is a date of birth, which is not longitudinal information: the table has no C."""
+    """Return the action for a date of birth, which the option on dates does not keep; None for other elements."""
     return {"PatientBirthDate": Action.EMPTY, "PatientBirthTime": Action.REMOVE}.get(keyword)
 
 
 def _is_annotation_group(tag: int) -> bool:
-    """Return whether a group is of curves (50xx) or overlays (60xx), which may be text, or signatures (0400)."""
+    """Return whether a group contains curves (50xx) or overlays (60xx), which may show text, or signatures (0400)."""
     group = tag >> 16
     return group & 0xFF00 in (0x5000, 0x6000) or group == 0x0400 or tag == 0xFFFCFFFC
 
@@ -256,7 +257,7 @@ def _folded(entries: frozenset[str]) -> frozenset[str]:
 
 @cache
 def _table() -> Mapping[int, str]:
-    """Return the actions of the basic profile by tag, as in the table."""
+    """Return the actions of the basic profile by tag, as in Table E.1-1."""
     from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 
     found: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""Pseudonyms: keyed hashes (HMAC-SHA256, RFC 2104) in place of names, identifiers and paths.
+"""Pseudonyms: keyed hashes (HMAC-SHA256, RFC 2104) that replace names, identifiers and paths.
 
-The key is a file that the site keeps. With it the same patient always gets the same pseudonym; without it nobody can
-find the owner of a pseudonym by trying identifiers.
+The key is a file that the site keeps private. With the key, the same patient always gets the same pseudonym; without
+it, nobody can find the owner of a pseudonym by hashing possible identifiers.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ MIN_DAYS, MAX_DAYS = 366, 3652
 
 
 class Pseudonyms:
-    """Pseudonyms of one dataset; identifiers without meaning outside the dataset are hashed together with its name."""
+    """Pseudonyms of one dataset.
+
+    Identifiers without a meaning outside the dataset are hashed together with the name of the dataset.
+    """
 
     def __init__(self, key: bytes, dataset: str) -> None:
         self._key, self._dataset = key, dataset
 
     @classmethod
     def with_key_file(cls, path: Path, dataset: str) -> Pseudonyms:
-        """Return pseudonyms with the key in a file, which is created on first use with mode 0600.
+        """Return pseudonyms with the key in a file; the file is created on first use with mode 0600.
 
         Raises:
-            ConfigError: If others may read the file, or if it is too short to be a key.
-            OutputError: If it cannot be made or read.
+            ConfigError: If other users may read the key file, or if it is too short to be a key.
+            OutputError: If the key file cannot be created or read.
         """
         path = path.expanduser()
         try:
@@ -51,8 +54,8 @@ class Pseudonyms:
             raise ConfigError(f"others may read the key file {path} (its mode is {mode:04o}); run: chmod 600 {path}")
         if len(key) < KEY_BYTES:
             raise ConfigError(
-                f"the key file {path} holds {len(key)} bytes, expected at least {KEY_BYTES}; "
-                "restore it from a backup, or give another key=..."
+                f"the key file {path} contains {len(key)} bytes; expected at least {KEY_BYTES}: restore it from a "
+                "backup, or give another key=..."
             )
         return cls(key, dataset)
 
@@ -61,9 +64,11 @@ class Pseudonyms:
         return "p-" + self._digest("patient", "" if patient.is_known_elsewhere else self._dataset, patient.id)[:12]
 
     def study(self, candidate: Candidate) -> str:
-        """Return the pseudonym of an image's study; a series, or else an image, without a study counts as its own.
+        """Return the pseudonym of an image's study.
 
-        A study identifier that several patients of the source have counts as one study per patient.
+        A series without a study counts as a study, and so does an image without both.
+
+        A study identifier that several patients of the source share counts as a separate study for each patient.
         """
         identity = candidate.item.identity
         if identity.study in candidate.shared_uids:
@@ -73,11 +78,11 @@ class Pseudonyms:
         return "s-" + self._uid("study", identity.study or identity.series, candidate)[:12]
 
     def shared_study(self, study: str, patient: str) -> str:
-        """Return the pseudonym of one patient's part of a study whose identifier several patients share."""
+        """Return the pseudonym of the study of one patient if several patients share the study identifier."""
         return "s-" + self._digest("study of patient", study, patient)[:12]
 
     def series(self, candidate: Candidate) -> str:
-        """Return the pseudonym of an image's series, likewise; an image without a series counts as one of its own."""
+        """Return the pseudonym of an image's series; an image without a series counts as a series of its own."""
         series = candidate.item.identity.series
         if series in candidate.shared_uids:
             return "e-" + self._digest("series of patient", series, candidate.patient.id)[:12]
@@ -94,19 +99,19 @@ class Pseudonyms:
     def uid(self, uid: str, *, patient: str | None = None) -> str:
         """Return the replacement of a DICOM UID, the same in all datasets of the site (PS3.5 B.2: 2.25 and a UUID).
 
-        With `patient`, a separate one for that patient's part of a UID that several patients share.
+        With `patient`, return a separate UID for that patient, for a UID that several patients share.
         """
         words = ("uid", uid.strip()) if patient is None else ("uid of patient", uid.strip(), patient)
         digest = bytes.fromhex(self._digest(*words))
         return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
     def days(self, patient: Patient) -> int:
-        """Return the date shift of a patient in days: into the past, `MIN_DAYS` to `MAX_DAYS`."""
+        """Return the date shift of a patient: `MIN_DAYS` to `MAX_DAYS` days into the past."""
         digest = self._digest("days", "" if patient.is_known_elsewhere else self._dataset, patient.id)
         return -(MIN_DAYS + int(digest, 16) % (MAX_DAYS - MIN_DAYS + 1))
 
     def state(self, *facts: object) -> str:
-        """Return a keyed hash of facts about files, by which a resumed run finds completed ones."""
+        """Return a keyed hash of facts about files, by which a resumed run recognizes files that are finished."""
         return self._digest("state", *map(str, facts))
 
     def _uid(self, domain: str, uid: str, candidate: Candidate) -> str:
@@ -119,7 +124,7 @@ class Pseudonyms:
 
 
 class SiteNames:
-    """Pseudonyms with the site's key; a study gets the same one as in ingest."""
+    """Pseudonyms with the site's key; a study gets the same pseudonym as in ingest."""
 
     def __init__(self, key: Path) -> None:
         self._pseudonyms = Pseudonyms.with_key_file(key, dataset="")
@@ -127,7 +132,7 @@ class SiteNames:
         """Pseudonym of a study -> its identifier, for the site's crosswalk only."""
 
     def study(self, identifier: str, *, patient: str | None = None) -> str:
-        """Return the pseudonym of a study; with `patient`, of that patient's part of a study UID that several share."""
+        """Return the pseudonym of a study; with `patient`, of the study of that patient if several share the UID."""
         if patient is None:
             name, original = self._pseudonyms.study(_of(Identity(study=identifier))), identifier
         else:

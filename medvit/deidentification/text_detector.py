@@ -1,13 +1,14 @@
-"""Detection of burned-in text in an image, and its location: a classical detector, without weights.
+"""Detector of burned-in text in images: it finds text lines and their location, without learned weights.
 
-Letters are drawn by a program: thin strokes of one brightness with sharp edges, of one height, side by side on a
-straight line. A top-hat transform extracts strokes brighter, or darker, than their surroundings (Soille, Morphological
-Image Analysis, 2003); connected components of the size of a letter are chained into lines, and lines are scored by how
-similar and how straight their letters are. Handwriting, and text along a curve, is not detected.
+The letters of burned-in text are drawn by a program: thin strokes of one brightness with sharp edges, of equal height,
+next to each other on a straight line. A top-hat transform extracts strokes that are brighter, or darker, than their
+surroundings (Soille, Morphological Image Analysis, 2003). Connected components of the size of a letter are chained into
+lines, and lines are scored by the similarity and straightness of their letters. Handwriting and text along a curve are
+not detected.
 
-Measured with generated names, dates and numbers of 9 to 28 pixels in four fonts, on 293 real images (MR, CT, fundus)
-with and without: AUROC 0.997; a suspicion of 0.4 or more in 98 % of those with text and 3 % of those without. On 80
-ultrasound images, some of which have marks of their own: AUROC 0.996.
+Measured on 293 real images (MR, CT, fundus) with and without generated names, dates and numbers (9 to 28 pixels high,
+in four fonts): AUROC 0.997; a suspicion of 0.4 or more for 98 % of the images with text and 3 % of those without. On 80
+ultrasound images, some of which already had marks: AUROC 0.996.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NEAR = (0.5, 3.0)
 
 @dataclass(frozen=True)
 class TextLine:
-    """Line of letters: rows `top` to `bottom`, columns `left` to `right`, ends excluded; `score` in [0, 1]."""
+    """Line of letters in rows `top` to `bottom` and columns `left` to `right` (ends excluded); `score` in [0, 1]."""
 
     top: int
     bottom: int
@@ -54,11 +55,11 @@ class TextLine:
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """Its rows and columns in an image."""
+        """Return the rows and columns of the line, for indexing an image."""
         return slice(max(self.top, 0), max(self.bottom, 0)), slice(max(self.left, 0), max(self.right, 0))
 
     def widened(self, heights: float) -> TextLine:
-        """Return the line widened by this many of its heights at each end, and an eighth of that above and below."""
+        """Return the line widened by `heights` of its heights at each end, and by 1/8 of a height above and below."""
         reach = round(heights * (self.bottom - self.top))
         return TextLine(
             self.top - reach // 8, self.bottom + reach // 8, self.left - reach, self.right + reach, self.score
@@ -84,7 +85,7 @@ class _Letter:
 
 
 def find_lines(pixels: Num[Array, "h w *c"]) -> tuple[TextLine, ...]:
-    """Find lines of text in a gray (H, W) or color (H, W, C) image, the most suspicious first."""
+    """Find text lines in a gray (H, W) or color (H, W, C) image; lines with the highest score come first."""
     found: list[TextLine] = []
     for gray in _grays(pixels):
         if min(gray.shape) < 4 * MIN_HEIGHT:
@@ -96,7 +97,7 @@ def find_lines(pixels: Num[Array, "h w *c"]) -> tuple[TextLine, ...]:
 
 
 def suspicion(lines: Iterable[TextLine]) -> float:
-    """Return the likelihood of text in the image, in [0, 1]: that of the best line, more where there are several."""
+    """Return a score for text in the image, in [0, 1]: that of the best line, increased if there are several lines."""
     scores = sorted((line.score for line in lines), reverse=True)[:4]
     return 1.0 - float(
         np.prod([1.0 - score * weight for score, weight in zip(scores, (1.0, 0.3, 0.2, 0.1), strict=False)])
@@ -104,11 +105,11 @@ def suspicion(lines: Iterable[TextLine]) -> float:
 
 
 def marks_beside(pixels: Num[Array, "h w *c"], lines: Iterable[TextLine]) -> tuple[TextLine, ...]:
-    """Find marks beside lines of text on an empty background: single letters, signs, and short words.
+    """Find marks next to text lines on an empty background: single letters, signs, and short words.
 
-    The background is the most common gray, as around the picture of a scanner. A mark has at most the height of a
-    line, is as bright as its letters, and is within `NEAR` heights of it or of another mark; marks in the picture
-    itself touch it.
+    The background is the most common gray value, as around the image area of a scanner's screen. A mark is at most as
+    high as the line, as bright as its letters, and within `NEAR` line heights of the line or of another mark.
+    Structures of the image itself touch their surroundings and are not marks.
     """
     found: list[TextLine] = []
     for gray in _grays(pixels):
@@ -136,7 +137,7 @@ def blanked(pixels: Num[Array, "h w *c"], lines: Iterable[TextLine], fill: Any) 
 def _grown(
     seeds: Iterable[tuple[TextLine, int]], boxes: Int[Array, "marks 4"], levels: Int[Array, "marks"]
 ) -> Bool[Array, "marks"]:
-    """Return which marks are reached from lines of text of some level, via other marks; each is visited once."""
+    """Return which marks can be reached from text lines of the same gray value, possibly via other marks."""
     top, bottom, left, right = boxes.T
     is_taken = np.zeros(len(boxes), dtype=bool)
     for line, level in seeds:
@@ -155,7 +156,7 @@ def _grown(
 
 
 def _grays(pixels: Num[Array, "h w *c"]) -> Sequence[UInt8[Array, "h w"]]:
-    """Return 8-bit gray images in which text of any color stands out."""
+    """Return 8-bit gray images in which text of any color is visible."""
     values = filled(pixels).astype(np.float32)
     # The full range: text is often the brightest part, and a clipped window would hide it.
     low, high = float(np.percentile(values, 0.5)), float(values.max())

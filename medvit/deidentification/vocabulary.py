@@ -1,6 +1,6 @@
-"""Imaging words that name nobody: kept in descriptors, and ignored by an audit.
+"""Imaging words that name nobody; they are kept in descriptors, and an audit ignores them.
 
-A free text is cleaned by keeping the words of this list and small numbers, never by searching for names: a name that
+A free text is cleaned by keeping only small numbers and the words of this list, not by searching for names: a name that
 nobody thought of is not on the list either.
 """
 
@@ -129,7 +129,7 @@ MANY_DIGITS = 5
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case: runs of letters and digits, in any alphabet."""
+    """Return the words of a text in lower case; a word is a run of letters and digits, in any alphabet."""
     return re.findall(r"[^\W_]+", text.casefold())
 
 
@@ -139,10 +139,10 @@ def is_common(word: str) -> bool:
 
 
 def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = ()) -> str:
-    """Return what may be kept of a text: common and `allowed` words that are not `forbidden`, joined by single spaces.
+    """Return the part of a text that may be kept: common or `allowed` words that are not `forbidden`.
 
-    A compound word, such as HippoCrop or T1post, is split where letters change case or meet digits. It is kept whole
-    if all parts may be kept; else only parts of three letters and more, never a number.
+    A compound word, such as HippoCrop or T1post, is split where the letter case changes or letters meet digits. It is
+    kept whole if all parts may be kept; otherwise only parts of three or more letters are kept, and never a number.
     """
     text = _NUMBERS.sub(lambda match: " " if sum(map(str.isdigit, match[0])) >= MANY_DIGITS else match[0], text)
     kept = (_cleaned_word(word, forbidden, allowed) for word in _WORD.findall(text))
@@ -150,7 +150,7 @@ def clean(text: str, forbidden: Container[str] = (), allowed: Container[str] = (
 
 
 def removed(text: str, allowed: Container[str] = ()) -> str:
-    """Return the words of a text that `clean` removes or shortens, where nothing is forbidden."""
+    """Return the words of a text that `clean` removes or shortens if no word is forbidden."""
     words = _WORD.findall(_NUMBERS.sub(lambda match: match[0].translate(_SIGNS_OUT), text))
     return " ".join(word for word in words if _cleaned_word(word, (), allowed) != word)
 
@@ -170,7 +170,7 @@ def _cleaned_word(word: str, forbidden: Container[str], allowed: Container[str])
 
 
 def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
-    """Split a word into parts, preferring the longest that may be kept, each with whether it may."""
+    """Split a word into parts, preferring long parts that may be kept; return each part with whether it may be kept."""
     pieces = _PIECE.findall(word)
     parts: list[tuple[str, bool]] = []
     while pieces:
@@ -187,7 +187,7 @@ def _parts_of(word: str, allowed: Container[str]) -> list[tuple[str, bool]]:
 
 
 def _tells(part: str) -> bool:
-    """Return whether a part may be kept alone: a word of three letters, or one with a digit that is on the list."""
+    """Return whether a part may be kept alone: a word of three letters, or a word with a digit that is on the list."""
     return (part.isalpha() and len(part) >= MIN_PART) or (not part.isalpha() and part.casefold() in WORDS)
 
 

@@ -1,8 +1,8 @@
 """Leakage between datasets and splits: shared patients, studies, files and pixels, and near duplicates.
 
-A model that has seen an image, or another of the same patient, has seen part of the answer. With one site key, a
-patient known by PatientID has the same pseudonym everywhere; a patient known only by a file name has another pseudonym
-in every dataset, so between such datasets only pixels can be compared.
+A model that was trained on an image, or on another image of the same patient, has seen part of the answer. With the
+same site key, a patient known by PatientID has the same pseudonym in every dataset. A patient known only by a file name
+has a different pseudonym in every dataset, so for such datasets only pixels can be compared.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ CHECKS: tuple[Check, ...] = ("patient", "study", "file", "pixel", "perceptual")
 
 @dataclass(frozen=True)
 class GroupMember:
-    """Row and the name of its dataset: `a`, `b`, or empty if there is only one."""
+    """Row and the name of its dataset: `a`, `b`, or empty if there is only one dataset."""
 
     source: str
     row: Row
 
     @property
     def place(self) -> str:
-        """Dataset and split."""
+        """Dataset and split of the row."""
         return f"{self.source} {self.row.split}".strip()
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that share a patient, a study, a file or their pixels, or are near duplicates.
+    """Images that share a patient, a study, a file or their pixels, or that are near duplicates.
 
-    `distance` is the largest number of bits in which hashes of near duplicates differ, over the links of the group;
-    `is_turned`: some are near duplicates only when mirrored or rotated by right angles.
+    `distance` is the largest number of differing hash bits between linked near duplicates of the group. `is_turned` is
+    True if some images are near duplicates only after mirroring or rotation by right angles.
     """
 
     check: Check
@@ -85,19 +85,19 @@ class Overlap:
 
     @property
     def crosses(self) -> bool:
-        """Whether it joins splits or datasets."""
+        """Whether the group has images in several splits or datasets."""
         return len(self.places) > 1
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Result of a search: `hits.csv`, `leakage.html`; `overlaps` as in the files."""
+    """Result of a search: `hits.csv`, `leakage.html`, and the `overlaps` that these files list."""
 
     folder: Path
     overlaps: tuple[Overlap, ...]
 
     def summary(self) -> Summary:
-        """Group that cross splits or datasets, by what they share."""
+        """Return the number of groups that are in several splits or datasets, by what their images share."""
         crossing = Counter(overlap.check for overlap in self.overlaps if overlap.crosses)
         found = [f"{check} {number}" for check, number in crossing.items()]
         files = {"leakage.html": "report", "hits.csv": "a row for each image of a group"}
@@ -107,15 +107,18 @@ class Leakage:
 def find_overlaps(
     manifests: Mapping[str, Manifest], checks: Collection[Check] = CHECKS, max_distance: int = MAX_DISTANCE
 ) -> tuple[Overlap, ...]:
-    """Find all overlaps of named datasets: of patients and studies those that cross, of images every group.
+    """Find all overlaps of the named datasets.
 
-    Constant images are excluded from the comparison of pixels and hashes. Near duplicates are groups of at least two
-    different images, unchanged, mirrored or rotated: hashes within `max_distance` bits, or, unless rotated, within
-    twice as many or among the nearest by their lowest frequencies, confirmed by fine structure (also shifted or
-    cropped) and, for volumes, by correlation. Groups are transitive.
+    Patients and studies are listed if they are in several splits or datasets; groups of images always.
+
+    Pixels and hashes of constant images are not compared. Near duplicates are groups of at least two different images,
+    which may be mirrored or rotated. Two images are linked if their hashes differ in at most `max_distance` bits.
+    Unrotated images are also compared if their hashes differ in up to twice as many bits, or if they are nearest
+    neighbors by their lowest frequencies. Every link is confirmed by fine structure (also of shifted or cropped images)
+    and, for volumes, by correlation. Groups are transitive.
 
     Raises:
-        DataError: If pixels are needed that a store lacks.
+        DataError: If a store lacks pixels that are required for the comparison.
     """
     members = [GroupMember(name, row) for name, manifest in manifests.items() for row in manifest]
     images = [member for member in members if "constant" not in (member.row.flags or ())]
@@ -131,10 +134,12 @@ def find_overlaps(
 
 
 def find_copies(manifest: Manifest) -> tuple[Overlap, ...]:
-    """Find groups of one dataset with identical pixels or near duplicates; warn if near duplicates cross splits.
+    """Find groups of one dataset with identical pixels or near duplicates.
+
+    Warn if near duplicates are in several splits.
 
     Raises:
-        DataError: If pixels are needed that the store lacks.
+        DataError: If the store lacks pixels that are required for the comparison.
     """
     overlaps = find_overlaps({"": manifest}, ("pixel", "perceptual"))
     crossing = sum(overlap.check == "perceptual" and overlap.crosses for overlap in overlaps)
@@ -170,9 +175,10 @@ def _alike(images: Sequence[GroupMember], manifests: Mapping[str, Manifest], max
 
 
 def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[int, int, int, Turn | None]]:
-    """Return pairs of near hashes and their distances, nearest first.
+    """Yield pairs of images with similar hashes and their distances, most similar first.
 
-    Then pairs with near lowest frequencies, as of a crop, and pairs that are near after one is rotated or mirrored.
+    Then pairs follow whose lowest frequencies are similar, as after cropping, and pairs that are similar after one
+    image is rotated or mirrored.
     """
     hashes = [member.row.perceptual_hash or "" for member in hashed]
     yield from _listed(near_pairs(hashes, WIDER * max_distance), None)
@@ -185,7 +191,7 @@ def _near(hashed: Sequence[GroupMember], max_distance: int) -> Iterator[tuple[in
 
 
 def _is_large(row: Row) -> bool:
-    """Return whether a row is of an image with enough pixels to find a crop of it."""
+    """Return whether an image has enough pixels to find cropped copies of it."""
     return len(row.shape) == 3 and min(row.shape[1:]) >= SMALL
 
 
@@ -195,7 +201,7 @@ def _listed(pairs: Pairs, turn: Turn | None) -> Iterator[tuple[int, int, int, Tu
 
 
 def _hashed(members: Sequence[GroupMember], manifests: Mapping[str, Manifest]) -> list[GroupMember]:
-    """Return the members, with computed hashes for rows of older datasets without them."""
+    """Return the members; hashes are computed for rows of older datasets that lack them."""
     lacking = sum(not _is_hashed(member.row) for member in members)
     if lacking:
         log.info("hashing %d images of datasets made before hashes were stored", lacking)
@@ -218,17 +224,17 @@ def _pixels(member: GroupMember, manifests: Mapping[str, Manifest]) -> Num[Array
 
 
 class Comparison:
-    """Comparison of the pixels of images with near hashes."""
+    """Comparison of the pixels of images with similar hashes."""
 
     def __init__(self, members: Sequence[GroupMember], manifests: Mapping[str, Manifest], max_distance: int) -> None:
         self.members, self.manifests, self.max_distance = members, manifests, max_distance
         self._look = lru_cache(maxsize=CACHED_LOOKS)(self._prepared)
 
     def are_alike(self, one: int, other: int, distance: int, turn: Turn | None) -> bool:
-        """Return whether two images are near duplicates by fine structure; smooth ones and volumes by correlation.
+        """Return whether two images are near duplicates by fine structure (smooth ones and volumes: correlation).
 
-        Smooth images and volumes must have hashes within `max_distance`; others may be shifted or cropped, which
-        changes hashes.
+        Smooth images and volumes must also have hashes within `max_distance`; other images may be shifted or cropped,
+        which changes their hashes.
         """
         shapes = [len(self.members[number].row.shape) for number in (one, other)]
         if shapes[0] != shapes[1] or (shapes[0] != 3 and distance > self.max_distance):
@@ -249,14 +255,14 @@ def _ordered(members: Iterable[GroupMember]) -> tuple[GroupMember, ...]:
 
 
 class Groups:
-    """Indices joined pair by pair into disjoint groups (union-find), each with the largest distance of its links."""
+    """Disjoint groups of indices, joined pair by pair (union-find), each with the largest distance of its links."""
 
     def __init__(self, size: int) -> None:
         self._parents = list(range(size))
         self._distances = [0] * size
 
     def are_joined(self, one: int, other: int) -> bool:
-        """Return whether two indices are already in one group."""
+        """Return whether two indices are already in the same group."""
         return self._root(one) == self._root(other)
 
     def join(self, one: int, other: int, distance: int) -> None:
@@ -266,7 +272,7 @@ class Groups:
         self._distances[root] = max(distance, self._distances[root], self._distances[branch])
 
     def found(self) -> Iterator[tuple[Sequence[int], int]]:
-        """Return the groups of two and more, and the largest distance of each."""
+        """Return the groups of two or more indices, with the largest distance of each group."""
         members: dict[int, list[int]] = defaultdict(list)
         for index in range(len(self._parents)):
             members[self._root(index)].append(index)

@@ -1,8 +1,8 @@
-"""Merging of datasets: patients and splits remain separate, and volumes may become slices.
+"""Merging of datasets: the splits of patients remain separate, and volumes may be converted to slices.
 
-A patient with the same pseudonym in several datasets, and identical images or near duplicates, remain in the most
-protected split they are in; the others are excluded. A label with different meanings gets the name of its dataset as a
-prefix.
+A patient with the same pseudonym in several datasets keeps only the images in the strictest of its splits (test, then
+val, then train), and so do identical images and near duplicates; the other images are excluded. If a label has
+different meanings in the datasets, the name of the dataset is added as a prefix.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEAKAGE = "leakage"
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged dataset, and the images excluded because a more protected split has them."""
+    """Merged dataset, and the images that were excluded because a stricter split has the same patient or image."""
 
     manifest: Manifest
     left_out: tuple[Quarantined, ...]
@@ -50,13 +50,13 @@ OF_VALUES: Mapping[str, Callable[[Row], bool]] = {
 
 
 def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0) -> Merged:
-    """Merge datasets into a folder, whose store takes over their arrays; the manifest is not written.
+    """Merge datasets into a folder, whose store links or copies their arrays; the manifest is not written.
 
-    With `slices`, each volume is replaced by this many evenly spaced images across its coarsest axis.
+    If `slices` is set, each volume is replaced by this many evenly spaced slices across its axis of coarsest spacing.
 
     Raises:
-        DataError: If two of them hold the same image, by its pseudonym.
-        OutputError: If the pixels cannot be taken over.
+        DataError: If two datasets contain the same image, by its pseudonym.
+        OutputError: If the pixels cannot be linked or copied.
     """
     _require_distinct(parts)
     left_out = _leaking(parts)
@@ -86,10 +86,10 @@ def merge(parts: Sequence[Manifest], folder: Path, *, name: str, slices: int = 0
 
 
 def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[tuple[int, Num[Array, "c h w"]]]:
-    """Return numbers and pixels of at most `count` evenly spaced slices across an axis of a volume in RAS+.
+    """Yield number and pixels of at most `count` evenly spaced slices across an axis of a volume in RAS+.
 
-    In display orientation: the top row is superior, or anterior in axial slices; the left column is the patient's
-    right, or anterior in sagittal slices.
+    Slices are in display orientation: the top row is superior (anterior in axial slices), and the left column is the
+    patient's right (anterior in sagittal slices).
     """
     depth = voxels.shape[axis + 1]
     num = min(count, depth)
@@ -99,7 +99,7 @@ def slices_of(voxels: Num[Array, "c i j k"], axis: int, count: int) -> Iterator[
 
 
 def _values(parts: Sequence[Manifest]) -> dict[str, str]:
-    """Return the options of `values.*` of all parts.
+    """Return the options of `values.*` that all parts share.
 
     Raises:
         DataError: If pixel values of one kind have different meanings in different parts.
@@ -110,8 +110,8 @@ def _values(parts: Sequence[Manifest]) -> dict[str, str]:
             other = part.facts.values.get(key, "")
             if other != value and (other or any(map(OF_VALUES[key], part.rows))):
                 raise DataError(
-                    f"{part.folder} was ingested with values.{key} {other or 'unset'}, another of the datasets with "
-                    f"{value}; ingest both with the same"
+                    f"{part.folder} was ingested with values.{key} {other or 'unset'}, but another of the datasets "
+                    f"with {value}; ingest both with the same value"
                 )
     return given
 
@@ -128,7 +128,7 @@ def _require_distinct(parts: Sequence[Manifest]) -> None:
 
 
 def _leaking(parts: Sequence[Manifest]) -> dict[str, str]:
-    """Return images that, or whose patients, a more protected split also has, each with the reason."""
+    """Return the images to exclude because a stricter split has the same image or patient, each with the reason."""
     named = {str(number): part for number, part in enumerate(parts)}
     found: dict[str, str] = {}
     for overlap in find_overlaps(named, CHECKS.keys()):
@@ -142,7 +142,7 @@ def _less_protected(overlap: Overlap) -> set[str]:
 
 
 def _ambiguous(parts: Sequence[Manifest]) -> set[str]:
-    """Return keys of labels whose classes differ between datasets."""
+    """Return the labels whose classes differ between datasets."""
     meanings: dict[str, set[tuple[str, ...]]] = {}
     for part in parts:
         for key, names in part.facts.classes.items():
@@ -169,7 +169,10 @@ def _positive(parts: Sequence[Manifest], ambiguous: set[str]) -> dict[str, str]:
 
 
 def _masks(parts: Sequence[Manifest]) -> tuple[str, ...]:
-    """Return the classes of label maps if all datasets with label maps agree; else none, and maps are dropped."""
+    """Return the classes of label maps if all datasets with label maps agree.
+
+    Otherwise none, and label maps are dropped.
+    """
     meanings = {tuple(part.facts.mask_classes) for part in parts if any(row.mask for row in part)}
     return meanings.pop() if len(meanings) == 1 else ()
 

@@ -1,16 +1,16 @@
-"""Perceptual hashes: similar images get hashes that differ in few bits, whatever their size and scale.
+"""Perceptual hashes: hashes of similar images differ in few bits, whatever the size and intensity scale of the images.
 
 An image is averaged onto a small grid, its clipped intensities are transformed to frequencies by the cosine transform,
-and each of the `NUM_BITS` lowest frequencies gives a bit: whether it is positive (the pHash of Zauner, "Implementation
-and Benchmarking of Perceptual Image Hash Functions", 2010, with four times its bits and zero in place of the median).
-Volumes are hashed in the same way over their three axes, which run to R, A and S.
+and each of the `NUM_BITS` lowest frequencies gives one bit, which is set if the coefficient is positive (the pHash of
+Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, with four times as many bits, and
+zero instead of the median as threshold). Volumes are hashed in the same way over their axes R, A and S.
 
-Mirroring an image flips the sign of every other frequency, and swapping its axes swaps frequencies. So the hash of a
-mirrored or rotated image follows from the hash of the image alone (`turned`).
+Mirroring an image flips the sign of every other frequency, and swapping its axes swaps frequencies. The hash of a
+mirrored or rotated image can therefore be computed from the hash of the image alone (`turned`).
 
-The pairs within a Hamming distance are found by multi-index hashing (Norouzi, Punjani and Fleet, "Fast Search in
-Hamming Space with Multi-Index Hashing", CVPR 2012): of `NUM_BANDS` parts of two hashes that differ in at most r bits,
-one differs in at most r / `NUM_BANDS`, and equal parts are found by sorting. The search is exact.
+Pairs within a Hamming distance are found by multi-index hashing (Norouzi, Punjani and Fleet, "Fast Search in Hamming
+Space with Multi-Index Hashing", CVPR 2012): if two hashes differ in at most r bits, at least one of their `NUM_BANDS`
+parts differs in at most r / `NUM_BANDS` bits, and equal parts are found by sorting. The search is exact.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ COARSE_COUNT = 2
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of indices (N,) into a list of hashes, `first` below `second`, and the number of differing bits."""
+    """Pairs of indices (N,) into a list of hashes, with `first` below `second`, and the number of differing bits."""
 
     first: Int[Array, "n"]
     second: Int[Array, "n"]
@@ -76,9 +76,11 @@ class Pairs:
 
 
 def hash_image(pixels: Num[Array, "c *s"]) -> str:
-    """Return the hash of an image (C, H, W) or volume (C, I, J, K), channels averaged: `MARK` and 64 hex digits.
+    """Return the hash of an image (C, H, W) or volume (C, I, J, K): `MARK` and 64 hex digits.
 
-    Empty where nothing distinguishes images: no finite pixel, or all equal after clipping.
+    Channels are averaged.
+
+    The hash is empty if the image has no distinguishing content: no finite pixel, or all pixels equal after clipping.
     """
     averaged = _on_grid(pixels)
     low, high = np.percentile(averaged, CLIPPED_PERCENTILES)
@@ -90,13 +92,13 @@ def hash_image(pixels: Num[Array, "c *s"]) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """Rotation by right angles or mirroring of an image: its axes in `order`, then those `flipped` reversed."""
+    """Rotation or mirroring of an image: its axes are put in `order`, then those in `flipped` are reversed."""
 
     order: tuple[int, ...]
     flipped: tuple[bool, ...]
 
     def apply(self, grid: Num[Array, "*s"]) -> Num[Array, "*t"]:
-        """Return pixels without channels, rotated or mirrored."""
+        """Return pixels (without a channel axis), rotated or mirrored."""
         steps = tuple(slice(None, None, -1 if is_flipped else 1) for is_flipped in self.flipped)
         return grid.transpose(self.order)[steps]
 
@@ -113,8 +115,8 @@ axes are known.
 def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Turn | None = None) -> Pairs:
     """Return all pairs of hashes that differ in at most `max_distance` bits, in order; empty hashes have no pairs.
 
-    With a `turn`, the pairs whose first, so rotated, is near the second, for hashes of images with its dimensions; up
-    to 4 bits are lost where it swaps axes.
+    With `turn`, the first image of a pair is rotated or mirrored before the comparison, for images with the dimensions
+    of the turn. Up to 4 bits are lost if the turn swaps axes.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -126,10 +128,10 @@ def near_pairs(hashes: Sequence[str], max_distance: int = MAX_DISTANCE, turn: Tu
 
 
 def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, count: int = COARSE_COUNT) -> Pairs:
-    """Return pairs of each hash with its `count` nearest by the `COARSE_BITS` lowest frequencies, within a distance.
+    """Return pairs of each hash with the `count` hashes nearest to it by the `COARSE_BITS` lowest frequencies.
 
-    Their distance counts all differing bits. Empty hashes have no pairs. All are compared with all: 10,000 take about
-    a second.
+    The returned distance counts all differing bits and is at most `max_distance` in the lowest frequencies. Empty
+    hashes have no pairs. All hashes are compared with all others, which takes about a second for 10,000 hashes.
     """
     there = np.array([index for index, text in enumerate(hashes) if text], dtype=np.int64)
     if len(there) < 2:
@@ -144,7 +146,7 @@ def coarse_pairs(hashes: Sequence[str], max_distance: int = COARSE_DISTANCE, cou
 
 
 def _nearest(coarse: UInt64[Array, "n"], some: slice, max_distance: int, count: int) -> Int[Array, "m 2"]:
-    """Return pairs of some hashes with the nearest others."""
+    """Return pairs of the hashes in the slice `some` with the hashes nearest to them."""
     distances = np.bitwise_count(coarse[some, None] ^ coarse)
     own = np.arange(len(distances))
     distances[own, own + some.start] = COARSE_BITS + 1
@@ -166,7 +168,7 @@ def _turned(words: UInt8[Array, "n b"], turn: Turn) -> UInt8[Array, "n b"]:
 
 
 def correlation(one: Num[Array, "c *s"], other: Num[Array, "c *t"], turn: Turn | None = None) -> float:
-    """Return Pearson's correlation of two images, the first rotated, on one grid; 0 if one of them is constant."""
+    """Return Pearson's correlation of two images on one grid, the first one rotated by `turn`; 0 if one is constant."""
     first = _on_grid(one) if turn is None else turn.apply(_on_grid(one))
     first, second = first.ravel() - first.mean(), _on_grid(other).ravel()
     second = second - second.mean()
@@ -179,7 +181,7 @@ def _on_grid(pixels: Num[Array, "c *s"]) -> Float[Array, "*g"]:
 
 
 def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
-    """Return the mean of the channels, averaged onto a grid with this many points per side."""
+    """Return the mean over channels, averaged onto a grid with `points` points per side."""
     ndim = pixels.ndim - 1
     steps = tuple(slice(None, None, max(1, size // SAMPLED[ndim])) for size in pixels.shape[1:])
     sampled = _finite(pixels[(slice(None), *steps)]).astype(np.float32)
@@ -190,7 +192,7 @@ def averaged_on(pixels: Num[Array, "c *s"], points: int) -> Float[Array, "*g"]:
 
 
 def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int) -> Float[Array, "*t"]:
-    """Average stretches of one axis in place: `tensordot` would take twice as long, for a copy."""
+    """Average stretches of one axis without copying the array; `tensordot` would copy it and take twice as long."""
     before, after = pixels.shape[:axis], pixels.shape[axis + 1 :]
     if not after:
         averaged = pixels.reshape(-1, pixels.shape[axis]) @ shares.T
@@ -200,7 +202,7 @@ def _averaged(pixels: Float[Array, "*s"], shares: Float[Array, "p n"], axis: int
 
 
 def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
-    """Replace non-finite pixels by the lowest finite value; zeros if none is finite."""
+    """Replace non-finite pixels by the lowest finite value, or by zero if no pixel is finite."""
     if not np.issubdtype(pixels.dtype, np.floating):
         return pixels
     is_finite = np.isfinite(pixels)
@@ -209,7 +211,7 @@ def _finite(pixels: Num[Array, "c *s"]) -> Num[Array, "c *s"]:
 
 @cache
 def _averaging(size: int, points: int) -> Float[Array, "p n"]:
-    """Return shares of `size` pixels in each of `points` equal stretches of their axis."""
+    """Return the weights of `size` pixels in each of `points` equal stretches of their axis."""
     edges = np.linspace(0, size, points + 1)
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(size)[None]
@@ -230,7 +232,7 @@ def _low_frequencies(grid: Float[Array, "*g"]) -> Float[Array, "b"]:
 
 @cache
 def _lowest(ndim: int) -> Int[Array, "d b"]:
-    """Return the `NUM_BITS` lowest frequencies, without the mean, which only reflects brightness."""
+    """Return the indices of the `NUM_BITS` lowest frequencies, without the mean, which only reflects brightness."""
     places = np.indices((GRID[ndim],) * ndim).reshape(ndim, -1)
     return places[:, np.argsort((places**2).sum(axis=0), kind="stable")[1 : NUM_BITS + 1]]
 
@@ -251,7 +253,7 @@ def _search(sought: UInt8[Array, "n b"], words: UInt8[Array, "n b"], max_distanc
 def _candidates(
     sought: UInt16[Array, "n b"], bands: UInt16[Array, "n b"], radius: int, size: int
 ) -> Iterator[tuple[Int[Array, "m"], Int[Array, "m"]]]:
-    """Return index pairs, the lower index first, that include every pair with a band within the radius."""
+    """Yield index pairs (lower index first) that include every pair with a band within the radius."""
     if size <= FEW:
         yield from _all_pairs(size)
         return
@@ -267,7 +269,7 @@ def _candidates(
 
 
 def _masks(radius: int) -> UInt16[Array, "m"]:
-    """Return every pattern of at most `radius` of `BAND_BITS` bits."""
+    """Return every pattern of `BAND_BITS` bits with at most `radius` bits set."""
     patterns = (combinations(range(BAND_BITS), count) for count in range(radius + 1))
     return np.array([sum(1 << bit for bit in bits) for some in patterns for bits in some], dtype=np.uint16)
 
@@ -275,7 +277,7 @@ def _masks(radius: int) -> UInt16[Array, "m"]:
 def _bounds(
     ordered: UInt16[Array, "n"], keys: UInt16[Array, "n"], masks: UInt16[Array, "m"]
 ) -> tuple[Int[Array, "m n"], Int[Array, "m n"]]:
-    """Return the ranges of the sorted keys that equal each key with the bits of each mask flipped."""
+    """Return the ranges of sorted keys that equal each key after the bits of each mask are flipped."""
     starts = np.searchsorted(ordered, np.arange(2**BAND_BITS + 1)).astype(np.int32)
     turned = (keys[None] ^ masks[:, None]).astype(np.int64)
     return starts[turned], starts[turned + 1]

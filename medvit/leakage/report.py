@@ -43,7 +43,7 @@ NOTES = (
 
 
 def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
-    """Return a row per kind: groups, groups that cross, images in those."""
+    """Return a row per kind of overlap: number of groups, groups in several splits or datasets, and images in these."""
     lines = []
     for check in checks:
         found = [overlap for overlap in overlaps if overlap.check == check]
@@ -53,7 +53,7 @@ def summary(overlaps: Sequence[Overlap], checks: Sequence[Check]) -> Table:
 
 
 def crossings(overlaps: Sequence[Overlap]) -> Table:
-    """Count the groups of each kind that join splits and datasets."""
+    """Return the number of groups of each kind that are in several splits or datasets, by these splits and datasets."""
     counts = Counter((overlap.check, overlap.places) for overlap in overlaps if overlap.crosses)
     lines = [
         [NAMES[check], " + ".join(places), number] for (check, places), number in sorted(counts.items(), key=_order)
@@ -62,7 +62,7 @@ def crossings(overlaps: Sequence[Overlap]) -> Table:
 
 
 def hits(overlaps: Sequence[Overlap]) -> list[str]:
-    """Return a sentence for each way in which splits or datasets are joined."""
+    """Return a sentence for each pair of splits or datasets that share patients, studies or images."""
     return [
         f"{name}: {number} group{'' if number == 1 else 's'} in {places}"
         for name, places, number in crossings(overlaps).lines
@@ -72,7 +72,7 @@ def hits(overlaps: Sequence[Overlap]) -> list[str]:
 def write(
     folder: Path, manifests: Mapping[str, Manifest], overlaps: Sequence[Overlap], checks: Sequence[Check]
 ) -> None:
-    """Write `hits.csv`, a row per image of every group, and `leakage.html` into a folder."""
+    """Write `hits.csv` (one row per image of every group) and `leakage.html` into a folder."""
     write_text(folder / HITS, _csv(overlaps))
     crossing = [overlap for overlap in overlaps if overlap.crosses]
     names = ", ".join(f"{key}: {manifest.facts.name}".removeprefix(": ") for key, manifest in manifests.items())
@@ -91,7 +91,7 @@ def write(
 
 
 def _of_assumed(manifests: Mapping[str, Manifest]) -> list[str]:
-    """Return a note for each dataset with assumed patients: that two are the same person cannot be detected."""
+    """Return a note for each dataset with assumed patients, of whom two may be the same person without detection."""
     counts = ((manifest.facts.name, PatientCount.of(manifest)) for manifest in manifests.values())
     lost = "who is then not found as the same patient"
     return [f"{name}: {count.note}, {lost}." for name, count in counts if count.assumed]

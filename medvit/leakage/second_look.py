@@ -1,11 +1,12 @@
-"""Second comparison of the pixels of possible near duplicates, also if one is shifted or cropped.
+"""Second comparison of possible near duplicates by their pixels; one image may be shifted or cropped.
 
-Two images of one kind can agree in all coarse structure, as two fundus photographs within one round frame do, and
-still show different eyes. Fine structure at equal local contrast decides, block by block, so that an edge of the frame
-counts no more than a vessel: in a copy, three quarters of the blocks agree; between two eyes, only those on the edge.
+Two images can have the same coarse structure, as two fundus photographs within the same round frame have, and still
+show different eyes. Therefore fine structure is compared after local contrast normalization, block by block, so that an
+edge of the frame counts no more than a vessel. In a copy, three quarters of the blocks agree; in images of different
+eyes, only the blocks on the edge agree.
 
-A cropped copy is shifted and stretched. Windows of one image are located in the other by cross-correlation, and those
-with consistent displacements give one shift and one stretch along each axis.
+A cropped copy is shifted and stretched. Windows of one image are located in the other by cross-correlation, and the
+windows with consistent displacements determine one shift, and one stretch factor along each axis.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Look:
-    """Image prepared for alignment with others; parts that only likely copies need are computed on demand."""
+    """Image prepared for alignment with other images; values required only for likely copies are computed on demand."""
 
     grid: Float[Array, "h w"]
     rough: Float[Array, "r r"]
@@ -72,23 +73,23 @@ class Look:
 
     @cached_property
     def detail(self) -> Float[Array, "h w"]:
-        """Fine structure at equal local contrast."""
+        """Fine structure after local contrast normalization."""
         return self._detail[0]
 
     @cached_property
     def is_smooth(self) -> bool:
-        """Whether it has too little fine structure for a comparison."""
+        """Whether the image has too little fine structure for a comparison."""
         spread = self._detail[1]
         return spread < MIN_FINE * float(self.grid.std()) or spread == 0.0
 
     @cached_property
     def spectrum(self) -> Complex[Array, "r f"]:
-        """Fourier transform of the rough grid."""
+        """Fourier transform of the coarse grid."""
         return np.asarray(scipy.fft.rfft2(self.rough))
 
     @cached_property
     def window_spectra(self) -> Complex[Array, "9 r f"]:
-        """Fourier transforms of the windows of the rough grid."""
+        """Fourier transforms of the windows of the coarse grid."""
         return np.asarray(scipy.fft.rfft2(_windowed(self.rough)))
 
     @cached_property
@@ -98,14 +99,17 @@ class Look:
 
 @dataclass(frozen=True)
 class Placement:
-    """Position of an image on another: a point there is `stretch` times the point here, plus `shift`, along (H, W)."""
+    """Position of one image on another.
+
+    A point p of the one image is at `stretch` * p + `shift` in the other, along (H, W).
+    """
 
     stretch: Float[Array, "2"]
     shift: Float[Array, "2"]
 
 
 def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
-    """Return an image, rotated, on the grid, with its fine structure at equal local contrast."""
+    """Return an image, optionally rotated, on the grid, with its normalized fine structure."""
     grid = averaged_on(pixels, SIDE).astype(np.float32)
     grid = grid if turn is None else np.ascontiguousarray(turn.apply(grid))
     rough, _ = _detail(grid.reshape(ROUGH, 2, ROUGH, 2).mean(axis=(1, 3)))
@@ -113,15 +117,15 @@ def prepared(pixels: Num[Array, "c h w"], turn: Turn | None = None) -> Look:
 
 
 def shows_the_same(one: Look, other: Look) -> bool:
-    """Return whether two images have the same content: unchanged, shifted, or with borders of one cropped."""
+    """Return whether two images have the same content: unchanged, shifted, or with borders of one image cropped."""
     least = MIN_DETAIL_SMALL if one.is_small or other.is_small else MIN_DETAIL
     return agreement(one, other) >= least
 
 
 def agreement(one: Look, other: Look) -> float:
-    """Return the lower quartile over blocks of the correlation of fine structure, after alignment of the images.
+    """Return the lower quartile, over blocks, of the correlation of fine structure between the aligned images.
 
-    0 where too few blocks have fine structure.
+    The result is 0 if too few blocks have fine structure.
     """
     placement = _placed(one, other)
     laid, covered = _laid(other.detail, placement)
@@ -130,7 +134,7 @@ def agreement(one: Look, other: Look) -> float:
 
 
 def _detail(grid: Float[Array, "h w"]) -> tuple[Float[Array, "h w"], float]:
-    """Return fine structure at equal local contrast, and its standard deviation before normalization."""
+    """Return the normalized fine structure, and its standard deviation before normalization."""
     fine = gaussian_filter(grid, FINE) - gaussian_filter(grid, COARSE, truncate=TRUNCATED)
     spread = float(fine.std())
     contrast = np.sqrt(gaussian_filter(fine**2, LOCAL, truncate=TRUNCATED))
@@ -159,7 +163,7 @@ def _windowed(rough: Float[Array, "r r"]) -> Float[Array, "9 r r"]:
 
 
 def _placed(one: Look, other: Look) -> Placement:
-    """Return the placement of the other image on the first that most windows support."""
+    """Return the placement of the other image on the first image that most windows support."""
     centers = _centers()
     whole, windows = one.spectrum, other.window_spectra
     there = centers + _displacements(whole, windows)
@@ -177,7 +181,7 @@ def _placed(one: Look, other: Look) -> Placement:
 
 @cache
 def _slanted() -> tuple[Int[Array, "p"], Int[Array, "p"]]:
-    """Return pairs of windows that differ in row and column, to solve for shift and stretch."""
+    """Return pairs of windows that differ in row and column, from which shift and stretch can be computed."""
     first, second = np.triu_indices(9, 1)
     is_slanted = (_centers()[first] != _centers()[second]).all(axis=1)
     return first[is_slanted], second[is_slanted]
@@ -204,7 +208,10 @@ def _vertex(before: Float[Array, "n"], top: Float[Array, "n"], after: Float[Arra
 
 
 def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
-    """Return the least-squares shift and stretch; an axis with all windows at one position is not stretched."""
+    """Return the shift and stretch by least squares.
+
+    If all windows have one position along an axis, its stretch is 1.
+    """
     centered = here - here.mean(axis=0)
     extent = (centered**2).sum(axis=0)
     stretch = np.where(extent > 0, (centered * there).sum(axis=0) / np.maximum(extent, 1.0), 1.0)
@@ -212,12 +219,12 @@ def _fitted(here: Float[Array, "n 2"], there: Float[Array, "n 2"]) -> Placement:
 
 
 def _on_grid(stretch: Float[Array, "2"], shift: Float[Array, "2"]) -> Placement:
-    """Convert a placement to points of the fine grid: a rough point is the middle of two of them."""
+    """Convert a placement from the coarse to the fine grid, which has two points per coarse point."""
     return Placement(stretch, 2.0 * shift + 0.5 * (1.0 - stretch))
 
 
 def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Array, "h w"], Bool[Array, "h w"]]:
-    """Return the fine structure of an image placed on another, and the points it covers."""
+    """Return the fine structure of an image placed on another image, and a mask of the points it covers."""
     laid, covered = detail, []
     for axis in (0, 1):
         place = (np.arange(SIDE) - placement.shift[axis]) / placement.stretch[axis]
@@ -232,7 +239,7 @@ def _laid(detail: Float[Array, "h w"], placement: Placement) -> tuple[Float[Arra
 def _correlations(
     one: Float[Array, "h w"], other: Float[Array, "h w"], covered: Bool[Array, "h w"]
 ) -> Float[Array, "b"]:
-    """Return the correlations of blocks at least half covered, with fine structure in one of the images."""
+    """Return the correlations of blocks that are at least half covered and in which an image has fine structure."""
     inside = _blocks(covered.astype(np.float32))
     number = np.maximum(inside.sum(axis=1), 1.0)
     parts = [_blocks(part) * inside for part in (one, other)]

@@ -1,10 +1,10 @@
 """Sources of files: folders, archives, DICOMDIR, DICOMweb and PACS.
 
-The contract. A module of this room with a `SOURCE` is a kind of source. It *recognizes* (`knows`) a location by its
-scheme or name, and *fetches* it: anything that is not a plain file on this machine is put into a spool, a folder that
-only its owner can read, and remains there until `Local.discard`. A resumed fetch transfers nothing twice. A source *by
-study* can also be fetched one study at a time. Locations, paths and identifiers name patients: they never appear in
-logs or errors.
+A kind of source is a module of this package with a constant `SOURCE`. A source *recognizes* (`knows`) a location by its
+scheme or name, and *fetches* it: everything that is not a plain file on this machine is put into a spool, a folder that
+only its owner can read, and remains there until `Local.discard`. A resumed fetch transfers nothing twice. Some sources
+can also be fetched study by study. Locations, paths and identifiers may name patients, so they never appear in logs or
+errors.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class Local:
     spool: Spool | None = field(default=None, repr=False)
 
     def discard(self) -> None:
-        """Remove fetched files, unless they are to be kept; files of a folder are never touched."""
+        """Remove fetched files unless they are to be kept; files of a folder given as source are never removed."""
         if self.spool is not None:
             self.spool.discard()
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """Request to a source: its location, the options, and where to put the files.
+    """Request to a source: its location, the options, and the folder for fetched files.
 
     Raises:
-        ConfigError: If the spool is in the output of the stage, which would then hold files that name patients.
+        ConfigError: If the spool is in the output of the stage, which would then contain files that name patients.
     """
 
     location: str = field(repr=False)
@@ -76,11 +76,12 @@ class SourceRequest:
         final = partial.with_name(partial.name.removesuffix(".partial"))
         if spool.is_relative_to(partial) or spool.is_relative_to(final):
             raise ConfigError(
-                "retrieve.spool is in the output, which would keep files of patients; choose a folder elsewhere"
+                "retrieve.spool is inside the output folder, which would then contain original files of patients; "
+                "choose a folder outside"
             )
 
     def spool(self, *facts: object) -> Spool:
-        """Open the spool of this location in its present state, identified by `facts` (such as a file's size)."""
+        """Return the spool of this location in its present state, which `facts` (such as a file's size) identify."""
         options = self.options
         parent = self.work / SPOOL if options.spool is None else options.spool.expanduser()
         return Spool.open(parent, (self.location, *facts), is_kept=options.keep, max_gib=options.max_gib)
@@ -95,12 +96,12 @@ class Source(Protocol):
         """Return whether the location is of this kind."""
 
     def fetch(self, place: SourceRequest) -> Local:
-        """Fetch all its files.
+        """Fetch all files of the source.
 
         Raises:
-            SourceError: If the source cannot be reached, refuses, or does not hold what it lists.
-            DataError: If it is missing or holds nothing.
-            ConfigError: If options do not fit it.
+            SourceError: If the source cannot be reached, refuses access, or lacks files that it lists.
+            DataError: If the source is missing or empty.
+            ConfigError: If options do not suit the source.
         """
 
 
@@ -109,19 +110,19 @@ class SourceByStudy(Source, Protocol):
     """Source that can be fetched one study at a time."""
 
     def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
-        """Yield the files of one study after the other, except those whose Study Instance UID `is_done`."""
+        """Yield the files of one study after the other, except studies whose Study Instance UID `is_done`."""
 
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Return every kind of source, by name; the folder, which accepts any path, comes last."""
+    """Return all kinds of source, by name; the folder, which accepts any path, is last."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
     found = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
     return tuple(sorted(found, key=lambda source: (source.name == "folder", source.name)))
 
 
 def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
-    """Fetch the files of a source to this machine; spooled below `work` unless options set another folder.
+    """Fetch the files of a source to this machine, into a spool below `work` unless the options set another folder.
 
     Raises:
         MedvitError: A subclass, as in `Source.fetch`.
@@ -132,7 +133,9 @@ def fetch(location: str, options: RetrieveConfig, *, work: Path) -> Local:
 def fetch_studies(
     location: str, options: RetrieveConfig, *, work: Path, is_done: Callable[[str], bool]
 ) -> Iterator[Local]:
-    """Yield the files of a source study by study, so that a server's are never all on this machine; `discard` each.
+    """Yield the files of a source study by study; call `discard` on each when it is processed.
+
+    The files of a server are thus never all on this machine.
 
     Raises:
         MedvitError: A subclass, as in `Source.fetch`.
@@ -148,7 +151,7 @@ def clear(work: Path) -> None:
     """Remove all files fetched below `work`, including those of runs that never finished.
 
     Raises:
-        OSError: If it cannot be removed.
+        OSError: If a file cannot be removed.
     """
     spool = work / SPOOL
     if spool.is_symlink() or spool.is_file():
@@ -162,7 +165,7 @@ def _source(location: str) -> Source:
     if known is None:
         scheme = location.partition("://")[0]
         raise ConfigError(
-            f"no source is reached by {scheme}://; expected a path, https://HOST/ROOT for DICOMweb, or "
+            f"{scheme}:// is not a supported kind of source; expected a path, https://HOST/ROOT for DICOMweb, or "
             "pacs://AET@HOST:PORT for DICOM"
         )
     return known

@@ -1,7 +1,7 @@
-"""Zip or tar archive (plain, gzip, bzip2 or xz), unpacked into a spool without trusting it.
+"""Zip or tar archive (plain, gzip, bzip2 or xz), unpacked into a spool without trusting its contents.
 
-Only plain files are unpacked, only below the spool, and only up to a size limit: the sizes that an archive declares
-are ignored, unpacked bytes are counted.
+Only regular files are unpacked, only below the spool, and only up to a size limit. The sizes that an archive declares
+are ignored; unpacked bytes are counted instead.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Archive:
 
 
 class _TooMuchError(SourceError):
-    """Raised for an archive that holds more than any legitimate one."""
+    """Error for an archive with more contents than any legitimate archive."""
 
 
 class Unpacking:
@@ -87,15 +87,18 @@ class Unpacking:
         self._num_bytes = 0
 
     def run(self, path: Path) -> Local:
-        """Take every member in turn."""
+        """Unpack every member; return the files and refusals."""
         with path.open("rb") as raw, _opened(raw) as (members, reader), _progress(path) as progress:
             for number, member in enumerate(members):
                 if number >= MAX_MEMBERS:
-                    raise _TooMuchError(f"the archive holds more than {MAX_MEMBERS} entries; unpack it in parts")
+                    raise _TooMuchError(
+                        f"the archive contains more than {MAX_MEMBERS} entries; split it into several archives, or "
+                        "unpack it and give the folder"
+                    )
                 self._take(member, reader)
                 progress.update(max(0, raw.tell() - progress.n))
         if not self._files and not self._refusals:
-            raise DataError("the archive holds no files; give source=PATH of one that holds images")
+            raise DataError("the archive contains no files; give source=PATH of an archive that contains images")
         return Local(self._spool.root, tuple(sorted(self._files.values())), tuple(self._refusals), self._spool)
 
     def _take(self, member: ArchiveMember, reader: zipfile.ZipFile | tarfile.TarFile) -> None:
@@ -152,7 +155,7 @@ class Unpacking:
 
 
 def _safe_name(name: str) -> PurePosixPath | None:
-    """Return the relative path of a member's name; None if it is absolute, climbs, or is not a valid file name."""
+    """Return the relative path of a member; None if its name is absolute, leaves the folder, or is invalid."""
     text = name.replace("\\", "/")
     parts = PurePosixPath(text).parts
     if (
@@ -218,7 +221,10 @@ def _stream(reader: zipfile.ZipFile | tarfile.TarFile, member: ArchiveMember) ->
 
 @contextmanager
 def _explained(spool: Spool) -> Iterator[None]:
-    """Explain the error of an archive; if it is refused for good, remove all unpacked files."""
+    """Return a context that converts errors of an archive to messages.
+
+    After a final refusal, unpacked files are removed.
+    """
     try:
         yield
     except OSError as error:
@@ -230,7 +236,7 @@ def _explained(spool: Spool) -> Iterator[None]:
         raise
     except BROKEN:
         spool.discard()
-        raise SourceError("the archive is damaged or cut short; copy it again") from None
+        raise SourceError("the archive is damaged or truncated; copy it again") from None
 
 
 SOURCE = Archive()

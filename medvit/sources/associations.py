@@ -29,7 +29,7 @@ OUT_OF_RESOURCES = (0xA700, 0xA701, 0xA702)
 
 @dataclass(frozen=True)
 class Peer:
-    """DICOM server: its title and address."""
+    """DICOM server: its application entity title and address."""
 
     aet: str
     host: str
@@ -41,11 +41,11 @@ class Peer:
         return f"the server {self.aet} at {self.host}:{self.port}"
 
     def check(self) -> str:
-        """Check that the server accepts connections; return this machine's address as seen from there.
+        """Check that the server accepts connections; return the address of this machine as the server sees it.
 
         Raises:
-            UnreachableError: If it does not.
-            SourceError: If its name cannot be resolved, or its certificate is not trusted.
+            UnreachableError: If the server accepts no connection.
+            SourceError: If the name of the server cannot be resolved, or its certificate is not trusted.
         """
         self.options.tls.check()
         try:
@@ -62,7 +62,7 @@ class Peer:
             ) from None
         except ssl.SSLError:
             raise SourceError(
-                f"{self} and this machine have no encryption in common; check its port, and retrieve.tls"
+                f"{self} and this machine support no common encryption; check the port of the server, and retrieve.tls"
             ) from None
         except OSError as error:
             reason = error.strerror or "no answer"
@@ -71,7 +71,7 @@ class Peer:
             ) from None
 
     def entity(self) -> ApplicationEntity:
-        """Return our side of an association."""
+        """Return this machine's application entity, for an association."""
         from pynetdicom import AE
 
         entity = AE(ae_title=self.options.pacs.aet)
@@ -85,10 +85,10 @@ MAX_PDU_BYTES = 2**20
 
 
 def make_punctual(event: Event) -> None:
-    """Bound what a new connection reads: the length and the time of each message part.
+    """Limit the length and the time of each message part that a new connection reads.
 
-    pynetdicom's timeouts restart with every byte, and a thread that waits for the next one cannot be stopped. Use this
-    as handler of its event EVT_CONN_OPEN.
+    The timeouts of pynetdicom restart with every byte, and a thread that waits for the next byte cannot be stopped. Use
+    this function as handler of the pynetdicom event EVT_CONN_OPEN.
     """
     connection = event.assoc.dul.socket
     timeout_s = event.assoc.ae.dimse_timeout
@@ -96,10 +96,10 @@ def make_punctual(event: Event) -> None:
 
 
 def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray:
-    """Return bytes of a connection, fewer only if it is closed.
+    """Return bytes read from a connection; fewer than `num_bytes` only if the connection is closed.
 
     Raises:
-        OSError: If they are too many or too slow, which ends the association.
+        OSError: If there are too many bytes, or they arrive too slowly; this ends the association.
     """
     if num_bytes > MAX_PDU_BYTES:
         raise OSError(f"a message part of {num_bytes} bytes is longer than {MAX_PDU_BYTES}")
@@ -124,11 +124,11 @@ def _receive(sock: socket.socket, num_bytes: int, timeout_s: float) -> bytearray
 def associated(
     peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
 ) -> Iterator[Association]:
-    """Yield an association with a server, released at the end.
+    """Return a context with an association to a server, which is released at the end.
 
     Raises:
         UnreachableError: If the server does not answer.
-        SourceError: If it refuses us or our request.
+        SourceError: If the server refuses this machine or its request.
     """
     from pynetdicom import evt
 
@@ -144,11 +144,14 @@ def associated(
     )
     if association.is_rejected:
         raise SourceError(
-            f"{peer} refuses our title {peer.options.pacs.aet} or has another itself; check both with its administrator"
+            f"{peer} does not accept the title {peer.options.pacs.aet} of this machine, or has a different title "
+            "itself; check both with its administrator"
         )
     if not association.is_established:
         peer.check()
-        raise UnreachableError(f"{peer} accepts the connection but no request; is it a DICOM server?")
+        raise UnreachableError(
+            f"{peer} accepts the connection but does not answer requests; check that it is a DICOM server"
+        )
     try:
         if not any(context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts):
             raise SourceError(f"{peer} does not offer the requested service; try another retrieve.pacs.method")
@@ -159,7 +162,7 @@ def associated(
 
 
 def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) -> int:
-    """Return the status of an answer, if it is not a failure or is one of those that the caller handles.
+    """Return the status of an answer if it is not a failure, or is a failure in `allowed`, which the caller handles.
 
     Raises:
         CutShortError: If the connection is lost, or the server is temporarily out of resources.
@@ -172,7 +175,7 @@ def checked(status: Any, peer: Peer, what: str, *, allowed: Sequence[int] = ()) 
         return code
     if code in OUT_OF_RESOURCES or 0xC000 <= code <= 0xCFFF or code == 0xFE00:
         raise CutShortError(f"{peer} could not do {what} at the moment (status 0x{code:04X})")
-    raise SourceError(f"{peer} refuses {what} (status 0x{code:04X}); ask its administrator for the right to it")
+    raise SourceError(f"{peer} refuses {what} (status 0x{code:04X}); ask its administrator for permission")
 
 
 def client_context(tls: TlsConfig) -> ssl.SSLContext:
@@ -183,7 +186,7 @@ def client_context(tls: TlsConfig) -> ssl.SSLContext:
 
 
 def server_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Return the encryption context of incoming connections; the other side must have a certificate that we trust."""
+    """Return the encryption context of incoming connections; the other side must present a trusted certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     _add_our_certificate(context, tls)

@@ -1,7 +1,7 @@
-"""DICOMDIR of a medium, as on CDs from other hospitals: the files it refers to, and those that are missing.
+"""DICOMDIR of a medium, such as a CD from another hospital: the files it refers to, and those that are missing.
 
-A DICOMDIR (PS3.10 8.6, PS3.3 F) names its files by components of at most 8 characters in upper case; copied media have
-them in lower case, with a dot at the end or with a version number, so these are tried, too.
+A DICOMDIR (PS3.10 8.6, PS3.3 F) names files by components of at most 8 upper-case characters. On copied media, the file
+names may be in lower case, end with a dot, or have a version number, so these forms are tried too.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class DicomDirectory:
         return path is not None and path.name.upper().startswith(NAME) and path.is_file()
 
     def fetch(self, place: SourceRequest) -> Local:
-        """Return the files that the directory refers to, in place.
+        """Return the files that the DICOMDIR refers to, without copying them.
 
         Raises:
-            DataError: If it cannot be read, has no reference to a file, or all its files are missing.
+            DataError: If the DICOMDIR cannot be read, refers to no file, or all its files are missing.
         """
         path = Path(place.location)
         files: set[Path] = set()
@@ -60,7 +60,7 @@ class DicomDirectory:
 
 
 def _references(path: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the components of (0004,1500) ReferencedFileID of every record in use."""
+    """Yield the components of (0004,1500) ReferencedFileID for every active record."""
     import pydicom
 
     try:
@@ -76,7 +76,7 @@ def _references(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
-    """Return the file of a reference below the folder, however the medium was copied."""
+    """Return the file below the folder that a reference names, in any form in which media are copied."""
     if any(part in ("", ".", "..") or "/" in part or "\\" in part or "\0" in part for part in parts):
         return None
     path = folder
@@ -93,7 +93,7 @@ def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
 
 
 def _plain(name: str) -> str:
-    """Normalize a name as on the medium: upper case, without the dot and version of ISO 9660."""
+    """Return a name as on the original medium: upper case, without the dot and version of ISO 9660."""
     return name.upper().partition(";")[0].rstrip(".")
 
 

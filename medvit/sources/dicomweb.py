@@ -1,7 +1,8 @@
 """DICOMweb client: QIDO-RS to search, WADO-RS to retrieve (PS3.18 10.6, 10.4).
 
-Searches go through dicomweb-client. Instances do not: it holds each in memory, decodes it, and accepts a truncated
-body as complete; they are streamed into the spool byte for byte, in the transfer syntax they are stored in.
+Searches use dicomweb-client. Retrieval does not, because dicomweb-client holds each instance in memory, decodes it, and
+accepts a truncated body as complete. Instances are streamed into the spool byte for byte, in the transfer syntax in
+which the server stores them.
 """
 
 from __future__ import annotations
@@ -109,7 +110,10 @@ class DicomWeb:
         filters: Mapping[str, str] | None = None,
         fields: Sequence[str] = (),
     ) -> list[QidoResult]:
-        """Yield all results of a search. A server without paging returns the same page again, which ends it."""
+        """Yield all results of a search.
+
+        If a server without paging returns the same page again, the search ends.
+        """
         found: dict[str, QidoResult] = {}
         while True:
             with explained(self._root):
@@ -150,7 +154,8 @@ class DicomWeb:
                     intake.end()
                 else:
                     raise SourceError(
-                        "the server's answer is not DICOM; is the URL of the source the root of its DICOMweb service?"
+                        "the answer of the server is not DICOM; check that the URL of the source is the root of its "
+                        "DICOMweb service"
                     )
 
 

@@ -10,15 +10,15 @@ class CutShortError(SourceError):
 
 
 class UnreachableError(CutShortError):
-    """The server does not answer: applies to all its requests."""
+    """Server that does not answer, which affects all requests to it."""
 
 
 class NotThereError(CutShortError):
-    """The requested object does not exist: final for it, but does not affect others."""
+    """Requested object that does not exist; a retry is useless, but other objects are not affected."""
 
 
 class StoppedError(SourceError):
-    """Work that was stopped because other work failed; report that other error."""
+    """Work that was stopped because other work failed; only the other error is reported."""
 
     def __init__(self) -> None:
         super().__init__("stopped, since another transfer met an error")

@@ -23,16 +23,16 @@ class Folder:
         return not is_url(location)
 
     def fetch(self, place: SourceRequest) -> Local:
-        """Return the files in place.
+        """Return the files of the source, without copying them.
 
         Raises:
-            DataError: If the source is missing, holds no file, or one of its folders cannot be listed.
+            DataError: If the source is missing, contains no file, or has a folder that cannot be listed.
         """
         return local(Path(place.location))
 
 
 def local(source: Path) -> Local:
-    """Return the files below a folder, with archives refused; or the one file that `source` is."""
+    """Return the files below a folder, with archives refused; if `source` is a file, return that file."""
     root = source.parent if source.is_file() else source
     found, refusals = _listed(source)
     kept: list[Path] = []
@@ -46,19 +46,19 @@ def local(source: Path) -> Local:
 
 
 def files(source: Path) -> list[Path]:
-    """Return every regular file below a folder, sorted by path; or the one file that `source` is.
+    """Return all regular files below a folder, sorted by path; if `source` is a file, return that file.
 
     Hidden files and folders (a leading dot, `__MACOSX`) are skipped. Links to files are followed, links to folders are
     not.
 
     Raises:
-        DataError: If the source is missing, holds nothing, or one of its folders cannot be listed.
+        DataError: If the source is missing or empty, or has a folder that cannot be listed.
     """
     return _listed(source)[0]
 
 
 def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
-    """Return the regular files below a folder, sorted, and other entries with the reason why they are refused."""
+    """Return the regular files below a folder, sorted, and refusals of other entries, with the reason."""
     if source.is_file():
         return [source], []
     if source.exists() and not source.is_dir():
@@ -81,7 +81,9 @@ def _listed(source: Path) -> tuple[list[Path], list[Refusal]]:
             else:
                 refusals.append(Refusal((path,), UnsupportedError.code, _reason(path)))
     if not found and not refusals:
-        raise DataError(f"the folder {source} holds no files; give source=PATH of the folder that holds the images")
+        raise DataError(
+            f"the folder {source} contains no files; give source=PATH of the folder that contains the images"
+        )
     refusals.sort(key=lambda refusal: refusal.files[0].parts)
     return sorted(found, key=lambda file: file.parts), refusals  # the order of `Path`, whose comparisons are slow
 
@@ -110,7 +112,7 @@ def _reason(path: Path) -> str:
 
 
 def _kind(path: Path) -> str:
-    """Describe a path that is neither a file nor a folder."""
+    """Return a description of a path that is neither a file nor a folder."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -27,7 +27,7 @@ WRONG_ROOT = "is the URL of the source the root of its DICOMweb service?"
 
 
 class _Bearer(AuthBase):
-    """Bearer token in the header (RFC 6750 2.1)."""
+    """Authentication by a bearer token in the header (RFC 6750 2.1)."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -38,7 +38,7 @@ class _Bearer(AuthBase):
 
 
 class _Session(requests.Session):
-    """Session that ignores certificate settings in environment variables and bounds its answers."""
+    """Session that ignores certificate settings in environment variables and limits the size of answers."""
 
     timeout_s: float
 
@@ -50,7 +50,7 @@ class _Session(requests.Session):
         return response
 
     def hold_redirect(self, response: requests.Response, **_: Any) -> None:
-        """Read the body of a redirect within the limits of all answers; requests would read it without limits."""
+        """Read the body of a redirect within the limits for all answers; requests would read it without limits."""
         if response.is_redirect:
             hold(response, self.timeout_s)
 
@@ -61,10 +61,10 @@ class _Session(requests.Session):
 
 @contextmanager
 def session(url: str, options: RetrieveConfig) -> Iterator[requests.Session]:
-    """Return a session for a server.
+    """Return a context with a session for a server.
 
     Raises:
-        ConfigError: If a certificate or a secret is missing, or a secret would travel in the clear.
+        ConfigError: If a certificate or a secret is missing, or a secret would be sent unencrypted.
     """
     options.tls.check()
     with _Session() as http:
@@ -95,9 +95,9 @@ def _check_clear(url: str, options: RetrieveConfig, *, has_secret: bool) -> None
         return
     if has_secret and not options.insecure:
         raise ConfigError(
-            "the password or token would travel unencrypted; give an https:// URL, or set retrieve.insecure=true"
+            "the password or token would be sent unencrypted; give an https:// URL, or set retrieve.insecure=true"
         )
-    log.warning("source: images travel unencrypted; an https:// URL would protect them")
+    log.warning("source: images are transferred unencrypted; use an https:// URL to encrypt them")
 
 
 def is_loopback(host: str) -> bool:
@@ -112,12 +112,12 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Convert the errors of a request to one sentence that names the server, without the rest of the URL.
+    """Return a context that converts the errors of a request to one sentence, which names only the server of the URL.
 
     Raises:
         UnreachableError: If the server does not answer.
-        CutShortError: If the answer is cut off, or a retry may change it.
-        SourceError: If the server refuses, or is not the expected one.
+        CutShortError: If the answer is truncated, or if a retry may succeed.
+        SourceError: If the server refuses, or is not the expected server.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Studies and series on a server, and the intake that checks their instances into the spool."""
+"""Studies and series on a server, and the intake that checks received instances and writes them into the spool."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class RemoteStudy:
     description: str = field(default="", repr=False)
 
     def is_meant(self, patient: str, query: Query) -> bool:
-        """Return whether the study matches a query for a patient, or for any if empty, as far as the server states it.
+        """Return whether the study matches a query and a patient (empty: any patient), as far as the server states it.
 
-        Servers differ in what they match themselves: some ignore the case of a PatientID, or a key altogether.
+        Servers differ in how they match: some ignore the case of a PatientID, or ignore a query key altogether.
         """
         if patient and self.patient not in ("", patient):
             return False
@@ -53,7 +53,7 @@ class RemoteStudy:
 
 @dataclass(frozen=True)
 class RemoteSeries:
-    """Series on a server: SOP Instance UIDs of all its instances, sorted, and their SOP classes."""
+    """Series on a server: the sorted SOP Instance UIDs of all its instances, and their SOP classes."""
 
     study: str = field(repr=False)
     uid: str = field(repr=False)
@@ -64,9 +64,9 @@ class RemoteSeries:
 
 
 class Intake:
-    """Sink that takes the missing instances of a series, checks and names them.
+    """Sink for the missing instances of a series, which checks and names them.
 
-    A sink of `multipart.split`. Unrequested instances are dropped.
+    It is used as a sink of `multipart.split`. Instances that were not requested are dropped.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Intake:
         self._num_strange = 0
 
     def begin(self) -> None:
-        """Begin an instance."""
+        """Begin a new instance."""
         self._open = self._spool.part()
         self._part = self._open.__enter__()
 
     def write(self, content: bytes) -> None:
-        """Write more of its file.
+        """Append bytes to the file of the current instance.
 
         Raises:
-            StoppedError: If the transfer was stopped meanwhile.
+            StoppedError: If the transfer was stopped in the meantime.
         """
         if self._stop.is_set():
             raise StoppedError
@@ -108,10 +108,10 @@ class Intake:
             )
 
     def end(self) -> None:
-        """Complete the instance.
+        """Complete the current instance.
 
         Raises:
-            CutShortError: If it is not a DICOM file, or too many unrequested instances were sent.
+            CutShortError: If the instance is not a DICOM file, or if too many unrequested instances were sent.
         """
         assert self._part is not None, "begin comes first"
         header = header_of(self._part)
@@ -129,7 +129,7 @@ class Intake:
         self.drop()
 
     def _objection(self, header: SentHeader) -> str:
-        """Return why an instance under a requested UID is not the requested one; empty if it is."""
+        """Return why an instance with a requested UID is not the requested one; empty if it is."""
         wrong = [
             what
             for what, found, expected in (
@@ -158,14 +158,14 @@ class Intake:
         return SUCCESS
 
     def drop(self) -> None:
-        """Discard the instance that was begun, if any."""
+        """Discard the current instance, if there is one."""
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = self._part = None
 
     @contextmanager
     def dropping_halves(self) -> Iterator[Intake]:
-        """Discard an incomplete instance at the end of the block."""
+        """Return a context that discards an incomplete instance at its end."""
         try:
             yield self
         finally:
@@ -182,10 +182,10 @@ class SentHeader(NamedTuple):
 
 
 def header_of(part: SpooledFile) -> SentHeader:
-    """Return the identifiers of the written file.
+    """Return the identifiers of a received file.
 
     Raises:
-        CutShortError: If it is not a DICOM file.
+        CutShortError: If the file is not DICOM.
     """
     import pydicom
 
@@ -206,10 +206,13 @@ def file_name(series: RemoteSeries, instance: str) -> PurePosixPath:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Return whether a text matches a pattern with * and ?, ignoring case; empty matches any (PS3.4 C.2.2.2.4)."""
+    """Return whether a text matches a pattern with * and ?, ignoring case.
+
+    An empty pattern matches any text (PS3.4 C.2.2.2.4).
+    """
     return not pattern or fnmatch.fnmatchcase(text.casefold(), pattern.casefold().replace("[", "[[]"))
 
 
 def _component(uid: str) -> str:
-    """Return a UID as a file name; a UID from a server that could be a path is hashed."""
+    """Return a UID as a file name; a UID that could act as a path is hashed."""
     return uid if _UID.fullmatch(uid) else hashlib.sha256(uid.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Options of sources: archives and servers.
 
-A secret is never an option: options name the environment variables that hold it.
+A secret is never an option value: options name the environment variables that contain it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def _location(value: Any) -> str:
         raise ValueError("the URL cannot be read; expected SCHEME://HOST:PORT/PATH") from None
     if parts.password is not None or (parts.username is not None and not text.lower().startswith("pacs")):
         raise ValueError(
-            "the URL holds a user or a password, which would be recorded; put them into environment variables and "
-            "name these: retrieve.auth.user_env=..., retrieve.auth.password_env=..."
+            "the URL contains a user or a password, which would be recorded; put them into environment variables and "
+            "name the variables: retrieve.auth.user_env=..., retrieve.auth.password_env=..."
         )
     if not parts.hostname or port == 0:
         raise ValueError("the URL names no host; expected SCHEME://HOST:PORT/PATH")
     if parts.query or parts.fragment:
         raise ValueError(
-            "the URL holds a query; select with retrieve.query instead, such as retrieve.query.modality=CT"
+            "the URL contains a query; use the options retrieve.query instead, such as retrieve.query.modality=CT"
         )
     return text
 
@@ -93,7 +93,7 @@ class Query(Config):
         return self
 
     def patient_ids(self) -> tuple[str, ...]:
-        """Return the distinct PatientIDs to request; a single empty one for any.
+        """Return the distinct PatientIDs to request; a single empty one requests any patient.
 
         Raises:
             ConfigError: If the file cannot be read, has no PatientID, or has a line that would match several patients.
@@ -108,8 +108,8 @@ class Query(Config):
         for number, line in enumerate(lines, 1):
             if _WILDCARDS.search(line):
                 raise ConfigError(
-                    f"line {number} of the list retrieve.query.patients holds *, ? or a backslash, which match other "
-                    "patients too; expected one PatientID per line"
+                    f"line {number} of the list retrieve.query.patients contains *, ? or a backslash, which would "
+                    "match other patients too; expected one PatientID per line"
                 )
         named = tuple(dict.fromkeys(line for line in lines if line))
         if not named:
@@ -151,7 +151,7 @@ class AuthConfig(Config):
         return self
 
     def secrets(self) -> tuple[str, ...]:
-        """Return the token, or user and password, or nothing.
+        """Return the token, or user and password, or an empty tuple if neither is set.
 
         Raises:
             ConfigError: If a named variable is not set.
@@ -180,10 +180,10 @@ class TlsConfig(Config):
         return self
 
     def check(self) -> None:
-        """Check that the files can be read.
+        """Check that the certificate files can be read.
 
         Raises:
-            ConfigError: If one cannot.
+            ConfigError: If a file cannot be read.
         """
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)

@@ -1,7 +1,7 @@
-"""DICOM server client (PS3.4 C): C-FIND to search, C-MOVE with our own receiver or C-GET to retrieve.
+"""DICOM server client (PS3.4 C): C-FIND to search; C-MOVE with a receiver on this machine, or C-GET, to retrieve.
 
-The URL is `pacs://AET@HOST:PORT`, `pacs+tls://` where the connection is encrypted (PS3.15 B), with the server's
-application entity title before the @.
+The URL is `pacs://AET@HOST:PORT`, or `pacs+tls://...` for an encrypted connection (PS3.15 B), where AET is the
+application entity title of the server.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class Pacs:
         ]
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Have the server send the missing instances of a series.
+        """Request the missing instances of a series from the server, which sends them to the intake.
 
         Raises:
-            CutShortError: If the connection is lost, or some were not received.
+            CutShortError: If the connection is lost, or some instances were not received.
             SourceError: If the server refuses.
         """
         requests = [{"SeriesInstanceUID": series.uid}]
@@ -123,8 +123,9 @@ class Pacs:
             for status, result in association.send_c_find(_dataset(level, **keys), FIND):
                 if not status and not found:
                     raise CutShortError(
-                        f"{self._peer} closes the connection on a request, as servers do that do not know our title "
-                        f"{self._options.pacs.aet}; check retrieve.pacs.aet with its administrator"
+                        f"{self._peer} closes the connection on a request, which often means that it does not know the "
+                        f"title {self._options.pacs.aet} of this machine; check retrieve.pacs.aet with its "
+                        "administrator"
                     )
                 if checked(status, self._peer, "a search") in PENDING and result is not None:
                     found.append(result)
@@ -138,8 +139,9 @@ class Pacs:
                 code = checked(status, self._peer, "C-MOVE", allowed=CANNOT_SEND)
                 if code in CANNOT_SEND:
                     raise CutShortError(
-                        f"{self._peer} cannot send to our title {self._options.pacs.aet} (status 0x{code:04X}); have "
-                        f"it registered there with our address and port {receiver.port}, or set retrieve.pacs"
+                        f"{self._peer} cannot send to the title {self._options.pacs.aet} of this machine (status "
+                        f"0x{code:04X}); have the title registered there with the address of this machine and port "
+                        f"{receiver.port}, or set retrieve.pacs"
                     )
 
     def _get(self, asked: Dataset, series: RemoteSeries, intake: Intake) -> None:
@@ -173,7 +175,7 @@ def connect(location: str, options: RetrieveConfig) -> Iterator[Pacs]:
 
 
 def peer_of(location: str, options: RetrieveConfig) -> Peer:
-    """Return the server that a URL names.
+    """Return the DICOM server that a URL names, with its title, host and port.
 
     Raises:
         ConfigError: If the URL has no title, or a certificate cannot be read.
@@ -198,10 +200,13 @@ def _context(model: str) -> PresentationContext:
 
 
 def _storage_contexts(classes: Sequence[str]) -> list[PresentationContext]:
-    """Return contexts for the SOP classes of a series; for those of images if the server did not return them.
+    """Return presentation contexts for the SOP classes of a series.
 
-    Each class has a context for uncompressed syntaxes, one for each compressed image syntax, and one for all others,
-    such as video: a server accepts one syntax per context, and sends what it holds in it, or compresses it again.
+    If the server did not return the classes, those of all images are used.
+
+    Each class has one context for uncompressed syntaxes, one for each compressed image syntax, and one for all other
+    syntaxes, such as video. A server accepts one syntax per context, and sends what it stores in that syntax, or
+    compresses it again.
     """
     from pynetdicom import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context
 

@@ -1,6 +1,6 @@
-"""Bounded HTTP answers: by a limit on bytes, and by a time without sufficient progress.
+"""HTTP answers with limits: on the number of bytes, and on the time without sufficient progress.
 
-The timeout of a socket restarts with every byte. A server that sends one now and then is detected here instead.
+The timeout of a socket restarts with every byte; this module also detects a server that sends only a byte now and then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
     """Yield the body of an answer as it arrives.
 
     Raises:
-        CutShortError: If fewer than `CHUNK_BYTES` arrived within the timeout, and it did not end.
+        CutShortError: If fewer than `CHUNK_BYTES` arrived within the timeout and the answer did not end.
     """
     with _watched(response.raw.shutdown, timeout_s) as watch:
         for chunk in response.iter_content(CHUNK_BYTES):
@@ -37,10 +37,10 @@ def chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
 
 
 def hold(response: requests.Response, timeout_s: float) -> None:
-    """Read the whole body of an answer into memory, where `response.content` returns it.
+    """Read the whole body of an answer into memory, so that `response.content` returns it.
 
     Raises:
-        CutShortError: If it is longer than `MAX_ANSWER_BYTES`, or too slow.
+        CutShortError: If the answer is longer than `MAX_ANSWER_BYTES`, or too slow.
     """
     parts, num_bytes = [], 0
     for chunk in chunks(response, timeout_s):
@@ -53,7 +53,7 @@ def hold(response: requests.Response, timeout_s: float) -> None:
 
 
 class _Watch:
-    """Thread that ends a transfer without progress."""
+    """Thread that ends a transfer that makes no progress."""
 
     def __init__(self, end: Any, timeout_s: float) -> None:
         self._end, self._timeout_s = end, timeout_s
@@ -91,7 +91,7 @@ def _slow(timeout_s: float) -> str:
 
 
 class _Punctual:
-    """Connection whose answers must have complete headers within the timeout."""
+    """Connection that requires the complete headers of an answer within the timeout."""
 
     sock: Any
     timeout: Any
@@ -125,7 +125,7 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class PunctualAdapter(HTTPAdapter):
-    """Adapter of requests with such connections."""
+    """Transport adapter of requests that uses such connections."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Create the connection pools."""

@@ -31,10 +31,10 @@ class Receiver:
     @classmethod
     @contextmanager
     def listening(cls, peer: Peer, options: RetrieveConfig) -> Iterator[Receiver]:
-        """Yield a receiver that listens until the end.
+        """Return a context with a receiver that listens until the end of the context.
 
         Raises:
-            ConfigError: If it cannot listen.
+            ConfigError: If the receiver cannot listen on its port.
         """
         from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
@@ -55,8 +55,8 @@ class Receiver:
             )
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on port {options.pacs.port} of {address}: {error.strerror}; give a free port that the "
-                "server knows as retrieve.pacs.port"
+                f"cannot listen on port {options.pacs.port} of {address}: {error.strerror}; set retrieve.pacs.port to "
+                "a free port that the server knows"
             ) from None
         receiver.port = int(server.server_address[1])
         try:
@@ -66,7 +66,7 @@ class Receiver:
 
     @contextmanager
     def expecting(self, series: RemoteSeries, intake: Intake) -> Iterator[None]:
-        """Accept the instances of a series until the end."""
+        """Return a context in which the receiver accepts the instances of a series and passes them to its intake."""
         self._intakes[series.uid] = intake, threading.Lock()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Rules for files of a source: which are skipped, and which are archives that must be unpacked first."""
+"""Rules for files of a source: which files are skipped, and which are archives that must be unpacked first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNOPENED = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z", ".iso")
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is not data: its name begins with a dot, or is that of the folder macOS adds."""
+    """Return whether a file or folder is hidden: its name begins with a dot, or is that of a folder that macOS adds."""
     return name.startswith(".") or name == "__MACOSX"
 
 

@@ -1,7 +1,7 @@
-"""Private folder for files on their way from a source to the stage.
+"""Private folder for files on their way from a source to a stage.
 
-A file gets its name when it is complete, and a line with its size in the spool's record; files that are recorded and
-on disk are not fetched again.
+A file gets its final name when it is complete, together with a line with its size in the record of the spool. Files
+that are recorded and on disk are not fetched again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ GIB = 2**30
 
 
 class Spool:
-    """Files of one source in one state; thread-safe, locked against other processes."""
+    """Files of one source in one state.
+
+    The spool is thread-safe, and locked against other processes.
+    """
 
     def __init__(self, folder: Path, *, is_kept: bool, max_gib: float) -> None:
         self._folder, self._is_kept, self._max_gib = folder, is_kept, max_gib
@@ -44,11 +47,11 @@ class Spool:
 
     @classmethod
     def open(cls, parent: Path, facts: tuple[object, ...], *, is_kept: bool, max_gib: float) -> Spool:
-        """Open the spool below `parent` that `facts` identify.
+        """Return the spool below `parent` that `facts` identify, locked for this process.
 
         Raises:
-            ConfigError: If it belongs to another user, or another run uses it.
-            OutputError: If it cannot be made.
+            ConfigError: If the spool belongs to another user, or if another run uses it.
+            OutputError: If the spool cannot be created.
         """
         digest = hashlib.sha256(json.dumps([str(fact) for fact in facts]).encode()).hexdigest()[:16]
         folder = parent / f"medvit-{digest}"
@@ -61,15 +64,15 @@ class Spool:
             return cls(folder, is_kept=is_kept, max_gib=max_gib)
         except OSError as error:
             raise OutputError(
-                f"the spool for fetched files cannot be made: {error.strerror}; give another retrieve.spool=..."
+                f"the spool for fetched files cannot be created: {error.strerror}; give another retrieve.spool=..."
             ) from None
 
     def path(self, name: PurePosixPath) -> Path:
-        """Return the present or future path of a relative name."""
+        """Return the path of a relative name in the spool, whether the file exists or not."""
         return self.root.joinpath(*name.parts)
 
     def has(self, name: PurePosixPath) -> bool:
-        """Return whether the file is here and complete."""
+        """Return whether the file is in the spool and complete."""
         size = self._sizes.get(name.as_posix())
         try:
             return size is not None and self.path(name).stat().st_size == size
@@ -78,7 +81,7 @@ class Spool:
 
     @contextmanager
     def closed_on_failure(self) -> Iterator[None]:
-        """Release the spool to others if the fetch fails."""
+        """Return a context that releases the spool for other runs if the fetch fails."""
         try:
             yield
         except BaseException:
@@ -87,7 +90,7 @@ class Spool:
 
     @contextmanager
     def part(self) -> Iterator[SpooledFile]:
-        """Yield a file to write, which is removed at the end unless it was given a name.
+        """Return a context with a file to write, which is removed at the end unless `keep` gave it a name.
 
         Raises:
             SourceError: If all files together exceed the limit.
@@ -126,7 +129,7 @@ class Spool:
             self._num_bytes += num_bytes
             if self._num_bytes > self._max_gib * GIB:
                 raise SourceError(
-                    f"the source holds more than {self._max_gib:g} GiB; request less, or raise retrieve.max_gib"
+                    f"the source contains more than {self._max_gib:g} GiB; request less, or raise retrieve.max_gib"
                 )
 
     def _adopt(self, part: Path, name: PurePosixPath, size: int) -> None:
@@ -160,14 +163,14 @@ class SpooledFile:
         self._stream.write(content)
 
     def flush(self) -> None:
-        """Make the written bytes readable at `path`."""
+        """Make the written bytes readable for other readers of `path`."""
         self._stream.flush()
 
     def keep(self, name: PurePosixPath, *, changed_s: float | None = None) -> None:
-        """Give the complete file its name. `changed_s` is its modification time, if the source has one.
+        """Give the complete file its name; `changed_s` is its modification time, if the source states one.
 
-        Where it has none, as servers do, a checksum of the content replaces the time: the same file fetched again
-        counts as unchanged, another one as changed.
+        If there is no modification time, as for files from servers, a checksum of the content replaces it, so that the
+        same file fetched again counts as unchanged, and a different file as changed.
         """
         self._stream.close()
         changed_s = self._checksum & 0x7FFFFFFF if changed_s is None else changed_s  # 31 bits fit any file system
@@ -188,14 +191,15 @@ def _locked(path: Path) -> IO[str]:
     except BlockingIOError:
         guard.close()
         raise ConfigError(
-            "another run fetches the same source into the same spool; wait for it, or give another retrieve.spool=..."
+            "another run is fetching the same source into the same spool; wait until it has ended, or give another "
+            "retrieve.spool=..."
         ) from None
     _held[path] = guard
     return guard
 
 
 def _read(book: IO[str]) -> dict[str, int]:
-    """Read the record; a line truncated by the end of an earlier run is removed."""
+    """Return the recorded size of each file; a truncated last line, left by a killed run, is removed."""
     book.seek(0)
     content = book.read()
     whole = content.rpartition("\n")[0]

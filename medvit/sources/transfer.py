@@ -1,8 +1,8 @@
-"""Transfer from a server to the spool: several series at once, with retries, complete or refused.
+"""Transfer of several series at once from a server to the spool, with retries; each series is complete or refused.
 
-A server is asked for its list of instances first. Files in the spool are not fetched again. An attempt with progress
-is followed by another; attempts without progress are counted, and their limit ends this series, not the others. A
-server that cannot be reached, or refuses us, ends the stage.
+The server is first asked for its list of instances. Files in the spool are not fetched again. An attempt that made
+progress is followed by another one. Attempts without progress are counted; when they reach their limit, this series
+ends, but the others continue. A server that cannot be reached, or refuses access, ends the stage.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Server(Protocol):
         """Return the series of a study that match a query, with all their instances."""
 
     def retrieve(self, series: RemoteSeries, missing: Sequence[str], intake: Intake, *, singly: bool) -> None:
-        """Pass the missing instances of a series to the intake, one per request if `singly`.
+        """Pass the missing instances of a series to the intake, with one request per instance if `singly`.
 
         Raises:
-            CutShortError: If it is cut off; instances received before are kept.
+            CutShortError: If the transfer ends early; instances received before are kept.
             SourceError: If the server refuses.
         """
 
@@ -80,7 +80,7 @@ class ServerSource:
                 return Transfer(server, place.options, spool).run(found)
 
     def studies(self, place: SourceRequest, is_done: Callable[[str], bool]) -> Iterator[Local]:
-        """Yield the instances of one study after the other; studies that are done are not fetched.
+        """Yield the instances of one study after the other; finished studies (`is_done`) are not fetched.
 
         An incomplete study never stops the others.
         """
@@ -91,7 +91,7 @@ class ServerSource:
             for series in found:
                 by_study.setdefault(series.study, []).append(series)
         waiting = [study for study in by_study if not is_done(study)]
-        log.info("source: %d of %d studies are still to do", len(waiting), len(by_study))
+        log.info("source: %d of %d studies are left to fetch", len(waiting), len(by_study))
         for study in with_progress(waiting, total=len(waiting), title="studies", unit="study"):
             # A connection a study: what is done with one may take longer than a server waits.
             with _quiet(), self.connect(place.location, place.options) as server:
@@ -103,7 +103,7 @@ class ServerSource:
 
 @dataclass
 class Transfer:
-    """Fetching of series into a spool."""
+    """Transfer of series into a spool."""
 
     server: Server
     options: RetrieveConfig
@@ -133,7 +133,7 @@ class Transfer:
         return Local(self.spool.root, tuple(sorted(files)), refusals, self.spool)
 
     def _fetch(self, series: RemoteSeries, progress: Progress) -> tuple[RemoteSeries, str]:
-        """Return the series, and why it is not whole if it is not."""
+        """Return the series, and the reason why it is incomplete; an empty reason if it is complete."""
         idle = 0
         while missing := self._missing(series):
             reason = "the server lists them and did not send them"
@@ -189,7 +189,7 @@ def in_threads(jobs: Sequence[Callable[[], T]], num_threads: int, stop: threadin
 
 
 def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Event) -> T:
-    """Return the result of the action, with retries.
+    """Return the result of an action, repeated after failures that a retry may fix.
 
     Raises:
         SourceError: The error of the last attempt.
@@ -205,10 +205,10 @@ def persist(action: Callable[[], T], options: RetrieveConfig, stop: threading.Ev
 
 
 def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
-    """Wait before an attempt: longer each time, with jitter.
+    """Wait before an attempt; the waiting time increases with each attempt and is partly random.
 
     Raises:
-        StoppedError: If the transfer was stopped meanwhile.
+        StoppedError: If the transfer was stopped in the meantime.
     """
     seconds = min(options.backoff_s * 2 ** (attempt - 1), MAX_PAUSE_S) * random.uniform(0.5, 1.0)
     if stop.wait(seconds):
@@ -216,10 +216,10 @@ def pause(options: RetrieveConfig, attempt: int, stop: threading.Event) -> None:
 
 
 def _find(server: Server, options: RetrieveConfig) -> list[RemoteSeries]:
-    """Find the series that match the query, in an order independent of the server's.
+    """Return the series that match the query, in an order that does not depend on the server.
 
     Raises:
-        DataError: If there is none.
+        DataError: If no series matches.
     """
     query, stop = options.query, threading.Event()
     asked = [(patient, modality) for patient in query.patient_ids() for modality in query.modality or ("",)]
@@ -257,7 +257,7 @@ def _all(jobs: Sequence[Callable[[], T]], options: RetrieveConfig, stop: threadi
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' logs of what they send and receive."""
+    """Return a context that silences the logs of libraries, which quote the messages they send and receive."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

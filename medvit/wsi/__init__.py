@@ -1,7 +1,8 @@
-"""Whole-slide images: open, read regions at any scale, find tissue, choose tiles.
+"""Whole-slide images: open slides, read regions at any magnification, find tissue, choose tiles.
 
-The contract. Positions on a slide are in pixels of level 0, x along a row and y down; scale is in microns per pixel.
-Each backend gives a `Pyramid`; `Slide` reads any region of it. Label and macro images are never read: they show names.
+Positions on a slide are in pixels of level 0 (full resolution), x along a row and y down; the scale is in microns per
+pixel. Each backend provides a `Pyramid`; `Slide` reads any region of it. Label and macro images are never read, because
+they may show names.
 """
 
 VERSION = 2

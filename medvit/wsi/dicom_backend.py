@@ -42,7 +42,7 @@ PICTURES = ("LABEL", "OVERVIEW", "LOCALIZER")
 
 
 def claims(head: bytes) -> bool:
-    """Return whether the first bytes of a file are DICOM with whole slide microscopy as SOP class."""
+    """Return whether the first bytes of a file are DICOM with an SOP class of whole slide microscopy."""
     if head[PREAMBLE : PREAMBLE + 4] != b"DICM" or WHOLE_SLIDE not in head:
         return False
     return head.partition(WHOLE_SLIDE)[2][:1] in (b"\0", b"\2", b"")  # the UID ends there: excludes annotations
@@ -58,7 +58,7 @@ class _Header:
 
 
 def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
-    """Return the slides in DICOM files, one per series, and the refused files: labels and overviews are excluded."""
+    """Yield the slides in DICOM files, one per series, and the refused files; labels and overviews are excluded."""
     groups: dict[tuple[object, ...], list[_Header]] = {}
     seen = [_header(file) for file in files]
     known = [header for header in seen if isinstance(header, _Header)]
@@ -85,7 +85,10 @@ def series(files: Sequence[Path], reader: str) -> Iterator[Item | Refusal]:
 
 
 def _apart(group: Sequence[_Header]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Separate second copies from the files of a slide; different files with one UID keep it from being opened."""
+    """Return the files of a slide without identical copies, and the copies.
+
+    Different files with the same UID remain, and opening the slide then fails.
+    """
     first: dict[str, Path] = {}
     parts, copies = list[Path](), list[Path]()
     for header in group:
@@ -169,7 +172,7 @@ class DicomPyramid:
 
 
 def _require_all(source: Any, files: Sequence[Path]) -> None:
-    """Check that every file was opened: wsidicom silently skips those that it cannot read."""
+    """Check that every file was opened, because wsidicom silently skips files that it cannot read."""
     instances = (*source.level_instances, *source.thumbnail_instances, *source.overview_instances)
     missing = len(files) - sum(len(one.datasets) for one in (*instances, *source.label_instances))
     if missing > 0:
@@ -180,10 +183,10 @@ def _require_all(source: Any, files: Sequence[Path]) -> None:
 
 
 def _pixel_um(source: Any) -> tuple[float, float] | None:
-    """Return the pixel width and height of the largest level; None without (0028,0030) PixelSpacing.
+    """Return the pixel width and height of the largest level in microns; None without (0028,0030) PixelSpacing.
 
-    wsidicom cannot open a level without spacing and extent. Such levels get values derived from their sizes in pixels,
-    in arbitrary units: these give the ratios of levels, while the scale remains unknown.
+    wsidicom cannot open a level without spacing and extent. Such levels are given values derived from their sizes in
+    pixels, in arbitrary units; these give the ratios of the levels, while the scale remains unknown.
     """
     from wsidicom.geometry import SizeMm
 
@@ -210,7 +213,8 @@ def _levels(slide: Any, source: Any) -> list[Any]:
     """Return the levels of the single pyramid of one optical path and focal plane.
 
     Raises:
-        UnsupportedError: If the files hold several, with none marked as the intended one.
+        UnsupportedError: If the files contain several pyramids, optical paths or focal planes, and none is marked as
+            primary.
     """
     pyramids = list(slide.pyramids)
     levels = list(pyramids[0])
@@ -229,7 +233,7 @@ def _levels(slide: Any, source: Any) -> list[Any]:
 
 
 def siblings(file: Path) -> tuple[Path, ...]:
-    """Return the files of the same slide in the folder of one of them.
+    """Return the files of the slide that a file belongs to, all from the folder of that file.
 
     Raises:
         DataError: If the file is not a level of a slide.

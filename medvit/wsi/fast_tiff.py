@@ -1,8 +1,8 @@
-"""Fast reading of TIFF slides without OpenSlide, where both decoders give the same pixels.
+"""Fast reading of TIFF slides without OpenSlide, if both decoders return the same pixels.
 
-OpenSlide paints each region on a canvas with transparency; cutting it out of decoded tiles is six times as fast. In a
-generic TIFF, OpenSlide reads the first image, rotates tiles one by one and supports few compressions, so tifffile
-reads these; OpenSlide only confirms that it sees the same pixels.
+OpenSlide paints each region on a transparent canvas; cutting the region out of decoded tiles is six times as fast. In a
+generic TIFF, OpenSlide reads the first image, rotates tiles one by one and supports few compressions. tifffile
+therefore reads generic TIFF, and OpenSlide only confirms that it decodes the same pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Verdict = Literal["same", "similar", "different", "unknown"]
 
 
 def of_maker(path: Path, maker: str) -> Pyramid:
-    """Open a vendor slide known to OpenSlide without OpenSlide, where that gives the same pixels.
+    """Open a vendor's slide without OpenSlide, if tifffile returns the same pixels, else with OpenSlide.
 
     Raises:
         UnsupportedError: If the two decoders give different images.
@@ -61,7 +61,7 @@ def plain(path: Path) -> Pyramid:
     """Open a slide that is a generic TIFF.
 
     Raises:
-        UnsupportedError: If its kind is not supported, or OpenSlide decodes it to another image.
+        UnsupportedError: If the slide has unsupported properties, or OpenSlide decodes it to a different image.
     """
     fast = TiffPyramid(path)
     if fast.orientation != UPRIGHT:
@@ -79,7 +79,7 @@ def plain(path: Path) -> Pyramid:
 
 
 def _openslide(path: Path) -> OpenSlidePyramid | None:
-    """Open the slide through OpenSlide; None if it lacks a decoder for it."""
+    """Open the slide through OpenSlide; None if OpenSlide lacks a decoder for it."""
     import openslide
 
     try:
@@ -93,7 +93,7 @@ def _shapes(pyramid: Pyramid) -> list[tuple[int, int]]:
 
 
 def _verdict(slow: OpenSlidePyramid, fast: TiffPyramid) -> Verdict:
-    """Compare the levels that both decoders have."""
+    """Return the result of comparing the levels that both decoders have."""
     known = {shape: number for number, shape in enumerate(_shapes(slow))}
     pairs = [(known[shape], number) for number, shape in enumerate(_shapes(fast)) if shape in known]
     found = {_verdict_at(slow, fast, *pair) for pair in pairs}

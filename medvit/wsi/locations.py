@@ -1,7 +1,7 @@
-"""Locations of the slides of a dataset: stored only beside the site's key, since file names may name patients.
+"""Locations of the slides of a dataset, stored only next to the site's key, since file names may name patients.
 
-`KEY.slides/DATASET.json`, a file of mode 0600, gives the files of each slide by its pseudonym and, where the file
-lacks it, its microns per pixel.
+`KEY.slides/DATASET.json`, with file mode 0600, lists the files of each slide by its pseudonym, and the pixel size
+(microns per pixel) of slides whose files lack it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SlidesConfig(Config):
     """Exclude tiles that ingest marked with any of these flags."""
 
     def usable(self, grid: TileGrid) -> TileGrid:
-        """Return the tiles of a slide without those to skip."""
+        """Return the tiles of a slide without those that `skip_tiles` excludes."""
         unwanted = sum(TILE_FLAGS[name] for name in set(self.skip_tiles))
         return grid.only(~grid.has(unwanted)) if unwanted else grid
 
@@ -59,17 +59,17 @@ class MixedSlidesConfig(SlidesConfig):
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """Files of a slide, and its microns per pixel where they were given by hand."""
+    """Files of a slide, and its microns per pixel if the user gave them."""
 
     files: tuple[str, ...]
     mpp: float | None = None
 
 
 def write_locations(key: Path, dataset: str, places: Mapping[str, SlideFiles]) -> Path:
-    """Add the locations of slides to the file of a dataset, by pseudonym; return its path (mode 0600).
+    """Add the locations of slides, by pseudonym, to the file of a dataset; return its path (mode 0600).
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If the locations cannot be written.
     """
     path = _path(key, dataset)
     try:
@@ -87,7 +87,8 @@ def open_row(row: Row, key: Path, folder: Path | None = None) -> Slide:
     """Open the slide of a manifest row of kind slide; it remains open in this process for the next call.
 
     Raises:
-        DataError: If its location is unknown, if nothing or another slide is there, or if it cannot be read.
+        DataError: If the location is unknown, if the file there is missing or a different slide, or if it cannot be
+            read.
     """
     kept = _open_slides()
     name = (str(key), str(folder), row.dataset, row.image_id)
@@ -121,9 +122,9 @@ def tile_row(slide: Row, grid: TileGrid, index: int) -> TileRow:
 
 
 def magnified(tile: TileRow, mpp: float) -> TileRow | None:
-    """Return a tile of equal size around the same center at about `mpp` microns per pixel, moved inside the slide.
+    """Return a tile of equal size and center at about `mpp` microns per pixel, moved to be inside the slide.
 
-    None if the slide is coarser, or smaller than such a tile.
+    Return None if the slide has a lower resolution than `mpp`, or is smaller than such a tile.
     """
     slide = tile.slide
     assert slide is not None
@@ -148,7 +149,7 @@ def read_tile(row: TileRow, slides: SlidesConfig) -> UInt8[Array, "3 h w"]:
     """Read the pixels of a tile from the file of its slide.
 
     Raises:
-        DataError: If the slide has moved, or cannot be read there.
+        DataError: If the slide was moved, or the tile cannot be read.
     """
     assert row.slide is not None
     assert row.mpp is not None
@@ -165,11 +166,17 @@ def _open(row: Row, key: Path, folder: Path | None) -> Slide:
         )
     files = [Path(file) if folder is None else folder / Path(file).name for file in place.files]
     if not all(file.is_file() for file in files):
-        raise DataError(f"{row}: its file is gone; set slides.folder=... to the current folder of the slides")
+        raise DataError(
+            f"{row}: the slide file is not at its recorded location; set slides.folder=... to the current folder of "
+            "the slides"
+        )
     slide = open_slide(files, place.mpp)
     if slide.shape != row.shape[1:] or not np.isclose(slide.mpp, row.mpp or 0.0):
         slide.close()
-        raise DataError(f"{row}: another slide is in its place now; put the original back, or ingest the slides again")
+        raise DataError(
+            f"{row}: a different slide is at the recorded location; restore the original file, or ingest the slides "
+            "again"
+        )
     return slide
 
 

@@ -38,10 +38,10 @@ def vendor(path: Path) -> str:
 
 
 def maker_texts(path: Path) -> dict[str, str]:
-    """Return the vendor's texts on a slide, by the vendor's keys; numbers that are only measurements are excluded.
+    """Return the vendor's texts on a slide by the vendor's property names, except numbers that are only measurements.
 
     Raises:
-        UnreadableError: If OpenSlide cannot open it.
+        UnreadableError: If OpenSlide cannot open the slide.
     """
     import openslide
 
@@ -54,12 +54,12 @@ def maker_texts(path: Path) -> dict[str, str]:
 
 
 def is_measure(text: str) -> bool:
-    """Return whether a text is a number too short to identify a slide or a patient."""
+    """Return whether a text is a number that is too short to identify a slide or a patient."""
     return re.fullmatch(r"[-+\d.eE]*", text) is not None and len(re.sub(r"\D", "", text)) < MANY_DIGITS
 
 
 class OpenSlidePyramid:
-    """Slide opened by OpenSlide; unscanned areas show the file's background color, or white."""
+    """Slide opened by OpenSlide; areas that were not scanned have the background color of the file, or white."""
 
     def __init__(self, path: Path) -> None:
         import openslide

@@ -1,4 +1,4 @@
-"""Overview image of a slide: the low-power view, and the tissue, ink and tiles found on it."""
+"""Overview image of a slide: a low-magnification view, and a copy with the tissue, ink and tiles found on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHADE = 0.45
 
 
 def draw(tiled: Tiled, path: Path) -> None:
-    """Write the slide and, beside it, a copy with dimmed glass, yellow ink and framed tiles (blurred ones violet)."""
+    """Write the slide image next to a copy with dimmed glass, yellow ink and framed tiles (blurred: violet)."""
     from PIL import Image, ImageDraw
 
     plain = Image.fromarray(tiled.picture.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Interface of slide formats: one image at several scales, read in regions."""
+"""Interface of slide formats: one image at several resolutions, read by region."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ MAX_ANISOTROPY = 1.05
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """One scale of a slide: its `shape` (H, W), and how many pixels of level 0 one of its pixels spans."""
+    """One resolution of a slide: its `shape` (H, W), and the number of level 0 pixels that one of its pixels spans."""
 
     shape: tuple[int, int]
     downsample: float
 
 
 class Pyramid(Protocol):
-    """Open slide file. Levels start with the finest; label and macro images are not levels."""
+    """Open slide file.
+
+    Levels are ordered from the highest resolution; label and macro images are not levels.
+    """
 
     levels: tuple[PyramidLevel, ...]
     pixel_um: tuple[float, float] | None
@@ -35,21 +38,21 @@ class Pyramid(Protocol):
     """Side of the file's own tiles at level 0 in pixels, to choose an order of reading."""
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> UInt8[Array, "h w 3"]:
-        """Read the pixels of a region of a level, in its own pixels; the region is within the level."""
+        """Read the pixels of a region, given in pixels of the level; the region must be within the level."""
 
     def close(self) -> None:
         """Close the file."""
 
 
 def microns_per_pixel(said: tuple[float, float] | None, given: float | None) -> float:
-    """Return the microns per pixel of a slide of any format: from its header, else as given by the user.
+    """Return the microns per pixel of a slide: from its header (`said`), else as given by the user.
 
-    A header value that no microscope has, such as the 72 dpi that programs write as a default, is ignored in favor of
-    the user's.
+    A header value that no microscope has, such as the default of 72 dpi that programs write, is ignored, and the value
+    given by the user is used.
 
     Raises:
         UnsupportedError: If the pixels are not square.
-        DataError: If neither gives it.
+        DataError: If neither the header nor the user gives a value.
     """
     low, high = PLAUSIBLE_MPP
     if said is not None and all(low <= side <= high for side in said):

@@ -1,7 +1,7 @@
-"""Whole slides: detection of their files, and regions of them at any scale.
+"""Whole slides: detection of their files, and reading of regions at any magnification.
 
-OpenSlide reads its formats, wsidicom reads DICOM, tifffile reads OME-TIFF and plain TIFF. Label and macro images are
-never read: they show names.
+OpenSlide reads the formats it supports, wsidicom reads DICOM, and tifffile reads OME-TIFF and plain TIFF. Label and
+macro images are never read, because they may show names.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ LARGE = 2**25
 
 
 class Slide:
-    """Open slide. Positions are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
+    """Open slide: positions are in pixels of level 0, x along a row and y down; `shape` is (H, W) of level 0.
 
-    `mpp` is in microns per pixel at level 0, from the file, else as given.
+    `mpp` is the pixel size in microns at level 0, from the file, or else as given.
     """
 
     def __init__(self, pyramid: Pyramid, mpp: float | None = None) -> None:
@@ -55,10 +55,10 @@ class Slide:
         self.tile_side: int = pyramid.tile_side
 
     def read(self, x: int, y: int, size: int, mpp: float) -> UInt8[Array, "3 size size"]:
-        """Read a square region with upper left corner (x, y), `size` pixels per side, at `mpp` microns per pixel.
+        """Read a square region of `size` pixels per side at `mpp` microns per pixel; (x, y) is its upper left corner.
 
         Raises:
-            DataError: If the region is not within the slide, or finer than the slide.
+            DataError: If the region is not within the slide, or its resolution is higher than that of the slide.
             UnreadableError: If the file is damaged there.
         """
         scale = mpp / self.mpp
@@ -89,10 +89,10 @@ class Slide:
         return _channels_first(np.concatenate(bands))
 
     def check(self) -> None:
-        """Read the far corner of every level.
+        """Read the lower right corner of every level, to detect truncated files.
 
         Raises:
-            UnreadableError: If one is cut short.
+            UnreadableError: If a level is truncated.
         """
         for number, level in enumerate(self.levels):
             height, width = level.shape
@@ -105,8 +105,8 @@ class Slide:
     def _check(self, x: int, y: int, side: float, scale: float, mpp: float) -> None:
         if scale * FINER < 1.0:
             raise DataError(
-                f"a region at {mpp:.4g} microns per pixel of a slide of {self.mpp:.4g}; expected {self.mpp:.4g} or "
-                "more: ask for a lower magnification"
+                f"a region was requested at {mpp:.4g} microns per pixel; expected {self.mpp:.4g} (the pixel size of "
+                "the slide) or more: request a lower magnification"
             )
         height, width = self.shape
         if min(x, y) < 0 or x + side > width + scale or y + side > height + scale:
@@ -115,7 +115,7 @@ class Slide:
             )
 
     def _level(self, scale: float) -> int:
-        """Return the coarsest level that is at least as fine as the scale."""
+        """Return the index of the level with the lowest resolution that is still sufficient for a scale factor."""
         fine = [n for n, level in enumerate(self.levels) if level.downsample <= scale * (1.0 + SCALE_TOLERANCE)]
         return max(fine, key=lambda n: self.levels[n].downsample, default=0)
 
@@ -129,7 +129,7 @@ class Slide:
     def _resized(
         self, level: int, box: tuple[float, float, float, float], shape: tuple[int, int]
     ) -> UInt8[Array, "h w 3"]:
-        """Return a box (x, y, width, height) of a level, averaged or interpolated to a shape."""
+        """Return a box (x, y, width, height) of a level, averaged or interpolated to the given shape."""
         from PIL import Image as Pillow
 
         rows, columns = self.levels[level].shape
@@ -148,13 +148,13 @@ def _channels_first(pixels: UInt8[Array, "h w 3"]) -> UInt8[Array, "3 h w"]:
 
 
 def open_slide(path: Path | Sequence[Path], mpp: float | None = None) -> Slide:
-    """Open a slide from a file or the DICOM files of its levels; `mpp` applies if the file has none.
+    """Open a slide from a file, or from the DICOM files of its levels; `mpp` applies if the file states none.
 
     For a single DICOM file, the other levels are found in its folder.
 
     Raises:
-        DataError: If it has no microns per pixel and none are given.
-        UnreadableError: If it is not what it claims to be.
+        DataError: If the slide states no pixel size and `mpp` is not given.
+        UnreadableError: If the file is not a slide of the format it claims to be.
     """
     files = [path] if isinstance(path, Path) else list(path)
     with decoding("the slide"):
@@ -172,4 +172,4 @@ def _pyramid(files: list[Path]) -> Pyramid:
         return of_maker(files[0], maker)
     if head.startswith(TIFF_MAGIC):
         return plain(files[0])
-    raise UnreadableError("named as a slide, but its bytes are not of a supported slide format")
+    raise UnreadableError("the file has a slide suffix, but its bytes are not of a supported slide format")

@@ -30,7 +30,7 @@ CONTIGUOUS = 1
 
 
 def opened(path: Path) -> Any:
-    """Open a TIFF with tifffile, silencing warnings that quote file names; no other file is opened."""
+    """Open a TIFF with tifffile; warnings, which quote file names, are silenced, and no other file is opened."""
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -40,7 +40,7 @@ def opened(path: Path) -> Any:
 class TiffPyramid:
     """TIFF slide of 8-bit color or gray: memory-mapped if uncompressed, else decoded by strip or tile.
 
-    Its pixels are as stored; `orientation` is the orientation for display.
+    Pixels are returned as stored; `orientation` is the orientation for display.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ _cache, _numbers = _Cache(), count()
 
 
 def short_level(path: Path) -> UnreadableError | None:
-    """Describe the damage of a TIFF with pixels past its end; reads no pixels."""
+    """Return an error that describes pixels past the end of a TIFF; None if the file is complete. Reads no pixels."""
     num_bytes = path.stat().st_size
     with opened(path) as file:
         if len(file.pages) == 0:
@@ -151,7 +151,7 @@ def short_level(path: Path) -> UnreadableError | None:
 
 
 def names_lost_page(file: Any) -> bool:
-    """Return whether the last readable page of an open TIFF points to a next one that the file does not hold."""
+    """Return whether the last readable page of an open TIFF refers to a next page that is not in the file."""
     tiff, handle = file.tiff, file.filehandle
     offset = file.pages[len(file.pages) - 1].offset
     handle.seek(offset)
@@ -190,7 +190,7 @@ def _segment_size(page: Any) -> tuple[int, int]:
 
 
 def _filled(page: Any, index: int) -> tuple[int, int]:
-    """Return the rows and columns of a strip or tile inside the image; those past its edge hold arbitrary values."""
+    """Return the numbers of rows and columns of a strip or tile that are inside the image; the rest is arbitrary."""
     rows, columns = _segment_size(page)
     row, column = divmod(index, -(-page.imagewidth // columns))
     height, width = size_of(page)
@@ -207,7 +207,10 @@ def _mapped(path: Path, page: Any) -> Array | None:
 
 
 def _decoded(handle: Any, page: Any, index: int) -> UInt8[Array, "h w c"] | None:
-    """Return the samples of a strip or tile, empty where a sparse file omits it; None if it is damaged."""
+    """Return the samples of a strip or tile; None if it is damaged.
+
+    Samples that a sparse file omits are empty.
+    """
     num_planes = 1 if page.planarconfig == CONTIGUOUS else int(page.samplesperpixel)
     num_segments = len(page.dataoffsets) // num_planes
     if index >= num_segments:

@@ -1,4 +1,4 @@
-"""Colors of a TIFF: from samples to RGB on white glass, as its header defines them."""
+"""Colors of a TIFF slide: conversion of samples to RGB on white glass, as the header defines it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def colors_of(page: Any) -> TiffColors:
     """Return the conversion of the samples of a page to RGB.
 
     Raises:
-        UnsupportedError: If they are not 8-bit colors or gray.
+        UnsupportedError: If the samples are not 8-bit colors or gray.
     """
     found, num_samples = int(page.photometric), int(page.samplesperpixel)
     if page.dtype != np.uint8 or page.bitspersample != 8:
@@ -90,14 +90,17 @@ def colors_of(page: Any) -> TiffColors:
 
 
 def _name(photometric: Any) -> str:
-    """Name a photometric interpretation."""
+    """Return the name of a photometric interpretation."""
     known = {"MINISWHITE": "gray", "MINISBLACK": "gray", "SEPARATED": "inks (CMYK)", "YCBCR": "YCbCr"}
     name = getattr(photometric, "name", str(photometric))
     return known.get(name, name)
 
 
 def _palette(page: Any) -> UInt8[Array, "256 3"]:
-    """Return the (320) ColorMap in 8 bits; some writers leave half of its 16 bits empty."""
+    """Return the (320) ColorMap in 8 bits.
+
+    Some programs use only 8 of its 16 bits.
+    """
     if page.colormap is None or page.colormap.shape != (3, 256):
         raise UnsupportedError("a TIFF slide of palette indices without a palette of 256 colors; save it as RGB")
     colors = page.colormap.T

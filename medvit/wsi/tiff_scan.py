@@ -25,7 +25,7 @@ ROUNDING = 2
 
 @dataclass(frozen=True)
 class TiffScan:
-    """The slide of a TIFF: a tifffile page for each level, finest first, and the size of its pixels."""
+    """The slide in a TIFF: a tifffile page per level, highest resolution first, and the size of its pixels."""
 
     pages: tuple[Any, ...]
     pixel_um: tuple[float, float] | None
@@ -35,14 +35,14 @@ def scan_of(file: Any) -> TiffScan:
     """Find the slide in an open TIFF.
 
     Raises:
-        UnsupportedError: If there is none, or several with none marked as the intended one.
+        UnsupportedError: If there is no slide, or several without a mark of which one is intended.
     """
     ome = tuple(_ome_pixels(file))
     pictures = list(file.series)
     scans = [one for one in pictures if not _is_beside(one)]
     if not scans:
         raise UnsupportedError(
-            f"a TIFF of {len(pictures)} pictures, all named label, macro, overview or thumbnail, which may show names; "
+            f"a TIFF of {len(pictures)} images, all named label, macro, overview or thumbnail, which may show names; "
             "expected the scan itself"
         )
     largest = max(scans, key=lambda one: math.prod(size_of(one.keyframe)))
@@ -50,7 +50,7 @@ def scan_of(file: Any) -> TiffScan:
     if rivals:
         sizes = ", ".join("{1} x {0}".format(*size_of(one.keyframe)) for one in [largest, *rivals[:3]])
         raise UnsupportedError(
-            f"a TIFF of {len(rivals) + 1} pictures that may be the slide ({sizes} pixels); expected one scan per "
+            f"a TIFF of {len(rivals) + 1} images that may be the slide ({sizes} pixels); expected one scan per "
             "file, others named as label or macro: save each scan as its own file"
         )
     _require_one_plane(largest)
@@ -80,7 +80,7 @@ def _is_beside(series: Any) -> bool:
 
 
 def _is_rival(one: Any, largest: Any) -> bool:
-    """Return whether an image may be a scan of its own: not a reduced copy of the largest, nor strips beside tiles."""
+    """Return whether an image may be a separate scan: not a reduced copy of the largest, nor strips among tiles."""
     page, of = one.keyframe, largest.keyframe
     if page.is_reduced or _is_smaller(page, of):
         return False
@@ -88,7 +88,10 @@ def _is_rival(one: Any, largest: Any) -> bool:
 
 
 def _is_level(page: Any, of: Any) -> bool:
-    """Return whether a page that tifffile did not join to the largest is a level of it: marked reduced, and similar."""
+    """Return whether a page that tifffile did not assign to the largest image is a level of it.
+
+    Such a page is marked as reduced, and similar to the largest image.
+    """
     return bool((page.is_reduced or page.is_subifd) and page.is_tiled == of.is_tiled and _is_smaller(page, of))
 
 
@@ -103,7 +106,7 @@ def _require_one_plane(series: Any) -> None:
         names = {"Z": "focal planes", "C": "channels", "T": "times"}
         found = ", ".join(f"{size} {names.get(axis, 'pages')}" for axis, size in planes.items() if size > 1)
         raise UnsupportedError(
-            f"a TIFF slide of {found} of one size; expected one picture in color: save the intended one as its own file"
+            f"a TIFF slide of {found} of one size; expected one color image: save the intended one as a separate file"
         )
 
 
@@ -123,7 +126,7 @@ def _side_um(resolution: Any, unit_um: float) -> float:
 
 @dataclass(frozen=True)
 class _OmePixels:
-    """OME-XML entry of one image: its first page, its sides in pixels, and the sides of a pixel."""
+    """OME-XML entry of one image: its first page, its size in pixels, and the size of a pixel."""
 
     page: int
     size: tuple[int, int]
@@ -131,7 +134,7 @@ class _OmePixels:
 
 
 def _ome_um(ome: Sequence[_OmePixels], page: Any) -> tuple[float, float] | None:
-    """Return the pixel size of the image with this page and size; None if two entries differ and fit equally well."""
+    """Return the pixel size of the image with this page and size; None if two entries differ and match equally well."""
     fitting = [one for one in ome if one.size == size_of(page)]
     exact = [one for one in fitting if one.page == page.index]
     said = {one.pixel_um for one in exact or fitting}
@@ -145,7 +148,7 @@ def _ome_pixels(file: Any) -> Iterator[_OmePixels]:
     named = {element.text for element in root.iter() if element.tag.endswith("}UUID")}
     if len(named | ({root.get("UUID")} if root.get("UUID") else set())) > 1:
         raise UnsupportedError(
-            "an OME-TIFF whose pictures are in several files; expected the slide in one: save it as one file"
+            "an OME-TIFF whose images are in several files; expected the slide in one file: save it as one file"
         )
     for element in root.iter():
         if element.tag.endswith("}Pixels"):

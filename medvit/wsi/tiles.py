@@ -1,7 +1,7 @@
-"""Tiles of slides with tissue: `tiles/IMAGE_ID.parquet` in a dataset, one row per tile.
+"""Tiles of slides that contain tissue: `tiles/IMAGE_ID.parquet` in a dataset, one row per tile.
 
-A row has the slide's pseudonym, the upper left corner in pixels of level 0, the share of tissue and the flags. The
-pixels remain in the slide's file. Rows follow the order of the file, so that reading goes through it once.
+A row has the pseudonym of the slide, the upper left corner in pixels of level 0, the fraction of tissue, and flags. The
+pixels remain in the slide file. Rows are in the order of the file, so that reading them passes through the file once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _SCHEMA = pa.schema(
 class TileGrid:
     """Tiles of one slide: corners `xy` (N, 2) in pixels of level 0, sides of `size` pixels at `mpp` microns each.
 
-    `tissue` (N,) is the share of each tile that is tissue; `flags` (N,) are the bits `BLURRED` and `PEN`. `facts` are
-    other short notes on how the grid was made.
+    `tissue` (N,) is the fraction of each tile that is tissue; `flags` (N,) are the bits `BLURRED` and `PEN`. `facts`
+    are other short notes on how the grid was made.
     """
 
     xy: Int64[Array, "n 2"]
@@ -65,7 +65,7 @@ class TileGrid:
         return len(self.xy)
 
     def has(self, flag: int) -> Bool[Array, "n"]:
-        """Return which tiles have a flag, or one of several."""
+        """Return which tiles have a flag, or one of several flags."""
         return np.asarray(self.flags & np.uint8(flag)) > 0
 
     def only(self, chosen: Bool[Array, "n"]) -> TileGrid:
@@ -73,11 +73,11 @@ class TileGrid:
         return replace(self, xy=self.xy[chosen], tissue=self.tissue[chosen], flags=self.flags[chosen])
 
     def side(self, slide_mpp: float) -> float:
-        """Return the side of a tile in pixels of level 0, for a slide with this many microns per pixel."""
+        """Return the side length of a tile in pixels of level 0, for a slide with `slide_mpp` microns per pixel."""
         return self.size * self.mpp / slide_mpp
 
     def write(self, folder: Path, image_id: str) -> None:
-        """Write the file into a dataset folder, atomically."""
+        """Write the tile list into a dataset folder, atomically."""
         path = _path(folder, image_id)
         path.parent.mkdir(exist_ok=True)
         slides = pa.DictionaryArray.from_arrays(np.zeros(len(self), np.int32), [image_id])
@@ -89,14 +89,14 @@ class TileGrid:
 
     @classmethod
     def read(cls, folder: Path, image_id: str) -> TileGrid:
-        """Read the tiles of a slide in a dataset folder.
+        """Read the tile list of a slide in a dataset folder.
 
         Raises:
-            DataError: If the dataset has none for the slide, or the file is damaged.
+            DataError: If the dataset has no tile list for the slide, or the file is damaged.
         """
         path = _path(folder, image_id)
         if not path.is_file():
-            raise DataError(f"{folder} holds no tiles of slide {image_id}; ingest the slides again")
+            raise DataError(f"{folder} has no tile list of slide {image_id}; ingest the slides again")
         try:
             table = pq.read_table(path)
             said = json.loads(table.schema.metadata[_FACTS])

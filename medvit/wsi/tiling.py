@@ -1,4 +1,4 @@
-"""Tile grid of a slide: positions, share of tissue, and flags for blur and ink."""
+"""Tile grid of a slide: positions, fraction of tissue, and flags for blur and ink."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ when smoothed by a Gaussian of 2 microns."""
 
 
 class TilesConfig(Config):
-    """Tiling of slides."""
+    """Options for cutting slides into tiles."""
 
     magnification: Magnification = "20x"
     """Magnification of the tiles. 40x, 20x, 10x and 5x are 0.25, 0.5, 1 and 2 microns per pixel."""
@@ -60,9 +60,9 @@ class TilesConfig(Config):
 
 @dataclass(frozen=True)
 class Tiled:
-    """Tiling result of a slide: its tiles, tissue and ink at low power, and a small preview (3, h, w).
+    """Tiling of a slide: its tiles, tissue and ink at low magnification, and a small preview (3, h, w).
 
-    `width` of the slide and `side` of a tile are in pixels of level 0.
+    `width` (of the slide) and `side` (of a tile) are in pixels of level 0.
     """
 
     grid: TileGrid
@@ -73,11 +73,11 @@ class Tiled:
 
 
 def cut(slide: Slide, config: TilesConfig) -> Tiled:
-    """Return the tiles of a slide that have tissue.
+    """Return the tiles of a slide that contain enough tissue.
 
     Raises:
-        DataError: If the slide has no tissue, is smaller than a tile or coarser than the requested scale.
-        UnreadableError: If it is damaged.
+        DataError: If the slide has no tissue, is smaller than a tile, or has a lower resolution than requested.
+        UnreadableError: If the slide is damaged.
     """
     mpp = tile_mpp(slide, config.wished_mpp)
     side = config.size * mpp / slide.mpp
@@ -100,17 +100,18 @@ def cut(slide: Slide, config: TilesConfig) -> Tiled:
     grid = TileGrid(corners[kept], config.size, mpp, tissue[kept], flags, facts)
     if not len(grid):
         raise DataError(
-            f"no tile of the slide has the required tissue, {config.min_tissue:.0%} of the tile; the best has "
+            f"no tile of the slide has enough tissue (tiles.min_tissue is {config.min_tissue:.0%} of a tile); the best "
+            "tile has "
             f"{tissue.max(initial=0.0):.0%}: lower tiles.min_tissue, or choose smaller tiles"
         )
     return Tiled(_focused(slide, grid), slide.overview(PICTURE_SIDE), found, slide.shape[1], side)
 
 
 def tile_mpp(slide: Slide, wished: float) -> float:
-    """Return the scale of tiles: that of a slide level where one is near, else the requested one.
+    """Return the microns per pixel of tiles: those of a slide level if one is near, else the requested value.
 
     Raises:
-        DataError: If the slide is coarser than requested.
+        DataError: If the resolution of the slide is lower than requested.
     """
     near = [slide.mpp * level.downsample for level in slide.levels]
     best = min(near, key=lambda mpp: abs(mpp / wished - 1.0))
@@ -118,16 +119,16 @@ def tile_mpp(slide: Slide, wished: float) -> float:
         return best
     if slide.mpp > wished:
         raise DataError(
-            f"the slide has {slide.mpp:.4g} microns per pixel, coarser than the requested {wished:.4g}; choose a lower "
-            "magnification for it"
+            f"the slide has {slide.mpp:.4g} microns per pixel, a lower resolution than the requested {wished:.4g}; "
+            "choose a lower magnification"
         )
     return wished
 
 
 def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, "n 2"]:
-    """Order corners (x, y) by squares of `SQUARE` x `SQUARE` of the file's own tiles, and row by row within these.
+    """Return corners (x, y) ordered by squares of `SQUARE` x `SQUARE` file tiles, and row by row within a square.
 
-    The tiles of a square are decoded once and fit a cache, however wide the slide is.
+    The file's tiles of a square are decoded once and fit into a cache, however wide the slide is.
     """
     x, y = corners.T
     square = SQUARE * tile_side
@@ -135,7 +136,7 @@ def in_file_order(corners: Int64[Array, "n 2"], tile_side: int) -> Int64[Array, 
 
 
 def sharpness(pixels: UInt8[Array, "3 h w"]) -> float:
-    """Return the share of contrast in the finest detail: variance of the Laplacian of optical density, normalized."""
+    """Return the fraction of contrast in the finest detail: normalized Laplacian variance of optical density."""
     from scipy import ndimage
 
     density = optical_density(pixels).mean(axis=0)
@@ -150,7 +151,7 @@ def _corners(shape: tuple[int, int], side: float, stride: float) -> Int64[Array,
 
 
 def _shares(mask: Bool[Array, "h w"], corners: Float64[Array, "n 2"], side: float) -> Float32[Array, "n"]:
-    """Return the share of each square that is in a mask, by summed-area tables."""
+    """Return the fraction of each square that is inside a mask, computed by summed-area tables."""
     sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     height, width = mask.shape
     left, top = (np.minimum(np.floor(corners[:, n]).astype(int), size - 1) for n, size in ((0, width), (1, height)))
@@ -161,7 +162,7 @@ def _shares(mask: Bool[Array, "h w"], corners: Float64[Array, "n 2"], side: floa
 
 
 def _focused(slide: Slide, grid: TileGrid) -> TileGrid:
-    """Return the grid with flags on tiles that are out of focus."""
+    """Return the grid, with a flag on tiles that are out of focus."""
     mpp = max(grid.mpp, FOCUS_MPP)
     size = max(8, int(grid.size * grid.mpp / mpp))
     flags = grid.flags.copy()

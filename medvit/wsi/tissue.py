@@ -1,10 +1,10 @@
-"""Tissue detection on slides at low power, excluding blank glass, marker ink, bubbles and dust.
+"""Tissue detection on slides at low magnification, excluding blank glass, marker ink, bubbles and dust.
 
-Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all colors equally. So tissue is
-defined by color in optical density (Beer and Lambert: -log10 of transmitted light, relative to blank glass), which
-fading only scales. Marker ink has colors that no stain of histology has: hematoxylin, eosin and DAB absorb green at
-least as much as nearly all else (vectors of Ruifrok and Johnston, 2001), while green and blue ink transmit it, and red
-ink absorbs blue as much as green and transmits red.
+Stains absorb some colors more than others; glass, bubble rims, dust and pencil absorb all colors equally. Tissue is
+therefore detected by its color in optical density (Beer and Lambert: -log10 of transmitted light, relative to blank
+glass), which fading only scales. Marker ink has colors that no stain of histology has: hematoxylin, eosin and DAB
+absorb green at least as strongly as nearly all other colors (vectors of Ruifrok and Johnston, 2001), while green and
+blue ink transmit green, and red ink absorbs blue as strongly as green and transmits red.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class TissueMap:
 
 
 def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
-    """Return tissue and ink of an image at about `WORKING_MPP`, with scale `mpp`."""
+    """Return tissue and ink in an image with `mpp` microns per pixel, which should be about `WORKING_MPP`."""
     from scipy import ndimage
 
     density = optical_density(pixels)
@@ -69,17 +69,17 @@ def find_tissue(pixels: UInt8[Array, "3 h w"], mpp: float) -> TissueMap:
 
 
 def require_tissue(found: TissueMap, pixels: UInt8[Array, "3 h w"]) -> None:
-    """Check that a slide, with `pixels` as its low-power image, has tissue.
+    """Check that a slide has tissue; `pixels` is its low-magnification image.
 
     Raises:
-        UnsupportedError: If it is gray: tissue and dust cannot be distinguished without color.
-        DataError: If there is none.
+        UnsupportedError: If the slide is gray, since tissue and dust cannot be distinguished without color.
+        DataError: If the slide has no tissue.
     """
     if not found.tissue.any():
         if _is_gray(pixels):
             raise UnsupportedError(
                 "the slide is gray, and tissue is found by its color; expected a slide in color, as of hematoxylin and "
-                "eosin: exclude it, or give its tiles as pictures"
+                "eosin: exclude it, or give its tiles as image files"
             )
         share = float(found.ink.mean())
         seen = f"only ink, on {share:.0%} of it" if share > 0.01 else "only blank glass"
@@ -94,7 +94,7 @@ def optical_density(pixels: UInt8[Array, "3 h w"]) -> Float32[Array, "3 h w"]:
 
 
 def _is_gray(pixels: UInt8[Array, "3 h w"]) -> bool:
-    """Return whether an image has no color anywhere, and more on it than glass."""
+    """Return whether an image has no color anywhere, and shows more than blank glass."""
     spread = int((pixels.max(axis=0) - pixels.min(axis=0)).max())
     return spread <= GRAY_SPREAD and bool((optical_density(pixels).mean(axis=0) > FAINT).mean() > GRAY_SHARE)
 
@@ -134,13 +134,13 @@ def _ink(
 
 
 def _likeness(one: Float32[Array, "3 h w"], other: Float32[Array, "3 h w"]) -> Float32[Array, "h w"]:
-    """Return the cosine of colors in optical density: 1 if one is a thinner layer of the other."""
+    """Return the cosine similarity of colors in optical density: 1 if one is a thinner layer of the other."""
     norms = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
     return np.asarray((one * other).sum(axis=0) / np.maximum(norms, 1e-6))
 
 
 def _threshold(chroma: Float32[Array, "n"]) -> float:
-    """Return Otsu's threshold (1979), clipped to its bounds."""
+    """Return Otsu's threshold (1979), limited to its bounds."""
     low, high = CHROMA
     counts, edges = np.histogram(np.minimum(chroma, 0.5), 256, (0.0, 0.5))
     centers = (edges[:-1] + edges[1:]) / 2

@@ -1,4 +1,4 @@
-"""Slides stored rotated or mirrored, as (274) Orientation declares, presented upright."""
+"""Slides stored rotated or mirrored, as (274) Orientation declares, and presented upright."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLIPS = {
 
 
 class TurnedPyramid:
-    """Upright view of a slide that is stored in another orientation."""
+    """Upright view of a slide that is stored rotated or mirrored."""
 
     def __init__(self, stored: Pyramid, orientation: int) -> None:
         self._stored = stored
