@@ -34,7 +34,7 @@ class EvaluationOptions(Config):
     """Split to evaluate."""
     positive: str = ""
     """Positive class of a model with two classes, to which sensitivity refers. Unset: the last class of `order`, or the
-    positive class stored in the model or the dataset.
+    positive class stored in the model or the dataset. Without any of these, the last class, with a note in the report.
     """
     seen_patients: SeenPatients = "refuse"
     """Test images of patients whose images were used to train the model or its initial weights: refuse stops the

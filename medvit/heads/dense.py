@@ -30,7 +30,7 @@ class DenseConfig(HeadConfig):
 
     name: Literal["dense"] = "dense"
     channels: int = Field(default=16, ge=4, multiple_of=4)
-    """Channels at full resolution, a multiple of 4. They double with each halving of the resolution."""
+    """Channels at full resolution, a multiple of 4. They double with each halving of the resolution, up to 256."""
     num_depths: Count = 4
     """Number of backbone blocks whose outputs the head uses: evenly spaced, and including the last block."""
 
