@@ -95,8 +95,8 @@ def assemble_finetuning(
     sizes = [(weight.numel(), weight.requires_grad) for weight in model.backbone.parameters()]
     num_trained = sum(size for size, is_trained in sizes if is_trained)
     start.warn_if_held(way.name, num_trained=num_trained, num_weights=sum(size for size, _ in sizes))
-    is_pretrained_whole = start.is_trained and isinstance(way, FullConfig)
-    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_pretrained_whole else {})
+    is_public = start.is_trained and pretrained is None
+    optim = config.optim.over({"layer_decay": FULL_LAYER_DECAY} if is_public and isinstance(way, FullConfig) else {})
     resume_from = last_checkpoint(folder)
     train, val = (
         Samples(part, start.preprocess, label=config.label, classes=task.targets) for part in (task.train, task.val)
