@@ -1,7 +1,7 @@
-"""Backbones: vision transformers that turn pixels, in 2D or 3D, into tokens.
+"""Backbones: vision transformers that turn pixels into tokens, in 2D or 3D.
 
-A backbone accepts any size of whole patches, in 2D or 3D, and declares how many prefix tokens precede the patch tokens:
-callers must not assume one. Adding one is adding a file.
+A backbone accepts images of any size that is a multiple of its patch size. It declares how many prefix tokens precede
+the patch tokens; callers must not assume that there is one. To add a backbone, add a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medvit.weights import Fit
 
 @dataclass(frozen=True)
 class Hidden:
-    """Patches to replace by a learned `token` (D), where `mask` (B, N) is true."""
+    """Patches to replace by the mask token: `mask` (B, N) is True for them, `token` (D) is the learned token."""
 
     mask: Bool[Tensor, "b n"]
     token: Float[Tensor, "d"]
@@ -30,7 +30,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Carried:
-    """Adapter of an earlier training, from a checkpoint whose backbone weights have it merged."""
+    """Adapter of an earlier training run, from a checkpoint in whose backbone weights it is merged."""
 
     way: Tree
     """Options of `medvit.peft` by which the backbone was adapted."""
@@ -58,17 +58,20 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
-        """Return normalized tokens after each of these blocks, counted from 0.
+        """Return normalized tokens after each of the blocks `layers`, counted from 0.
 
         Raises:
-            DataError: If a side is not whole patches.
+            DataError: If a side is not a multiple of the patch size.
         """
 
     @abstractmethod
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return patch tokens with positions, before any block, and their grid; hidden ones have only positions."""
+        """Return patch tokens with positions, before any block, and their grid.
+
+        Patches in `hidden` are replaced by the mask token, and then have positions too.
+        """
 
     @abstractmethod
     def encode_layers(
@@ -79,9 +82,9 @@ class Backbone(nn.Module, ABC):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Return prefix and patch tokens after each of these blocks, before the norm, from embedded patches.
+        """Return prefix and patch tokens after each of the blocks `layers`, before the norm, from embedded patches.
 
-        `ids` are the indices of the patches in the grid, in row-major order; None means all.
+        `ids` are the row-major indices, within the grid, of the patches that are given; None if all are given.
         """
 
     def grid_of(self, pixels: Float[Tensor, "b c *s"]) -> tuple[int, ...]:
@@ -98,20 +101,20 @@ class Backbone(nn.Module, ABC):
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n d"]:
-        """Return selected prefix and patch tokens after the last block and norm, in row-major order."""
+        """Return the tokens selected by `wanted`, after the last block and norm, in row-major order."""
         return self.encode(patches, grid=grid)[wanted]
 
     @abstractmethod
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Return a backbone of the other rank, 2D or 3D: a new patch embedding before the same blocks.
+        """Return a backbone of the other dimensionality, 2D or 3D: a new patch embedding before the same blocks.
 
         Raises:
-            ConfigError: If the positions support only one rank.
+            ConfigError: If the position embeddings support only one dimensionality.
         """
 
     @abstractmethod
     def embedding_state(self) -> dict[str, Tensor]:
-        """Return the weights of the patch embedding, the only ones that the backbones of two ranks do not share."""
+        """Return the weights of the patch embedding, which a 2D and a 3D backbone with the same blocks do not share."""
 
     def forward(self, pixels: Float[Tensor, "b c *s"]) -> Tokens:
         """Return tokens after the last block."""
@@ -128,25 +131,25 @@ class BackboneConfig(Config, ABC):
     """Channels of the input. Unset: given by the preprocessing."""
 
     def fitted(self, *, ndim: int, channels: int) -> Self:
-        """Return the same options with unset ones filled in from the data."""
+        """Return the options, with unset ones filled in from the data."""
         return self.model_copy(update={"ndim": self.ndim or ndim, "channels": self.channels or channels})
 
     def in_training_as(self, other: BackboneConfig) -> Self:
-        """Return the same backbone.
+        """Return the options of the same backbone.
 
-        With the options of `other` that affect training but neither weights nor features.
+        Options that affect training, but neither weights nor features, are taken over from `other`.
         """
         return self
 
     def as_loaded(self, fit: Fit) -> Self:
-        """Return the same options, with the decisions made in loading the public weights.
+        """Return the options, with the decisions that were made when the public weights were loaded.
 
-        So they load the same way again.
+        With these options, the weights are loaded in the same way again.
         """
         return self
 
     def without_weights(self) -> Self:
-        """Return the same options, to be built without loading public weights."""
+        """Return the options without public weights, so that `build` does not load any."""
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Choice of the faster attention: torch's fused one, or the explicit formula."""
+"""Choice of the faster implementation of attention: torch's fused one, or matrix products."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_WRITTEN_OUT = 320
 
 
 def choose_attention(block: Any) -> nn.Module:
-    """Return the same block of timm, which from now on chooses the attention by its input.
+    """Return the timm block, changed so that it chooses the implementation of attention by its input.
 
-    On a CPU in 16 bits, the fused attention takes three times as long as matrix products (measured on AVX512-BF16, 257
-    and 50 tokens, forward and backward). Everywhere else it is faster, and stores less.
+    On a CPU in 16 bits, fused attention takes three times as long as matrix products (measured on AVX512-BF16, 257 and
+    50 tokens, forward and backward). Everywhere else it is faster and uses less memory.
     """
     block.attn.register_forward_pre_hook(_choose)
     chosen: nn.Module = block

@@ -1,6 +1,6 @@
-"""Attention maps of the class token, head by head (Chen and Krishnan, 2022).
+"""Attention maps of the class token, one per head (Chen and Krishnan, 2022).
 
-Heads of a self-supervised transformer on tiles single out different structures, such as nuclei, stroma and glass.
+On tiles, the heads of a self-supervised transformer attend to different structures, such as nuclei, stroma and glass.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from medvit.errors import DataError
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """Attention of the class token after the last block: `whole` (B, K, P + N) sums to 1, `maps` (B, K, *grid)."""
+    """Attention of the class token in the last block: `whole` (B, K, P + N), sums to 1; `maps` (B, K, *grid)."""
 
     whole: Float[Tensor, "b k t"]
     maps: Float[Tensor, "b k *g"]
 
     @property
     def likeness(self) -> float:
-        """Mean correlation of two heads: 1 if all attend to the same patches."""
+        """Mean correlation between two heads: 1 if all heads attend to the same patches."""
         flat = self.maps.flatten(2) - self.maps.flatten(2).mean(dim=2, keepdim=True)
         unit = torch.nn.functional.normalize(flat, dim=2)
         cosines = unit @ unit.transpose(1, 2)  # (B, K, K)
@@ -37,13 +37,16 @@ class HeadMaps:
 
 @torch.no_grad()
 def head_maps(vit: ViT, pixels: Float[Tensor, "b c *s"]) -> HeadMaps:
-    """Return the attention of the class token of the last block, for each head.
+    """Return the attention of the class token in the last block, one map per head.
 
     Raises:
-        DataError: If the transformer has no class token or rotary positions, whose attention is computed elsewhere.
+        DataError: If the transformer has no class token, or has rotary positions, which are not supported.
     """
     if vit.cls_token is None or vit.positions == "rope":
-        raise DataError("maps of attention heads need a class token, and positions that are not rope")
+        raise DataError(
+            "the backbone has no class token or has rotary positions; attention maps require a class token and "
+            "backbone.positions other than rope"
+        )
     seen: list[Tensor] = []
     attention: Any = vit.blocks[-1].attn
     hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class PlainBlock(Block):
-    """Block of timm's vision transformer."""
+    """Block of timm's vision transformer that can return selected tokens only."""
 
     def forward(self, x: Tensor, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """Return all tokens (B, T, D), or the selected ones (M, D) in row-major order, whose MLP alone is computed."""
+        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
         if wanted is None:
             every: Tensor = super().forward(x)
             return every
@@ -25,7 +25,7 @@ class PlainBlock(Block):
 
 
 class RotaryBlock(EvaBlock):
-    """Block with rotary positions, of DINOv3."""
+    """Transformer block with rotary positions, as in DINOv3, that can return selected tokens only."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -33,7 +33,7 @@ class RotaryBlock(EvaBlock):
         self.attn.qkv_bias_separate = True
 
     def forward(self, x: Tensor, rope: Tensor | None = None, *, wanted: Bool[Tensor, "b t"] | None = None) -> Tensor:
-        """Return all tokens (B, T, D), or the selected ones (M, D) in row-major order, whose MLP alone is computed."""
+        """Return all tokens (B, T, D), or the tokens selected by `wanted` (M, D) in row-major order."""
         if wanted is None:
             every: Tensor = super().forward(x, rope=rope)
             return every
@@ -42,7 +42,10 @@ class RotaryBlock(EvaBlock):
 
 
 def stops_early(block: Any) -> bool:
-    """Whether selecting tokens is efficient: a compiled block would be recompiled for each number of them."""
+    """Return whether computing only selected tokens is efficient.
+
+    A compiled block would be recompiled for each number of tokens.
+    """
     return getattr(block, "_compiled_call_impl", None) is None
 
 
@@ -56,7 +59,7 @@ def _some(
     branch: Callable[[Tensor], Tensor],
     drop_path: nn.Module,
 ) -> Float[Tensor, "m d"]:
-    """Return the selected tokens with a branch added; drop path applies to an image as a whole."""
+    """Return the selected tokens with the output of a residual branch added; drop path applies to whole images."""
     some = tokens[wanted]
     added = branch(some)
     if isinstance(drop_path, nn.Identity) or not drop_path.training:

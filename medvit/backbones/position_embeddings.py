@@ -1,4 +1,4 @@
-"""Position embeddings: sines and cosines added to tokens, or rotations of queries and keys."""
+"""Position embeddings: sines and cosines added to tokens, or rotations applied to queries and keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @lru_cache(maxsize=32)
 def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4) -> Float[Tensor, "1 n d"]:
-    """Return fixed positions, factorized over the axes: an equal share of the width each, half sines and half cosines.
+    """Return fixed position embeddings: each axis gets an equal part of the width, half sines and half cosines.
 
-    The remainder of a width that the axes cannot share equally is zero (He et al., CVPR 2022, in 3D as well).
+    Features left over by the equal division are zero (He et al., CVPR 2022, here also in 3D).
     """
     num_frequencies = width // (2 * len(grid))
     frequencies = temperature ** -(torch.arange(num_frequencies) / num_frequencies)
@@ -26,10 +26,10 @@ def sincos_positions(grid: tuple[int, ...], width: int, temperature: float = 1e4
 
 @lru_cache(maxsize=32)
 def rotations(grid: tuple[int, ...], head_width: int, temperature: float = 100.0) -> Float[Tensor, "n r"]:
-    """Return sines then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
+    """Return sines, then cosines, (N, 2 * head_width), by which timm rotates queries and keys, as DINOv3 does in 2D.
 
-    Patch centers are in [-1, 1] along each axis. The axes share head_width / 2 angles equally; in 3D the remainder (4
-    of 64) is not rotated. Each angle rotates the pair of features half a head apart.
+    Patch centers are in [-1, 1] along each axis. The axes share the head_width / 2 angles equally; in 3D, features left
+    over by the division (4 of 64) are not rotated. Each angle rotates a pair of features that are half a head apart.
     """
     num_angles = head_width // 2
     num_frequencies = num_angles // len(grid)

@@ -1,8 +1,9 @@
-"""Equivalent timm model of a vision transformer: architecture, arguments, weights.
+"""timm model that is equivalent to a vision transformer of medvit: architecture, arguments, weights.
 
-timm stores positions as weights, while the default backbone computes sines and cosines, so they are written out for the
-patches of one image size. The architecture is chosen by properties that only its entry point can set: the class of the
-MLP and the epsilon of the norms. Everything else is set by arguments, which override those of the entry point.
+timm stores position embeddings as weights, while the default backbone computes sines and cosines; these are therefore
+written out for the patches of one image size. The architecture is chosen by two properties that only its timm entry
+point can set: the class of the MLP and the epsilon of the norms. Everything else is set by arguments, which override
+those of the entry point.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ class TimmModel:
 
     @torch.no_grad()
     def require_features_of(self, backbone: Backbone) -> None:
-        """Check that timm gives the features of the backbone, on one image of noise.
+        """Check, on one image of noise, that timm computes the same features as the backbone.
 
         Raises:
-            CheckpointError: If it does not.
+            CheckpointError: If the features differ.
         """
         side = self.arguments["img_size"]
         noise = torch.randn(1, backbone.channels, *side, generator=torch.Generator().manual_seed(0))
@@ -74,23 +75,23 @@ class TimmModel:
         difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
         if not difference <= FEATURE_TOLERANCE * float(expected.abs().max()):
             raise CheckpointError(
-                f"timm {timm.__version__} gives other features for these weights (by up to {difference:.2g}); "
+                f"timm {timm.__version__} computes different features from these weights (by up to {difference:.2g}); "
                 "nothing was written"
             )
 
 
 def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, ...]) -> TimmModel:
-    """Return the timm model with the features of a 2D transformer on images of (H, W) pixels.
+    """Return the timm model with the same features as a 2D transformer, for images of (H, W) pixels.
 
-    With rotary positions it accepts other sizes as well; with others, timm refuses other sizes, whose positions it
-    lacks.
+    With rotary positions, the timm model also accepts other sizes; with other positions it refuses them, because it
+    stores positions for one size only.
 
     Raises:
         CheckpointError: If timm has no such transformer, as for volumes.
-        ConfigError: If the image is not whole patches.
+        ConfigError: If a side of the image is not a multiple of the patch size.
     """
     if not isinstance(backbone, ViT) or not isinstance(config, VitConfig):
-        raise CheckpointError(f"timm has no transformer like a backbone of the kind {config.name!r}; expected vit")
+        raise CheckpointError(f"timm has no equivalent of the backbone {config.name!r}; expected vit")
     _refuse_volumes(backbone)
     wrong = [side for side, patch in zip(image_size, backbone.patch_size, strict=True) if side % patch or side < patch]
     if wrong:
@@ -112,8 +113,8 @@ def timm_model(backbone: Backbone, config: BackboneConfig, image_size: tuple[int
 def _refuse_volumes(backbone: ViT) -> None:
     if backbone.ndim != 2:
         raise CheckpointError(
-            "timm's vision transformers take images and this backbone takes volumes: timm has no patch embedding of "
-            "three axes; use it through medvit"
+            "the backbone is for volumes, but timm has no patch embedding of three axes; load the backbone through "
+            "medvit"
         )
 
 

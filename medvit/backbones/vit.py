@@ -1,6 +1,6 @@
-"""Vision transformer (Dosovitskiy et al., ICLR 2021) in 2D and 3D, with timm's blocks and names.
+"""Vision transformer (Dosovitskiy et al., ICLR 2021) in 2D and 3D, with the blocks and parameter names of timm.
 
-So public weights load by name.
+Because of these names, public weights can be loaded by name.
 """
 
 from __future__ import annotations
@@ -88,25 +88,25 @@ class VitConfig(BackboneConfig):
     """
 
     def in_training_as(self, other: BackboneConfig) -> VitConfig:
-        """Return the same options, with drop path and activation recomputation as in `other`."""
+        """Return the options, with drop path and activation recomputation as in `other`."""
         if not isinstance(other, VitConfig):
             return self
         return self.model_copy(update={"drop_path": other.drop_path, "save_memory": other.save_memory})
 
     def as_loaded(self, fit: Fit) -> VitConfig:
-        """Return the same options, with the grid that was used for learned positions."""
+        """Return the options, with the grid of learned positions that was used in loading."""
         return self.model_copy(update={"weights_grid": fit.grid})
 
     def without_weights(self) -> VitConfig:
-        """Return the same options, to be built without loading public weights."""
+        """Return the options without public weights, so that `build` does not load any."""
         return self.model_copy(update={"weights": None, "weights_grid": None})
 
     def build(self) -> ViT:
-        """Return the transformer, with its public weights if some are named.
+        """Return the transformer, with public weights if the options name some.
 
         Raises:
             ConfigError: If the options contradict each other.
-            CheckpointError: If the weights do not fit.
+            CheckpointError: If the public weights do not match the layout.
         """
         model = ViT(self)
         if self.weights is not None:
@@ -116,7 +116,10 @@ class VitConfig(BackboneConfig):
 
 
 class ViT(Backbone):
-    """Vision transformer with timm's names and numerics: equal features for equal weights, in 2D and at any size."""
+    """Vision transformer with the parameter names of timm.
+
+    Equal weights give the same features as in timm, in 2D and at any size.
+    """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -154,16 +157,19 @@ class ViT(Backbone):
     def embed(
         self, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None
     ) -> tuple[Float[Tensor, "b n d"], tuple[int, ...]]:
-        """Return patch tokens with positions, before any block, and their grid; hidden ones have only positions."""
+        """Return patch tokens with positions, before any block, and their grid.
+
+        Patches in `hidden` are replaced by the mask token, and then have positions too.
+        """
         shape = tuple(pixels.shape[2:])
         if len(shape) != self.ndim or pixels.shape[1] != self.channels:
             raise DataError(
-                f"found pixels of shape {shape} with {pixels.shape[1]} channels; the backbone takes "
-                f"{self.ndim}D with {self.channels}: set backbone.ndim and backbone.channels, or the preprocessing"
+                f"found pixels of shape {shape} with {pixels.shape[1]} channels; the backbone expects {self.ndim}D "
+                f"images with {self.channels} channels: set backbone.ndim and backbone.channels, or the preprocessing"
             )
         if any(side % patch for side, patch in zip(shape, self.patch_size, strict=True)):
             raise DataError(
-                f"found pixels of shape {shape}; each side must be a multiple of the patch {self.patch_size}"
+                f"found pixels of shape {shape}; each side must be a multiple of the patch size {self.patch_size}"
             )
         features = self.patch_embed["proj"](pixels)
         grid = tuple(features.shape[2:])
@@ -181,28 +187,30 @@ class ViT(Backbone):
         layers: Sequence[int],
         ids: Int[Tensor, "b m"] | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
-        """Return prefix and patch tokens after each of these blocks, before the norm, from embedded patches."""
+        """Return prefix and patch tokens after each of the blocks `layers`, before the norm, from embedded patches."""
         return self._run(patches, grid, ids, layers)
 
     def encode_some(
         self, patches: Float[Tensor, "b m d"], *, grid: tuple[int, ...], wanted: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n d"]:
-        """Return selected prefix and patch tokens after the last block and norm, in row-major order."""
+        """Return the tokens selected by `wanted`, after the last block and norm, in row-major order."""
         tokens: Tensor = self.norm(self._run(patches, grid, None, [self.depth - 1], wanted)[0])
         return tokens
 
     def intermediate(self, pixels: Float[Tensor, "b c *s"], layers: Sequence[int]) -> list[Tokens]:
-        """Return normalized tokens after each of these blocks, counted from 0."""
+        """Return normalized tokens after each of the blocks `layers`, counted from 0."""
         patches, grid = self.embed(pixels)
         num_prefix = self.num_prefix_tokens
         found = [self.norm(tokens) for tokens in self._run(patches, grid, None, layers)]
         return [Tokens(tokens[:, :num_prefix], tokens[:, num_prefix:], grid) for tokens in found]
 
     def of_other_rank(self, patch_size: tuple[int, ...], channels: int) -> Self:
-        """Return a new patch embedding for images of the other rank before the same blocks, tokens and norm."""
+        """Return a backbone of the other dimensionality: a new patch embedding before the same blocks and norm."""
         ndim = 5 - self.ndim
         if self.pos_embed is not None:
-            raise ConfigError("backbone.positions=learned supports only one rank; choose sincos or rope for both")
+            raise ConfigError(
+                "backbone.positions=learned supports only 2D or only 3D; choose sincos or rope to train on both"
+            )
         twin = copy.copy(self)
         twin._modules, twin._parameters = dict(self._modules), dict(self._parameters)
         twin.ndim, twin.channels = ndim, channels
@@ -230,7 +238,10 @@ class ViT(Backbone):
         layers: Sequence[int],
         wanted: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return tokens after each of these blocks, before the norm; of the last one, only selected tokens if given."""
+        """Return tokens after each of the blocks `layers`, before the norm.
+
+        With `wanted`, the last block computes only these.
+        """
         prefix = [token.expand(len(patches), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*(token.to(patches.dtype) for token in prefix), patches], dim=1)
         options = self._rotations(grid, ids, patches)
@@ -259,7 +270,7 @@ def transformer_block(width: int, heads: int) -> nn.Module:
 
 
 def packed_swiglu_ratio(width: int) -> float:
-    """Width of the packed gate and value of a SwiGLU relative to a token: 2/3 of 4 each, in eighths (DINOv2)."""
+    """Return the packed width of gate and value of a SwiGLU over the token width: 2 * 2/3 * 4 in 1/8 (DINOv2)."""
     hidden = -(-(4 * width * 2 // 3) // 8) * 8
     return (2 * hidden + 0.5) / width  # timm truncates the product
 
@@ -285,8 +296,8 @@ def _refuse_unusable_positions(config: VitConfig, head_width: int) -> None:
     ndim = config.ndim or 3
     if config.positions == "rope" and (head_width % 2 or head_width < 2 * ndim):
         raise ConfigError(
-            f"rope rotates pairs of features along {ndim} axes; width / heads is {head_width}, expected an even "
-            f"number from {2 * ndim}"
+            f"rope rotates pairs of features along {ndim} axes; backbone.width / backbone.heads is {head_width}, "
+            f"expected an even number of at least {2 * ndim}"
         )
 
 

@@ -1,10 +1,10 @@
-"""Heads: tokens to logits.
+"""Heads, which map tokens to logits.
 
-A head declares which depths of the backbone it reads (`layers`, block indices; empty means the last) and maps their
-tokens, and the pixels they came from, to logits (B, L) or (B, L, *S). Adding one is adding a file.
+A head declares the depths of the backbone that it reads (`layers`, block indices; empty means the last block). It maps
+their tokens, and the pixels they were computed from, to logits (B, L) or (B, L, *S). To add a head, add a file.
 
-A `BagHead` reads a bag of tokens, at once or a chunk at a time: the patches of an image, or the tiles of a slide,
-embedded in advance (multiple-instance learning).
+A `BagHead` reads a bag of tokens, at once or in chunks: the patches of an image, or the tiles of a slide, embedded in
+advance (multiple-instance learning).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Head(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class BagOutput:
-    """Output of a bag head: `logits` (B, L), and `attention` (B, K, N): each of its K maps sums to 1 over a bag."""
+    """Output of a bag head: `logits` (B, L), and `attention` (B, K, N), whose K maps each sum to 1 over a bag."""
 
     logits: Float[Tensor, "b l"]
     attention: Float[Tensor, "b k n"]
@@ -49,24 +49,27 @@ class TileEmbeddings(Protocol):
         """Number of embeddings."""
 
     def take(self, indices: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
-        """Return some embeddings, float32, on the device of the head."""
+        """Return the embeddings with these indices as float32, on the device of the head."""
 
 
 class BagHead(Head):
-    """Head on bags of embeddings (B, N, D), without order unless the head documents otherwise."""
+    """Head for bags of embeddings (B, N, D).
+
+    The order within a bag is irrelevant unless the head documents otherwise.
+    """
 
     layers = ()
 
     @abstractmethod
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Return logits and attention of a batch of bags; `present` is false for the padding of short bags."""
+        """Return logits and attention for a batch of bags; `present` is False for the padding of shorter bags."""
 
     @abstractmethod
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the output for one bag of any size, of which at most `chunk` embeddings are in memory at once."""
+        """Return the output for one bag of any size, with at most `chunk` embeddings in memory at once."""
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
-        """Return logits of images, whose patch tokens are the bag; the pixels are not used."""
+        """Return logits for images, whose patch tokens form the bag; `pixels` are not used."""
         return self.read(tokens[-1].patches).logits
 
 
@@ -80,10 +83,10 @@ class HeadConfig(Config, ABC):
         """Return the head, freshly initialized, for a backbone and a number of classes."""
 
     def build_for_bags(self, width: int, num_classes: int) -> BagHead:
-        """Return the head for bags of embeddings of a width, as for the tiles of a slide.
+        """Return the head for bags of embeddings with the given width, such as the tiles of a slide.
 
         Raises:
-            ConfigError: If it does not accept bags.
+            ConfigError: If the head does not accept bags.
         """
         raise ConfigError(
             f"head.name={self.name} does not accept bags of tiles; for slides give abmil, transmil, "
@@ -96,10 +99,10 @@ OptionalHeadChoice = Annotated[HeadConfig | None, Chosen("medvit.heads", default
 
 
 def of_earlier_version(model: Tree) -> Tree:
-    """Return the description of a model with its head under its present name.
+    """Return a model description from an earlier version, with the present name of its head.
 
-    Checkpoints of earlier versions call `transformer_mil` transmil, which is now the published head: only their
-    descriptions have `max_tiles`.
+    Earlier versions used the name `transmil` for the head now called `transformer_mil`; `transmil` is now the published
+    head. Only descriptions of earlier versions have `max_tiles`.
     """
     head = model.get("head")
     if isinstance(head, Mapping) and head.get("name") == "transmil" and "max_tiles" in head:

@@ -1,12 +1,12 @@
 """Nystrom attention (Xiong et al., AAAI 2021): softmax attention approximated through a few landmarks.
 
-With landmarks q, k, means of consecutive queries Q and keys K, attention is
+With landmarks q and k, which are means of consecutive queries Q and keys K, attention is
 
-    softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
+softmax(Q k' / sqrt(d)) pinv(softmax(q k' / sqrt(d))) softmax(q K' / sqrt(d)) V
 
-whose memory grows with the number of tokens, not with its square. As published, tokens are padded in front with zeros
-to a multiple of the landmarks, and the zeros take part. All zeros are equal, so one represents all of them here: the
-result is the same, and a short bag costs little.
+whose memory grows linearly with the number of tokens, not quadratically. As published, tokens are padded in front with
+zeros to a multiple of the number of landmarks, and the zeros take part in attention. Since all zeros are equal, a
+single one represents them here: the result is the same, and a short bag costs little.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def iterative_pinv(
 ) -> Float[Tensor, "b h m m"]:
     """Return the pseudo-inverse of row-stochastic matrices by iteration (Razavi et al. 2014; Xiong et al., eq. 11).
 
-    Each landmark stands for `counts` equal ones: `matrix` has one row of each and their columns summed, and the result
-    multiplies such rows as the pseudo-inverse of the large matrix would. The initial value is scaled by the largest
-    column sum over the heads of a bag.
+    Each landmark represents `counts` equal ones: `matrix` has one row for each group of equal landmarks, and their
+    columns are summed. The result multiplies such rows as the pseudo-inverse of the large matrix would. The initial
+    value is scaled by the largest column sum over the heads of a bag.
     """
     transposed = matrix.mT * counts / counts[:, None]
     column_sums = (matrix * counts[:, None]).sum(dim=-2) / counts
@@ -48,9 +48,9 @@ def iterative_pinv(
 
 
 def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Float[Tensor, "b h m d"], int]:
-    """Return the means of `landmarks` segments of padded tokens, and the number of further segments of only zeros.
+    """Return the means of `landmarks` segments of padded tokens, and the number of other, all-zero segments.
 
-    A partly padded segment counts its zeros.
+    The zeros of a partly padded segment count in its mean.
     """
     size = -(-tokens.shape[-2] // landmarks)
     filled = -tokens.shape[-2] % landmarks
@@ -60,9 +60,10 @@ def segment_means(tokens: Float[Tensor, "b h n d"], landmarks: int) -> tuple[Flo
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Landmark queries and keys (B, H, M, d), float32; the last may be zero and represent several.
+    """Landmark queries and keys (B, H, M, d) as float32; the last may be zero and represent several.
 
-    `counts` (M) is how many each represents, `inverse` (B, H, M, M) the pseudo-inverse of their attention.
+    `counts` (M) gives the number of landmarks that each represents; `inverse` (B, H, M, M) is the pseudo-inverse of the
+    attention between landmarks.
     """
 
     queries: Float[Tensor, "b h m d"]
@@ -72,7 +73,7 @@ class Landmarks:
 
     @classmethod
     def of(cls, queries: Float[Tensor, "b h n d"], keys: Float[Tensor, "b h n d"], number: int) -> Landmarks:
-        """Return the landmarks of queries and keys in their order."""
+        """Return the landmarks of ordered queries and keys."""
         with exactly(queries.device):
             (queries, num_zeros), (keys, _) = segment_means(queries, number), segment_means(keys, number)
             counts = queries.new_ones(queries.shape[-2])
@@ -84,7 +85,7 @@ class Landmarks:
 
 
 class NystromAttention(nn.Module):
-    """Self-attention of several heads through landmarks, plus a depthwise convolution over the values."""
+    """Multi-head self-attention through landmarks, plus a depthwise convolution of the values."""
 
     def __init__(self, width: int, heads: int, *, landmarks: int, dropout: float) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class NystromAttention(nn.Module):
 
     @torch.no_grad()
     def attention_of_first(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n"]:
-        """Return the attention of the first token to each token: an approximation, which may be below 0."""
+        """Return the attention of the first token to each token, which is approximate and may be negative."""
         queries, keys, _ = self._parts(tokens)
         landmarks, bias = Landmarks.of(queries, keys, self.landmarks), self._with_zeros(keys)
         with exactly(tokens.device):
@@ -131,7 +132,7 @@ class NystromAttention(nn.Module):
         return queries, keys, values
 
     def _with_zeros(self, keys: Tensor) -> Tensor | None:
-        """Return addends for the logits of each key and of the zero key that represents all; None without zeros."""
+        """Return terms to add to the logits of each key and of the zero key for all zeros; None without zeros."""
         num_zeros = -keys.shape[-2] % self.landmarks
         if not num_zeros:
             return None

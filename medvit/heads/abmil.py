@@ -1,4 +1,4 @@
-"""Gated attention over a bag of embeddings (Ilse, Tomczak and Welling, ICML 2018), the default head of slides."""
+"""Gated attention over a bag of embeddings (Ilse, Tomczak and Welling, ICML 2018), the default head for slides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvit.registry import register
 
 @register
 class AbmilConfig(HeadConfig):
-    """Classification of a bag by gated attention: of the tiles of a slide, or of the patches of an image."""
+    """Classification of a bag by gated attention; the bag contains the tiles of a slide, or the patches of an image."""
 
     name: Literal["abmil"] = "abmil"
     hidden: Count = 128
@@ -32,15 +32,15 @@ class AbmilConfig(HeadConfig):
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> AbmilHead:
-        """Return the head over embeddings of a width."""
+        """Return the head for embeddings of the given width."""
         return AbmilHead(width, num_classes, self)
 
 
 class AbmilHead(BagHead):
     """Logits (B, L) of bags pooled by attention: a_n = softmax(w . (tanh(V h_n) * sigmoid(U h_n))).
 
-    Embeddings are pooled as they are, so a bag of one tile goes only through the last, linear layer: the class scores
-    of a tile by itself.
+    Embeddings are pooled without a projection, so for a bag of one tile, only the last, linear layer is applied: this
+    gives the class scores of a single tile.
     """
 
     def __init__(self, width: int, num_classes: int, config: AbmilConfig) -> None:
@@ -64,7 +64,10 @@ class AbmilHead(BagHead):
         return BagOutput(self.linear(pooled.flatten(1)), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the same for one bag, exactly, in one pass: sums are rescaled whenever a larger score occurs."""
+        """Return logits and attention maps of one bag in one pass over chunks; the result equals that of `read`.
+
+        Sums are rescaled whenever a larger score occurs.
+        """
         scores: list[Tensor] = []
         weights = self.score.weight
         highest = torch.full((len(weights), 1), -torch.inf, device=weights.device)

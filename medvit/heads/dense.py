@@ -1,4 +1,4 @@
-"""Dense head: a convolutional pyramid for detail, joined at its coarsest level by tokens of several depths."""
+"""Dense head: a convolutional pyramid for detail, to whose coarsest level tokens of several depths are added."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPS = 4
 
 @register
 class DenseConfig(HeadConfig):
-    """Segmentation in 2D and 3D over several depths of the backbone, with a convolutional stem."""
+    """Segmentation in 2D and 3D from several depths of the backbone, with a convolutional stem."""
 
     name: Literal["dense"] = "dense"
     channels: int = Field(default=16, ge=4, multiple_of=4)
@@ -42,9 +42,9 @@ class DenseConfig(HeadConfig):
 class DenseHead(Head):
     """Logits (B, L, *S) at the resolution of the pixels.
 
-    The stem halves the resolution down to the patch of a token (to the nearest power of two below it); there the tokens
-    of each depth are projected and added, and a decoder with skip connections goes back up, as in UNETR
-    (Hatamizadeh et al., WACV 2022) with detail from pixels rather than from upsampled tokens.
+    The stem halves the resolution until a cell has the size of a patch (or of the nearest power of two below it).
+    There, the tokens of each depth are projected and added. A decoder with skip connections restores the resolution, as
+    in UNETR (Hatamizadeh et al., WACV 2022), but detail comes from pixels rather than from upsampled tokens.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int, num_depths: int) -> None:
@@ -88,7 +88,7 @@ class DenseHead(Head):
 
 
 def evenly_spaced(depth: int, count: int) -> tuple[int, ...]:
-    """Return `count` evenly spaced block indices, including the last block: (2, 5, 8, 11) of 12."""
+    """Return `count` evenly spaced block indices, including the last block, such as (2, 5, 8, 11) for 12 blocks."""
     count = min(count, depth)
     return tuple(math.ceil(depth * (step + 1) / count) - 1 for step in range(count))
 
@@ -108,5 +108,5 @@ def _resized(features: Float[Tensor, "b d *s"], shape: torch.Size) -> Float[Tens
 
 
 def _channels_last(features: Tensor) -> torch.memory_format:
-    """Use a memory layout with five times faster convolutions in bf16 on a CPU."""
+    """Return the memory layout in which convolutions in bf16 on a CPU are five times as fast."""
     return torch.channels_last_3d if features.ndim == 5 else torch.channels_last

@@ -30,7 +30,9 @@ class LinearConfig(HeadConfig):
 
 
 class LinearHead(Head):
-    """Logits (B, L) from [class token, mean of patch tokens], as DINOv2's linear evaluation (Oquab et al. 2023, B.3).
+    """Logits (B, L) from [class token, mean of patch tokens], as in DINOv2's linear evaluation (Oquab et al.
+
+    2023, B.3).
 
     Without prefix tokens, only the mean patch token is used.
     """
@@ -45,7 +47,7 @@ class LinearHead(Head):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Sequence[Tokens], pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l"]:
-        """Return logits of the last tokens; the pixels are not used."""
+        """Return logits from the tokens of the last block; `pixels` are not used."""
         last = tokens[-1]
         mean = last.patches.mean(dim=1)
         features = torch.cat([last.prefix[:, 0], mean], dim=1) if last.prefix.shape[1] else mean

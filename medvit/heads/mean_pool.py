@@ -1,4 +1,4 @@
-"""Mean of a bag and one linear layer: the baseline for attention (Ilse, Tomczak and Welling, ICML 2018)."""
+"""Mean of a bag and one linear layer: the baseline for attention pooling (Ilse, Tomczak and Welling, ICML 2018)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from medvit.registry import register
 
 @register
 class MeanConfig(HeadConfig):
-    """Classification of a bag by its mean embedding: of the tiles of a slide, or of the patches of an image."""
+    """Classification of a bag by its mean embedding.
+
+    The bag contains the tiles of a slide, or the patches of an image.
+    """
 
     name: Literal["mean"] = "mean"
 
@@ -24,12 +27,12 @@ class MeanConfig(HeadConfig):
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> MeanHead:
-        """Return the head over embeddings of a width."""
+        """Return the head for embeddings of the given width."""
         return MeanHead(width, num_classes)
 
 
 class MeanHead(BagHead):
-    """Logits (B, L) of the mean of a bag, with uniform attention."""
+    """Logits (B, L) from the mean of a bag, with uniform attention."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -38,13 +41,13 @@ class MeanHead(BagHead):
         nn.init.zeros_(self.linear.bias)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Return logits, and one attention map."""
+        """Return logits, and one uniform attention map."""
         shares = torch.ones(bags.shape[:2], device=bags.device) if present is None else present.float()
         attention = (shares / shares.sum(dim=1, keepdim=True))[:, None]
         return BagOutput(self.linear((attention.to(bags.dtype) @ bags)[:, 0]), attention)
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the same for one bag, in one pass."""
+        """Return logits and the uniform attention map of one bag, in one pass over chunks of its embeddings."""
         total = torch.zeros(1, device=self.linear.weight.device)
         for indices in torch.arange(len(tiles)).split(chunk):
             total = total + tiles.take(indices).sum(dim=0)

@@ -1,7 +1,7 @@
-"""Transformer over a bag: tiles attend to each other, then a learned query to all of them.
+"""Transformer over a bag: tiles attend to one another, then a learned query attends to all of them.
 
-Plain pre-norm transformer layers over a capped number of tiles, without positions, so that the order is irrelevant;
-pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
+The head has plain pre-norm transformer layers over a limited number of tiles, without positions, so the order of tiles
+is irrelevant. The tiles are pooled by attention as in the Set Transformer (Lee et al., ICML 2019).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvit.registry import register
 
 @register
 class TransformerMilConfig(HeadConfig):
-    """Classification of a bag by self-attention: of the tiles of a slide, or of the patches of an image."""
+    """Classification of a bag by self-attention; the bag contains the tiles of a slide, or the patches of an image."""
 
     name: Literal["transformer_mil"] = "transformer_mil"
     width: Count = 256
@@ -48,12 +48,12 @@ class TransformerMilConfig(HeadConfig):
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> TransformerMilHead:
-        """Return the head over embeddings of a width."""
+        """Return the head for embeddings of the given width."""
         return TransformerMilHead(width, num_classes, self)
 
 
 class TransformerMilHead(BagHead):
-    """Logits (B, L) of a query that attends to tiles after self-attention."""
+    """Logits (B, L) from a learned query that attends to tiles after self-attention."""
 
     def __init__(self, width: int, num_classes: int, config: TransformerMilConfig) -> None:
         super().__init__()
@@ -89,7 +89,10 @@ class TransformerMilHead(BagHead):
         return BagOutput(self.linear(pooled[:, 0]), attention[:, :, 0].float())
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the mean over parts of one bag: every p-th tile, so that each part is a sample of the whole slide."""
+        """Return the mean output over parts of one bag.
+
+        A part contains every p-th tile, so each part is a sample of the whole slide.
+        """
         num_parts = -(-len(tiles) // min(chunk, self.max_tiles))
         attention: Tensor | None = None
         logits = []

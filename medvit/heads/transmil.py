@@ -1,7 +1,7 @@
-"""TransMIL (Shao et al., NeurIPS 2021): tiles attend to each other through landmarks, a class token reads them.
+"""TransMIL (Shao et al., NeurIPS 2021): tiles attend to one another through landmarks, and a class token pools them.
 
-The bag is laid out as a square in its order, from which convolutions derive positions: unlike in other bag heads, the
-order of tiles matters, and is that of the slide's grid.
+Tiles are arranged as a square in their order, from which convolutions derive positions. Unlike in other bag heads, the
+order of tiles thus matters; it is the order of the slide's tile grid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POSITION_KERNELS = (7, 5, 3)
 
 @register
 class TransmilConfig(HeadConfig):
-    """Classification of a bag by TransMIL: of the tiles of a slide, or of the patches of an image."""
+    """Classification of a bag by TransMIL; the bag contains the tiles of a slide, or the patches of an image."""
 
     name: Literal["transmil"] = "transmil"
     width: Count = 512
@@ -63,12 +63,12 @@ class TransmilConfig(HeadConfig):
         return self.build_for_bags(backbone.width, num_classes)
 
     def build_for_bags(self, width: int, num_classes: int) -> TransmilHead:
-        """Return the head over embeddings of a width."""
+        """Return the head for embeddings of the given width."""
         return TransmilHead(width, num_classes, self)
 
 
 class PyramidPositions(nn.Module):
-    """PPEG: adds depthwise convolutions of three sizes to tokens laid out as a square."""
+    """Position encoding (PPEG) by depthwise convolutions of three sizes over tokens arranged as a square."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ class PyramidPositions(nn.Module):
         )
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return tokens of a square, row by row, with their positions."""
+        """Return the tokens of a square, row by row, with position encodings added."""
         square = rearrange(tokens, "b (h w) d -> b d h w", h=math.isqrt(tokens.shape[1]))
         for_all = square + torch.stack([convolution(square) for convolution in self.convolutions]).sum(dim=0)
         return rearrange(for_all, "b d h w -> b (h w) d")
 
 
 class TransmilHead(BagHead):
-    """Logits (B, L) of a class token after two layers of Nystrom attention, with positions in between."""
+    """Logits (B, L) from a class token after two layers of Nystrom attention, with position encoding in between."""
 
     def __init__(self, width: int, num_classes: int, config: TransmilConfig) -> None:
         super().__init__()
@@ -100,9 +100,10 @@ class TransmilHead(BagHead):
         self.linear = nn.Linear(config.width, num_classes)
 
     def read(self, bags: Float[Tensor, "b n d"], present: Bool[Tensor, "b n"] | None = None) -> BagOutput:
-        """Return logits, and the class token's attention to each tile in the second layer, one map per head.
+        """Return logits, and the attention of the class token to each tile in the second layer, one map per head.
 
-        Bags of a batch run one by one: their squares and landmarks depend on their length.
+        Bags of equal size are processed together, bags of different sizes one size after the other, because the square
+        and the landmarks depend on the number of tiles.
         """
         tiles = self.project(bags)
         if present is None:
@@ -118,7 +119,10 @@ class TransmilHead(BagHead):
         return BagOutput(logits, maps.transpose(1, 2))
 
     def stream(self, tiles: TileEmbeddings, chunk: int) -> BagOutput:
-        """Return the output for one whole bag; its embeddings are projected in chunks and kept projected."""
+        """Return the output for one whole bag.
+
+        Its embeddings are projected in chunks, and all projections remain in memory.
+        """
         parts = [self.project(tiles.take(indices)) for indices in torch.arange(len(tiles)).split(chunk)]
         return self._read(torch.cat(parts)[None])
 

@@ -1,7 +1,8 @@
-"""Cross-entropy against soft targets over very many classes, a few rows at a time.
+"""Cross-entropy against soft targets over very many classes, computed a few rows at a time.
 
-Over 65536 prototypes, the scores of a thousand patches take 300 MB in float32, and the textbook formula writes that
-many bytes some eight times. In pieces that fit the cache, the same numbers take a fraction of the time and memory.
+Over 65536 prototypes, the scores of a thousand patches take 300 MB in float32, and the textbook formula writes this
+amount about eight times. Computed in pieces that fit into the CPU cache, the same result takes a fraction of the time
+and memory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def softmax_rows(logits: Float[Tensor, "n k"], temperature: float, center: Float
 
 
 def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
-    """Return the sum over rows, in float32, without a gradient; torch's own sum copies all of them first."""
+    """Return the sum over rows, in float32, without a gradient; torch's sum would copy all rows first."""
     total = torch.zeros(logits.shape[1], dtype=torch.float32, device=logits.device)
     with torch.no_grad():
         for rows in pieces(logits):
@@ -46,7 +47,7 @@ def sum_of_rows(logits: Float[Tensor, "n k"]) -> Float[Tensor, "k"]:
 
 
 def pieces(logits: Float[Tensor, "n k"]) -> Iterator[slice]:
-    """Yield the rows in batches whose float32 scores make one piece."""
+    """Yield slices of rows; the float32 scores of a slice form one piece."""
     budget = PIECE_BYTES.get(logits.device.type, PIECE_BYTES_ELSEWHERE)
     step = max(1, budget // (4 * logits.shape[1]))
     return (slice(start, start + step) for start in range(0, len(logits), step))

@@ -1,6 +1,6 @@
-"""Teacher targets and the student's cross-entropy: DINO's loss on images, iBOT's on patches.
+"""Teacher targets and the student's cross-entropy: the DINO loss on images, the iBOT loss on patches.
 
-Caron et al., ICCV 2021; Zhou et al., ICLR 2022; both as Oquab et al., TMLR 2024, combine them.
+The losses are from Caron et al., ICCV 2021, and Zhou et al., ICLR 2022, combined as in Oquab et al., TMLR 2024.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from medvit.losses.cross_entropy import cross_entropy_rows, softmax_rows, sum_of
 
 
 class Center(nn.Module):
-    """Running mean of the teacher's logits, so that no prototype attracts all images (Caron et al., ICCV 2021)."""
+    """Running mean of the teacher's logits (Caron et al., ICCV 2021).
+
+    Subtracting it prevents one prototype from attracting all images.
+    """
 
     values: Tensor
 
@@ -28,12 +31,12 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
-        """Return probabilities, centered and sharpened."""
+        """Return the teacher's probabilities, centered and sharpened."""
         return softmax_rows(logits, temperature, self.values)
 
     @torch.no_grad()
     def follow(self, logits: Float[Tensor, "n k"]) -> None:
-        """Update the center with the mean of these logits and those of all other processes."""
+        """Update the center with the mean over these logits and those of all other processes."""
         total, count = (
             summed(sum_of_rows(logits)),
             summed(torch.tensor(float(len(logits)), device=logits.device)),
@@ -43,9 +46,9 @@ class Center(nn.Module):
 
 @torch.no_grad()
 def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iterations: int = 3) -> Float[Tensor, "n k"]:
-    """Return probabilities of each row such that all prototypes are used about equally (Caron et al., NeurIPS 2020).
+    """Return probabilities for each row, balanced so that all prototypes are used about equally (Caron et al. 2020).
 
-    Rows of all processes count together.
+    Rows of all processes are balanced together.
     """
     scores = logits.float() / temperature
     # Subtracting the largest one changes nothing, as all are divided by their sum, and keeps exp within float32.
@@ -62,10 +65,11 @@ def sinkhorn_knopp(logits: Float[Tensor, "n k"], temperature: float, *, iteratio
 def cross_view_loss(
     student: Float[Tensor, "v b k"], targets: Float[Tensor, "w b k"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy over pairs of a target view and another student view; targets come first.
+    """Return the mean cross-entropy over pairs of a target view and a different student view.
 
-    A view is never compared with itself. Of 2 global and n local views, 2 + 2n pairs count; NaN of one view alone.
-    Sums are computed row by row: one float32 product over B x K terms is off by 6e-3 at 65,536 prototypes.
+    The target views are the first student views. A view is never compared with itself: for 2 global and n local views,
+    2 + 2n pairs count. The result is NaN for a single view. Sums are computed row by row, because one float32 product
+    over B x K terms has an error of 6e-3 at 65,536 prototypes.
     """
     counted = different_views(len(targets), len(student), student.device)
     with exactly(student.device):
@@ -86,7 +90,7 @@ def _added_up(targets: Float[Tensor, "w b k"], chosen: Sequence[bool]) -> Float[
 
 
 def different_views(num_targets: int, num_students: int, device: torch.device) -> Bool[Tensor, "w v"]:
-    """Return true for the pairs of a target view and a student view that are not the same view."""
+    """Return a mask that is True for pairs of a target view and a different student view."""
     return ~torch.eye(num_targets, num_students, dtype=torch.bool, device=device)
 
 
@@ -98,9 +102,9 @@ def masked_patch_loss(
     num_crops: int,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy at masked patches (Zhou et al. 2022), divided by the number of crops, masked or not.
+    """Return the cross-entropy over masked patches (Zhou et al. 2022), divided by the number of crops, masked or not.
 
-    `weights` are 1 / the number of masked patches in the crop of each patch.
+    `weights` are 1 / (number of masked patches in the crop) for each patch.
     """
     with exactly(student.device):
         per_patch = cross_entropy_rows(student, targets, temperature)
@@ -108,19 +112,19 @@ def masked_patch_loss(
 
 
 def mask_weights(mask: Bool[Tensor, "b n"]) -> Float[Tensor, "m"]:
-    """Return 1 / the number of masked patches of its crop for each masked patch, in row-major order."""
+    """Return 1 / (number of masked patches in its crop) for each masked patch, in row-major order."""
     counts = mask.sum(dim=1, keepdim=True).clamp(min=1).float()
     return (1.0 / counts).expand(mask.shape)[mask]
 
 
 def relative_entropy(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """Return the mean entropy of rows, as a share of its maximum log K: near 0 or 1, a teacher is uninformative."""
+    """Return the mean entropy of rows as a fraction of its maximum, log K; near 0 or 1, a teacher is uninformative."""
     entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=-1).mean()
     return entropy / torch.tensor(float(probabilities.shape[-1])).log().to(entropy)
 
 
 def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) -> Float[Tensor, ""]:
-    """Return the mean cosine over the pairs of a target view and another student view (SimDINO: Wu et al. 2025)."""
+    """Return the mean cosine over pairs of a target view and a different student view (SimDINO: Wu et al. 2025)."""
     with exactly(student.device):
         student, targets = F.normalize(student.float(), dim=-1), F.normalize(targets.float(), dim=-1)
         pairs = torch.stack([(targets * view).sum(dim=-1).mean(dim=-1) for view in student], dim=1)
@@ -130,7 +134,7 @@ def alignment(student: Float[Tensor, "v b d"], targets: Float[Tensor, "w b d"]) 
 def masked_patch_alignment(
     student: Float[Tensor, "m d"], targets: Float[Tensor, "m d"], weights: Float[Tensor, "m"], *, num_crops: int
 ) -> Float[Tensor, ""]:
-    """Return the cosine at masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
+    """Return the cosine over masked patches, weighted as in `masked_patch_loss` (SimDINOv2: Wu et al., ICML 2025)."""
     with exactly(student.device):
         cosine = F.cosine_similarity(student.float(), targets.float(), dim=-1)
         return (cosine * weights).sum() / num_crops

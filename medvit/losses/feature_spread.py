@@ -1,6 +1,7 @@
 """Regularizers that spread the features of a batch: KoLeo, vMF kernel density, coding rate.
 
-The batch is that of all processes: training on several devices equals training on one with the joint batch.
+The batch is the joint batch of all processes: training on several devices equals training on one device with the joint
+batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ KOLEO_EPSILON = 1e-8
 
 
 def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Return -mean(log d), d the distance of each unit-norm feature to its nearest other (Sablayrolles et al. 2019).
+    """Return -mean(log d), where d is the distance of each unit-norm feature to its nearest neighbor.
+
+    KoLeo (Sablayrolles et al. 2019).
 
     The gradient grows as 1 / d: it explodes for near duplicates, such as neighboring slices. One feature alone gives 0.
     """
@@ -35,8 +38,8 @@ def koleo_loss(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
 def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -> Float[Tensor, ""]:
     """Return mean(log sum_j exp(kappa z_i . z_j)), the log density of unit-norm features under a vMF kernel.
 
-    Minimizing it spreads the features (Zimmermann et al., 2024, Virchow2); a published port has the sign wrong. Its
-    gradient is bounded for equal features.
+    Minimizing it spreads the features (Zimmermann et al., 2024, Virchow2); one published implementation has the wrong
+    sign. The gradient is bounded for equal features.
     """
     with exactly(features.device):
         unit = gathered_with_gradient(F.normalize(features.float(), dim=-1))
@@ -46,7 +49,7 @@ def kernel_density_loss(features: Float[Tensor, "b d"], *, kappa: float = 5.0) -
 def coding_rate(features: Float[Tensor, "v b d"], *, epsilon: float = 0.05) -> Float[Tensor, ""]:
     """Return the mean over views of gamma / 2 log det(I + d / (b epsilon) Z^T Z), gamma = (d + b) / (d b).
 
-    Coding rate (Wu et al., ICML 2025): high if features fill their space; minimize its negative.
+    The coding rate (Wu et al., ICML 2025) is high if features fill their space; its negative is minimized.
     """
     with exactly(features.device):
         values = features.float()

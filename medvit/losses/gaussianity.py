@@ -1,6 +1,6 @@
-"""SIGReg: how far the features of a batch are from a standard normal distribution (Balestriero and LeCun, 2025).
+"""SIGReg: distance of the features of a batch from a standard normal distribution (Balestriero and LeCun, 2025).
 
-The batch is that of all processes: several devices learn what one learns of the joint batch.
+The batch is the joint batch of all processes, so training on several devices equals training on one with that batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_FREQUENCY, NUM_KNOTS = 3.0, 17
 def draw_directions(width: int, count: int, *, device: torch.device | str = "cpu") -> Float[Tensor, "d k"]:
     """Return random unit vectors as columns, the same on every device of a run.
 
-    The leading axis of 1 keeps `JointDraws` from taking the rows for images of the batch.
+    The leading axis of size 1 prevents `JointDraws` from treating the rows as images of the batch.
     """
     return F.normalize(torch.randn(1, width, count, device=device)[0], dim=0)
 
@@ -27,9 +27,9 @@ def draw_directions(width: int, count: int, *, device: torch.device | str = "cpu
 def sigreg(features: Float[Tensor, "b d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, ""]:
     """Return the Epps-Pulley statistic of projected features against N(0, 1), averaged over the directions.
 
-    Along each direction this is the number of samples times the integral over t in [-3, 3] of
-    |ecf(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2), where ecf is the empirical characteristic function (Balestriero and LeCun,
-    2025, sec. 4). It is smallest for samples of N(0, I), with an expectation of 1.05 whatever their number.
+    Along each direction, the statistic is the number of samples times the integral over t in [-3, 3] of |ecf(t) -
+    exp(-t^2 / 2)|^2 exp(-t^2 / 2), where ecf is the empirical characteristic function (Balestriero and LeCun, 2025,
+    sec. 4). It is smallest for samples of N(0, I), with an expectation of 1.05 for any number of samples.
     """
     with exactly(features.device):
         frequencies = torch.linspace(0.0, MAX_FREQUENCY, NUM_KNOTS, device=features.device)

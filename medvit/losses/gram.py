@@ -1,4 +1,4 @@
-"""Gram anchoring: similarities of patches are kept like those of an earlier teacher (Simeoni et al., 2025, DINOv3)."""
+"""Gram anchoring: patch similarities are kept close to those of an earlier teacher (Simeoni et al., 2025, DINOv3)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medvit.distributed import exactly
 def gram_loss(
     student: Float[Tensor, "b n d"], anchor: Float[Tensor, "b n e"], *, clip_negative: bool = True
 ) -> Float[Tensor, ""]:
-    """Return the mean squared difference of the cosines between the patches of each image.
+    """Return the mean squared difference between student and anchor of the cosines between patches of each image.
 
-    Only relations count: rotating or scaling all features has no effect, and widths may differ.
-    `clip_negative` sets negative cosines to zero.
+    Only similarities between patches count: rotating or scaling all features has no effect, and the widths of student
+    and anchor may differ. `clip_negative` sets negative cosines to zero.
     """
     with exactly(student.device):
         own, wanted = gram(student), gram(anchor)

@@ -1,4 +1,4 @@
-"""Losses of fine-tuning: cross-entropy for images, Dice with cross-entropy for voxels."""
+"""Losses for fine-tuning: cross-entropy for images, Dice plus cross-entropy for voxels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanced: bool) -> Loss:
-    """Return the cross-entropy of logits (B, L) and class indices (B,).
+    """Return the cross-entropy loss for logits (B, L) and class indices (B,).
 
     `balanced` weights each class by its inverse frequency, so that all classes count equally.
 
@@ -35,10 +35,10 @@ def classification_loss(class_counts: Sequence[int], *, smoothing: float, balanc
 
 
 def segmentation_loss() -> Loss:
-    """Return soft Dice of the foreground classes over the batch plus cross-entropy.
+    """Return the sum of soft Dice (foreground classes, over the batch) and cross-entropy.
 
-    For logits (B, L, *S) and classes (B, *S). Dice over the batch rather than the image is stable if a crop has few
-    pixels of a class (Isensee et al. 2021). Pixels of the class `IGNORED` count in neither.
+    It applies to logits (B, L, *S) and classes (B, *S). Dice over the batch rather than over each image is stable if a
+    crop has few pixels of a class (Isensee et al. 2021). Pixels of the class `IGNORED` do not count.
     """
     from monai.losses.dice import DiceCELoss, DiceLoss
 

@@ -1,19 +1,19 @@
-"""Metrics of predictions, one per module: training, evaluation and probes share each definition.
+"""Metrics of predictions, one per module, so that training, evaluation and probes share each definition.
 
-The contract. A module of this room, or of another package that extends it (`medvit.registry`), with a `METRIC` is a
-metric. It has a name, a title, its meaning in a sentence, a unit, and the better direction; its type determines its
-input: `ClassMetric` of the classes of all images, `MaskMetric` of the masks of one image and class, `VolumeMetric` of
-the volumes of one class in all images, `FeatureMetric` of the features of images. Reports, `metrics.json`, MLflow and
-the terminal take names and meanings from there and name no metric themselves. Adding one is adding a file and its test
+A metric is a module of this package, or of another package that extends it (`medvit.registry`), with a constant
+`METRIC`. It has a name, a title, an explanation in one sentence, a unit, and whether higher or lower is better. Its
+type determines its input: `ClassMetric` the classes of all images, `MaskMetric` the masks of one image and class,
+`VolumeMetric` the volumes of one class in all images, `FeatureMetric` the features of images. Reports, `metrics.json`,
+MLflow and the terminal use these names and explanations and contain no others. To add a metric, add a file and its test
 (docs/how-to/add-a-metric.md).
 
-The number itself is a pure function of the truth, which comes first, and the prediction. It takes NumPy arrays and
-returns a float, or an array with one value per class. It is NaN if undefined, as the AUROC of a class without cases,
-without a warning. The docstring of the file gives its range and the source of the definition.
+The value is computed by a pure function of the truth (first argument) and the prediction. The function accepts NumPy
+arrays and returns a float, or an array with one value per class. If the value is undefined, as the AUROC of a class
+without cases, it is NaN without a warning. The docstring of the file states its range and the source of the definition.
 
-Metrics of classification are written in NumPy: a bootstrap computes them thousands of times, and a call of scikit-learn
-spends nearly all of its time on checking the input. Tests compare each with scikit-learn or MONAI. Nothing heavier than
-NumPy is imported before a function needs it.
+Classification metrics are written in NumPy, because a bootstrap computes them thousands of times, and scikit-learn
+spends nearly all of the time of a call on checking the input. Tests compare each metric with scikit-learn or MONAI.
+Libraries larger than NumPy are imported only in the functions that use them.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ LAST = 1000
 
 @dataclass(frozen=True)
 class Classified:
-    """Truth (N,) and probabilities (N, L) of N images; `positive` is the index of one of two classes.
+    """Truth (N,) and probabilities (N, L) of N images; `positive` is the index of the positive class if there are two.
 
-    The predicted class of an image is the most probable one: of two, the one above 0.5.
+    The predicted class of an image is the most probable one; of two classes, the one with a probability above 0.5.
     """
 
     truth: Int[Array, "n"]
@@ -72,18 +72,18 @@ class Classified:
 
     @cached_property
     def by_score(self) -> list[tuple[Float[Array, "t"], Float[Array, "t"]]]:
-        """Number of cases and controls of each of `targets` at each distinct probability, in ascending order."""
+        """Number of cases and controls at each distinct probability, in ascending order, for each of `targets`."""
         return [counts_by_score(self.truth == label, self.probabilities[:, label]) for label in self.targets]
 
     @property
     def targets(self) -> Sequence[int]:
-        """Classes that are compared with the rest: the positive one of two, else all."""
+        """Classes that are compared with all others: the positive one of two classes, else every class."""
         return [self.positive] if len(self.classes) == 2 else range(len(self.classes))
 
 
 @dataclass(frozen=True)
 class MaskPair:
-    """True and predicted mask (*S) of a class, and the distance of neighboring voxels along each axis."""
+    """True and predicted mask (*S) of a class, and the voxel size along each axis."""
 
     true: Bool[Array, "*s"]
     found: Bool[Array, "*s"]
@@ -94,7 +94,7 @@ class MaskPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Name of a metric, and its meaning for readers of a report."""
+    """Name of a metric, and its explanation for readers of a report."""
 
     name: str
     """Its key in `metrics.json`, unless it has a unit."""
@@ -121,19 +121,19 @@ class Metric:
             )
 
     def key(self, unit: LengthUnit = "mm") -> str:
-        """Key in `metrics.json`, with the unit of lengths."""
+        """Return the key of the metric in `metrics.json`, with the unit of lengths."""
         own = unit if self.unit == "mm" else self.unit
         return f"{self.name}_{own}" if own else self.name
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All possible keys."""
+        """All keys that the metric can have."""
         return tuple(dict.fromkeys((self.key("mm"), self.key("px"))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetric(Metric):
-    """Metric of a classification, over all images."""
+    """Classification metric, computed over all images."""
 
     task = "classification"
     is_per_image = False
@@ -152,7 +152,7 @@ class ClassMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMetric(Metric):
-    """Metric of a segmentation, per image and class; NaN if it does not count."""
+    """Segmentation metric, computed per image and class; an image with NaN does not count."""
 
     task = "segmentation"
     is_per_image = True
@@ -172,7 +172,7 @@ class VolumeMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMetric(Metric):
-    """Metric of the features (N, D) of N images, without labels."""
+    """Metric of the features (N, D) of N images, which uses no labels."""
 
     task = "representation"
     is_per_image = False
@@ -195,13 +195,16 @@ def keys_of(kind: type[Metric]) -> frozenset[str]:
 
 
 def metric_of(key: str) -> Metric | None:
-    """Return the metric of a key of `metrics.json`, as `dice.liver` or `patient_auroc`; None if unknown."""
+    """Return the metric of a key of `metrics.json`, such as `dice.liver` or `patient_auroc`; None if unknown."""
     own = key.partition(".")[0].removeprefix(PATIENT_PREFIX)
     return next((metric for metric in metrics(Metric) if own in metric.keys), None)
 
 
 def metric_title(key: str, positive: str = "") -> str:
-    """Return a key in words: `dice.liver` is "Dice, liver"; a metric of one of two classes names the positive one."""
+    """Return a key in words, such as "Dice, liver" for `dice.liver`.
+
+    If there are two classes, the positive one is named.
+    """
     own, _, part = key.partition(".")
     metric, bare = metric_of(key), own.removeprefix(PATIENT_PREFIX)
     unit = "" if metric is None else UNITS[bare.removeprefix(metric.name).removeprefix("_")]
@@ -212,6 +215,6 @@ def metric_title(key: str, positive: str = "") -> str:
 
 
 def is_of_positive(key: str) -> bool:
-    """Whether a metric, over images or patients, depends on the positive class of two."""
+    """Return whether a metric (over images or patients) depends on which of two classes is the positive one."""
     metric = metric_of(key)
     return "." not in key and isinstance(metric, ClassMetric) and metric.is_of_positive

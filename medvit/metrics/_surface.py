@@ -1,4 +1,4 @@
-"""Masks in MONAI's form for surface distances, cropped to their common box."""
+"""Masks in the form that MONAI requires for surface distances, cropped to their common bounding box."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def boxed(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> tuple[Tensor, Tensor]:
-    """Return prediction and truth (1, 1, *T), cropped to their common box, which holds all surfaces.
+    """Return prediction and truth (1, 1, *T), cropped to their common bounding box, which contains all surfaces.
 
     The box has a margin of one voxel, so that surfaces at its faces are inside it too.
     """

@@ -1,4 +1,4 @@
-"""Cases and controls at each distinct score, from which metrics over all thresholds are computed."""
+"""Number of cases and controls at each distinct score, from which metrics over all thresholds are computed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Accuracy, the share of images whose predicted class is the true one: 0 to 1, higher is better.
+"""Accuracy, the fraction of images whose predicted class is the true one: 0 to 1, higher is better.
 
-Classification, over all images. It rewards choosing the most frequent class; see `balanced_accuracy`.
+It applies to classification, over all images. Always predicting the most frequent class may give a high accuracy; see
+`balanced_accuracy`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from medvit.metrics import ClassMetric
 
 
 def accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
-    """Compute the share of images whose predicted class is the true one; NaN without images."""
+    """Compute the fraction of images whose predicted class is the true one; NaN without images."""
     return float((chosen == truth).mean()) if len(truth) else float("nan")
 
 

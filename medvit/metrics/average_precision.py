@@ -1,7 +1,7 @@
 """Average precision, the step-wise area under the precision-recall curve: 0 to 1, higher is better.
 
-Classification, over all images; by chance it is the share of cases. The curve is not interpolated linearly, which would
-overestimate the area (Davis and Goadrich, ICML 2006).
+It applies to classification, over all images. For random scores, its expectation is the fraction of cases. The curve is
+not interpolated linearly, which would overestimate the area (Davis and Goadrich, ICML 2006).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from medvit.metrics._thresholds import counts_by_score
 
 
 def average_precision(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> float:
-    """Compute the mean precision at each threshold, weighted by the cases it adds, without interpolation.
+    """Compute the mean of the precision at each threshold, weighted by the number of cases added at that threshold.
 
     NaN without a case.
     """
@@ -23,7 +23,7 @@ def average_precision(positive: Bool[Array, "n"], scores: Float[Array, "n"]) -> 
 
 
 def mean_precision(cases: Float[Array, "t"], controls: Float[Array, "t"]) -> float:
-    """Compute average precision of the cases and controls at each distinct score, in ascending order of score."""
+    """Compute average precision from the numbers of cases and controls at each distinct score, in ascending order."""
     cases, controls = cases[::-1], controls[::-1]
     found = np.cumsum(cases)
     num_cases = cases.sum()

@@ -1,10 +1,11 @@
 """Balanced accuracy, the mean of the sensitivities of the classes: 0 to 1, higher is better.
 
-Classification, over all images. By chance it is one over the number of classes, however frequent each is (Brodersen et
-al., ICPR 2010).
+It applies to classification, over all images. For random predictions, its expectation is one over the number of
+classes, whatever their frequencies (Brodersen et al., ICPR 2010).
 
-Not scikit-learn's balanced_accuracy_score, which tests compare it with: that lacks the contribution of each image,
-which the guard needs to compare two readings as pairs, and takes 740 us for 256 images of 4 classes instead of 8 us.
+scikit-learn's balanced_accuracy_score, with which tests compare it, is not used: it does not give the contribution of
+each image, which the guard requires to compare two evaluations pairwise, and it takes 740 us for 256 images of 4
+classes instead of 8 us.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from medvit.metrics.sensitivity import sensitivity
 
 
 def shares_of_balanced_accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> Float[Array, "n"]:
-    """Compute the contribution of each image to the balanced accuracy of the classes in the truth; they sum to it.
+    """Compute the contribution of each image to the balanced accuracy over the true classes.
 
-    No confusion matrix is built, so that there may be as many classes as images.
+    The contributions sum to it.
+
+    No confusion matrix is built, so the number of classes may be as large as the number of images.
     """
     members = np.bincount(truth)
     return (chosen == truth) / (members[truth] * float((members > 0).sum()))
 
 
 def balanced_accuracy(truth: Int[Array, "n"], chosen: Int[Array, "n"]) -> float:
-    """Compute the mean sensitivity of the classes in the truth; NaN without images."""
+    """Compute the mean sensitivity over the true classes; NaN without images."""
     return float(shares_of_balanced_accuracy(truth, chosen).sum()) if len(truth) else float("nan")
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrix, from which sensitivity, specificity, F1 and kappa derive."""
+"""Confusion matrix, from which sensitivity, specificity, F1 and kappa are computed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def confusion_matrix(truth: Int[Array, "n"], chosen: Int[Array, "n"], num_classe
 
 
 def ratio(part: Int[Array, "l"], whole: Int[Array, "l"]) -> Float[Array, "l"]:
-    """Divide counts; NaN if the total is 0."""
+    """Divide counts elementwise; NaN if the total is 0."""
     with np.errstate(invalid="ignore"):
         return part / whole

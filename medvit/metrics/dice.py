@@ -1,6 +1,7 @@
 """Dice coefficient, the overlap of two masks: 0 to 1, higher is better.
 
-Segmentation, per image and class: 2 |A and B| / (|A| + |B|), NaN if both are empty (Dice, Ecology 1945).
+It applies to segmentation, per image and class: 2 |A and B| / (|A| + |B|); NaN if both masks are empty (Dice, Ecology
+1945).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Counts = TypeVar("Counts", "Array[Any, Any]", "Tensor")
 
 
 def dice_from_counts(intersection: Counts, total: Counts) -> Counts:
-    """Compute Dice from the intersection and the sum of the voxels of both masks, element by element."""
+    """Compute Dice, element by element, from the intersection and the sum of voxels of both masks."""
     with np.errstate(invalid="ignore"):
         return 2 * intersection / total
 
@@ -32,7 +33,7 @@ def dice(true: Bool[Array, "*s"], given: Bool[Array, "*s"]) -> float:
 
 
 def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes: int) -> Float[Tensor, "b 2 f"]:
-    """Count the intersection and the sum of the voxels of both label maps, per image and foreground class."""
+    """Count the intersection and the sum of voxels of both label maps, per image and foreground class."""
     import torch
 
     pairs = []
@@ -45,9 +46,9 @@ def overlaps(truth: Int[Tensor, "b *s"], found: Int[Tensor, "b *s"], num_classes
 
 
 def mean_dice(intersection: Counts, total: Counts) -> float:
-    """Compute the mean Dice of all images and classes, skipping classes in neither mask of an image.
+    """Compute the mean Dice over all images and classes, skipping classes that neither mask of an image contains.
 
-    NaN if all are skipped.
+    The result is NaN if all classes are skipped.
     """
     defined = total > 0
     return float(dice_from_counts(intersection, total)[defined].mean()) if defined.any() else float("nan")

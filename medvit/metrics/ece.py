@@ -1,6 +1,7 @@
-"""Expected calibration error (ECE) and the reliability bins it sums: 0 to 1, lower is better.
+"""Expected calibration error (ECE) and the reliability bins it is computed from: 0 to 1, lower is better.
 
-Classification, over all images (Guo et al., ICML 2017). Confidence is the probability of the most probable class.
+It applies to classification, over all images (Guo et al., ICML 2017). The confidence is the probability of the most
+probable class.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ NUM_BINS = 10
 
 
 def expected_calibration_error(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> float:
-    """Compute the mean over images of |accuracy - confidence| of their bin."""
+    """Compute the mean, over images, of |accuracy - confidence| of the bin of each image."""
     return float(
         sum(share * abs(accuracy - confidence) for confidence, accuracy, share in reliability(truth, probabilities))
     )
 
 
 def reliability(truth: Int[Array, "n"], probabilities: Float[Array, "n l"]) -> list[tuple[float, float, float]]:
-    """Return mean confidence, accuracy, and share of images of each non-empty bin."""
+    """Return mean confidence, accuracy, and fraction of images for each non-empty bin."""
     confidence = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)

@@ -1,7 +1,7 @@
 """Effective rank, the number of directions that features use: from 1, higher is better.
 
-Representation, over all images (Roy and Vetterli, EUSIPCO 2007); as RankMe (Garrido et al., ICML 2023) it assesses
-representations without labels. As there, features are not centered: identical features have rank 1.
+It measures representations, over all images (Roy and Vetterli, EUSIPCO 2007), without labels, as RankMe does (Garrido
+et al., ICML 2023). As there, features are not centered, so identical features have rank 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def effective_rank(features: Float[Tensor, "n d"]) -> float:
-    """Compute exp of the entropy of the singular values, as shares of their sum; NaN if a feature is not finite."""
+    """Compute exp of the entropy of the normalized singular values (which sum to 1); NaN if a feature is not finite."""
     import torch
 
     if not torch.isfinite(features).all():

@@ -1,8 +1,8 @@
 """Hausdorff distance, 95th percentile (HD95), of the surfaces of two masks: from 0, lower is better.
 
-Segmentation, per image and class, by MONAI, in the unit of the spacing. NaN if both masks are empty. If one is
-empty, it is the diagonal of the image: a miss must not improve the mean. Huttenlocher et al. (IEEE TPAMI 1993); the
-percentile as in BraTS (Menze et al., IEEE TMI 2015).
+It applies to segmentation, per image and class; it is computed by MONAI, in the unit of the spacing. It is NaN if both
+masks are empty. If only one is empty, it is the diagonal of the image, because a missed structure must not improve the
+mean. Distance: Huttenlocher et al. (IEEE TPAMI 1993); percentile: as in BraTS (Menze et al., IEEE TMI 2015).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medvit.metrics._surface import boxed
 
 
 def hd95(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float, ...]) -> float:
-    """Compute the 95th percentile of the distances from each surface to the other, of the two directions the larger."""
+    """Compute the 95th percentile of surface distances in both directions, and return the larger one."""
     if not true.any() or not given.any():
         is_missed = bool(true.any() or given.any())
         return float(np.linalg.norm(np.array(true.shape) * np.array(spacing))) if is_missed else float("nan")

@@ -1,6 +1,6 @@
-"""Quadratically weighted kappa, agreement in grade beyond chance: -1 to 1, higher is better, 0 by chance.
+"""Quadratically weighted kappa, agreement in grade beyond chance: -1 to 1, higher is better, 0 for chance agreement.
 
-Classification of ordered grades, over all images (Cohen, Psychological Bulletin 1968).
+It applies to classification of ordered grades, over all images (Cohen, Psychological Bulletin 1968).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from medvit.metrics import ClassMetric
 
 
 def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
-    """Compute kappa of a confusion matrix in which an error costs the square of its size in grades.
+    """Compute kappa of a confusion matrix, where an error is weighted by the square of its size in grades.
 
-    `grades` are the numbers of the classes. NaN if chance agreement is perfect, as with images of only one grade.
+    `grades` are the numbers of the classes. The result is NaN if chance agreement is perfect, as for images of a single
+    grade.
     """
     grade = np.array(grades)
     cost = np.square(grade[:, None] - grade[None, :])
@@ -27,7 +28,7 @@ def quadratic_kappa(counts: Int[Array, "l l"], grades: Sequence[int]) -> float:
 
 
 def are_grades(classes: Sequence[str]) -> bool:
-    """Whether classes are more than two grades, that is, numbers."""
+    """Return whether classes are grades: numbers, and more than two of them."""
     return len(classes) > 2 and all(name.lstrip("-").isdigit() for name in classes)
 
 

@@ -1,6 +1,6 @@
-"""Mean cosine of the features of two images, from -1 to 1; lower is better: at 1 all images look alike.
+"""Mean cosine similarity between the features of two images: -1 to 1, lower is better; 1 if all features are equal.
 
-Representation, over all pairs of different images.
+It measures representations, over all pairs of different images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def mean_cosine(features: Float[Tensor, "n d"]) -> float:
-    """Compute the mean cosine of two different images."""
+    """Compute the mean cosine similarity over all pairs of different images."""
     from torch.nn import functional as F
 
     unit = F.normalize(features.double(), dim=-1)

@@ -1,7 +1,8 @@
-"""Normalized surface Dice (NSD), the share of two surfaces that is near the other: 0 to 1, higher is better.
+"""Normalized surface Dice (NSD), the fraction of two surfaces that is near the other surface: 0 to 1, higher is better.
 
-Segmentation, per image and class, by MONAI (Nikolov et al., Journal of Medical Internet Research 2021). NaN if both
-masks are empty, 0 if one is: a miss must not improve the mean.
+It applies to segmentation, per image and class; it is computed by MONAI (Nikolov et al., Journal of Medical Internet
+Research 2021). It is NaN if both masks are empty, and 0 if only one is, because a missed structure must not improve the
+mean.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from medvit.metrics._surface import boxed
 
 
 def nsd(true: Bool[Array, "*s"], given: Bool[Array, "*s"], spacing: tuple[float, ...], tolerance: float) -> float:
-    """Compute the share of both surfaces that is within `tolerance` of the other, in the unit of the spacing."""
+    """Compute the fraction of both surfaces within `tolerance` of the other surface, in the unit of the spacing."""
     if not true.any() or not given.any():
         return 0.0 if true.any() or given.any() else float("nan")
     from monai.metrics import compute_surface_dice

@@ -1,6 +1,6 @@
-"""Sensitivity (recall), the share of the images of a class that are predicted as it: 0 to 1, higher is better.
+"""Sensitivity (recall), the fraction of the images of a class predicted as this class: 0 to 1, higher is better.
 
-Classification, over all images, each class against the rest (Yerushalmy, Public Health Reports 1947).
+It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medvit.metrics.confusion import ratio
 
 
 def sensitivity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute for each class the share of its images that are predicted as it; NaN for a class without images."""
+    """Compute, for each class, the fraction of its images that are predicted as it; NaN for a class without images."""
     return ratio(np.diag(counts), counts.sum(axis=1))
 
 

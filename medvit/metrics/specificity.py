@@ -1,6 +1,6 @@
-"""Specificity, the share of images of the other classes that are not predicted as a class: 0 to 1, higher is better.
+"""Specificity, the fraction of images of other classes that are not predicted as a class: 0 to 1, higher is better.
 
-Classification, over all images, each class against the rest (Yerushalmy, Public Health Reports 1947).
+It applies to classification, over all images, each class against the others (Yerushalmy, Public Health Reports 1947).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medvit.metrics.confusion import ratio
 
 
 def specificity(counts: Int[Array, "l l"]) -> Float[Array, "l"]:
-    """Compute for each class the share of the other images that are not predicted as it; NaN if there are no others."""
+    """Compute, for each class, the fraction of other images not predicted as it; NaN if there are no others."""
     others = counts.sum() - counts.sum(axis=1)
     given = counts.sum(axis=0) - np.diag(counts)
     return ratio(others - given, others)

@@ -1,6 +1,6 @@
-"""Volume bias, the mean of found minus true volume, in mL: 0 is best.
+"""Volume bias, the mean of predicted minus true volume, in mL: 0 is best.
 
-Segmentation of volumes, over all images, each class by itself (Bland and Altman, The Lancet 1986).
+It applies to segmentation of volumes, over all images, for each class (Bland and Altman, The Lancet 1986).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from medvit.metrics import VolumeMetric
 
 
 def volume_bias(true_ml: Float[Array, "n"], found_ml: Float[Array, "n"]) -> float:
-    """Compute the mean of found minus true volume; NaN without images."""
+    """Compute the mean of predicted minus true volume; NaN without images."""
     bias = found_ml - true_ml
     return float(bias.mean()) if bias.size else float("nan")
 

@@ -1,1 +1,1 @@
-"""Models: a backbone with its head, for images and for slides; embeddings of tiles."""
+"""Models: a backbone with its head, for images and for slides, and embeddings of tiles."""

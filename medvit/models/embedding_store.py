@@ -1,7 +1,7 @@
-"""Storage of tile embeddings: `FOLDER/KEY/SLIDE.npy`, float16 (N, D), written once and shared by runs.
+"""Storage of tile embeddings: `FOLDER/KEY/SLIDE.npy`, float16 (N, D), written once and shared between runs.
 
-`KEY` is the hash of everything that an embedding depends on: weights, preprocessing, choice of tokens. Plain arrays,
-since floats hardly compress; any tool opens them, and they are read here by rows, never whole.
+`KEY` is the hash of everything that an embedding depends on: weights, preprocessing, and choice of tokens. Files are
+plain arrays, since floats hardly compress; any program can open them, and medvit reads only the requested rows.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Embeddings:
         return self.num_tiles
 
     def to(self, device: torch.device | str) -> Embeddings:
-        """Return the same embeddings for another device."""
+        """Return the same embeddings with another target device."""
         return replace(self, device=device)
 
     def take(self, indices: Tensor) -> Float[Tensor, "m d"]:
-        """Return rows (M, D) as float32, in the order of the indices, without reading others.
+        """Return rows (M, D) as float32, in the order of the indices, without reading other rows.
 
         Raises:
-            DataError: If the file has become shorter.
+            DataError: If the file is shorter than expected.
         """
         import torch
 
@@ -73,18 +73,18 @@ class Embeddings:
         size = self.width * DTYPE.itemsize
         found = os.pread(file.fileno(), count * size, self.offset + first * size)
         if len(found) != count * size:
-            raise DataError(f"{self.path} is truncated; remove it, and it is written again")
+            raise DataError(f"{self.path} is truncated; remove the file, and the next run writes it again")
         return np.frombuffer(found, DTYPE).reshape(count, self.width)
 
 
 class EmbeddingStore:
-    """Embeddings of one kind in a folder: `facts` describe what they depend on, for people, and `key` is its hash."""
+    """Folder of embeddings of one kind; `facts` describe what they depend on, and `key` is the hash of these facts."""
 
     def __init__(self, folder: Path, key: str, facts: Mapping[str, object]) -> None:
         self.folder, self.facts = folder / key, facts
 
     def get(self, slide: str, num_tiles: int) -> Embeddings | None:
-        """Return the embeddings of a slide under its name; None if they are missing or damaged."""
+        """Return the embeddings of a slide, stored under its name; None if they are missing or damaged."""
         path = self.path(slide)
         if not path.is_file():
             return None
@@ -97,16 +97,16 @@ class EmbeddingStore:
             shape, dtype, offset = (), DTYPE, 0
         whole = len(shape) == 2 and path.stat().st_size == offset + int(np.prod(shape)) * dtype.itemsize
         if not whole or dtype != DTYPE or shape[0] != num_tiles:
-            log.warning("%s is damaged and is written again", path)
+            log.warning("%s is damaged; the embeddings are computed again", path)
             return None
         return Embeddings(path, num_tiles, shape[1], offset)
 
     @contextmanager
     def writing(self, slide: str, num_tiles: int, width: int) -> Iterator[Writer]:
-        """Write the embeddings of a slide in parts; the file appears when it is complete.
+        """Return a context that writes the embeddings of a slide in parts; the file appears when it is complete.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If the file cannot be written.
         """
         path = self.path(slide)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -126,7 +126,7 @@ class EmbeddingStore:
                 partial.unlink(missing_ok=True)
 
     def path(self, slide: str) -> Path:
-        """Location of the embeddings of a slide."""
+        """Return the path of the embeddings of a slide."""
         return self.folder / f"{slide}.npy"
 
     def _make(self) -> None:
@@ -137,7 +137,7 @@ class EmbeddingStore:
 
 
 class Writer:
-    """Writer that appends rows to a file."""
+    """Writer that appends rows to the file of a slide."""
 
     def __init__(self, file: IO[bytes], width: int) -> None:
         self._file, self.width, self.num_written = file, width, 0

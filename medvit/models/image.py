@@ -25,7 +25,7 @@ from medvit.transforms.padding import pad_about, pad_to_multiple
 
 
 class AppliesTo(Config):
-    """Series of a study that a model applies to."""
+    """Criteria for the series of a study to which a model applies."""
 
     modality: str | None = None
     """DICOM modality (0008,0060) of the series, such as CT or MR. Unset: the modality of the
@@ -38,7 +38,7 @@ class AppliesTo(Config):
 
 
 class ModelConfig(Config):
-    """Configuration of a fine-tuned model, saved in its checkpoint: enough to rebuild it."""
+    """Configuration of a fine-tuned model, which its checkpoint stores and from which it can be rebuilt."""
 
     kind: Literal["classification", "segmentation"]
     """Task: a class per image, or a class per voxel."""
@@ -84,7 +84,7 @@ class Model(nn.Module):
         """Return the model of a fine-tuned checkpoint, ready for inference.
 
         Raises:
-            CheckpointError: If the checkpoint is a bare backbone or its weights do not fit its description.
+            CheckpointError: If the checkpoint is only a backbone, or if its weights do not match its description.
         """
         checkpoint.require("classification", "segmentation")
         config = ModelConfig.parse_saved(of_earlier_version(checkpoint.model), source=str(checkpoint.folder))
@@ -105,9 +105,10 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b l *t"]:
-        """Return float32 probabilities, with a sliding window and mirrored passes if configured.
+        """Return float32 probabilities, using a sliding window and mirrored passes if configured.
 
-        A classification of an image larger than the crops it was trained on is the mean over crops that cover it.
+        For classification of an image larger than the training crops, they are the mean over crops that cover the
+        image.
         """
         is_dense = self.config.kind == "segmentation"
         passes = []
@@ -118,16 +119,16 @@ class Model(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Blocks of the backbone, for layer-wise learning rates."""
+        """Number of blocks of the backbone, for layer-wise learning rates."""
         return self.backbone.depth
 
     @property
     def is_trained_whole(self) -> bool:
-        """Whether training changes every weight, so that no adapter is stored separately."""
+        """Whether training changes every weight, in which case no separate adapter is stored."""
         return all(weight.requires_grad for weight in self.parameters())
 
     def adapter_state(self) -> Tree:
-        """Return the weights that training changes: the head and all backbone weights that require a gradient."""
+        """Return the weights that training changes: the head, and all backbone weights that require a gradient."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in self.state_dict().items() if name in trained}
 
@@ -154,7 +155,7 @@ class Model(nn.Module):
         return logits[inside].softmax(dim=1)
 
     def _windows(self, pixels: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Crops of the training size, evenly spread over the image, which they cover."""
+        """Yield crops of the training size, evenly spread so that they cover the image."""
         roi = self.config.roi or ()
         starts = []
         for side, window in zip(pixels.shape[2:], roi, strict=True):

@@ -1,8 +1,8 @@
-"""Export of checkpoints: a backbone as a timm model, a low-rank adapter in the format of huggingface/peft.
+"""Export of checkpoints: a backbone as a timm model, or a low-rank adapter in the format of huggingface/peft.
 
-Both are folders that these libraries load without medvit. They compute the features (B, P + N, D) of the backbone after
-its last norm, prefix tokens first; heads are medvit's own and are not written. Inputs must be preprocessed as in
-training: `preprocess.json`, written beside the weights, describes how.
+Both are folders that these libraries load without medvit. The exported models compute the features (B, P + N, D) of the
+backbone after its last norm, with prefix tokens first. Heads are specific to medvit and are not exported. Inputs must
+be preprocessed as in training, which `preprocess.json`, written next to the weights, describes.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ UNADAPTED = {
 
 
 def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
-    """Write the backbone of a checkpoint, adapters merged, as a folder that timm loads; return the folder.
+    """Write the backbone of a checkpoint, with adapters merged, as a folder that timm loads; return the folder.
 
-    `timm.create_model("local-dir:FOLDER", pretrained=True)` builds it with its weights and arguments. Positions are
-    written out for images of `image_size` (side, or rows and columns); if unset, the training size in the checkpoint,
-    else 224. Transformers with rotary positions take any size.
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model with its weights and arguments. Position
+    embeddings are written out for images of `image_size` (side, or rows and columns); if it is unset, for the training
+    size in the checkpoint, else 224. Transformers with rotary positions accept any size.
 
     Raises:
         CheckpointError: If timm has no such transformer (as for volumes) or gives other features for it, or the weights
             do not fit their description.
-        ConfigError: If the image is not whole patches.
+        ConfigError: If a side of the image is not a multiple of the patch size.
         OutputError: If the folder is not empty.
     """
     config, backbone = _backbone_of(checkpoint)
@@ -61,13 +61,13 @@ def to_timm(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tuple[int, int] | None = None) -> Path:
     """Write the LoRA or ExPLoRA adapter of a checkpoint for huggingface/peft; return the folder.
 
-    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model: the public one that training started
-    from, or `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. Modules that
-    ExPLoRA trained fully are among `modules_to_save`. `image_size` is that of the base, as for `to_timm`.
+    `peft.PeftModel.from_pretrained(model, FOLDER)` applies it to a timm model: to the public model that training
+    started from, or to `timm.create_model("local-dir:FOLDER/base", pretrained=True)`, which is written as well. Modules
+    that ExPLoRA trained fully are among `modules_to_save`. `image_size` is that of the base model, as for `to_timm`.
 
     Raises:
-        CheckpointError: If the checkpoint has no such adapter or peft cannot hold it, or for the reasons of `to_timm`.
-        ConfigError: If the image is not whole patches.
+        CheckpointError: If the checkpoint has no such adapter, if peft does not support it, or as for `to_timm`.
+        ConfigError: If a side of the image is not a multiple of the patch size.
         OutputError: If the folder is not empty.
     """
     config, backbone = _backbone_of(checkpoint)
@@ -86,7 +86,7 @@ def to_peft(checkpoint: Checkpoint, folder: str | Path, *, image_size: int | tup
 
 @dataclass(frozen=True)
 class _Adapter:
-    """Weights of a backbone that training changed: low-rank factors, and fully trained ones."""
+    """Weights of a backbone that training changed: low-rank factors, and fully trained weights."""
 
     way: LoraConfig | ExploraConfig
     state: Mapping[str, Tensor]
@@ -97,10 +97,10 @@ class _Adapter:
         return sorted(name.removesuffix(LOW_RANK[0]) for name in self.state if name.endswith(LOW_RANK[0]))
 
     def whole_modules(self) -> tuple[str, ...]:
-        """Modules with all weights trained, none inside another.
+        """Return the modules whose weights were all fully trained; none of them is inside another.
 
         Raises:
-            CheckpointError: If a weight is outside of any module, or in one with low-rank updates too.
+            CheckpointError: If a weight is outside of any module, or in a module that also has low-rank updates.
         """
         whole = [name for name in self.state if not name.endswith(LOW_RANK)]
         bare = sorted(name for name in whole if "." not in name)
@@ -120,7 +120,7 @@ class _Adapter:
         return outermost
 
     def base(self, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the layers without their updates, from those with them."""
+        """Return the weights of the layers without their low-rank updates, from the merged weights."""
         scale = self.way.alpha / self.way.rank
         found = {}
         for layer in self.layers:
@@ -147,7 +147,7 @@ class _Adapter:
 
 
 class _Described(Config):
-    """Description of the backbone in a checkpoint of any kind."""
+    """Part of a checkpoint's configuration that describes the backbone."""
 
     backbone: BackboneChoice
     peft: OptionalPeftChoice = None
@@ -159,7 +159,7 @@ def _described(checkpoint: Checkpoint) -> _Described:
 
 
 def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
-    """Return the backbone of a checkpoint of any kind, with its merged weights, and its description."""
+    """Return the description of the backbone of a checkpoint of any kind, and the backbone with its merged weights."""
     config = _described(checkpoint).backbone.without_weights()
     backbone = config.build()
     try:
@@ -171,7 +171,7 @@ def _backbone_of(checkpoint: Checkpoint) -> tuple[BackboneConfig, Backbone]:
 
 
 def _of_backbone(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the backbone's weights, under its names; a model with a head has others beside them."""
+    """Return the weights of the backbone under its names, without those of a head."""
     if checkpoint.kind == "backbone":
         return dict(weights)
     prefix = "backbone."
@@ -200,7 +200,7 @@ def _why_not(way: PeftConfig | None) -> str:
 
 
 def _sides(checkpoint: Checkpoint, config: BackboneConfig, asked: int | tuple[int, int] | None) -> tuple[int, ...]:
-    """Return the requested rows and columns, else those of the training images, else of the learned positions."""
+    """Return the requested image size, else the training size, else the size for which positions were learned."""
     learned = config.image_size if isinstance(config, VitConfig) and config.positions == "learned" else None
     known = (asked, checkpoint.model.get("roi"), checkpoint.preprocess.get("size"), learned, IMAGE_SIDE)
     size = next(one for one in known if one is not None)
@@ -214,7 +214,7 @@ def _checked(backbone: Backbone, config: BackboneConfig, image_size: tuple[int, 
 
 
 def _inside(modules: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes of the names of weights in some modules."""
+    """Return the prefixes of the names of weights inside these modules."""
     return tuple(f"{name}." for name in modules)
 
 

@@ -1,4 +1,4 @@
-"""Model of whole slides: a frozen backbone that embeds tiles, and several heads whose logits are averaged."""
+"""Model for whole slides: a frozen backbone that embeds tiles, and several heads whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNK = 4096
 
 
 class TileSpec(Config):
-    """Tiles that a model was trained on."""
+    """Size and scale of the tiles that a model was trained on."""
 
     size: Count
     """Side in pixels."""
@@ -46,10 +46,10 @@ class TileSpec(Config):
     """Tiles with one of these flags are excluded."""
 
     def require(self, grid: TileGrid, row: Row) -> None:
-        """Refuse tiles of another size or scale.
+        """Check that tiles have the size and scale that the model was trained on.
 
         Raises:
-            DataError: If size or scale differ.
+            DataError: If size or scale differs.
         """
         if grid.size != self.size or not 1 / SAME_SCALE < grid.mpp / self.mpp < SAME_SCALE:
             raise DataError(
@@ -60,7 +60,7 @@ class TileSpec(Config):
 
 
 class SlideModelConfig(Config):
-    """Configuration of a slide model, saved in its checkpoint: enough to rebuild it."""
+    """Configuration of a slide model, which its checkpoint stores and from which it can be rebuilt."""
 
     kind: Literal["slide"] = "slide"
     """Task: a class per slide."""
@@ -88,7 +88,7 @@ class SlideModelConfig(Config):
 
 @dataclass(frozen=True)
 class WholeBag:
-    """All tiles of one slide, read on demand, with its class."""
+    """All tiles of one slide, read on demand, with the class of the slide."""
 
     embeddings: Embeddings
     targets: Tensor
@@ -100,12 +100,12 @@ class WholeBag:
         return (self.embeddings,)
 
     def to(self, device: torch.device | str) -> WholeBag:
-        """Return the same tiles, to be read onto `device`."""
+        """Return the bag with its tiles to be read onto `device`."""
         return replace(self, embeddings=self.embeddings.to(device), targets=self.targets.to(device))
 
 
 class BagModel(nn.Module):
-    """One head in training, on precomputed embeddings."""
+    """One head in training, with precomputed embeddings as input."""
 
     depth = 0
 
@@ -124,7 +124,7 @@ class BagModel(nn.Module):
         return self.head.stream(tiles, CHUNK).logits.float().softmax(dim=1)
 
     def adapter_state(self) -> Tree:
-        """Return the weights that training changes: all."""
+        """Return the weights that training changes, which are all weights of the head."""
         return dict(self.state_dict())
 
 
@@ -132,9 +132,9 @@ class BagModel(nn.Module):
 class SlideReading:
     """Prediction for one slide, with attention.
 
-    `attention` (N,) is the mean of `maps` (K, N), one of each attention head of each member; each sums to 1 over the
-    tiles. `scores` (N, L) are the probabilities of each tile as a bag of its own, `members` (M, L) those of each
-    member.
+    `maps` (K, N) has one attention map per attention head of each ensemble member, each of which sums to 1 over the
+    tiles; `attention` (N,) is their mean. `scores` (N, L) are the probabilities for each tile as a bag of one tile,
+    `members` (M, L) those for the slide by each ensemble member.
     """
 
     probabilities: Float[Array, "l"]
@@ -144,13 +144,13 @@ class SlideReading:
 
     @property
     def attention(self) -> Float[Array, "n"]:
-        """Mean of the maps."""
+        """Mean of the attention maps."""
         mean: Array = self.maps.mean(axis=0)
         return mean
 
 
 class SlideModel(nn.Module):
-    """Frozen backbone with an ensemble of heads: the mean of their logits (Filiot et al. 2024, Phikon-v2)."""
+    """Frozen backbone with an ensemble of heads, whose logits are averaged (Filiot et al. 2024, Phikon-v2)."""
 
     def __init__(self, config: SlideModelConfig, backbone: Backbone, width: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class SlideModel(nn.Module):
         """Return the model of a checkpoint of kind slide, ready for inference.
 
         Raises:
-            CheckpointError: If the checkpoint is of another kind or its weights do not fit its description.
+            CheckpointError: If the checkpoint is of another kind, or if its weights do not match its description.
         """
         config = SlideModelConfig.parse_saved(
             of_earlier_version(checkpoint.require("slide").model), source=str(checkpoint.folder)
@@ -180,7 +180,7 @@ class SlideModel(nn.Module):
 
     @torch.inference_mode()
     def read(self, tiles: TileEmbeddings, chunk: int = CHUNK) -> SlideReading:
-        """Run the model on the tiles of a slide, at most `chunk` of them in memory at once."""
+        """Run the model on the tiles of a slide, with at most `chunk` tiles in memory at once."""
         readings = [head.stream(tiles, chunk) for head in self._heads()]
         logits = torch.cat([reading.logits for reading in readings]).float()
         maps = torch.cat([reading.attention[0] for reading in readings]).float()
@@ -204,7 +204,7 @@ class SlideModel(nn.Module):
 
 
 def ensemble_state(backbone: Backbone, members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the weights of a `SlideModel` from those of its backbone and of each trained `BagModel`."""
+    """Return the weights of a `SlideModel`, combined from those of its backbone and of each trained `BagModel`."""
     state = {f"backbone.{name}": weight for name, weight in backbone.state_dict().items()}
     for number, member in enumerate(members):
         state |= {f"members.{number}.{name.removeprefix('head.')}": weight for name, weight in member.items()}

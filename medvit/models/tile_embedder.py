@@ -1,4 +1,4 @@
-"""Embedding of slide tiles: read in the order of the file, through a frozen backbone, stored once."""
+"""Embedding of slide tiles: read in the order of the file, passed through a frozen backbone, stored once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OpenRow = Callable[[Row], Slide]
 
 
 class TileLoaderConfig(Config):
-    """Reading and embedding of slide tiles."""
+    """Options for reading and embedding slide tiles."""
 
     batch_size: Count = 64
     """Number of tiles embedded in one batch."""
@@ -52,18 +52,18 @@ class TileLoaderConfig(Config):
 
 
 class EmbeddingConfig(TileLoaderConfig):
-    """Reading and embedding of slide tiles, and the folder of embeddings."""
+    """Options for reading and embedding slide tiles, and the folder for embeddings."""
 
     embeddings: Path | None = None
     """Folder for tile embeddings, which several runs can share. Unset: inside the dataset folder."""
 
     def store(self, dataset: Path, embedder: Embedder) -> EmbeddingStore:
-        """Folder of the embeddings of a dataset."""
+        """Return the store for the embeddings of a dataset."""
         return EmbeddingStore(self.embeddings or dataset / FOLDER, embedder.key, embedder.facts)
 
 
 class Embedder:
-    """Frozen backbone with its preprocessing: tiles in, embeddings out.
+    """Frozen backbone with its preprocessing, which maps tiles to embeddings.
 
     Raises:
         DataError: If the backbone or the preprocessing is not for color images.
@@ -73,7 +73,9 @@ class Embedder:
         self, backbone: Backbone, preprocess: Preprocess, features: Features, device: torch.device | str = "cpu"
     ) -> None:
         if preprocess.kind != "image" or backbone.ndim != 2:
-            raise DataError("the backbone takes volumes; slides need a 2D backbone, as pretrained on tiles")
+            raise DataError(
+                "the backbone is for volumes; slides require a 2D backbone, such as one pretrained on tiles"
+            )
         self.backbone = backbone.to(device).eval().requires_grad_(False)
         self.preprocess, self.device = preprocess, torch.device(device)
         self.features: Features = features if backbone.num_prefix_tokens else "mean"
@@ -95,7 +97,7 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Return the embeddings of preprocessed tiles, float32."""
+        """Return the embeddings of preprocessed tiles, as float32."""
         dtype = half_precision(self.device)
         padded = pad_to_multiple(pixels.to(self.device), self.backbone.patch_size)
         with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -107,14 +109,14 @@ class Embedder:
 
 @dataclass(frozen=True)
 class TileBatch:
-    """Some neighboring tiles, preprocessed (B, C, S, S), or the error that prevented reading them."""
+    """Batch of neighboring tiles, preprocessed (B, C, S, S), or the error that prevented reading them."""
 
     pixels: Tensor | None
     error: MedvitError | None = None
 
 
 class TileBatches(Dataset[TileBatch]):
-    """Tiles of one slide, batch by batch, in the order of its grid."""
+    """Tiles of one slide in batches, in the order of its tile grid."""
 
     def __init__(self, open_slide: Callable[[], Slide], grid: TileGrid, preprocess: Preprocess, size: int) -> None:
         self.open_slide, self.grid, self.preprocess, self.size = open_slide, grid, preprocess, size
@@ -162,12 +164,12 @@ def embed_slides(
     store: EmbeddingStore,
     config: TileLoaderConfig,
 ) -> Iterator[Outcome[Row, Embeddings]]:
-    """Return the embeddings of each slide, in order, with progress over tiles and the time left.
+    """Return the embeddings of each slide, in order, with a progress bar over tiles.
 
-    Stored embeddings are reused; a slide that fails leaves no file and does not stop the others.
+    Stored embeddings are reused. A slide that fails leaves no file and does not stop the others.
 
     Raises:
-        OutputError: If embeddings cannot be written: later ones would fail too.
+        OutputError: If embeddings cannot be written; the run then stops, because later slides would fail too.
     """
     jobs = [_Job(row, grid, store.get(slide_name(row, grid), len(grid))) for row, grid in zip(rows, grids, strict=True)]
     waiting = [job for job in jobs if job.known is None]
@@ -203,10 +205,10 @@ def embed_manifest(
 ) -> list[EmbeddedSlide]:
     """Return the slides of a manifest with their embeddings, computing missing ones.
 
-    `failures` gets a line for each slide that failed.
+    A line is added to `failures` for each slide that failed.
 
     Raises:
-        DataError: If all failed.
+        DataError: If all slides failed.
         OutputError: If embeddings cannot be written.
     """
     rows, grids = listed_tiles(manifest, slides, failures)
@@ -225,7 +227,10 @@ def embed_manifest(
 
 
 def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) -> tuple[list[Row], list[TileGrid]]:
-    """Return the slides of a manifest with the tiles to embed; `failures` gets a line for each without."""
+    """Return the slides of a manifest with the tiles to embed.
+
+    A line is added to `failures` for each slide without tiles.
+    """
     rows: list[Row] = []
     grids: list[TileGrid] = []
     for row in manifest:
@@ -238,7 +243,7 @@ def listed_tiles(manifest: Manifest, slides: SlidesConfig, failures: list[str]) 
 
 
 def slide_name(row: Row, grid: TileGrid) -> str:
-    """Return the file name for embeddings of a slide: it changes when the slide or its tiles do."""
+    """Return the file name for the embeddings of a slide, which changes when the slide or its tiles change."""
     digest = hashlib.sha256(f"{row.sha256} {grid.size} {grid.mpp:.6g}".encode())
     digest.update(np.ascontiguousarray(grid.xy, "<i8").tobytes())
     return f"{row.image_id}-{digest.hexdigest()[:16]}"
@@ -262,7 +267,7 @@ def _attempt(
     name, count = slide_name(job.row, job.grid), len(job.grid)
     try:
         if not count:
-            raise DataError("no tile remains; change slides.skip_tiles")
+            raise DataError("slides.skip_tiles excludes every tile of the slide; exclude fewer")
         with store.writing(name, count, embedder.width) as writer:
             for part in _finite(embed_tiles(open_slide, job.grid, embedder, config)):
                 writer.append(part)
@@ -278,5 +283,5 @@ def _finite(parts: Iterable[Float[Array, "b d"]]) -> Iterator[Float[Array, "b d"
     highest = float(np.finfo(np.float16).max)
     for part in parts:
         if not np.isfinite(part).all() or np.abs(part).max() > highest:
-            raise DataError("an embedding of its tiles is not finite in 16 bits; choose another backbone")
+            raise DataError("the embedding of a tile is not finite in 16 bits; choose another backbone")
         yield part

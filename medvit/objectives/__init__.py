@@ -1,7 +1,8 @@
-"""Self-supervised objectives: from views of unlabeled images to losses.
+"""Self-supervised objectives, which compute losses from views of unlabeled images.
 
-An objective requests views, returns `Losses`, and keeps the backbone to pass on. Progress in [0, 1] is passed
-in, so that it is tested without a trainer. Adding one is adding a file.
+An objective declares the views it requires, returns `Losses`, and holds the backbone that is saved after training. The
+training progress in [0, 1] is an argument, so objectives can be tested without a trainer. To add an objective, add a
+file.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ MASK_TOKEN = "mask_token.safetensors"
 
 @dataclass(frozen=True)
 class Twin:
-    """Backbone of the other rank that shares the blocks of the main one, and its crops."""
+    """Backbone of the other dimensionality (2D or 3D) that shares the blocks of the main backbone, and its crops."""
 
     backbone: Backbone
     views: ViewsConfig
 
 
 class Objective(nn.Module, ABC):
-    """Pretraining objective of a backbone, without labels."""
+    """Pretraining objective of a backbone, which uses no labels."""
 
     backbone: Backbone
     """Backbone to pass on."""
@@ -49,33 +50,36 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the losses of a batch of views, at a share `progress` of the training."""
+        """Return the losses of a batch of views at a training progress in [0, 1]."""
 
     def before_step(self, progress: float) -> None:
-        """Run before an optimizer step, as to drop gradients of frozen weights; does nothing by default."""
+        """Act before an optimizer step, for example drop gradients of frozen weights; by default, do nothing."""
 
     def after_step(self, progress: float) -> None:
-        """Run after an optimizer step made at a share `progress`, as to move a teacher; does nothing by default."""
+        """Act after an optimizer step at a given progress, for example update a teacher; by default, do nothing."""
 
     @property
     def trained(self) -> Backbone:
-        """Backbone that gradients update: the one to pass on, unless that is a teacher's."""
+        """Backbone that gradients update; it is also the one to save, unless a teacher is saved instead."""
         return self.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Return weights by module, each of which has its gradient clipped by its own norm; all together by default."""
+        """Return groups of parameters whose gradients are clipped separately, each by its norm.
+
+        By default, one group.
+        """
         return (list(self.parameters()),)
 
     def readings(self) -> Mapping[str, Tensor]:
-        """Return readings of the last forward pass beside losses; empty by default."""
+        """Return values to log for the last forward pass, in addition to losses; empty by default."""
         return {}
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return weights stored beside the backbone for continued training, by file name; empty by default."""
+        """Return weights to store next to the backbone for continued training, by file name; empty by default."""
         return {}
 
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Return pictures for checking the training, by name; empty by default."""
+        """Return figures for checking the training, by name; empty by default."""
         return {}
 
 
@@ -89,16 +93,16 @@ class ObjectiveConfig(Config, ABC):
 
     @property
     def has_new_head(self) -> bool:
-        """Whether a head or decoder starts at random, whatever the backbone starts from."""
+        """Whether a head or decoder is initialized at random, even if the backbone has pretrained weights."""
         return True
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective, with the weights that a checkpoint folder stores for it beside the backbone."""
+        """Return the objective's options, with the weights that a checkpoint folder stores for the objective."""
         return self
 
     @abstractmethod
     def build(self, backbone: Backbone) -> Objective:
-        """Return the objective around a backbone."""
+        """Return the objective for a backbone."""
 
 
 ObjectiveChoice = Annotated[ObjectiveConfig, Chosen("medvit.objectives", default="mae")]

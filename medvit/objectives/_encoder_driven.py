@@ -1,4 +1,4 @@
-"""Base of Hi-End-MAE (Tang et al., MedIA 2025) and its lighter form: a decoder over several encoder depths."""
+"""Base of Hi-End-MAE (Tang et al., MedIA 2025) and its smaller variant: a decoder that reads several encoder depths."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class EncoderDrivenConfig(ObjectiveConfig):
 
 
 class CrossAttention(nn.Module):
-    """Attention readings: what queries (B, N, D) attend to among others (B, M, D)."""
+    """Cross-attention from queries (B, N, D) to other tokens (B, M, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Return the readings."""
+        """Return the attended values of each query."""
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.queries(asking), *self.pairs(asked).chunk(2, dim=-1))
@@ -65,7 +65,7 @@ class CrossAttention(nn.Module):
 
 
 class EncoderDriven(Objective):
-    """Encoder to pass on, and a decoder over several of its depths."""
+    """Encoder, which is saved after training, and a decoder over several of its depths."""
 
     judged_by = "reconstruction"
 
@@ -74,9 +74,11 @@ class EncoderDriven(Objective):
         self.backbone, self.config, self.views = backbone, config, config.views
         depths = config.depths or quarters(backbone.depth)
         if list(depths) != sorted(set(depths)) or depths[-1] != backbone.depth:
-            raise ConfigError(f"objective.depths is {depths}; expected rising numbers up to {backbone.depth}, the last")
+            raise ConfigError(
+                f"objective.depths is {depths}; expected increasing numbers, the last of which is {backbone.depth}"
+            )
         if config.decoder_width % config.decoder_heads:
-            raise ConfigError("objective.decoder_width is not a multiple of objective.decoder_heads")
+            raise ConfigError("objective.decoder_width must be a multiple of objective.decoder_heads")
         self.layers = [depth - 1 for depth in depths]
         width = config.decoder_width
         self.embeds = nn.ModuleList(nn.Linear(backbone.width, width) for _ in depths)
@@ -89,9 +91,9 @@ class EncoderDriven(Objective):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Predict pixels of every patch from prefix and visible tokens after each depth, the deepest last.
+        """Predict the pixels of every patch from prefix and visible tokens of each depth, given with the deepest last.
 
-        Depths are read before the norm.
+        The tokens are those before the norm.
         """
 
     def every_patch(
@@ -105,7 +107,7 @@ class EncoderDriven(Objective):
         return patches + sincos_positions(grid, patches.shape[-1]).to(patches)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the mean squared error of hidden patches of the first view, each to zero mean and unit variance."""
+        """Return the mean squared error over hidden patches of the first view, each patch normalized."""
         pixels = views.crops[0]
         predicted, masking = self.reconstruct(pixels)
         with exactly(pixels.device):
@@ -133,5 +135,5 @@ class EncoderDriven(Objective):
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """Return the blocks at the end of each quarter of an encoder, counted from 1; all of a shallow one."""
+    """Return the blocks at the end of each quarter of an encoder, counted from 1; for a shallow encoder, all blocks."""
     return tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)}))

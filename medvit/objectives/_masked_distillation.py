@@ -1,4 +1,4 @@
-"""Base of DINOv2 and SimDINOv2: block masks on the student's global crops, Gram anchoring, a resolution curriculum."""
+"""Base of DINOv2 and SimDINOv2: block masks on the student's global crops, Gram anchoring, resolution curriculum."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MaskingConfig(Config):
 
 
 class GramConfig(Config):
-    """Gram anchoring: patch similarities are kept like an anchor's, late in training (Simeoni et al., 2025)."""
+    """Gram anchoring: late in training, patch similarities are kept close to an anchor's (Simeoni et al., 2025)."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"finer": "upscale"}
 
@@ -68,7 +68,7 @@ class GramConfig(Config):
     """Maximum number of randomly drawn patches per crop to compare. Memory grows with the square of this number."""
 
     def moves(self, progress: float) -> int:
-        """Return how often the anchor has been replaced by the teacher at a share of the training."""
+        """Return how often the anchor has been replaced by the teacher at a training progress in [0, 1]."""
         if progress < self.start:
             return 0
         refreshes = int((progress - self.start) / self.refresh + 1e-9) if self.refresh else 0
@@ -76,7 +76,7 @@ class GramConfig(Config):
 
 
 class MaskedConfig(DistillationConfig):
-    """Options of distillation of images and masked patches."""
+    """Options of self-distillation on images and masked patches."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {
         "lr": 1e-3,
@@ -104,7 +104,7 @@ class MaskedConfig(DistillationConfig):
         return ("image", "patch") if self.patch_head == "separate" else ("image",)
 
     def heads(self, width: int) -> dict[str, Projection]:
-        """Return the head of images and, if separate, that of patches."""
+        """Return the head for images and, if it is separate, the head for patches."""
         return {
             name: self.head.build(width, part=name, with_prototypes=self.HAS_PROTOTYPES) for name in self.head_parts
         }
@@ -112,10 +112,11 @@ class MaskedConfig(DistillationConfig):
 
 @dataclass(frozen=True)
 class TeacherStudentTokens:
-    """Tokens of teacher and student in a batch, before their heads.
+    """Tokens of teacher and student for a batch, before their heads.
 
-    `teacher_images` (2B, D) and `student_images` (V * B, D) are ordered view by view, the global ones first.
-    `teacher_patches` and `student_patches` (M, D) are those masked for the student; `weights` (M) count each crop once.
+    `teacher_images` (2B, D) and `student_images` (V * B, D) are ordered view by view, global views first.
+    `teacher_patches` and `student_patches` (M, D) are the patches masked for the student; `weights` (M) give every crop
+    the same total weight.
     """
 
     teacher_images: Float[Tensor, "n d"]
@@ -129,12 +130,12 @@ class TeacherStudentTokens:
 
     @property
     def global_images(self) -> Float[Tensor, "v b d"]:
-        """Student's summaries of the global crops."""
+        """Student's class tokens (or mean patch tokens) of the global crops."""
         return self.student_images[: self.num_crops].unflatten(0, (-1, self.num_images))
 
 
 class MaskedDistillation(Distillation):
-    """Student with masked global crops."""
+    """Self-distillation with masked global crops for the student."""
 
     anchor_moves: Tensor
 
@@ -153,7 +154,7 @@ class MaskedDistillation(Distillation):
         return {**super().kept(), MASK_TOKEN: {"mask_token": self.student.mask_token.detach()[None]}}
 
     def look(self, views: Views, progress: float) -> TeacherStudentTokens:
-        """Run the teacher on the global crops, and the student on the masked and the local ones."""
+        """Run the teacher on the global crops, and the student on the masked global crops and the local crops."""
         if self.masked.curriculum is not None:
             views = self.masked.curriculum.applied(views, progress, self.backbone.patch_size)
         crops, fine, token = views.crops.flatten(0, 1), views.fine, self.student.mask_token
@@ -182,10 +183,10 @@ class MaskedDistillation(Distillation):
         )
 
     def draw_masks(self, num_views: int, num_images: int, grid: tuple[int, ...]) -> Bool[Tensor, "b n"]:
-        """Return the mask of each crop for the student, view by view; random by torch's generator.
+        """Return the mask of each crop for the student, view by view, drawn by torch's generator.
 
-        If processes start with one seed, image i of process r has the masks of image i * processes + r of a joint
-        batch.
+        If all processes start with the same seed, image i of process r gets the mask of image i * processes + r of the
+        joint batch.
         """
         joint, own = num_images * num_processes(), range(process(), num_images * num_processes(), num_processes())
         rows = [view * joint + image for view in range(num_views) for image in own]
@@ -194,7 +195,7 @@ class MaskedDistillation(Distillation):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Update the teacher, and the anchor when it is due."""
+        """Update the teacher, and replace the anchor when that is due."""
         super().after_step(progress)
         if self.anchor is None or self.masked.gram is None:
             return
@@ -204,7 +205,7 @@ class MaskedDistillation(Distillation):
             self.anchor_moves.fill_(due)
 
     def train(self, mode: bool = True) -> MaskedDistillation:
-        """Set the mode as in any module, but never drop paths in teacher and anchor."""
+        """Set training or evaluation mode; teacher and anchor never use drop path."""
         super().train(mode)
         anchor = getattr(self, "anchor", None)  # the base constructor sets the mode before they exist
         if anchor is not None:
@@ -228,7 +229,7 @@ class MaskedDistillation(Distillation):
 
 
 def coarsened(tokens: Tokens, grid: tuple[int, ...]) -> Float[Tensor, "b m d"]:
-    """Return the patches of a finer grid on a coarser one: bicubic in 2D as in DINOv3, means in 3D."""
+    """Return the patches of a finer grid, resampled to a coarser one: bicubic in 2D as in DINOv3, by means in 3D."""
     if tokens.grid == grid:
         return tokens.patches
     maps = tokens.patches.float().transpose(1, 2).unflatten(2, tokens.grid)

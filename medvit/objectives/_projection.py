@@ -1,4 +1,4 @@
-"""Head of self-distillation: from a token to logits over prototypes, or to a unit-norm embedding."""
+"""Self-distillation head: from a token to logits over prototypes, or to a unit-norm embedding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROTOTYPES = ("last_layer.weight_v", "last_layer.parametrizations.weight.origina
 
 
 class ProjectionConfig(Config):
-    """Head above the backbone, discarded after training."""
+    """Head on top of the backbone, which is discarded after training."""
 
     hidden: Count = 2048
     """Width of the hidden layers."""
@@ -44,10 +44,12 @@ class ProjectionConfig(Config):
     """
 
     def kept_in(self, folder: Path, parts: Sequence[str], *, with_prototypes: bool) -> ProjectionConfig:
-        """Return these options with the heads of a checkpoint and their sizes, if it has any; else these options.
+        """Return the options with the heads of a checkpoint folder and their sizes.
+
+        Without stored heads, the options unchanged.
 
         Raises:
-            ConfigError: If given sizes differ from those of the heads.
+            ConfigError: If sizes in the options differ from those of the stored heads.
         """
         files = [folder / head_file(part) for part in parts]
         if self.weights is not None or not files[0].is_file():
@@ -56,7 +58,11 @@ class ProjectionConfig(Config):
         state = read_weights(files[0])
         if missing or (with_prototypes and not any(name in state for name in PROTOTYPES)):
             lacking = " and ".join(missing) or "prototypes"
-            log.warning("the heads start at random: the folder %s lacks %s, which this objective has", folder, lacking)
+            log.warning(
+                "the heads are initialized at random, because the folder %s lacks %s, which this objective requires",
+                folder,
+                lacking,
+            )
             return self
         sizes = _sizes(state)
         for key in sorted(self.model_fields_set & sizes.keys()):
@@ -69,10 +75,10 @@ class ProjectionConfig(Config):
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int, *, part: str = "image", with_prototypes: bool = True) -> Projection:
-        """Return the head of a backbone of a width; `part` names the head in a folder with several.
+        """Return the head for a backbone of the given width; `part` names the head in a folder with several heads.
 
         Raises:
-            CheckpointError: If the published head does not fit.
+            CheckpointError: If the published head does not match these options.
         """
         head = Projection(self, width, with_prototypes=with_prototypes)
         if self.weights not in (None, OFF):
@@ -96,14 +102,14 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def head_file(part: str) -> str:
-    """Name of the file in a checkpoint that holds the head of images, or of patches."""
+    """Return the name of the file in a checkpoint that contains the head for images, or for patches."""
     return f"{part}_head.safetensors"
 
 
 class Projection(nn.Module):
-    """An MLP, a unit-norm embedding and, unless disabled, its cosines with unit-norm prototypes.
+    """MLP, unit-norm embedding and, unless disabled, cosine similarities to unit-norm prototypes.
 
-    Prototypes of unit norm are the weight normalization with a fixed gain of 1 of Caron et al. (ICCV 2021).
+    Prototypes of unit norm correspond to the weight normalization with a fixed gain of 1 in Caron et al. (ICCV 2021).
     """
 
     def __init__(self, config: ProjectionConfig, width: int, *, with_prototypes: bool) -> None:
@@ -122,14 +128,14 @@ class Projection(nn.Module):
             nn.init.uniform_(self.prototypes, -(config.bottleneck**-0.5), config.bottleneck**-0.5)
 
     def forward(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return cosines with the prototypes (N, K), or without prototypes the embeddings (N, D)."""
+        """Return cosine similarities to the prototypes (N, K) or, without prototypes, the embeddings (N, D)."""
         embedded = F.normalize(self.mlp(tokens).float(), dim=-1, eps=1e-6)
         if self.prototypes is None:
             return embedded
         return F.linear(embedded, F.normalize(self.prototypes.float(), dim=-1))
 
     def published(self) -> dict[str, Tensor]:
-        """Return its weights under the names of DINOv2."""
+        """Return the weights of the head under the names of DINOv2."""
         state = dict(self.state_dict())
         prototypes = state.pop("prototypes", None)
         return state if prototypes is None else state | {PROTOTYPES[0]: prototypes}
@@ -148,4 +154,4 @@ class Projection(nn.Module):
             self.load_state_dict(own)
         except RuntimeError as error:
             last = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{source} does not hold a head with these options: {last}") from None
+            raise CheckpointError(f"{source} does not contain a head with these options: {last}") from None

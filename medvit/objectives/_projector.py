@@ -1,4 +1,4 @@
-"""Projector with batch normalization: from a token to the space in which views are compared (LeJEPA, SwAV)."""
+"""Projector with batch normalization: from a token to the embedding in which views are compared (LeJEPA, SwAV)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROJECTOR = "projector.safetensors"
 
 
 class ProjectorConfig(Config):
-    """Projector above the backbone; a checkpoint stores it for continued training."""
+    """Projector on top of the backbone; a checkpoint stores it for continued training."""
 
     hidden: Count = 2048
     """Width of the hidden layers."""
@@ -38,10 +38,10 @@ class ProjectorConfig(Config):
     """
 
     def kept_in(self, folder: Path) -> ProjectorConfig:
-        """Return these options with the projector of a checkpoint and its sizes if it has one, else these options.
+        """Return the options with the projector of a checkpoint and its sizes; without a stored projector, unchanged.
 
         Raises:
-            ConfigError: If given sizes are not those of the projector.
+            ConfigError: If sizes in the options differ from those of the stored projector.
         """
         path = folder / PROJECTOR
         if self.weights is not None or not path.is_file():
@@ -58,10 +58,10 @@ class ProjectorConfig(Config):
         return self.model_copy(update={**sizes, "weights": str(folder)})
 
     def build(self, width: int) -> Projector:
-        """Return the projector of a backbone of a width, with stored weights if they are named.
+        """Return the projector for a backbone of the given width, with stored weights if the options name some.
 
         Raises:
-            CheckpointError: If stored weights do not fit.
+            CheckpointError: If the stored weights do not match these options.
         """
         projector = Projector([width, *[self.hidden] * (self.layers - 1), self.width])
         if self.weights not in (None, OFF):
@@ -70,7 +70,7 @@ class ProjectorConfig(Config):
                 projector.load_state_dict(read_weights(path))
             except RuntimeError as error:
                 last = str(error).splitlines()[-1].strip()
-                raise CheckpointError(f"{path} does not hold a projector with these options: {last}") from None
+                raise CheckpointError(f"{path} does not contain a projector with these options: {last}") from None
         return projector
 
 
@@ -81,13 +81,13 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 class JointBatchNorm(nn.BatchNorm1d):
-    """Batch normalization with the statistics of the batches of all processes.
+    """Batch normalization with statistics over the batches of all processes.
 
-    Not torch's SyncBatchNorm, because that runs only on GPUs.
+    torch's SyncBatchNorm is not used, because it runs only on GPUs.
     """
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Normalize each feature over the joint batch in training, else by running averages."""
+        """Normalize each feature: over the joint batch in training, by running averages in evaluation."""
         if not self.training or num_processes() == 1:
             normalized: Tensor = super().forward(features)
             return normalized

@@ -1,4 +1,4 @@
-"""Schedules: values that change over the training, by its progress in [0, 1]."""
+"""Schedules: values that change with the training progress in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def warmed(start: float, end: float, warmup: float, progress: float) -> float:
-    """Return the value on a line from `start` to `end` over a share `warmup` of the training, then `end`."""
+    """Return a value that changes linearly from `start` to `end` over the fraction `warmup`, then remains `end`."""
     return end if progress >= warmup else start + (end - start) * progress / warmup

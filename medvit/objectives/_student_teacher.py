@@ -1,4 +1,4 @@
-"""Base of the DINO family: a student trained on the outputs of a teacher, its exponential moving average."""
+"""Base of the DINO family: a student is trained on the outputs of a teacher, its exponential moving average."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class DistillationConfig(ObjectiveConfig):
 
     @property
     def head_parts(self) -> tuple[str, ...]:
-        """Parts with a head of their own: images, and patches if their head is separate."""
+        """Parts that have a separate head: images and, if their head is separate, patches."""
         return ("image",)
 
     @property
     def has_new_head(self) -> bool:
-        """Whether the heads start at random."""
+        """Whether the heads are initialized at random."""
         return self.head.weights in (None, OFF)
 
     def continued(self, folder: Path) -> Self:
-        """Return the same objective with the heads of a checkpoint, if it has any."""
+        """Return the options with the heads of a checkpoint, if it has any."""
         head = self.head.kept_in(folder, self.head_parts, with_prototypes=self.HAS_PROTOTYPES)
         return self if head is self.head else self.model_copy(update={"head": head})
 
@@ -67,9 +67,11 @@ class Student(nn.Module):
 
 
 class Distillation(Objective):
-    """Student and teacher. The backbone to pass on is the teacher's, as in the papers, since it performs better.
+    """Student and teacher.
 
-    The given backbone becomes the teacher; the student starts as its copy. Only the student has gradients.
+    The backbone saved after training is the teacher's, as in the papers, because it performs better.
+
+    The given backbone becomes the teacher, and the student starts as a copy of it. Only the student has gradients.
     """
 
     def __init__(self, backbone: Backbone, config: DistillationConfig, heads: Mapping[str, Projection]) -> None:
@@ -84,17 +86,17 @@ class Distillation(Objective):
 
     @property
     def trained(self) -> Backbone:
-        """Student's backbone."""
+        """Backbone of the student."""
         return self.student.backbone
 
     def parts(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Return each head, and the rest of the student (Oquab et al., TMLR 2024)."""
+        """Return the parameters of each head, and the other parameters of the student (Oquab et al., TMLR 2024)."""
         heads = [list(head.parameters()) for head in self.student.heads.values()]
         of_heads = {id(weight) for head in heads for weight in head}
         return ([weight for weight in self.parameters() if id(weight) not in of_heads], *heads)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode as in any module, but never drop paths in the teacher."""
+        """Set training or evaluation mode; the teacher never uses drop path."""
         super().train(mode)
         self.backbone.eval()
         self.teacher_heads.eval()
@@ -115,21 +117,21 @@ class Distillation(Objective):
         torch._foreach_lerp_([own for own, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
 
     def readings(self) -> Mapping[str, Tensor]:
-        """Return `teacher_entropy` as a share of its maximum, if there are prototypes."""
+        """Return `teacher_entropy` as a fraction of its maximum, if there are prototypes."""
         return self._readings
 
     def kept(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the teacher's heads: without them, continued pretraining starts with random targets."""
+        """Return the teacher's heads; without them, continued pretraining would start with random targets."""
         return {head_file(name): head.published() for name, head in self._teachers()}
 
     @torch.no_grad()
     def pictures(self, views: Views) -> dict[str, Figure]:
-        """Draw the similarity of each patch to the middle one by the teacher, for up to four images."""
+        """Draw the teacher's similarity of each patch to the middle patch, for up to four images."""
         pixels = views.crops[0][:4]
         return {"similarity": similarity_figure(pixels.float(), self.backbone(pixels))}
 
     def read_targets(self, targets: Float[Tensor, "n k"]) -> None:
-        """Store the entropy of the teacher's targets as a reading."""
+        """Store the entropy of the teacher's targets, to be logged."""
         self._readings = {"teacher_entropy": relative_entropy(targets.detach())}
 
     def _teachers(self) -> Iterator[tuple[str, Projection]]:
@@ -138,7 +140,7 @@ class Distillation(Objective):
             yield name, head
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of teacher and student weights that training changes."""
+        """Yield pairs of corresponding teacher and student weights, for all weights that training changes."""
         students = (self.student.backbone, self.student.heads)
         for teacher, student in zip((self.backbone, self.teacher_heads), students, strict=True):
             for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -147,7 +149,7 @@ class Distillation(Objective):
 
 
 def tokens_of(backbone: Backbone, pixels: Float[Tensor, "b c *s"], hidden: Hidden | None = None) -> Tokens:
-    """Tokens after the last block, with the mask token at hidden patches."""
+    """Return tokens after the last block; patches in `hidden` are replaced by the mask token."""
     patches, grid = backbone.embed(pixels, hidden)
     tokens = backbone.encode(patches, grid=grid)
     return Tokens(tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :], grid)
@@ -159,7 +161,10 @@ def seen_of(
     mask: Bool[Tensor, "b n"] | None = None,
     hidden: Hidden | None = None,
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
-    """Return the summary of each image, and the patches where `mask` is true; others are not computed to the end."""
+    """Return the class token (or mean patch token) of each image, and the patches where `mask` is True.
+
+    The last block computes no other patches.
+    """
     num_prefix = backbone.num_prefix_tokens
     if not num_prefix:
         tokens = tokens_of(backbone, pixels, hidden)
@@ -180,5 +185,5 @@ def summary(tokens: Tokens) -> Float[Tensor, "b d"]:
 
 
 def by_view(values: Float[Tensor, "n d"], num_images: int) -> Float[Tensor, "v b d"]:
-    """Reshape rows ordered view by view to have views as an axis."""
+    """Reshape rows that are ordered view by view, so that views become the first axis."""
     return values.unflatten(0, (-1, num_images))

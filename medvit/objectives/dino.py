@@ -1,6 +1,7 @@
 """DINO: self-distillation without labels (Caron et al., ICCV 2021), in 2D and 3D.
 
-The teacher sees two global crops of an image; from any other crop of it, the student predicts the teacher's output.
+The teacher sees the two global crops of an image; from each of the other crops, the student predicts the teacher's
+output.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ class PrototypesConfig(DistillationConfig):
     """Number of Sinkhorn-Knopp iterations."""
 
     def temperature(self, progress: float) -> float:
-        """Return the teacher's temperature at a share of the training."""
+        """Return the teacher's temperature at a training progress in [0, 1]."""
         return warmed(self.teacher_temperature_start, self.teacher_temperature, self.temperature_warmup, progress)
 
 
 @register
 class DinoConfig(PrototypesConfig):
-    """Options of DINO: from a part, the student predicts the teacher's output for the whole."""
+    """Options of DINO: from a crop, the student predicts the teacher's output for another crop of the image."""
 
     OPTIM: ClassVar[Mapping[str, object]] = {
         "lr": 5e-4,
@@ -64,14 +65,14 @@ class DinoConfig(PrototypesConfig):
     name: Literal["dino"] = "dino"
 
     def build(self, backbone: Backbone) -> Dino:
-        """Return the objective with fresh heads."""
+        """Return the objective with new heads."""
         return Dino(backbone, self)
 
 
 def balanced_targets(
     config: PrototypesConfig, center: Center, logits: Float[Tensor, "n k"], progress: float, *, learn: bool
 ) -> Float[Tensor, "n k"]:
-    """Return the teacher's probabilities; with `learn`, update the center with these logits."""
+    """Return the teacher's probabilities; with `learn`, also update the center with these logits."""
     temperature = config.temperature(progress)
     if config.centering == "sinkhorn":
         return sinkhorn_knopp(logits, temperature, iterations=config.sinkhorn_iterations)
@@ -104,6 +105,9 @@ class Dino(Distillation):
         return Losses({"dino": loss})
 
     def _summaries(self, views: Views) -> Float[Tensor, "n d"]:
-        """Return the class tokens of all crops, view by view, the global ones first; crops of one size run together."""
+        """Return the class tokens of all crops, view by view, global views first.
+
+        Crops of equal size are processed together.
+        """
         sizes = [views.crops] if views.local is None else [views.crops, views.local]
         return torch.cat([seen_of(self.student.backbone, crops.flatten(0, 1))[0] for crops in sizes])

@@ -1,7 +1,7 @@
-"""DINOv2 (Oquab et al., TMLR 2024), in 2D and 3D: DINO of images, iBOT of masked patches, features kept apart.
+"""DINOv2 (Oquab et al., TMLR 2024) in 2D and 3D: DINO on images, iBOT on masked patches, and a regularizer.
 
 The gradient of the published regularizer, KoLeo, explodes on near duplicates, such as neighboring slices and
-overlapping tiles; a kernel density (Zimmermann et al., 2024, Virchow2) is the default.
+overlapping tiles. The default is therefore a kernel density (Zimmermann et al., 2024, Virchow2).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PUBLISHED_WEIGHTS = {"koleo": 0.1, "kde": 0.05, "coding_rate": 0.1, "off": 0.0}
 
 @register
 class DinoV2Config(MaskedConfig, PrototypesConfig):
-    """Options of DINOv2: from parts and masked crops, the student predicts the teacher's output."""
+    """Options of DINOv2: from local and masked global crops, the student predicts the teacher's output."""
 
     name: Literal["dinov2"] = "dinov2"
     momentum: Share = 0.992
@@ -49,12 +49,12 @@ class DinoV2Config(MaskedConfig, PrototypesConfig):
     """Concentration of the kernel, for the regularizer kde."""
 
     def build(self, backbone: Backbone) -> DinoV2:
-        """Return the objective with fresh heads."""
+        """Return the objective with new heads."""
         return DinoV2(backbone, self)
 
 
 class DinoV2(MaskedDistillation):
-    """DINOv2 losses over prototypes; separate centers for images and patches."""
+    """DINOv2 losses over prototypes, with separate centers for images and patches."""
 
     def __init__(self, backbone: Backbone, config: DinoV2Config) -> None:
         super().__init__(backbone, config, config.heads(backbone.width))
@@ -63,7 +63,7 @@ class DinoV2(MaskedDistillation):
         self.patch_center = Center(config.head.prototypes, config.center_momentum)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the terms `dino`, `ibot`, the regularizer and, once it applies, `gram`, in float32."""
+        """Return the loss terms `dino`, `ibot`, the regularizer and, once it is active, `gram`, in float32."""
         look = self.look(views, progress)
         config, num_images = self.config, look.num_images
         targets, patch_targets = self._targets(look, progress)
@@ -86,7 +86,7 @@ class DinoV2(MaskedDistillation):
         return Losses({**terms, **look.extra})
 
     def _logits(self, heads: nn.ModuleDict, images: Tensor, patches: Tensor) -> Sequence[Float[Tensor, "n k"]]:
-        """Return the student's logits of images and of patches; a shared, large head runs once on both."""
+        """Return the student's logits of images and of patches; a large shared head is applied to both at once."""
         if self.config.patch_head == "separate":
             return heads["image"](images), heads["patch"](patches)
         logits: Tensor = heads["image"](torch.cat([images, patches]))
@@ -105,9 +105,9 @@ class DinoV2(MaskedDistillation):
         )
 
     def _regularized(self, look: TeacherStudentTokens) -> Float[Tensor, ""]:
-        """Return the regularizer summed over the global views, never across them.
+        """Return the regularizer, computed within each global view and summed over these views.
 
-        Two crops of one image should be alike.
+        Views are not mixed, because two crops of the same image should be similar.
         """
         name, given = self.config.regularizer, self.config.regularizer_weight
         weight = PUBLISHED_WEIGHTS[name] if given is None else given

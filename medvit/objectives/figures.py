@@ -1,4 +1,4 @@
-"""Pictures for checking pretraining."""
+"""Figures for checking pretraining."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TITLES = ("image", "seen by the encoder", "rebuilt")
 
 
 def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
-    """Return a row per image: the original, the visible part and the reconstruction.
+    """Return a figure with one row per image: the original, the visible part and the reconstruction.
 
-    The middle slice of a volume.
+    Volumes are shown by their middle slice.
     """
     num_rows = len(columns[0])
     figure = Figure(figsize=(6.6, 2.2 * num_rows), layout="constrained")
@@ -37,7 +37,7 @@ def reconstruction_figure(columns: Sequence[Float[Tensor, "b c *s"]]) -> Figure:
 
 
 def middle_slice(pixels: Float[Tensor, "c *s"]) -> Float[np.ndarray, "h w *c"]:
-    """Return an RGB image unchanged, else the first channel; of a volume the middle axial slice with A upward."""
+    """Return an RGB image unchanged, else the first channel; for a volume, its middle axial slice with A at the top."""
     values = pixels.detach().cpu().numpy()
     if values.ndim == 4:
         return values[0, :, ::-1, values.shape[3] // 2].T
@@ -50,7 +50,7 @@ def masked_figure(
     hidden: Bool[Tensor, "b n"],
     patch_size: tuple[int, ...],
 ) -> Figure:
-    """Images, their visible part, and the reconstruction with hidden patches in their own intensities."""
+    """Return a figure of images, their visible part, and the reconstruction at the intensities of each patch."""
     patches, shape = patchify(pixels.float(), patch_size), tuple(pixels.shape[2:])
     mask = hidden[..., None]
     seen = unpatchify(patches.masked_fill(mask, float(pixels.min())), patch_size, shape)
@@ -59,9 +59,9 @@ def masked_figure(
 
 
 def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure:
-    """Return a row per image: the original, and the cosine of each patch with the middle one.
+    """Return a figure with one row per image: the original, and each patch's similarity to the middle patch.
 
-    The middle slice of a volume.
+    Volumes are shown by their middle slice.
     """
     unit = F.normalize(tokens.patches.float(), dim=-1).unflatten(1, tokens.grid)
     middle = tuple(side // 2 for side in tokens.grid)
@@ -70,9 +70,9 @@ def similarity_figure(pixels: Float[Tensor, "b c *s"], tokens: Tokens) -> Figure
 
 
 def views_figure(views: Views) -> Figure:
-    """Return the crops of up to four images as the model gets them, a row per image.
+    """Return a figure of the crops of up to four images as the model receives them, one row per image.
 
-    The global ones, then up to four local ones.
+    Global crops come first, then up to four local crops.
     """
     columns = [crops[:4].float() for crops in views.crops]
     titles = [f"global {number}" for number in range(len(columns))]
@@ -83,7 +83,7 @@ def views_figure(views: Views) -> Figure:
 
 
 def panel_figure(columns: Sequence[Float[Tensor, "b c *s"]], titles: Sequence[str]) -> Figure:
-    """Return a row per image, a column per panel, each with its own gray scale."""
+    """Return a figure with one row per image and one column per panel; each panel has its own gray scale."""
     figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(columns[0])), layout="constrained")
     axes = figure.subplots(len(columns[0]), len(columns), squeeze=False)
     for row, panels in enumerate(axes):

@@ -1,6 +1,6 @@
-"""Hi-End-MAE (Tang et al., MedIA 2025): a decoder that queries the encoder at four depths, for volumes and images.
+"""Hi-End-MAE (Tang et al., MedIA 2025) for volumes and images: a decoder that queries the encoder at four depths.
 
-Hidden patches are reconstructed by cross-attention to visible tokens of the encoder, from deep to shallow, so that
+Hidden patches are reconstructed by cross-attention to the visible tokens of the encoder, from deep to shallow, so that
 every depth learns dense features. The decoder is that of the authors' code.
 """
 
@@ -31,18 +31,19 @@ class HiEndMaeConfig(EncoderDrivenConfig):
     """Number of self-attention blocks in the decoder, before its blocks that also attend to the encoder."""
 
     def build(self, backbone: Backbone) -> HiEndMae:
-        """Return the objective with a fresh decoder.
+        """Return the objective with a new decoder.
 
         Raises:
-            ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.
+            ConfigError: If the depths do not increase up to the last block, or if the width is not a multiple of the
+                heads.
         """
         return HiEndMae(backbone, self)
 
 
 class ReadingBlock(nn.Module):
-    """Self-attention, cross-attention to one depth of the encoder, and an MLP, each after a norm and added.
+    """Self-attention, cross-attention to one depth of the encoder, and an MLP, each pre-normed and with a residual.
 
-    Tokens of the encoder are read without a norm.
+    Tokens of the encoder are used without a norm.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -53,7 +54,7 @@ class ReadingBlock(nn.Module):
         self.norm_before_mlp, self.mlp = block.norm2, block.mlp
 
     def forward(self, asking: Float[Tensor, "b n d"], asked: Float[Tensor, "b m d"]) -> Float[Tensor, "b n d"]:
-        """Return the queries after attention."""
+        """Return the queries after the block."""
         asking = asking + self.attention(self.norm(asking))
         asking = asking + self.reading(self.norm_before_reading(asking), asked)
         result: Tensor = asking + self.mlp(self.norm_before_mlp(asking))
@@ -61,7 +62,7 @@ class ReadingBlock(nn.Module):
 
 
 class HiEndMae(EncoderDriven):
-    """Encoder to pass on, and a decoder that is discarded."""
+    """Encoder, which is saved after training, and a decoder that is discarded."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeConfig) -> None:
         super().__init__(backbone, config)
@@ -74,9 +75,9 @@ class HiEndMae(EncoderDriven):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Return pixels of every patch; prefix tokens are queries too.
+        """Return the pixels of every patch; prefix tokens are used as queries too.
 
-        All depths but the last are read before the norm.
+        The tokens of all depths except the last are those before the norm.
         """
         layers = [*encoded[:-1], self.backbone.norm(encoded[-1])]
         tokens = [embed(layer) for embed, layer in zip(self.embeds, layers, strict=True)]

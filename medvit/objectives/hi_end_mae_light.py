@@ -1,7 +1,8 @@
-"""A lighter decoder than Hi-End-MAE's (Tang et al., MedIA 2025) over the same depths of the encoder.
+"""Variant of Hi-End-MAE (Tang et al., MedIA 2025) with a smaller decoder over the same depths of the encoder.
 
-For each depth but the last, a transformer block and a cross-attention without an MLP of its own; depths are read after
-the encoder's norm, and prefix tokens are not queries. It has two thirds of the weights of the published decoder.
+For each depth except the last, the decoder has a transformer block, and a cross-attention without a separate MLP.
+Tokens of a depth are used after the encoder's norm, and prefix tokens are not used as queries. The decoder has two
+thirds of the parameters of the published one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from medvit.registry import register
 
 @register
 class HiEndMaeLightConfig(EncoderDrivenConfig):
-    """Options of the lighter Hi-End-MAE: reconstruction from four depths with fewer blocks than published."""
+    """Options of the smaller Hi-End-MAE: reconstruction from four depths with fewer blocks than published."""
 
     name: Literal["hi_end_mae_light"] = "hi_end_mae_light"
 
     def build(self, backbone: Backbone) -> HiEndMaeLight:
-        """Return the objective with a fresh decoder.
+        """Return the objective with a new decoder.
 
         Raises:
             ConfigError: If the depths are not rising up to the last block, or the heads do not divide the width.
@@ -34,7 +35,7 @@ class HiEndMaeLightConfig(EncoderDrivenConfig):
 
 
 class HiEndMaeLight(EncoderDriven):
-    """Encoder to pass on, and a decoder that is discarded."""
+    """Encoder, which is saved after training, and a decoder that is discarded."""
 
     def __init__(self, backbone: Backbone, config: HiEndMaeLightConfig) -> None:
         super().__init__(backbone, config)
@@ -46,7 +47,7 @@ class HiEndMaeLight(EncoderDriven):
     def decode(
         self, encoded: list[Float[Tensor, "b m d"]], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Return pixels of every patch."""
+        """Return the pixels of every patch."""
         normed = [self.backbone.norm(layer) for layer in encoded]
         tokens = [embed(layer) for embed, layer in zip(self.embeds, normed, strict=True)]
         asking = self.every_patch(tokens[-1][:, self.backbone.num_prefix_tokens :], masking, grid)

@@ -1,7 +1,7 @@
-"""LeJEPA (Balestriero and LeCun, 2025), in 2D and 3D: views of an image predict their mean, features remain Gaussian.
+"""LeJEPA (Balestriero and LeCun, 2025) in 2D and 3D: views predict the mean over views, and features remain Gaussian.
 
-One network without teacher, prototypes, temperatures or schedules of its own, and one weight between two losses. Of the
-objectives that learn from a few thousand images, it has the fewest options to tune.
+It uses one network, without a teacher, prototypes, temperatures or special schedules, and one weight between two
+losses. Among the objectives that learn from a few thousand images, it has the fewest options to tune.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LeJepaConfig(AgreementConfig):
     """
 
     def build(self, backbone: Backbone) -> LeJepa:
-        """Return the objective around a backbone."""
+        """Return the objective for a backbone."""
         return LeJepa(backbone, self)
 
 
@@ -62,7 +62,7 @@ class LeJepa(ViewAgreement):
 
 
 def distance_to_mean(projected: Float[Tensor, "v b d"], *, num_global: int) -> Float[Tensor, ""]:
-    """Return the mean squared distance of every view of an image to the mean of its first, global views."""
+    """Return the mean squared distance of every view of an image to the mean of its global views, which come first."""
     with exactly(projected.device):
         values = projected.float()
         return (values - values[:num_global].mean(dim=0)).square().mean()

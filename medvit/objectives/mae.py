@@ -1,6 +1,6 @@
 """Masked autoencoder in 2D and 3D (He et al., CVPR 2022).
 
-The encoder sees a random part of the patches; a light decoder reconstructs the others from it, and only they count in
+The encoder sees a random subset of the patches. A small decoder reconstructs the other patches, and only these count in
 the loss.
 """
 
@@ -52,13 +52,13 @@ class MaeConfig(ObjectiveConfig):
     views: ViewsConfig = Field(default_factory=ViewsConfig)
 
     def build(self, backbone: Backbone) -> Mae:
-        """Return the objective with a fresh decoder."""
+        """Return the objective with a new decoder."""
         return Mae(backbone, self)
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Random masking: `ids_keep` (B, N_keep), `ids_restore` (B, N), `mask` (B, N) with 1 for a hidden patch."""
+    """Random masking: `ids_keep` (B, N_keep), `ids_restore` (B, N), and `mask` (B, N), 1 for hidden patches."""
 
     ids_keep: Int[Tensor, "b m"]
     ids_restore: Int[Tensor, "b n"]
@@ -67,7 +67,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class VisibleTokens:
-    """Visible part: its tokens (B, P + N_keep, D), the indices of its patches, and the whole grid."""
+    """Encoded visible patches: tokens (B, P + N_keep, D), the indices of the patches, and the whole grid."""
 
     encoded: Float[Tensor, "b m d"]
     masking: Masking
@@ -75,7 +75,7 @@ class VisibleTokens:
 
 
 def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
-    """Keep the patches with the least noise, `int(N * (1 - mask_ratio))` of them but at least one.
+    """Keep the patches with the lowest noise: `int(N * (1 - mask_ratio))` of them, but at least one.
 
     The product is truncated as in the original code: of 100 patches, a ratio of 0.9 keeps 9.
     """
@@ -91,19 +91,19 @@ def random_masking(noise: Float[Tensor, "b n"], mask_ratio: float) -> Masking:
 def masked_loss(
     predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Float[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """Return the mean squared error over the hidden patches; predictions for visible ones do not count."""
+    """Return the mean squared error over hidden patches; predictions for visible patches do not count."""
     per_patch = (predicted - target).square().mean(dim=-1)
     return (per_patch * mask).sum() / mask.sum()
 
 
 def normalized(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
-    """Return patches normalized to zero mean and unit variance each (unbiased variance)."""
+    """Return patches, each normalized to zero mean and unit variance (unbiased variance)."""
     mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
     return (patches - mean) / (var + PIXEL_EPSILON).sqrt()
 
 
 class Mae(Objective):
-    """Encoder to pass on, and a decoder that is discarded."""
+    """Encoder, which is saved after training, and a decoder that is discarded."""
 
     judged_by = "reconstruction"
 
@@ -124,7 +124,7 @@ class Mae(Objective):
 
     @property
     def target_patch(self) -> tuple[int, ...]:
-        """Pixels of the views for each patch of the encoder."""
+        """Size, in pixels of the views, of the region to reconstruct for each patch of the encoder."""
         return self.backbone.patch_size
 
     def forward(self, views: Views, progress: float) -> Losses:
@@ -136,26 +136,26 @@ class Mae(Objective):
     def reconstruct(
         self, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b n p"], Float[Tensor, "b n p"], Masking]:
-        """Return the prediction for every patch, its target, and the mask of hidden patches."""
+        """Return the prediction for every patch, its target, and the masking."""
         seen = self.see(pixels)
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
     def see(self, pixels: Float[Tensor, "b c *s"]) -> VisibleTokens:
-        """Encode a random part of the patches."""
+        """Encode a random subset of the patches."""
         patches, grid = self.backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         kept = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
         return VisibleTokens(self.backbone.encode(kept, grid=grid, ids=masking.ids_keep), masking, grid)
 
     def target(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b n p"]:
-        """Return the target of every patch."""
+        """Return the reconstruction target of every patch."""
         target = patchify(pixels.float(), self.target_patch)
         return normalized(target) if self.config.normalize_targets else target
 
     def decode(
         self, encoded: Float[Tensor, "b m d"], masking: Masking, grid: tuple[int, ...]
     ) -> Float[Tensor, "b n p"]:
-        """Return pixels of every patch from the encoded visible ones."""
+        """Return the pixels of every patch from the encoded visible patches."""
         num_prefix = self.backbone.num_prefix_tokens
         tokens = self.embed(encoded)
         prefix, seen = tokens[:, :num_prefix], tokens[:, num_prefix:]

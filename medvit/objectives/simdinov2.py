@@ -1,7 +1,7 @@
 """SimDINOv2 (Wu et al., ICML 2025), in 2D and 3D: DINOv2 without prototypes, centers and temperatures.
 
-Student and teacher embeddings are aligned by cosine, and a coding rate prevents collapse of the batch: fewer options to
-tune, and no large head, which suits small batches of private images.
+Student and teacher embeddings are aligned by their cosine similarity, and a coding rate prevents collapse. There are
+fewer options to tune and no large head, which suits small batches of private images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvit.types import Losses, Views
 
 @register
 class SimDinoV2Config(MaskedConfig):
-    """Options of SimDINOv2: embeddings of images and masked patches that agree, and are spread over their space."""
+    """Options of SimDINOv2: embeddings of images and masked patches agree, and are spread over the embedding space."""
 
     HAS_PROTOTYPES: ClassVar[bool] = False
 
@@ -41,21 +41,21 @@ class SimDinoV2Config(MaskedConfig):
     """
 
     def build(self, backbone: Backbone) -> SimDinoV2:
-        """Return the objective with a fresh head."""
+        """Return the objective with a new head."""
         return SimDinoV2(backbone, self)
 
 
 class SimDinoV2(MaskedDistillation):
-    """SimDINOv2 losses: cosines and a coding rate."""
+    """SimDINOv2 losses: cosine similarities and a coding rate."""
 
     def __init__(self, backbone: Backbone, config: SimDinoV2Config) -> None:
         super().__init__(backbone, config, config.heads(backbone.width))
         self.config = config
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the terms `alignment`, `spread` and `patches`, which decrease below zero as training succeeds.
+        """Return the loss terms `alignment`, `spread` and `patches`, which fall below zero if training succeeds.
 
-        And `gram` once it applies.
+        The term `gram` is added once it is active.
         """
         look, config = self.look(views, progress), self.config
         patch_head = "patch" if config.patch_head == "separate" else "image"

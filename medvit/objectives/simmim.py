@@ -1,6 +1,6 @@
-"""SimMIM in 2D and 3D (Xie et al., CVPR 2022): hidden patches are encoded as a learned mask token.
+"""SimMIM in 2D and 3D (Xie et al., CVPR 2022): hidden patches are replaced by a learned mask token and encoded.
 
-One linear layer reconstructs pixels from tokens; the loss is the absolute error of hidden pixels.
+One linear layer reconstructs pixels from tokens; the loss is the absolute error of the hidden pixels.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ COUNT_EPSILON = 1e-5
 
 
 class SimMimViewsConfig(ViewsConfig):
-    """The crop that is rebuilt, of two thirds of an image or more."""
+    """Options for the crop to reconstruct, which covers at least two thirds of an image."""
 
     scale: tuple[Covered, Covered] = (0.67, 1.0)
 
 
 @register
 class SimMimConfig(ObjectiveConfig):
-    """Options of SimMIM: reconstruction of hidden patches within the encoder."""
+    """Options of SimMIM: reconstruction of hidden patches from their encoded mask tokens."""
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0.0, lt=1.0)
@@ -48,14 +48,14 @@ class SimMimConfig(ObjectiveConfig):
     views: SimMimViewsConfig = Field(default_factory=SimMimViewsConfig)
 
     def build(self, backbone: Backbone) -> SimMim:
-        """Return the objective with a fresh layer."""
+        """Return the objective with a new linear layer."""
         return SimMim(backbone, self)
 
 
 def unit_masks(
     num_images: int, grid: tuple[int, ...], *, unit: int, ratio: float, device: torch.device
 ) -> Bool[Tensor, "b n"]:
-    """Draw masks of whole units of patches, `ceil(ratio * units)` per image; the last units may be smaller."""
+    """Draw masks of whole units of patches, `ceil(ratio * units)` per image; units at the end may be smaller."""
     units = tuple(-(-side // unit) for side in grid)
     noise = torch.rand(num_images, math.prod(units), device=device)
     mask = noise.argsort(dim=1).argsort(dim=1) < math.ceil(ratio * noise.shape[1])
@@ -68,7 +68,7 @@ def unit_masks(
 def absolute_loss(
     predicted: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], mask: Bool[Tensor, "b n"], channels: int
 ) -> Float[Tensor, ""]:
-    """Return the sum of absolute errors of hidden patches / (hidden pixels + 1e-5) / channels."""
+    """Return the sum of absolute errors over hidden patches / (number of hidden pixels + 1e-5) / channels."""
     with exactly(predicted.device):
         errors = (predicted.float() - target.float()).abs().sum(dim=-1)
         hidden_pixels = mask.sum() * (target.shape[-1] // channels)
@@ -76,7 +76,7 @@ def absolute_loss(
 
 
 class SimMim(Objective):
-    """Encoder to pass on, a mask token and a layer."""
+    """Encoder, which is saved after training, with a mask token and a linear layer that predicts pixels."""
 
     judged_by = "reconstruction"
 

@@ -1,7 +1,7 @@
-"""SwAV (Caron et al., NeurIPS 2020), in 2D and 3D: crops of an image predict each other's assignment to prototypes.
+"""SwAV (Caron et al., NeurIPS 2020) in 2D and 3D: crops predict one another's assignment to prototypes.
 
-One network without a teacher: the assignments (codes) of the global crops are balanced over the prototypes by
-Sinkhorn-Knopp, over the batch and a queue of earlier features, and predicted from all other crops.
+It uses one network without a teacher. The assignments (codes) of the global crops are balanced over the prototypes by
+Sinkhorn-Knopp, over the batch and a queue of earlier features, and are predicted from all other crops.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SwavConfig(AgreementConfig):
     """Fraction of the training run, at its start, in which the prototypes are frozen."""
 
     def build(self, backbone: Backbone) -> Swav:
-        """Return the objective around a backbone."""
+        """Return the objective for a backbone."""
         return Swav(backbone, self)
 
 
@@ -94,7 +94,7 @@ class Swav(ViewAgreement):
 
     @torch.no_grad()
     def codes(self, features: Float[Tensor, "v b d"], progress: float) -> Float[Tensor, "v b k"]:
-        """Return the balanced assignment of the features of each global crop; every row sums to 1."""
+        """Return the balanced assignment of the features of each global crop to prototypes; every row sums to 1."""
         prototypes = F.normalize(self.prototypes.float(), dim=1)
         num_earlier = int(self.num_queued) if progress >= self.config.queue_from else 0
         # Every process has the whole queue and balances its share of it, so that each feature counts once.

@@ -1,7 +1,7 @@
 """Uni4Eye (Cai et al., MICCAI 2022): one encoder for images and volumes, trained on both in one run.
 
-Each rank has its own patch embedding; all blocks are shared. Two decoders reconstruct hidden patches of the image and
-of its gradient map.
+Images and volumes have separate patch embeddings; all blocks are shared. Two decoders reconstruct the hidden patches of
+the image and of its gradient map.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLOPE, SMOOTH = (-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0)
 
 @register
 class Uni4EyeConfig(ObjectiveConfig):
-    """Options of Uni4Eye: reconstruction of hidden patches of images and volumes, and of their edges."""
+    """Options of Uni4Eye: reconstruction of hidden patches of images and volumes, and of their gradient maps."""
 
     name: Literal["uni4eye"] = "uni4eye"
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
@@ -60,18 +60,18 @@ class Uni4EyeConfig(ObjectiveConfig):
     """Crops of the other kind of input: volumes for a 2D backbone, images for a 3D backbone."""
 
     def build(self, backbone: Backbone) -> Uni4Eye:
-        """Return the objective with an embedding of the other rank and fresh decoders.
+        """Return the objective, with a patch embedding of the other dimensionality and new decoders.
 
         Raises:
-            ConfigError: If the backbone's positions support only its own rank.
+            ConfigError: If the positions of the backbone support only 2D or only 3D.
         """
         return Uni4Eye(backbone, self)
 
 
 def gradient_map(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
-    """Return the mean of the absolute derivatives along the axes by a Sobel filter of side 5.
+    """Return the mean absolute derivative along the axes, by a Sobel filter of side 5.
 
-    Image borders are repeated.
+    Edge values are repeated.
     """
     ndim = pixels.ndim - 2
     padded = F.pad(pixels.float(), (2,) * 2 * ndim, mode="replicate").flatten(0, 1)
@@ -86,7 +86,7 @@ def gradient_map(pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
 
 
 class Decoder(nn.Module):
-    """Decoder from visible tokens to the values of all patches, of either rank."""
+    """Decoder from visible tokens to the values of all patches, in 2D or 3D."""
 
     def __init__(self, config: Uni4EyeConfig, backbones: Sequence[Backbone]) -> None:
         super().__init__()
@@ -116,7 +116,10 @@ class Decoder(nn.Module):
 
 
 class Uni4Eye(Objective):
-    """Encoder to pass on, the embedding of the other rank, and two decoders that are discarded."""
+    """Encoder, which is saved after training, the patch embedding of the other dimensionality, and two decoders.
+
+    The decoders are discarded after training.
+    """
 
     def __init__(self, backbone: Backbone, config: Uni4EyeConfig) -> None:
         super().__init__()
@@ -129,7 +132,7 @@ class Uni4Eye(Objective):
         self.image, self.gradient = (Decoder(config, (backbone, self.twin_backbone)) for _ in range(2))
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the reconstruction losses of the first view, of either rank, in float32."""
+        """Return the reconstruction losses of the first view, 2D or 3D, in float32."""
         pixels = views.crops[0]
         backbone = self._backbone_of(pixels)
         encoded, masking, grid = self._encode(backbone, pixels)
@@ -162,14 +165,14 @@ class Uni4Eye(Objective):
     def _encode(
         self, backbone: Backbone, pixels: Float[Tensor, "b c *s"]
     ) -> tuple[Float[Tensor, "b m d"], Masking, tuple[int, ...]]:
-        """Return visible tokens after the last block, the masking, and the grid."""
+        """Return the visible tokens after the last block, the masking, and the grid."""
         patches, grid = backbone.embed(pixels)
         masking = random_masking(torch.rand(patches.shape[:2], device=patches.device), self.config.mask_ratio)
         seen = patches.gather(1, masking.ids_keep[..., None].expand(-1, -1, patches.shape[-1]))
         return backbone.encode(seen, grid=grid, ids=masking.ids_keep), masking, grid
 
     def _idle(self, backbone: Backbone) -> Float[Tensor, ""]:
-        """Return zero, as a function of the weights that only the other rank uses."""
+        """Return zero as a function of the weights that only the other dimensionality uses."""
         other = self.twin_backbone if backbone is self.backbone else self.backbone
         own = {id(weight) for weight in backbone.parameters()}
         heads = [decoder.predict[str(other.ndim)] for decoder in (self.image, self.gradient)]

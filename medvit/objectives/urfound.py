@@ -1,8 +1,8 @@
-"""Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): masked pixels, and masked words of labels.
+"""Knowledge-guided masked modeling (UrFound, Yu et al., MICCAI 2024): masked pixels, and masked words of label text.
 
 A masked autoencoder reconstructs the hidden patches at twice the resolution. The mean token of the visible patches is
-added to every token of a text with masked words, which can be predicted only from the image. So a single encoder learns
-the meaning of labels for photographs and B-scans.
+added to every token of a text with masked words, which can be predicted only from the image. A single encoder thus
+learns the meaning of labels, for photographs and for B-scans.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORD = re.compile(r"\w+")
 
 @register
 class UrFoundConfig(MaeConfig):
-    """Options of UrFound: reconstruction of hidden patches at a higher resolution, and of hidden words."""
+    """Options of UrFound: reconstruction of hidden patches at a higher resolution, and prediction of hidden words."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"told": "text_keys"}
 
@@ -68,25 +68,25 @@ class UrFoundConfig(MaeConfig):
     """Attention heads of the text encoder."""
 
     def build(self, backbone: Backbone) -> UrFound:
-        """Return the objective with a fresh decoder and text encoder."""
+        """Return the objective with a new decoder and a new text encoder."""
         return UrFound(backbone, self)
 
 
 @dataclass(frozen=True)
 class Words:
-    """Texts (B, W) as vocabulary indices, `PAD` after the end, and the mask of hidden words."""
+    """Texts (B, W) as vocabulary indices, with `PAD` after the end, and the mask of hidden words."""
 
     ids: Int[Tensor, "b w"]
     hidden: Bool[Tensor, "b w"]
 
     @property
     def read(self) -> Int[Tensor, "b w"]:
-        """Tokens for the text encoder."""
+        """Return the tokens for the text encoder, in which hidden words are replaced."""
         return self.ids.masked_fill(self.hidden, MASK)
 
 
 class UrFound(Mae):
-    """Encoder to pass on; decoder and text encoder are discarded."""
+    """Encoder, which is saved after training; decoder and text encoder are discarded."""
 
     config: UrFoundConfig
 
@@ -114,14 +114,14 @@ class UrFound(Mae):
 
     @property
     def target_patch(self) -> tuple[int, ...]:
-        """Pixels of the views for each patch of the encoder."""
+        """Size, in pixels of the views, of the region to reconstruct for each patch of the encoder."""
         return tuple(self.scale * side for side in self.backbone.patch_size)
 
     def forward(self, views: Views, progress: float) -> Losses:
-        """Return the losses of pixels and of words of the first view, in float32.
+        """Return the losses of pixels and words for the first view, in float32.
 
         Raises:
-            DataError: If the first batches hold no word at all.
+            DataError: If no image of the first batches has any text.
         """
         pixels = views.crops[0]
         seen = self.see(self.coarse(pixels))
@@ -138,7 +138,7 @@ class UrFound(Mae):
         return self.decode(seen.encoded, seen.masking, seen.grid), self.target(pixels), seen.masking
 
     def coarse(self, pixels: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *t"]:
-        """Return the crops that the encoder sees."""
+        """Return the crops at the resolution that the encoder sees."""
         if self.scale == 1:
             return pixels
         mode = "bicubic" if pixels.ndim == 4 else "trilinear"
@@ -146,22 +146,22 @@ class UrFound(Mae):
         return F.interpolate(pixels, size=size, mode=mode, antialias=pixels.ndim == 4)
 
     def texts(self, said: Sequence[Mapping[str, str]], num_images: int) -> Int[Tensor, "b w"]:
-        """Return the words of each image's description, as vocabulary indices.
+        """Return the words that describe each image, as vocabulary indices.
 
-        Empty for images without a description.
+        Rows of images without a description are empty.
         """
         told = [self._words_of(one) for one in said] or [[] for _ in range(num_images)]
         length = max(1, *(len(words) for words in told))
         return torch.tensor([words + [PAD] * (length - len(words)) for words in told])
 
     def hide(self, ids: Int[Tensor, "b w"]) -> Words:
-        """Return the words with a random part hidden, at least one in each non-empty text."""
+        """Return the words with a random subset hidden, at least one in each non-empty text."""
         noise = torch.rand(ids.shape, device=ids.device).masked_fill(ids == PAD, 2.0)
         lowest = noise == noise.min(dim=1, keepdim=True).values
         return Words(ids, ((noise < self.config.text_mask) | lowest) & (ids != PAD))
 
     def word_loss(self, latent: Float[Tensor, "b d"], words: Words) -> Float[Tensor, ""]:
-        """Return the cross entropy of the hidden words, given the others and the image; 0 if none is hidden."""
+        """Return the cross-entropy of the hidden words, given the other words and the image; 0 if no word is hidden."""
         tokens = self.words(words.read) + self.places[:, : words.ids.shape[1]] + self.project(latent)[:, None]
         is_empty = words.ids == PAD
         read = self.reader(tokens, src_key_padding_mask=is_empty & ~is_empty.all(dim=1, keepdim=True))
@@ -184,7 +184,7 @@ class UrFound(Mae):
             self.num_wordless += 1
         if self.num_wordless >= PATIENCE:
             raise DataError(
-                f"none of the images of the first {PATIENCE} batches has a label or a text; objective=urfound "
-                "needs them: ingest labels (labeling.table=CSV, labeling.from_folders=folder), or choose "
+                f"none of the images of the first {PATIENCE} batches has a label or a text; objective=urfound requires "
+                "labels or texts: ingest labels (labeling.table=CSV, labeling.from_folders=folder), or choose "
                 "objective=mae"
             )

@@ -1,7 +1,7 @@
 """Fine-tuning methods: LoRA, ExPLoRA, block expansion, full and frozen backbones.
 
-`adapt` prepares a backbone in place and selects its trainable weights; at initialization its output is unchanged.
-`merge` returns a plain backbone with the change merged. Adding a method is adding a file.
+`adapt` prepares a backbone in place and selects its trainable weights; the output of the backbone is initially
+unchanged. `merge` returns a plain backbone with the changes merged. To add a method, add a file.
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ from medvit.registry import Chosen
 
 
 class Peft(ABC):
-    """Method of adapting, applied to one backbone."""
+    """Fine-tuning method, applied to one backbone."""
 
     backbone: Backbone
     """Adapted backbone, which training runs."""
 
     @abstractmethod
     def merge(self) -> Backbone:
-        """Return the plain backbone with all changes merged, for inference; the adapted one is consumed."""
+        """Return the plain backbone with all changes merged, for inference.
+
+        The adapted backbone is unusable afterwards.
+        """
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Return options that build the merged backbone, from those of the original: the same, unless it grew."""
+        """Return options that build the merged backbone: those of the original backbone, unless blocks were added."""
         return config
 
     def trained(self) -> frozenset[str]:
-        """Return the names of the trainable weights of the adapted backbone, before any are frozen."""
+        """Return the names of the trainable weights of the adapted backbone, before training freezes any."""
         return frozenset(name for name, weight in self.backbone.named_parameters() if weight.requires_grad)
 
     def state_of(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Return a copy of weights of the adapted backbone by name, to keep after it is consumed."""
+        """Return copies of the named weights of the adapted backbone, which `merge` makes unusable."""
         return {name: weight.clone() for name, weight in self.backbone.state_dict().items() if name in names}
 
 
 class Unchanged(Peft):
-    """Adaptation of unchanged structure: merging returns the backbone itself."""
+    """Method that does not change the structure of the backbone; merging returns the backbone itself."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -53,18 +56,18 @@ class Unchanged(Peft):
 
 
 class PeftConfig(Config, ABC):
-    """Options of a method of adapting."""
+    """Options of a fine-tuning method."""
 
     name: str
 
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Peft:
-        """Prepare a backbone in place; its trainable parameters are those that require a gradient afterwards."""
+        """Prepare a backbone in place; afterwards, the trainable parameters are those that require a gradient."""
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Peft:
-        """Prepare a backbone with merged weights of this method for training the same weights further.
+        """Prepare a backbone with merged weights of this method for further training of the same weights.
 
-        `weights` are those that it trained, by name. The output of the backbone does not change.
+        `weights` are the weights that the method trained, by name. The output of the backbone does not change.
 
         Raises:
             CheckpointError: If the backbone has no such weights.
@@ -75,9 +78,9 @@ class PeftConfig(Config, ABC):
         return Unchanged(backbone)
 
     def recorded(self, backbone: Backbone) -> PeftConfig:
-        """Return the method for model.yaml: itself, or the method that it continues.
+        """Return the method to record in model.yaml: this one, or the method that it continues.
 
-        Called before `adapt`, which may consume the adapter of the backbone.
+        It must be called before `adapt`, which may remove the adapter from the backbone.
         """
         return self
 
@@ -86,14 +89,14 @@ def require_known(backbone: Backbone, weights: Mapping[str, Tensor]) -> None:
     """Check that an adapted backbone has these weights.
 
     Raises:
-        CheckpointError: If it lacks one or has it in another shape.
+        CheckpointError: If a weight is missing or has another shape.
     """
     own = backbone.state_dict()
     wrong = sorted(name for name, weight in weights.items() if name not in own or own[name].shape != weight.shape)
     if wrong:
         raise CheckpointError(
             f"{len(wrong)} of {len(weights)} weights of the adapter do not fit the backbone, first {wrong[0]}; "
-            "adapter.safetensors and model.yaml are of two checkpoints"
+            "adapter.safetensors and model.yaml belong to different checkpoints"
         )
 
 

@@ -1,4 +1,4 @@
-"""Block expansion: new blocks among the old ones, initially without effect, and only they are trained."""
+"""Block expansion: new blocks between the old ones, which initially have no effect and are the only ones trained."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ OUTPUTS = ("attn.proj", "mlp.fc2")
 
 @register
 class BlockExpansionConfig(PeftConfig):
-    """Add a copy with zeroed outputs of the last block of every group (Bafghi et al., CVPR workshops 2024).
+    """Add a copy of the last block of every group, with zeroed outputs (Bafghi et al., CVPR workshops 2024).
 
-    The old weights do not change, so performance on their own domain is preserved; the model grows by these blocks.
+    The old weights do not change, so performance on their original domain is preserved; the model grows by the new
+    blocks.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"added": "num_blocks"}
@@ -34,10 +35,10 @@ class BlockExpansionConfig(PeftConfig):
     """
 
     def adapt(self, backbone: Backbone) -> Expanded:
-        """Return the backbone with its new blocks, the only trainable ones.
+        """Return the backbone with new blocks, which are the only trainable ones.
 
         Raises:
-            ConfigError: If the blocks cannot be divided equally.
+            ConfigError: If the blocks cannot be divided into equal groups.
         """
         if backbone.depth % self.num_blocks:
             raise ConfigError(
@@ -57,15 +58,18 @@ class BlockExpansionConfig(PeftConfig):
 
 
 class Expanded(Unchanged):
-    """Expanded backbone; merging returns itself, with more blocks than in its options."""
+    """Backbone with added blocks; merging returns the backbone itself, with its increased depth."""
 
     def described(self, config: BackboneConfig) -> BackboneConfig:
-        """Return the same options with the present depth."""
+        """Return the options with the increased depth."""
         return config.model_copy(update={"depth": self.backbone.depth})
 
 
 def _silent(block: nn.Module) -> nn.Module:
-    """Return a trainable copy whose outputs are zero; their scales are copied, so that gradients reach the weights."""
+    """Return a trainable copy of a block whose outputs are zero.
+
+    Layer scales are copied, so that gradients reach the weights.
+    """
     copied = copy.deepcopy(block).requires_grad_(True)
     for name in OUTPUTS:
         layer = copied.get_submodule(name)

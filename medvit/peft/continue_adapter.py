@@ -1,4 +1,4 @@
-"""Continued training of an adapter: fine-tuning trains the weights that pretraining trained, and no others."""
+"""Continued training of an adapter: fine-tuning trains exactly the weights that pretraining trained."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ class ContinueConfig(PeftConfig):
     """Continued training of the weights in `adapter.safetensors` of the checkpoint (after Khanna et al., ICML 2025).
 
     Low-rank factors continue from their pretrained values, with the same rank and scale; fully trained blocks and norms
-    remain fully trainable. So the new adapter, applied to the initial weights of pretraining, contains both trainings:
-    one file per task beside one public model.
+    remain fully trainable. The new adapter is relative to the initial weights of pretraining and contains the changes
+    of pretraining and fine-tuning: one file per task is enough in addition to one public model.
     """
 
     name: Literal["continue"] = "continue"
 
     def adapt(self, backbone: Backbone) -> Peft:
-        """Return the backbone with the adapter of pretraining; up to rounding, its output equals the merged one's.
+        """Return the backbone with the adapter of pretraining.
+
+        Its output equals that of the merged backbone, up to rounding.
 
         Raises:
             ConfigError: If the backbone carries no adapter.
-            CheckpointError: If the adapter does not fit it.
+            CheckpointError: If the adapter does not match the backbone.
         """
         way, weights = self.recorded(backbone), _carried(backbone).weights
         backbone.carried = None
@@ -47,7 +49,7 @@ class ContinueConfig(PeftConfig):
 def _carried(backbone: Backbone) -> Carried:
     if backbone.carried is None:
         raise ConfigError(
-            "peft=continue needs a pretrained checkpoint with a separate adapter, as explora and lora write; "
+            "peft=continue requires a pretrained checkpoint with a separate adapter, as explora and lora write; "
             "found none: choose another peft, or give checkpoint=FOLDER with an adapter.safetensors in it"
         )
     return backbone.carried

@@ -1,4 +1,4 @@
-"""ExPLoRA: continued pretraining with low-rank updates in all blocks but one or two, which are fully trained."""
+"""ExPLoRA: continued pretraining with low-rank updates in most blocks, while one or two blocks are fully trained."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from medvit.registry import register
 class ExploraConfig(PeftConfig):
     """Train some blocks fully, LoRA on the attention of the others, and every norm (Khanna et al., ICML 2025).
 
-    The updates are on the fused projection of queries, keys and values. Weights that public weights lack or have in
-    another shape, such as a patch embedding for volumes, are fully trained, too.
+    Low-rank updates are on the fused projection of queries, keys and values. Weights that are missing from the public
+    weights, or have another shape there, such as a patch embedding for volumes, are fully trained too.
     """
 
     name: Literal["explora"] = "explora"
@@ -39,10 +39,12 @@ class ExploraConfig(PeftConfig):
     """Blocks to train fully, counted from 0; -1 is the last block. The paper trains the last one or two."""
 
     def adapt(self, backbone: Backbone) -> Lora:
-        """Return the backbone with updates; trainable are these, the chosen blocks, the norms, and new weights.
+        """Return the backbone with low-rank updates.
+
+        Trainable are the updates, the chosen blocks, the norms, and new weights.
 
         Raises:
-            ConfigError: If there is no such block, or all blocks are chosen, or a target matches no layer.
+            ConfigError: If a chosen block does not exist, all blocks are chosen, or a target matches no layer.
         """
         depth = backbone.depth
         outside = [number for number in self.blocks if not -depth <= number < depth]
@@ -61,7 +63,7 @@ class ExploraConfig(PeftConfig):
         return adapted
 
     def go_on(self, backbone: Backbone, weights: Mapping[str, Tensor]) -> Lora:
-        """Return the backbone with the updates of an earlier training beside the weights that they were merged into."""
+        """Return the backbone with the low-rank updates of an earlier training run, removed from the merged weights."""
         adapted = self.adapt(backbone)
         adapted.take(weights)
         return adapted

@@ -16,5 +16,5 @@ class FrozenConfig(PeftConfig):
     name: Literal["frozen"] = "frozen"
 
     def adapt(self, backbone: Backbone) -> Unchanged:
-        """Return the backbone with no parameter trainable."""
+        """Return the backbone without trainable parameters."""
         return Unchanged(backbone.requires_grad_(False))

@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates beside the linear layers of the blocks, through huggingface/peft."""
+"""LoRA: low-rank updates of the linear layers of the blocks, through huggingface/peft."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class LoraConfig(PeftConfig):
     """
 
     def adapt(self, backbone: Backbone) -> Lora:
-        """Return the backbone with updates on every target in its blocks; only they are trainable.
+        """Return the backbone with low-rank updates of every target layer in its blocks.
+
+        Only the updates are trainable.
 
         Raises:
             ConfigError: If a target matches no linear layer of the blocks.
@@ -46,10 +48,12 @@ class LoraConfig(PeftConfig):
         return adapted
 
     def adapt_blocks(self, backbone: Backbone, blocks: Iterable[int]) -> Lora:
-        """Return the backbone with updates on every target in these blocks, counted from 0; only they are trainable.
+        """Return the backbone with low-rank updates of every target layer in these blocks (counted from 0).
+
+        Only the updates are trainable.
 
         Raises:
-            ConfigError: If a target names no linear layer of them.
+            ConfigError: If a target matches no linear layer of these blocks.
         """
         chosen = {f"blocks.{number}" for number in blocks}
         names = {
@@ -61,12 +65,14 @@ class LoraConfig(PeftConfig):
         }
         absent = sorted(set(self.targets) - {name.rpartition(".")[2] for name in names})
         if absent:
-            raise ConfigError(f"peft.targets: no linear layer of the blocks is named {', '.join(absent)}")
+            raise ConfigError(
+                f"peft.targets contains {', '.join(absent)}, but no linear layer of the blocks has this name"
+            )
         return Lora(backbone, self, sorted(names))
 
 
 class Lora(Peft):
-    """Backbone with low-rank updates in place."""
+    """Backbone with low-rank updates."""
 
     def __init__(self, backbone: Backbone, config: LoraConfig, names: list[str]) -> None:
         from peft import LoraConfig as HubLoraConfig
@@ -80,7 +86,7 @@ class Lora(Peft):
         self.backbone = backbone
 
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Load updates that are already merged into the weights, and subtract them from the weights.
+        """Load low-rank updates that are already merged into the weights, and subtract them from the weights.
 
         Other `weights`, such as norms, become trainable as well. The output does not change, up to rounding.
 
@@ -99,6 +105,6 @@ class Lora(Peft):
             weight.requires_grad_(name in weights)
 
     def merge(self) -> Backbone:
-        """Return the plain backbone with the updates added to its weights."""
+        """Return the plain backbone, with the updates added to its weights."""
         merged: Backbone = self._model.merge_and_unload()
         return merged

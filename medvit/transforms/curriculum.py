@@ -1,6 +1,9 @@
-"""Curriculum from low to high resolution, with patches of noise (FastDINOv2, 2025): small crops first, then whole ones.
+"""Curriculum from low to high resolution, with patches of noise (FastDINOv2, 2025).
 
-It is applied to a batch of crops on the training device, so that the loader is independent of the progress.
+Crops are small at first and have their full size later.
+
+The curriculum is applied to a batch of crops on the training device, so the loader does not depend on the training
+progress.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class CurriculumConfig(Config):
     """
 
     def applied(self, views: Views, progress: float, patch_size: tuple[int, ...]) -> Views:
-        """Return the crops for a share of the training; random by torch's generator."""
+        """Return the crops for a progress in [0, 1] of the training, randomly changed by torch's generator."""
         is_low = progress < self.low_until
         factor, deviation = (self.low_factor, self.noise[0]) if is_low else (1.0, self.noise[1])
         local = None if views.local is None else self._changed(views.local, factor, deviation, patch_size)
@@ -51,7 +54,7 @@ class CurriculumConfig(Config):
 
 
 def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int, ...]) -> Float[Tensor, "n c *t"]:
-    """Return crops with sides smaller by a factor, in whole patches: bicubic in 2D, means of voxels in 3D."""
+    """Return crops with sides reduced by a factor, in whole patches: bicubic in 2D, by means of voxels in 3D."""
     sides = zip(crops.shape[2:], patch_size, strict=True)
     size = tuple(max(1, round(side * factor / patch)) * patch for side, patch in sides)
     if size == tuple(crops.shape[2:]):
@@ -62,9 +65,10 @@ def lowered(crops: Float[Tensor, "n c *s"], factor: float, patch_size: tuple[int
 
 
 def noised(crops: Float[Tensor, "n c *s"], deviation: float, side: int | None) -> Float[Tensor, "n c *s"]:
-    """Return crops with Gaussian noise in one square or cube at a random place of each; other pixels do not change.
+    """Return crops with Gaussian noise in one square or cube at a random position of each; other pixels are unchanged.
 
-    The strength is drawn for each crop up to `deviation` of its own standard deviation; the side too, by default.
+    The strength is drawn for each crop, up to `deviation` times its standard deviation. The side is also drawn unless
+    `side` is given.
     """
     num, shape, device = len(crops), crops.shape[2:], crops.device
     column = (num, *(1,) * (crops.ndim - 1))

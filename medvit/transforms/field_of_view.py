@@ -1,8 +1,8 @@
-"""Round field of view of a fundus photograph: detection, cropping to a square, and a uniform black border.
+"""Round field of view of a fundus photograph: detection, cropping to a square, and a uniformly black border.
 
-A camera shows the retina as a disc on black; the frame may cut off its top and bottom. The border reveals the camera,
-takes up to half of the pixels, and is never quite black. Cropping shifts and pads by whole pixels and changes no pixel
-of the retina, so that predictions on the crop map back to the photograph exactly.
+A camera shows the retina as a disc on black, whose top and bottom may be cut off by the frame. The border reveals the
+camera, occupies up to half of the pixels, and is never fully black. Cropping shifts and pads by whole pixels and
+changes no pixel of the retina, so predictions on the crop can be mapped back to the photograph exactly.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class FieldOfViewConfig(Config):
     """
 
     def __call__(self, pixels: Num[Array, "c h w"]) -> tuple[Num[Array, "c h w"], FieldSquare]:
-        """Return the photograph, its border black, and the square to crop it to.
+        """Return the photograph with a black border, and the square to crop it to.
 
         Raises:
-            DataError: If it shows no disc and `missing` is refuse.
+            DataError: If the photograph shows no disc and `missing` is refuse.
         """
         disc = find_disc(pixels) if self.missing == "whole" else require_disc(pixels)
         if disc is None or disc.is_whole_frame:
@@ -67,10 +67,10 @@ class FieldOfViewConfig(Config):
 
 @dataclass(frozen=True)
 class Disc:
-    """A field of view in pixels of the photograph: rows and columns run through the centers of pixels from 0 on.
+    """Field of view in pixel coordinates of the photograph: pixel centers have whole-number rows and columns, from 0.
 
-    `is_whole_frame`: the photograph has no border, so the disc is the circumscribed one of the frame. `agreement` is
-    the intersection over union of the bright region and the disc, 1 at best.
+    `is_whole_frame` is True for a photograph without a border; the disc is then the circumscribed circle of the frame.
+    `agreement` is the intersection over union of the bright region and the disc, 1 at best.
     """
 
     row: float
@@ -80,40 +80,40 @@ class Disc:
     is_whole_frame: bool = False
 
     def inside(self, shape: tuple[int, ...]) -> Bool[Array, "h w"]:
-        """Return the mask of the pixels within the field, for a frame of this shape."""
+        """Return a mask of the pixels within the field of view, for a frame of this shape."""
         rows, columns = np.ogrid[: shape[0], : shape[1]]
         return np.hypot(rows - self.row, columns - self.column) <= self.radius + 0.5
 
     def crop(self, share: float) -> FieldSquare:
-        """Return the square about the center, its side `share` diameters; it may extend beyond the frame."""
+        """Return the square around the center with a side of `share` diameters; it may extend beyond the frame."""
         side = max(1, round((2.0 * self.radius + 1.0) * share))
         return FieldSquare(round(self.row - (side - 1) / 2), round(self.column - (side - 1) / 2), side)
 
 
 @dataclass(frozen=True)
 class FieldSquare:
-    """Square of whole pixels: its upper left pixel, which may be outside the frame, and its side."""
+    """Square of whole pixels: `top` and `left` of its first pixel, which may be outside the frame, and its side."""
 
     top: int
     left: int
     side: int
 
     def of(self, pixels: Num[Array, "*c h w"]) -> Num[Array, "*c s s"]:
-        """Return the content of the square; zero where it extends beyond the frame."""
+        """Return the pixels inside the square; zero where the square extends beyond the frame."""
         square = np.zeros((*pixels.shape[:-2], self.side, self.side), pixels.dtype)
         there, here = self._overlap(*pixels.shape[-2:])
         square[(..., *here)] = pixels[(..., *there)]
         return square
 
     def back(self, square: Num[Array, "*c s s"], shape: tuple[int, ...]) -> Num[Array, "*c h w"]:
-        """Return the square at its place in a frame of `shape`, zero around it: the inverse of `of`."""
+        """Return a frame of `shape` with the square at its position and zeros around it: the inverse of `of`."""
         pixels = np.zeros((*square.shape[:-2], *shape), square.dtype)
         there, here = self._overlap(*shape)
         pixels[(..., *there)] = square[(..., *here)]
         return pixels
 
     def _overlap(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Return rows and columns of the frame in the square, and their place in the square."""
+        """Return the part of the frame that is in the square, and the part of the square that is in the frame."""
         spans = []
         for start, size in ((self.top, height), (self.left, width)):
             low, high = max(0, start), min(size, start + self.side)
@@ -122,30 +122,30 @@ class FieldSquare:
 
 
 def whole_frame(shape: tuple[int, ...]) -> FieldSquare:
-    """Return the smallest square about the middle that contains the frame."""
+    """Return the smallest square that contains the frame and has the same center."""
     side = max(shape)
     return FieldSquare((shape[0] - side) // 2, (shape[1] - side) // 2, side)
 
 
 def require_disc(pixels: Num[Array, "c h w"]) -> Disc:
-    """Return the field of view of a photograph.
+    """Return the field of view of a photograph, or raise an error.
 
     Raises:
-        DataError: If it shows no disc.
+        DataError: If the photograph shows no disc.
     """
     disc = find_disc(pixels)
     if disc is None:
         raise DataError(
-            "no round field of view is found in the picture; expected a fundus photograph, a bright disc on "
-            "black: exclude it, or use such pictures uncropped by preprocess.field_of_view.missing=whole"
+            "the image shows no round field of view; expected a fundus photograph with a bright disc on black: "
+            "exclude the image, or set preprocess.field_of_view.missing=whole to use such images without cropping"
         )
     return disc
 
 
 def find_disc(pixels: Num[Array, "c h w"]) -> Disc | None:
-    """Return the field of view of a photograph.
+    """Return the field of view of a photograph, or None.
 
-    None if the bright region is not a disc, or part of one cut by the frame.
+    The result is None if the bright region is neither a disc nor a part of a disc that the frame cuts off.
     """
     bright = pixels.max(axis=0).astype(np.float32)
     step = max(1, -(-max(bright.shape) // SEARCHED))
@@ -173,7 +173,7 @@ def blackened(pixels: Num[Array, "c h w"], disc: Disc) -> Num[Array, "c h w"]:
 
 
 def _averaged(values: Float[Array, "h w"], step: int) -> Float[Array, "i j"]:
-    """Return means of squares of `step` pixels; the remainder at the end is ignored."""
+    """Return the means of squares of `step` pixels; rows and columns left over at the end are ignored."""
     height, width = (size // step for size in values.shape)
     return values[: height * step, : width * step].reshape(height, step, width, step).mean(axis=(1, 3))
 
@@ -195,7 +195,7 @@ def _brightest_region(seen: Float[Array, "h w"]) -> Bool[Array, "h w"] | None:
 
 
 def _outline(region: Bool[Array, "h w"]) -> Float[Array, "n 2"]:
-    """Return points (row, column) of the outline, except those where the frame cuts the region off."""
+    """Return points (row, column) of the outline, except along edges where the frame cuts the region off."""
     points = []
     for axis in (0, 1):
         lines = region if axis == 0 else region.T

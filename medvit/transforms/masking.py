@@ -15,7 +15,7 @@ MIN_PATCHES, MAX_SHARE, MIN_ASPECT, TRIES = 4, 0.5, 0.3, 10
 
 
 def block_mask(grid: tuple[int, ...], num_masked: int, generator: np.random.Generator) -> Bool[np.ndarray, "*g"]:
-    """Return a mask of random blocks with at most `num_masked` patches, and at least one if that is not zero.
+    """Return a mask of random blocks with at most `num_masked` patches, and at least one if `num_masked` is not 0.
 
     Blocks are added until no attempt adds patches within the limit.
     """
@@ -54,10 +54,12 @@ def draw_masks(
     ratios: tuple[float, float],
     seed: int,
 ) -> Bool[Tensor, "b n"]:
-    """Return masks of these rows of a batch of crops: a share of the batch is masked, with evenly spread ratios.
+    """Return masks for some rows of a batch of crops.
 
-    At least one crop of the batch is masked. A mask depends only on the seed and its row, so that several devices draw
-    the masks of one device with the joint batch.
+    A fraction `share` of the batch is masked, with evenly spread ratios.
+
+    At least one crop of the batch is masked. A mask depends only on the seed and its row, so several devices draw the
+    same masks as one device with the joint batch.
     """
     num_patches, num_masked = math.prod(grid), max(1, int(num_crops * share))
     bounds = np.linspace(*ratios, num_masked + 1)

@@ -1,4 +1,4 @@
-"""Padding, the same in training and inference."""
+"""Padding of images, the same in training and inference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 def pad_about(
     pixels: Float[Tensor, "b c *s"], shape: tuple[int, ...], value: float | None = None
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """Return pixels padded on all sides, by `value` or the lowest pixel, to at least `shape`, and their place in it.
+    """Return pixels padded on all sides to at least `shape`, and the location of the original pixels in the result.
 
-    Training pads its crops in the same way; a model that normalizes over the image depends on it.
+    The padding value is `value`, or the lowest pixel if unset. Training pads crops in the same way, because a model
+    that normalizes over the image depends on it.
     """
     missing = [max(0, want - have) for want, have in zip(shape, pixels.shape[2:], strict=True)]
     before = [n // 2 for n in missing]
@@ -24,7 +25,7 @@ def pad_about(
 
 
 def pad_to_multiple(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b c *t"]:
-    """Return pixels padded at the end of each axis, by repeating the edge, to a multiple of the patch size."""
+    """Return pixels padded at the end of each axis to a multiple of the patch size, by repeating the edge."""
     missing = [-size % patch for size, patch in zip(pixels.shape[2:], patch_size, strict=True)]
     if not any(missing):
         return pixels

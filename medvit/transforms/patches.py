@@ -1,4 +1,4 @@
-"""Pixels to flat patches and back, in 2D and 3D."""
+"""Conversion of pixels to flat patches and back, in 2D and 3D."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _AXES = {2: ("h w", "p q"), 3: ("i j k", "p q r")}
 
 
 def patchify(pixels: Float[Tensor, "b c *s"], patch_size: tuple[int, ...]) -> Float[Tensor, "b n p"]:
-    """Return (B, N, P), patches in row-major order, each as its pixels and then its channels."""
+    """Return patches (B, N, P) in row-major order; each lists its pixels, and for each pixel its channels."""
     grid, inner = (axes.split() for axes in _AXES[len(patch_size)])
     paired = " ".join(f"({g} {p})" for g, p in zip(grid, inner, strict=True))
     sizes = dict(zip(inner, patch_size, strict=True))

@@ -1,4 +1,4 @@
-"""Preprocessing from a stored image to model input; saved in the checkpoint, so that inference uses the same."""
+"""Preprocessing from a stored image to model input, which the checkpoint stores so that inference repeats it."""
 
 from __future__ import annotations
 
@@ -52,17 +52,19 @@ class Normalization(Config):
         unused = set(type(self).model_fields) - {"method", *used.get(self.method, ("mean", "std"))}
         given = sorted(key for key in unused if getattr(self, key) != type(self).model_fields[key].default)
         if given:
-            raise ValueError(f"the method {self.method} does not use {', '.join(given)}; remove it or change method")
+            raise ValueError(
+                f"the method {self.method} does not use {', '.join(given)}; remove the option or change method"
+            )
         if self.percentiles[0] >= self.percentiles[1]:
-            raise ValueError(f"percentiles are {self.percentiles}; expected the lower one first")
+            raise ValueError(f"percentiles are {self.percentiles}; expected the lower percentile first")
         return self
 
     def __call__(
         self, pixels: Float[np.ndarray, "c *s"], stored: np.dtype, lost: Bool[np.ndarray, "c *s"] | None = None
     ) -> Float[np.ndarray, "c *s"]:
-        """Return normalized intensities, float32; `stored` is the type they were stored in.
+        """Return normalized intensities as float32; `stored` is the data type they were stored in.
 
-        Statistics use only measured voxels, where `lost` is false.
+        Only measured voxels, where `lost` is False, enter statistics.
         """
         if self.method == "zscore":
             return _zscore(pixels, self.percentiles, lost)
@@ -77,10 +79,10 @@ class Normalization(Config):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Preprocessed image: `pixels` (C, *S) float32 and, if there is one, its mask (*S) on the same grid.
+    """Preprocessed image: `pixels` (C, *S) as float32 and, if there is one, the mask (*S) on the same grid.
 
-    `crop` is the square of a fundus photograph that the grid covers, None if it covers the whole image. `spacing` is
-    the size of a pixel along each axis, in mm if the image has a scale, else relative to its own pixels.
+    `crop` is the square of a fundus photograph that the pixels show; None if they show the whole image. `spacing` is
+    the size of a pixel along each axis: in mm if the image has a scale, else relative to the original pixels.
     """
 
     pixels: Float[Tensor, "c *s"]
@@ -120,26 +122,29 @@ class Preprocess(Config):
     @model_validator(mode="after")
     def _crops_images_to_a_size(self) -> Self:
         if self.field_of_view is not None and (self.kind != "image" or self.size is None):
-            raise ValueError("field_of_view applies to images and differs between them; give kind: image and a size")
+            raise ValueError(
+                "field_of_view requires kind: image and a size, because the fields of view of photographs differ in "
+                "size"
+            )
         return self
 
     def __call__(self, image: Image) -> Prepared:
         """Return the preprocessed image.
 
-        Voxels that were not measured are excluded from statistics and interpolation, and are filled.
+        Voxels that were not measured are excluded from statistics and interpolation, and are then filled.
 
         Raises:
-            DataError: If it is not of the required kind, has no geometry for a requested spacing, no field of view for
-                a requested crop, or too many non-finite voxels, or a labeled one.
+            DataError: If the image is not of the required kind, has no geometry for a requested spacing, no field of
+                view for a requested crop, or too many non-finite voxels, or a labeled one.
         """
         self.require_finite(image)
         return self.prepared(image)
 
     def require_finite(self, image: Image) -> None:
-        """Check that at most `non_finite_share` of an image is NaN or infinite.
+        """Check that at most a fraction `non_finite_share` of an image is NaN or infinite.
 
         Raises:
-            DataError: If the share is larger.
+            DataError: If the fraction is larger.
         """
         lost = not_finite(image.pixels)
         if lost is not None and lost.mean() > self.non_finite_share:
@@ -150,10 +155,12 @@ class Preprocess(Config):
             )
 
     def prepared(self, image: Image) -> Prepared:
-        """Return the preprocessed image, however few of its voxels are finite: a slice may be outside the body.
+        """Return the preprocessed image without checking how many voxels are finite.
+
+        A slice may be outside the body.
 
         Raises:
-            DataError: As above, except for the share.
+            DataError: As for `__call__`, except for the fraction of non-finite voxels.
         """
         import torch
 
@@ -187,8 +194,8 @@ class Preprocess(Config):
             return image.intensities()
         if image.pixels.shape[0] != 3 or image.pixels.ndim != 3 or image.pixels.dtype != np.uint8:
             raise DataError(
-                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain needs "
-                "pictures with three channels of 8 bits: remove it"
+                f"found {image.pixels.shape[0]} channels of {image.pixels.dtype}; preprocess.stain requires images "
+                "with three channels of 8 bits: remove the option for this dataset"
             )
         return self.stain(image.intensities(), 255.0)
 
@@ -197,7 +204,8 @@ class Preprocess(Config):
         if self.spacing_mm is not None:
             if image.affine is None:
                 raise DataError(
-                    f"a {image.kind} has no affine, but preprocess.spacing_mm asks to resample it; use preprocess.size"
+                    f"the {image.kind} has no affine, so it cannot be resampled to preprocess.spacing_mm; use "
+                    "preprocess.size instead"
                 )
             return resampled_grid(shape, image.affine, self.spacing_mm)
         if self.size is not None:
@@ -221,7 +229,7 @@ class Preprocess(Config):
 def resize(
     pixels: Float[Tensor, "c *s"], shape: tuple[int, ...], interpolation: Literal["linear", "cubic"] = "linear"
 ) -> Float[Tensor, "c *t"]:
-    """Interpolate to a new shape over the same extent; 2D images are low-passed when they shrink."""
+    """Interpolate to a new shape over the same extent; 2D images are low-pass filtered if they shrink."""
     from torch.nn import functional as F
 
     if len(shape) == 2:
@@ -236,10 +244,10 @@ def resize_measured(
     shape: tuple[int, ...],
     interpolation: Literal["linear", "cubic"] = "linear",
 ) -> Float[Tensor, "c *t"]:
-    """Interpolate by normalized convolution: measured voxels do not mix with the `gaps`.
+    """Interpolate by normalized convolution, so that measured voxels do not mix with unmeasured ones (`gaps`).
 
-    Each new voxel is a weighted mean of the measured voxels, or if most of its weight is in gaps, of their fill values
-    (Knutsson and Westin, CVPR 1993).
+    Each new voxel is a weighted mean of measured voxels. If most of its weight is on unmeasured voxels, it is a
+    weighted mean of their fill values (Knutsson and Westin, CVPR 1993).
     """
     import torch
 
@@ -257,7 +265,10 @@ def resize_mask(mask: Shaped[Tensor, "*s"], shape: tuple[int, ...]) -> Shaped[Te
 
 
 def _low_passed(pixels: Float[Tensor, "c i j k"], shape: tuple[int, ...]) -> Float[Tensor, "c i j k"]:
-    """Smooth along the axes that shrink, with a Gaussian sigma of half the factor beyond one, against aliasing."""
+    """Smooth along the axes that shrink, against aliasing.
+
+    The sigma of the Gaussian is half of the amount by which the reduction factor exceeds 1.
+    """
     factors = [old / new for old, new in zip(pixels.shape[1:], shape, strict=True)]
     if max(factors) <= 1.0:
         return pixels

@@ -1,10 +1,11 @@
 """Hematoxylin and eosin stains: separation, normalization to a reference, and random variation.
 
-Pixels are (B, 3, H, W) in [0, 1]. Stains mix in optical density, -ln(light / `GLASS`). Glass is excluded from the
-statistics; a picture with hardly any tissue is unchanged.
+Pixels are (B, 3, H, W) in [0, 1]. Stains mix additively in optical density, -ln(light / `GLASS`). Blank glass is
+excluded from statistics; an image with hardly any tissue is unchanged.
 
-Not torchstain, because on a tile of only glass its Macenko raises an IndexError and its Reinhard turns the tile black
-(measured with version 1.4.1, a tile of 224 pixels: its Macenko takes 14 ms vs. 30 here, its Reinhard 21 vs. 10).
+torchstain is not used: on a tile of only glass, its Macenko raises an IndexError and its Reinhard turns the tile black
+(measured with version 1.4.1; for a tile of 224 pixels, its Macenko takes 14 ms instead of 30 ms here, and its Reinhard
+21 ms instead of 10 ms).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class StainConfig(Config):
     """
 
     def __call__(self, pixels: Float[np.ndarray, "3 h w"], top: float) -> Float[np.ndarray, "3 h w"]:
-        """Return one picture with values from 0 to `top`, a range that it keeps."""
+        """Return one image with normalized stain; values are from 0 to `top` before and after."""
         import torch
 
         normalize = macenko_normalized if self.method == "macenko" else reinhard_normalized
@@ -58,9 +59,10 @@ class StainConfig(Config):
 
 @dataclass(frozen=True)
 class Stains:
-    """Stains of each picture: unit `vectors` (B, 3, 2) of hematoxylin and eosin, and their `strength` (B, 2).
+    """Stains of each image: unit `vectors` (B, 3, 2) of hematoxylin and eosin, and their `strength` (B, 2).
 
-    `is_known` (B,): whether they could be measured; otherwise they are those of the reference.
+    `is_known` (B,) is True if the stains of an image could be measured; otherwise its stains are those of the
+    reference.
     """
 
     vectors: Float[Tensor, "b 3 2"]
@@ -70,17 +72,17 @@ class Stains:
 
 @dataclass(frozen=True)
 class StainChange:
-    """Factors and shifts of the amounts of hematoxylin, eosin and the rest."""
+    """Drawn factors (`gains`) and shifts of the amounts of hematoxylin, eosin and the residual."""
 
     gains: tuple[float, float, float]
     shifts: tuple[float, float, float]
 
 
 def macenko(pixels: Float[Tensor, "b 3 h w"]) -> Stains:
-    """Return the two stains of each picture (Macenko et al., ISBI 2009).
+    """Return the two stains of each image (Macenko et al., ISBI 2009).
 
-    In the plane of largest variance of tissue densities, stains are the extremes of angle. Hematoxylin is the one that
-    absorbs more red.
+    Tissue densities are projected onto their plane of largest variance; the two stains are the extreme angles in this
+    plane. Hematoxylin is the stain that absorbs more red.
     """
     import torch
 
@@ -105,7 +107,7 @@ def macenko(pixels: Float[Tensor, "b 3 h w"]) -> Stains:
 
 
 def macenko_normalized(pixels: Float[Tensor, "b 3 h w"], target: Stains | None = None) -> Float[Tensor, "b 3 h w"]:
-    """Return pictures stained like the target, else like the reference of Macenko et al."""
+    """Return images stained like the target; without a target, like the reference of Macenko et al."""
     import torch
 
     found, wanted = macenko(pixels), target or _reference(pixels)
@@ -120,7 +122,7 @@ def reinhard_normalized(
     mean: tuple[float, float, float] = REFERENCE_MEAN,
     deviation: tuple[float, float, float] = REFERENCE_DEVIATION,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return pictures whose tissue has this mean and spread in l, alpha, beta (Reinhard et al., 2001)."""
+    """Return images whose tissue has this mean and standard deviation in l, alpha, beta (Reinhard et al., 2001)."""
     import torch
 
     tissue = (_density(pixels) > MIN_DENSITY).all(dim=1)
@@ -137,7 +139,7 @@ def reinhard_normalized(
 def tissue_statistics(
     colors: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]
 ) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3"]]:
-    """Return mean and standard deviation of each channel in tissue."""
+    """Return mean and standard deviation of each channel over tissue."""
     weight = tissue[:, None].to(colors.dtype)
     count = weight.sum(dim=2).clamp(min=1.0)
     mean = (colors * weight).sum(dim=2) / count
@@ -146,14 +148,17 @@ def tissue_statistics(
 
 
 def draw_stain(strength: Positive, generator: np.random.Generator) -> StainChange:
-    """Return factors within 1 plus or minus the strength, and shifts within plus or minus a fifth of it."""
+    """Return factors within 1 +- strength, and shifts within +- a fifth of the strength."""
     gains = 1.0 + generator.uniform(-strength, strength, 3)
     shifts = generator.uniform(-strength, strength, 3) / 5.0
     return StainChange((gains[0], gains[1], gains[2]), (shifts[0], shifts[1], shifts[2]))
 
 
 def apply_stain(pixels: Float[Tensor, "b 3 h w"], change: StainChange) -> Float[Tensor, "b 3 h w"]:
-    """Return pictures with other amounts of hematoxylin, eosin and the rest (Tellez et al. 2019), except glass."""
+    """Return images with changed amounts of hematoxylin, eosin and residual (Tellez et al.
+
+    2019); glass is unchanged.
+    """
     import torch
 
     basis = pixels.new_tensor(HED)
@@ -167,7 +172,7 @@ def apply_stain(pixels: Float[Tensor, "b 3 h w"], change: StainChange) -> Float[
 
 
 def to_lab(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Return the decorrelated space l, alpha, beta of Ruderman et al. (Reinhard et al., 2001, equation 6)."""
+    """Convert to the decorrelated color space l, alpha, beta of Ruderman et al. (Reinhard et al., 2001, equation 6)."""
     import torch
 
     to_lms, turn = _lab_matrices(pixels)
@@ -227,7 +232,7 @@ def _plane(density: Float[Tensor, "b 3 n"], tissue: Bool[Tensor, "b n"]) -> Floa
 def _percentiles(
     values: Float[Tensor, "b n"], chosen: Bool[Tensor, "b n"], percents: tuple[float, ...]
 ) -> list[Float[Tensor, "b"]]:
-    """Return percentiles of the selected values of each row; infinite if there are none."""
+    """Return percentiles of the selected values of each row; infinite for a row without selected values."""
     ordered = values.masked_fill(~chosen, float("inf")).sort(dim=1).values
     last = (chosen.sum(dim=1) - 1).clamp(min=0)
     return [ordered.gather(1, (last * percent / 100.0).round().long()[:, None])[:, 0] for percent in percents]

@@ -1,4 +1,4 @@
-"""Training crops for self-supervision: the box is drawn first, then the crop is cut."""
+"""Training crops for self-supervision; the box of a crop is drawn first, then the crop is cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOCAL_SHARE = 96 / 224
 
 
 class ViewsConfig(Config):
-    """Crops of each image for an objective."""
+    """Options for the crops of each image that an objective receives."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"intensity": "augment", "flipped_axes": "augment.flipped_axes"}
 
@@ -42,17 +42,17 @@ class ViewsConfig(Config):
     augment: Augmentation = Field(default_factory=Augmentation)
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> ViewsConfig:
-        """Return the same options with missing sizes filled in, in whole patches."""
+        """Return the options with unset sizes filled in, as multiples of the patch size."""
         return self if self.size else self.model_copy(update={"size": size})
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """Options with a number per axis, by key."""
+        """Options with one number per axis, by option name."""
         return {"objective.views.size": self.size}
 
 
 class MultiCropConfig(ViewsConfig):
-    """Two global crops of each image for the teacher and the student, and local ones only for the student."""
+    """Two global crops of each image for teacher and student, and local crops for the student only."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {**ViewsConfig.RENAMED, "finer": "upscale"}
 
@@ -85,7 +85,7 @@ class MultiCropConfig(ViewsConfig):
     """
 
     def fitted(self, size: tuple[int, ...], patch_size: tuple[int, ...]) -> MultiCropConfig:
-        """Return the same options with missing sizes filled in, in whole patches."""
+        """Return the options with unset sizes filled in, as multiples of the patch size."""
         sides = self.size or size
         local = tuple(
             max(1, round(side * LOCAL_SHARE / patch)) * patch for side, patch in zip(sides, patch_size, strict=True)
@@ -94,13 +94,13 @@ class MultiCropConfig(ViewsConfig):
 
     @property
     def sizes(self) -> Mapping[str, tuple[int, ...]]:
-        """Options with a number per axis, by key."""
+        """Options with one number per axis, by option name."""
         own = {"objective.views.local_size": self.local_size, "objective.views.region": self.region}
         return {**super().sizes, **own}
 
 
 class MaskedViewsConfig(MultiCropConfig):
-    """Crops as in DINOv2: global ones of 0.32 to 1, local ones of 0.05 to 0.32 of an image."""
+    """Crops as in DINOv2: global crops of 0.32 to 1 of an image, local crops of 0.05 to 0.32."""
 
     scale: tuple[Covered, Covered] = (0.32, 1.0)
     local_scale: tuple[Covered, Covered] = (0.05, 0.32)
@@ -114,7 +114,10 @@ def draw(
     *,
     scale: tuple[float, float] | None = None,
 ) -> CropBox:
-    """Return a random box in an image of a shape, with a share of it within `scale`, else that of the config."""
+    """Return a random box in an image of a given shape.
+
+    The box covers a fraction of the image within `scale`, or within the scale of the config if unset.
+    """
     share = generator.uniform(*(scale or config.scale))
     sides = np.minimum(share ** (1 / len(shape)) * _ratios(config.stretch, len(shape), generator), 1.0)
     return _placed(shape, sides * np.array(shape), generator)
@@ -123,7 +126,7 @@ def draw(
 def draw_at_scale(
     config: MultiCropConfig, shape: Sequence[int], size: tuple[int, ...], generator: np.random.Generator
 ) -> CropBox:
-    """Return a random box in an image that spans `config.zoom` pixels for each pixel of the crop of a size."""
+    """Return a random box that spans `config.zoom` image pixels for each pixel of a crop of the given size."""
     assert config.zoom is not None
     zoom = generator.uniform(*config.zoom) * _ratios(config.stretch, len(shape), generator)
     return _placed(shape, np.minimum(zoom * np.array(size), shape), generator)
@@ -141,15 +144,15 @@ def _placed(shape: Sequence[int], sides: Float[np.ndarray, "n"], generator: np.r
 
 
 def cut(pixels: Float[Tensor, "c *s"], box: CropBox, size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
-    """Return the box of an image, interpolated to a size."""
+    """Return the box of an image, interpolated to the given size."""
     return resize(pixels[(slice(None), *box.slices)], size)
 
 
 @dataclass(frozen=True)
 class ImageViews:
-    """Views of one image: `crops` (V, C, *S), `local` (W, C, *s) if any, pseudonym of the study, labels in `said`.
+    """Views of one image: global `crops` (V, C, *S), `local` ones (W, C, *s) if any, study pseudonym, and labels.
 
-    `fine` (V, C, *t) are the global ones at a higher resolution, if requested.
+    `fine` (V, C, *t) are the global crops at a higher resolution, if requested.
     """
 
     crops: Float[Tensor, "v c *s"]
@@ -160,13 +163,13 @@ class ImageViews:
 
 
 def said_of(row: Row) -> dict[str, str]:
-    """Return the labels of an image, and its modality, laterality and view."""
+    """Return the labels of an image, and its modality, laterality and view position."""
     known = {"modality": row.modality, **{key: row.attributes.get(key, "") for key in ("laterality", "view")}}
     return {key: text for key, text in {**known, **row.labels}.items() if text}
 
 
 class MakeViews:
-    """Transform from a sample to random views, by the seed alone.
+    """Transform from a sample to random views, determined by the seed alone.
 
     Raises:
         ConfigError: If the preprocessing loses the unit that windows or stain need.
@@ -225,7 +228,7 @@ class MakeViews:
 
 
 def _part(image: Sample, region: tuple[int, ...], corner: Float[np.ndarray, "n"]) -> Sample:
-    """Return the region of an image whose first voxel is at these shares of the possible range."""
+    """Return the region of an image whose first voxel is at these fractions of the possible range."""
     shape = tuple(image.pixels.shape[1:])
     box = tuple(min(sides) for sides in zip(region or shape, shape, strict=True))
     start = (int(share * (side - part + 1)) for share, side, part in zip(corner, shape, box, strict=True))
@@ -233,7 +236,7 @@ def _part(image: Sample, region: tuple[int, ...], corner: Float[np.ndarray, "n"]
 
 
 def collate_views(images: Sequence[ImageViews]) -> Views:
-    """Stack the views of images: `crops` (V, B, C, *S) and, if there are any, `local` (W, B, C, *s) and `fine`."""
+    """Stack the views of images: `crops` (V, B, C, *S) and, if any, `local` (W, B, C, *s) and `fine`."""
     local = [image.local for image in images if image.local is not None]
     fine = [image.fine for image in images if image.fine is not None]
     return Views(

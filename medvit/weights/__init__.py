@@ -1,6 +1,6 @@
-"""Public weights: loading of other layouts and shapes into a backbone, with a report of mismatches.
+"""Public weights: loading files of other layouts and shapes into a backbone, with a report of mismatches.
 
-Files are read without running any code in them. `medvit.weights.layouts` knows the layouts.
+Files are read without running any code in them. `medvit.weights.layouts` defines the supported layouts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Fit:
-    """Report on the tensors of a weights file: names, and their handling."""
+    """Report on the tensors of a weights file: their names, and how each was handled."""
 
     source: str
     loaded: tuple[str, ...]
@@ -67,7 +67,7 @@ class Fit:
 
     @property
     def summary(self) -> str:
-        """Return the numbers in one line."""
+        """Summary of the numbers of tensors, in one line."""
         loaded = f"{self.source}: {len(self.loaded)} weights loaded, {len(self.adapted)} adapted"
         sides = " x ".join(map(str, self.grid or ()))
         grid = f", positions read as a grid of {sides}" if sides else ""
@@ -77,7 +77,7 @@ class Fit:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """Return the options to set so that the model matches the file; empty if the file has no further weights."""
+        """Options to set so that the model matches the file; empty if every weight of the file was used."""
         return tuple(what for part, what in ADVICE.items() if any(re.search(part, name) for name in self.unexpected))
 
     def __str__(self) -> str:
@@ -89,10 +89,10 @@ class Fit:
 
 
 def read_weights(path: str | Path) -> StateDict:
-    """Return the tensors of a local .safetensors, .pth or .pt file, unwrapped, under their own names.
+    """Return the tensors of a local .safetensors, .pth or .pt file under their original names, without wrappers.
 
     Raises:
-        CheckpointError: If the file is missing, holds no tensors, or would need code to be run.
+        CheckpointError: If the file is missing, contains no tensors, or can only be read by running code in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -127,7 +127,7 @@ def _unwrapped(loaded: object, path: Path) -> StateDict:
     items = loaded.items() if isinstance(loaded, Mapping) else ()
     if tensors := {key: value for key, value in items if isinstance(value, Tensor)}:
         return tensors
-    raise CheckpointError(f"{path} holds no tensors; expected a state_dict")
+    raise CheckpointError(f"{path} contains no tensors; expected a state_dict")
 
 
 def load_weights(
@@ -138,9 +138,9 @@ def load_weights(
     source: str,
     file_grid: tuple[int, ...] | None = None,
 ) -> Fit:
-    """Load public weights into a backbone, adapting patch embedding and positions to its channels, patch and rank.
+    """Load public weights into a backbone, adapting patch embedding and positions to its shape.
 
-    `grid` is the grid of the model's own learned positions, `file_grid` that of the file's, if known.
+    `grid` is the grid of the learned positions of the model, `file_grid` that of the file, if known.
 
     Raises:
         CheckpointError: If tensors of the blocks have another shape, no block is in the file, or the grid of its
@@ -170,7 +170,7 @@ def load_weights(
 def _adapt(
     names: StateDict, wanted: Mapping[str, Tensor], grid: tuple[int, ...], found_grid: tuple[int, ...] | None
 ) -> dict[str, str]:
-    """Adapt patch embedding and positions in place if shapes or ranks differ; return what was adapted."""
+    """Adapt patch embedding and positions in place if their shapes differ; return a description of each change."""
     adapted: dict[str, str] = {}
     rank = rank_of(names)
     if rank > len(grid):
@@ -196,7 +196,10 @@ def _misfit(names: StateDict, wanted: Mapping[str, Tensor], wrong: list[str]) ->
 
 
 def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted: dict[str, str]) -> None:
-    """Drop biases of DINOv3 that are all zero, except masked ones of keys; a model without them is equivalent."""
+    """Drop the biases of DINOv3 that are all zero, except the masked biases of keys.
+
+    A model without them is equivalent.
+    """
     for name in [name for name in names if name.endswith(("qkv.bias", "q_bias", "v_bias")) and name not in wanted]:
         parts = names[name].chunk(3 if name.endswith("qkv.bias") else 1)
         if not parts[0].any() and not parts[-1].any():
@@ -205,11 +208,12 @@ def _drop_zero_qkv_bias(names: StateDict, wanted: Mapping[str, Tensor], adapted:
 
 
 def adapt_patch_embedding(kernel: Float[Tensor, "d c *p"], shape: tuple[int, ...]) -> Float[Tensor, "e f *q"]:
-    """Return a patch embedding for other channels, another patch size, or volumes.
+    """Return a patch embedding for another number of channels, another patch size, or volumes.
 
-    Three channels to one: summed, so a gray image gives the same tokens as in RGB; one to more: divided equally among
-    them. 2D to 3D: each slice of the patch gets an equal part, so a volume that is constant along its last axis gives
-    the same tokens as its slice. Another patch size: the pseudo-inverse resize of FlexiViT (Beyer et al., CVPR 2023).
+    From three channels to one, kernels are summed, so a gray image gives the same tokens as in RGB; from one to more,
+    they are divided equally. From 2D to 3D, each slice of the patch gets an equal part, so a volume that is constant
+    along its last axis gives the same tokens as its slice. Another patch size uses the pseudo-inverse resize of
+    FlexiViT (Beyer et al., CVPR 2023).
     """
     kernel = _adapt_channels(kernel.float(), shape[1])
     size = shape[2 : kernel.ndim]
@@ -235,9 +239,9 @@ def _resized(table: Float[Tensor, "b d *s"], size: tuple[int, ...]) -> Float[Ten
 
 
 def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Float[Tensor, "d c *q"]:
-    """Return the kernel that gives the resized patch the same token as the old kernel gave the patch.
+    """Return the kernel that maps a resized patch to the same token as the old kernel maps the original patch.
 
-    In the least-squares sense.
+    The tokens are equal in the least-squares sense.
     """
     before = kernel.shape[2:]
     resize = _resized(torch.eye(before.numel()).reshape(-1, 1, *before), size).flatten(1)
@@ -248,7 +252,7 @@ def _resize_kernel(kernel: Float[Tensor, "d c *p"], size: tuple[int, ...]) -> Fl
 def adapt_positions(
     positions: Float[Tensor, "1 n d"], grid: tuple[int, ...], new_grid: tuple[int, ...]
 ) -> Float[Tensor, "1 m d"]:
-    """Return learned patch positions on another grid: bicubic with antialiasing in 2D as in timm, trilinear in 3D.
+    """Return learned patch positions resampled to another grid: bicubic in 2D as in timm, trilinear in 3D.
 
     From 2D to 3D, the in-plane positions are repeated along the last axis.
     """

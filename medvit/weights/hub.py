@@ -1,4 +1,4 @@
-"""Loading of public weights into a transformer: from a local file, or from the hub for a named model."""
+"""Loading of public weights into a transformer, from a local file or from the hub by model name."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HUB = "hub:"
 
 
 def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid: tuple[int, ...] | None = None) -> Fit:
-    """Load the public weights of a file or, by `hub:NAME`, of a timm model; return a report, and log deviations.
+    """Load public weights from a file or, for `hub:NAME`, from a timm model; return a report, and log mismatches.
 
-    `file_grid` is the grid of the file's learned positions; if unset, that of the timm model, or of the `model.yaml`
-    beside the file if there is one.
+    `file_grid` is the grid of learned positions in the file. If unset, it is that of the timm model, or that of the
+    `model.yaml` next to the file, if there is one.
 
     Raises:
-        CheckpointError: If there are none, or they do not fit.
+        CheckpointError: If the weights do not exist, or do not match the transformer.
     """
     name = weights.removeprefix(HUB)
     if weights.startswith(HUB):
@@ -37,13 +37,15 @@ def load_public(model: nn.Module, grid: tuple[int, ...], weights: str, file_grid
     fit = load_weights(model, state, grid=grid, source=weights, file_grid=file_grid or described)
     if fit.advice:
         log.warning(
-            "%s; its features will differ from those it was trained for: %s", fit.summary, ", ".join(fit.advice)
+            "%s; the features will differ from those of the public model unless you set: %s",
+            fit.summary,
+            ", ".join(fit.advice),
         )
     return fit
 
 
 def _described_grid(path: Path) -> tuple[int, ...] | None:
-    """Return the grid of the learned positions of a medvit checkpoint from its description; None if not stated."""
+    """Return the grid of learned positions stated in the description of a medvit checkpoint, else None."""
     if not path.is_file():
         return None
     backbone = read_yaml(path).get("backbone")
@@ -56,7 +58,7 @@ def _described_grid(path: Path) -> tuple[int, ...] | None:
 
 
 def _downloaded(name: str) -> tuple[StateDict, tuple[int, ...] | None]:
-    """Download a model named by the user: the only place where medvit downloads."""
+    """Download a model that the user names; medvit downloads nothing anywhere else."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models("*vit*"), n=3)
         raise CheckpointError(f"timm knows no model named {name!r}; nearest are {', '.join(close) or 'none'}")

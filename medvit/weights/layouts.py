@@ -1,7 +1,7 @@
-"""Layouts of public weights: tensor names of the official code -> timm's names, which medvit uses.
+"""Layouts of public weights: conversion of the tensor names of official code to timm's names, which medvit uses.
 
-Known are timm's, the official ones of DINO, DINOv2 (with registers), DINOv3 and MAE, and so RETFound in both variants,
-bare or inside a training checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`); the layout of DINOv2 in
+Supported layouts: timm; the official code of DINO, DINOv2 (with registers), DINOv3 and MAE, and thus both variants of
+RETFound, bare or inside a training checkpoint (`teacher`, `student`, `model`, `module.`, `backbone.`); DINOv2 in
 transformers, used by RAD-DINO and Phikon-v2; and Hi-End-MAE in 3D.
 """
 
@@ -55,9 +55,9 @@ PART = re.compile(r"^(.*\.attn\.qkv)\.([012])\.(weight|bias)$")
 
 
 def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> StateDict:
-    """Return the tensors under medvit's names: wrappers' prefixes off, heads dropped, registers and scales renamed.
+    """Return the tensors under medvit's names: prefixes and heads are removed, registers and layer scales are renamed.
 
-    If a file holds a teacher and its student, the teacher is used.
+    If a file contains a teacher and its student, the teacher is used.
     """
     names: StateDict = {}
     is_rope = any(name.endswith("gamma_1") for name in wanted)
@@ -79,7 +79,7 @@ def translated(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Sta
 
 
 def _qkv_joined(state: StateDict) -> StateDict:
-    """Return queries, keys and values that a file stores separately, stacked as in timm."""
+    """Return the tensors; queries, keys and values that a file stores separately are stacked as in timm."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in state if PART.match(name)]:
         stem, number, kind = PART.sub(r"\1 \2 \3", name).split()
@@ -89,17 +89,17 @@ def _qkv_joined(state: StateDict) -> StateDict:
 
 
 def fits(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether both have a tensor of this name with the same shape."""
+    """Return whether file and model both have a tensor of this name with the same shape."""
     return name in state and name in wanted and state[name].shape == wanted[name].shape
 
 
 def rank_of(state: Mapping[str, Tensor]) -> int:
-    """Return the rank of weights, 2 for images and 3 for volumes, from their patch embedding."""
+    """Return the dimensionality of weights (2 for images, 3 for volumes), derived from their patch embedding."""
     return state[KERNEL].ndim - 2 if KERNEL in state else 2
 
 
 def side_of(count: int, rank: int) -> int | None:
-    """Return the side of the square or cube of this many patches; None if they make none."""
+    """Return the side of the square or cube with this many patches; None if they do not form one."""
     side = round(count ** (1 / rank))
     return side if side > 0 and side**rank == count else None
 
@@ -107,11 +107,11 @@ def side_of(count: int, rank: int) -> int | None:
 def with_patch_positions(
     state: StateDict, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[StateDict, tuple[int, ...] | None]:
-    """Return the tensors with learned positions of only patches, and their grid.
+    """Return the tensors with learned positions of patches only, and the grid of these positions.
 
-    None without learned positions.
+    The grid is None if there are no learned positions.
 
-    Positions of prefix tokens are added to the tokens themselves.
+    Positions of prefix tokens are added to the prefix tokens themselves.
 
     Raises:
         CheckpointError: If the number of positions fits no grid, or fits several.
@@ -131,7 +131,7 @@ def with_patch_positions(
 def _reading(
     count: int, sizes: list[int], rank: int, model_grid: tuple[int, ...], file_grid: tuple[int, ...] | None
 ) -> tuple[int, tuple[int, ...]]:
-    """Return the number of kinds of prefix tokens with positions (none, class token, registers too), and the grid."""
+    """Return how many types of prefix tokens have positions (none, class token, also registers), and the grid."""
     patches = [count - sum(sizes[:num_tokens]) for num_tokens in range(len(sizes) + 1)]
     if file_grid is not None:
         if math.prod(file_grid) in patches and len(file_grid) == rank:
@@ -153,7 +153,8 @@ def _reading(
         )
     if not own and not equal:
         raise CheckpointError(
-            f"its {count} learned positions do not form a square or cube of patches; give their grid as "
+            f"the file has {count} learned positions, which do not form a square or cube of patches; give their grid "
+            "as "
             "backbone.weights_grid=[rows,columns]"
         )
     return (own or equal)[0]
@@ -164,9 +165,9 @@ def _sides(grid: tuple[int, ...]) -> str:
 
 
 def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the mask token (D) of an encoder.
+    """Return the mask token (D) of an encoder; None if the file has none.
 
-    A file with a decoder, like MAE's, has only the decoder's token.
+    The mask token in a file with a decoder, such as MAE's, belongs to the decoder and is not returned.
     """
     if KERNEL not in wanted or any("decoder" in name for name in state):
         return None
@@ -177,7 +178,7 @@ def mask_token_of(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _qkv_bias_split(state: StateDict, wanted: Mapping[str, Tensor]) -> StateDict:
-    """Return the bias of qkv in timm's form for DINOv3: queries and values; that of keys is zero."""
+    """Return the bias of qkv in timm's form for DINOv3: separate biases of queries and values; that of keys is zero."""
     split = dict(state)
     for name in [name for name in state if name.endswith("qkv.bias")]:
         stem = name.removesuffix("qkv.bias")

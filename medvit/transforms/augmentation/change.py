@@ -1,4 +1,4 @@
-"""All augmentations of one training crop: drawn first, then applied while it is cut."""
+"""All augmentations of one training crop, which are drawn first and applied when the crop is cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Change:
 
     @property
     def without_loss(self) -> Change:
-        """Return the same without augmentations that remove detail: blur, noise and erasing."""
+        """Copy of this change without the augmentations that remove detail: blur, noise and erasing."""
         return replace(self, intensity=replace(self.intensity, sigma=0.0, noise=0.0), erasure=None)
 
 
@@ -37,7 +37,7 @@ class CropDraw:
     change: Change
 
     def sampler(self, shape: tuple[int, ...], size: tuple[int, ...], spacing: tuple[float, ...] | None) -> CropSampler:
-        """Return the sampler from an image of `shape` and `spacing` to the crop with `size` pixels."""
+        """Return the sampler that cuts this crop, with `size` pixels, from an image of `shape` and `spacing`."""
         return CropSampler(shape, self.box, size, self.change.spatial, spacing)
 
 

@@ -28,7 +28,7 @@ class ErasingAugmentation(Config):
 
 @dataclass(frozen=True)
 class Erasure:
-    """Drawn box: its sides as shares of the crop, its place as shares of the possible range, the seed of its noise."""
+    """Drawn box: sides as fractions of the crop, position as fractions of the possible range, and noise seed."""
 
     sides: tuple[float, ...]
     place: tuple[float, ...]
@@ -36,7 +36,7 @@ class Erasure:
 
 
 def draw_erasure(config: ErasingAugmentation, generator: np.random.Generator, *, ndim: int) -> Erasure | None:
-    """Draw the box to erase of a crop of `ndim` axes, if any."""
+    """Draw the box to erase from a crop with `ndim` axes; None if nothing is erased."""
     happens, share = generator.random() < config.erasing, generator.uniform(*ERASED)
     ratios = np.exp(generator.uniform(-0.5, 0.5, ndim) * np.log(STRETCH))
     sides = np.minimum(share ** (1 / ndim) * ratios / np.prod(ratios) ** (1 / ndim), 1.0)
@@ -45,7 +45,7 @@ def draw_erasure(config: ErasingAugmentation, generator: np.random.Generator, *,
 
 
 def apply_erasure(pixels: Float[Tensor, "c *s"], erasure: Erasure | None) -> Float[Tensor, "c *s"]:
-    """Return the crop with a box filled with noise, if any."""
+    """Return the crop with the drawn box filled with noise; without a box, return the crop unchanged."""
     if erasure is None:
         return pixels
     box: list[slice] = [slice(None)]

@@ -1,4 +1,4 @@
-"""Options of augmentation: its keys, the same in every stage, and the defaults of each stage."""
+"""Options of augmentation, which are the same in every stage, and the defaults of each stage."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Augmentation(ErasingAugmentation, IntensityAugmentation, SpatialAugmentati
     """Augmentation of training crops. Zero or an empty list turns an augmentation off, which is the default."""
 
     def unit_scale(self, intensity: Normalization, *, key: str) -> UnitScale | None:
-        """Return the unit scale of pixels if the augmentation needs it; `key` is the key of this config.
+        """Return the conversion to the original unit if an augmentation requires it; `key` names this config.
 
         Raises:
-            ConfigError: If the preprocessing loses the unit that an augmentation needs.
+            ConfigError: If the preprocessing loses the unit that an augmentation requires.
         """
         return UnitScale.of(intensity, key=key, stain=self.stain > 0, windows=bool(self.windows))
 
@@ -45,7 +45,7 @@ class FinetuningAugmentation(Augmentation):
     @model_validator(mode="after")
     def _has_one_chance_of_blur(self) -> Self:
         if len(self.blur_chances) == 3:
-            raise ValueError("blur_chances has 3 numbers; fine-tuning has one kind of crop: give one")
+            raise ValueError("blur_chances has 3 numbers, but fine-tuning has one kind of crop; expected one number")
         return self
 
 

@@ -1,7 +1,7 @@
-"""Rotation, scaling, translation and flips of a training crop, applied while cutting it, in one interpolation.
+"""Rotation, scaling, translation and flips of a training crop, applied in one interpolation when it is cut.
 
-A crop is sampled from the whole image, so that rotated corners show real pixels if there are any. Rotations are in mm:
-the voxels of most volumes are anisotropic, and rotating indices would shear the anatomy.
+A crop is sampled from the whole image, so the corners of a rotated crop show real pixels if there are any. Rotations
+are in mm, because the voxels of most volumes are anisotropic, and rotating voxel indices would shear the anatomy.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class SpatialAugmentation(Config):
 
 @dataclass(frozen=True)
 class SpatialChange:
-    """Drawn spatial augmentation: point p, in mm from the center, shows the image at R(angles) (scales p + shifts).
+    """Drawn spatial augmentation: point p of the crop shows the image at R(angles) (scales p + shifts).
 
-    `angles` are in radians, one of an image; of a volume, about the first axis, then about the rotated second and
-    third. `shifts` are shares of the crop. Flips come last.
+    Points are in mm from the center.
+
+    `angles` are in radians: one for an image; for a volume, about the first axis, then about the rotated second and
+    third axis. `shifts` are fractions of the crop. Flips are applied last.
     """
 
     angles: tuple[float, ...]
@@ -53,7 +55,7 @@ class SpatialChange:
 
     @property
     def is_still(self) -> bool:
-        """Whether it only flips."""
+        """Whether the augmentation only flips the crop."""
         return not any(self.angles) and not any(self.shifts) and all(scale == 1.0 for scale in self.scales)
 
     @property
@@ -93,19 +95,19 @@ class CropBox:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Index of the box in an array whose last axes are those of the image."""
+        """Index of the box in an array whose last axes are the axes of the image."""
         return tuple(slice(start, start + side) for start, side in zip(self.start, self.shape, strict=True))
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Sampler from an image of `shape` to a crop of `size` pixels: a box of the image, spatially augmented.
+    """Sampler from an image of `shape` to a crop of `size` pixels, which shows a box of the image, spatially augmented.
 
-    `spacing` is the size of a voxel along each axis, in any unit; if unset, voxels are isotropic.
+    `spacing` is the voxel size along each axis, in any unit; if unset, voxels are isotropic.
 
-    Not MONAI's RandAffine, because it rotates voxel indices, samples the crop after cutting it, so that corners are
-    filled by repeating its border, and takes longer (measured on one core, pixels and mask of 96 voxels per side: 59 ms
-    vs. 32 here; of 224 pixels: 1.8 vs. 0.7). On cubic voxels they agree.
+    MONAI's RandAffine is not used, because it rotates voxel indices, rotates after cutting (so that corners are filled
+    by repeating the border of the crop), and is slower (measured on one core, pixels and mask of 96 voxels per side: 59
+    ms instead of 32 ms here; of 224 pixels: 1.8 ms instead of 0.7 ms). On cubic voxels, both give the same result.
     """
 
     shape: tuple[int, ...]
@@ -115,7 +117,10 @@ class CropSampler:
     spacing: tuple[float, ...] | None = None
 
     def pixels(self, image: Float[Tensor, "c *s"]) -> Float[Tensor, "c *t"]:
-        """Return the crop of an image, linearly interpolated, low-passed if it shrinks; image edges are repeated."""
+        """Return the crop of an image by linear interpolation.
+
+        The image is low-pass filtered if it shrinks; edge values are repeated.
+        """
         if self.change.is_still:
             part = image[(slice(None), *self.box.slices)]
             return self._flipped(part if self.box.shape == self.size else resize(part, self.size))
@@ -124,7 +129,7 @@ class CropSampler:
         return self._flipped(F.grid_sample(shrunk[None], self._grid, padding_mode="border", align_corners=False)[0])
 
     def labels(self, mask: Int[Tensor, "*s"]) -> Int[Tensor, "*t"]:
-        """Return the crop of a label map of the image, by nearest voxel; image edges are repeated."""
+        """Return the crop of a label map by nearest-neighbor interpolation; edge values are repeated."""
         if self.change.is_still:
             part = mask[self.box.slices]
             return self._flipped((part if self.box.shape == self.size else resize_mask(part, self.size))[None])[0]
@@ -134,7 +139,7 @@ class CropSampler:
 
     @property
     def crop_spacing(self) -> tuple[float, ...]:
-        """Size of a voxel of the crop along each axis, in the unit of `spacing`."""
+        """Voxel size of the crop along each axis, in the unit of `spacing`."""
         own = self.spacing or (1.0,) * len(self.size)
         return tuple(one * factor for one, factor in zip(own, self._factors, strict=True))
 
@@ -148,7 +153,7 @@ class CropSampler:
 
     @cached_property
     def _matrix(self) -> Float[np.ndarray, "n m"]:
-        """Return the map from a voxel of the crop, counted from its center, to an index of the image: (n, n + 1)."""
+        """Return the matrix (n, n + 1) from voxels of the crop, counted from its center, to image voxel indices."""
         spacing = np.array(self.spacing or (1.0,) * len(self.size))
         rotation = self.change.rotation / spacing[:, None]
         linear = rotation * (spacing * self._factors * self.change.scales)
@@ -168,9 +173,9 @@ class CropSampler:
 
     @cached_property
     def _grid(self) -> Float[Tensor, "1 *t n"]:
-        """Return the positions of the crop's voxels in the window for `grid_sample`, last axis first.
+        """Return the positions of the crop's voxels within the window for `grid_sample`, with the last axis first.
 
-        From -1 to 1, from edge to edge.
+        Positions range from -1 at one edge to 1 at the other.
         """
         ndim = len(self.size)
         grid = torch.empty(*self.size, ndim)

@@ -1,6 +1,6 @@
-"""Training crops of fine-tuning: cut from a sample at a fixed size and augmented, the mask together with the pixels.
+"""Training crops for fine-tuning, cut from a sample at a fixed size and augmented together with the mask.
 
-The defaults are mild: no flips unless requested, since left and right differ.
+The defaults are mild; there are no flips unless requested, since left and right differ.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from medvit.types import Sample
 
 
 class TrainingCrop:
-    """Transform that cuts an augmented training crop of a fixed size from a sample, by the seed alone.
+    """Transform that cuts an augmented training crop of a fixed size from a sample, determined by the seed alone.
 
-    With masks as targets, half of the crops are centered on a foreground voxel, the others anywhere. Images smaller
+    If targets are masks, half of the crops are centered on a foreground voxel; the others are anywhere. Images smaller
     than the crop are padded as in inference: pixels by their lowest value, masks by background.
 
     Raises:
-        ConfigError: If the preprocessing loses the unit that windows or stain need.
+        ConfigError: If the preprocessing loses the unit that windows or stain require.
     """
 
     def __init__(self, config: Augmentation, size: tuple[int, ...], intensity: Normalization, *, masks: bool) -> None:
@@ -40,7 +40,7 @@ class TrainingCrop:
         return self.apply(padded, self.draw(padded, np.random.default_rng(seed)))
 
     def draw(self, sample: Sample, generator: np.random.Generator) -> CropDraw:
-        """Draw the place of a crop in a sample of at least its size, and its augmentation."""
+        """Draw the position of a crop in a sample that is at least as large as the crop, and its augmentation."""
         shape = tuple(sample.pixels.shape[1:])
         room = np.array(shape) - self.size
         start = (generator.random(len(shape)) * (room + 1)).astype(int)
@@ -54,7 +54,7 @@ class TrainingCrop:
         return CropDraw(CropBox(tuple(start.tolist()), self.size), change)
 
     def apply(self, sample: Sample, drawn: CropDraw) -> Sample:
-        """Return the crop of a sample of at least its size."""
+        """Return the drawn crop of a sample that is at least as large as the crop."""
         sampler = drawn.sampler(tuple(sample.pixels.shape[1:]), self.size, sample.spacing)
         pixels = apply_change(sample.pixels, sampler, drawn.change, self.scale).contiguous()
         if not self.masks:
@@ -74,7 +74,10 @@ class TrainingCrop:
 
 
 def _foreground_voxel(mask: Int[Tensor, "*s"], nth: float) -> tuple[int, ...] | None:
-    """Return the voxel at a share of the way through the foreground, which excludes ignored voxels."""
+    """Return the foreground voxel at the fraction `nth` of the list of foreground voxels.
+
+    Ignored voxels do not count.
+    """
     is_foreground = ((mask > 0) & (mask != IGNORED)).flatten(1)
     counts = is_foreground.sum(dim=1).cumsum(0)
     number = int(nth * int(counts[-1]))

@@ -1,4 +1,4 @@
-"""Units of preprocessed pixels: conversion back to HU for another display window, and to light for another stain."""
+"""Units of preprocessed pixels: conversion back to HU to change the window, and to light to change the stain."""
 
 from __future__ import annotations
 
@@ -15,42 +15,50 @@ from medvit.transforms.stain import StainChange, apply_stain
 
 @dataclass(frozen=True)
 class UnitScale:
-    """Inverse of a preprocessing: from its pixels to the original unit."""
+    """Inverse of a preprocessing, from preprocessed pixels to the original unit."""
 
     intensity: Normalization
 
     @classmethod
     def of(cls, intensity: Normalization, *, key: str, stain: bool, windows: bool) -> UnitScale | None:
-        """Return the scale that stain and windows need; None without either. `key` is that of their config.
+        """Return the conversion that stain and windows require; None if neither is used.
+
+        `key` is the option name of their config.
 
         Raises:
-            ConfigError: If they are requested, but the preprocessing loses the unit of the image.
+            ConfigError: If stain or windows are requested, but the preprocessing loses the unit of the image.
         """
         if stain and intensity.method != "range":
             raise ConfigError(
-                f"{key}.stain needs pixels with a known light intensity; found "
+                f"{key}.stain requires pixels with a known light intensity; found "
                 f"preprocess.intensity.method={intensity.method}, expected range"
             )
         if windows and intensity.method != "window":
             raise ConfigError(
-                f"{key}.windows needs pixels with a known unit; found "
-                f"preprocess.intensity.method={intensity.method}, expected window, covering all of them"
+                f"{key}.windows requires pixels with a known unit; found "
+                f"preprocess.intensity.method={intensity.method}, expected window, with a range that covers all of "
+                "these windows"
             )
         return cls(intensity) if stain or windows else None
 
     def stained(self, pixels: Float[Tensor, "3 h w"], change: StainChange) -> Float[Tensor, "3 h w"]:
-        """Return the pixels as if the picture had other amounts of stain.
+        """Return the pixels as if the tissue were stained with different amounts of each stain.
 
         Raises:
-            DataError: If they are not of a color picture.
+            DataError: If the pixels are not those of a color image.
         """
         if pixels.ndim != 3 or pixels.shape[0] != 3:
-            raise DataError(f"found pixels of shape {tuple(pixels.shape)}; stain augmentation needs color pictures")
+            raise DataError(
+                f"found pixels of shape {tuple(pixels.shape)}; stain augmentation requires color images (3, H, W)"
+            )
         mean, std = self._standard(pixels)
         return (apply_stain((pixels * std + mean)[None], change)[0] - mean) / std
 
     def windowed(self, pixels: Float[Tensor, "c *s"], center: float, width: float) -> Float[Tensor, "c *s"]:
-        """Return the pixels as if preprocessed with this window; values clipped by the wide window remain clipped."""
+        """Return the pixels as if preprocessed with this window.
+
+        Values clipped by the original window remain clipped.
+        """
         mean, std = self._standard(pixels)
         wide = self.intensity
         values = (pixels * std + mean) * wide.window_width + wide.window_center - wide.window_width / 2.0
